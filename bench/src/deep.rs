@@ -31,7 +31,12 @@ pub async fn run(world: &World, pairs: usize) -> anyhow::Result<()> {
             shallow.push(times[1]);
         }
     }
-    let ratio = Spread::of(deep.iter().zip(&shallow).map(|(deep, shallow)| deep / shallow).collect());
+    let ratio = Spread::of(
+        deep.iter()
+            .zip(&shallow)
+            .map(|(deep, shallow)| deep / shallow)
+            .collect(),
+    );
     println!("taking and settling a job (native, concurrency 10), µs");
     println!(
         "  with {DEEP} waiting {}, with {SHALLOW} waiting {}, ratio {ratio}  {}",
@@ -45,23 +50,35 @@ pub async fn run(world: &World, pairs: usize) -> anyhow::Result<()> {
 async fn sample(world: &World, queues: &Broker) -> anyhow::Result<f64> {
     let completed = format!("{}:{QUEUE}:completed", world.prefix(queues));
     let mut redis = world.redis().await?;
-    let before: usize = redis::cmd("ZCARD").arg(&completed).query_async(&mut redis).await?;
+    let before: usize = redis::cmd("ZCARD")
+        .arg(&completed)
+        .query_async(&mut redis)
+        .await?;
     let worker = world.start(Who::Native, queues, 10).await?;
     let deadline = Instant::now() + Duration::from_secs(60);
     let mut first: Option<(Instant, usize)> = None;
     let per_job = loop {
-        let done: usize = redis::cmd("ZCARD").arg(&completed).query_async::<usize>(&mut redis).await? - before;
+        let done: usize = redis::cmd("ZCARD")
+            .arg(&completed)
+            .query_async::<usize>(&mut redis)
+            .await?
+            - before;
         let now = Instant::now();
         match first {
             None if done > 0 => first = Some((now, done)),
-            Some((since, at)) if done >= JOBS => break (now - since).as_secs_f64() * 1e6 / (done - at) as f64,
+            Some((since, at)) if done >= JOBS => {
+                break (now - since).as_secs_f64() * 1e6 / (done - at) as f64;
+            }
             _ if now > deadline => bail!("{done} of {JOBS} jobs in a minute"),
             _ => {}
         }
         tokio::time::sleep(Duration::from_millis(2)).await;
     };
     world.stop(worker).await?;
-    let after: usize = redis::cmd("ZCARD").arg(&completed).query_async(&mut redis).await?;
+    let after: usize = redis::cmd("ZCARD")
+        .arg(&completed)
+        .query_async(&mut redis)
+        .await?;
     add(queues, 0, 0, after - before).await?;
     Ok(per_job)
 }

@@ -7,7 +7,8 @@ use crate::statistics::Spread;
 use crate::world::World;
 
 /// Name, jobs, jobs at once.
-const CASES: [(&str, usize, usize); 2] = [("one at a time", 1_000, 1), ("500 at a time", 10_000, 500)];
+const CASES: [(&str, usize, usize); 2] =
+    [("one at a time", 1_000, 1), ("500 at a time", 10_000, 500)];
 
 pub async fn run(world: &World, pairs: usize) -> anyhow::Result<()> {
     println!("adding jobs per second (0.5 KB of data)");
@@ -34,8 +35,17 @@ pub async fn run(world: &World, pairs: usize) -> anyhow::Result<()> {
                 node.push(jobs as f64 / times[1].as_secs_f64());
             }
         }
-        let ratio = Spread::of(ours.iter().zip(&node).map(|(ours, node)| ours / node).collect());
-        println!("  {name}: ours {}/s, node {}/s, ours / node {ratio}", Spread::of(ours), Spread::of(node));
+        let ratio = Spread::of(
+            ours.iter()
+                .zip(&node)
+                .map(|(ours, node)| ours / node)
+                .collect(),
+        );
+        println!(
+            "  {name}: ours {}/s, node {}/s, ours / node {ratio}",
+            Spread::of(ours),
+            Spread::of(node)
+        );
     }
     Ok(())
 }

@@ -1,4 +1,5 @@
-//! A host as a process of its own: the release binary, started, told what to run, and measured from outside.
+//! A host as a process of its own: the release binary, started, told what to run, and measured from
+//! outside.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -27,16 +28,23 @@ pub struct HostProcess {
 }
 
 impl Services {
-    /// The shared Postgres with a database of this name that nobody used before, and the shared Redis, emptied.
+    /// The shared Postgres with a database of this name that nobody used before, and the shared
+    /// Redis, emptied.
     pub async fn fresh(name: &str) -> anyhow::Result<Self> {
         let variable = |name| std::env::var(name).context("run this with `make bench`");
         let shared = variable("PATCHBAY_TEST_DATABASE_URL")?;
         let mut postgres = PgConnection::connect(&shared).await?;
-        sqlx::query(AssertSqlSafe(format!("create database {name}"))).execute(&mut postgres).await?;
+        sqlx::query(AssertSqlSafe(format!("create database {name}")))
+            .execute(&mut postgres)
+            .await?;
         let server = shared.rsplit_once('/').context("a URL with a database")?.0;
-        let services =
-            Self { database_url: format!("{server}/{name}"), redis_url: variable("PATCHBAY_TEST_REDIS_URL")? };
-        redis::cmd("FLUSHDB").query_async::<()>(&mut services.redis().await?).await?;
+        let services = Self {
+            database_url: format!("{server}/{name}"),
+            redis_url: variable("PATCHBAY_TEST_REDIS_URL")?,
+        };
+        redis::cmd("FLUSHDB")
+            .query_async::<()>(&mut services.redis().await?)
+            .await?;
         Ok(services)
     }
 
@@ -45,19 +53,27 @@ impl Services {
     }
 
     pub async fn redis(&self) -> anyhow::Result<redis::aio::MultiplexedConnection> {
-        Ok(redis::Client::open(self.redis_url.as_str())?.get_multiplexed_async_connection().await?)
+        Ok(redis::Client::open(self.redis_url.as_str())?
+            .get_multiplexed_async_connection()
+            .await?)
     }
 
     /// The queues that a host with these services works on.
     pub async fn queues(&self) -> anyhow::Result<Broker> {
         let (prefix, own_prefix) = ("bull".into(), "patchbay".into());
-        Ok(Broker::connect(RedisConfig { url: self.redis_url.clone(), prefix, own_prefix, ..RedisConfig::default() })
-            .await?)
+        Ok(Broker::connect(RedisConfig {
+            url: self.redis_url.clone(),
+            prefix,
+            own_prefix,
+            ..RedisConfig::default()
+        })
+        .await?)
     }
 }
 
 impl HostProcess {
-    /// Starts one with its files in `dir`, and `settings` besides the usual environment; returns when it answers `probe` with 200.
+    /// Starts one with its files in `dir`, and `settings` besides the usual environment; returns
+    /// when it answers `probe` with 200.
     pub async fn start(
         services: &Services,
         dir: &Path,
@@ -93,8 +109,18 @@ impl HostProcess {
         // Its log must go somewhere.
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
         loop {
-            if http.get(format!("{url}{probe}")).send().await.is_ok_and(|response| response.status() == 200) {
-                return Ok(Self { child, url, http, until_up: started.elapsed() });
+            if http
+                .get(format!("{url}{probe}"))
+                .send()
+                .await
+                .is_ok_and(|response| response.status() == 200)
+            {
+                return Ok(Self {
+                    child,
+                    url,
+                    http,
+                    until_up: started.elapsed(),
+                });
             }
             if started.elapsed() > Duration::from_secs(30) {
                 bail!("the host does not answer {probe}");
@@ -105,21 +131,38 @@ impl HostProcess {
 
     /// Stages a file; gives its digest.
     pub async fn push(&self, component: Vec<u8>) -> anyhow::Result<String> {
-        let staged = self.tell("/api/admin/plugins", "application/wasm", component).await?;
-        Ok(staged["digest"].as_str().with_context(|| staged.to_string())?.to_owned())
+        let staged = self
+            .tell("/api/admin/plugins", "application/wasm", component)
+            .await?;
+        Ok(staged["digest"]
+            .as_str()
+            .with_context(|| staged.to_string())?
+            .to_owned())
     }
 
     /// With all that it asks for.
     pub async fn activate(&self, plugin: &str, digest: &str) -> anyhow::Result<()> {
         let body = json!({ "digest": digest, "grant": true }).to_string();
-        self.tell(&format!("/api/admin/plugins/{plugin}/activate"), "application/json", body.into_bytes()).await?;
+        self.tell(
+            &format!("/api/admin/plugins/{plugin}/activate"),
+            "application/json",
+            body.into_bytes(),
+        )
+        .await?;
         Ok(())
     }
 
     /// Gives the answer's data.
     async fn tell(&self, path: &str, content_type: &str, body: Vec<u8>) -> anyhow::Result<Value> {
-        let request = self.http.post(format!("{}{path}", self.url)).basic_auth("bench", Some("bench"));
-        let answer = request.header("content-type", content_type).body(body).send().await?;
+        let request = self
+            .http
+            .post(format!("{}{path}", self.url))
+            .basic_auth("bench", Some("bench"));
+        let answer = request
+            .header("content-type", content_type)
+            .body(body)
+            .send()
+            .await?;
         let status = answer.status();
         let text = answer.text().await?;
         anyhow::ensure!(status.is_success(), "{path}: {status} {text}");
@@ -141,6 +184,9 @@ impl HostProcess {
 
 pub fn resident_mib(pid: u32) -> anyhow::Result<f64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .context("VmRSS")?;
     Ok(line.trim().trim_end_matches(" kB").parse::<f64>()? / 1024.0)
 }

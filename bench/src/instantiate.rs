@@ -13,7 +13,8 @@ use crate::world::limits;
 const CALLS: usize = 300;
 
 /// The least that Extism can call; ours is a component with its whole standard library.
-const EXTISM_NOOP: &str = r#"(module (memory (export "memory") 17) (func (export "noop") (result i32) (i32.const 0)))"#;
+const EXTISM_NOOP: &str =
+    r#"(module (memory (export "memory") 17) (func (export "noop") (result i32) (i32.const 0)))"#;
 
 pub async fn run(guest: &[u8], pairs: usize) -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;
@@ -31,7 +32,8 @@ pub async fn run(guest: &[u8], pairs: usize) -> anyhow::Result<()> {
     let runtime = Runtime::new(config, patchbay_capability::link)?;
     let revision = runtime.load(guest).await?;
     let manifest = extism::Manifest::new([extism::Wasm::data(wat::parse_str(EXTISM_NOOP)?)]);
-    let compiled = extism::CompiledPlugin::new(extism::PluginBuilder::new(manifest).with_wasi(true))?;
+    let compiled =
+        extism::CompiledPlugin::new(extism::PluginBuilder::new(manifest).with_wasi(true))?;
     let payload = "x".repeat(500);
     let data = format!(r#"{{"filler":"{payload}"}}"#);
 
@@ -68,12 +70,24 @@ pub async fn run(guest: &[u8], pairs: usize) -> anyhow::Result<()> {
     }
     println!("instantiate and call a no-op, fresh each time ({CALLS} calls per sample), µs");
     for (name, q) in [("p50", 0.5), ("p99", 0.99)] {
-        let of =
-            |samples: &[Vec<f64>]| -> Vec<f64> { samples.iter().map(|times| percentile(times.clone(), q)).collect() };
+        let of = |samples: &[Vec<f64>]| -> Vec<f64> {
+            samples
+                .iter()
+                .map(|times| percentile(times.clone(), q))
+                .collect()
+        };
         let (a, b) = (of(&ours), of(&extism));
         let ratio = Spread::of(a.iter().zip(&b).map(|(a, b)| a / b).collect());
-        let target = if name == "p50" { format!("  {}", verdict(ratio.median, 0.2, false)) } else { String::new() };
-        println!("  {name}: ours {}, extism {}, ours / extism {ratio}{target}", Spread::of(a), Spread::of(b));
+        let target = if name == "p50" {
+            format!("  {}", verdict(ratio.median, 0.2, false))
+        } else {
+            String::new()
+        };
+        println!(
+            "  {name}: ours {}, extism {}, ours / extism {ratio}{target}",
+            Spread::of(a),
+            Spread::of(b)
+        );
     }
     Ok(())
 }

@@ -17,23 +17,44 @@ pub async fn run(world: &World, pairs: usize) -> anyhow::Result<()> {
     let mut ours = Vec::new();
     let mut node = Vec::new();
     for pair in 0..=pairs {
-        let order = if pair % 2 == 0 { [Who::Wasm, Who::Node] } else { [Who::Node, Who::Wasm] };
+        let order = if pair % 2 == 0 {
+            [Who::Wasm, Who::Node]
+        } else {
+            [Who::Node, Who::Wasm]
+        };
         for who in order {
             let times = sample(world, who).await?;
             if pair > 0 {
-                if who == Who::Wasm { ours.push(times) } else { node.push(times) }
+                if who == Who::Wasm {
+                    ours.push(times)
+                } else {
+                    node.push(times)
+                }
             }
         }
     }
     let of = |samples: &[Vec<f64>], q: f64| -> Vec<f64> {
-        samples.iter().map(|times| percentile(times.clone(), q)).collect()
+        samples
+            .iter()
+            .map(|times| percentile(times.clone(), q))
+            .collect()
     };
-    println!("from adding to completion, concurrency 10, one job at a time ({JOBS} jobs per sample), ms");
+    println!(
+        "from adding to completion, concurrency 10, one job at a time ({JOBS} jobs per sample), ms"
+    );
     for (name, q) in [("p50", 0.5), ("p99", 0.99)] {
         let (a, b) = (of(&ours, q), of(&node, q));
         let ratio = Spread::of(a.iter().zip(&b).map(|(a, b)| a / b).collect());
-        let target = if name == "p50" { format!("  {}", verdict(ratio.median, 0.7, false)) } else { String::new() };
-        println!("  {name}: ours {}, node {}, ours / node {ratio}{target}", Spread::of(a), Spread::of(b));
+        let target = if name == "p50" {
+            format!("  {}", verdict(ratio.median, 0.7, false))
+        } else {
+            String::new()
+        };
+        println!(
+            "  {name}: ours {}, node {}, ours / node {ratio}{target}",
+            Spread::of(a),
+            Spread::of(b)
+        );
     }
     Ok(())
 }
@@ -69,8 +90,13 @@ async fn completed(
 ) -> anyhow::Result<String> {
     loop {
         let options = StreamReadOptions::default().block(400);
-        let reply: Option<StreamReadReply> = redis.xread_options(&[events], &[&last], &options).await?;
-        for entry in reply.into_iter().flat_map(|reply| reply.keys).flat_map(|key| key.ids) {
+        let reply: Option<StreamReadReply> =
+            redis.xread_options(&[events], &[&last], &options).await?;
+        for entry in reply
+            .into_iter()
+            .flat_map(|reply| reply.keys)
+            .flat_map(|key| key.ids)
+        {
             last = entry.id.clone();
             let event: String = entry.get("event").context("an event")?;
             if event == "completed" {

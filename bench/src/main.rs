@@ -1,6 +1,8 @@
-//! `make bench`: ratios measured side by side in one run, as the median of interleaved pairs with its spread.
+//! `make bench`: ratios measured side by side in one run, as the median of interleaved pairs with
+//! its spread.
 //!
-//! Absolute figures belong to the machine; the ratios are what is claimed. Interleaving cancels what changes slowly (heat, neighbours).
+//! Absolute figures belong to the machine; the ratios are what is claimed. Interleaving cancels
+//! what changes slowly (heat, neighbours).
 
 mod capabilities;
 mod deep;
@@ -30,11 +32,16 @@ const ALONE: [&str; 4] = ["instantiate", "capabilities", "push", "start"];
 /// Only when it is named: it fills a database for minutes.
 const ON_REQUEST: &str = "search";
 /// Those that are measured with Redis set up in two ways; the latter five in the first only.
-const WITH_REDIS: [&str; 7] = ["jobs", "latency", "enqueue", "overview", "deep", "process", "history"];
+const WITH_REDIS: [&str; 7] = [
+    "jobs", "latency", "enqueue", "overview", "deep", "process", "history",
+];
 
 /// Interleaved pairs per comparison; `PATCHBAY_BENCH_PAIRS` for a quick look.
 fn pairs() -> usize {
-    std::env::var("PATCHBAY_BENCH_PAIRS").ok().and_then(|text| text.parse().ok()).unwrap_or(15)
+    std::env::var("PATCHBAY_BENCH_PAIRS")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(15)
 }
 
 fn environment(name: &str) -> anyhow::Result<String> {
@@ -46,9 +53,13 @@ struct Sections(Option<Vec<String>>);
 
 impl Sections {
     fn chosen() -> anyhow::Result<Self> {
-        let Ok(text) = std::env::var("PATCHBAY_BENCH_ONLY") else { return Ok(Self(None)) };
+        let Ok(text) = std::env::var("PATCHBAY_BENCH_ONLY") else {
+            return Ok(Self(None));
+        };
         let names: Vec<String> = text.split(',').map(str::to_owned).collect();
-        let known = |name: &String| name == ON_REQUEST || ALONE.iter().chain(&WITH_REDIS).any(|known| known == name);
+        let known = |name: &String| {
+            name == ON_REQUEST || ALONE.iter().chain(&WITH_REDIS).any(|known| known == name)
+        };
         if let Some(unknown) = names.iter().find(|name| !known(name)) {
             anyhow::bail!(
                 "PATCHBAY_BENCH_ONLY: there is no {unknown:?}, but {}, {}, {ON_REQUEST}",
@@ -60,11 +71,15 @@ impl Sections {
     }
 
     fn names(&self, section: &str) -> bool {
-        self.0.as_ref().is_some_and(|names| names.iter().any(|name| name == section))
+        self.0
+            .as_ref()
+            .is_some_and(|names| names.iter().any(|name| name == section))
     }
 
     fn wants(&self, section: &str) -> bool {
-        self.0.as_ref().is_none_or(|names| names.iter().any(|name| name == section))
+        self.0
+            .as_ref()
+            .is_none_or(|names| names.iter().any(|name| name == section))
     }
 }
 
@@ -95,13 +110,24 @@ async fn main() -> anyhow::Result<()> {
         search::run(&environment("PATCHBAY_TEST_DATABASE_URL")?).await?;
     }
     for durable in [true, false] {
-        let here = if durable { &WITH_REDIS[..] } else { &WITH_REDIS[..2] };
+        let here = if durable {
+            &WITH_REDIS[..]
+        } else {
+            &WITH_REDIS[..2]
+        };
         if !here.iter().any(|section| sections.wants(section)) {
             continue;
         }
         let world = world::World::new(durable, &guest).await?;
         println!();
-        println!("## Redis {}", if durable { "with an append-only file (everysec)" } else { "without persistence" });
+        println!(
+            "## Redis {}",
+            if durable {
+                "with an append-only file (everysec)"
+            } else {
+                "without persistence"
+            }
+        );
         for section in here.iter().filter(|section| sections.wants(section)) {
             match *section {
                 "jobs" => jobs::run(&world, pairs).await?,

@@ -35,8 +35,14 @@ pub async fn run(pairs: usize) -> anyhow::Result<()> {
         host.kill().await?;
     }
     let (starts, memory) = (Spread::of(starts), Spread::of(memory));
-    println!("the process, with {PLUGINS} active plugins of {} KiB and a warm cache", bytes >> 10);
-    println!("  start to ready: {starts} ms  {}", verdict(starts.median, 500.0, false));
+    println!(
+        "the process, with {PLUGINS} active plugins of {} KiB and a warm cache",
+        bytes >> 10
+    );
+    println!(
+        "  start to ready: {starts} ms  {}",
+        verdict(starts.median, 500.0, false)
+    );
     println!("  resident when idle: {memory} MiB");
     Ok(())
 }

@@ -1,4 +1,5 @@
-//! What looking at queues costs: fifty at once, with the age of the oldest job of each, when they are deep and when they are shallow.
+//! What looking at queues costs: fifty at once, with the age of the oldest job of each, when they
+//! are deep and when they are shallow.
 
 use std::time::Instant;
 
@@ -17,12 +18,15 @@ const DEEP: usize = 1_000_000;
 const SHALLOW: usize = 10_000;
 
 pub async fn run(world: &World, pairs: usize) -> anyhow::Result<()> {
-    let names: Vec<QueueName> = (0..QUEUES).map(|n| format!("queue{n}").parse()).collect::<Result<_, _>>()?;
+    let names: Vec<QueueName> = (0..QUEUES)
+        .map(|n| format!("queue{n}").parse())
+        .collect::<Result<_, _>>()?;
     let sides = [world.fresh_queues().await?, world.fresh_queues().await?];
     for (queues, jobs) in sides.iter().zip([DEEP, SHALLOW]) {
         for name in &names {
             for _ in 0..(jobs / QUEUES).div_ceil(BULK) {
-                let jobs = (0..BULK.min(jobs / QUEUES)).map(|_| NewJob::new(name.clone(), "noop", "{}"));
+                let jobs =
+                    (0..BULK.min(jobs / QUEUES)).map(|_| NewJob::new(name.clone(), "noop", "{}"));
                 queues.add(jobs.collect()).await?;
             }
         }
@@ -34,7 +38,13 @@ pub async fn run(world: &World, pairs: usize) -> anyhow::Result<()> {
             times[i].push(look(&sides[i], &names).await?);
         }
     }
-    let ratio = Spread::of(times[0].iter().zip(&times[1]).map(|(deep, shallow)| deep / shallow).collect());
+    let ratio = Spread::of(
+        times[0]
+            .iter()
+            .zip(&times[1])
+            .map(|(deep, shallow)| deep / shallow)
+            .collect(),
+    );
     let [deep, shallow] = times.map(Spread::of);
     println!("counts and oldest ages of {QUEUES} queues, ms");
     println!(
@@ -49,6 +59,11 @@ async fn look(queues: &Broker, names: &[QueueName]) -> anyhow::Result<f64> {
     let started = Instant::now();
     let overview = queues.overview(names).await?;
     let took = started.elapsed().as_secs_f64() * 1e3;
-    anyhow::ensure!(overview.iter().all(|queue| queue.oldest_waiting_ms.is_some()), "every queue has an oldest job");
+    anyhow::ensure!(
+        overview
+            .iter()
+            .all(|queue| queue.oldest_waiting_ms.is_some()),
+        "every queue has an oldest job"
+    );
     Ok(took)
 }

@@ -1,7 +1,8 @@
-//! Searching a long history: twenty million attempts in six months, each its own partition. `PATCHBAY_BENCH_ATTEMPTS` for fewer.
+//! Searching a long history: twenty million attempts in six months, each its own partition.
+//! `PATCHBAY_BENCH_ATTEMPTS` for fewer.
 //!
-//! The rows are made by Postgres itself, into tables that get their indexes when they become partitions: minutes instead of hours, and the
-//! schema in the end is the real one.
+//! The rows are made by Postgres itself, into tables that get their indexes when they become
+//! partitions: minutes instead of hours, and the schema in the end is the real one.
 
 use std::time::{Duration, Instant};
 
@@ -26,18 +27,22 @@ const PAGE_LIMIT: Duration = Duration::from_secs(2);
 /// What the host gives a count.
 const COUNT_LIMIT: Duration = Duration::from_millis(800);
 
-/// In a database of its own on the server of `url`, which is filled if it is not there from an earlier run.
+/// In a database of its own on the server of `url`, which is filled if it is not there from an
+/// earlier run.
 pub async fn run(url: &str) -> anyhow::Result<()> {
     let (server, _) = url.rsplit_once('/').context("a database's URL")?;
     let mut connection = PgConnection::connect(url).await?;
-    let there: bool = sqlx::query_scalar("select exists (select from pg_database where datname = 'bench_search')")
-        .fetch_one(&mut connection)
-        .await?;
+    let there: bool = sqlx::query_scalar(
+        "select exists (select from pg_database where datname = 'bench_search')",
+    )
+    .fetch_one(&mut connection)
+    .await?;
     if !there {
         connection.execute("create database bench_search").await?;
     }
     let url = format!("{server}/bench_search");
-    let attempts: i64 = std::env::var("PATCHBAY_BENCH_ATTEMPTS").map_or(Ok(20_000_000), |text| text.parse())?;
+    let attempts: i64 =
+        std::env::var("PATCHBAY_BENCH_ATTEMPTS").map_or(Ok(20_000_000), |text| text.parse())?;
     let config = StoreConfig {
         url: url.clone(),
         min_connections: 1,
@@ -48,12 +53,17 @@ pub async fn run(url: &str) -> anyhow::Result<()> {
     store.migrate().await?;
     let mut connection = PgConnection::connect(&url).await?;
     let began = Instant::now();
-    let filled: bool =
-        sqlx::query_scalar("select exists (select from patchbay.attempts)").fetch_one(&mut connection).await?;
+    let filled: bool = sqlx::query_scalar("select exists (select from patchbay.attempts)")
+        .fetch_one(&mut connection)
+        .await?;
     if !filled {
         fill(&mut connection, attempts).await?;
     }
-    let size: String = text(&mut connection, "select pg_size_pretty(pg_database_size(current_database()))").await?;
+    let size: String = text(
+        &mut connection,
+        "select pg_size_pretty(pg_database_size(current_database()))",
+    )
+    .await?;
     println!(
         "searching {attempts} attempts in {MONTHS} partitions ({size}, filled in {:.0?}); {SAMPLES} different ones of each kind, {PAGE} rows a page, ms",
         began.elapsed()
@@ -63,7 +73,11 @@ pub async fn run(url: &str) -> anyhow::Result<()> {
          from generate_series(now() - interval '150 days', now() - interval '1 day', interval '1 day') day",
     );
     let days = days.fetch_all(&mut connection).await?;
-    let world = World { store, attempts, days };
+    let world = World {
+        store,
+        attempts,
+        days,
+    };
     searches(&world, &mut connection).await?;
     pages(&world).await?;
     counts(&world, &mut connection).await?;
@@ -85,7 +99,11 @@ impl World {
 }
 
 async fn fill(connection: &mut PgConnection, attempts: i64) -> anyhow::Result<()> {
-    connection.execute("set timezone = 'UTC'; set maintenance_work_mem = '512MB'; set search_path = patchbay").await?;
+    connection
+        .execute(
+            "set timezone = 'UTC'; set maintenance_work_mem = '512MB'; set search_path = patchbay",
+        )
+        .await?;
     let months = sqlx::query(
         "select to_char(month, 'YYYY-MM-DD HH24:MI:SSOF') as first, to_char(month, 'YYYY_MM') as name \
          from generate_series(date_trunc('month', now()) - interval '5 months', now(), interval '1 month') month",
@@ -123,12 +141,21 @@ fn pick(n: i64, most: i64) -> i64 {
 struct Wanted(Vec<(String, String)>, Vec<String>);
 
 fn of(pairs: &[(&str, String)]) -> Wanted {
-    Wanted(pairs.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect(), Vec::new())
+    Wanted(
+        pairs
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), value.clone()))
+            .collect(),
+        Vec::new(),
+    )
 }
 
 impl Wanted {
     fn on(mut self, (from, to): &(String, String)) -> Self {
-        self.0.extend([("from".to_owned(), from.clone()), ("to".to_owned(), to.clone())]);
+        self.0.extend([
+            ("from".to_owned(), from.clone()),
+            ("to".to_owned(), to.clone()),
+        ]);
         self
     }
 
@@ -161,62 +188,145 @@ async fn searches(world: &World, connection: &mut PgConnection) -> anyhow::Resul
         sqlx::query_scalar("select revision from patchbay.revision_attempts order by revision")
             .fetch_all(&mut *connection)
             .await?;
-    let groups: Vec<i64> =
-        sqlx::query_scalar("select id from patchbay.dead_letters order by id").fetch_all(&mut *connection).await?;
+    let groups: Vec<i64> = sqlx::query_scalar("select id from patchbay.dead_letters order by id")
+        .fetch_all(&mut *connection)
+        .await?;
     let mut ids = Vec::new();
     for n in 0..SAMPLES {
         let query = sqlx::query_as(
             "select correlation_id, queue from patchbay.attempts where correlation_id = md5($1)::uuid::text",
         );
-        let found: (String, String) = query.bind(id(n).to_string()).fetch_one(&mut *connection).await?;
+        let found: (String, String) = query
+            .bind(id(n).to_string())
+            .fetch_one(&mut *connection)
+            .await?;
         ids.push(found);
     }
     let at = |list: &Vec<String>, n: i64| list[pick(n, list.len() as i64) as usize].clone();
     let kinds: Vec<Kind<'_>> = vec![
         ("everything", true, Box::new(|_| of(&[]))),
         ("queue", true, Box::new(|n| of(&[("queue", queue(n))]))),
-        ("queue, a day", true, Box::new(|n| of(&[("queue", queue(n))]).on(world.day(n)))),
-        ("name", true, Box::new(|n| of(&[("name", format!("job-{}-{}", pick(n, 30), n % 3))]))),
-        ("outcome=failed", true, Box::new(|_| of(&[("outcome", "failed".into())]))),
-        ("outcome=trapped, a day", true, Box::new(|n| of(&[("outcome", "trapped".into())]).on(world.day(n)))),
+        (
+            "queue, a day",
+            true,
+            Box::new(|n| of(&[("queue", queue(n))]).on(world.day(n))),
+        ),
+        (
+            "name",
+            true,
+            Box::new(|n| of(&[("name", format!("job-{}-{}", pick(n, 30), n % 3))])),
+        ),
+        (
+            "outcome=failed",
+            true,
+            Box::new(|_| of(&[("outcome", "failed".into())])),
+        ),
+        (
+            "outcome=trapped, a day",
+            true,
+            Box::new(|n| of(&[("outcome", "trapped".into())]).on(world.day(n))),
+        ),
         (
             "verdict=fail, queue, a day",
             true,
             Box::new(|n| of(&[("verdict", "fail".into()), ("queue", queue(n))]).on(world.day(n))),
         ),
         ("code", true, Box::new(|n| of(&[("code", code(n))]))),
-        ("code, queue, a day", true, Box::new(|n| of(&[("code", code(n)), ("queue", queue(n))]).on(world.day(n)))),
-        ("revision, failed", true, Box::new(|n| of(&[("revision", at(&revisions, n)), ("outcome", "failed".into())]))),
+        (
+            "code, queue, a day",
+            true,
+            Box::new(|n| of(&[("code", code(n)), ("queue", queue(n))]).on(world.day(n))),
+        ),
+        (
+            "revision, failed",
+            true,
+            Box::new(|n| {
+                of(&[
+                    ("revision", at(&revisions, n)),
+                    ("outcome", "failed".into()),
+                ])
+            }),
+        ),
         (
             "dead letter",
             true,
-            Box::new(|n| of(&[("dead-letter", groups[pick(n, groups.len() as i64) as usize].to_string())])),
+            Box::new(|n| {
+                of(&[(
+                    "dead-letter",
+                    groups[pick(n, groups.len() as i64) as usize].to_string(),
+                )])
+            }),
         ),
-        ("correlation id", true, Box::new(|n| of(&[("correlation-id", ids[n as usize].0.clone())]))),
-        ("job, queue", true, Box::new(|n| of(&[("job", id(n).to_string()), ("queue", ids[n as usize].1.clone())]))),
+        (
+            "correlation id",
+            true,
+            Box::new(|n| of(&[("correlation-id", ids[n as usize].0.clone())])),
+        ),
+        (
+            "job, queue",
+            true,
+            Box::new(|n| {
+                of(&[
+                    ("job", id(n).to_string()),
+                    ("queue", ids[n as usize].1.clone()),
+                ])
+            }),
+        ),
         ("job", true, Box::new(|n| of(&[("job", id(n).to_string())]))),
-        ("data, a value of ten", true, Box::new(|n| of(&[]).with_data("lead.id", &(id(n) / 20).to_string()))),
-        ("data, a value of millions", true, Box::new(|n| of(&[]).with_data("country", &(n % 8).to_string()))),
+        (
+            "data, a value of ten",
+            true,
+            Box::new(|n| of(&[]).with_data("lead.id", &(id(n) / 20).to_string())),
+        ),
+        (
+            "data, a value of millions",
+            true,
+            Box::new(|n| of(&[]).with_data("country", &(n % 8).to_string())),
+        ),
         (
             "data, queue, failed",
             true,
             Box::new(|n| {
-                of(&[("queue", queue(n)), ("outcome", "failed".into())]).with_data("country", &(n % 8).to_string())
+                of(&[("queue", queue(n)), ("outcome", "failed".into())])
+                    .with_data("country", &(n % 8).to_string())
             }),
         ),
         (
             "text, a day",
             true,
-            Box::new(|n| of(&[("text", format!("PARTNER {} refused", pick(n, 200)))]).on(world.day(n))),
+            Box::new(|n| {
+                of(&[("text", format!("PARTNER {} refused", pick(n, 200)))]).on(world.day(n))
+            }),
         ),
-        ("text, anywhere", false, Box::new(|n| of(&[("text", format!("partner {} refused", pick(n, 200)))]))),
-        ("text, of one", false, Box::new(|n| of(&[("text", format!("lead {}:", id(n)))]))),
-        ("text, of none", false, Box::new(|n| of(&[("text", format!("no such text {n}"))]))),
-        ("revision", false, Box::new(|n| of(&[("revision", at(&revisions, n))]))),
+        (
+            "text, anywhere",
+            false,
+            Box::new(|n| of(&[("text", format!("partner {} refused", pick(n, 200)))])),
+        ),
+        (
+            "text, of one",
+            false,
+            Box::new(|n| of(&[("text", format!("lead {}:", id(n)))])),
+        ),
+        (
+            "text, of none",
+            false,
+            Box::new(|n| of(&[("text", format!("no such text {n}"))])),
+        ),
+        (
+            "revision",
+            false,
+            Box::new(|n| of(&[("revision", at(&revisions, n))])),
+        ),
         (
             "plugin, platform",
             false,
-            Box::new(|n| of(&[("plugin", format!("plugin-{}", n % 10)), ("platform", "partner".into())])),
+            Box::new(|n| {
+                of(&[
+                    ("plugin", format!("plugin-{}", n % 10)),
+                    ("platform", "partner".into()),
+                ])
+            }),
         ),
     ];
     for (name, has_target, wanted) in &kinds {
@@ -226,35 +336,65 @@ async fn searches(world: &World, connection: &mut PgConnection) -> anyhow::Resul
             let began = Instant::now();
             let page = world
                 .store
-                .search(Selection { prefix: PREFIX, filter: &filter, terms: &terms }, None, PAGE, PAGE_LIMIT)
+                .search(
+                    Selection {
+                        prefix: PREFIX,
+                        filter: &filter,
+                        terms: &terms,
+                    },
+                    None,
+                    PAGE,
+                    PAGE_LIMIT,
+                )
                 .await?;
             times.push(began.elapsed().as_secs_f64() * 1e3);
             found += page.rows.len();
             partial += usize::from(page.partial);
         }
         let target = if *has_target { Some(TARGET_MS) } else { None };
-        report(name, times, target, &format!("{:.0} rows, {partial} partial", found as f64 / SAMPLES as f64));
+        report(
+            name,
+            times,
+            target,
+            &format!(
+                "{:.0} rows, {partial} partial",
+                found as f64 / SAMPLES as f64
+            ),
+        );
     }
     Ok(())
 }
 
 fn report(name: &str, times: Vec<f64>, target_ms: Option<f64>, more: &str) {
     let [p50, p95, most] = [0.5, 0.95, 1.0].map(|q| percentile(times.clone(), q));
-    let target = target_ms.map(|target| format!("  {}", verdict(p95, target, false))).unwrap_or_default();
+    let target = target_ms
+        .map(|target| format!("  {}", verdict(p95, target, false)))
+        .unwrap_or_default();
     println!("  {name:<28} p50 {p50:>7.1}  p95 {p95:>7.1}  most {most:>7.1}  ({more}){target}");
 }
 
 /// One page after the other.
 async fn pages(world: &World) -> anyhow::Result<()> {
-    for (name, filter) in
-        [("next page, everything", of(&[])), ("next page, outcome=failed", of(&[("outcome", "failed".into())]))]
-    {
+    for (name, filter) in [
+        ("next page, everything", of(&[])),
+        (
+            "next page, outcome=failed",
+            of(&[("outcome", "failed".into())]),
+        ),
+    ] {
         let filter = Filter::from_pairs(filter.0)?;
-        let selection = Selection { prefix: PREFIX, filter: &filter, terms: &[] };
+        let selection = Selection {
+            prefix: PREFIX,
+            filter: &filter,
+            terms: &[],
+        };
         let (mut times, mut after): (_, Option<Place>) = (Vec::new(), None);
         for _ in 0..SAMPLES {
             let began = Instant::now();
-            let page = world.store.search(selection, after.as_ref(), PAGE, PAGE_LIMIT).await?;
+            let page = world
+                .store
+                .search(selection, after.as_ref(), PAGE, PAGE_LIMIT)
+                .await?;
             times.push(began.elapsed().as_secs_f64() * 1e3);
             ensure!(page.rows.len() == PAGE, "a page is not full");
             after = page.next;
@@ -263,31 +403,62 @@ async fn pages(world: &World) -> anyhow::Result<()> {
         let (mut times, mut jobs, mut after) = (Vec::new(), 0, None);
         for _ in 0..10 {
             let began = Instant::now();
-            let page = world.store.matching_jobs(selection, after.as_ref(), 1_000, PAGE_LIMIT).await?;
+            let page = world
+                .store
+                .matching_jobs(selection, after.as_ref(), 1_000, PAGE_LIMIT)
+                .await?;
             times.push(began.elapsed().as_secs_f64() * 1e3);
             jobs += page.rows.len();
             after = page.next;
         }
-        report(&name.replace("next page", "1000 jobs"), times, None, &format!("{jobs} jobs"));
+        report(
+            &name.replace("next page", "1000 jobs"),
+            times,
+            None,
+            &format!("{jobs} jobs"),
+        );
     }
     Ok(())
 }
 
 async fn counts(world: &World, connection: &mut PgConnection) -> anyhow::Result<()> {
     let kinds: Vec<Kind<'_>> = vec![
-        ("count, code", true, Box::new(|n| of(&[("code", format!("code-{}", pick(n, 200)))]))),
+        (
+            "count, code",
+            true,
+            Box::new(|n| of(&[("code", format!("code-{}", pick(n, 200)))])),
+        ),
         (
             "count, code, queue, a day",
             true,
             Box::new(|n| {
-                of(&[("code", format!("code-{}", pick(n, 200))), ("queue", format!("queue-{}", n % 30))])
-                    .on(world.day(n))
+                of(&[
+                    ("code", format!("code-{}", pick(n, 200))),
+                    ("queue", format!("queue-{}", n % 30)),
+                ])
+                .on(world.day(n))
             }),
         ),
-        ("count, failed, a day", true, Box::new(|n| of(&[("verdict", "fail".into())]).on(world.day(n)))),
-        ("count, failed", true, Box::new(|_| of(&[("verdict", "fail".into())]))),
-        ("count, data of millions", true, Box::new(|n| of(&[]).with_data("country", &(n % 8).to_string()))),
-        ("count, text", true, Box::new(|n| of(&[("text", format!("partner {} refused", pick(n, 200)))]))),
+        (
+            "count, failed, a day",
+            true,
+            Box::new(|n| of(&[("verdict", "fail".into())]).on(world.day(n))),
+        ),
+        (
+            "count, failed",
+            true,
+            Box::new(|_| of(&[("verdict", "fail".into())])),
+        ),
+        (
+            "count, data of millions",
+            true,
+            Box::new(|n| of(&[]).with_data("country", &(n % 8).to_string())),
+        ),
+        (
+            "count, text",
+            true,
+            Box::new(|n| of(&[("text", format!("partner {} refused", pick(n, 200)))])),
+        ),
         ("count, everything", true, Box::new(|_| of(&[]))),
     ];
     for (name, _, wanted) in &kinds {
@@ -295,13 +466,27 @@ async fn counts(world: &World, connection: &mut PgConnection) -> anyhow::Result<
         for n in 0..SAMPLES / 3 {
             let (filter, terms) = wanted(n).read(connection).await?;
             let began = Instant::now();
-            let count =
-                world.store.count(Selection { prefix: PREFIX, filter: &filter, terms: &terms }, COUNT_LIMIT).await?;
+            let count = world
+                .store
+                .count(
+                    Selection {
+                        prefix: PREFIX,
+                        filter: &filter,
+                        terms: &terms,
+                    },
+                    COUNT_LIMIT,
+                )
+                .await?;
             times.push(began.elapsed().as_secs_f64() * 1e3);
             exact += usize::from(count.exact);
             jobs = count.jobs;
         }
-        report(name, times, Some(COUNT_TARGET_MS), &format!("{exact} of {} to the end; last {jobs} jobs", SAMPLES / 3));
+        report(
+            name,
+            times,
+            Some(COUNT_TARGET_MS),
+            &format!("{exact} of {} to the end; last {jobs} jobs", SAMPLES / 3),
+        );
     }
     Ok(())
 }

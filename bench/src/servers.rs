@@ -1,5 +1,5 @@
-//! Outside servers for what is measured: HTTP, and mail that is caught. On a thread of their own, so that neither side's client shares
-//! one with them.
+//! Outside servers for what is measured: HTTP, and mail that is caught. On a thread of their own,
+//! so that neither side's client shares one with them.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -21,13 +21,19 @@ impl Servers {
         let dir = dir.to_owned();
         let (tell, told) = std::sync::mpsc::channel();
         std::thread::spawn(move || -> anyhow::Result<()> {
-            tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
-                let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
-                let mail = MailCatcher::start(&dir).await?;
-                tell.send(Self { http: listener.local_addr()?, mail: mail.address })?;
-                let answer = move || std::future::ready(body.clone());
-                Ok(axum::serve(listener, Router::new().fallback(get(answer))).await?)
-            })
+            tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?
+                .block_on(async {
+                    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+                    let mail = MailCatcher::start(&dir).await?;
+                    tell.send(Self {
+                        http: listener.local_addr()?,
+                        mail: mail.address,
+                    })?;
+                    let answer = move || std::future::ready(body.clone());
+                    Ok(axum::serve(listener, Router::new().fallback(get(answer))).await?)
+                })
         });
         told.recv().context("the servers do not start")
     }

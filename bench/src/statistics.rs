@@ -14,14 +14,22 @@ impl Spread {
     /// Of at least one value.
     pub fn of(mut values: Vec<f64>) -> Self {
         values.sort_by(f64::total_cmp);
-        Self { median: quantile(&values, 0.5), low: quantile(&values, 0.25), high: quantile(&values, 0.75) }
+        Self {
+            median: quantile(&values, 0.5),
+            low: quantile(&values, 0.25),
+            high: quantile(&values, 0.75),
+        }
     }
 }
 
 impl fmt::Display for Spread {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let digits = if self.median >= 100.0 { 0 } else { 2 };
-        write!(f, "{:.digits$} [{:.digits$}–{:.digits$}]", self.median, self.low, self.high)
+        write!(
+            f,
+            "{:.digits$} [{:.digits$}–{:.digits$}]",
+            self.median, self.low, self.high
+        )
     }
 }
 
@@ -41,7 +49,14 @@ pub fn percentile(mut values: Vec<f64>, q: f64) -> f64 {
 
 /// Whether a target was reached, for the report.
 pub fn verdict(ratio: f64, target: f64, at_least: bool) -> String {
-    let reached = if at_least { ratio >= target } else { ratio <= target };
+    let reached = if at_least {
+        ratio >= target
+    } else {
+        ratio <= target
+    };
     let sign = if at_least { '≥' } else { '≤' };
-    format!("target {sign} {target}: {}", if reached { "reached" } else { "MISSED" })
+    format!(
+        "target {sign} {target}: {}",
+        if reached { "reached" } else { "MISSED" }
+    )
 }

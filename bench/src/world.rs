@@ -11,22 +11,26 @@ use async_trait::async_trait;
 use patchbay_app::history::Bodies;
 use patchbay_app::snapshot::OfflineSnapshot;
 use patchbay_app::vault::{KeySource, Keys, Vault};
-use patchbay_capability::{Egress, EgressConfig, MailTransport, SecretSource, SecretValue, Services};
+use patchbay_capability::{
+    Egress, EgressConfig, MailTransport, SecretSource, SecretValue, Services,
+};
 use patchbay_model::audit::{AuditTrails, NewAuditEntry};
 use patchbay_model::capability::CapabilityError;
 use patchbay_model::outcome::Outcome;
 use patchbay_model::retry::RetryPolicy;
-use patchbay_model::sql::{PluginDatabase, SqlAnswer, SqlError, SqlJobs, SqlStatement, SqlTransaction};
+use patchbay_model::sql::{
+    PluginDatabase, SqlAnswer, SqlError, SqlJobs, SqlStatement, SqlTransaction,
+};
 use patchbay_model::{PluginName, QueueName};
-use patchbay_queue::{Delivery, Keep, Broker, RedisConfig, WorkerConfig, WorkerHandle};
+use patchbay_queue::{Broker, Delivery, Keep, RedisConfig, WorkerConfig, WorkerHandle};
 use patchbay_runtime::{HostLimits, Runtime, RuntimeConfig};
 use patchbay_store::{Store, StoreConfig};
 use patchbay_telemetry::traces::Traces;
-use patchbay_work::{AttemptHandler, Execution, Executor, Invoker};
 use patchbay_work::body_budget::{BodyBudget, Recording};
 use patchbay_work::meters::Meters;
 use patchbay_work::quarantine::Quarantine;
 use patchbay_work::settings::Settings;
+use patchbay_work::{AttemptHandler, Execution, Executor, Invoker};
 use patchbay_work::{Execution, Executor, WasmExecutor, Work};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
@@ -37,7 +41,12 @@ use tokio_util::sync::CancellationToken;
 pub const QUEUE: &str = "hostileQueue";
 
 /// As a host is configured by default.
-pub const EVERYTHING: Recording = Recording { attempts: true, bodies: true, has_key: true, buffer_bytes: 64 << 20 };
+pub const EVERYTHING: Recording = Recording {
+    attempts: true,
+    bodies: true,
+    has_key: true,
+    buffer_bytes: 64 << 20,
+};
 
 /// Who works.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,7 +92,11 @@ pub struct Node {
 
 /// A worker that runs; stop it before the next one.
 pub enum Worker {
-    Ours { handle: WorkerHandle, stop: CancellationToken, recorder: tokio::task::JoinHandle<()> },
+    Ours {
+        handle: WorkerHandle,
+        stop: CancellationToken,
+        recorder: tokio::task::JoinHandle<()>,
+    },
     Node,
 }
 
@@ -131,7 +144,11 @@ struct NativeExecutor {
 impl Executor for NativeExecutor {
     async fn execute(&self, delivery: &Delivery) -> Execution {
         let iterations = milliseconds(&delivery.data) * self.iterations_per_ms;
-        let value = if iterations == 0 { "null".to_owned() } else { (compute(iterations) == 0).to_string() };
+        let value = if iterations == 0 {
+            "null".to_owned()
+        } else {
+            (compute(iterations) == 0).to_string()
+        };
         Execution {
             ran_by: None,
             policy: self.policy(delivery),
@@ -158,7 +175,9 @@ fn compute(iterations: u64) -> u64 {
 }
 
 /// How much computing a millisecond holds when nothing else runs: each side does its own 5 ms.
-async fn iterations_per_ms<F: Future<Output = anyhow::Result<()>>>(run: impl Fn(u64) -> F) -> anyhow::Result<u64> {
+async fn iterations_per_ms<F: Future<Output = anyhow::Result<()>>>(
+    run: impl Fn(u64) -> F,
+) -> anyhow::Result<u64> {
     let mut iterations = 100_000;
     loop {
         let started = Instant::now();
@@ -174,16 +193,35 @@ async fn iterations_per_ms<F: Future<Output = anyhow::Result<()>>>(run: impl Fn(
 impl World {
     pub async fn new(durable: bool, guest: &[u8]) -> anyhow::Result<Self> {
         let dir = tempfile::tempdir()?;
-        let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let port = std::net::TcpListener::bind("127.0.0.1:0")?
+            .local_addr()?
+            .port();
         let redis = Command::new("redis-server")
-            .args(["--bind", "127.0.0.1", "--save", "", "--appendfsync", "everysec", "--port", &port.to_string()])
-            .args(["--appendonly", if durable { "yes" } else { "no" }, "--logfile", "redis.log"])
+            .args([
+                "--bind",
+                "127.0.0.1",
+                "--save",
+                "",
+                "--appendfsync",
+                "everysec",
+                "--port",
+                &port.to_string(),
+            ])
+            .args([
+                "--appendonly",
+                if durable { "yes" } else { "no" },
+                "--logfile",
+                "redis.log",
+            ])
             .current_dir(dir.path())
             .kill_on_drop(true)
             .spawn()?;
         let redis_url = format!("redis://127.0.0.1:{port}/");
         let deadline = Instant::now() + Duration::from_secs(10);
-        while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() {
+        while tokio::net::TcpStream::connect(("127.0.0.1", port))
+            .await
+            .is_err()
+        {
             if Instant::now() > deadline {
                 bail!("redis-server does not start");
             }
@@ -203,9 +241,16 @@ impl World {
         let runtime = Runtime::new(config, patchbay_capability::link)?;
         let revision = runtime.load(guest).await?;
         let wasm_per_ms = iterations_per_ms(|iterations| {
-            let job = crate::instantiate::call("compute", &format!(r#"{{"iterations":{iterations}}}"#));
+            let job =
+                crate::instantiate::call("compute", &format!(r#"{{"iterations":{iterations}}}"#));
             let report = revision.run_job(job, None);
-            async { report.await.outcome.reason().map_or(Ok(()), |reason| bail!("{reason}")) }
+            async {
+                report
+                    .await
+                    .outcome
+                    .reason()
+                    .map_or(Ok(()), |reason| bail!("{reason}"))
+            }
         })
         .await?;
         let native_per_ms = iterations_per_ms(|iterations| async move {
@@ -214,7 +259,8 @@ impl World {
         })
         .await?;
         runtime.registry().publish(revision);
-        let database_url = std::env::var("PATCHBAY_TEST_DATABASE_URL").context("run this with `make bench`")?;
+        let database_url =
+            std::env::var("PATCHBAY_TEST_DATABASE_URL").context("run this with `make bench`")?;
         let store = Store::connect(
             StoreConfig {
                 url: database_url.clone(),
@@ -227,9 +273,19 @@ impl World {
         .await?;
         store.migrate().await?;
         // As a host is set up: with a master key, so that data and results are kept.
-        let key = KeySource::Text { key: "secrets.key", text: format!("{}{}", "01".repeat(31), "02").into() };
+        let key = KeySource::Text {
+            key: "secrets.key",
+            text: format!("{}{}", "01".repeat(31), "02").into(),
+        };
         let copy = OfflineSnapshot::new(&dir.path().join("cache"), [7; 32], &database_url);
-        let vault = Vault::open(store.clone(), Keys::load([Some(key), None])?, NoSecrets, copy, false).await?;
+        let vault = Vault::open(
+            store.clone(),
+            Keys::load([Some(key), None])?,
+            NoSecrets,
+            copy,
+            false,
+        )
+        .await?;
         let bodies = Arc::new(Bodies::new(store.clone(), vault));
         let guest_file = tempfile::NamedTempFile::new()?;
         std::fs::write(guest_file.path(), guest)?;
@@ -263,7 +319,9 @@ impl World {
     }
 
     pub async fn redis(&self) -> anyhow::Result<redis::aio::MultiplexedConnection> {
-        Ok(redis::Client::open(self.redis_url.as_str())?.get_multiplexed_async_connection().await?)
+        Ok(redis::Client::open(self.redis_url.as_str())?
+            .get_multiplexed_async_connection()
+            .await?)
     }
 
     /// Processor time of Redis so far, in seconds.
@@ -273,7 +331,10 @@ impl World {
 
     /// Redis as it was at the start.
     pub async fn flush(&self) -> anyhow::Result<()> {
-        Ok(redis::cmd("FLUSHDB").arg("ASYNC").query_async(&mut self.redis().await?).await?)
+        Ok(redis::cmd("FLUSHDB")
+            .arg("ASYNC")
+            .query_async(&mut self.redis().await?)
+            .await?)
     }
 
     pub fn prefix(&self, queues: &Broker) -> String {
@@ -281,8 +342,14 @@ impl World {
     }
 
     /// Starts working on the queue.
-    pub async fn start(&self, who: Who, queues: &Broker, concurrency: usize) -> anyhow::Result<Worker> {
-        self.start_recording(who, queues, concurrency, EVERYTHING, Copying::Meanwhile).await
+    pub async fn start(
+        &self,
+        who: Who,
+        queues: &Broker,
+        concurrency: usize,
+    ) -> anyhow::Result<Worker> {
+        self.start_recording(who, queues, concurrency, EVERYTHING, Copying::Meanwhile)
+            .await
     }
 
     /// The same, of which only so much is recorded.
@@ -296,7 +363,11 @@ impl World {
     ) -> anyhow::Result<Worker> {
         if who == Who::Node {
             let prefix = self.prefix(queues);
-            self.node.lock().await.tell(&format!("start {prefix} {QUEUE} {concurrency}")).await?;
+            self.node
+                .lock()
+                .await
+                .tell(&format!("start {prefix} {QUEUE} {concurrency}"))
+                .await?;
             return Ok(Worker::Node);
         }
         let executor: Arc<dyn Executor> = if who == Who::Wasm {
@@ -312,7 +383,10 @@ impl World {
                 breakers: Arc::default(),
                 uses: Arc::default(),
             });
-            let (settings, grants) = (Arc::new(Settings::new(None, "default".into())), Arc::default());
+            let (settings, grants) = (
+                Arc::new(Settings::new(None, "default".into())),
+                Arc::default(),
+            );
             let meters = Arc::new(Meters::new(Arc::clone(&self.runtime), Duration::ZERO));
             Arc::new(Invoker::new(
                 Arc::clone(&self.runtime),
@@ -324,18 +398,29 @@ impl World {
                 Traces::default(),
             ))
         } else {
-            Arc::new(NativeExecutor { iterations_per_ms: self.native_per_ms })
+            Arc::new(NativeExecutor {
+                iterations_per_ms: self.native_per_ms,
+            })
         };
         let budget = Arc::new(BodyBudget::new(recording));
         let quarantine = Quarantine::new(None, Arc::clone(&self.runtime)).0;
-        let handler = AttemptHandler::new(executor, "bench".into(), quarantine, Arc::clone(&budget), Traces::default());
+        let handler = AttemptHandler::new(
+            executor,
+            "bench".into(),
+            quarantine,
+            Arc::clone(&budget),
+            Traces::default(),
+        );
         let stop = CancellationToken::new();
         tokio::spawn(budget.watch(queues.clone(), stop.clone()));
         let (store, bodies) = (self.store.clone(), Arc::clone(&self.bodies));
         let recorder = match copying {
-            Copying::Meanwhile => {
-                tokio::spawn(patchbay_app::history::recorder::run(queues.attempts(), store, bodies, stop.clone()))
-            }
+            Copying::Meanwhile => tokio::spawn(patchbay_app::history::recorder::run(
+                queues.attempts(),
+                store,
+                bodies,
+                stop.clone(),
+            )),
             Copying::Never => tokio::spawn(async {}),
         };
         let queue: QueueName = QUEUE.parse()?;
@@ -353,11 +438,20 @@ impl World {
             threads: self.runtime.guests(),
             gate: Arc::new(patchbay_queue::Unlimited),
         };
-        Ok(Worker::Ours { handle: queues.spawn_worker(config, handler), stop, recorder })
+        Ok(Worker::Ours {
+            handle: queues.spawn_worker(config, handler),
+            stop,
+            recorder,
+        })
     }
 
     /// Node adds so many jobs, so many at once; gives how long it took.
-    pub async fn add_by_node(&self, queues: &Broker, jobs: usize, bulk: usize) -> anyhow::Result<Duration> {
+    pub async fn add_by_node(
+        &self,
+        queues: &Broker,
+        jobs: usize,
+        bulk: usize,
+    ) -> anyhow::Result<Duration> {
         let command = format!("add {} {QUEUE} {jobs} {bulk}", self.prefix(queues));
         let ms: f64 = self.node.lock().await.tell(&command).await?.parse()?;
         Ok(Duration::from_secs_f64(ms / 1e3))
@@ -366,7 +460,11 @@ impl World {
     pub async fn stop(&self, worker: Worker) -> anyhow::Result<()> {
         match worker {
             Worker::Node => self.node.lock().await.tell("stop").await.map(drop),
-            Worker::Ours { handle, stop, recorder } => {
+            Worker::Ours {
+                handle,
+                stop,
+                recorder,
+            } => {
                 handle.drain(Duration::from_secs(10)).await;
                 stop.cancel();
                 recorder.await?;
@@ -390,7 +488,8 @@ pub fn limits() -> HostLimits {
 
 impl Node {
     pub fn start(redis_url: &str) -> anyhow::Result<Self> {
-        let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/interop/bench-worker.mjs");
+        let script =
+            PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/interop/bench-worker.mjs");
         let mut child = Command::new("node")
             .arg(script)
             .env("REDIS_URL", redis_url)
@@ -401,7 +500,11 @@ impl Node {
             .context("node")?;
         let input = child.stdin.take().context("stdin")?;
         let output = BufReader::new(child.stdout.take().context("stdout")?).lines();
-        Ok(Self { child, input, output })
+        Ok(Self {
+            child,
+            input,
+            output,
+        })
     }
 
     /// Its process.
@@ -411,9 +514,13 @@ impl Node {
 
     /// Gives what stands behind its `ok`.
     pub async fn tell(&mut self, command: &str) -> anyhow::Result<String> {
-        self.input.write_all(format!("{command}\n").as_bytes()).await?;
+        self.input
+            .write_all(format!("{command}\n").as_bytes())
+            .await?;
         let answer = self.output.next_line().await?.context("node ended")?;
-        let said = answer.strip_prefix("ok").with_context(|| format!("node: {answer}"))?;
+        let said = answer
+            .strip_prefix("ok")
+            .with_context(|| format!("node: {answer}"))?;
         Ok(said.trim().to_owned())
     }
 }

@@ -1,4 +1,5 @@
-//! What runs in a host, and the order in which it starts and stops. The only place where the layers meet.
+//! What runs in a host, and the order in which it starts and stops. The only place where the layers
+//! meet.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,7 +12,9 @@ use patchbay_app::service::{RunningServices, Services};
 use patchbay_app::snapshot::OfflineSnapshot;
 use patchbay_app::vault::{Keys, Vault};
 use patchbay_app::{Foundation, Parts};
-use patchbay_app::{alerts, bulk, history, outbox, plugins, resume, scheduling, trace_export, vault, workers};
+use patchbay_app::{
+    alerts, bulk, history, outbox, plugins, resume, scheduling, trace_export, vault, workers,
+};
 use patchbay_capability::{Egress, MailTransport};
 use patchbay_queue::Broker;
 use patchbay_runtime::Runtime;
@@ -27,10 +30,10 @@ use crate::config::secrets::EnvironmentSecrets;
 use crate::incident;
 use crate::process::{self, Signals};
 
-/// How long each service may take to stop; for HTTP: how long open requests, and operations whose clients have left, may take to finish.
+/// How long each service may take to stop; for HTTP: how long open requests, and operations whose
+/// clients have left, may take to finish.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 
-/// A running host.
 pub struct Host {
     address: SocketAddr,
     services: RunningServices,
@@ -64,15 +67,21 @@ impl Host {
         health::warn_about_skew(&parts.broker).await;
         info!(%address, "patchbay is up");
         let Parts { health, store, .. } = parts;
-        Ok(Self { address, services, health, store, signals })
+        Ok(Self {
+            address,
+            services,
+            health,
+            store,
+            signals,
+        })
     }
 
-    /// Where HTTP is served.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Serves until SIGTERM, SIGINT or SIGHUP, then drains: no new jobs at once, running ones to their end or the drain limit.
+    /// Serves until SIGTERM, SIGINT or SIGHUP, then drains: no new jobs at once, running ones to
+    /// their end or the drain limit.
     pub async fn run_until_signal(mut self) -> anyhow::Result<()> {
         self.signals.wait().await;
         self.shut_down().await
@@ -89,9 +98,15 @@ impl Host {
     }
 }
 
-/// What runs, in the order in which it starts. The workers drain first; then all stop at once, and finish from the last to the first: the fleet
-/// is left, the recorder copies what the drain has produced, HTTP ends, the last spans are sent.
-fn services(parts: &Parts, listener: TcpListener, config: &Config, exporter: Option<Exporter>) -> Services {
+/// What runs, in the order in which it starts. The workers drain first; then all stop at once, and
+/// finish from the last to the first: the fleet is left, the recorder copies what the drain has
+/// produced, HTTP ends, the last spans are sent.
+fn services(
+    parts: &Parts,
+    listener: TcpListener,
+    config: &Config,
+    exporter: Option<Exporter>,
+) -> Services {
     Services::new(Arc::clone(&parts.services))
         .and(exporter.map(trace_export::service))
         .and(patchbay_http::server(listener, parts, config.of_http()))
@@ -115,16 +130,27 @@ fn services(parts: &Parts, listener: TcpListener, config: &Config, exporter: Opt
 }
 
 /// Everything that these are made of. Connects and migrates; works on nothing yet.
-async fn parts(config: &Arc<Config>, keys: Keys, logging: &Logging) -> anyhow::Result<(Parts, Option<Exporter>)> {
+async fn parts(
+    config: &Arc<Config>,
+    keys: Keys,
+    logging: &Logging,
+) -> anyhow::Result<(Parts, Option<Exporter>)> {
     let store = Store::new(config.database.store()).context("cannot use Postgres")?;
     let sandbox = config.runtime.sandbox(*config.plugins.draft_wit)?;
-    let copy = OfflineSnapshot::new(&sandbox.cache_dir, sandbox.cache_key, &config.database.store().url);
+    let copy = OfflineSnapshot::new(
+        &sandbox.cache_dir,
+        sandbox.cache_key,
+        &config.database.store().url,
+    );
     let is_away = resume::migrate_or_resume(&store, &copy).await?;
     let environment = EnvironmentSecrets(Arc::clone(config));
     let vault = Vault::open(store.clone(), keys, environment, copy.clone(), is_away).await?;
-    let queues = Broker::connect(config.redis.queues()).await.context("cannot use Redis")?;
+    let queues = Broker::connect(config.redis.queues())
+        .await
+        .context("cannot use Redis")?;
     let queues = queues.with_default_zone(*config.schedule.default_zone);
-    let runtime = Runtime::new(sandbox, patchbay_capability::link).context("cannot start the sandbox")?;
+    let runtime =
+        Runtime::new(sandbox, patchbay_capability::link).context("cannot start the sandbox")?;
     let sql = PluginSql::new(&store, *config.sql.max_connections);
     let outside = Arc::new(patchbay_capability::Services::new(
         &queues,

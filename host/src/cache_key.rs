@@ -8,7 +8,10 @@ use anyhow::{Context, bail};
 /// owner can read the file.
 pub(crate) fn cache_key(cache_dir: &Path) -> anyhow::Result<[u8; 32]> {
     let path = cache_dir.join("key");
-    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(cache_dir);
+    let made = std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(cache_dir);
     made.with_context(|| format!("cannot make the cache directory {}", cache_dir.display()))?;
     // Two processes may start at once: the first to link its complete file wins, both read that.
     let mut fresh = tempfile::Builder::new()
@@ -23,6 +26,10 @@ pub(crate) fn cache_key(cache_dir: &Path) -> anyhow::Result<[u8; 32]> {
         bail!("cannot write {}: {}", path.display(), error.error);
     }
     let key = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    <[u8; 32]>::try_from(key.as_slice())
-        .map_err(|_| anyhow::anyhow!("{} is damaged: delete it, and the cache is rebuilt", path.display()))
+    <[u8; 32]>::try_from(key.as_slice()).map_err(|_| {
+        anyhow::anyhow!(
+            "{} is damaged: delete it, and the cache is rebuilt",
+            path.display()
+        )
+    })
 }

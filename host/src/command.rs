@@ -97,7 +97,10 @@ pub fn main() -> ExitCode {
     if !matches!(cli.command, Command::Dev(_) | Command::Serve) {
         end_quietly_when_nobody_reads();
     }
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("error: cannot start: {error}");
@@ -121,7 +124,10 @@ pub fn main() -> ExitCode {
 fn end_quietly_when_nobody_reads() {
     let usual = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        if panic.payload_as_str().is_some_and(|text| text.contains("Broken pipe")) {
+        if panic
+            .payload_as_str()
+            .is_some_and(|text| text.contains("Broken pipe"))
+        {
             // The exit code of a process that SIGPIPE ended. Rust programs ignore that signal.
             std::process::exit(141);
         }
@@ -136,7 +142,13 @@ async fn run(cli: Cli, output: Output) -> anyhow::Result<ExitCode> {
         Command::Serve => {
             let config = config()?;
             let mut logging = patchbay_telemetry::start(*config.log.as_json, &config.log.filter)?;
-            let ended = async { Host::start(config, &logging).await?.run_until_signal().await }.await;
+            let ended = async {
+                Host::start(config, &logging)
+                    .await?
+                    .run_until_signal()
+                    .await
+            }
+            .await;
             logging.flush();
             ended?;
         }
@@ -147,21 +159,36 @@ async fn run(cli: Cli, output: Output) -> anyhow::Result<ExitCode> {
             let entries = config.entries();
             let rows = entries.iter().map(|key| {
                 let value = key.value.clone().unwrap_or_else(|| "-".into());
-                vec![key.key.to_owned(), value, key.source.clone().unwrap_or_default(), key.about.to_owned()]
+                vec![
+                    key.key.to_owned(),
+                    value,
+                    key.source.clone().unwrap_or_default(),
+                    key.about.to_owned(),
+                ]
             });
-            output.table(&["KEY", "VALUE", "FROM", "MEANING"], rows.collect(), &entries);
+            output.table(
+                &["KEY", "VALUE", "FROM", "MEANING"],
+                rows.collect(),
+                &entries,
+            );
             if !problems.is_empty() {
                 return Err(ConfigError(problems).into());
             }
         }
         Command::Incident(command) => {
-            let seen_here = async |error: &ClientError| without_host(cli.config.as_deref(), error).await;
+            let seen_here =
+                async |error: &ClientError| without_host(cli.config.as_deref(), error).await;
             incident::run(command, &cli.client, seen_here, output).await?;
         }
         Command::Host(command) => return patchbay_cli::run(command, &cli.client, output).await,
         Command::Mail(command) => dev::run_mail(command, output.json)?,
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "patchbay", &mut std::io::stdout());
+            clap_complete::generate(
+                shell,
+                &mut Cli::command(),
+                "patchbay",
+                &mut std::io::stdout(),
+            );
         }
         Command::Compile { .. } => {}
     }
@@ -169,15 +196,27 @@ async fn run(cli: Cli, output: Output) -> anyhow::Result<ExitCode> {
 }
 
 async fn migrate(config: Config, check: bool, output: Output) -> anyhow::Result<ExitCode> {
-    let store = Store::connect(config.database.store(), CONNECT_LIMIT).await.context("cannot use Postgres")?;
+    let store = Store::connect(config.database.store(), CONNECT_LIMIT)
+        .await
+        .context("cannot use Postgres")?;
     if check {
         let pending = store.pending_migrations().await?;
-        let text =
-            if pending.is_empty() { "up to date".to_owned() } else { format!("to be applied: {}", pending.join(", ")) };
+        let text = if pending.is_empty() {
+            "up to date".to_owned()
+        } else {
+            format!("to be applied: {}", pending.join(", "))
+        };
         output.value(&text, &json!({ "pending": pending }));
-        return Ok(if pending.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        return Ok(if pending.is_empty() {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        });
     }
-    let report = store.migrate().await.context("cannot migrate the database")?;
+    let report = store
+        .migrate()
+        .await
+        .context("cannot migrate the database")?;
     let text = if report.applied.is_empty() {
         "up to date".to_owned()
     } else {
@@ -212,9 +251,14 @@ async fn without_host(file: Option<&Path>, error: &ClientError) -> Vec<BundleFil
     } else {
         Err("the configuration cannot be used; see config.json".into())
     };
-    let versions = json!({ "commandLine": env!("CARGO_PKG_VERSION"), "host": redact_own(&error.to_string()) });
+    let versions =
+        json!({ "commandLine": env!("CARGO_PKG_VERSION"), "host": redact_own(&error.to_string()) });
     vec![
-        BundleFile::json("versions.json", "of this command; no host answered", Ok(versions)),
+        BundleFile::json(
+            "versions.json",
+            "of this command; no host answered",
+            Ok(versions),
+        ),
         BundleFile::json(
             "config.json",
             "every key that is set here, secrets as (set), and what is wrong",
@@ -225,8 +269,9 @@ async fn without_host(file: Option<&Path>, error: &ClientError) -> Vec<BundleFil
 }
 
 fn exit_code(error: &anyhow::Error) -> ExitCode {
-    let is_configuration =
-        |cause: &(dyn std::error::Error + 'static)| cause.is::<ConfigError>() || cause.is::<KeyError>();
+    let is_configuration = |cause: &(dyn std::error::Error + 'static)| {
+        cause.is::<ConfigError>() || cause.is::<KeyError>()
+    };
     if error.chain().any(is_configuration) {
         return ExitCode::from(4);
     }
@@ -234,10 +279,18 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
         return ExitCode::from(code);
     }
     let is_unreachable = error.chain().any(|cause| {
-        cause.downcast_ref().is_some_and(patchbay_store::StoreError::is_passing)
-            || cause.downcast_ref().is_some_and(patchbay_queue::QueueError::is_passing)
+        cause
+            .downcast_ref()
+            .is_some_and(patchbay_store::StoreError::is_passing)
+            || cause
+                .downcast_ref()
+                .is_some_and(patchbay_queue::QueueError::is_passing)
     });
-    if is_unreachable { ExitCode::from(5) } else { ExitCode::FAILURE }
+    if is_unreachable {
+        ExitCode::from(5)
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 #[cfg(test)]

@@ -69,19 +69,28 @@ impl DevState {
     fn read(dir: &Path) -> Option<Self> {
         let text = std::fs::read_to_string(dir.join("dev.json")).ok()?;
         let state: Self = serde_json::from_str(&text).ok()?;
-        Some(Self { dir: dir.to_owned(), ..state })
+        Some(Self {
+            dir: dir.to_owned(),
+            ..state
+        })
     }
 
     /// The state of the development host in this directory or a parent directory.
     pub(crate) fn find() -> Option<Self> {
         let here = std::env::current_dir().ok()?;
         // A host without an address has never started.
-        let known = here.ancestors().find_map(|dir| Self::read(&dir.join(".patchbay")));
+        let known = here
+            .ancestors()
+            .find_map(|dir| Self::read(&dir.join(".patchbay")));
         known.filter(|state| !state.url.is_empty())
     }
 
     pub(crate) fn connection(self) -> Connection {
-        Connection { url: self.url, user: self.user, password: self.password }
+        Connection {
+            url: self.url,
+            user: self.user,
+            password: self.password,
+        }
     }
 
     /// The file of the vault's master key, created at the first start. Without this key the secrets
@@ -104,7 +113,11 @@ impl DevState {
 pub(crate) fn write_private(path: &Path, content: &[u8]) -> anyhow::Result<()> {
     let temporary = path.with_extension("tmp");
     std::fs::remove_file(&temporary).ok();
-    let opened = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary);
+    let opened = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&temporary);
     let mut file = opened.with_context(|| format!("cannot write {}", temporary.display()))?;
     file.write_all(content)?;
     std::fs::rename(&temporary, path)?;

@@ -48,13 +48,20 @@ pub(crate) async fn run(
     let IncidentCommand::Bundle(Bundle { out, since }) = command;
     let client = Client::from_args(args)?;
     let now = Utc::now();
-    let out = out.unwrap_or_else(|| format!("patchbay-incident-{}.tar.gz", now.format("%Y%m%dT%H%M%SZ")).into());
-    let query = IncidentQuery { since_s: Some(since.as_secs()) };
+    let out = out.unwrap_or_else(|| {
+        format!("patchbay-incident-{}.tar.gz", now.format("%Y%m%dT%H%M%SZ")).into()
+    });
+    let query = IncidentQuery {
+        since_s: Some(since.as_secs()),
+    };
     match client.ask_for_file::<IncidentBundle>((), query).await {
         Ok(packed) => write(&out, &packed, output),
         Err(error @ ClientError::Unreachable { .. }) => {
-            let title =
-                Title { by: "the command line, since no host answered".into(), at: now, since: "not at all".into() };
+            let title = Title {
+                by: "the command line, since no host answered".into(),
+                at: now,
+                since: "not at all".into(),
+            };
             write(&out, &archive(&title, &seen_here(&error).await)?, output)?;
             eprintln!(
                 "No host answered: the bundle holds only what this machine can see.\n\
@@ -69,14 +76,33 @@ pub(crate) async fn run(
 /// Only the owner can read the file. Never overwrites another file.
 fn write(out: &Path, packed: &[u8], output: Output) -> anyhow::Result<()> {
     let entries = contents(packed).context("the host did not answer with a bundle")?;
-    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(out);
-    file.and_then(|mut file| file.write_all(packed)).with_context(|| format!("cannot write {}", out.display()))?;
+    let file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(out);
+    file.and_then(|mut file| file.write_all(packed))
+        .with_context(|| format!("cannot write {}", out.display()))?;
     let rows = entries.iter().map(|entry| {
-        let size = entry.bytes.map_or_else(|| "missing".to_owned(), |bytes| bytes.to_string());
-        let missing = entry.missing.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
-        vec![entry.name.clone(), size, format!("{}{missing}", entry.about)]
+        let size = entry
+            .bytes
+            .map_or_else(|| "missing".to_owned(), |bytes| bytes.to_string());
+        let missing = entry
+            .missing
+            .as_ref()
+            .map(|why| format!(": {why}"))
+            .unwrap_or_default();
+        vec![
+            entry.name.clone(),
+            size,
+            format!("{}{missing}", entry.about),
+        ]
     });
-    output.table(&["FILE", "BYTES", "WHAT"], rows.collect(), &json!({ "file": out, "contents": entries }));
+    output.table(
+        &["FILE", "BYTES", "WHAT"],
+        rows.collect(),
+        &json!({ "file": out, "contents": entries }),
+    );
     if !output.json {
         println!("written: {} ({} bytes)", out.display(), packed.len());
     }
@@ -85,13 +111,22 @@ fn write(out: &Path, packed: &[u8], output: Output) -> anyhow::Result<()> {
 
 /// What a host adds to its bundle: its configuration, what `patchbay doctor` finds, and its log.
 pub(crate) fn sources(config: &Arc<Config>, logging: &Logging) -> Sources {
-    let set = config.entries().into_iter().filter(|entry| entry.value.is_some());
-    let configuration =
-        set.map(|entry| json!({ "key": entry.key, "value": entry.value, "source": entry.source })).collect();
+    let set = config
+        .entries()
+        .into_iter()
+        .filter(|entry| entry.value.is_some());
+    let configuration = set
+        .map(|entry| json!({ "key": entry.key, "value": entry.value, "source": entry.source }))
+        .collect();
     let config = Arc::clone(config);
     let findings = move || {
         let config = Arc::clone(&config);
-        async move { serde_json::to_value(doctor::examine(&config).await).unwrap_or_default() }.boxed()
+        async move { serde_json::to_value(doctor::examine(&config).await).unwrap_or_default() }
+            .boxed()
     };
-    Sources { configuration, findings: Box::new(findings), lines: logging.lines.clone() }
+    Sources {
+        configuration,
+        findings: Box::new(findings),
+        lines: logging.lines.clone(),
+    }
 }

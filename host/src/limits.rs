@@ -48,7 +48,9 @@ impl fmt::Display for TooSmall {
                 let mib = limit >> 20;
                 let meaning = match is_hopeless {
                     true => "plugins will fail to start or to compile",
-                    false => "each call of a plugin makes its memory anew, which costs it some tens of microseconds",
+                    false => {
+                        "each call of a plugin makes its memory anew, which costs it some tens of microseconds"
+                    }
                 };
                 write!(
                     f,
@@ -66,7 +68,14 @@ pub fn raise_open_files() {
     let limit = getrlimit(Resource::Nofile);
     if limit.current != limit.maximum {
         // If this is not allowed, the smaller limit stays and is reported.
-        setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }).ok();
+        setrlimit(
+            Resource::Nofile,
+            Rlimit {
+                current: limit.maximum,
+                maximum: limit.maximum,
+            },
+        )
+        .ok();
     }
 }
 
@@ -78,11 +87,20 @@ pub fn problems(config: &Config) -> Vec<TooSmall> {
         + u64::from(*config.database.pool_max)
         + *config.sql.max_connections as u64
         + *config.runtime.max_calls as u64 * OPEN_PER_CALL;
-    if let Some(limit) = getrlimit(Resource::Nofile).maximum.filter(|limit| *limit < needed) {
+    if let Some(limit) = getrlimit(Resource::Nofile)
+        .maximum
+        .filter(|limit| *limit < needed)
+    {
         problems.push(TooSmall::OpenFiles { limit, needed });
     }
-    if let Some(limit) = getrlimit(Resource::As).current.filter(|limit| *limit < POOL_ADDRESS_SPACE) {
-        problems.push(TooSmall::AddressSpace { limit, is_hopeless: limit < LEAST_ADDRESS_SPACE });
+    if let Some(limit) = getrlimit(Resource::As)
+        .current
+        .filter(|limit| *limit < POOL_ADDRESS_SPACE)
+    {
+        problems.push(TooSmall::AddressSpace {
+            limit,
+            is_hopeless: limit < LEAST_ADDRESS_SPACE,
+        });
     }
     problems
 }

@@ -17,14 +17,29 @@ pub(crate) struct Signals {
 
 impl Signals {
     pub(crate) fn listen() -> std::io::Result<Self> {
-        let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        let hangup = if hangup_is_ignored() { None } else { Some(signal(SignalKind::hangup())?) };
+        let (terminate, interrupt) = (
+            signal(SignalKind::terminate())?,
+            signal(SignalKind::interrupt())?,
+        );
+        let hangup = if hangup_is_ignored() {
+            None
+        } else {
+            Some(signal(SignalKind::hangup())?)
+        };
         // Tools that send these signals to a Node backend (USR1 starts its debugger) would end a
         // host without draining. Listening once removes the default action.
-        for harmless in [SignalKind::user_defined1(), SignalKind::user_defined2(), SignalKind::alarm()] {
+        for harmless in [
+            SignalKind::user_defined1(),
+            SignalKind::user_defined2(),
+            SignalKind::alarm(),
+        ] {
             drop(signal(harmless)?);
         }
-        Ok(Self { terminate, interrupt, hangup })
+        Ok(Self {
+            terminate,
+            interrupt,
+            hangup,
+        })
     }
 
     /// Returns after the first signal.
@@ -47,7 +62,8 @@ impl Signals {
 fn hangup_is_ignored() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 != 0)
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .is_some_and(|mask| mask & 1 != 0)
 }
 
 /// Raises the limits that may be raised, and reports those that are still too small.
@@ -81,5 +97,9 @@ fn session_of_this_process() -> Option<u32> {
 /// `hostname:pid`, as in records and lists of workers.
 pub(crate) fn host_name() -> String {
     let system = rustix::system::uname();
-    format!("{}:{}", system.nodename().to_string_lossy(), std::process::id())
+    format!(
+        "{}:{}",
+        system.nodename().to_string_lossy(),
+        std::process::id()
+    )
 }

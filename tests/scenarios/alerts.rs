@@ -40,14 +40,21 @@ impl Receiver {
         let (status, hangs) = (Arc::clone(&receiver.status), Arc::clone(&receiver.hangs));
         let seen = Arc::clone(&receiver.seen);
         let router = axum::Router::new().fallback(async move |uri: Uri, body: String| {
-            let (path, body) = (uri.path().to_owned(), serde_json::from_str(&body).unwrap_or_default());
+            let (path, body) = (
+                uri.path().to_owned(),
+                serde_json::from_str(&body).unwrap_or_default(),
+            );
             let status = status.load(Ordering::SeqCst);
             let hangs = hangs.load(Ordering::SeqCst) && path == "/webhook";
-            seen.lock().expect("no panic").push((path, if hangs { 0 } else { status }, body));
+            seen.lock()
+                .expect("no panic")
+                .push((path, if hangs { 0 } else { status }, body));
             if hangs {
                 std::future::pending::<()>().await;
             }
-            StatusCode::from_u16(status).unwrap_or_default().into_response()
+            StatusCode::from_u16(status)
+                .unwrap_or_default()
+                .into_response()
         });
         tokio::spawn(async move { axum::serve(listener, router).await });
         Ok(receiver)
@@ -60,43 +67,77 @@ impl Receiver {
     /// Messages on this path that got this status, oldest first.
     pub fn messages(&self, path: &str, status: u16) -> Vec<Value> {
         let seen = self.seen.lock().expect("no panic");
-        seen.iter().filter(|(p, s, _)| p == path && *s == status).map(|(_, _, body)| body.clone()).collect()
+        seen.iter()
+            .filter(|(p, s, _)| p == path && *s == status)
+            .map(|(_, _, body)| body.clone())
+            .collect()
     }
 
     /// The events that the webhook accepted for a subject, oldest first.
     pub fn told(&self, subject: &str) -> Vec<String> {
-        let about = |body: &Value| (body["subject"] == subject).then(|| body["event"].as_str().map(str::to_owned));
-        self.messages("/webhook", 200).iter().filter_map(|body| about(body).flatten()).collect()
+        let about = |body: &Value| {
+            (body["subject"] == subject).then(|| body["event"].as_str().map(str::to_owned))
+        };
+        self.messages("/webhook", 200)
+            .iter()
+            .filter_map(|body| about(body).flatten())
+            .collect()
     }
 
     pub async fn until_told(&self, subject: &str, events: &[&str]) -> anyhow::Result<()> {
         let what = format!("{events:?} of {subject}; so far: {:?}", self.told(subject));
-        until(SOON, &what, async || Ok((self.told(subject) == events).then_some(()))).await
+        until(SOON, &what, async || {
+            Ok((self.told(subject) == events).then_some(()))
+        })
+        .await
     }
 }
 
 /// A host that evaluates alerts often and sends them to the receiver.
-pub async fn host(world: &World, receiver: &Receiver, more: &[(&str, &str)]) -> anyhow::Result<Host> {
+pub async fn host(
+    world: &World,
+    receiver: &Receiver,
+    more: &[(&str, &str)],
+) -> anyhow::Result<Host> {
     let webhook = receiver.url("webhook");
-    let mut env = vec![("PATCHBAY_ALERTS_EVERY_MS", "100"), ("PATCHBAY_ALERTS_WEBHOOK_URL", webhook.as_str())];
+    let mut env = vec![
+        ("PATCHBAY_ALERTS_EVERY_MS", "100"),
+        ("PATCHBAY_ALERTS_WEBHOOK_URL", webhook.as_str()),
+    ];
     env.extend(more);
     world.host(&env).await
 }
 
 /// Makes a waiting job count as too old after a tenth of a second.
 pub async fn impatient(host: &Host) -> anyhow::Result<()> {
-    let set = ["--json", "alert", "rule", "set", "oldest-waiting", "--threshold", "0.1", "--for", "0s"];
+    let set = [
+        "--json",
+        "alert",
+        "rule",
+        "set",
+        "oldest-waiting",
+        "--threshold",
+        "0.1",
+        "--for",
+        "0s",
+    ];
     let rule = json_of(host, &set).await?;
     ensure!(rule["threshold"] == 0.1 && rule["holdS"] == 0, "{rule}");
     Ok(())
 }
 
 async fn waits(host: &Host, queue: &str) -> anyhow::Result<String> {
-    host.add(queue, json!({ "name": "job", "data": { "private": "p3rsonal" } })).await
+    host.add(
+        queue,
+        json!({ "name": "job", "data": { "private": "p3rsonal" } }),
+    )
+    .await
 }
 
 async fn mend(host: &Host, queue: &str, job: &str) -> anyhow::Result<()> {
-    let (status, answer) = host.delete(&format!("/api/admin/queues/{queue}/jobs/{job}")).await?;
+    let (status, answer) = host
+        .delete(&format!("/api/admin/queues/{queue}/jobs/{job}"))
+        .await?;
     ensure!(status == 200, "{answer}");
     Ok(())
 }
@@ -106,7 +147,10 @@ async fn listed(host: &Host) -> anyhow::Result<Value> {
 }
 
 async fn undelivered(host: &Host) -> anyhow::Result<Vec<Value>> {
-    Ok(listed(host).await?["undelivered"].as_array().cloned().unwrap_or_default())
+    Ok(listed(host).await?["undelivered"]
+        .as_array()
+        .cloned()
+        .unwrap_or_default())
 }
 
 #[tokio::test]
@@ -116,49 +160,116 @@ async fn an_alert_is_told_once_by_every_channel_and_its_end_too() -> anyhow::Res
     let more = [
         ("PATCHBAY_ALERTS_SLACK_URL", slack.as_str()),
         ("PATCHBAY_ALERTS_PING_URL", &ping),
-        ("PATCHBAY_ALERTS_MAIL_TO", "ops@patchbay.example, Second <second@patchbay.example>"),
+        (
+            "PATCHBAY_ALERTS_MAIL_TO",
+            "ops@patchbay.example, Second <second@patchbay.example>",
+        ),
     ];
     let host = host(&world, &receiver, &more).await?;
     impatient(&host).await?;
     // A queue that an operator has paused raises no alert.
     waits(&host, "pausedQueue").await?;
-    assert_eq!(host.post("/api/admin/queues/pausedQueue/pause", json!({})).await?.0, 200);
+    assert_eq!(
+        host.post("/api/admin/queues/pausedQueue/pause", json!({}))
+            .await?
+            .0,
+        200
+    );
     let job = waits(&host, "idleQueue").await?;
     receiver.until_told("idleQueue", &["firing"]).await?;
-    let message = receiver.messages("/webhook", 200).into_iter().find(|body| body["subject"] == "idleQueue");
+    let message = receiver
+        .messages("/webhook", 200)
+        .into_iter()
+        .find(|body| body["subject"] == "idleQueue");
     let message = message.context("the message")?;
     println!("{}", serde_json::to_string_pretty(&message)?);
-    assert_eq!((&message["alert"], &message["severity"]), (&json!("oldest-waiting"), &json!("warning")));
-    assert_eq!(message["runbook"], "docs/operations/alerts.md#oldest-waiting");
-    let firing = scrape(&host).await?.value("patchbay_alerts_firing", &[("rule", "oldest-waiting")])?;
+    assert_eq!(
+        (&message["alert"], &message["severity"]),
+        (&json!("oldest-waiting"), &json!("warning"))
+    );
+    assert_eq!(
+        message["runbook"],
+        "docs/operations/alerts.md#oldest-waiting"
+    );
+    let firing = scrape(&host)
+        .await?
+        .value("patchbay_alerts_firing", &[("rule", "oldest-waiting")])?;
     assert_eq!(firing, 1.0);
-    println!("{}", String::from_utf8(patchbay(&host, &["alert", "list"]).await?.stdout)?);
+    println!(
+        "{}",
+        String::from_utf8(patchbay(&host, &["alert", "list"]).await?.stdout)?
+    );
 
     // Many rounds later, at the next alert, the first one has not been sent again.
     waits(&host, "otherQueue").await?;
     receiver.until_told("otherQueue", &["firing"]).await?;
     assert_eq!(receiver.told("idleQueue"), ["firing"]);
     mend(&host, "idleQueue", &job).await?;
-    receiver.until_told("idleQueue", &["firing", "recovered"]).await?;
-    until(SOON, "three mails", async || Ok((world.mail.count() == 3).then_some(()))).await?;
+    receiver
+        .until_told("idleQueue", &["firing", "recovered"])
+        .await?;
+    until(SOON, "three mails", async || {
+        Ok((world.mail.count() == 3).then_some(()))
+    })
+    .await?;
     let mails = world.mail.list();
     let subjects: Vec<&str> = mails.iter().map(|mail| mail.subject.as_str()).collect();
-    assert!(subjects.contains(&"[development] WARNING oldest-waiting: idleQueue"), "{subjects:?}");
-    assert!(subjects.contains(&"[development] RECOVERED oldest-waiting: idleQueue"), "{subjects:?}");
-    assert_eq!(mails[0].to, ["ops@patchbay.example", "second@patchbay.example"]);
+    assert!(
+        subjects.contains(&"[development] WARNING oldest-waiting: idleQueue"),
+        "{subjects:?}"
+    );
+    assert!(
+        subjects.contains(&"[development] RECOVERED oldest-waiting: idleQueue"),
+        "{subjects:?}"
+    );
+    assert_eq!(
+        mails[0].to,
+        ["ops@patchbay.example", "second@patchbay.example"]
+    );
     assert_eq!(mails[0].from, "tests@patchbay.example");
-    until(SOON, "Slack", async || Ok((receiver.messages("/slack", 200).len() == 3).then_some(()))).await?;
+    until(SOON, "Slack", async || {
+        Ok((receiver.messages("/slack", 200).len() == 3).then_some(()))
+    })
+    .await?;
     let slack = receiver.messages("/slack", 200);
-    assert!(slack[0]["text"].as_str().is_some_and(|text| text.contains("oldest-waiting: idleQueue")), "{slack:?}");
-    until(SOON, "the ping", async || Ok((!receiver.messages("/ping", 200).is_empty()).then_some(()))).await?;
+    assert!(
+        slack[0]["text"]
+            .as_str()
+            .is_some_and(|text| text.contains("oldest-waiting: idleQueue")),
+        "{slack:?}"
+    );
+    until(SOON, "the ping", async || {
+        Ok((!receiver.messages("/ping", 200).is_empty()).then_some(()))
+    })
+    .await?;
     assert_eq!(receiver.told("pausedQueue"), Vec::<String>::new());
     assert!(!format!("{:?}", receiver.seen.lock().expect("no panic")).contains("p3rsonal"));
     let delivered = [("channel", "webhook"), ("result", "delivered")];
-    assert_eq!(scrape(&host).await?.value("patchbay_alert_deliveries_total", &delivered)?, 3.0);
-    let history = json_of(&host, &["--json", "alert", "history", "--rule", "oldest-waiting"]).await?;
-    let history: Vec<String> =
-        history.as_array().into_iter().flatten().map(|one| format!("{} {}", one["subject"], one["event"])).collect();
-    assert_eq!(history, [r#""idleQueue" "recovered""#, r#""otherQueue" "firing""#, r#""idleQueue" "firing""#]);
+    assert_eq!(
+        scrape(&host)
+            .await?
+            .value("patchbay_alert_deliveries_total", &delivered)?,
+        3.0
+    );
+    let history = json_of(
+        &host,
+        &["--json", "alert", "history", "--rule", "oldest-waiting"],
+    )
+    .await?;
+    let history: Vec<String> = history
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|one| format!("{} {}", one["subject"], one["event"]))
+        .collect();
+    assert_eq!(
+        history,
+        [
+            r#""idleQueue" "recovered""#,
+            r#""otherQueue" "firing""#,
+            r#""idleQueue" "firing""#
+        ]
+    );
     Ok(())
 }
 
@@ -167,29 +278,58 @@ async fn a_silenced_alert_is_shown_and_told_when_the_silence_ends() -> anyhow::R
     let (world, receiver) = (World::new().await?, Receiver::new().await?);
     let host = host(&world, &receiver, &[]).await?;
     impatient(&host).await?;
-    let silence =
-        ["--json", "alert", "silence", "oldest-waiting", "--subject", "idle*", "--for", "2h", "--reason", "a drill"];
+    let silence = [
+        "--json",
+        "alert",
+        "silence",
+        "oldest-waiting",
+        "--subject",
+        "idle*",
+        "--for",
+        "2h",
+        "--reason",
+        "a drill",
+    ];
     let id = json_of(&host, &silence).await?["id"].to_string();
     waits(&host, "idleQueue").await?;
     until(SOON, "that it fires", async || {
-        let alerts = listed(&host).await?["alerts"].as_array().cloned().unwrap_or_default();
-        let firing = alerts.into_iter().find(|alert| alert["subject"] == "idleQueue" && alert["state"] == "firing");
+        let alerts = listed(&host).await?["alerts"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
+        let firing = alerts
+            .into_iter()
+            .find(|alert| alert["subject"] == "idleQueue" && alert["state"] == "firing");
         Ok(firing.filter(|alert| alert["silencedUntil"].is_string()))
     })
     .await?;
-    println!("{}", String::from_utf8(patchbay(&host, &["alert", "list"]).await?.stdout)?);
-    println!("{}", String::from_utf8(patchbay(&host, &["alert", "silences"]).await?.stdout)?);
+    println!(
+        "{}",
+        String::from_utf8(patchbay(&host, &["alert", "list"]).await?.stdout)?
+    );
+    println!(
+        "{}",
+        String::from_utf8(patchbay(&host, &["alert", "silences"]).await?.stdout)?
+    );
     waits(&host, "otherQueue").await?;
     receiver.until_told("otherQueue", &["firing"]).await?;
     assert_eq!(receiver.told("idleQueue"), Vec::<String>::new());
     json_of(&host, &["--json", "alert", "unsilence", &id]).await?;
     receiver.until_told("idleQueue", &["firing"]).await?;
-    assert_eq!(patchbay(&host, &["alert", "unsilence", &id]).await?.status.code(), Some(3), "it has ended");
+    assert_eq!(
+        patchbay(&host, &["alert", "unsilence", &id])
+            .await?
+            .status
+            .code(),
+        Some(3),
+        "it has ended"
+    );
     Ok(())
 }
 
 #[tokio::test]
-async fn a_receiver_that_fails_loses_nothing_and_gets_the_newest_state_only() -> anyhow::Result<()> {
+async fn a_receiver_that_fails_loses_nothing_and_gets_the_newest_state_only() -> anyhow::Result<()>
+{
     let (world, receiver) = (World::new().await?, Receiver::new().await?);
     let host = host(&world, &receiver, &[]).await?;
     impatient(&host).await?;
@@ -198,22 +338,42 @@ async fn a_receiver_that_fails_loses_nothing_and_gets_the_newest_state_only() ->
     waits(&host, "idleQueue").await?;
     let waiting = until(SOON, "tries that fail", async || {
         let waiting = undelivered(&host).await?;
-        Ok((waiting.len() == 2 && waiting.iter().all(|one| one["tries"].as_u64() >= Some(2))).then_some(waiting))
+        Ok(
+            (waiting.len() == 2 && waiting.iter().all(|one| one["tries"].as_u64() >= Some(2)))
+                .then_some(waiting),
+        )
     })
     .await?;
-    assert!(waiting[0]["lastError"].as_str().is_some_and(|error| error.contains("500")), "{waiting:?}");
-    println!("{}", String::from_utf8(patchbay(&host, &["alert", "list"]).await?.stdout)?);
+    assert!(
+        waiting[0]["lastError"]
+            .as_str()
+            .is_some_and(|error| error.contains("500")),
+        "{waiting:?}"
+    );
+    println!(
+        "{}",
+        String::from_utf8(patchbay(&host, &["alert", "list"]).await?.stdout)?
+    );
     mend(&host, "mendedQueue", &mended).await?;
     until(SOON, "the newer state in its place", async || {
         let waiting = undelivered(&host).await?;
-        let events: Vec<String> = waiting.iter().map(|one| format!("{} {}", one["subject"], one["event"])).collect();
-        Ok((events.len() == 2 && events.contains(&r#""mendedQueue" "recovered""#.to_owned())).then_some(()))
+        let events: Vec<String> = waiting
+            .iter()
+            .map(|one| format!("{} {}", one["subject"], one["event"]))
+            .collect();
+        Ok(
+            (events.len() == 2 && events.contains(&r#""mendedQueue" "recovered""#.to_owned()))
+                .then_some(()),
+        )
     })
     .await?;
     receiver.status.store(200, Ordering::SeqCst);
     receiver.until_told("idleQueue", &["firing"]).await?;
     receiver.until_told("mendedQueue", &["recovered"]).await?;
-    until(SOON, "nothing left", async || Ok(undelivered(&host).await?.is_empty().then_some(()))).await
+    until(SOON, "nothing left", async || {
+        Ok(undelivered(&host).await?.is_empty().then_some(()))
+    })
+    .await
 }
 
 #[tokio::test]
@@ -230,14 +390,23 @@ async fn a_receiver_that_hangs_holds_no_other_channel_up() -> anyhow::Result<()>
         .await
     };
     waits(&host, "firstQueue").await?;
-    until(SOON, "a try that hangs", async || Ok((!receiver.messages("/webhook", 0).is_empty()).then_some(()))).await?;
+    until(SOON, "a try that hangs", async || {
+        Ok((!receiver.messages("/webhook", 0).is_empty()).then_some(()))
+    })
+    .await?;
     slack_has(1).await?;
     // Less than the five seconds that the other channel may take.
     waits(&host, "secondQueue").await?;
-    until(SOON, "the second", async || Ok((receiver.messages("/slack", 200).len() == 2).then_some(()))).await?;
+    until(SOON, "the second", async || {
+        Ok((receiver.messages("/slack", 200).len() == 2).then_some(()))
+    })
+    .await?;
     let waiting = until(SOON, "the error", async || {
         let waiting = undelivered(&host).await?;
-        Ok(waiting.iter().any(|one| one["lastError"] == "no answer within 5 s").then_some(waiting))
+        Ok(waiting
+            .iter()
+            .any(|one| one["lastError"] == "no answer within 5 s")
+            .then_some(waiting))
     })
     .await?;
     assert_eq!(waiting.len(), 2, "one row each: {waiting:?}");
@@ -247,23 +416,37 @@ async fn a_receiver_that_hangs_holds_no_other_channel_up() -> anyhow::Result<()>
 }
 
 #[tokio::test]
-async fn another_host_delivers_and_goes_on_when_the_one_that_evaluates_is_killed() -> anyhow::Result<()> {
+async fn another_host_delivers_and_goes_on_when_the_one_that_evaluates_is_killed()
+-> anyhow::Result<()> {
     let (world, receiver) = (World::new().await?, Receiver::new().await?);
     let mut first = host(&world, &receiver, &[]).await?;
     impatient(&first).await?;
     receiver.status.store(500, Ordering::SeqCst);
     let job = waits(&first, "idleQueue").await?;
-    until(SOON, "that it fires", async || Ok((!undelivered(&first).await?.is_empty()).then_some(()))).await?;
+    until(SOON, "that it fires", async || {
+        Ok((!undelivered(&first).await?.is_empty()).then_some(()))
+    })
+    .await?;
     let second = host(&world, &receiver, &[]).await?;
-    let evaluates = |host: &Host| host.log.lock().expect("no panic").contains("evaluates the alerts of all hosts");
+    let evaluates = |host: &Host| {
+        host.log
+            .lock()
+            .expect("no panic")
+            .contains("evaluates the alerts of all hosts")
+    };
     assert!(evaluates(&first));
     assert!(!evaluates(&second));
     first.child.kill().await?;
     receiver.status.store(200, Ordering::SeqCst);
     receiver.until_told("idleQueue", &["firing"]).await?;
-    until(SOON, "that the other evaluates", async || Ok(evaluates(&second).then_some(()))).await?;
+    until(SOON, "that the other evaluates", async || {
+        Ok(evaluates(&second).then_some(()))
+    })
+    .await?;
     mend(&second, "idleQueue", &job).await?;
-    receiver.until_told("idleQueue", &["firing", "recovered"]).await
+    receiver
+        .until_told("idleQueue", &["firing", "recovered"])
+        .await
 }
 
 /// The only backend that holds the lock of the alerts.
@@ -275,16 +458,28 @@ const ALERTS_LOCK: i64 = 0x7061_7463_6800_0001;
 #[tokio::test]
 async fn one_host_evaluates_and_one_goes_on_when_its_session_ends() -> anyhow::Result<()> {
     let (world, receiver) = (World::new().await?, Receiver::new().await?);
-    let hosts = [host(&world, &receiver, &[]).await?, host(&world, &receiver, &[]).await?];
+    let hosts = [
+        host(&world, &receiver, &[]).await?,
+        host(&world, &receiver, &[]).await?,
+    ];
     impatient(&hosts[0]).await?;
     let job = waits(&hosts[0], "idleQueue").await?;
     receiver.until_told("idleQueue", &["firing"]).await?;
     let mut database = world.database().await?;
-    let mut holder: i32 = sqlx::query_scalar(HOLDER).bind(ALERTS_LOCK).fetch_one(&mut database).await?;
+    let mut holder: i32 = sqlx::query_scalar(HOLDER)
+        .bind(ALERTS_LOCK)
+        .fetch_one(&mut database)
+        .await?;
     for _ in 0..3 {
-        sqlx::query("select pg_terminate_backend($1)").bind(holder).execute(&mut database).await?;
+        sqlx::query("select pg_terminate_backend($1)")
+            .bind(holder)
+            .execute(&mut database)
+            .await?;
         holder = until(SOON, "another session", async || {
-            let holders: Vec<i32> = sqlx::query_scalar(HOLDER).bind(ALERTS_LOCK).fetch_all(&mut database).await?;
+            let holders: Vec<i32> = sqlx::query_scalar(HOLDER)
+                .bind(ALERTS_LOCK)
+                .fetch_all(&mut database)
+                .await?;
             ensure!(holders.len() <= 1, "{holders:?}");
             Ok(holders.first().copied().filter(|other| *other != holder))
         })
@@ -292,72 +487,121 @@ async fn one_host_evaluates_and_one_goes_on_when_its_session_ends() -> anyhow::R
     }
     waits(&hosts[1], "otherQueue").await?;
     receiver.until_told("otherQueue", &["firing"]).await?;
-    assert_eq!(receiver.told("idleQueue"), ["firing"], "not repeated by whoever took over");
+    assert_eq!(
+        receiver.told("idleQueue"),
+        ["firing"],
+        "not repeated by whoever took over"
+    );
     mend(&hosts[1], "idleQueue", &job).await?;
-    receiver.until_told("idleQueue", &["firing", "recovered"]).await
+    receiver
+        .until_told("idleQueue", &["firing", "recovered"])
+        .await
 }
 
 #[tokio::test]
-async fn without_postgres_the_evaluating_host_tells_of_it_directly_and_of_its_return() -> anyhow::Result<()> {
+async fn without_postgres_the_evaluating_host_tells_of_it_directly_and_of_its_return()
+-> anyhow::Result<()> {
     let (world, receiver) = (World::new().await?, Receiver::new().await?);
     let mut url: reqwest::Url = world.database_url.parse()?;
     let cable = Cable::to(format!("127.0.0.1:{}", url.port().context("port")?)).await?;
     url.set_port(Some(cable.address.port())).ok();
     let host = host(&world, &receiver, &[("DATABASE_URL", url.as_str())]).await?;
-    json_of(&host, &["--json", "alert", "rule", "set", "health", "--for", "0s"]).await?;
+    json_of(
+        &host,
+        &["--json", "alert", "rule", "set", "health", "--for", "0s"],
+    )
+    .await?;
     impatient(&host).await?;
     let job = waits(&host, "idleQueue").await?;
     receiver.until_told("idleQueue", &["firing"]).await?;
     cable.cut.send_replace(true);
     let of_health = |event: &str| {
         let messages = receiver.messages("/webhook", 200);
-        let of_health = messages.into_iter().filter(|body| body["alert"] == "health" && body["event"] == event);
+        let of_health = messages
+            .into_iter()
+            .filter(|body| body["alert"] == "health" && body["event"] == event);
         of_health.collect::<Vec<Value>>()
     };
-    let down = until(SOON, "that Postgres is away", async || Ok(of_health("firing").first().cloned())).await?;
-    assert!(down["reason"].as_str().is_some_and(|reason| reason.contains("database")), "{down}");
+    let down = until(SOON, "that Postgres is away", async || {
+        Ok(of_health("firing").first().cloned())
+    })
+    .await?;
+    assert!(
+        down["reason"]
+            .as_str()
+            .is_some_and(|reason| reason.contains("database")),
+        "{down}"
+    );
     cable.cut.send_replace(false);
-    until(SOON, "that it is back", async || Ok((of_health("recovered").len() == 1).then_some(()))).await?;
+    until(SOON, "that it is back", async || {
+        Ok((of_health("recovered").len() == 1).then_some(()))
+    })
+    .await?;
     assert_eq!(of_health("firing").len(), 1);
-    assert_eq!(receiver.told("idleQueue"), ["firing"], "nothing was forgotten, and nothing repeated");
+    assert_eq!(
+        receiver.told("idleQueue"),
+        ["firing"],
+        "nothing was forgotten, and nothing repeated"
+    );
     mend(&host, "idleQueue", &job).await?;
-    receiver.until_told("idleQueue", &["firing", "recovered"]).await?;
+    receiver
+        .until_told("idleQueue", &["firing", "recovered"])
+        .await?;
     let history = json_of(&host, &["--json", "alert", "history", "--rule", "health"]).await?;
     assert_eq!(history.as_array().map(Vec::len), Some(2), "{history}");
     Ok(())
 }
 
 #[tokio::test]
-async fn jobs_that_fail_fire_an_alert_that_recovers_once_they_were_retried_and_completed() -> anyhow::Result<()> {
+async fn jobs_that_fail_fire_an_alert_that_recovers_once_they_were_retried_and_completed()
+-> anyhow::Result<()> {
     let (world, receiver) = (World::new().await?, Receiver::new().await?);
     let upstream = Receiver::new().await?;
     let host = host(&world, &receiver, &[]).await?;
     let plugin = hostile_plugin_with(|manifest| {
         manifest
             .replace("127.0.0.1:9/", &format!("{}/", upstream.address))
-            .replace("timeout_ms = 60_000", "timeout_ms = 60_000\nbreaker = { failures = 1_000 }")
+            .replace(
+                "timeout_ms = 60_000",
+                "timeout_ms = 60_000\nbreaker = { failures = 1_000 }",
+            )
             .replace("deadline_ms = 200", "deadline_ms = 5_000")
     })?;
     host.deploy("hostile", plugin).await?;
     upstream.status.store(500, Ordering::SeqCst);
     let mut ids = Vec::new();
     for _ in 0..6 {
-        ids.push(host.add("hostileQueue", json!({ "name": "upstream", "data": { "url": upstream.url("x") } })).await?);
+        ids.push(
+            host.add(
+                "hostileQueue",
+                json!({ "name": "upstream", "data": { "url": upstream.url("x") } }),
+            )
+            .await?,
+        );
     }
     receiver.until_told("hostileQueue", &["firing"]).await?;
     let message = receiver.messages("/webhook", 200)[0].clone();
     println!("{}", serde_json::to_string_pretty(&message)?);
-    assert_eq!((&message["alert"], &message["value"]), (&json!("failure-rate"), &json!(100.0)));
+    assert_eq!(
+        (&message["alert"], &message["value"]),
+        (&json!("failure-rate"), &json!(100.0))
+    );
     upstream.status.store(200, Ordering::SeqCst);
     for id in &ids {
         host.job_in("hostileQueue", id, "failed").await?;
     }
     let retried = patchbay(&host, &["queue", "retry-all", "hostileQueue"]).await?;
-    ensure!(retried.status.success(), "{}", String::from_utf8_lossy(&retried.stderr));
+    ensure!(
+        retried.status.success(),
+        "{}",
+        String::from_utf8_lossy(&retried.stderr)
+    );
     for id in &ids {
         host.job_in("hostileQueue", id, "completed").await?;
     }
-    receiver.until_told("hostileQueue", &["firing", "recovered"]).await
+    receiver
+        .until_told("hostileQueue", &["firing", "recovered"])
+        .await
 }
 
 #[tokio::test]
@@ -371,25 +615,49 @@ async fn an_open_breaker_an_overdue_tick_and_an_old_secret_fire() -> anyhow::Res
         &["schedule-overdue", "--threshold", "1"],
         &["secret-age", "--threshold", "0"],
     ] {
-        json_of(&host, &[&["--json", "alert", "rule", "set"], change].concat()).await?;
+        json_of(
+            &host,
+            &[&["--json", "alert", "rule", "set"], change].concat(),
+        )
+        .await?;
     }
-    host.deploy("hostile", hostile_plugin_calling(upstream.address)?).await?;
-    assert_eq!(host.put("/api/admin/plugins/hostile/secrets/TOKEN", json!({ "value": "value-4711" })).await?.0, 200);
+    host.deploy("hostile", hostile_plugin_calling(upstream.address)?)
+        .await?;
+    assert_eq!(
+        host.put(
+            "/api/admin/plugins/hostile/secrets/TOKEN",
+            json!({ "value": "value-4711" })
+        )
+        .await?
+        .0,
+        200
+    );
     // Nobody works on that queue.
-    host.add("idleQueue", json!({ "name": "job", "delayMs": 3_600_000 })).await?;
-    let often = json!({ "id": "often", "queue": "idleQueue", "name": "job", "cron": "* * * * * *" });
+    host.add("idleQueue", json!({ "name": "job", "delayMs": 3_600_000 }))
+        .await?;
+    let often =
+        json!({ "id": "often", "queue": "idleQueue", "name": "job", "cron": "* * * * * *" });
     let (status, answer) = host.post("/api/admin/schedules", often).await?;
     ensure!(status == 200, "{answer}");
     upstream.status.store(500, Ordering::SeqCst);
     for _ in 0..20 {
-        host.add("hostileQueue", json!({ "name": "upstream", "data": { "url": upstream.url("x") } })).await?;
+        host.add(
+            "hostileQueue",
+            json!({ "name": "upstream", "data": { "url": upstream.url("x") } }),
+        )
+        .await?;
     }
     let breaker = format!("hostile http://{}", upstream.address);
     for subject in [breaker.as_str(), "often", "hostile/TOKEN"] {
         receiver.until_told(subject, &["firing"]).await?;
     }
     let messages = receiver.messages("/webhook", 200);
-    assert!(messages.iter().any(|body| body["plugin"] == "hostile" && body["alert"] == "breaker-open"), "{messages:?}");
+    assert!(
+        messages
+            .iter()
+            .any(|body| body["plugin"] == "hostile" && body["alert"] == "breaker-open"),
+        "{messages:?}"
+    );
     assert!(!format!("{messages:?}").contains("value-4711"));
     Ok(())
 }
@@ -397,11 +665,18 @@ async fn an_open_breaker_an_overdue_tick_and_an_old_secret_fire() -> anyhow::Res
 #[tokio::test]
 async fn jobs_that_lost_their_worker_fire() -> anyhow::Result<()> {
     let (world, receiver) = (World::new().await?, Receiver::new().await?);
-    let locks = [("PATCHBAY_WORK_LOCK_S", "3"), ("PATCHBAY_WORK_RENEW_S", "1")];
+    let locks = [
+        ("PATCHBAY_WORK_LOCK_S", "3"),
+        ("PATCHBAY_WORK_RENEW_S", "1"),
+    ];
     let mut first = host(&world, &receiver, &locks).await?;
-    let patient = hostile_plugin_with(|manifest| manifest.replace("deadline_ms = 200", "deadline_ms = 60_000"))?;
+    let patient = hostile_plugin_with(|manifest| {
+        manifest.replace("deadline_ms = 200", "deadline_ms = 60_000")
+    })?;
     first.deploy("hostile", patient).await?;
-    let id = first.add("hostileQueue", json!({ "name": "sleep" })).await?;
+    let id = first
+        .add("hostileQueue", json!({ "name": "sleep" }))
+        .await?;
     first.job_in("hostileQueue", &id, "active").await?;
     let _second = host(&world, &receiver, &locks).await?;
     first.child.kill().await?;
@@ -419,20 +694,33 @@ async fn a_test_says_of_each_channel_whether_it_works() -> anyhow::Result<()> {
     assert!(String::from_utf8_lossy(&refused.stderr).contains("alerts.webhook_url"));
     none.stop().await?;
 
-    let host = host(&world, &receiver, &[("PATCHBAY_ALERTS_MAIL_TO", "ops@patchbay.example")]).await?;
+    let host = host(
+        &world,
+        &receiver,
+        &[("PATCHBAY_ALERTS_MAIL_TO", "ops@patchbay.example")],
+    )
+    .await?;
     let tested = patchbay(&host, &["alert", "test"]).await?;
     println!("{}", String::from_utf8_lossy(&tested.stdout));
     assert_eq!(tested.status.code(), Some(0));
     assert_eq!(
         world.mail.list()[0].subject,
-        format!("[development] TEST test: {}", receiver.messages("/webhook", 200)[0]["host"].as_str().context("host")?)
+        format!(
+            "[development] TEST test: {}",
+            receiver.messages("/webhook", 200)[0]["host"]
+                .as_str()
+                .context("host")?
+        )
     );
     receiver.status.store(503, Ordering::SeqCst);
     let tested = patchbay(&host, &["alert", "test"]).await?;
     println!("{}", String::from_utf8_lossy(&tested.stdout));
     assert_eq!(tested.status.code(), Some(1));
     let said = String::from_utf8(tested.stdout)? + &String::from_utf8(tested.stderr)?;
-    assert!(said.contains("FAILED: it answered with 503") && said.contains("1 of 2 channels failed"), "{said}");
+    assert!(
+        said.contains("FAILED: it answered with 503") && said.contains("1 of 2 channels failed"),
+        "{said}"
+    );
     assert!(!said.contains("/webhook"), "an address is a secret: {said}");
     Ok(())
 }
@@ -442,46 +730,149 @@ async fn rules_are_shown_changed_refused_and_put_back() -> anyhow::Result<()> {
     let world = World::new().await?;
     let host = world.host(&[]).await?;
     let rule = |rules: &Value, name: &str| {
-        rules.as_array().into_iter().flatten().find(|rule| rule["rule"] == name).cloned().unwrap_or_default()
+        rules
+            .as_array()
+            .into_iter()
+            .flatten()
+            .find(|rule| rule["rule"] == name)
+            .cloned()
+            .unwrap_or_default()
     };
     let before = json_of(&host, &["--json", "alert", "rules"]).await?;
     let oldest = rule(&before, "oldest-waiting");
-    assert_eq!((&oldest["enabled"], &oldest["threshold"], &oldest["holdS"]), (&json!(true), &json!(900.0), &json!(60)));
+    assert_eq!(
+        (&oldest["enabled"], &oldest["threshold"], &oldest["holdS"]),
+        (&json!(true), &json!(900.0), &json!(60))
+    );
     for change in [
-        &["oldest-waiting", "--threshold", "3600", "--for", "5m", "--severity", "critical"][..],
+        &[
+            "oldest-waiting",
+            "--threshold",
+            "3600",
+            "--for",
+            "5m",
+            "--severity",
+            "critical",
+        ][..],
         &["oldest-waiting", "--subject", "reminderQueue", "--off"],
-        &["failure-rate", "--at-least", "1", "--runbook", "https://wiki.example/failures"],
+        &[
+            "failure-rate",
+            "--at-least",
+            "1",
+            "--runbook",
+            "https://wiki.example/failures",
+        ],
     ] {
         let changed = patchbay(&host, &[&["alert", "rule", "set"], change].concat()).await?;
-        ensure!(changed.status.success(), "{change:?}: {}", String::from_utf8_lossy(&changed.stderr));
+        ensure!(
+            changed.status.success(),
+            "{change:?}: {}",
+            String::from_utf8_lossy(&changed.stderr)
+        );
     }
-    println!("{}", String::from_utf8(patchbay(&host, &["alert", "rules"]).await?.stdout)?);
+    println!(
+        "{}",
+        String::from_utf8(patchbay(&host, &["alert", "rules"]).await?.stdout)?
+    );
     let after = json_of(&host, &["--json", "alert", "rules"]).await?;
     let oldest = rule(&after, "oldest-waiting");
-    assert_eq!((&oldest["threshold"], &oldest["severity"]), (&json!(3_600.0), &json!("critical")));
+    assert_eq!(
+        (&oldest["threshold"], &oldest["severity"]),
+        (&json!(3_600.0), &json!("critical"))
+    );
     assert_eq!(oldest["changes"][1]["subject"], "reminderQueue");
-    assert_eq!(rule(&after, "failure-rate")["runbook"], "https://wiki.example/failures");
+    assert_eq!(
+        rule(&after, "failure-rate")["runbook"],
+        "https://wiki.example/failures"
+    );
 
     for (args, code) in [
         (&["alert", "rule", "set", "no-such-rule", "--off"][..], 3),
-        (&["alert", "rule", "set", "breaker-open", "--threshold", "5"], 4),
-        (&["alert", "rule", "set", "oldest-waiting", "--threshold=-1"], 4),
-        (&["alert", "rule", "set", "failure-rate", "--threshold", "200"], 4),
-        (&["alert", "rule", "set", "oldest-waiting", "--runbook", "javascript:alert(1)"], 4),
+        (
+            &["alert", "rule", "set", "breaker-open", "--threshold", "5"],
+            4,
+        ),
+        (
+            &["alert", "rule", "set", "oldest-waiting", "--threshold=-1"],
+            4,
+        ),
+        (
+            &["alert", "rule", "set", "failure-rate", "--threshold", "200"],
+            4,
+        ),
+        (
+            &[
+                "alert",
+                "rule",
+                "set",
+                "oldest-waiting",
+                "--runbook",
+                "javascript:alert(1)",
+            ],
+            4,
+        ),
         (&["alert", "rule", "set", "oldest-waiting"], 2),
-        (&["alert", "rule", "set", "oldest-waiting", "--at-least", "3"], 4),
+        (
+            &["alert", "rule", "set", "oldest-waiting", "--at-least", "3"],
+            4,
+        ),
         (&["alert", "rule", "reset", "redis-full"], 3),
-        (&["alert", "silence", "oldest-waiting", "--for", "31d", "--reason", "too long"], 2),
-        (&["alert", "silence", "oldest-waiting", "--for", "1h", "--reason", " "], 4),
-        (&["alert", "silence", "no-such-rule", "--for", "1h", "--reason", "why"], 3),
+        (
+            &[
+                "alert",
+                "silence",
+                "oldest-waiting",
+                "--for",
+                "31d",
+                "--reason",
+                "too long",
+            ],
+            2,
+        ),
+        (
+            &[
+                "alert",
+                "silence",
+                "oldest-waiting",
+                "--for",
+                "1h",
+                "--reason",
+                " ",
+            ],
+            4,
+        ),
+        (
+            &[
+                "alert",
+                "silence",
+                "no-such-rule",
+                "--for",
+                "1h",
+                "--reason",
+                "why",
+            ],
+            3,
+        ),
         (&["alert", "history", "--rule", "no-such-rule"], 3),
     ] {
         let refused = patchbay(&host, args).await?;
-        assert_eq!(refused.status.code(), Some(code), "{args:?}: {}", String::from_utf8_lossy(&refused.stderr));
+        assert_eq!(
+            refused.status.code(),
+            Some(code),
+            "{args:?}: {}",
+            String::from_utf8_lossy(&refused.stderr)
+        );
     }
     for args in [
         &["alert", "rule", "reset", "oldest-waiting"][..],
-        &["alert", "rule", "reset", "oldest-waiting", "--subject", "reminderQueue"],
+        &[
+            "alert",
+            "rule",
+            "reset",
+            "oldest-waiting",
+            "--subject",
+            "reminderQueue",
+        ],
         &["alert", "rule", "reset", "failure-rate"],
     ] {
         ensure!(patchbay(&host, args).await?.status.success(), "{args:?}");

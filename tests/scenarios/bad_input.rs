@@ -12,10 +12,19 @@ async fn files_that_are_no_plugins_are_rejected_with_the_reason() -> anyhow::Res
     let host = world.host(&[]).await?;
     let core_module = b"\0asm\x01\0\0\0".to_vec();
     let bare_component = b"\0asm\x0d\0\x01\0".to_vec();
-    for (file, reason) in [(b"hello".to_vec(), "component"), (core_module, "component"), (bare_component, "manifest")] {
+    for (file, reason) in [
+        (b"hello".to_vec(), "component"),
+        (core_module, "component"),
+        (bare_component, "manifest"),
+    ] {
         let (status, answer) = host.push(file).await?;
         assert_eq!(status, 422, "{answer}");
-        assert!(answer["message"].as_str().is_some_and(|message| message.contains(reason)), "{answer}");
+        assert!(
+            answer["message"]
+                .as_str()
+                .is_some_and(|message| message.contains(reason)),
+            "{answer}"
+        );
     }
     let doubled = with_manifest(email_plugin()?, b"{}");
     let (status, answer) = host.push(doubled).await?;
@@ -42,7 +51,8 @@ fn with_manifest(mut component: Vec<u8>, manifest: &[u8]) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_plugin_that_asks_for_less_than_it_imports_or_contradicts_itself_is_rejected() -> anyhow::Result<()> {
+async fn a_plugin_that_asks_for_less_than_it_imports_or_contradicts_itself_is_rejected()
+-> anyhow::Result<()> {
     let world = World::new().await?;
     let host = world.host(&[]).await?;
     host.deploy("email", email_plugin()?).await?;
@@ -64,13 +74,29 @@ async fn a_plugin_that_asks_for_less_than_it_imports_or_contradicts_itself_is_re
             422,
             "imports 1 interface that plugin.toml does not ask for: kv. Build it against its own world",
         ),
-        (json!({ "egress": [] }), 422, "that plugin.toml does not ask for: "),
-        (json!({ "queues": [{ "name": "hostileQueue", "attempts": 0 }] }), 422, "attempts"),
-        (json!({ "queues": [{ "name": "q" }, { "name": "q" }] }), 422, "queues"),
+        (
+            json!({ "egress": [] }),
+            422,
+            "that plugin.toml does not ask for: ",
+        ),
+        (
+            json!({ "queues": [{ "name": "hostileQueue", "attempts": 0 }] }),
+            422,
+            "attempts",
+        ),
+        (
+            json!({ "queues": [{ "name": "q" }, { "name": "q" }] }),
+            422,
+            "queues",
+        ),
         (json!({ "wit": "0.9" }), 422, "wit"),
         (json!({ "limitz": {} }), 422, "limitz"),
         (json!({ "description": "a\0b" }), 400, "NUL"),
-        (json!({ "routes": [{}] }), 422, "routes[0].method is missing"),
+        (
+            json!({ "routes": [{}] }),
+            422,
+            "routes[0].method is missing",
+        ),
         (
             json!({ "routes": [{ "method": "GET", "path": "/api/a/../b", "roles": ["user"], "operation": "a" }] }),
             422,
@@ -86,21 +112,42 @@ async fn a_plugin_that_asks_for_less_than_it_imports_or_contradicts_itself_is_re
             422,
             "names webhooks, but the component does not export the interface webhooks",
         ),
-        (json!({ "queues": [{ "name": "emailQueue" }] }), 409, "hostile and email both want queue emailQueue"),
+        (
+            json!({ "queues": [{ "name": "emailQueue" }] }),
+            409,
+            "hostile and email both want queue emailQueue",
+        ),
     ] {
-        let (answered, answer) = host.push(with_manifest(hostile_component()?, &manifest(extra.clone()))).await?;
+        let (answered, answer) = host
+            .push(with_manifest(
+                hostile_component()?,
+                &manifest(extra.clone()),
+            ))
+            .await?;
         assert_eq!(answered, status, "{extra}: {answer}");
-        assert!(answer["message"].as_str().is_some_and(|message| message.contains(reason)), "{extra}: {answer}");
+        assert!(
+            answer["message"]
+                .as_str()
+                .is_some_and(|message| message.contains(reason)),
+            "{extra}: {answer}"
+        );
     }
     // A component of another world: it is valid, but Patchbay cannot use it.
     let other_world = with_manifest(b"\0asm\x0d\0\x01\0".to_vec(), &manifest(json!({})));
     let (status, answer) = host.push(other_world).await?;
     assert!(
-        status == 422 && answer["message"].as_str().is_some_and(|message| message.contains("wrong world")),
+        status == 422
+            && answer["message"]
+                .as_str()
+                .is_some_and(|message| message.contains("wrong world")),
         "{answer}"
     );
     let (_, plugins) = host.get("/api/admin/plugins").await?;
-    assert_eq!(plugins["data"].as_array().map(Vec::len), Some(1), "only the incumbent is there");
+    assert_eq!(
+        plugins["data"].as_array().map(Vec::len),
+        Some(1),
+        "only the incumbent is there"
+    );
     Ok(())
 }
 
@@ -121,13 +168,22 @@ async fn data_that_is_not_json_fails_the_job_and_is_kept() -> anyhow::Result<()>
     let world = World::new().await?;
     let host = world.host(&[]).await?;
     host.deploy("email", email_plugin()?).await?;
-    let id = host.add("emailQueue", json!({ "name": "send", "data": {}, "delayMs": 3_600_000 })).await?;
+    let id = host
+        .add(
+            "emailQueue",
+            json!({ "name": "send", "data": {}, "delayMs": 3_600_000 }),
+        )
+        .await?;
     let mut redis = world.redis().await?;
     let key = format!("{}:emailQueue:{id}", world.prefix);
     let _: () = redis.hset(&key, "data", "{not json").await?;
     world.promote("emailQueue", &id).await?;
     let story = host.job_in("emailQueue", &id, "failed").await?;
-    assert!(story["job"]["failedReason"].as_str().is_some_and(|reason| reason.starts_with("invalid-input")));
+    assert!(
+        story["job"]["failedReason"]
+            .as_str()
+            .is_some_and(|reason| reason.starts_with("invalid-input"))
+    );
     // The manifest is unknown, so all data is redacted.
     assert_eq!(story["job"]["data"], "[redacted]");
     let revealed = host.revealed_job_in("emailQueue", &id, "failed").await?;
@@ -149,18 +205,30 @@ async fn unknown_names_and_bodies_answer_in_the_one_envelope() -> anyhow::Result
         let (status, answer) = host.get(path).await?;
         assert_eq!(status, expected, "{path}: {answer}");
         assert_eq!(answer["success"], false, "{path}");
-        assert!(answer["code"].is_string() && answer["message"].is_string(), "{path}: {answer}");
+        assert!(
+            answer["code"].is_string() && answer["message"].is_string(),
+            "{path}: {answer}"
+        );
     }
-    let (status, answer) = host.post("/api/admin/plugins/nobody/activate", json!({ "digest": "abcd1234" })).await?;
+    let (status, answer) = host
+        .post(
+            "/api/admin/plugins/nobody/activate",
+            json!({ "digest": "abcd1234" }),
+        )
+        .await?;
     assert_eq!(status, 404, "{answer}");
     Ok(())
 }
 
 #[tokio::test]
-async fn compiled_code_that_somebody_swapped_on_disk_is_not_run_but_compiled_again() -> anyhow::Result<()> {
+async fn compiled_code_that_somebody_swapped_on_disk_is_not_run_but_compiled_again()
+-> anyhow::Result<()> {
     let world = World::new().await?;
     let cache = world.dir.path().join("cache");
-    let env = [("PATCHBAY_RUNTIME_CACHE_DIR", cache.to_str().context("a path")?)];
+    let env = [(
+        "PATCHBAY_RUNTIME_CACHE_DIR",
+        cache.to_str().context("a path")?,
+    )];
     let host = world.host(&env).await?;
     let hostile = host.deploy("hostile", hostile_plugin()?).await?;
     let email = host.deploy("email", email_plugin()?).await?;
@@ -171,14 +239,30 @@ async fn compiled_code_that_somebody_swapped_on_disk_is_not_run_but_compiled_aga
     // Another plugin's code, changed code, half a file, and random bytes.
     let mut changed = genuine.clone();
     *changed.last_mut().context("code")? ^= 1;
-    for swapped in [std::fs::read(file(&email))?, changed, genuine[..genuine.len() / 2].to_vec(), b"code".to_vec()] {
+    for swapped in [
+        std::fs::read(file(&email))?,
+        changed,
+        genuine[..genuine.len() / 2].to_vec(),
+        b"code".to_vec(),
+    ] {
         std::fs::write(file(&hostile), swapped)?;
         let host = world.host(&env).await?;
-        assert!(host.log.lock().expect("no writer panics").contains("is compiled again"));
-        let id = host.add("hostileQueue", json!({ "name": "noop", "data": {} })).await?;
+        assert!(
+            host.log
+                .lock()
+                .expect("no writer panics")
+                .contains("is compiled again")
+        );
+        let id = host
+            .add("hostileQueue", json!({ "name": "noop", "data": {} }))
+            .await?;
         host.job_in("hostileQueue", &id, "completed").await?;
         assert!(host.stop().await?.success());
-        assert_eq!(std::fs::read(file(&hostile))?.len(), genuine.len(), "the cache is mended");
+        assert_eq!(
+            std::fs::read(file(&hostile))?.len(),
+            genuine.len(),
+            "the cache is mended"
+        );
     }
     Ok(())
 }
@@ -188,34 +272,74 @@ async fn what_does_not_fit_names_the_field_and_what_may_stand_there() -> anyhow:
     let world = World::new().await?;
     let host = world.host(&[]).await?;
     let jobs = "/api/admin/queues/emailQueue/jobs";
-    let backoff = |kind: Value| json!({ "name": "send", "backoff": { "type": kind, "delayMs": 5 } });
+    let backoff =
+        |kind: Value| json!({ "name": "send", "backoff": { "type": kind, "delayMs": 5 } });
     for (body, message) in [
         (json!({ "data": {} }), "name is missing"),
-        (json!({ "name": 7 }), "name: must be text, not such a number"),
-        (json!({ "name": "send", "attemps": 3 }), "attemps is no known field; known are name, data, id"),
+        (
+            json!({ "name": 7 }),
+            "name: must be text, not such a number",
+        ),
+        (
+            json!({ "name": "send", "attemps": 3 }),
+            "attemps is no known field; known are name, data, id",
+        ),
         (
             json!({ "name": "send", "attempts": "many" }),
             "attempts: must be a whole number from 0 to 4294967295, not text",
         ),
-        (backoff(json!("linear")), "backoff.type: \"linear\" is none of fixed, exponential"),
+        (
+            backoff(json!("linear")),
+            "backoff.type: \"linear\" is none of fixed, exponential",
+        ),
     ] {
         let (status, answer) = host.post(jobs, body).await?;
-        assert_eq!((status, &answer["code"]), (422, &json!("invalid-input")), "{answer}");
-        assert!(answer["message"].as_str().is_some_and(|text| text.starts_with(message)), "{message}: {answer}");
+        assert_eq!(
+            (status, &answer["code"]),
+            (422, &json!("invalid-input")),
+            "{answer}"
+        );
+        assert!(
+            answer["message"]
+                .as_str()
+                .is_some_and(|text| text.starts_with(message)),
+            "{message}: {answer}"
+        );
     }
     for (query, message) in [
         ("", "state is missing"),
         ("?state=lost", "state: \"lost\" is none of waiting"),
         ("?state=failed&limit=ten", "limit: must be a whole number"),
-        ("?state=failed&offsets=1", "offsets is no known field; known are state, offset, cursor, limit"),
+        (
+            "?state=failed&offsets=1",
+            "offsets is no known field; known are state, offset, cursor, limit",
+        ),
     ] {
         let (status, answer) = host.get(&format!("{jobs}{query}")).await?;
-        assert_eq!((status, &answer["code"]), (400, &json!("invalid-input")), "{answer}");
-        assert!(answer["message"].as_str().is_some_and(|text| text.starts_with(message)), "{message}: {answer}");
+        assert_eq!(
+            (status, &answer["code"]),
+            (400, &json!("invalid-input")),
+            "{answer}"
+        );
+        assert!(
+            answer["message"]
+                .as_str()
+                .is_some_and(|text| text.starts_with(message)),
+            "{message}: {answer}"
+        );
     }
-    let request = host.http.post(format!("{}{jobs}", host.url)).header("content-type", "application/json").body("{");
+    let request = host
+        .http
+        .post(format!("{}{jobs}", host.url))
+        .header("content-type", "application/json")
+        .body("{");
     let (status, answer) = host.request(request).await?;
     assert_eq!(status, 400);
-    assert!(answer["message"].as_str().is_some_and(|text| text.starts_with("the body is not JSON: ")), "{answer}");
+    assert!(
+        answer["message"]
+            .as_str()
+            .is_some_and(|text| text.starts_with("the body is not JSON: ")),
+        "{answer}"
+    );
     Ok(())
 }

@@ -32,10 +32,14 @@ impl Upstream {
     async fn new(status: u16) -> anyhow::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
-        let (status, requests) = (Arc::new(AtomicU16::new(status)), Arc::new(AtomicUsize::new(0)));
+        let (status, requests) = (
+            Arc::new(AtomicU16::new(status)),
+            Arc::new(AtomicUsize::new(0)),
+        );
         let answers = watch::Sender::new(true);
         let handler = {
-            let (status, requests, answers) = (Arc::clone(&status), Arc::clone(&requests), answers.clone());
+            let (status, requests, answers) =
+                (Arc::clone(&status), Arc::clone(&requests), answers.clone());
             move || async move {
                 requests.fetch_add(1, Ordering::SeqCst);
                 answers.subscribe().wait_for(|answers| *answers).await.ok();
@@ -43,7 +47,12 @@ impl Upstream {
             }
         };
         tokio::spawn(async move { axum::serve(listener, Router::new().fallback(handler)).await });
-        Ok(Self { address, status, answers, requests })
+        Ok(Self {
+            address,
+            status,
+            answers,
+            requests,
+        })
     }
 
     fn requests(&self) -> usize {
@@ -53,7 +62,8 @@ impl Upstream {
     /// The guest that calls it from two queues, with a breaker that opens after three failures.
     fn plugin(&self, open_ms: u64, concurrency: u32) -> anyhow::Result<Vec<u8>> {
         hostile_plugin_with(|manifest| {
-            let breaker = format!("timeout_ms = 60_000\nbreaker = {{ failures = 3, open_ms = {open_ms} }}");
+            let breaker =
+                format!("timeout_ms = 60_000\nbreaker = {{ failures = 3, open_ms = {open_ms} }}");
             let queue = |name: &str| {
                 format!(
                     "\n[[queues]]\nname = \"{name}\"\nconcurrency = {concurrency}\nattempts = 5\n\
@@ -70,7 +80,8 @@ impl Upstream {
     }
 
     async fn add(&self, host: &Host, queue: &str, jobs: usize) -> anyhow::Result<Vec<String>> {
-        let job = json!({ "name": "upstream", "data": { "url": format!("http://{}/x", self.address) } });
+        let job =
+            json!({ "name": "upstream", "data": { "url": format!("http://{}/x", self.address) } });
         let mut ids = Vec::new();
         for _ in 0..jobs {
             ids.push(host.add(queue, job.clone()).await?);
@@ -84,16 +95,23 @@ async fn breaker(host: &Host) -> anyhow::Result<Value> {
 }
 
 async fn in_state(host: &Host, state: &str) -> anyhow::Result<Value> {
-    until(Duration::from_secs(20), &format!("a breaker that is {state}"), async || {
-        Ok(Some(breaker(host).await?).filter(|breaker| breaker["state"] == state))
-    })
+    until(
+        Duration::from_secs(20),
+        &format!("a breaker that is {state}"),
+        async || Ok(Some(breaker(host).await?).filter(|breaker| breaker["state"] == state)),
+    )
     .await
 }
 
 /// Closed, open and half-open, as Prometheus reads them.
 async fn states(host: &Host, of: &[(&str, &str)]) -> anyhow::Result<[f64; 3]> {
     let page = scrape(host).await?;
-    let value = |state| page.value("patchbay_breaker_state", &[of, &[("state", state)]].concat());
+    let value = |state| {
+        page.value(
+            "patchbay_breaker_state",
+            &[of, &[("state", state)]].concat(),
+        )
+    };
     Ok([value("closed")?, value("open")?, value("half-open")?])
 }
 
@@ -103,8 +121,8 @@ async fn reasons(host: &Host, queue: &str) -> anyhow::Result<Vec<Value>> {
 }
 
 #[tokio::test]
-async fn jobs_wait_for_a_host_that_fails_without_using_up_attempts_and_complete_when_it_is_back() -> anyhow::Result<()>
-{
+async fn jobs_wait_for_a_host_that_fails_without_using_up_attempts_and_complete_when_it_is_back()
+-> anyhow::Result<()> {
     let (world, upstream) = (World::new().await?, Upstream::new(503).await?);
     let host = world.host(&[]).await?;
     host.deploy("hostile", upstream.plugin(1_000, 1)?).await?;
@@ -113,24 +131,50 @@ async fn jobs_wait_for_a_host_that_fails_without_using_up_attempts_and_complete_
     assert_eq!(open["host"], format!("http://{}", upstream.address));
     assert_eq!(open["lastFailure"], "answered with status 503");
     let reason = until(Duration::from_secs(10), "the reason", async || {
-        Ok(reasons(&host, QUEUE).await?.into_iter().find(|reason| reason["code"] == "breaker-open"))
+        Ok(reasons(&host, QUEUE)
+            .await?
+            .into_iter()
+            .find(|reason| reason["code"] == "breaker-open"))
     })
     .await?;
-    assert!(reason["next"].as_str().is_some_and(|next| next.contains("patchbay breaker close hostile")), "{reason}");
+    assert!(
+        reason["next"]
+            .as_str()
+            .is_some_and(|next| next.contains("patchbay breaker close hostile")),
+        "{reason}"
+    );
 
     // Three calls opened it, then one trial per second: more trials than the job has attempts.
     let (opened, enough) = (Instant::now(), 3 + 6);
-    until(Duration::from_secs(30), "six probes", async || Ok((upstream.requests() >= enough).then_some(()))).await?;
-    assert!(opened.elapsed() > Duration::from_secs(5), "six probes within {:?}", opened.elapsed());
-    let sql = "select count(*) from patchbay.attempts where code = 'breaker-open' and verdict = 'defer'";
-    let mut database = world.database().await?;
-    let deferred: i64 = until(Duration::from_secs(10), "the refused attempts", async || {
-        let n: i64 = sqlx::query_scalar(sql).fetch_one(&mut database).await?;
-        Ok((n > 0).then_some(n))
+    until(Duration::from_secs(30), "six probes", async || {
+        Ok((upstream.requests() >= enough).then_some(()))
     })
     .await?;
-    println!("{deferred} attempts were handed back during {} probes", upstream.requests() - 3);
-    assert!(deferred < 60, "its worker spins: {deferred} attempts for six probes");
+    assert!(
+        opened.elapsed() > Duration::from_secs(5),
+        "six probes within {:?}",
+        opened.elapsed()
+    );
+    let sql =
+        "select count(*) from patchbay.attempts where code = 'breaker-open' and verdict = 'defer'";
+    let mut database = world.database().await?;
+    let deferred: i64 = until(
+        Duration::from_secs(10),
+        "the refused attempts",
+        async || {
+            let n: i64 = sqlx::query_scalar(sql).fetch_one(&mut database).await?;
+            Ok((n > 0).then_some(n))
+        },
+    )
+    .await?;
+    println!(
+        "{deferred} attempts were handed back during {} probes",
+        upstream.requests() - 3
+    );
+    assert!(
+        deferred < 60,
+        "its worker spins: {deferred} attempts for six probes"
+    );
 
     upstream.status.store(200, Ordering::SeqCst);
     let mut burned = 0;
@@ -144,7 +188,8 @@ async fn jobs_wait_for_a_host_that_fails_without_using_up_attempts_and_complete_
 }
 
 #[tokio::test]
-async fn half_open_lets_exactly_one_call_through_whatever_waits_in_which_queue() -> anyhow::Result<()> {
+async fn half_open_lets_exactly_one_call_through_whatever_waits_in_which_queue()
+-> anyhow::Result<()> {
     let (world, upstream) = (World::new().await?, Upstream::new(503).await?);
     let host = world.host(&[]).await?;
     host.deploy("hostile", upstream.plugin(2_000, 8)?).await?;
@@ -152,13 +197,20 @@ async fn half_open_lets_exactly_one_call_through_whatever_waits_in_which_queue()
     in_state(&host, "open").await?;
     // Calls that were already running when the breaker opened.
     let begun = until(Duration::from_secs(10), "nothing under way", async || {
-        let (before, open) = (upstream.requests(), breaker(&host).await?["state"] == "open");
-        let counts = host.get(&format!("/api/admin/queues/{QUEUE}")).await?.1["data"]["counts"].clone();
+        let (before, open) = (
+            upstream.requests(),
+            breaker(&host).await?["state"] == "open",
+        );
+        let counts =
+            host.get(&format!("/api/admin/queues/{QUEUE}")).await?.1["data"]["counts"].clone();
         Ok((open && counts["active"] == 0 && before == upstream.requests()).then_some(before))
     })
     .await?;
     upstream.answers.send_replace(false);
-    until(Duration::from_secs(10), "the probe", async || Ok((upstream.requests() > begun).then_some(()))).await?;
+    until(Duration::from_secs(10), "the probe", async || {
+        Ok((upstream.requests() > begun).then_some(()))
+    })
+    .await?;
     // The trial has no answer yet. Other calls are refused.
     let second = upstream.add(&host, "secondQueue", 5).await?;
     for id in &second[..3] {
@@ -171,40 +223,78 @@ async fn half_open_lets_exactly_one_call_through_whatever_waits_in_which_queue()
     for (queue, ids) in [(QUEUE, &first), ("secondQueue", &second)] {
         for id in ids {
             let story = host.job_in(queue, id, "completed").await?;
-            assert!(queue == QUEUE || story["job"]["attemptsMade"] == 1, "{story}");
+            assert!(
+                queue == QUEUE || story["job"]["attemptsMade"] == 1,
+                "{story}"
+            );
         }
     }
     Ok(())
 }
 
 #[tokio::test]
-async fn an_operator_opens_and_closes_a_breaker_and_the_trail_says_who_and_why() -> anyhow::Result<()> {
+async fn an_operator_opens_and_closes_a_breaker_and_the_trail_says_who_and_why()
+-> anyhow::Result<()> {
     let (world, upstream) = (World::new().await?, Upstream::new(200).await?);
     let host = world.host(&[]).await?;
     host.deploy("hostile", upstream.plugin(1_000, 2)?).await?;
     let place = upstream.address.to_string();
-    let open = ["--json", "breaker", "open", "hostile", &place, "--reason", "maintenance at the vendor"];
+    let open = [
+        "--json",
+        "breaker",
+        "open",
+        "hostile",
+        &place,
+        "--reason",
+        "maintenance at the vendor",
+    ];
     let opened = json_of(&host, &open).await?;
-    assert_eq!((&opened["state"], &opened["openedBy"]), (&json!("open"), &json!("operator")), "{opened}");
+    assert_eq!(
+        (&opened["state"], &opened["openedBy"]),
+        (&json!("open"), &json!("operator")),
+        "{opened}"
+    );
     let of = [("plugin", "hostile"), ("host", &format!("http://{place}"))];
     assert_eq!(states(&host, &of).await?, [0.0, 1.0, 0.0]);
     let ids = upstream.add(&host, QUEUE, 5).await?;
     let reason = until(Duration::from_secs(10), "the reason", async || {
-        Ok(reasons(&host, QUEUE).await?.into_iter().find(|reason| reason["code"] == "breaker-open"))
+        Ok(reasons(&host, QUEUE)
+            .await?
+            .into_iter()
+            .find(|reason| reason["code"] == "breaker-open"))
     })
     .await?;
-    assert!(reason["message"].as_str().is_some_and(|text| text.contains("maintenance at the vendor")), "{reason}");
+    assert!(
+        reason["message"]
+            .as_str()
+            .is_some_and(|text| text.contains("maintenance at the vendor")),
+        "{reason}"
+    );
     host.job_in(QUEUE, &ids[0], "delayed").await?;
     assert_eq!(upstream.requests(), 0, "nothing goes out");
     let listed = patchbay(&host, &["breaker", "list"]).await?;
     let listed = String::from_utf8(listed.stdout)?;
     println!("{listed}");
-    assert!(listed.contains("open, by operator: maintenance at the vendor"), "{listed}");
+    assert!(
+        listed.contains("open, by operator: maintenance at the vendor"),
+        "{listed}"
+    );
 
-    let close = ["--json", "breaker", "close", "hostile", &place, "--reason", "it is back"];
+    let close = [
+        "--json",
+        "breaker",
+        "close",
+        "hostile",
+        &place,
+        "--reason",
+        "it is back",
+    ];
     assert_eq!(json_of(&host, &close).await?["state"], "closed");
     for id in &ids {
-        assert_eq!(host.job_in(QUEUE, id, "completed").await?["job"]["attemptsMade"], 1);
+        assert_eq!(
+            host.job_in(QUEUE, id, "completed").await?["job"]["attemptsMade"],
+            1
+        );
     }
     assert_eq!(states(&host, &of).await?, [1.0, 0.0, 0.0]);
     let page = scrape(&host).await?;
@@ -213,29 +303,61 @@ async fn an_operator_opens_and_closes_a_breaker_and_the_trail_says_who_and_why()
     assert!(deferred > 0.0, "{deferred}");
     let sql = "select count(*)::float8 from patchbay.attempts where code = 'breaker-open' and verdict = 'defer'";
     let mut database = world.database().await?;
-    until(Duration::from_secs(10), "as many deferred attempts in the history", async || {
-        let remembered: f64 = sqlx::query_scalar(sql).fetch_one(&mut database).await?;
-        Ok((remembered == deferred).then_some(()))
-    })
+    until(
+        Duration::from_secs(10),
+        "as many deferred attempts in the history",
+        async || {
+            let remembered: f64 = sqlx::query_scalar(sql).fetch_one(&mut database).await?;
+            Ok((remembered == deferred).then_some(()))
+        },
+    )
     .await?;
     let sql = "select action || ' ' || target || ' ' || (details ->> 'reason') from patchbay.operator_actions \
                where action like 'breaker.%' order by id";
-    let trail: Vec<String> = sqlx::query_scalar(sql).fetch_all(&mut world.database().await?).await?;
-    let expected = [("open", "maintenance at the vendor"), ("close", "it is back")];
-    assert_eq!(trail, expected.map(|(what, why)| format!("breaker.{what} hostile {place} {why}")));
+    let trail: Vec<String> = sqlx::query_scalar(sql)
+        .fetch_all(&mut world.database().await?)
+        .await?;
+    let expected = [
+        ("open", "maintenance at the vendor"),
+        ("close", "it is back"),
+    ];
+    assert_eq!(
+        trail,
+        expected.map(|(what, why)| format!("breaker.{what} hostile {place} {why}"))
+    );
 
-    let body = |host: &str, reason: &str| json!({ "plugin": "hostile", "host": host, "reason": reason });
-    let (status, refused) = host.post("/api/admin/breakers/open", body("https://other.example:443", "why not")).await?;
+    let body =
+        |host: &str, reason: &str| json!({ "plugin": "hostile", "host": host, "reason": reason });
+    let (status, refused) = host
+        .post(
+            "/api/admin/breakers/open",
+            body("https://other.example:443", "why not"),
+        )
+        .await?;
     assert_eq!(status, 404, "{refused}");
-    assert!(refused["message"].as_str().is_some_and(|text| text.contains(&place)), "it names what there is: {refused}");
-    assert_eq!(host.post("/api/admin/breakers/open", body(&place, " ")).await?.0, 400, "without a reason");
+    assert!(
+        refused["message"]
+            .as_str()
+            .is_some_and(|text| text.contains(&place)),
+        "it names what there is: {refused}"
+    );
+    assert_eq!(
+        host.post("/api/admin/breakers/open", body(&place, " "))
+            .await?
+            .0,
+        400,
+        "without a reason"
+    );
     Ok(())
 }
 
 #[tokio::test]
 async fn mail_waits_for_a_mail_server_that_is_down() -> anyhow::Result<()> {
     let world = World::new().await?;
-    let (listener, up) = (TcpListener::bind("127.0.0.1:0").await?, Arc::new(AtomicBool::new(false)));
+    let (listener, up) = (
+        TcpListener::bind("127.0.0.1:0").await?,
+        Arc::new(AtomicBool::new(false)),
+    );
     let port = listener.local_addr()?.port().to_string();
     let (server, is_up) = (world.mail.address, Arc::clone(&up));
     tokio::spawn(async move {
@@ -257,14 +379,23 @@ async fn mail_waits_for_a_mail_server_that_is_down() -> anyhow::Result<()> {
     let open = in_state(&host, "open").await?;
     assert_eq!(open["host"], format!("smtp://127.0.0.1:{port}"));
     let reason = reasons(&host, "emailQueue").await?;
-    assert!(reason.iter().any(|reason| reason["code"] == "breaker-open"), "{reason:?}");
+    assert!(
+        reason.iter().any(|reason| reason["code"] == "breaker-open"),
+        "{reason:?}"
+    );
     up.store(true, Ordering::SeqCst);
     let close = json!({ "plugin": "email", "host": open["host"], "reason": "it is back" });
     assert_eq!(host.post("/api/admin/breakers/close", close).await?.0, 200);
     // The jobs that opened the breaker have used up one attempt each and wait for their backoff.
-    until(Duration::from_secs(40), "the mails that had to wait", async || Ok((world.mail.count() >= 10).then_some(())))
+    until(
+        Duration::from_secs(40),
+        "the mails that had to wait",
+        async || Ok((world.mail.count() >= 10).then_some(())),
+    )
+    .await?;
+    let (_, failed) = host
+        .get("/api/admin/queues/emailQueue/jobs?state=failed")
         .await?;
-    let (_, failed) = host.get("/api/admin/queues/emailQueue/jobs?state=failed").await?;
     assert_eq!(failed["data"].as_array().map(Vec::len), Some(0), "{failed}");
     Ok(())
 }

@@ -37,6 +37,10 @@ impl Cable {
                 });
             }
         });
-        Ok(Self { address, cut, server })
+        Ok(Self {
+            address,
+            cut,
+            server,
+        })
     }
 }

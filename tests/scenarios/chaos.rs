@@ -64,7 +64,9 @@ const SHORT: Form = Form {
 };
 
 fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64)
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |time| time.as_millis() as u64)
 }
 
 /// A machine on which a host is started again and again. Its proxies to both servers stay the same.
@@ -105,7 +107,16 @@ impl Stage {
                 host: None,
             });
         }
-        let mut stage = Self { world, redis, postgres, places, victims: HashMap::new(), kills: 0, cuts: 0, form };
+        let mut stage = Self {
+            world,
+            redis,
+            postgres,
+            places,
+            victims: HashMap::new(),
+            kills: 0,
+            cuts: 0,
+            form,
+        };
         for place in 0..HOSTS {
             stage.start(place).await?;
         }
@@ -116,7 +127,8 @@ impl Stage {
         let place = &mut self.places[place];
         let database = format!("postgres://postgres@{}/postgres", place.postgres.address);
         let redis = format!("redis://{}/", place.redis.address);
-        let [lock, renew] = [self.form.lock, self.form.renew].map(|time| time.as_secs().to_string());
+        let [lock, renew] =
+            [self.form.lock, self.form.renew].map(|time| time.as_secs().to_string());
         let environment = [
             ("DATABASE_URL", database.as_str()),
             ("REDIS_URL", redis.as_str()),
@@ -139,7 +151,9 @@ impl Stage {
         host.child.kill().await?;
         let killed = now_ms();
         self.kills += 1;
-        let Ok(mut redis) = self.world.redis().await else { return Ok(()) };
+        let Ok(mut redis) = self.world.redis().await else {
+            return Ok(());
+        };
         let active: Vec<String> = redis.lrange(self.key(QUEUE, "active"), 0, -1).await?;
         for id in active {
             let worker: Option<String> = redis.hget(self.key(QUEUE, &id), "pb").await?;
@@ -152,7 +166,11 @@ impl Stage {
 
     async fn cut(&mut self, random: &mut StdRng) {
         let place = self.places.choose(random).expect("places");
-        let cable = if random.random_bool(0.5) { &place.redis } else { &place.postgres };
+        let cable = if random.random_bool(0.5) {
+            &place.redis
+        } else {
+            &place.postgres
+        };
         cable.cut.send_replace(true);
         sleep(Duration::from_millis(random.random_range(50..800))).await;
         cable.cut.send_replace(false);
@@ -162,13 +180,18 @@ impl Stage {
     /// Runs until all jobs are added and the large disturbances have happened: Redis twice,
     /// Postgres once, each together with a kill.
     async fn disturb(&mut self, random: &mut StdRng, added: &AtomicU64) -> anyhow::Result<()> {
-        let mut great = [(1, "redis"), (2, "postgres"), (3, "redis")].into_iter().peekable();
+        let mut great = [(1, "redis"), (2, "postgres"), (3, "redis")]
+            .into_iter()
+            .peekable();
         loop {
             let share = added.load(Ordering::SeqCst) * 4 / self.form.jobs;
             if share >= 4 && great.peek().is_none() {
                 return Ok(());
             }
-            sleep(Duration::from_millis(random.random_range(self.form.calm.clone()))).await;
+            sleep(Duration::from_millis(
+                random.random_range(self.form.calm.clone()),
+            ))
+            .await;
             let place = random.random_range(0..HOSTS);
             match great.next_if(|(due, _)| share >= *due) {
                 Some((_, "redis")) => {
@@ -200,8 +223,14 @@ impl Stage {
 }
 
 /// Chooses the ids, so that an addition without an answer can be repeated. Never gives up.
-async fn produce(url: String, prefix: String, form: &Form, added: Arc<AtomicU64>) -> anyhow::Result<()> {
-    let mut ticks = tokio::time::interval(Duration::from_secs(1) / u32::try_from(form.per_second / 10)?);
+async fn produce(
+    url: String,
+    prefix: String,
+    form: &Form,
+    added: Arc<AtomicU64>,
+) -> anyhow::Result<()> {
+    let mut ticks =
+        tokio::time::interval(Duration::from_secs(1) / u32::try_from(form.per_second / 10)?);
     let config = || RedisConfig {
         url: url.clone(),
         prefix: prefix.clone(),
@@ -213,7 +242,11 @@ async fn produce(url: String, prefix: String, form: &Form, added: Arc<AtomicU64>
         ticks.tick().await;
         loop {
             let jobs = (first..first + 10).map(|n| {
-                let mut job = NewJob::new(QUEUE.parse()?, "nap", json!({ "ms": NAP.as_millis() as u64 }).to_string());
+                let mut job = NewJob::new(
+                    QUEUE.parse()?,
+                    "nap",
+                    json!({ "ms": NAP.as_millis() as u64 }).to_string(),
+                );
                 job.id = Some(format!("job-{n}").parse()?);
                 job.keep_completed = Some(Keep::default());
                 Ok(job)
@@ -241,24 +274,36 @@ async fn all_completed(stage: &Stage) -> anyhow::Result<BTreeMap<String, (u64, u
         ensure!(failed == 0, "{failed} failed");
         Ok((completed >= jobs).then_some(()))
     });
-    let counted = async |redis: &mut redis::aio::MultiplexedConnection| -> anyhow::Result<[u64; 4]> {
-        Ok([
-            redis.llen(stage.key(QUEUE, "wait")).await?,
-            redis.llen(stage.key(QUEUE, "active")).await?,
-            redis.zcard(stage.key(QUEUE, "delayed")).await?,
-            redis.zcard(stage.key(QUEUE, "completed")).await?,
-        ])
-    };
+    let counted =
+        async |redis: &mut redis::aio::MultiplexedConnection| -> anyhow::Result<[u64; 4]> {
+            Ok([
+                redis.llen(stage.key(QUEUE, "wait")).await?,
+                redis.llen(stage.key(QUEUE, "active")).await?,
+                redis.zcard(stage.key(QUEUE, "delayed")).await?,
+                redis.zcard(stage.key(QUEUE, "completed")).await?,
+            ])
+        };
     let ended = done.await;
     let counts = counted(&mut redis).await?;
     ended.with_context(|| format!("waiting, active, delayed, completed: {counts:?}"))?;
-    assert_eq!(counts, [0, 0, 0, jobs], "waiting, active, delayed, completed");
+    assert_eq!(
+        counts,
+        [0, 0, 0, jobs],
+        "waiting, active, delayed, completed"
+    );
     let mut all = BTreeMap::new();
     for n in 0..jobs {
         let id = format!("job-{n}");
-        let (ended, starts): (Option<u64>, Option<u64>) =
-            redis.hmget(stage.key(QUEUE, &id), &["finishedOn", "ats"]).await?;
-        all.insert(id.clone(), (ended.with_context(|| format!("{id} is in no state"))?, starts.unwrap_or(0)));
+        let (ended, starts): (Option<u64>, Option<u64>) = redis
+            .hmget(stage.key(QUEUE, &id), &["finishedOn", "ats"])
+            .await?;
+        all.insert(
+            id.clone(),
+            (
+                ended.with_context(|| format!("{id} is in no state"))?,
+                starts.unwrap_or(0),
+            ),
+        );
     }
     Ok(all)
 }
@@ -281,10 +326,12 @@ async fn check_history(stage: &Stage) -> anyhow::Result<()> {
     })
     .await?;
     let mut database = stage.world.database().await?;
-    let bad: i64 = sqlx::query_scalar("select count(*) from patchbay.attempts where queue = $1 and verdict = 'fail'")
-        .bind(QUEUE)
-        .fetch_one(&mut database)
-        .await?;
+    let bad: i64 = sqlx::query_scalar(
+        "select count(*) from patchbay.attempts where queue = $1 and verdict = 'fail'",
+    )
+    .bind(QUEUE)
+    .fetch_one(&mut database)
+    .await?;
     assert_eq!(bad, 0, "failures in the history");
     Ok(())
 }
@@ -298,9 +345,11 @@ async fn check_schedule(stage: &Stage) -> anyhow::Result<()> {
     };
     let before = count(&mut redis).await?;
     ensure!(before > 0, "the schedule never ticked");
-    until(Duration::from_secs(60), "two more ticks of the schedule", async || {
-        Ok((count(&mut redis).await? >= before + 2).then_some(()))
-    })
+    until(
+        Duration::from_secs(60),
+        "two more ticks of the schedule",
+        async || Ok((count(&mut redis).await? >= before + 2).then_some(())),
+    )
     .await
 }
 
@@ -308,7 +357,9 @@ async fn act(form: &'static Form, seed: u64) -> anyhow::Result<()> {
     let mut random = StdRng::seed_from_u64(seed);
     let mut stage = Stage::set(form).await?;
     let plugin = steady_plugin_with(|manifest| {
-        format!("{manifest}\n[[queues]]\nname = \"{TICKS}\"\nretention = {{ completed = {{ count = 100_000 }} }}\n")
+        format!(
+            "{manifest}\n[[queues]]\nname = \"{TICKS}\"\nretention = {{ completed = {{ count = 100_000 }} }}\n"
+        )
     })?;
     let host = stage.places[0].host.as_ref().context("running")?;
     host.deploy("steady", plugin).await?;
@@ -318,8 +369,9 @@ async fn act(form: &'static Form, seed: u64) -> anyhow::Result<()> {
     for place in &stage.places {
         let host = place.host.as_ref().context("running")?;
         until(Duration::from_secs(30), "every host works", async || {
-            Ok((host.get("/readyz").await?.0 == 200 && host.metrics().await?.contains("patchbay_revision_active{"))
-                .then_some(()))
+            Ok((host.get("/readyz").await?.0 == 200
+                && host.metrics().await?.contains("patchbay_revision_active{"))
+            .then_some(()))
         })
         .await?;
     }
@@ -337,7 +389,10 @@ async fn act(form: &'static Form, seed: u64) -> anyhow::Result<()> {
     });
     let began = Instant::now();
     let disturbed = stage.disturb(&mut random, &added).await;
-    ensure!(failure.lock().expect("no holder panics").is_none(), "the producer gave up: {failure:?}");
+    ensure!(
+        failure.lock().expect("no holder panics").is_none(),
+        "the producer gave up: {failure:?}"
+    );
     disturbed?;
     producer.await?;
     let all = all_completed(&stage).await?;
@@ -345,9 +400,18 @@ async fn act(form: &'static Form, seed: u64) -> anyhow::Result<()> {
     check_history(&stage).await?;
     check_schedule(&stage).await?;
 
-    let mut recoveries: Vec<u64> = stage.victims.iter().map(|(id, killed)| all[id].0.saturating_sub(*killed)).collect();
+    let mut recoveries: Vec<u64> = stage
+        .victims
+        .iter()
+        .map(|(id, killed)| all[id].0.saturating_sub(*killed))
+        .collect();
     recoveries.sort_unstable();
-    let p99 = Duration::from_millis(recoveries.get(recoveries.len() * 99 / 100).copied().unwrap_or_default());
+    let p99 = Duration::from_millis(
+        recoveries
+            .get(recoveries.len() * 99 / 100)
+            .copied()
+            .unwrap_or_default(),
+    );
     let twice = all.values().filter(|(_, starts)| *starts > 1).count();
     println!(
         "seed {seed}: {} jobs in {took:.1?}, {} kills, {} cuts, Redis restarted twice, Postgres away {:?}; 0 lost, 0 failed, 0 in no state; \
@@ -358,15 +422,21 @@ async fn act(form: &'static Form, seed: u64) -> anyhow::Result<()> {
         form.postgres_away,
         recoveries.len(),
     );
-    assert!(p99 <= form.lock + 2 * form.renew, "jobs of killed hosts came back after {p99:?}");
+    assert!(
+        p99 <= form.lock + 2 * form.renew,
+        "jobs of killed hosts came back after {p99:?}"
+    );
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn amid_chaos_no_job_is_lost_or_fails_and_every_completion_is_in_the_history_once() -> anyhow::Result<()> {
+async fn amid_chaos_no_job_is_lost_or_fails_and_every_completion_is_in_the_history_once()
+-> anyhow::Result<()> {
     let form = if full_length() { &FULL } else { &SHORT };
     for seed in form.seeds {
-        act(form, *seed).await.with_context(|| format!("seed {seed}"))?;
+        act(form, *seed)
+            .await
+            .with_context(|| format!("seed {seed}"))?;
     }
     Ok(())
 }

@@ -15,21 +15,34 @@ use crate::harness::{binary, repository, until};
 
 /// The program in `dir`, without this process's environment.
 pub fn patchbay(dir: &Path) -> Command {
-    let mut command = Command::new(std::path::absolute(binary()).expect("the current directory exists"));
-    command.current_dir(dir).env_clear().env("PATH", std::env::var("PATH").unwrap_or_default());
+    let mut command =
+        Command::new(std::path::absolute(binary()).expect("the current directory exists"));
+    command
+        .current_dir(dir)
+        .env_clear()
+        .env("PATH", std::env::var("PATH").unwrap_or_default());
     command.stdin(Stdio::null()).kill_on_drop(true);
     command
 }
 
 pub async fn json_of(dir: &Path, args: &[&str]) -> anyhow::Result<Value> {
     let output = patchbay(dir).arg("--json").args(args).output().await?;
-    anyhow::ensure!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    anyhow::ensure!(
+        output.status.success(),
+        "{args:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     Ok(serde_json::from_slice(&output.stdout)?)
 }
 
 fn start_dev(dir: &Path) -> anyhow::Result<Child> {
     let plugins = repository().join("plugins").canonicalize()?;
-    Ok(patchbay(dir).arg("dev").arg("--plugins").arg(plugins).stdout(Stdio::piped()).spawn()?)
+    Ok(patchbay(dir)
+        .arg("dev")
+        .arg("--plugins")
+        .arg(plugins)
+        .stdout(Stdio::piped())
+        .spawn()?)
 }
 
 /// What it prints when everything runs.
@@ -53,7 +66,8 @@ pub async fn up(dev: &mut Child) -> anyhow::Result<String> {
 }
 
 pub async fn interrupt(mut dev: Child) -> anyhow::Result<()> {
-    let pid = rustix::process::Pid::from_raw(dev.id().context("running")?.try_into()?).context("pid")?;
+    let pid =
+        rustix::process::Pid::from_raw(dev.id().context("running")?.try_into()?).context("pid")?;
     rustix::process::kill_process(pid, rustix::process::Signal::INT)?;
     let ended = tokio::time::timeout(Duration::from_secs(60), dev.wait()).await??;
     anyhow::ensure!(ended.success(), "{ended}");
@@ -62,7 +76,8 @@ pub async fn interrupt(mut dev: Child) -> anyhow::Result<()> {
 
 /// Under root, Postgres keeps its data where its own user can reach it.
 pub fn forget(dir: &Path) {
-    let name = hex::encode(&Sha256::digest(dir.join(".patchbay").as_os_str().as_encoded_bytes())[..6]);
+    let name =
+        hex::encode(&Sha256::digest(dir.join(".patchbay").as_os_str().as_encoded_bytes())[..6]);
     std::fs::remove_dir_all(Path::new("/var/lib/patchbay-dev").join(name)).ok();
 }
 
@@ -83,28 +98,59 @@ async fn a_whole_installation_starts_from_nothing_catches_a_mail_and_stops() -> 
     assert_eq!(caught.await?, "Hello");
 
     let key = dir.join(".patchbay/secrets.key");
-    assert_eq!(key.metadata()?.permissions().mode() & 0o777, 0o600, "the master key is for its owner only");
+    assert_eq!(
+        key.metadata()?.permissions().mode() & 0o777,
+        0o600,
+        "the master key is for its owner only"
+    );
     let secrets = json_of(&dir, &["secret", "list", "email"]).await?;
     assert!(secrets.is_array(), "{secrets}");
     std::fs::write(dir.join("value"), "a value")?;
-    let set = json_of(&dir, &["secret", "set", "email", "ANY", "--from-file", "value"]).await?;
+    let set = json_of(
+        &dir,
+        &["secret", "set", "email", "ANY", "--from-file", "value"],
+    )
+    .await?;
     assert_eq!(set["source"], "vault", "secrets can be set at once");
 
     let findings = json_of(&dir, &["doctor"]).await?;
-    let found = |check: &str| findings.as_array().into_iter().flatten().find(|finding| finding["check"] == check);
+    let found = |check: &str| {
+        findings
+            .as_array()
+            .into_iter()
+            .flatten()
+            .find(|finding| finding["check"] == check)
+    };
     let configuration = found("configuration").and_then(|finding| finding["message"].as_str());
-    assert!(configuration.is_some_and(|message| message.starts_with("that of `patchbay dev` in ")), "{findings}");
-    assert!(found("redis").is_some_and(|finding| finding["level"] == "ok"), "{findings}");
+    assert!(
+        configuration.is_some_and(|message| message.starts_with("that of `patchbay dev` in ")),
+        "{findings}"
+    );
+    assert!(
+        found("redis").is_some_and(|finding| finding["level"] == "ok"),
+        "{findings}"
+    );
 
     let second = start_dev(&dir)?.wait_with_output().await?;
     assert!(!second.status.success(), "two would share their servers");
-    json_of(&dir, &["plugin", "list"]).await.context("the first one is where it was")?;
+    json_of(&dir, &["plugin", "list"])
+        .await
+        .context("the first one is where it was")?;
 
     interrupt(dev).await?;
-    let redis: reqwest::Url =
-        welcome.split_whitespace().find(|word| word.starts_with("redis://")).context("Redis")?.parse()?;
-    let address = (redis.host_str().context("host")?.to_owned(), redis.port().context("port")?);
-    assert!(tokio::net::TcpStream::connect(address).await.is_err(), "Redis is stopped");
+    let redis: reqwest::Url = welcome
+        .split_whitespace()
+        .find(|word| word.starts_with("redis://"))
+        .context("Redis")?
+        .parse()?;
+    let address = (
+        redis.host_str().context("host")?.to_owned(),
+        redis.port().context("port")?,
+    );
+    assert!(
+        tokio::net::TcpStream::connect(address).await.is_err(),
+        "Redis is stopped"
+    );
 
     // Deleting the directory gives a fresh start, even if data is stored elsewhere. The
     // configuration file in this directory is read.
@@ -113,8 +159,10 @@ async fn a_whole_installation_starts_from_nothing_catches_a_mail_and_stops() -> 
     let mut again = start_dev(&dir)?;
     let welcome = up(&mut again).await?;
     assert!(welcome.contains("Patchbay runs."), "{welcome}");
-    let health =
-        welcome.split_whitespace().find(|word| word.ends_with("/api/health")).context("where its health is told")?;
+    let health = welcome
+        .split_whitespace()
+        .find(|word| word.ends_with("/api/health"))
+        .context("where its health is told")?;
     let _already = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let health = reqwest::get(health).await?.text().await?;
     assert!(health.contains("of-the-file"), "{health}");

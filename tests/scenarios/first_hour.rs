@@ -19,16 +19,22 @@ impl Example {
     /// The section under `heading` of a page in docs/plugins.
     fn of(page: &str, heading: &str) -> anyhow::Result<Self> {
         let text = std::fs::read_to_string(repository().join("docs/plugins").join(page))?;
-        let (_, section) = text.split_once(&format!("\n{heading}\n")).with_context(|| format!("{page}: {heading}"))?;
+        let (_, section) = text
+            .split_once(&format!("\n{heading}\n"))
+            .with_context(|| format!("{page}: {heading}"))?;
         let section = section.split("\n## ").next().unwrap_or_default();
-        let mut example = Self { files: BTreeMap::new(), commands: Vec::new() };
+        let mut example = Self {
+            files: BTreeMap::new(),
+            commands: Vec::new(),
+        };
         for block in section.split("```").skip(1).step_by(2) {
             let (language, content) = block.split_once('\n').unwrap_or((block, ""));
             if language == "console" {
                 let commands = content.lines().filter_map(|line| line.strip_prefix("$ "));
-                example
-                    .commands
-                    .extend(commands.map(|line| line.split("   #").next().unwrap_or(line).trim().to_owned()));
+                example.commands.extend(
+                    commands
+                        .map(|line| line.split("   #").next().unwrap_or(line).trim().to_owned()),
+                );
                 continue;
             }
             let first = content.lines().next().unwrap_or_default();
@@ -53,11 +59,20 @@ impl Example {
     /// the last command added.
     async fn run(&self, dir: &Path, host: &Host, env: &[(&str, PathBuf)]) -> anyhow::Result<Value> {
         let mut said = String::new();
-        for line in self.commands.iter().filter(|line| line.starts_with("patchbay ")) {
+        for line in self
+            .commands
+            .iter()
+            .filter(|line| line.starts_with("patchbay "))
+        {
             let arguments = line.replace("'{\"name\":\"Grace\"}'", "{\"name\":\"Grace\"}");
             let mut command = patchbay(dir);
-            command.args(arguments.split_whitespace().skip(1)).envs(env.iter().map(|(name, value)| (name, value)));
-            command.env("PATCHBAY_URL", &host.url).env("PATCHBAY_USER", USER).env("PATCHBAY_PASSWORD", PASSWORD);
+            command
+                .args(arguments.split_whitespace().skip(1))
+                .envs(env.iter().map(|(name, value)| (name, value)));
+            command
+                .env("PATCHBAY_URL", &host.url)
+                .env("PATCHBAY_USER", USER)
+                .env("PATCHBAY_PASSWORD", PASSWORD);
             for name in ["HOME", "CARGO_HOME", "RUSTUP_HOME", "RUSTUP_TOOLCHAIN"] {
                 command.envs(std::env::var_os(name).map(|value| (name, value)));
             }
@@ -69,25 +84,43 @@ impl Example {
         }
         // "added: helloQueue 1"
         let added = said.lines().next().unwrap_or_default();
-        let [.., queue, id] = added.split_whitespace().collect::<Vec<_>>()[..] else { bail!("added what? {added:?}") };
+        let [.., queue, id] = added.split_whitespace().collect::<Vec<_>>()[..] else {
+            bail!("added what? {added:?}")
+        };
         // The page's manifests redact the name in the greeting.
         let story = host.revealed_job_in(queue, id, "completed").await?;
-        Ok(serde_json::from_str(story["job"]["returnValue"].as_str().context("a result")?)?)
+        Ok(serde_json::from_str(
+            story["job"]["returnValue"].as_str().context("a result")?,
+        )?)
     }
 
     /// Checks that the version that the page installs is the version under test.
     fn installs(&self, package: &str, pinned_in: &str) -> anyhow::Result<()> {
         let pins = std::fs::read_to_string(repository().join("tests").join(pinned_in))?;
-        let mut words = self.commands.iter().flat_map(|line| line.split_whitespace());
-        let install = words.find(|word| word.starts_with(package)).context("a command that installs")?;
+        let mut words = self
+            .commands
+            .iter()
+            .flat_map(|line| line.split_whitespace());
+        let install = words
+            .find(|word| word.starts_with(package))
+            .context("a command that installs")?;
         let version = install.rsplit(['@', '=']).next().unwrap_or_default();
-        let pinned = pins.lines().any(|line| line.contains(package) && line.contains(version));
+        let pinned = pins
+            .lines()
+            .any(|line| line.contains(package) && line.contains(version));
         anyhow::ensure!(pinned, "{install}: {pinned_in} has another version");
         Ok(())
     }
 }
 
-const NOT_SOURCES: [&str; 6] = ["target", "dist", ".git", "node_modules", ".venv", ".patchbay"];
+const NOT_SOURCES: [&str; 6] = [
+    "target",
+    "dist",
+    ".git",
+    "node_modules",
+    ".venv",
+    ".patchbay",
+];
 
 fn copy_folder(from: &Path, to: &Path) -> anyhow::Result<()> {
     std::fs::create_dir_all(to)?;
@@ -115,7 +148,10 @@ async fn the_rust_quick_start_works_word_for_word() -> anyhow::Result<()> {
     let hello = checkout.join("plugins/hello");
     example.write(&hello)?;
     // Reuses what is already compiled.
-    let target = ("CARGO_TARGET_DIR", repository().canonicalize()?.join("plugins/target"));
+    let target = (
+        "CARGO_TARGET_DIR",
+        repository().canonicalize()?.join("plugins/target"),
+    );
     let result = example.run(&hello, &host, &[target]).await?;
     assert_eq!(result, serde_json::json!({ "greeted": "Grace" }));
 
@@ -126,7 +162,10 @@ async fn the_rust_quick_start_works_word_for_word() -> anyhow::Result<()> {
         let manifest = std::fs::read_to_string(elsewhere.join("Cargo.toml"))?;
         let sdk = format!("path = \"{}\"", checkout.join("plugins/sdk").display());
         assert!(manifest.contains("path = \"../sdk\""), "{manifest}");
-        std::fs::write(elsewhere.join("Cargo.toml"), manifest.replace("path = \"../sdk\"", &sdk))?;
+        std::fs::write(
+            elsewhere.join("Cargo.toml"),
+            manifest.replace("path = \"../sdk\"", &sdk),
+        )?;
         let result = example.run(&elsewhere, &host, &[]).await?;
         assert_eq!(result["greeted"], "Grace");
     }
@@ -134,7 +173,12 @@ async fn the_rust_quick_start_works_word_for_word() -> anyhow::Result<()> {
 }
 
 /// The page's `npm install` and `pip install` were done once for all tests.
-async fn runs(language: &str, package: &str, pinned_in: &str, installed: &str) -> anyhow::Result<()> {
+async fn runs(
+    language: &str,
+    package: &str,
+    pinned_in: &str,
+    installed: &str,
+) -> anyhow::Result<()> {
     let world = World::new().await?;
     let host = world.host(&[]).await?;
     let example = Example::of("languages.md", &format!("## {language}"))?;
@@ -146,38 +190,85 @@ async fn runs(language: &str, package: &str, pinned_in: &str, installed: &str) -
         dir.join(Path::new(installed).file_name().context("a folder")?),
     )?;
     let result = example.run(&dir, &host, &[]).await?;
-    assert_eq!(result, serde_json::json!({ "greeted": "Grace", "first": true }));
+    assert_eq!(
+        result,
+        serde_json::json!({ "greeted": "Grace", "first": true })
+    );
 
     // When the plugin itself refuses a job, the failure has the plugin's message.
-    let queue = format!("hello{}Queue", if language == "Python" { "Py" } else { "Js" });
-    let id = host.add(&queue, serde_json::json!({ "name": "x", "data": {} })).await?;
+    let queue = format!(
+        "hello{}Queue",
+        if language == "Python" { "Py" } else { "Js" }
+    );
+    let id = host
+        .add(&queue, serde_json::json!({ "name": "x", "data": {} }))
+        .await?;
     let failed = host.job_in(&queue, &id, "failed").await?;
-    assert_eq!(failed["job"]["failedReason"], "invalid-input: name: a text is missing", "{failed}");
+    assert_eq!(
+        failed["job"]["failedReason"], "invalid-input: name: a text is missing",
+        "{failed}"
+    );
     // An unexpected exception ends the call, with the message of the language.
-    let id = host.add(&queue, serde_json::json!({ "name": "x", "data": null, "attempts": 1 })).await?;
+    let id = host
+        .add(
+            &queue,
+            serde_json::json!({ "name": "x", "data": null, "attempts": 1 }),
+        )
+        .await?;
     let failed = host.job_in(&queue, &id, "failed").await?;
     let reason = failed["job"]["failedReason"].as_str().unwrap_or_default();
-    let exception = if language == "Python" { "AttributeError" } else { "Uncaught TypeError: " };
-    anyhow::ensure!(reason.starts_with("trapped: ") && reason.contains(exception), "{failed}");
-    let file = if language == "Python" { "hello.py" } else { "hello.js:" };
-    anyhow::ensure!(failed["job"]["stacktrace"].to_string().contains(file), "{failed}");
+    let exception = if language == "Python" {
+        "AttributeError"
+    } else {
+        "Uncaught TypeError: "
+    };
+    anyhow::ensure!(
+        reason.starts_with("trapped: ") && reason.contains(exception),
+        "{failed}"
+    );
+    let file = if language == "Python" {
+        "hello.py"
+    } else {
+        "hello.js:"
+    };
+    anyhow::ensure!(
+        failed["job"]["stacktrace"].to_string().contains(file),
+        "{failed}"
+    );
     Ok(())
 }
 
 #[tokio::test]
 async fn a_javascript_plugin_works_as_its_page_says() -> anyhow::Result<()> {
-    runs("JavaScript", "@bytecodealliance/componentize-js", "languages/package.json", "languages/node_modules").await
+    runs(
+        "JavaScript",
+        "@bytecodealliance/componentize-js",
+        "languages/package.json",
+        "languages/node_modules",
+    )
+    .await
 }
 
 #[tokio::test]
 async fn a_python_plugin_works_as_its_page_says() -> anyhow::Result<()> {
-    runs("Python", "componentize-py", "interop/requirements.txt", "interop/.venv").await
+    runs(
+        "Python",
+        "componentize-py",
+        "interop/requirements.txt",
+        "interop/.venv",
+    )
+    .await
 }
 
 /// Its tools take minutes to install: it runs only where they are installed.
 #[tokio::test]
 async fn a_c_plugin_works_as_its_page_says() -> anyhow::Result<()> {
-    let has = |program: &str| std::process::Command::new(program).arg("--version").output().is_ok();
+    let has = |program: &str| {
+        std::process::Command::new(program)
+            .arg("--version")
+            .output()
+            .is_ok()
+    };
     let has_all = has("wit-bindgen") && has("clang") && has("wasm-ld");
     if !full_length() && !has_all {
         println!("skipped: wit-bindgen, clang or wasm-ld is missing");
@@ -188,6 +279,9 @@ async fn a_c_plugin_works_as_its_page_says() -> anyhow::Result<()> {
     let example = Example::of("languages.md", "## C")?;
     let dir = world.dir.path().join("hello");
     example.write(&dir)?;
-    assert_eq!(example.run(&dir, &host, &[]).await?, serde_json::json!({ "greeted": true }));
+    assert_eq!(
+        example.run(&dir, &host, &[]).await?,
+        serde_json::json!({ "greeted": true })
+    );
     Ok(())
 }

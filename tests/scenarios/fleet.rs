@@ -15,12 +15,17 @@ const QUEUE: &str = "hostileQueue";
 async fn push(host: &Host, component: Vec<u8>) -> anyhow::Result<String> {
     let (status, staged) = host.push(component).await?;
     anyhow::ensure!(status == 200, "push: {status} {staged}");
-    Ok(staged["data"]["digest"].as_str().context("digest")?.to_owned())
+    Ok(staged["data"]["digest"]
+        .as_str()
+        .context("digest")?
+        .to_owned())
 }
 
 async fn activate(host: &Host, digest: &str) -> anyhow::Result<Value> {
     let body = json!({ "digest": digest, "grant": true });
-    let (status, answer) = host.post("/api/admin/plugins/hostile/activate", body).await?;
+    let (status, answer) = host
+        .post("/api/admin/plugins/hostile/activate", body)
+        .await?;
     anyhow::ensure!(status == 200, "activate: {status} {answer}");
     Ok(answer["data"].clone())
 }
@@ -42,7 +47,13 @@ fn cache_of(world: &World, name: &str) -> String {
 pub async fn proxied(world: &World) -> anyhow::Result<(SilentProxy, String)> {
     let mut url: Url = world.database_url.parse()?;
     let server = (url.host_str().context("host")?, url.port().context("port")?);
-    let proxy = SilentProxy::start(tokio::net::lookup_host(server).await?.next().context("an address")?).await?;
+    let proxy = SilentProxy::start(
+        tokio::net::lookup_host(server)
+            .await?
+            .next()
+            .context("an address")?,
+    )
+    .await?;
     url.set_port(Some(proxy.address.port())).ok();
     Ok((proxy, url.into()))
 }
@@ -51,7 +62,11 @@ pub async fn proxied(world: &World) -> anyhow::Result<(SilentProxy, String)> {
 async fn three_processes_follow_an_activation_within_a_second_and_also_when_the_notification_is_lost()
 -> anyhow::Result<()> {
     let world = World::new().await?;
-    let hosts = [world.host(&[]).await?, world.host(&[]).await?, world.host(&[]).await?];
+    let hosts = [
+        world.host(&[]).await?,
+        world.host(&[]).await?,
+        world.host(&[]).await?,
+    ];
     let first = hosts[0].deploy("hostile", hostile_plugin()?).await?;
     let second = push(&hosts[0], variant(&hostile_plugin()?, "second")).await?;
 
@@ -60,7 +75,10 @@ async fn three_processes_follow_an_activation_within_a_second_and_also_when_the_
     let took = started.elapsed();
     let states = answer["hosts"].as_array().context("hosts")?;
     assert_eq!(states.len(), 3, "{answer}");
-    assert!(states.iter().all(|host| host["isCurrent"] == true), "{answer}");
+    assert!(
+        states.iter().all(|host| host["isCurrent"] == true),
+        "{answer}"
+    );
     for host in &hosts {
         assert_eq!(running(host).await?, second.as_str());
     }
@@ -76,7 +94,13 @@ async fn three_processes_follow_an_activation_within_a_second_and_also_when_the_
         "update patchbay.plugins set active = $1, generation = generation + 1",
     ] {
         let query = sqlx::query(statement);
-        if statement.contains("$1") { query.bind(&first) } else { query }.execute(&mut *tx).await?;
+        if statement.contains("$1") {
+            query.bind(&first)
+        } else {
+            query
+        }
+        .execute(&mut *tx)
+        .await?;
     }
     tx.commit().await?;
     let started = Instant::now();
@@ -86,14 +110,25 @@ async fn three_processes_follow_an_activation_within_a_second_and_also_when_the_
         })
         .await?;
     }
-    eprintln!("without a notification {:?} after the commit", started.elapsed());
-    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    eprintln!(
+        "without a notification {:?} after the commit",
+        started.elapsed()
+    );
+    assert!(
+        started.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        started.elapsed()
+    );
 
     // Nobody waits for a host that ended, or was killed before another started on this machine.
     let [one, mut two, three] = hosts;
     assert!(three.stop().await?.success());
     let answer = activate(&one, &second).await?;
-    assert_eq!(answer["hosts"].as_array().map(Vec::len), Some(2), "{answer}");
+    assert_eq!(
+        answer["hosts"].as_array().map(Vec::len),
+        Some(2),
+        "{answer}"
+    );
     two.child.kill().await?;
     let _another = world.host(&[]).await?;
     let hosts = status(&one).await?["hosts"].clone();
@@ -102,19 +137,35 @@ async fn three_processes_follow_an_activation_within_a_second_and_also_when_the_
 }
 
 #[tokio::test]
-async fn a_process_that_cannot_load_a_revision_says_why_and_the_activation_shows_as_incomplete() -> anyhow::Result<()> {
+async fn a_process_that_cannot_load_a_revision_says_why_and_the_activation_shows_as_incomplete()
+-> anyhow::Result<()> {
     let world = World::new().await?;
-    let (one, small) = (world.host(&[]).await?, world.host(&[("PATCHBAY_RUNTIME_MAX_COMPONENT_MB", "1")]).await?);
+    let (one, small) = (
+        world.host(&[]).await?,
+        world
+            .host(&[("PATCHBAY_RUNTIME_MAX_COMPONENT_MB", "1")])
+            .await?,
+    );
     let digest = push(&one, hostile_plugin()?).await?;
     let answer = activate(&one, &digest).await?;
     let states = answer["hosts"].as_array().context("hosts")?;
-    let failed: Vec<&Value> = states.iter().filter(|host| host["isCurrent"] == false).collect();
+    let failed: Vec<&Value> = states
+        .iter()
+        .filter(|host| host["isCurrent"] == false)
+        .collect();
     assert_eq!((states.len(), failed.len()), (2, 1), "{answer}");
     let reason = failed[0]["failure"].as_str().context("a reason")?;
-    assert!(reason.contains("1 MiB") || reason.contains("large"), "{reason}");
+    assert!(
+        reason.contains("1 MiB") || reason.contains("large"),
+        "{reason}"
+    );
 
     let (_, list) = small.get("/api/admin/plugins").await?;
-    assert_eq!(list["data"][0]["hosts"], json!({ "running": 1, "of": 2 }), "{list}");
+    assert_eq!(
+        list["data"][0]["hosts"],
+        json!({ "running": 1, "of": 2 }),
+        "{list}"
+    );
     assert_eq!(status(&one).await?["hosts"], answer["hosts"]);
     // It differs from a host that has not tried yet.
     assert_eq!(status(&small).await?["failure"], failed[0]["failure"]);
@@ -122,25 +173,40 @@ async fn a_process_that_cannot_load_a_revision_says_why_and_the_activation_shows
 }
 
 #[tokio::test]
-async fn a_host_starts_while_postgres_is_away_with_what_it_last_saw_and_follows_when_it_is_back() -> anyhow::Result<()>
-{
+async fn a_host_starts_while_postgres_is_away_with_what_it_last_saw_and_follows_when_it_is_back()
+-> anyhow::Result<()> {
     const KEY: &str = "5f1d3c2b4a59687766554433221100ffeeddccbbaa99887766554433221100ab";
     let world = World::new().await?;
     let (proxy, url) = proxied(&world).await?;
     let cache = cache_of(&world, "cache");
-    let env =
-        [("DATABASE_URL", url.as_str()), ("PATCHBAY_RUNTIME_CACHE_DIR", cache.as_str()), ("PATCHBAY_SECRETS_KEY", KEY)];
+    let env = [
+        ("DATABASE_URL", url.as_str()),
+        ("PATCHBAY_RUNTIME_CACHE_DIR", cache.as_str()),
+        ("PATCHBAY_SECRETS_KEY", KEY),
+    ];
     let host = world.host(&env).await?;
     let first = host.deploy("hostile", hostile_plugin()?).await?;
-    let put = host.http.put(format!("{}/api/admin/plugins/hostile/secrets/TOKEN", host.url));
-    assert_eq!(host.request(put.json(&json!({ "value": "value-4711" }))).await?.0, 200);
+    let put = host.http.put(format!(
+        "{}/api/admin/plugins/hostile/secrets/TOKEN",
+        host.url
+    ));
+    assert_eq!(
+        host.request(put.json(&json!({ "value": "value-4711" })))
+            .await?
+            .0,
+        200
+    );
     let second = push(&host, variant(&hostile_plugin()?, "second")).await?;
     assert!(host.stop().await?.success());
 
     proxy.refuse(true);
     let host = world.host(&env).await?;
     let (code, ready) = host.get("/readyz").await?;
-    assert_eq!((code, &ready["reasons"]), (503, &json!(["database", "stale"])), "{ready}");
+    assert_eq!(
+        (code, &ready["reasons"]),
+        (503, &json!(["database", "stale"])),
+        "{ready}"
+    );
     // As any BullMQ client adds it; the guest has its grants, its settings and its secret.
     let mut redis = world.redis().await?;
     let job = json!({ "candidates": ["value-4711", "other"], "macs": [] }).to_string();
@@ -162,14 +228,24 @@ async fn a_host_starts_while_postgres_is_away_with_what_it_last_saw_and_follows_
         .query_async(&mut redis)
         .await?;
     let answer: String = until(Duration::from_secs(20), "the end of the job", async || {
-        Ok(redis::cmd("HGET").arg(key("by-hand")).arg("returnvalue").query_async(&mut redis).await?)
+        Ok(redis::cmd("HGET")
+            .arg(key("by-hand"))
+            .arg("returnvalue")
+            .query_async(&mut redis)
+            .await?)
     })
     .await?;
-    assert_eq!(serde_json::from_str::<Value>(&answer)?["fits"], json!([true, false]), "{answer}");
+    assert_eq!(
+        serde_json::from_str::<Value>(&answer)?["fits"],
+        json!([true, false]),
+        "{answer}"
+    );
 
     proxy.refuse(false);
-    until(Duration::from_secs(20), "readiness", async || Ok((host.get("/readyz").await?.0 == 200).then_some(())))
-        .await?;
+    until(Duration::from_secs(20), "readiness", async || {
+        Ok((host.get("/readyz").await?.0 == 200).then_some(()))
+    })
+    .await?;
     assert_eq!(running(&host).await?, first.as_str());
     activate(&host, &second).await?;
     assert_eq!(running(&host).await?, second.as_str());
@@ -182,21 +258,27 @@ async fn a_host_that_never_saw_postgres_does_not_start_without_it() -> anyhow::R
     let (proxy, url) = proxied(&world).await?;
     proxy.refuse(true);
     let cache = cache_of(&world, "cache");
-    let env = [("DATABASE_URL", url.as_str()), ("PATCHBAY_RUNTIME_CACHE_DIR", cache.as_str())];
+    let env = [
+        ("DATABASE_URL", url.as_str()),
+        ("PATCHBAY_RUNTIME_CACHE_DIR", cache.as_str()),
+    ];
     let started = world.host(&env).await;
     assert!(started.is_err());
     Ok(())
 }
 
 #[tokio::test]
-async fn a_process_that_is_cut_off_serves_on_says_that_it_is_stale_and_is_shown_as_silent() -> anyhow::Result<()> {
+async fn a_process_that_is_cut_off_serves_on_says_that_it_is_stale_and_is_shown_as_silent()
+-> anyhow::Result<()> {
     let world = World::new().await?;
     let (proxy, url) = proxied(&world).await?;
     let one = world.host(&[]).await?;
     let cut = world.host(&[("DATABASE_URL", &url)]).await?;
     let first = one.deploy("hostile", hostile_plugin()?).await?;
-    until(Duration::from_secs(10), "both run it", async || Ok((running(&cut).await? == first.as_str()).then_some(())))
-        .await?;
+    until(Duration::from_secs(10), "both run it", async || {
+        Ok((running(&cut).await? == first.as_str()).then_some(()))
+    })
+    .await?;
 
     proxy.refuse(true);
     proxy.go_silent();
@@ -204,19 +286,27 @@ async fn a_process_that_is_cut_off_serves_on_says_that_it_is_stale_and_is_shown_
     let answer = activate(&one, &second).await?;
     let behind = |answer: &Value| {
         let hosts = answer["hosts"].as_array().into_iter().flatten().cloned();
-        hosts.filter(|host| host["isCurrent"] == false).collect::<Vec<Value>>()
+        hosts
+            .filter(|host| host["isCurrent"] == false)
+            .collect::<Vec<Value>>()
     };
     assert_eq!(behind(&answer).len(), 1, "{answer}");
     until(Duration::from_secs(30), "that it is stale", async || {
         let (_, ready) = cut.get("/readyz").await?;
         let reasons = ready["reasons"].as_array().into_iter().flatten();
-        Ok(reasons.into_iter().any(|reason| reason == "stale").then_some(()))
+        Ok(reasons
+            .into_iter()
+            .any(|reason| reason == "stale")
+            .then_some(()))
     })
     .await?;
     let alive = cut.http.get(format!("{}/livez", cut.url)).send().await?;
     assert_eq!(alive.status(), 200);
     let silent = behind(&status(&one).await?);
-    assert!(silent.len() == 1 && silent[0]["silentS"].as_u64() >= Some(10), "{silent:?}");
+    assert!(
+        silent.len() == 1 && silent[0]["silentS"].as_u64() >= Some(10),
+        "{silent:?}"
+    );
 
     proxy.refuse(false);
     until(Duration::from_secs(30), "that it follows", async || {

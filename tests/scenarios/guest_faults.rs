@@ -66,7 +66,10 @@ async fn run(revision: &Arc<Revision>, name: &str, data: serde_json::Value) -> C
 /// Anonymous memory of this process.
 fn resident_bytes() -> anyhow::Result<usize> {
     let status = std::fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).context("RssAnon")?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("RssAnon:"))
+        .context("RssAnon")?;
     Ok(line.trim().trim_end_matches(" kB").parse::<usize>()? << 10)
 }
 
@@ -75,7 +78,9 @@ async fn whatever_a_guest_does_with_what_it_may_call_is_its_own_fault() -> anyho
     use OutcomeKind::{Completed, Deadline, Failed, InvalidResult, MemoryLimit, Trapped};
     let dir = tempfile::tempdir()?;
     let runtime = sandbox(dir.path())?;
-    let patient = hostile_plugin_with(|manifest| manifest.replace("deadline_ms = 200", "deadline_ms = 20_000"))?;
+    let patient = hostile_plugin_with(|manifest| {
+        manifest.replace("deadline_ms = 200", "deadline_ms = 20_000")
+    })?;
     let patient = runtime.load(&patient).await?;
     // For guests that end only by their deadline: a short one saves time.
     let hasty = runtime.load(&hostile_plugin()?).await?;
@@ -87,7 +92,11 @@ async fn whatever_a_guest_does_with_what_it_may_call_is_its_own_fault() -> anyho
         ("big-result", InvalidResult, "the limit is"),
         ("exit-0", Trapped, "it called exit(0) instead of returning"),
         ("exit-3", Trapped, "it called exit(1) instead of returning"),
-        ("exit-after-a-word", Trapped, "Assertion failed: balance >= 0 (book.c: post: 41)"),
+        (
+            "exit-after-a-word",
+            Trapped,
+            "Assertion failed: balance >= 0 (book.c: post: 41)",
+        ),
         ("abort", Trapped, "unreachable"),
         ("random", Trapped, "exceeds limit 1048576"),
         ("insecure-random", Trapped, "exceeds limit 1048576"),
@@ -104,7 +113,11 @@ async fn whatever_a_guest_does_with_what_it_may_call_is_its_own_fault() -> anyho
         ("bodies", MemoryLimit, "needed more than its 64 MiB"),
         ("unfinished", Completed, ""),
         ("poll-nothing", Trapped, "empty poll list"),
-        ("poll-a-million", Trapped, "more than 4096 resources at once"),
+        (
+            "poll-a-million",
+            Trapped,
+            "more than 4096 resources at once",
+        ),
         ("poll-many", Deadline, "after 200 ms"),
         ("poll-busily", Deadline, "after 200 ms"),
         ("wait-forever", Deadline, "after 200 ms"),
@@ -120,16 +133,29 @@ async fn whatever_a_guest_does_with_what_it_may_call_is_its_own_fault() -> anyho
         ("bad-progress", Completed, ""),
         ("unheard-of", Failed, "invalid-input"),
     ] {
-        let revision = if expected == Deadline { &hasty } else { &patient };
+        let revision = if expected == Deadline {
+            &hasty
+        } else {
+            &patient
+        };
         let (before, started) = (resident_bytes()?, Instant::now());
         let report = run(revision, name, json!({})).await;
-        let (took, grown) = (started.elapsed(), resident_bytes()?.saturating_sub(before) >> 20);
+        let (took, grown) = (
+            started.elapsed(),
+            resident_bytes()?.saturating_sub(before) >> 20,
+        );
         let reason = report.outcome.reason().unwrap_or_default();
-        println!("{name}: {reason} ({took:?}, peak {} MiB, {grown} MiB more)", report.peak_memory_bytes >> 20);
+        println!(
+            "{name}: {reason} ({took:?}, peak {} MiB, {grown} MiB more)",
+            report.peak_memory_bytes >> 20
+        );
         assert_eq!(report.outcome.kind(), expected, "{name}: {reason}");
         assert!(reason.contains(says), "{name}: {reason}");
         // The memory of the guest and of the host for it; the rest is being copied at that moment.
-        assert!(report.peak_memory_bytes <= (MEMORY_MB as u64) << 20, "{name}");
+        assert!(
+            report.peak_memory_bytes <= (MEMORY_MB as u64) << 20,
+            "{name}"
+        );
         assert!(grown <= 2 * MEMORY_MB, "{name}: {grown} MiB more");
         assert!(took < Duration::from_secs(20), "{name}: {took:?}");
     }
@@ -139,19 +165,28 @@ async fn whatever_a_guest_does_with_what_it_may_call_is_its_own_fault() -> anyho
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_plugin_declares_is_brought_within_limits_whatever_it_is() -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;
-    let patient = hostile_plugin_with(|manifest| manifest.replace("deadline_ms = 200", "deadline_ms = 5_000"))?;
+    let patient = hostile_plugin_with(|manifest| {
+        manifest.replace("deadline_ms = 200", "deadline_ms = 5_000")
+    })?;
     let revision = sandbox(dir.path())?.load(&patient).await?;
     let failure = async |data: serde_json::Value| match run(&revision, "fail", data).await.outcome {
         Outcome::Failed(failure) => Ok(failure),
         other => anyhow::bail!("{other:?}"),
     };
     let empty = failure(json!({ "message": "", "code": "" })).await?;
-    assert_eq!((empty.code.as_str(), empty.message.as_str()), ("unspecified", "(the plugin gave no message)"));
-    let long = failure(json!({ "message": "long ", "times": 4 << 20, "code": "x".repeat(1 << 20) })).await?;
+    assert_eq!(
+        (empty.code.as_str(), empty.message.as_str()),
+        ("unspecified", "(the plugin gave no message)")
+    );
+    let long =
+        failure(json!({ "message": "long ", "times": 4 << 20, "code": "x".repeat(1 << 20) }))
+            .await?;
     // The rest is cut later, by the crate `work`, which knows what is redacted.
     assert_eq!((long.code.len(), long.message.len()), (64, 8_192));
     for retry in ["defer", "after"] {
-        let ages = failure(json!({ "retry": retry, "ms": u64::MAX })).await?.retry;
+        let ages = failure(json!({ "retry": retry, "ms": u64::MAX }))
+            .await?
+            .retry;
         assert!(
             matches!(ages, Retry::Defer(ms) | Retry::After(ms) if ms == Duration::from_millis(u64::MAX)),
             "{ages:?}"
@@ -185,12 +220,18 @@ fn component(wit: &str, module: &str) -> anyhow::Result<Vec<u8>> {
         _ => (include_str!("../../wit/v0.2/plugin.wit"), "0.2.0-draft.1"),
     };
     let mut resolve = Resolve::default();
-    let package = resolve.push_str("plugin.wit", &format!("{text}\nworld bare {{ export jobs; }}\n"))?;
+    let package = resolve.push_str(
+        "plugin.wit",
+        &format!("{text}\nworld bare {{ export jobs; }}\n"),
+    )?;
     let world = resolve.select_world(&[package], Some("bare"))?;
     let run = format!("patchbay:plugin/jobs@{version}#run");
     let mut module = wat::parse_str(format!("(module {})", module.replace("{RUN}", &run)))?;
     embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8)?;
-    let component = ComponentEncoder::default().module(&module)?.validate(true).encode()?;
+    let component = ComponentEncoder::default()
+        .module(&module)?
+        .validate(true)
+        .encode()?;
     let manifest = format!(
         "name = \"text\"\nversion = \"0.1.0\"\nwit = \"{wit}\"\ndescription = \"-\"\n\
          [limits]\nmemory_mb = 8\ndeadline_ms = 200\n[[queues]]\nname = \"hostileQueue\"\n"
@@ -219,24 +260,78 @@ async fn whatever_a_guest_gives_back_or_does_at_its_start_is_its_own_fault() -> 
         // A result that cannot be read.
         (
             "not UTF-8",
-            running(&format!("(i32.store (i32.const 2048) (i32.const -1)) {}", result(0, 2048, 4))),
+            running(&format!(
+                "(i32.store (i32.const 2048) (i32.const -1)) {}",
+                result(0, 2048, 4)
+            )),
             InvalidResult,
             "invalid utf-8",
         ),
-        ("a pointer out of its memory", running(&result(0, 0xffff_fff0, 4)), InvalidResult, "out of bounds"),
-        ("four gigabytes", running(&result(0, 0, u32::MAX)), InvalidResult, "out of bounds"),
-        ("no such case", running(&result(7, 0, 0)), InvalidResult, "invalid"),
-        ("no such case of retry", running(&failure(9)), InvalidResult, "invalid"),
-        ("a fine failure", running(&failure(2)), OutcomeKind::Failed, "unspecified"),
-        ("a result that is nowhere", running("(i32.const -8)"), InvalidResult, "out of bounds"),
-        ("a result at an odd place", running("(i32.const 1025)"), InvalidResult, "not aligned"),
-        ("an empty result", running(&result(0, 0, 0)), InvalidResult, "JSON"),
+        (
+            "a pointer out of its memory",
+            running(&result(0, 0xffff_fff0, 4)),
+            InvalidResult,
+            "out of bounds",
+        ),
+        (
+            "four gigabytes",
+            running(&result(0, 0, u32::MAX)),
+            InvalidResult,
+            "out of bounds",
+        ),
+        (
+            "no such case",
+            running(&result(7, 0, 0)),
+            InvalidResult,
+            "invalid",
+        ),
+        (
+            "no such case of retry",
+            running(&failure(9)),
+            InvalidResult,
+            "invalid",
+        ),
+        (
+            "a fine failure",
+            running(&failure(2)),
+            OutcomeKind::Failed,
+            "unspecified",
+        ),
+        (
+            "a result that is nowhere",
+            running("(i32.const -8)"),
+            InvalidResult,
+            "out of bounds",
+        ),
+        (
+            "a result at an odd place",
+            running("(i32.const 1025)"),
+            InvalidResult,
+            "not aligned",
+        ),
+        (
+            "an empty result",
+            running(&result(0, 0, 0)),
+            InvalidResult,
+            "JSON",
+        ),
         // While it runs.
-        ("unreachable", running("unreachable"), Trapped, "unreachable"),
-        ("division by zero", running("(i32.div_u (i32.const 1) (i32.const 0))"), Trapped, "divide by zero"),
+        (
+            "unreachable",
+            running("unreachable"),
+            Trapped,
+            "unreachable",
+        ),
+        (
+            "division by zero",
+            running("(i32.div_u (i32.const 1) (i32.const 0))"),
+            Trapped,
+            "divide by zero",
+        ),
         (
             "no such function",
-            running("(drop (i32.const 0)) (call_indirect (result i32) (i32.const 3))") + "(table 4 funcref)",
+            running("(drop (i32.const 0)) (call_indirect (result i32) (i32.const 3))")
+                + "(table 4 funcref)",
             Trapped,
             "uninitialized",
         ),
@@ -247,17 +342,26 @@ async fn whatever_a_guest_gives_back_or_does_at_its_start_is_its_own_fault() -> 
             Trapped,
             "stack",
         ),
-        ("an endless loop", running("(loop $l (br $l)) unreachable"), Deadline, "200 ms"),
+        (
+            "an endless loop",
+            running("(loop $l (br $l)) unreachable"),
+            Deadline,
+            "200 ms",
+        ),
         // The guest gets no more memory, and continues.
         (
             "all memory in small steps",
-            running(&format!("(loop $l (br_if $l (i32.ne (memory.grow (i32.const 1)) (i32.const -1)))) {FINE}")),
+            running(&format!(
+                "(loop $l (br_if $l (i32.ne (memory.grow (i32.const 1)) (i32.const -1)))) {FINE}"
+            )),
             Completed,
             "",
         ),
         (
             "all memory, then nothing",
-            running("(loop $l (br_if $l (i32.ne (memory.grow (i32.const 1)) (i32.const -1)))) unreachable"),
+            running(
+                "(loop $l (br_if $l (i32.ne (memory.grow (i32.const 1)) (i32.const -1)))) unreachable",
+            ),
             MemoryLimit,
             "8 MiB",
         ),
@@ -290,11 +394,23 @@ async fn whatever_a_guest_gives_back_or_does_at_its_start_is_its_own_fault() -> 
             "unreachable",
         ),
         // At its start, before any call.
-        ("a start that breaks", started("unreachable"), Trapped, "unreachable"),
-        ("a start that never ends", started("(loop $l (br $l))"), Deadline, "200 ms"),
+        (
+            "a start that breaks",
+            started("unreachable"),
+            Trapped,
+            "unreachable",
+        ),
+        (
+            "a start that never ends",
+            started("(loop $l (br $l))"),
+            Deadline,
+            "200 ms",
+        ),
         (
             "a start that takes all memory",
-            started("(if (i32.eq (memory.grow (i32.const 4000)) (i32.const -1)) (then unreachable))"),
+            started(
+                "(if (i32.eq (memory.grow (i32.const 4000)) (i32.const -1)) (then unreachable))",
+            ),
             MemoryLimit,
             "8 MiB",
         ),
@@ -315,7 +431,10 @@ async fn whatever_a_guest_gives_back_or_does_at_its_start_is_its_own_fault() -> 
     for wit in ["0.1", "0.2"] {
         for (what, module, expected, says) in &cases {
             let component = component(wit, module).with_context(|| format!("{what} ({wit})"))?;
-            let revision = runtime.load(&component).await.with_context(|| format!("{what} ({wit})"))?;
+            let revision = runtime
+                .load(&component)
+                .await
+                .with_context(|| format!("{what} ({wit})"))?;
             let report = run(&revision, "any", json!({})).await;
             let reason = report.outcome.reason().unwrap_or_default();
             println!("{what} ({wit}): {reason}");
@@ -334,7 +453,10 @@ async fn staging_refuses_what_cannot_start_and_names_what_it_needs() -> anyhow::
     let host = world.host(&[]).await?;
     // 13 MiB, where memory_mb is 8.
     let large = running(FINE).replace("\"memory\") 2)", "\"memory\") 208)");
-    let growing = format!("(func $start (drop (memory.grow (i32.const 208)))) (start $start) {}", running(FINE));
+    let growing = format!(
+        "(func $start (drop (memory.grow (i32.const 208)))) (start $start) {}",
+        running(FINE)
+    );
     let breaking = format!("(func $start unreachable) (start $start) {}", running(FINE));
     for (module, says) in [
         (large, "the component needs 13 MiB of memory to start, and has 8"),
@@ -364,14 +486,22 @@ async fn staging_refuses_what_cannot_start_and_names_what_it_needs() -> anyhow::
 #[tokio::test]
 async fn a_guest_that_exits_uses_up_attempts_and_is_quarantined() -> anyhow::Result<()> {
     let world = World::new().await?;
-    let rule =
-        [("PATCHBAY_QUARANTINE_CRASHES", "4"), ("PATCHBAY_QUARANTINE_CALLS", "8"), ("PATCHBAY_QUARANTINE_JOBS", "2")];
+    let rule = [
+        ("PATCHBAY_QUARANTINE_CRASHES", "4"),
+        ("PATCHBAY_QUARANTINE_CALLS", "8"),
+        ("PATCHBAY_QUARANTINE_JOBS", "2"),
+    ];
     let host = world.host(&rule).await?;
     host.deploy("hostile", hostile_plugin()?).await?;
-    let id = host.add("hostileQueue", json!({ "name": "exit-0", "attempts": 2 })).await?;
+    let id = host
+        .add("hostileQueue", json!({ "name": "exit-0", "attempts": 2 }))
+        .await?;
     let story = host.job_in("hostileQueue", &id, "failed").await?;
     assert_eq!(story["job"]["attemptsMade"], 2, "{story}");
-    assert_eq!(story["job"]["failedReason"], "trapped: it called exit(0) instead of returning");
+    assert_eq!(
+        story["job"]["failedReason"],
+        "trapped: it called exit(0) instead of returning"
+    );
     for name in ["random", "handles"] {
         host.add("hostileQueue", json!({ "name": name })).await?;
     }
@@ -392,7 +522,10 @@ async fn a_job_that_is_deferred_for_no_time_waits_longer_each_time() -> anyhow::
     let path = format!("/api/admin/queues/hostileQueue/jobs/{id}");
     let attempts = until(Duration::from_secs(30), "three starts", async || {
         let (_, story) = host.get(&path).await?;
-        let attempts = story["data"]["attempts"].as_array().cloned().unwrap_or_default();
+        let attempts = story["data"]["attempts"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
         Ok((attempts.len() >= 3).then_some(attempts))
     })
     .await?;
@@ -403,10 +536,16 @@ async fn a_job_that_is_deferred_for_no_time_waits_longer_each_time() -> anyhow::
         started.push(chrono::DateTime::parse_from_rfc3339(at)?);
     }
     started.sort();
-    let waits: Vec<i64> = started.windows(2).map(|pair| (pair[1] - pair[0]).num_milliseconds()).collect();
+    let waits: Vec<i64> = started
+        .windows(2)
+        .map(|pair| (pair[1] - pair[0]).num_milliseconds())
+        .collect();
     println!("{waits:?}");
     assert!(waits[0] >= 1_000 && waits[1] >= 2_000, "{waits:?}");
     let log = host.log.lock().expect("no writer panics").clone();
-    assert!(log.contains("The plugin deferred the job for less than the least time"), "it is said");
+    assert!(
+        log.contains("The plugin deferred the job for less than the least time"),
+        "it is said"
+    );
     Ok(())
 }

@@ -43,10 +43,15 @@ impl Drop for OwnDatabase {
         if std::thread::panicking() {
             return;
         }
-        let (server, drop) = (self.server.clone(), format!("drop database {} with (force)", self.name));
+        let (server, drop) = (
+            self.server.clone(),
+            format!("drop database {} with (force)", self.name),
+        );
         // A runtime cannot block on another one, hence the thread.
         let dropped = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?;
             runtime.block_on(async {
                 let mut admin = PgConnection::connect(&server).await?;
                 admin.execute(sqlx::AssertSqlSafe(drop)).await?;
@@ -77,8 +82,10 @@ pub fn repository() -> PathBuf {
 
 /// The host's binary, as `make test` has built it.
 pub fn binary() -> PathBuf {
-    std::env::var("PATCHBAY_BIN")
-        .map_or_else(|_| repository().join("target/debug/patchbay"), |path| repository().join(path))
+    std::env::var("PATCHBAY_BIN").map_or_else(
+        |_| repository().join("target/debug/patchbay"),
+        |path| repository().join(path),
+    )
 }
 
 impl World {
@@ -89,13 +96,25 @@ impl World {
         let server = required("PATCHBAY_TEST_DATABASE_URL")?;
         let mut url: reqwest::Url = server.parse()?;
         let mut admin = PgConnection::connect(url.as_str()).await?;
-        admin.execute(sqlx::AssertSqlSafe(format!("create database {name}"))).await?;
+        admin
+            .execute(sqlx::AssertSqlSafe(format!("create database {name}")))
+            .await?;
         url.set_path(&name);
-        let _own_database = Some(OwnDatabase { server, name: name.clone() });
+        let _own_database = Some(OwnDatabase {
+            server,
+            name: name.clone(),
+        });
         let dir = tempfile::tempdir()?;
         let mail = MailCatcher::start(&dir.path().join("mail")).await?;
         let redis_url = required("PATCHBAY_TEST_REDIS_URL")?;
-        Ok(Self { database_url: url.into(), redis_url, prefix: name, mail, dir, _own_database })
+        Ok(Self {
+            database_url: url.into(),
+            redis_url,
+            prefix: name,
+            mail,
+            dir,
+            _own_database,
+        })
     }
 
     /// A command with a complete configuration, plus `env`. The caller handles its output.
@@ -117,7 +136,10 @@ impl World {
             .env("BULL_BOARD_USERNAME", USER)
             .env("BULL_BOARD_PASSWORD", PASSWORD)
             // All tests share it: compiled code is content-addressed, so compiling once is enough.
-            .env("PATCHBAY_RUNTIME_CACHE_DIR", std::env::temp_dir().join("patchbay-test-cache"))
+            .env(
+                "PATCHBAY_RUNTIME_CACHE_DIR",
+                std::env::temp_dir().join("patchbay-test-cache"),
+            )
             .env("PATCHBAY_LOG_FORMAT", "json")
             .current_dir(self.dir.path())
             .stdin(Stdio::null())
@@ -132,11 +154,17 @@ impl World {
     }
 
     /// Runs such a command; returns exit code and output. An empty value unsets a variable.
-    pub async fn output(&self, arguments: &[&str], env: &[(&str, &str)]) -> anyhow::Result<(Option<i32>, String)> {
+    pub async fn output(
+        &self,
+        arguments: &[&str],
+        env: &[(&str, &str)],
+    ) -> anyhow::Result<(Option<i32>, String)> {
         let binary = binary();
         let mut command = self.command(binary.to_str().context("a path")?, arguments, env);
         let output = tokio::time::timeout(Duration::from_secs(60), command.output()).await??;
-        let text = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+        let text = [output.stdout, output.stderr]
+            .map(|text| String::from_utf8_lossy(&text).into_owned())
+            .concat();
         Ok((output.status.code(), text))
     }
 
@@ -152,7 +180,9 @@ impl World {
         let binary = binary();
         let arguments = [arguments, &[binary.to_str().context("a path")?, "serve"]].concat();
         let mut command = self.command(program, &arguments, env);
-        let mut child = command.spawn().context("cannot start the host: build it first (`make test` does)")?;
+        let mut child = command
+            .spawn()
+            .context("cannot start the host: build it first (`make test` does)")?;
         let stdout = child.stdout.take().context("stdout")?;
         let stderr = child.stderr.take().context("stderr")?;
         let (found, address) = tokio::sync::oneshot::channel();
@@ -163,19 +193,31 @@ impl World {
             Ok(Ok(address)) => address,
             _ => bail!("the host did not come up; its output is above"),
         };
-        let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(60)).build()?;
-        Ok(Host { child, url: format!("http://{address}"), http, log })
+        let http = reqwest::Client::builder()
+            .no_proxy()
+            .timeout(Duration::from_secs(60))
+            .build()?;
+        Ok(Host {
+            child,
+            url: format!("http://{address}"),
+            http,
+            log,
+        })
     }
 
     pub async fn redis(&self) -> anyhow::Result<redis::aio::MultiplexedConnection> {
-        Ok(redis::Client::open(self.redis_url.as_str())?.get_multiplexed_async_connection().await?)
+        Ok(redis::Client::open(self.redis_url.as_str())?
+            .get_multiplexed_async_connection()
+            .await?)
     }
 
     /// Moves a delayed job to the front of its queue, as any BullMQ client may.
     pub async fn promote(&self, queue: &str, id: &str) -> anyhow::Result<()> {
         let key = |name: &str| format!("{}:{queue}:{name}", self.prefix);
         let mut pipe = redis::pipe();
-        pipe.zrem(key("delayed"), id).rpush(key("wait"), id).zadd(key("marker"), "0", 0);
+        pipe.zrem(key("delayed"), id)
+            .rpush(key("wait"), id)
+            .zadd(key("marker"), "0", 0);
         Ok(pipe.query_async(&mut self.redis().await?).await?)
     }
 
@@ -207,7 +249,8 @@ async fn watch(
 fn address_in(line: &str) -> Option<String> {
     let line: Value = serde_json::from_str(line).ok()?;
     let fields = line.get("fields").unwrap_or(&line);
-    (fields["message"] == "patchbay is up").then(|| fields["address"].as_str().map(str::to_owned))?
+    (fields["message"] == "patchbay is up")
+        .then(|| fields["address"].as_str().map(str::to_owned))?
 }
 
 impl Host {
@@ -217,7 +260,10 @@ impl Host {
 
     /// The metrics page for Prometheus.
     pub async fn metrics(&self) -> anyhow::Result<String> {
-        let request = self.http.get(format!("{}/metrics", self.url)).basic_auth(USER, Some(PASSWORD));
+        let request = self
+            .http
+            .get(format!("{}/metrics", self.url))
+            .basic_auth(USER, Some(PASSWORD));
         let response = request.send().await?;
         anyhow::ensure!(response.status() == 200, "{}", response.status());
         let kind = response.headers()["content-type"].to_str()?;
@@ -226,19 +272,27 @@ impl Host {
     }
 
     pub async fn post(&self, path: &str, body: Value) -> anyhow::Result<(u16, Value)> {
-        self.request(self.http.post(self.url.clone() + path).json(&body)).await
+        self.request(self.http.post(self.url.clone() + path).json(&body))
+            .await
     }
 
     pub async fn put(&self, path: &str, body: Value) -> anyhow::Result<(u16, Value)> {
-        self.request(self.http.put(self.url.clone() + path).json(&body)).await
+        self.request(self.http.put(self.url.clone() + path).json(&body))
+            .await
     }
 
     pub async fn delete(&self, path: &str) -> anyhow::Result<(u16, Value)> {
-        self.request(self.http.delete(self.url.clone() + path)).await
+        self.request(self.http.delete(self.url.clone() + path))
+            .await
     }
 
     pub async fn push(&self, component: Vec<u8>) -> anyhow::Result<(u16, Value)> {
-        self.request(self.http.post(format!("{}/api/admin/plugins", self.url)).body(component)).await
+        self.request(
+            self.http
+                .post(format!("{}/api/admin/plugins", self.url))
+                .body(component),
+        )
+        .await
     }
 
     pub async fn request(&self, request: reqwest::RequestBuilder) -> anyhow::Result<(u16, Value)> {
@@ -250,9 +304,15 @@ impl Host {
     pub async fn deploy(&self, plugin: &str, component: Vec<u8>) -> anyhow::Result<String> {
         let (status, staged) = self.push(component).await?;
         anyhow::ensure!(status == 200, "push: {status} {staged}");
-        let digest = staged["data"]["digest"].as_str().context("digest")?.to_owned();
+        let digest = staged["data"]["digest"]
+            .as_str()
+            .context("digest")?
+            .to_owned();
         let (status, answer) = self
-            .post(&format!("/api/admin/plugins/{plugin}/activate"), json!({ "digest": digest, "grant": true }))
+            .post(
+                &format!("/api/admin/plugins/{plugin}/activate"),
+                json!({ "digest": digest, "grant": true }),
+            )
             .await?;
         anyhow::ensure!(status == 200, "activate: {status} {answer}");
         Ok(digest)
@@ -261,7 +321,9 @@ impl Host {
     /// The queue may be new.
     pub async fn add(&self, queue: &str, mut job: Value) -> anyhow::Result<String> {
         job["newQueue"] = true.into();
-        let (status, answer) = self.post(&format!("/api/admin/queues/{queue}/jobs"), job).await?;
+        let (status, answer) = self
+            .post(&format!("/api/admin/queues/{queue}/jobs"), job)
+            .await?;
         anyhow::ensure!(status == 200, "add: {status} {answer}");
         Ok(answer["data"]["id"].as_str().context("id")?.to_owned())
     }
@@ -269,23 +331,35 @@ impl Host {
     /// The job, once it is in `state`.
     pub async fn job_in(&self, queue: &str, id: &str, state: &str) -> anyhow::Result<Value> {
         let path = format!("/api/admin/queues/{queue}/jobs/{id}");
-        until(Duration::from_secs(30), &format!("job {id} in {state}"), async || {
-            let (_, answer) = self.get(&path).await?;
-            Ok((answer["data"]["job"]["state"] == state).then(|| answer["data"].clone()))
-        })
+        until(
+            Duration::from_secs(30),
+            &format!("job {id} in {state}"),
+            async || {
+                let (_, answer) = self.get(&path).await?;
+                Ok((answer["data"]["job"]["state"] == state).then(|| answer["data"].clone()))
+            },
+        )
         .await
     }
 
     /// The job without redaction, once it is in `state`.
-    pub async fn revealed_job_in(&self, queue: &str, id: &str, state: &str) -> anyhow::Result<Value> {
+    pub async fn revealed_job_in(
+        &self,
+        queue: &str,
+        id: &str,
+        state: &str,
+    ) -> anyhow::Result<Value> {
         self.job_in(queue, id, state).await?;
-        let (_, mut answer) = self.get(&format!("/api/admin/queues/{queue}/jobs/{id}?reveal=true")).await?;
+        let (_, mut answer) = self
+            .get(&format!("/api/admin/queues/{queue}/jobs/{id}?reveal=true"))
+            .await?;
         Ok(answer["data"].take())
     }
 
     /// Sends SIGTERM and waits for the exit.
     pub async fn stop(mut self) -> anyhow::Result<std::process::ExitStatus> {
-        let pid = rustix::process::Pid::from_raw(self.child.id().context("running")?.try_into()?).context("pid")?;
+        let pid = rustix::process::Pid::from_raw(self.child.id().context("running")?.try_into()?)
+            .context("pid")?;
         rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
         Ok(tokio::time::timeout(Duration::from_secs(40), self.child.wait()).await??)
     }
@@ -335,8 +409,13 @@ pub fn hostile_plugin_with(change: impl FnOnce(String) -> String) -> anyhow::Res
 }
 
 /// Another guest as a revision of the hostile plugin.
-pub fn as_hostile_plugin(component: &[u8], change: impl FnOnce(String) -> String) -> anyhow::Result<Vec<u8>> {
-    let manifest = change(std::fs::read_to_string(repository().join("tests/guests/hostile/plugin.toml"))?);
+pub fn as_hostile_plugin(
+    component: &[u8],
+    change: impl FnOnce(String) -> String,
+) -> anyhow::Result<Vec<u8>> {
+    let manifest = change(std::fs::read_to_string(
+        repository().join("tests/guests/hostile/plugin.toml"),
+    )?);
     let manifest = Manifest::from_toml(&manifest, |file| Err(format!("{file} is not expected")))?;
     Ok(patchbay_runtime::pack(component, &manifest)?)
 }
@@ -358,17 +437,28 @@ pub fn steady_plugin() -> anyhow::Result<Vec<u8>> {
 
 /// The steady guest under another manifest.
 pub fn steady_plugin_with(change: impl FnOnce(String) -> String) -> anyhow::Result<Vec<u8>> {
-    let manifest = change(std::fs::read_to_string(repository().join("tests/guests/steady/plugin.toml"))?);
+    let manifest = change(std::fs::read_to_string(
+        repository().join("tests/guests/steady/plugin.toml"),
+    )?);
     let manifest = Manifest::from_toml(&manifest, |file| Err(format!("{file} is not expected")))?;
-    Ok(patchbay_runtime::pack(&guest_component("steady")?, &manifest)?)
+    Ok(patchbay_runtime::pack(
+        &guest_component("steady")?,
+        &manifest,
+    )?)
 }
 
 /// The guest that runs the SQL in its jobs' data, under a changed manifest.
 pub fn statements_plugin(change: impl FnOnce(String) -> String) -> anyhow::Result<Vec<u8>> {
-    let manifest = std::fs::read_to_string(repository().join("tests/guests/statements/plugin.toml"))?;
-    let manifest = Manifest::from_toml(&change(manifest), |file| Err(format!("{file} is not expected")))?;
+    let manifest =
+        std::fs::read_to_string(repository().join("tests/guests/statements/plugin.toml"))?;
+    let manifest = Manifest::from_toml(&change(manifest), |file| {
+        Err(format!("{file} is not expected"))
+    })?;
     let file = repository().join("tests/guests/target/wasm32-wasip2/release/statements.wasm");
-    Ok(patchbay_runtime::pack(&std::fs::read(file).context("run `make test`")?, &manifest)?)
+    Ok(patchbay_runtime::pack(
+        &std::fs::read(file).context("run `make test`")?,
+        &manifest,
+    )?)
 }
 
 /// The guest that answers operations, allowed to call a server of the test.
@@ -378,9 +468,14 @@ pub fn answers_plugin(address: std::net::SocketAddr) -> anyhow::Result<Vec<u8>> 
 
 /// The answers guest under another manifest.
 pub fn answers_plugin_with(change: impl FnOnce(String) -> String) -> anyhow::Result<Vec<u8>> {
-    let manifest = change(std::fs::read_to_string(repository().join("tests/guests/answers/plugin.toml"))?);
+    let manifest = change(std::fs::read_to_string(
+        repository().join("tests/guests/answers/plugin.toml"),
+    )?);
     let manifest = Manifest::from_toml(&manifest, |file| Err(format!("{file} is not expected")))?;
-    Ok(patchbay_runtime::pack(&guest_component("answers")?, &manifest)?)
+    Ok(patchbay_runtime::pack(
+        &guest_component("answers")?,
+        &manifest,
+    )?)
 }
 
 /// The hostile component as compiled, without a manifest.
@@ -390,7 +485,9 @@ pub fn hostile_component() -> anyhow::Result<Vec<u8>> {
 
 /// Any guest's component as compiled, without a manifest.
 pub fn guest_component(name: &str) -> anyhow::Result<Vec<u8>> {
-    let file = repository().join(format!("tests/guests/target/wasm32-wasip2/release/{name}.wasm"));
+    let file = repository().join(format!(
+        "tests/guests/target/wasm32-wasip2/release/{name}.wasm"
+    ));
     std::fs::read(file).context("run `make test`")
 }
 
@@ -401,7 +498,9 @@ pub fn full_length() -> bool {
 
 /// The seed for random choices. It is printed; `PATCHBAY_TEST_SEED` repeats a run.
 pub fn seed() -> u64 {
-    let given = std::env::var("PATCHBAY_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
+    let given = std::env::var("PATCHBAY_TEST_SEED")
+        .ok()
+        .and_then(|seed| seed.parse().ok());
     let seed = given.unwrap_or_else(rand::random);
     println!("PATCHBAY_TEST_SEED={seed}");
     seed
@@ -413,8 +512,13 @@ fn packed(dir: &str) -> anyhow::Result<Vec<u8>> {
         .with_context(|| format!("no packed plugin in {}: run `make test`", dir.display()))?
         .filter_map(Result::ok)
         .map(|entry| entry.path())
-        .find(|path| path.extension().is_some_and(|extension| extension == "wasm"));
-    Ok(std::fs::read(file.context("no packed plugin: run `make test`")?)?)
+        .find(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "wasm")
+        });
+    Ok(std::fs::read(
+        file.context("no packed plugin: run `make test`")?,
+    )?)
 }
 
 /// The same plugin with another digest: an additional custom section changes the file.

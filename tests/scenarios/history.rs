@@ -13,7 +13,10 @@ use serde_json::{Value, json};
 use crate::harness::{Host, World, hostile_plugin_with, until};
 
 const QUEUE: &str = "hostileQueue";
-const KEY: (&str, &str) = ("PATCHBAY_SECRETS_KEY", "0101010101010101010101010101010101010101010101010101010101010102");
+const KEY: (&str, &str) = (
+    "PATCHBAY_SECRETS_KEY",
+    "0101010101010101010101010101010101010101010101010101010101010102",
+);
 const PHONE: &str = "+91 98765 43210";
 
 /// The hostile guest. Jobs of its queue are found by two paths, and phone numbers are redacted.
@@ -33,7 +36,9 @@ async fn host(world: &World, env: &[(&str, &str)]) -> anyhow::Result<Host> {
 async fn host_that_has_pruned(world: &World, env: &[(&str, &str)]) -> anyhow::Result<Host> {
     let host = world.host(env).await?;
     until(Duration::from_secs(20), "the first time", async || {
-        Ok(get(&host, "status").await?["lastPrune"]["endedAt"].is_string().then_some(()))
+        Ok(get(&host, "status").await?["lastPrune"]["endedAt"]
+            .is_string()
+            .then_some(()))
     })
     .await?;
     Ok(host)
@@ -45,24 +50,35 @@ fn lead(id: u64) -> Value {
 
 /// Runs a job to its end, and waits until the history has it.
 async fn ran(world: &World, host: &Host, name: &str, data: Value) -> anyhow::Result<String> {
-    let id = host.add(QUEUE, json!({ "name": name, "data": data })).await?;
+    let id = host
+        .add(QUEUE, json!({ "name": name, "data": data }))
+        .await?;
     has_ended(world, QUEUE, &id).await?;
     Ok(id)
 }
 
 async fn has_ended(world: &World, queue: &str, id: &str) -> anyhow::Result<()> {
-    let ended =
-        "select count(*) from patchbay.attempts where queue = $1 and job_id = $2 and verdict in ('complete', 'fail')";
+    let ended = "select count(*) from patchbay.attempts where queue = $1 and job_id = $2 and verdict in ('complete', 'fail')";
     let mut database = world.database().await?;
-    until(Duration::from_secs(60), &format!("the end of job {id} in the history"), async || {
-        let count: i64 = sqlx::query_scalar(ended).bind(queue).bind(id).fetch_one(&mut database).await?;
-        Ok((count > 0).then_some(()))
-    })
+    until(
+        Duration::from_secs(60),
+        &format!("the end of job {id} in the history"),
+        async || {
+            let count: i64 = sqlx::query_scalar(ended)
+                .bind(queue)
+                .bind(id)
+                .fetch_one(&mut database)
+                .await?;
+            Ok((count > 0).then_some(()))
+        },
+    )
     .await
 }
 
 async fn count(world: &World, what: &'static str) -> anyhow::Result<i64> {
-    Ok(sqlx::query_scalar(what).fetch_one(&mut world.database().await?).await?)
+    Ok(sqlx::query_scalar(what)
+        .fetch_one(&mut world.database().await?)
+        .await?)
 }
 
 async fn get(host: &Host, path: &str) -> anyhow::Result<Value> {
@@ -74,11 +90,21 @@ async fn get(host: &Host, path: &str) -> anyhow::Result<Value> {
 /// Appends an entry to the stream of finished attempts, as any program with access to Redis may.
 async fn append(world: &World, record: &Value) -> anyhow::Result<()> {
     let mut add = redis::cmd("XADD");
-    add.arg(format!("{}-own:attempts", world.prefix)).arg("*").arg("r").arg(record.to_string());
+    add.arg(format!("{}-own:attempts", world.prefix))
+        .arg("*")
+        .arg("r")
+        .arg(record.to_string());
     // Sending ten megabytes takes time.
-    let config = redis::AsyncConnectionConfig::new().set_response_timeout(Some(Duration::from_secs(30)));
+    let config =
+        redis::AsyncConnectionConfig::new().set_response_timeout(Some(Duration::from_secs(30)));
     let client = redis::Client::open(world.redis_url.as_str())?;
-    Ok(add.query_async(&mut client.get_multiplexed_async_connection_with_config(&config).await?).await?)
+    Ok(add
+        .query_async(
+            &mut client
+                .get_multiplexed_async_connection_with_config(&config)
+                .await?,
+        )
+        .await?)
 }
 
 /// Recent enough that the pruning at a host's start does not delete it.

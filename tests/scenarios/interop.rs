@@ -22,7 +22,10 @@ use crate::harness::{Host, PASSWORD, USER, World, hostile_component};
 /// For all checks of one client; each check has a shorter limit in the driver.
 const LIMIT: Duration = Duration::from_secs(150);
 /// Short locks, so that a killed worker is noticed soon.
-const HOST: [(&str, &str); 2] = [("PATCHBAY_WORK_LOCK_S", "4"), ("PATCHBAY_WORK_RENEW_S", "1")];
+const HOST: [(&str, &str); 2] = [
+    ("PATCHBAY_WORK_LOCK_S", "4"),
+    ("PATCHBAY_WORK_RENEW_S", "1"),
+];
 
 #[derive(Deserialize)]
 struct Check {
@@ -48,7 +51,9 @@ fn interop() -> PathBuf {
 }
 
 fn checks() -> anyhow::Result<Vec<Check>> {
-    Ok(serde_json::from_slice(&std::fs::read(interop().join("checks.json"))?)?)
+    Ok(serde_json::from_slice(&std::fs::read(
+        interop().join("checks.json"),
+    )?)?)
 }
 
 /// The test guest with one queue per check, and a deadline long enough to be killed before it.
@@ -99,7 +104,8 @@ async fn run(client: &str, program: &[&str]) -> anyhow::Result<()> {
     let mut verdicts = BTreeMap::new();
     let all = async {
         while let Some(line) = lines.next_line().await? {
-            let line: Value = serde_json::from_str(&line).with_context(|| format!("the driver printed {line:?}"))?;
+            let line: Value = serde_json::from_str(&line)
+                .with_context(|| format!("the driver printed {line:?}"))?;
             match line["ask"].as_str() {
                 Some("kill-host") => host.child.kill().await?,
                 Some("start-host") => host = start(&world).await?,
@@ -114,28 +120,47 @@ async fn run(client: &str, program: &[&str]) -> anyhow::Result<()> {
         }
         Ok(())
     };
-    tokio::time::timeout(LIMIT, all).await.with_context(|| format!("{client}: not done within {LIMIT:?}"))??;
+    tokio::time::timeout(LIMIT, all)
+        .await
+        .with_context(|| format!("{client}: not done within {LIMIT:?}"))??;
     report(client, &checks, &verdicts)
 }
 
-fn report(client: &str, checks: &[Check], verdicts: &BTreeMap<String, Value>) -> anyhow::Result<()> {
+fn report(
+    client: &str,
+    checks: &[Check],
+    verdicts: &BTreeMap<String, Value>,
+) -> anyhow::Result<()> {
     let mut failed = Vec::new();
     println!("| check | {client} |\n|---|---|");
     for check in checks {
-        let verdict = verdicts.get(&check.name).with_context(|| format!("{client} gave no verdict on {}", check.name));
+        let verdict = verdicts
+            .get(&check.name)
+            .with_context(|| format!("{client} gave no verdict on {}", check.name));
         let verdict = verdict?;
-        let (word, reason) = (verdict["verdict"].as_str().unwrap_or("failed"), verdict["reason"].as_str());
+        let (word, reason) = (
+            verdict["verdict"].as_str().unwrap_or("failed"),
+            verdict["reason"].as_str(),
+        );
         println!(
             "| {}: {} | {word}{} |",
             check.name,
             check.says,
-            reason.map_or_else(String::new, |reason| format!(": {}", reason.replace('\n', " ")))
+            reason.map_or_else(String::new, |reason| format!(
+                ": {}",
+                reason.replace('\n', " ")
+            ))
         );
         if word == "failed" {
             failed.push(format!("{}: {}", check.name, reason.unwrap_or("no reason")));
         }
     }
-    ensure!(failed.is_empty(), "{client}: {} failed:\n{}", failed.len(), failed.join("\n"));
+    ensure!(
+        failed.is_empty(),
+        "{client}: {} failed:\n{}",
+        failed.len(),
+        failed.join("\n")
+    );
     Ok(())
 }
 

@@ -19,13 +19,20 @@ fn revision(component: &[u8], version: &str, upstream: &Receiver) -> anyhow::Res
         let manifest = manifest.replace("version = \"0.1.0\"", &format!("version = \"{version}\""));
         let manifest = manifest.replace("127.0.0.1:9/", &format!("{}/", upstream.address));
         // No breaker opens: broken outside hosts and busy machines have other tests.
-        let manifest = manifest.replace("timeout_ms = 60_000", "timeout_ms = 60_000\nbreaker = { failures = 1_000 }");
-        manifest.replace("deadline_ms = 200", "deadline_ms = 20_000") + "searchable = [\"lead.id\", \"import\"]\n"
+        let manifest = manifest.replace(
+            "timeout_ms = 60_000",
+            "timeout_ms = 60_000\nbreaker = { failures = 1_000 }",
+        );
+        manifest.replace("deadline_ms = 200", "deadline_ms = 20_000")
+            + "searchable = [\"lead.id\", \"import\"]\n"
     })
 }
 
 async fn get(host: &Host, path: &str, pairs: &[(&str, &str)]) -> anyhow::Result<Value> {
-    let request = host.http.get(format!("{}/api/admin/{path}", host.url)).query(pairs);
+    let request = host
+        .http
+        .get(format!("{}/api/admin/{path}", host.url))
+        .query(pairs);
     let (status, answer) = host.request(request).await?;
     ensure!(status == 200, "{path} {pairs:?}: {answer}");
     Ok(answer["data"].clone())
@@ -37,17 +44,34 @@ async fn post(host: &Host, path: &str, body: Value) -> anyhow::Result<Value> {
     Ok(answer["data"].clone())
 }
 
-async fn add_lead(host: &Host, name: &str, import: &str, lead: usize, url: &str) -> anyhow::Result<String> {
-    let data = json!({ "import": import, "lead": { "id": lead }, "url": url, "private": "p3rsonal" });
+async fn add_lead(
+    host: &Host,
+    name: &str,
+    import: &str,
+    lead: usize,
+    url: &str,
+) -> anyhow::Result<String> {
+    let data =
+        json!({ "import": import, "lead": { "id": lead }, "url": url, "private": "p3rsonal" });
     host.add(QUEUE, json!({ "name": name, "data": data })).await
 }
 
 #[tokio::test]
-async fn from_the_alert_of_failing_jobs_to_the_fix_and_the_message_that_all_is_well() -> anyhow::Result<()> {
-    let (world, receiver, upstream) = (World::new().await?, Receiver::new().await?, Receiver::new().await?);
+async fn from_the_alert_of_failing_jobs_to_the_fix_and_the_message_that_all_is_well()
+-> anyhow::Result<()> {
+    let (world, receiver, upstream) = (
+        World::new().await?,
+        Receiver::new().await?,
+        Receiver::new().await?,
+    );
     // Without quarantine, which has a test of its own.
     let host = host(&world, &receiver, &[("PATCHBAY_QUARANTINE_POLICY", "off")]).await?;
-    let broken = host.deploy("hostile", revision(&hostile_component()?, "0.1.0", &upstream)?).await?;
+    let broken = host
+        .deploy(
+            "hostile",
+            revision(&hostile_component()?, "0.1.0", &upstream)?,
+        )
+        .await?;
 
     // An outside server changes its answer in a way that the plugin does not expect.
     let url = upstream.url("leads?phone=p3rsonal");
@@ -65,56 +89,133 @@ async fn from_the_alert_of_failing_jobs_to_the_fix_and_the_message_that_all_is_w
     // The alert arrives and names the subject.
     receiver.until_told(QUEUE, &["firing"]).await?;
     let alert = receiver.messages("/webhook", 200)[0].clone();
-    assert_eq!((&alert["alert"], &alert["subject"]), (&json!("failure-rate"), &json!(QUEUE)), "{alert}");
+    assert_eq!(
+        (&alert["alert"], &alert["subject"]),
+        (&json!("failure-rate"), &json!(QUEUE)),
+        "{alert}"
+    );
     assert_eq!(alert["runbook"], "docs/operations/alerts.md#failure-rate");
-    assert!(alert["next"].as_str().is_some_and(|next| next.contains("patchbay job list hostileQueue failed")));
+    assert!(
+        alert["next"]
+            .as_str()
+            .is_some_and(|next| next.contains("patchbay job list hostileQueue failed"))
+    );
 
     // A search finds the jobs, by the failure and by the person.
-    let filter = [("queue", QUEUE), ("code", "trapped"), ("data.import", "october"), ("limit", "200")];
+    let filter = [
+        ("queue", QUEUE),
+        ("code", "trapped"),
+        ("data.import", "october"),
+        ("limit", "200"),
+    ];
     let found = until(SOON, "all of them in the history", async || {
         let found = get(&host, "history/search", &filter).await?;
         Ok((found.as_array().map(Vec::len) == Some(JOBS)).then_some(found))
     })
     .await?;
-    assert!(found.as_array().is_some_and(|rows| rows.iter().all(|row| row["revision"] == *broken)), "{found}");
+    assert!(
+        found
+            .as_array()
+            .is_some_and(|rows| rows.iter().all(|row| row["revision"] == *broken)),
+        "{found}"
+    );
     let one = get(&host, "history/search", &[("data.lead.id", "107")]).await?;
-    assert_eq!((one.as_array().map(Vec::len), &one[0]["jobId"]), (Some(1), &json!(ids[7])), "{one}");
+    assert_eq!(
+        (one.as_array().map(Vec::len), &one[0]["jobId"]),
+        (Some(1), &json!(ids[7])),
+        "{one}"
+    );
 
     // One job's timeline shows the place in the plugin, and the outside server's last answer.
-    let told = get(&host, &format!("queues/{QUEUE}/jobs/{}/timeline", ids[7]), &[]).await?;
-    let attempt = told["lives"][0]["events"].as_array().into_iter().flatten().find(|event| event["kind"] == "attempt");
+    let told = get(
+        &host,
+        &format!("queues/{QUEUE}/jobs/{}/timeline", ids[7]),
+        &[],
+    )
+    .await?;
+    let attempt = told["lives"][0]["events"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .find(|event| event["kind"] == "attempt");
     let attempt = attempt.context("an attempt")?;
-    assert_eq!((&attempt["outcome"], &attempt["revision"]), (&json!("trapped"), &json!(broken)), "{attempt}");
-    assert!(attempt["stack"].as_str().is_some_and(|stack| stack.contains("hostile")), "{attempt}");
+    assert_eq!(
+        (&attempt["outcome"], &attempt["revision"]),
+        (&json!("trapped"), &json!(broken)),
+        "{attempt}"
+    );
+    assert!(
+        attempt["stack"]
+            .as_str()
+            .is_some_and(|stack| stack.contains("hostile")),
+        "{attempt}"
+    );
     let call = &attempt["calls"][0];
-    assert_eq!((&call["host"], &call["result"]), (&json!(upstream.address.to_string()), &json!("418")), "{attempt}");
+    assert_eq!(
+        (&call["host"], &call["result"]),
+        (&json!(upstream.address.to_string()), &json!("418")),
+        "{attempt}"
+    );
     assert!(call["tookMs"].is_u64(), "{call}");
-    assert!(!told.to_string().contains("p3rsonal"), "neither data nor the path of a call: {told}");
+    assert!(
+        !told.to_string().contains("p3rsonal"),
+        "neither data nor the path of a call: {told}"
+    );
 
     // All failures are one dead-letter group.
     let letters = get(&host, "dead-letters", &[]).await?;
-    assert_eq!((letters.as_array().map(Vec::len), &letters[0]["jobs"]), (Some(1), &json!(JOBS)), "{letters}");
+    assert_eq!(
+        (letters.as_array().map(Vec::len), &letters[0]["jobs"]),
+        (Some(1), &json!(JOBS)),
+        "{letters}"
+    );
     let letter = format!("dead-letters/{}", letters[0]["id"]);
     let shown = get(&host, &letter, &[]).await?;
-    assert_eq!((&shown["revision"], &shown["repaired"]), (&json!(broken), &json!(0)), "{shown}");
+    assert_eq!(
+        (&shown["revision"], &shown["repaired"]),
+        (&json!(broken), &json!(0)),
+        "{shown}"
+    );
 
     // Deployed without a restart; ten jobs are retried first, and then the rest.
-    let fixed = host.deploy("hostile", revision(&guest_component("steady")?, "0.2.0", &upstream)?).await?;
+    let fixed = host
+        .deploy(
+            "hostile",
+            revision(&guest_component("steady")?, "0.2.0", &upstream)?,
+        )
+        .await?;
     let filter = json!({ "queue": QUEUE, "code": "trapped", "data.import": "october" });
     let retry = json!({ "kind": "retry", "filter": filter, "first": 10, "reason": "0.2.0 takes that answer" });
     let bulk = post(&host, "bulk", retry).await?["id"].clone();
     let paused = bulk_in(&host, &bulk, &["paused"]).await?;
-    assert_eq!((&paused["matched"], &paused["done"]), (&json!(JOBS), &json!(10)), "{paused}");
-    let completed = [("queue", QUEUE), ("outcome", "completed"), ("data.import", "october"), ("limit", "200")];
+    assert_eq!(
+        (&paused["matched"], &paused["done"]),
+        (&json!(JOBS), &json!(10)),
+        "{paused}"
+    );
+    let completed = [
+        ("queue", QUEUE),
+        ("outcome", "completed"),
+        ("data.import", "october"),
+        ("limit", "200"),
+    ];
     until(SOON, "ten are well", async || {
         let well = get(&host, "history/search", &completed).await?;
         Ok((well.as_array().map(Vec::len) == Some(10)).then_some(()))
     })
     .await?;
-    assert_eq!(receiver.told(QUEUE), ["firing"], "more than half of them still are failed");
+    assert_eq!(
+        receiver.told(QUEUE),
+        ["firing"],
+        "more than half of them still are failed"
+    );
     post(&host, &format!("bulk/{bulk}/resume"), json!({})).await?;
     let ended = bulk_in(&host, &bulk, &["done"]).await?;
-    assert_eq!((&ended["done"], &ended["skipped"], &ended["failed"]), (&json!(JOBS), &json!(0), &json!(0)), "{ended}");
+    assert_eq!(
+        (&ended["done"], &ended["skipped"], &ended["failed"]),
+        (&json!(JOBS), &json!(0), &json!(0)),
+        "{ended}"
+    );
     for id in &ids {
         host.job_in(QUEUE, id, "completed").await?;
     }
@@ -125,9 +226,24 @@ async fn from_the_alert_of_failing_jobs_to_the_fix_and_the_message_that_all_is_w
         Ok((get(&host, &letter, &[]).await?["repaired"] == JOBS).then_some(()))
     })
     .await?;
-    let told = get(&host, &format!("queues/{QUEUE}/jobs/{}/timeline", ids[7]), &[]).await?;
-    let attempts: Vec<Value> = told["lives"][0]["events"].as_array().context("events")?.clone();
-    let revisions = attempts.iter().filter(|event| event["kind"] == "attempt").map(|event| event["revision"].as_str());
-    assert_eq!(revisions.collect::<Vec<_>>(), [Some(broken.as_str()), Some(fixed.as_str())], "{told:#}");
+    let told = get(
+        &host,
+        &format!("queues/{QUEUE}/jobs/{}/timeline", ids[7]),
+        &[],
+    )
+    .await?;
+    let attempts: Vec<Value> = told["lives"][0]["events"]
+        .as_array()
+        .context("events")?
+        .clone();
+    let revisions = attempts
+        .iter()
+        .filter(|event| event["kind"] == "attempt")
+        .map(|event| event["revision"].as_str());
+    assert_eq!(
+        revisions.collect::<Vec<_>>(),
+        [Some(broken.as_str()), Some(fixed.as_str())],
+        "{told:#}"
+    );
     Ok(())
 }

@@ -17,27 +17,48 @@ async fn world_with_host() -> anyhow::Result<(World, Host)> {
 
 /// Ids of one page, and the cursor of the next.
 async fn page(host: &Host, query: &str) -> anyhow::Result<(Vec<String>, Option<String>)> {
-    let (status, answer) = host.get(&format!("/api/admin/queues/{QUEUE}/jobs?{query}")).await?;
+    let (status, answer) = host
+        .get(&format!("/api/admin/queues/{QUEUE}/jobs?{query}"))
+        .await?;
     anyhow::ensure!(status == 200, "{query}: {answer}");
-    let ids = answer["data"].as_array().into_iter().flatten().filter_map(|job| job["id"].as_str());
-    Ok((ids.map(str::to_owned).collect(), answer["nextCursor"].as_str().map(str::to_owned)))
+    let ids = answer["data"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|job| job["id"].as_str());
+    Ok((
+        ids.map(str::to_owned).collect(),
+        answer["nextCursor"].as_str().map(str::to_owned),
+    ))
 }
 
 #[tokio::test]
-async fn failed_jobs_are_listed_to_the_end_although_each_page_is_retried_before_the_next() -> anyhow::Result<()> {
+async fn failed_jobs_are_listed_to_the_end_although_each_page_is_retried_before_the_next()
+-> anyhow::Result<()> {
     let (_world, host) = world_with_host().await?;
     let mut failed = Vec::new();
     for _ in 0..7 {
-        let id = host.add(QUEUE, json!({ "name": "fail", "data": { "retry": "never" } })).await?;
+        let id = host
+            .add(
+                QUEUE,
+                json!({ "name": "fail", "data": { "retry": "never" } }),
+            )
+            .await?;
         host.job_in(QUEUE, &id, "failed").await?;
         failed.push(id);
     }
-    host.post(&format!("/api/admin/queues/{QUEUE}/pause"), json!({})).await?;
+    host.post(&format!("/api/admin/queues/{QUEUE}/pause"), json!({}))
+        .await?;
     let (mut seen, mut cursor) = (Vec::new(), String::new());
     loop {
         let (ids, next) = page(&host, &format!("state=failed&limit=3{cursor}")).await?;
         for id in &ids {
-            let (status, answer) = host.post(&format!("/api/admin/queues/{QUEUE}/jobs/{id}/retry"), json!({})).await?;
+            let (status, answer) = host
+                .post(
+                    &format!("/api/admin/queues/{QUEUE}/jobs/{id}/retry"),
+                    json!({}),
+                )
+                .await?;
             assert_eq!(status, 200, "{answer}");
         }
         seen.extend(ids);
@@ -45,14 +66,19 @@ async fn failed_jobs_are_listed_to_the_end_although_each_page_is_retried_before_
         cursor = format!("&cursor={next}");
     }
     seen.reverse();
-    assert_eq!(seen, failed, "newest first, each once, although none stayed where it was");
+    assert_eq!(
+        seen, failed,
+        "newest first, each once, although none stayed where it was"
+    );
     Ok(())
 }
 
 #[tokio::test]
-async fn waiting_jobs_are_listed_to_the_end_although_the_first_ones_leave_and_others_come() -> anyhow::Result<()> {
+async fn waiting_jobs_are_listed_to_the_end_although_the_first_ones_leave_and_others_come()
+-> anyhow::Result<()> {
     let (world, host) = world_with_host().await?;
-    host.post(&format!("/api/admin/queues/{QUEUE}/pause"), json!({})).await?;
+    host.post(&format!("/api/admin/queues/{QUEUE}/pause"), json!({}))
+        .await?;
     let mut ids = Vec::new();
     for _ in 0..6 {
         ids.push(host.add(QUEUE, json!({ "name": "noop" })).await?);
@@ -61,17 +87,25 @@ async fn waiting_jobs_are_listed_to_the_end_although_the_first_ones_leave_and_ot
     assert_eq!(first, ids[..2]);
     let cursor = cursor.unwrap_or_default();
     // The first job is removed, and another one comes at the end.
-    host.delete(&format!("/api/admin/queues/{QUEUE}/jobs/{}", ids[0])).await?;
+    host.delete(&format!("/api/admin/queues/{QUEUE}/jobs/{}", ids[0]))
+        .await?;
     ids.push(host.add(QUEUE, json!({ "name": "noop" })).await?);
     let (second, _) = page(&host, &format!("state=waiting&limit=2&cursor={cursor}")).await?;
     assert_eq!(second, ids[2..4]);
     // The job that the cursor names is removed too: nothing is skipped.
-    host.delete(&format!("/api/admin/queues/{QUEUE}/jobs/{}", ids[1])).await?;
+    host.delete(&format!("/api/admin/queues/{QUEUE}/jobs/{}", ids[1]))
+        .await?;
     let (rest, _) = page(&host, &format!("state=waiting&limit=9&cursor={cursor}")).await?;
     assert_eq!(rest, ids[2..]);
     let listed = json_of(&host, &["--json", "job", "list", QUEUE, "waiting", "--all"]).await?;
     assert_eq!(listed.as_array().map(Vec::len), Some(5));
-    let some = json_of(&host, &["--json", "job", "list", QUEUE, "waiting", "--offset", "1", "--limit", "3"]).await?;
+    let some = json_of(
+        &host,
+        &[
+            "--json", "job", "list", QUEUE, "waiting", "--offset", "1", "--limit", "3",
+        ],
+    )
+    .await?;
     assert_eq!(some.as_array().map(Vec::len), Some(3));
 
     // BullMQ 5 pauses by renaming the list.
@@ -89,7 +123,10 @@ async fn a_cursor_that_the_host_did_not_give_is_refused() -> anyhow::Result<()> 
         let id = host.add(QUEUE, json!({ "name": "noop" })).await?;
         host.job_in(QUEUE, &id, "completed").await?;
     }
-    let cursor = page(&host, "state=completed&limit=1").await?.1.unwrap_or_default();
+    let cursor = page(&host, "state=completed&limit=1")
+        .await?
+        .1
+        .unwrap_or_default();
     for query in [
         "state=failed&cursor=7".to_owned(),
         "state=failed&cursor=".to_owned(),
@@ -98,23 +135,44 @@ async fn a_cursor_that_the_host_did_not_give_is_refused() -> anyhow::Result<()> 
         // "delayed NaN x", which Redis would refuse.
         "state=delayed&cursor=ZGVsYXllZCBOYU4geA".to_owned(),
     ] {
-        let (status, answer): (u16, Value) = host.get(&format!("/api/admin/queues/{QUEUE}/jobs?{query}")).await?;
-        assert_eq!((status, &answer["code"]), (400, &json!("invalid-input")), "{query}: {answer}");
-        assert!(answer["message"].as_str().is_some_and(|message| message.contains("cursor")), "{answer}");
+        let (status, answer): (u16, Value) = host
+            .get(&format!("/api/admin/queues/{QUEUE}/jobs?{query}"))
+            .await?;
+        assert_eq!(
+            (status, &answer["code"]),
+            (400, &json!("invalid-input")),
+            "{query}: {answer}"
+        );
+        assert!(
+            answer["message"]
+                .as_str()
+                .is_some_and(|message| message.contains("cursor")),
+            "{answer}"
+        );
     }
     Ok(())
 }
 
 #[tokio::test]
-async fn a_command_lists_as_many_jobs_as_it_is_asked_for_and_adds_what_a_file_holds() -> anyhow::Result<()> {
+async fn a_command_lists_as_many_jobs_as_it_is_asked_for_and_adds_what_a_file_holds()
+-> anyhow::Result<()> {
     let (world, host) = world_with_host().await?;
-    host.post(&format!("/api/admin/queues/{QUEUE}/pause"), json!({})).await?;
+    host.post(&format!("/api/admin/queues/{QUEUE}/pause"), json!({}))
+        .await?;
     for _ in 0..205 {
         host.add(QUEUE, json!({ "name": "noop" })).await?;
     }
     let listed = async |limit: &str| -> anyhow::Result<Vec<String>> {
-        let jobs = json_of(&host, &["--json", "job", "list", QUEUE, "waiting", "--limit", limit]).await?;
-        let ids = jobs.as_array().into_iter().flatten().filter_map(|job| job["id"].as_str());
+        let jobs = json_of(
+            &host,
+            &["--json", "job", "list", QUEUE, "waiting", "--limit", limit],
+        )
+        .await?;
+        let ids = jobs
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|job| job["id"].as_str());
         Ok(ids.map(str::to_owned).collect())
     };
     let all = listed("300").await?;
@@ -124,7 +182,20 @@ async fn a_command_lists_as_many_jobs_as_it_is_asked_for_and_adds_what_a_file_ho
     let file = world.dir.path().join("data.json");
     std::fs::write(&file, r#"{ "from": "a file" }"#)?;
     let data = format!("@{}", file.display());
-    let added = json_of(&host, &["--json", "job", "add", QUEUE, "noop", &data, "--delay-ms", "3600000"]).await?;
+    let added = json_of(
+        &host,
+        &[
+            "--json",
+            "job",
+            "add",
+            QUEUE,
+            "noop",
+            &data,
+            "--delay-ms",
+            "3600000",
+        ],
+    )
+    .await?;
     let id = added["id"].as_str().unwrap_or_default();
     let story = json_of(&host, &["--json", "job", "show", QUEUE, id]).await?;
     assert_eq!(story["job"]["data"], r#"{ "from": "a file" }"#, "{story}");

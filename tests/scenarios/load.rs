@@ -101,7 +101,9 @@ impl Form {
 }
 
 fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64)
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |time| time.as_millis() as u64)
 }
 
 /// Adds jobs at a steady rate, whatever happens to them; returns the actual rate.
@@ -121,8 +123,16 @@ async fn produce(world: &World, form: &Form) -> anyhow::Result<f64> {
     for first in (0..form.total()).step_by(per_tick as usize) {
         ticks.tick().await;
         let jobs = (first..first + per_tick).map(|n| {
-            let name = if n.is_multiple_of(USES_GRANT) { "count" } else { "noop" };
-            Ok(NewJob::new(QUEUE.parse()?, name, json!({ "n": n, "text": "x".repeat(400) }).to_string()))
+            let name = if n.is_multiple_of(USES_GRANT) {
+                "count"
+            } else {
+                "noop"
+            };
+            Ok(NewJob::new(
+                QUEUE.parse()?,
+                name,
+                json!({ "n": n, "text": "x".repeat(400) }).to_string(),
+            ))
         });
         queues.add(jobs.collect::<anyhow::Result<_>>()?).await?;
     }
@@ -139,7 +149,11 @@ async fn disturb(host: &Host, digests: &[String; 2], form: &Form) -> anyhow::Res
     for (n, step) in steps.into_iter().enumerate() {
         sleep_until(began + apart * n as u32).await;
         let asks = json!({ "asks": ["kv"] });
-        let other = if active == digests[0] { &digests[1] } else { &digests[0] };
+        let other = if active == digests[0] {
+            &digests[1]
+        } else {
+            &digests[0]
+        };
         let (path, body) = match step {
             Step::Swap => ("activate", json!({ "digest": other })),
             Step::Rollback => ("rollback", json!({})),
@@ -148,10 +162,17 @@ async fn disturb(host: &Host, digests: &[String; 2], form: &Form) -> anyhow::Res
         };
         let asked = now_ms();
         let (status, answer) = host.post(&format!("{PLUGIN}/{path}"), body).await?;
-        done.push(Done { step, asked, answered: now_ms() });
+        done.push(Done {
+            step,
+            asked,
+            answered: now_ms(),
+        });
         ensure!(status == 200, "{step:?}: {answer}");
         if matches!(step, Step::Swap | Step::Rollback) {
-            ensure!(answer["data"]["digest"] == *other, "{step:?} went elsewhere: {answer}");
+            ensure!(
+                answer["data"]["digest"] == *other,
+                "{step:?} went elsewhere: {answer}"
+            );
             active.clone_from(other);
         }
     }
@@ -162,23 +183,43 @@ async fn disturb(host: &Host, digests: &[String; 2], form: &Form) -> anyhow::Res
 async fn finished(world: &World, total: u64) -> anyhow::Result<Vec<Finished>> {
     let mut redis = world.redis().await?;
     let key = |name: &dyn std::fmt::Display| format!("{}:{QUEUE}:{name}", world.prefix);
-    until(Duration::from_secs(300), "the end of every job", async || {
-        let (completed, failed): (u64, u64) =
-            (redis.zcard(key(&"completed")).await?, redis.zcard(key(&"failed")).await?);
-        Ok((completed + failed >= total).then_some(()))
-    })
+    until(
+        Duration::from_secs(300),
+        "the end of every job",
+        async || {
+            let (completed, failed): (u64, u64) = (
+                redis.zcard(key(&"completed")).await?,
+                redis.zcard(key(&"failed")).await?,
+            );
+            Ok((completed + failed >= total).then_some(()))
+        },
+    )
     .await?;
     let mut all = Vec::new();
     for ids in (1..=total).collect::<Vec<_>>().chunks(1_000) {
         let mut pipe = redis::pipe();
         for id in ids {
-            pipe.hmget(key(id), &["timestamp", "processedOn", "finishedOn", "returnvalue", "failedReason"]);
+            pipe.hmget(
+                key(id),
+                &[
+                    "timestamp",
+                    "processedOn",
+                    "finishedOn",
+                    "returnvalue",
+                    "failedReason",
+                ],
+            );
         }
         type Row = (u64, u64, u64, Option<String>, Option<String>);
         let rows: Vec<Row> = pipe.query_async(&mut redis).await?;
         for (id, (added, began, ended, result, failure)) in ids.iter().zip(rows) {
             ensure!(failure.is_none(), "job {id} failed: {failure:?}");
-            all.push(Finished { added, began, ended, result: result.filter(|text| text != "null") });
+            all.push(Finished {
+                added,
+                began,
+                ended,
+                result: result.filter(|text| text != "null"),
+            });
         }
     }
     Ok(all)
@@ -201,7 +242,10 @@ async fn check_attempts(world: &World, total: u64, digests: &[String; 2]) -> any
     for count in ["attempts", "jobs", "completed"] {
         assert_eq!(row.try_get::<i64, _>(count)?, total as i64, "{count}");
     }
-    let revisions: BTreeSet<String> = row.try_get::<Vec<String>, _>("revisions")?.into_iter().collect();
+    let revisions: BTreeSet<String> = row
+        .try_get::<Vec<String>, _>("revisions")?
+        .into_iter()
+        .collect();
     assert_eq!(revisions, digests.iter().cloned().collect());
     Ok(())
 }
@@ -215,26 +259,47 @@ fn check_grants(jobs: &[Finished], done: &[Done]) {
         denied += usize::from(result.contains("denied"));
         // Jobs that ran during a step may see either.
         let under_way = |step: &Done| step.asked <= job.ended && job.began <= step.answered;
-        let of_grants = || done.iter().filter(|step| matches!(step.step, Step::Revoke | Step::Restore));
+        let of_grants = || {
+            done.iter()
+                .filter(|step| matches!(step.step, Step::Revoke | Step::Restore))
+        };
         if of_grants().any(under_way) {
             continue;
         }
         let last = of_grants().rfind(|step| step.answered < job.began);
-        let expected = if last.is_some_and(|step| step.step == Step::Revoke) { "\"denied\"" } else { "\"granted\"" };
-        assert_eq!(result, expected, "a job that ran from {} to {}", job.began, job.ended);
+        let expected = if last.is_some_and(|step| step.step == Step::Revoke) {
+            "\"denied\""
+        } else {
+            "\"granted\""
+        };
+        assert_eq!(
+            result, expected,
+            "a job that ran from {} to {}",
+            job.began, job.ended
+        );
     }
     assert!(denied > 0, "the revocations were seen");
 }
 
 /// From adding to the end, of the jobs that were added in this time.
 fn p99(jobs: &[Finished], added: impl Fn(u64) -> bool) -> Duration {
-    let mut waits: Vec<u64> = jobs.iter().filter(|job| added(job.added)).map(|job| job.ended - job.added).collect();
+    let mut waits: Vec<u64> = jobs
+        .iter()
+        .filter(|job| added(job.added))
+        .map(|job| job.ended - job.added)
+        .collect();
     waits.sort_unstable();
-    Duration::from_millis(waits.get(waits.len() * 99 / 100).copied().unwrap_or_default())
+    Duration::from_millis(
+        waits
+            .get(waits.len() * 99 / 100)
+            .copied()
+            .unwrap_or_default(),
+    )
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn swaps_rollbacks_and_revoked_grants_under_load_lose_and_fail_no_job() -> anyhow::Result<()> {
+async fn swaps_rollbacks_and_revoked_grants_under_load_lose_and_fail_no_job() -> anyhow::Result<()>
+{
     let form = if full_length() { FULL } else { SHORT };
     let world = World::new().await?;
     let host = world.host(&[]).await?;
@@ -242,7 +307,13 @@ async fn swaps_rollbacks_and_revoked_grants_under_load_lose_and_fail_no_job() ->
     // Staged beforehand, so that only the swaps happen while jobs run.
     let (status, staged) = host.push(variant(&steady_plugin()?, "second")).await?;
     ensure!(status == 200, "push: {status} {staged}");
-    let digests = [first, staged["data"]["digest"].as_str().context("digest")?.to_owned()];
+    let digests = [
+        first,
+        staged["data"]["digest"]
+            .as_str()
+            .context("digest")?
+            .to_owned(),
+    ];
 
     let began = now_ms();
     let (rate, done) = tokio::try_join!(produce(&world, &form), disturb(&host, &digests, &form))?;
@@ -250,7 +321,11 @@ async fn swaps_rollbacks_and_revoked_grants_under_load_lose_and_fail_no_job() ->
     check_attempts(&world, form.total(), &digests).await?;
     let (_, queues) = host.get("/api/admin/queues").await?;
     let counts: &Value = &queues["data"][0]["counts"];
-    assert_eq!((&counts["failed"], &counts["completed"]), (&json!(0), &json!(form.total())), "{counts}");
+    assert_eq!(
+        (&counts["failed"], &counts["completed"]),
+        (&json!(0), &json!(form.total())),
+        "{counts}"
+    );
     check_grants(&jobs, &done);
 
     // The first second is for warming up.
@@ -259,15 +334,25 @@ async fn swaps_rollbacks_and_revoked_grants_under_load_lose_and_fail_no_job() ->
     let mut seconds: Vec<Duration> = done
         .iter()
         .filter(|step| matches!(step.step, Step::Swap | Step::Rollback))
-        .map(|step| p99(&jobs, |added| (step.asked..step.asked + 1_000).contains(&added)))
+        .map(|step| {
+            p99(&jobs, |added| {
+                (step.asked..step.asked + 1_000).contains(&added)
+            })
+        })
         .collect();
     seconds.sort_unstable();
     let (median, worst) = (seconds[seconds.len() / 2], seconds[seconds.len() - 1]);
     let longest = done.iter().map(|step| step.answered - step.asked).max();
     // For comparison: the same load, without any step, over one second.
     let last = jobs.iter().map(|job| job.added).max().unwrap_or_default();
-    let is_undisturbed = |second: &u64| !done.iter().any(|step| (second - 1_000..second + 1_000).contains(&step.asked));
-    let others = (quiet_end..last.saturating_sub(1_000)).step_by(500).filter(is_undisturbed);
+    let is_undisturbed = |second: &u64| {
+        !done
+            .iter()
+            .any(|step| (second - 1_000..second + 1_000).contains(&step.asked))
+    };
+    let others = (quiet_end..last.saturating_sub(1_000))
+        .step_by(500)
+        .filter(is_undisturbed);
     let others = others.map(|second| p99(&jobs, |added| (second..second + 1_000).contains(&added)));
     println!(
         "{rate:.0} jobs/s; p99 before {before:?}; in the seconds that begin with a swap: median {median:?}, worst {worst:?}, of {}; \
@@ -278,11 +363,17 @@ async fn swaps_rollbacks_and_revoked_grants_under_load_lose_and_fail_no_job() ->
     );
     // Times are meaningful only where nothing else runs, which is where the full length is run.
     if full_length() {
-        assert!(rate > form.jobs_per_s as f64 * 0.95, "the load was not there: {rate} jobs/s");
+        assert!(
+            rate > form.jobs_per_s as f64 * 0.95,
+            "the load was not there: {rate} jobs/s"
+        );
         let limit = (before * 2).max(UNNOTICED);
         assert!(median <= limit, "swaps are felt");
         // Without optimisation, some seconds have a delay that no swap caused.
-        assert!(worst <= limit || std::env::var_os("PATCHBAY_BIN").is_none(), "a swap is felt");
+        assert!(
+            worst <= limit || std::env::var_os("PATCHBAY_BIN").is_none(),
+            "a swap is felt"
+        );
     }
     Ok(())
 }

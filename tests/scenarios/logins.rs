@@ -15,29 +15,41 @@ async fn log_in(host: &Host, from: &str, password: &str) -> anyhow::Result<u16> 
 }
 
 fn client(from: &str) -> anyhow::Result<reqwest::Client> {
-    let builder = reqwest::Client::builder().no_proxy().local_address(from.parse::<IpAddr>()?);
+    let builder = reqwest::Client::builder()
+        .no_proxy()
+        .local_address(from.parse::<IpAddr>()?);
     Ok(builder.pool_max_idle_per_host(0).build()?)
 }
 
 async fn try_with(client: &reqwest::Client, host: &Host, password: &str) -> anyhow::Result<u16> {
-    let request = client.get(format!("{}/api/admin/breakers", host.url)).basic_auth(USER, Some(password));
+    let request = client
+        .get(format!("{}/api/admin/breakers", host.url))
+        .basic_auth(USER, Some(password));
     Ok(request.send().await?.status().as_u16())
 }
 
 async fn guess(host: &Host, from: &str, times: usize) -> anyhow::Result<Duration> {
     let (client, began) = (client(from)?, Instant::now());
     for _ in 0..times {
-        assert_eq!(try_with(&client, host, &uuid::Uuid::new_v4().to_string()).await?, 401);
+        assert_eq!(
+            try_with(&client, host, &uuid::Uuid::new_v4().to_string()).await?,
+            401
+        );
     }
     Ok(began.elapsed())
 }
 
 #[tokio::test]
-async fn whoever_guesses_is_slowed_down_and_the_operator_gets_in_from_the_same_address() -> anyhow::Result<()> {
+async fn whoever_guesses_is_slowed_down_and_the_operator_gets_in_from_the_same_address()
+-> anyhow::Result<()> {
     let world = World::new().await?;
     let host = world.host(&[]).await?;
     for _ in 0..20 {
-        assert_eq!(log_in(&host, "127.0.0.1", "an old password").await?, 401, "a program that guesses nothing");
+        assert_eq!(
+            log_in(&host, "127.0.0.1", "an old password").await?,
+            401,
+            "a program that guesses nothing"
+        );
     }
     guess(&host, "127.0.0.1", 10).await?;
     let took = guess(&host, "127.0.0.1", 6).await?;
@@ -100,14 +112,25 @@ async fn guesses_from_many_addresses_are_slowed_down_as_one() -> anyhow::Result<
 #[tokio::test]
 async fn behind_a_trusted_proxy_each_client_counts_by_itself() -> anyhow::Result<()> {
     let world = World::new().await?;
-    let host = world.host(&[("PATCHBAY_HTTP_TRUSTED_PROXIES", "127.0.0.0/8")]).await?;
+    let host = world
+        .host(&[("PATCHBAY_HTTP_TRUSTED_PROXIES", "127.0.0.0/8")])
+        .await?;
     let by_proxy = async |client: String, times: usize| {
         let began = Instant::now();
         for _ in 0..times {
             let wrong = uuid::Uuid::new_v4().to_string();
-            let request = host.http.get(format!("{}/metrics", host.url)).basic_auth(USER, Some(wrong));
+            let request = host
+                .http
+                .get(format!("{}/metrics", host.url))
+                .basic_auth(USER, Some(wrong));
             // The header that the client itself sets changes nothing.
-            let sent = request.header("x-forwarded-for", format!("{}, {client}", uuid::Uuid::new_v4())).send().await?;
+            let sent = request
+                .header(
+                    "x-forwarded-for",
+                    format!("{}, {client}", uuid::Uuid::new_v4()),
+                )
+                .send()
+                .await?;
             assert_eq!(sent.status(), 401);
         }
         anyhow::Ok(began.elapsed())

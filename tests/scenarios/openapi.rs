@@ -30,18 +30,34 @@ pub async fn printed_with(
     let path = std::env::var("PATH").unwrap_or_default();
     let mut command = Command::new(interop.join(program));
     // The Python generator calls a formatter from this directory.
-    command.args(arguments).current_dir(dir).env("PATH", format!("{}:{path}", interop.join(".venv/bin").display()));
+    command.args(arguments).current_dir(dir).env(
+        "PATH",
+        format!("{}:{path}", interop.join(".venv/bin").display()),
+    );
     command.envs(env.iter().copied());
-    let output = command.output().await.with_context(|| format!("{program}: run `make test`, which installs it"))?;
-    let [out, err] = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
-    ensure!(output.status.success(), "{program} {arguments:?}: {out}{err}");
+    let output = command
+        .output()
+        .await
+        .with_context(|| format!("{program}: run `make test`, which installs it"))?;
+    let [out, err] =
+        [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
+    ensure!(
+        output.status.success(),
+        "{program} {arguments:?}: {out}{err}"
+    );
     Ok(out)
 }
 
 /// The document as a host serves it, in a file.
 pub async fn served(url: &str, dir: &Path) -> anyhow::Result<String> {
     let file = dir.join("document.json");
-    std::fs::write(&file, reqwest::get(format!("{url}/api/openapi.json")).await?.text().await?)?;
+    std::fs::write(
+        &file,
+        reqwest::get(format!("{url}/api/openapi.json"))
+            .await?
+            .text()
+            .await?,
+    )?;
     Ok(file.to_str().context("a path")?.to_owned())
 }
 
@@ -52,8 +68,12 @@ async fn validators_find_no_error_in_the_document() -> anyhow::Result<()> {
     let dir = world.dir.path();
     let file = served(&host.url, dir).await?;
     printed(".venv/bin/openapi-spec-validator", &[&file], dir).await?;
-    let lint =
-        printed("node_modules/.bin/redocly", &["lint", &file, "--format=json", "--max-problems=1000"], dir).await?;
+    let lint = printed(
+        "node_modules/.bin/redocly",
+        &["lint", &file, "--format=json", "--max-problems=1000"],
+        dir,
+    )
+    .await?;
     // The program prints other text around the JSON.
     let report: Value = serde_json::from_str(&lint[lint.find('{').context("JSON")?..])?;
     assert_eq!(report["totals"]["errors"], 0, "{report}");
@@ -73,24 +93,65 @@ async fn generated_clients_compile_and_drive_the_host() -> anyhow::Result<()> {
     let typescript = dir.join("typescript");
     std::fs::create_dir(&typescript)?;
     std::fs::write(typescript.join("package.json"), r#"{"type":"module"}"#)?;
-    std::fs::copy(interop()?.join("openapi/client.ts"), typescript.join("client.ts"))?;
-    std::os::unix::fs::symlink(interop()?.join("node_modules"), typescript.join("node_modules"))?;
-    printed("node_modules/.bin/openapi-typescript", &[&file, "--output", "document.d.ts"], &typescript).await?;
-    let strict = ["--strict", "--noEmitOnError", "--skipLibCheck", "--target", "es2022", "--module", "nodenext"];
+    std::fs::copy(
+        interop()?.join("openapi/client.ts"),
+        typescript.join("client.ts"),
+    )?;
+    std::os::unix::fs::symlink(
+        interop()?.join("node_modules"),
+        typescript.join("node_modules"),
+    )?;
+    printed(
+        "node_modules/.bin/openapi-typescript",
+        &[&file, "--output", "document.d.ts"],
+        &typescript,
+    )
+    .await?;
+    let strict = [
+        "--strict",
+        "--noEmitOnError",
+        "--skipLibCheck",
+        "--target",
+        "es2022",
+        "--module",
+        "nodenext",
+    ];
     let compile = [&strict[..], &["--lib", "es2022,dom", "client.ts"]].concat();
     printed("node_modules/.bin/tsc", &compile, &typescript).await?;
-    let output = Command::new("node").arg("client.js").args(drive).current_dir(&typescript).output().await?;
-    let told: Value =
-        serde_json::from_slice(&output.stdout).with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
+    let output = Command::new("node")
+        .arg("client.js")
+        .args(drive)
+        .current_dir(&typescript)
+        .output()
+        .await?;
+    let told: Value = serde_json::from_slice(&output.stdout)
+        .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
     assert_eq!(told, expected(&told["id"]));
-    host.job_in(QUEUE, told["id"].as_str().context("an id")?, "completed").await?;
+    host.job_in(QUEUE, told["id"].as_str().context("an id")?, "completed")
+        .await?;
 
-    let generate = ["generate", "--meta", "none", "--path", &file, "--output-path", "client"];
+    let generate = [
+        "generate",
+        "--meta",
+        "none",
+        "--path",
+        &file,
+        "--output-path",
+        "client",
+    ];
     printed(".venv/bin/openapi-python-client", &generate, dir).await?;
     let script = interop()?.join("openapi/client.py");
-    let run = [&[script.to_str().context("a path")?, dir.to_str().context("a path")?], &drive[..]].concat();
+    let run = [
+        &[
+            script.to_str().context("a path")?,
+            dir.to_str().context("a path")?,
+        ],
+        &drive[..],
+    ]
+    .concat();
     let told: Value = serde_json::from_str(&printed(".venv/bin/python", &run, dir).await?)?;
     assert_eq!(told, expected(&told["id"]));
-    host.job_in(QUEUE, told["id"].as_str().context("an id")?, "completed").await?;
+    host.job_in(QUEUE, told["id"].as_str().context("an id")?, "completed")
+        .await?;
     Ok(())
 }

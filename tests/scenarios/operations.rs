@@ -16,12 +16,17 @@ impl Host {
         let (status, answer) = self.get(&format!("/api/admin/queues/{queue}/why")).await?;
         anyhow::ensure!(status == 200, "{answer}");
         let reasons = answer["data"].as_array().context("reasons")?;
-        Ok(reasons.iter().filter_map(|reason| reason["code"].as_str().map(str::to_owned)).collect())
+        Ok(reasons
+            .iter()
+            .filter_map(|reason| reason["code"].as_str().map(str::to_owned))
+            .collect())
     }
 
     /// POST to the queue; returns the count in the answer.
     async fn act(&self, action: &str, body: Value) -> anyhow::Result<u64> {
-        let (status, answer) = self.post(&format!("/api/admin/queues/{QUEUE}/{action}"), body).await?;
+        let (status, answer) = self
+            .post(&format!("/api/admin/queues/{QUEUE}/{action}"), body)
+            .await?;
         anyhow::ensure!(status == 200, "{action}: {answer}");
         answer["data"]["count"].as_u64().context("a count")
     }
@@ -46,18 +51,31 @@ async fn why_tells_who_paused_a_queue_until_it_is_resumed() -> anyhow::Result<()
     let id = host.add(QUEUE, json!({ "name": "noop" })).await?;
     assert_eq!(host.why(QUEUE).await?, ["paused"]);
     let (_, answer) = host.get(&format!("/api/admin/queues/{QUEUE}/why")).await?;
-    assert!(answer["data"][0]["message"].as_str().is_some_and(|text| text.contains("by operator at")), "{answer}");
+    assert!(
+        answer["data"][0]["message"]
+            .as_str()
+            .is_some_and(|text| text.contains("by operator at")),
+        "{answer}"
+    );
     let (_, queues) = host.get("/api/admin/queues").await?;
-    let queue = queues["data"].as_array().and_then(|all| all.iter().find(|queue| queue["name"] == QUEUE));
+    let queue = queues["data"]
+        .as_array()
+        .and_then(|all| all.iter().find(|queue| queue["name"] == QUEUE));
     let queue = queue.context("the queue")?;
-    assert_eq!((&queue["counts"]["waiting"], &queue["counts"]["paused"]), (&json!(1), &json!(true)));
+    assert_eq!(
+        (&queue["counts"]["waiting"], &queue["counts"]["paused"]),
+        (&json!(1), &json!(true))
+    );
     assert!(queue["oldestWaitingMs"].is_u64(), "{queue}");
     host.act("resume", json!({})).await?;
     host.job_in(QUEUE, &id, "completed").await?;
     let (status, story) = host.get(&format!("/api/admin/queues/{QUEUE}")).await?;
     assert_eq!(status, 200);
     assert_eq!(
-        (&story["data"]["plugin"], story["data"]["workers"].as_array().map(Vec::len)),
+        (
+            &story["data"]["plugin"],
+            story["data"]["workers"].as_array().map(Vec::len)
+        ),
         (&json!("hostile"), Some(1))
     );
     until(Duration::from_secs(10), "statistics", async || {
@@ -66,10 +84,17 @@ async fn why_tells_who_paused_a_queue_until_it_is_resumed() -> anyhow::Result<()
     })
     .await?;
 
-    host.post("/api/admin/plugins/hostile/deactivate", json!({})).await?;
-    until(Duration::from_secs(10), "no worker", async || Ok((host.why(QUEUE).await? == ["no-worker"]).then_some(())))
+    host.post("/api/admin/plugins/hostile/deactivate", json!({}))
         .await?;
-    assert_eq!(host.get("/api/admin/queues/emailQeue/why").await?.0, 404, "a typo is no empty queue");
+    until(Duration::from_secs(10), "no worker", async || {
+        Ok((host.why(QUEUE).await? == ["no-worker"]).then_some(()))
+    })
+    .await?;
+    assert_eq!(
+        host.get("/api/admin/queues/emailQeue/why").await?.0,
+        404,
+        "a typo is no empty queue"
+    );
     Ok(())
 }
 
@@ -79,28 +104,66 @@ async fn a_waiting_job_is_edited_promoted_and_removed() -> anyhow::Result<()> {
     let hour = json!({ "name": "echo", "data": { "n": 1 }, "delayMs": 3_600_000 });
     let id = host.add(QUEUE, hour.clone()).await?;
     assert_eq!(host.why(QUEUE).await?, ["only-delayed"]);
-    assert_eq!(host.put(&(job(&id) + "/data"), json!({ "n": 2 })).await?.0, 200);
-    assert_eq!(host.put(&(job(&id) + "/priority"), json!({ "priority": 3 })).await?.0, 200);
-    assert_eq!(host.put(&(job(&id) + "/priority"), json!({ "priority": 2_097_153 })).await?.0, 400);
-    assert_eq!(host.put(&(job(&id) + "/delay"), json!({ "delayMs": 7_200_000 })).await?.0, 200);
+    assert_eq!(
+        host.put(&(job(&id) + "/data"), json!({ "n": 2 })).await?.0,
+        200
+    );
+    assert_eq!(
+        host.put(&(job(&id) + "/priority"), json!({ "priority": 3 }))
+            .await?
+            .0,
+        200
+    );
+    assert_eq!(
+        host.put(&(job(&id) + "/priority"), json!({ "priority": 2_097_153 }))
+            .await?
+            .0,
+        400
+    );
+    assert_eq!(
+        host.put(&(job(&id) + "/delay"), json!({ "delayMs": 7_200_000 }))
+            .await?
+            .0,
+        200
+    );
     assert_eq!(host.post(&(job(&id) + "/promote"), json!({})).await?.0, 200);
     let story = host.job_in(QUEUE, &id, "completed").await?;
-    let result: Value = serde_json::from_str(story["job"]["returnValue"].as_str().context("a result")?)?;
-    assert_eq!(result["data"], json!({ "n": 2 }), "it ran with its new data");
+    let result: Value =
+        serde_json::from_str(story["job"]["returnValue"].as_str().context("a result")?)?;
+    assert_eq!(
+        result["data"],
+        json!({ "n": 2 }),
+        "it ran with its new data"
+    );
 
     // Actions that make no sense are refused with the reason.
     let (status, answer) = host.post(&(job(&id) + "/promote"), json!({})).await?;
     assert_eq!(status, 409, "{answer}");
-    assert_eq!(answer["message"], "the job is completed; only delayed jobs can be promoted");
-    assert_eq!(host.put(&(job(&id) + "/delay"), json!({ "delayMs": 1 })).await?.0, 409);
+    assert_eq!(
+        answer["message"],
+        "the job is completed; only delayed jobs can be promoted"
+    );
+    assert_eq!(
+        host.put(&(job(&id) + "/delay"), json!({ "delayMs": 1 }))
+            .await?
+            .0,
+        409
+    );
     assert_eq!(host.post(&(job(&id) + "/kill"), json!({})).await?.0, 409);
     assert_eq!(host.delete(&job(&id)).await?.0, 200);
-    for gone in [host.delete(&job(&id)).await?, host.post(&(job(&id) + "/retry"), json!({})).await?] {
+    for gone in [
+        host.delete(&job(&id)).await?,
+        host.post(&(job(&id) + "/retry"), json!({})).await?,
+    ] {
         assert_eq!(gone.0, 404, "{}", gone.1);
     }
     let big = json!({ "filler": "x".repeat(1 << 20) });
     let id = host.add(QUEUE, hour).await?;
-    assert_eq!(host.put(&(job(&id) + "/data"), big).await?.0, 400, "more than a job may carry");
+    assert_eq!(
+        host.put(&(job(&id) + "/data"), big).await?.0,
+        400,
+        "more than a job may carry"
+    );
     Ok(())
 }
 
@@ -112,17 +175,44 @@ async fn the_next_tick_of_a_schedule_is_neither_promoted_nor_removed() -> anyhow
     let key = |name: &str| format!("{}:{QUEUE}:{name}", world.prefix);
     let tick = 4_102_444_800_000_u64;
     let id = format!("repeat:nightly:{tick}");
-    redis.zadd::<_, _, _, ()>(key("repeat"), "nightly", tick).await?;
-    redis.hset_multiple::<_, _, _, ()>(key("repeat:nightly"), &[("name", "noop"), ("every", "1000")]).await?;
-    let fields = [("name", "noop"), ("data", "{}"), ("opts", "{}"), ("timestamp", "1"), ("rjk", "nightly")];
-    redis.hset_multiple::<_, _, _, ()>(key(&id), &fields).await?;
-    redis.zadd::<_, _, _, ()>(key("delayed"), &id, tick * 4096).await?;
+    redis
+        .zadd::<_, _, _, ()>(key("repeat"), "nightly", tick)
+        .await?;
+    redis
+        .hset_multiple::<_, _, _, ()>(
+            key("repeat:nightly"),
+            &[("name", "noop"), ("every", "1000")],
+        )
+        .await?;
+    let fields = [
+        ("name", "noop"),
+        ("data", "{}"),
+        ("opts", "{}"),
+        ("timestamp", "1"),
+        ("rjk", "nightly"),
+    ];
+    redis
+        .hset_multiple::<_, _, _, ()>(key(&id), &fields)
+        .await?;
+    redis
+        .zadd::<_, _, _, ()>(key("delayed"), &id, tick * 4096)
+        .await?;
 
-    for refused in [host.post(&(job(&id) + "/promote"), json!({})).await?, host.delete(&job(&id)).await?] {
+    for refused in [
+        host.post(&(job(&id) + "/promote"), json!({})).await?,
+        host.delete(&job(&id)).await?,
+    ] {
         assert_eq!(refused.0, 409, "{}", refused.1);
-        assert!(refused.1["message"].as_str().is_some_and(|text| text.contains("next tick of a schedule")));
+        assert!(
+            refused.1["message"]
+                .as_str()
+                .is_some_and(|text| text.contains("next tick of a schedule"))
+        );
     }
-    assert_eq!(host.act("put-back", json!({ "state": "delayed" })).await?, 0);
+    assert_eq!(
+        host.act("put-back", json!({ "state": "delayed" })).await?,
+        0
+    );
     assert_eq!(host.act("drain", json!({ "delayed": true })).await?, 0);
     host.job_in(QUEUE, &id, "delayed").await?;
     Ok(())
@@ -132,7 +222,10 @@ async fn the_next_tick_of_a_schedule_is_neither_promoted_nor_removed() -> anyhow
 async fn whole_queues_are_cleaned_drained_put_back_and_obliterated() -> anyhow::Result<()> {
     let (world, host) = world_with_host(&[]).await?;
     let never = json!({ "name": "fail", "data": { "retry": "never" } });
-    let ids = [host.add(QUEUE, never.clone()).await?, host.add(QUEUE, never).await?];
+    let ids = [
+        host.add(QUEUE, never.clone()).await?,
+        host.add(QUEUE, never).await?,
+    ];
     for id in &ids {
         host.job_in(QUEUE, id, "failed").await?;
     }
@@ -140,28 +233,59 @@ async fn whole_queues_are_cleaned_drained_put_back_and_obliterated() -> anyhow::
     for id in &ids {
         until(Duration::from_secs(10), "a second attempt", async || {
             let (_, story) = host.get(&job(id)).await?;
-            Ok((story["data"]["attempts"].as_array().is_some_and(|all| all.len() == 2)).then_some(()))
+            Ok((story["data"]["attempts"]
+                .as_array()
+                .is_some_and(|all| all.len() == 2))
+            .then_some(()))
         })
         .await?;
     }
-    assert_eq!(host.act("clean", json!({ "state": "failed", "olderThanMs": 3_600_000 })).await?, 0);
+    assert_eq!(
+        host.act(
+            "clean",
+            json!({ "state": "failed", "olderThanMs": 3_600_000 })
+        )
+        .await?,
+        0
+    );
     assert_eq!(host.act("clean", json!({ "state": "failed" })).await?, 2);
-    let (status, _) = host.post(&format!("/api/admin/queues/{QUEUE}/clean"), json!({ "state": "asleep" })).await?;
+    let (status, _) = host
+        .post(
+            &format!("/api/admin/queues/{QUEUE}/clean"),
+            json!({ "state": "asleep" }),
+        )
+        .await?;
     assert!((400..500).contains(&status), "{status}");
 
     host.act("pause", json!({})).await?;
     for n in 0..3 {
-        host.add(QUEUE, json!({ "name": "noop", "priority": n })).await?;
+        host.add(QUEUE, json!({ "name": "noop", "priority": n }))
+            .await?;
     }
-    host.add(QUEUE, json!({ "name": "noop", "delayMs": 3_600_000 })).await?;
+    host.add(QUEUE, json!({ "name": "noop", "delayMs": 3_600_000 }))
+        .await?;
     assert_eq!(host.act("drain", json!({})).await?, 3);
     assert_eq!(host.act("drain", json!({ "delayed": true })).await?, 1);
     host.add(QUEUE, json!({ "name": "noop" })).await?;
     let path = format!("/api/admin/queues/{QUEUE}/obliterate");
-    assert_eq!(host.post(&path, json!({ "confirm": "hostile" })).await?.0, 400, "not the queue's name");
-    assert_eq!(host.post(&path, json!({ "confirm": QUEUE })).await?.1["data"]["count"], 1);
-    let keys: Vec<String> = world.redis().await?.keys(format!("{}:{QUEUE}:*", world.prefix)).await?;
-    assert!(keys.iter().all(|key| key.ends_with(":stalled-check")), "{keys:?}");
+    assert_eq!(
+        host.post(&path, json!({ "confirm": "hostile" })).await?.0,
+        400,
+        "not the queue's name"
+    );
+    assert_eq!(
+        host.post(&path, json!({ "confirm": QUEUE })).await?.1["data"]["count"],
+        1
+    );
+    let keys: Vec<String> = world
+        .redis()
+        .await?
+        .keys(format!("{}:{QUEUE}:*", world.prefix))
+        .await?;
+    assert!(
+        keys.iter().all(|key| key.ends_with(":stalled-check")),
+        "{keys:?}"
+    );
 
     // The queue stays with its plugin, and every action is recorded with its count.
     let id = host.add(QUEUE, json!({ "name": "noop" })).await?;
@@ -171,9 +295,17 @@ async fn whole_queues_are_cleaned_drained_put_back_and_obliterated() -> anyhow::
     )
     .fetch_all(&mut world.database().await?)
     .await?;
-    let of =
-        |action: &str| counts.iter().filter(|(name, _)| name == action).filter_map(|(_, n)| *n).collect::<Vec<_>>();
-    assert_eq!((of("queue.put-back"), of("queue.clean"), of("queue.drain")), (vec![2], vec![0, 2], vec![3, 1]));
+    let of = |action: &str| {
+        counts
+            .iter()
+            .filter(|(name, _)| name == action)
+            .filter_map(|(_, n)| *n)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        (of("queue.put-back"), of("queue.clean"), of("queue.drain")),
+        (vec![2], vec![0, 2], vec![3, 1])
+    );
     Ok(())
 }
 
@@ -181,14 +313,27 @@ async fn whole_queues_are_cleaned_drained_put_back_and_obliterated() -> anyhow::
 async fn limits_over_all_workers_hold_and_why_names_them() -> anyhow::Result<()> {
     let (_world, host) = world_with_host(&[]).await?;
     let path = |limit: &str| format!("/api/admin/queues/{QUEUE}/{limit}");
-    assert_eq!(host.put(&path("rate-limit"), json!({ "max": 1, "perMs": 60_000 })).await?.0, 200);
-    assert_eq!(host.put(&path("rate-limit"), json!({ "max": 0 })).await?.0, 400);
-    assert_eq!(host.put(&path("concurrency"), json!({ "max": 0 })).await?.0, 400);
+    assert_eq!(
+        host.put(&path("rate-limit"), json!({ "max": 1, "perMs": 60_000 }))
+            .await?
+            .0,
+        200
+    );
+    assert_eq!(
+        host.put(&path("rate-limit"), json!({ "max": 0 })).await?.0,
+        400
+    );
+    assert_eq!(
+        host.put(&path("concurrency"), json!({ "max": 0 })).await?.0,
+        400
+    );
     let first = host.add(QUEUE, json!({ "name": "noop" })).await?;
     host.job_in(QUEUE, &first, "completed").await?;
     let second = host.add(QUEUE, json!({ "name": "noop" })).await?;
-    until(Duration::from_secs(5), "the limit", async || Ok((host.why(QUEUE).await? == ["rate-limited"]).then_some(())))
-        .await?;
+    until(Duration::from_secs(5), "the limit", async || {
+        Ok((host.why(QUEUE).await? == ["rate-limited"]).then_some(()))
+    })
+    .await?;
     assert_eq!(host.put(&path("rate-limit"), json!({})).await?.0, 200);
     host.job_in(QUEUE, &second, "completed").await?;
     Ok(())
@@ -197,7 +342,9 @@ async fn limits_over_all_workers_hold_and_why_names_them() -> anyhow::Result<()>
 #[tokio::test]
 async fn a_running_job_is_killed_by_another_host_than_the_one_that_runs_it() -> anyhow::Result<()> {
     let world = World::new().await?;
-    let patient = hostile_plugin_with(|manifest| manifest.replace("deadline_ms = 200", "deadline_ms = 60_000"))?;
+    let patient = hostile_plugin_with(|manifest| {
+        manifest.replace("deadline_ms = 200", "deadline_ms = 60_000")
+    })?;
     let host = world.host(&[]).await?;
     host.deploy("hostile", patient).await?;
     let id = host.add(QUEUE, json!({ "name": "sleep" })).await?;
@@ -207,7 +354,11 @@ async fn a_running_job_is_killed_by_another_host_than_the_one_that_runs_it() -> 
     let started = Instant::now();
     let (status, answer) = other.post(&(job(&id) + "/kill"), json!({})).await?;
     assert_eq!(status, 200, "{answer}");
-    assert!(started.elapsed() < Duration::from_secs(2), "it took {:?}", started.elapsed());
+    assert!(
+        started.elapsed() < Duration::from_secs(2),
+        "it took {:?}",
+        started.elapsed()
+    );
     let story = host.job_in(QUEUE, &id, "failed").await?;
     assert_eq!(story["job"]["failedReason"], "killed: ended by operator");
     until(Duration::from_secs(10), "its attempt", async || {
@@ -219,15 +370,29 @@ async fn a_running_job_is_killed_by_another_host_than_the_one_that_runs_it() -> 
 }
 
 #[tokio::test]
-async fn beside_bullmq_5_pausing_is_refused_and_jobs_it_put_aside_come_back() -> anyhow::Result<()> {
+async fn beside_bullmq_5_pausing_is_refused_and_jobs_it_put_aside_come_back() -> anyhow::Result<()>
+{
     let (world, host) = world_with_host(&[("PATCHBAY_REDIS_NODE_BULLMQ_MAJOR", "5")]).await?;
-    let (status, answer) = host.post(&format!("/api/admin/queues/{QUEUE}/pause"), json!({})).await?;
-    assert_eq!((status, &answer["code"]), (409, &json!("mixed-fleet")), "{answer}");
-    assert_eq!(host.post("/api/admin/queues/pause", json!({ "all": true })).await?.0, 409);
+    let (status, answer) = host
+        .post(&format!("/api/admin/queues/{QUEUE}/pause"), json!({}))
+        .await?;
+    assert_eq!(
+        (status, &answer["code"]),
+        (409, &json!("mixed-fleet")),
+        "{answer}"
+    );
+    assert_eq!(
+        host.post("/api/admin/queues/pause", json!({ "all": true }))
+            .await?
+            .0,
+        409
+    );
     // As BullMQ 5 pauses: waiting jobs move to `paused`, and new ones go there.
     let mut redis = world.redis().await?;
     let key = |name: &str| format!("{}:{QUEUE}:{name}", world.prefix);
-    redis.hset::<_, _, _, ()>(key("meta"), "paused", "1").await?;
+    redis
+        .hset::<_, _, _, ()>(key("meta"), "paused", "1")
+        .await?;
     let id = host.add(QUEUE, json!({ "name": "noop" })).await?;
     redis.rename::<_, _, ()>(key("wait"), key("paused")).await?;
     redis.hdel::<_, _, ()>(key("meta"), "paused").await?;
@@ -238,7 +403,8 @@ async fn beside_bullmq_5_pausing_is_refused_and_jobs_it_put_aside_come_back() ->
 }
 
 #[tokio::test]
-async fn an_urgent_job_starts_within_a_second_behind_tens_of_thousands_of_others() -> anyhow::Result<()> {
+async fn an_urgent_job_starts_within_a_second_behind_tens_of_thousands_of_others()
+-> anyhow::Result<()> {
     let (world, host) = world_with_host(&[]).await?;
     let waiting = if full_length() { 50_000 } else { 5_000 };
     host.act("pause", json!({})).await?;
@@ -250,15 +416,22 @@ async fn an_urgent_job_starts_within_a_second_behind_tens_of_thousands_of_others
     })
     .await?;
     let new = patchbay_model::job::NewJob::new;
-    let reminder = patchbay_model::job::NewJob { priority: Some(10), ..new(QUEUE.parse()?, "spin", r#"{"ms":20}"#) };
+    let reminder = patchbay_model::job::NewJob {
+        priority: Some(10),
+        ..new(QUEUE.parse()?, "spin", r#"{"ms":20}"#)
+    };
     for _ in 0..waiting / 500 {
         queues.add(vec![reminder.clone(); 500]).await?;
     }
     host.act("resume", json!({})).await?;
-    until(Duration::from_secs(10), "all workers are busy", async || {
-        let (_, story) = host.get(&format!("/api/admin/queues/{QUEUE}")).await?;
-        Ok((story["data"]["counts"]["active"].as_u64() >= Some(8)).then_some(()))
-    })
+    until(
+        Duration::from_secs(10),
+        "all workers are busy",
+        async || {
+            let (_, story) = host.get(&format!("/api/admin/queues/{QUEUE}")).await?;
+            Ok((story["data"]["counts"]["active"].as_u64() >= Some(8)).then_some(()))
+        },
+    )
     .await?;
     assert_eq!(host.why(QUEUE).await?, ["busy"]);
     let started = Instant::now();

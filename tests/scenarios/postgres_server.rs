@@ -28,17 +28,36 @@ impl PostgresServer {
     /// A cluster that does not run yet.
     pub async fn prepared(dir: &Path, name: &str) -> anyhow::Result<Self> {
         let server = Self::nothing_yet(dir, name).await?;
-        server.run("initdb", &["-U", "postgres", "--auth=trust", "--encoding=UTF8", "--locale=C"]).await?;
+        server
+            .run(
+                "initdb",
+                &[
+                    "-U",
+                    "postgres",
+                    "--auth=trust",
+                    "--encoding=UTF8",
+                    "--locale=C",
+                ],
+            )
+            .await?;
         Ok(server)
     }
 
     async fn nothing_yet(dir: &Path, name: &str) -> anyhow::Result<Self> {
-        let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let port = std::net::TcpListener::bind("127.0.0.1:0")?
+            .local_addr()?
+            .port();
         let data = dir.join(name);
         std::fs::create_dir(&data)?;
         std::fs::set_permissions(&data, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
         let url = format!("postgres://postgres@127.0.0.1:{port}/postgres");
-        let server = Self { url, port, data, bin: programs()?, options: String::new() };
+        let server = Self {
+            url,
+            port,
+            data,
+            bin: programs()?,
+            options: String::new(),
+        };
         server.owns(&server.data).await?;
         Ok(server)
     }
@@ -46,7 +65,15 @@ impl PostgresServer {
     /// Makes the server's user the owner of a file.
     pub async fn owns(&self, file: &Path) -> anyhow::Result<()> {
         if rustix::process::geteuid().is_root() {
-            ensure!(Command::new("chown").arg("postgres:postgres").arg(file).status().await?.success(), "chown");
+            ensure!(
+                Command::new("chown")
+                    .arg("postgres:postgres")
+                    .arg(file)
+                    .status()
+                    .await?
+                    .success(),
+                "chown"
+            );
         }
         Ok(())
     }
@@ -61,7 +88,20 @@ impl PostgresServer {
     pub async fn standby(&self, dir: &Path) -> anyhow::Result<Self> {
         let standby = Self::nothing_yet(dir, "standby").await?;
         let port = self.port.to_string();
-        let copy = ["-h", "127.0.0.1", "-p", &port, "-U", "postgres", "-R", "-X", "stream", "-c", "fast", "--no-sync"];
+        let copy = [
+            "-h",
+            "127.0.0.1",
+            "-p",
+            &port,
+            "-U",
+            "postgres",
+            "-R",
+            "-X",
+            "stream",
+            "-c",
+            "fast",
+            "--no-sync",
+        ];
         standby.run("pg_basebackup", &copy).await?;
         standby.start().await?;
         Ok(standby)
@@ -69,9 +109,15 @@ impl PostgresServer {
 
     /// Returns when the server answers.
     pub async fn start(&self) -> anyhow::Result<()> {
-        let options =
-            format!("-p {} -c listen_addresses=127.0.0.1 -c unix_socket_directories= {}", self.port, self.options);
-        self.run("pg_ctl", &["-w", "-t", "60", "-l", "/dev/null", "-o", &options, "start"]).await
+        let options = format!(
+            "-p {} -c listen_addresses=127.0.0.1 -c unix_socket_directories= {}",
+            self.port, self.options
+        );
+        self.run(
+            "pg_ctl",
+            &["-w", "-t", "60", "-l", "/dev/null", "-o", &options, "start"],
+        )
+        .await
     }
 
     /// As an operator's restart that does not wait for clients.
@@ -90,13 +136,20 @@ impl PostgresServer {
         let program = self.bin.join(program);
         let mut command = if rustix::process::geteuid().is_root() {
             let mut command = Command::new("setpriv");
-            command.args(["--reuid=postgres", "--regid=postgres", "--init-groups"]).arg(program);
+            command
+                .args(["--reuid=postgres", "--regid=postgres", "--init-groups"])
+                .arg(program);
             command
         } else {
             Command::new(program)
         };
         // The server would keep our pipes open.
-        command.arg("-D").arg(&self.data).current_dir("/").stdout(Stdio::null()).stderr(Stdio::null());
+        command
+            .arg("-D")
+            .arg(&self.data)
+            .current_dir("/")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
         command
     }
 }
@@ -110,10 +163,17 @@ impl Drop for PostgresServer {
 
 /// The directory of Postgres's programs.
 pub fn programs() -> anyhow::Result<PathBuf> {
-    let versioned = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let versioned = std::fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten()
+        .flatten();
     let mut versioned: Vec<PathBuf> = versioned.map(|entry| entry.path().join("bin")).collect();
     versioned.sort();
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let mut all = versioned.into_iter().rev().chain(std::env::split_paths(&path));
-    all.find(|dir| dir.join("initdb").exists()).context("no initdb: run `make test`, which installs what it needs")
+    let mut all = versioned
+        .into_iter()
+        .rev()
+        .chain(std::env::split_paths(&path));
+    all.find(|dir| dir.join("initdb").exists())
+        .context("no initdb: run `make test`, which installs what it needs")
 }

@@ -17,17 +17,23 @@ async fn a_killed_host_loses_no_job_and_repeats_only_those_in_flight() -> anyhow
     let mut host = world.host(&[]).await?;
     host.deploy("email", email_plugin()?).await?;
     for n in 0..JOBS {
-        host.add("emailQueue", json!({ "name": "send", "data": mail_job(n) })).await?;
+        host.add("emailQueue", json!({ "name": "send", "data": mail_job(n) }))
+            .await?;
     }
-    until(Duration::from_secs(60), "some mails", async || Ok((world.mail.count() > 100).then_some(()))).await?;
+    until(Duration::from_secs(60), "some mails", async || {
+        Ok((world.mail.count() > 100).then_some(()))
+    })
+    .await?;
     host.child.kill().await?;
     let killed = Instant::now();
     let host = world.host(&[]).await?;
     until(Duration::from_secs(60), "all jobs completed", async || {
         let (_, answer) = host.get("/api/admin/queues").await?;
         let counts = &answer["data"][0]["counts"];
-        let open =
-            ["waiting", "active", "delayed"].iter().map(|state| counts[state].as_u64().unwrap_or(0)).sum::<u64>();
+        let open = ["waiting", "active", "delayed"]
+            .iter()
+            .map(|state| counts[state].as_u64().unwrap_or(0))
+            .sum::<u64>();
         Ok((open == 0).then_some(()))
     })
     .await?;
@@ -36,7 +42,10 @@ async fn a_killed_host_loses_no_job_and_repeats_only_those_in_flight() -> anyhow
         *copies.entry(mail.message_id).or_default() += 1;
     }
     let twice = copies.values().filter(|&&n| n > 1).count();
-    println!("recovered {:?} after the kill; {twice} of {JOBS} jobs ran twice", killed.elapsed());
+    println!(
+        "recovered {:?} after the kill; {twice} of {JOBS} jobs ran twice",
+        killed.elapsed()
+    );
     assert_eq!(copies.len(), JOBS);
     assert!(twice <= IN_FLIGHT, "{twice} ran twice");
     Ok(())
@@ -54,9 +63,16 @@ async fn time_to_work(world: &World, direct: &str) -> anyhow::Result<Duration> {
     .await?;
     let before = world.mail.count();
     queues
-        .add(vec![patchbay_model::job::NewJob::new("emailQueue".parse()?, "send", mail_job(before).to_string())])
+        .add(vec![patchbay_model::job::NewJob::new(
+            "emailQueue".parse()?,
+            "send",
+            mail_job(before).to_string(),
+        )])
         .await?;
-    until(Duration::from_secs(60), "the mail", async || Ok((world.mail.count() > before).then_some(()))).await?;
+    until(Duration::from_secs(60), "the mail", async || {
+        Ok((world.mail.count() > before).then_some(()))
+    })
+    .await?;
     Ok(started.elapsed())
 }
 
@@ -69,26 +85,44 @@ async fn survives_an_outage(away: Duration, resumes_within: Duration) -> anyhow:
     time_to_work(&world, &server.url).await?;
 
     server.stop().await?;
-    let (status, body) = until(Duration::from_secs(10), "the health check to notice", async || {
-        let answer = host.get("/api/health").await?;
-        Ok((answer.0 == 503).then_some(answer))
-    })
+    let (status, body) = until(
+        Duration::from_secs(10),
+        "the health check to notice",
+        async || {
+            let answer = host.get("/api/health").await?;
+            Ok((answer.0 == 503).then_some(answer))
+        },
+    )
     .await?;
     assert_eq!(
-        (status, &body["data"]["redis"]["connected"], &body["data"]["database"]["connected"]),
+        (
+            status,
+            &body["data"]["redis"]["connected"],
+            &body["data"]["database"]["connected"]
+        ),
         (503, &json!(false), &json!(true))
     );
-    let (status, body) =
-        host.post("/api/admin/queues/emailQueue/jobs", json!({ "name": "send", "data": mail_job(1) })).await?;
-    assert_eq!((status, &body["code"]), (503, &json!("unavailable")), "told, not swallowed");
+    let (status, body) = host
+        .post(
+            "/api/admin/queues/emailQueue/jobs",
+            json!({ "name": "send", "data": mail_job(1) }),
+        )
+        .await?;
+    assert_eq!(
+        (status, &body["code"]),
+        (503, &json!("unavailable")),
+        "told, not swallowed"
+    );
     tokio::time::sleep(away).await;
     server.start().await?;
     let resumed = time_to_work(&world, &server.url).await?;
     println!("Redis was away for {away:?}; work resumed {resumed:?} after its return");
     assert!(resumed <= resumes_within, "{resumed:?}");
-    until(Duration::from_secs(10), "the health check to recover", async || {
-        Ok((host.get("/api/health").await?.0 == 200).then_some(()))
-    })
+    until(
+        Duration::from_secs(10),
+        "the health check to recover",
+        async || Ok((host.get("/api/health").await?.0 == 200).then_some(())),
+    )
     .await?;
     assert!(host.stop().await?.success());
     Ok(())
@@ -106,7 +140,8 @@ async fn redis_is_away_for_a_minute_and_work_resumes_within_six_seconds() -> any
 }
 
 #[tokio::test]
-async fn redis_connections_that_go_silent_are_replaced_within_twenty_seconds() -> anyhow::Result<()> {
+async fn redis_connections_that_go_silent_are_replaced_within_twenty_seconds() -> anyhow::Result<()>
+{
     let mut world = World::new().await?;
     let server = RedisServer::start_new(world.dir.path()).await?;
     let proxy = SilentProxy::start(server.address()).await?;

@@ -30,9 +30,16 @@ async fn time_to_work(world: &World, direct: &str) -> anyhow::Result<Duration> {
     let queues = Broker::connect(config).await?;
     let subject = format!("direct {}", uuid::Uuid::new_v4());
     let data = json!({ "to": "d@example.com", "subject": subject, "text": "x" }).to_string();
-    queues.add(vec![NewJob::new("emailQueue".parse()?, "send", data)]).await?;
+    queues
+        .add(vec![NewJob::new("emailQueue".parse()?, "send", data)])
+        .await?;
     until(Duration::from_secs(60), "the mail", async || {
-        Ok(world.mail.list().iter().any(|mail| mail.subject == subject).then_some(()))
+        Ok(world
+            .mail
+            .list()
+            .iter()
+            .any(|mail| mail.subject == subject)
+            .then_some(()))
     })
     .await?;
     Ok(started.elapsed())
@@ -40,19 +47,34 @@ async fn time_to_work(world: &World, direct: &str) -> anyhow::Result<Duration> {
 
 /// Waits until `/readyz` reports `redis` with a reason that contains these words.
 async fn not_ready_because(host: &Host, words: &str) -> anyhow::Result<Value> {
-    until(Duration::from_secs(20), &format!("not ready: {words}"), async || {
-        let (status, body) = host.get("/readyz").await?;
-        let is_told = body["details"].as_array().into_iter().flatten().any(|detail| {
-            detail["code"].as_str().is_some_and(|code| code.starts_with("redis"))
-                && detail["message"].as_str().is_some_and(|message| message.contains(words))
-        });
-        Ok((status == 503 && is_told).then_some(body))
-    })
+    until(
+        Duration::from_secs(20),
+        &format!("not ready: {words}"),
+        async || {
+            let (status, body) = host.get("/readyz").await?;
+            let is_told = body["details"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .any(|detail| {
+                    detail["code"]
+                        .as_str()
+                        .is_some_and(|code| code.starts_with("redis"))
+                        && detail["message"]
+                            .as_str()
+                            .is_some_and(|message| message.contains(words))
+                });
+            Ok((status == 503 && is_told).then_some(body))
+        },
+    )
     .await
 }
 
 async fn ready(host: &Host) -> anyhow::Result<()> {
-    until(Duration::from_secs(20), "ready", async || Ok((host.get("/readyz").await?.0 == 200).then_some(()))).await
+    until(Duration::from_secs(20), "ready", async || {
+        Ok((host.get("/readyz").await?.0 == 200).then_some(()))
+    })
+    .await
 }
 
 fn is_free_of_damage(host: &Host) -> bool {
@@ -62,8 +84,14 @@ fn is_free_of_damage(host: &Host) -> bool {
 
 /// Adds jobs through the host, one after another, until `stop`; returns the subjects of the
 /// accepted ones, and the number of the others.
-fn produce(host: &Host, stop: Arc<AtomicBool>) -> tokio::task::JoinHandle<anyhow::Result<(BTreeSet<String>, usize)>> {
-    let (url, http) = (format!("{}/api/admin/queues/emailQueue/jobs", host.url), host.http.clone());
+fn produce(
+    host: &Host,
+    stop: Arc<AtomicBool>,
+) -> tokio::task::JoinHandle<anyhow::Result<(BTreeSet<String>, usize)>> {
+    let (url, http) = (
+        format!("{}/api/admin/queues/emailQueue/jobs", host.url),
+        host.http.clone(),
+    );
     tokio::spawn(async move {
         let (mut accepted, mut refused) = (BTreeSet::new(), 0);
         for n in 0.. {
@@ -71,7 +99,12 @@ fn produce(host: &Host, stop: Arc<AtomicBool>) -> tokio::task::JoinHandle<anyhow
                 break;
             }
             let job = json!({ "name": "send", "data": mail_job(n) });
-            let response = http.post(&url).basic_auth(USER, Some(PASSWORD)).json(&job).send().await?;
+            let response = http
+                .post(&url)
+                .basic_auth(USER, Some(PASSWORD))
+                .json(&job)
+                .send()
+                .await?;
             match response.status().as_u16() {
                 200 => drop(accepted.insert(format!("Message {n}"))),
                 503 => refused += 1,
@@ -84,13 +117,24 @@ fn produce(host: &Host, stop: Arc<AtomicBool>) -> tokio::task::JoinHandle<anyhow
 }
 
 #[tokio::test]
-async fn behind_one_name_a_managed_failover_loses_nothing_and_work_resumes_within_five_seconds() -> anyhow::Result<()> {
+async fn behind_one_name_a_managed_failover_loses_nothing_and_work_resumes_within_five_seconds()
+-> anyhow::Result<()> {
     let mut world = World::new().await?;
-    let old = RedisServer::start_with(world.dir.path(), "old", &["--repl-diskless-sync-delay", "0"]).await?;
+    let old = RedisServer::start_with(
+        world.dir.path(),
+        "old",
+        &["--repl-diskless-sync-delay", "0"],
+    )
+    .await?;
     let replica_of = format!("127.0.0.1 {}", old.port);
-    let new = RedisServer::start_with(world.dir.path(), "new", &["--replicaof", &replica_of]).await?;
+    let new =
+        RedisServer::start_with(world.dir.path(), "new", &["--replicaof", &replica_of]).await?;
     until(Duration::from_secs(20), "the replica", async || {
-        Ok(old.ask::<String>("INFO replication").await?.contains("state=online").then_some(()))
+        Ok(old
+            .ask::<String>("INFO replication")
+            .await?
+            .contains("state=online")
+            .then_some(()))
     })
     .await?;
     let name = Cable::to(old.address().to_string()).await?;
@@ -100,19 +144,43 @@ async fn behind_one_name_a_managed_failover_loses_nothing_and_work_resumes_withi
     time_to_work(&world, &old.url).await?;
     let stop = Arc::new(AtomicBool::new(false));
     let producer = produce(&host, Arc::clone(&stop));
-    until(Duration::from_secs(20), "mails", async || Ok((world.mail.count() > 5).then_some(()))).await?;
+    until(Duration::from_secs(20), "mails", async || {
+        Ok((world.mail.count() > 5).then_some(()))
+    })
+    .await?;
 
     // As a managed service does it: the master waits for its replica, hands over, and becomes a
     // replica under its old address.
-    old.ask::<String>(&format!("FAILOVER TO 127.0.0.1 {}", new.port)).await?;
+    old.ask::<String>(&format!("FAILOVER TO 127.0.0.1 {}", new.port))
+        .await?;
     let told = not_ready_because(&host, "is a replica").await?;
-    assert!(told["details"][0]["next"].as_str().is_some_and(|next| next.contains("failover")), "{told}");
+    assert!(
+        told["details"][0]["next"]
+            .as_str()
+            .is_some_and(|next| next.contains("failover")),
+        "{told}"
+    );
     assert_eq!(host.get("/api/health").await?.0, 503);
-    let (status, refused) = host.post("/api/admin/queues/emailQueue/pause", json!({})).await?;
-    assert_eq!((status, &refused["code"]), (503, &json!("unavailable")), "{refused}");
-    assert!(refused["message"].as_str().is_some_and(|message| message.contains("replica")), "{refused}");
+    let (status, refused) = host
+        .post("/api/admin/queues/emailQueue/pause", json!({}))
+        .await?;
+    assert_eq!(
+        (status, &refused["code"]),
+        (503, &json!("unavailable")),
+        "{refused}"
+    );
+    assert!(
+        refused["message"]
+            .as_str()
+            .is_some_and(|message| message.contains("replica")),
+        "{refused}"
+    );
     let (status, why) = host.get("/api/admin/queues/emailQueue/why").await?;
-    assert_eq!((status, &why["data"][0]["code"]), (200, &json!("host-not-ready")), "{why}");
+    assert_eq!(
+        (status, &why["data"][0]["code"]),
+        (200, &json!("host-not-ready")),
+        "{why}"
+    );
     assert!(!why.to_string().contains("no-worker"), "{why}");
 
     name.server.send_replace(new.address().to_string());
@@ -121,22 +189,44 @@ async fn behind_one_name_a_managed_failover_loses_nothing_and_work_resumes_withi
     ready(&host).await?;
     stop.store(true, Ordering::SeqCst);
     let (accepted, refused) = producer.await??;
-    println!("{} jobs were accepted meanwhile, {refused} refused", accepted.len());
-    until(Duration::from_secs(30), "every accepted job's mail", async || {
-        let sent: BTreeSet<String> = world.mail.list().into_iter().map(|mail| mail.subject).collect();
-        Ok(accepted.is_subset(&sent).then_some(()))
-    })
+    println!(
+        "{} jobs were accepted meanwhile, {refused} refused",
+        accepted.len()
+    );
+    until(
+        Duration::from_secs(30),
+        "every accepted job's mail",
+        async || {
+            let sent: BTreeSet<String> = world
+                .mail
+                .list()
+                .into_iter()
+                .map(|mail| mail.subject)
+                .collect();
+            Ok(accepted.is_subset(&sent).then_some(()))
+        },
+    )
     .await?;
     // The queue works completely: its waiting connection, history and kills use the new master.
     let (_, queue) = host.get("/api/admin/queues/emailQueue").await?;
     assert_eq!(queue["data"]["counts"]["paused"], false, "{queue}");
-    until(Duration::from_secs(20), "the host's connections", async || {
-        let clients: String = new.ask("CLIENT LIST").await?;
-        let has = |words: &str| clients.contains(words);
-        Ok((has("cmd=bzpopmin") && has("cmd=xreadgroup") && has("cmd=subscribe")).then_some(()))
-    })
+    until(
+        Duration::from_secs(20),
+        "the host's connections",
+        async || {
+            let clients: String = new.ask("CLIENT LIST").await?;
+            let has = |words: &str| clients.contains(words);
+            Ok(
+                (has("cmd=bzpopmin") && has("cmd=xreadgroup") && has("cmd=subscribe"))
+                    .then_some(()),
+            )
+        },
+    )
     .await?;
-    assert!(is_free_of_damage(&host), "nobody is told that data is damaged");
+    assert!(
+        is_free_of_damage(&host),
+        "nobody is told that data is damaged"
+    );
     assert!(resumed <= RESUMES_WITHIN, "{resumed:?}");
     Ok(())
 }
@@ -144,15 +234,28 @@ async fn behind_one_name_a_managed_failover_loses_nothing_and_work_resumes_withi
 #[tokio::test]
 async fn sentinels_are_asked_for_the_master_at_each_connection() -> anyhow::Result<()> {
     let mut world = World::new().await?;
-    let old = RedisServer::start_with(world.dir.path(), "old", &["--repl-diskless-sync-delay", "0"]).await?;
+    let old = RedisServer::start_with(
+        world.dir.path(),
+        "old",
+        &["--repl-diskless-sync-delay", "0"],
+    )
+    .await?;
     let replica_of = format!("127.0.0.1 {}", old.port);
-    let new = RedisServer::start_with(world.dir.path(), "new", &["--replicaof", &replica_of]).await?;
+    let new =
+        RedisServer::start_with(world.dir.path(), "new", &["--replicaof", &replica_of]).await?;
     let sentinel = RedisServer::start_sentinel(world.dir.path(), &old, "se/cr#t").await?;
-    until(Duration::from_secs(30), "the Sentinel to know the replica", async || {
-        let masters: Vec<std::collections::HashMap<String, String>> =
-            sentinel_ask(&sentinel, "SENTINEL MASTERS").await?;
-        Ok(masters.iter().any(|master| master.get("num-slaves").is_some_and(|n| n == "1")).then_some(()))
-    })
+    until(
+        Duration::from_secs(30),
+        "the Sentinel to know the replica",
+        async || {
+            let masters: Vec<std::collections::HashMap<String, String>> =
+                sentinel_ask(&sentinel, "SENTINEL MASTERS").await?;
+            Ok(masters
+                .iter()
+                .any(|master| master.get("num-slaves").is_some_and(|n| n == "1"))
+                .then_some(()))
+        },
+    )
     .await?;
     world.redis_url = String::new();
     // Nobody listens on the first address, as when a Sentinel is away.
@@ -166,14 +269,27 @@ async fn sentinels_are_asked_for_the_master_at_each_connection() -> anyhow::Resu
         .await?;
     host.deploy("email", email_plugin()?).await?;
     time_to_work(&world, &old.url).await?;
-    let answer: Value = until(Duration::from_secs(20), "the failover to begin", async || {
-        // Refused until the replica is known to be in order.
-        Ok(sentinel_ask::<String>(&sentinel, "SENTINEL FAILOVER mymaster").await.ok().map(Value::from))
-    })
+    let answer: Value = until(
+        Duration::from_secs(20),
+        "the failover to begin",
+        async || {
+            // Refused until the replica is known to be in order.
+            Ok(
+                sentinel_ask::<String>(&sentinel, "SENTINEL FAILOVER mymaster")
+                    .await
+                    .ok()
+                    .map(Value::from),
+            )
+        },
+    )
     .await?;
     assert_eq!(answer, "OK");
     until(Duration::from_secs(30), "the new master", async || {
-        Ok(new.ask::<String>("INFO replication").await?.contains("role:master").then_some(()))
+        Ok(new
+            .ask::<String>("INFO replication")
+            .await?
+            .contains("role:master")
+            .then_some(()))
     })
     .await?;
     let resumed = time_to_work(&world, &new.url).await?;
@@ -184,11 +300,17 @@ async fn sentinels_are_asked_for_the_master_at_each_connection() -> anyhow::Resu
 }
 
 /// The password may contain characters that a URL cannot.
-async fn sentinel_ask<T: redis::FromRedisValue>(sentinel: &RedisServer, command: &str) -> anyhow::Result<T> {
+async fn sentinel_ask<T: redis::FromRedisValue>(
+    sentinel: &RedisServer,
+    command: &str,
+) -> anyhow::Result<T> {
     use redis::IntoConnectionInfo;
     let info = format!("redis://{}", sentinel.address()).into_connection_info()?;
-    let info = info.set_redis_settings(redis::RedisConnectionInfo::default().set_password("se/cr#t"));
-    let mut connection = redis::Client::open(info)?.get_multiplexed_async_connection().await?;
+    let info =
+        info.set_redis_settings(redis::RedisConnectionInfo::default().set_password("se/cr#t"));
+    let mut connection = redis::Client::open(info)?
+        .get_multiplexed_async_connection()
+        .await?;
     let mut words = command.split_whitespace();
     let mut asked = redis::cmd(words.next().context("a command")?);
     for word in words {
@@ -198,7 +320,8 @@ async fn sentinel_ask<T: redis::FromRedisValue>(sentinel: &RedisServer, command:
 }
 
 #[tokio::test]
-async fn a_redis_that_takes_no_writes_for_a_while_is_named_and_work_goes_on_when_it_does_again() -> anyhow::Result<()> {
+async fn a_redis_that_takes_no_writes_for_a_while_is_named_and_work_goes_on_when_it_does_again()
+-> anyhow::Result<()> {
     let mut world = World::new().await?;
     let mut server = RedisServer::start_new(world.dir.path()).await?;
     world.redis_url = server.url.clone();
@@ -206,19 +329,36 @@ async fn a_redis_that_takes_no_writes_for_a_while_is_named_and_work_goes_on_when
     host.deploy("email", email_plugin()?).await?;
     time_to_work(&world, &server.url).await?;
 
-    server.ask::<()>("CONFIG SET min-replicas-to-write 1").await?;
+    server
+        .ask::<()>("CONFIG SET min-replicas-to-write 1")
+        .await?;
     not_ready_because(&host, "min-replicas-to-write").await?;
-    let (status, refused) =
-        host.post("/api/admin/queues/emailQueue/jobs", json!({ "name": "send", "data": {} })).await?;
+    let (status, refused) = host
+        .post(
+            "/api/admin/queues/emailQueue/jobs",
+            json!({ "name": "send", "data": {} }),
+        )
+        .await?;
     assert_eq!(status, 503, "{refused}");
-    assert!(refused["message"].as_str().is_some_and(|message| message.contains("replicas")), "{refused}");
-    server.ask::<()>("CONFIG SET min-replicas-to-write 0").await?;
+    assert!(
+        refused["message"]
+            .as_str()
+            .is_some_and(|message| message.contains("replicas")),
+        "{refused}"
+    );
+    server
+        .ask::<()>("CONFIG SET min-replicas-to-write 0")
+        .await?;
     ready(&host).await?;
 
     // Its snapshot cannot be written, because a directory has that name.
     std::fs::create_dir_all(server.dir.join("dump.rdb"))?;
     for command in ["CONFIG SET appendonly no", "CONFIG SET save 900", "BGSAVE"] {
-        let command = if command.ends_with("900") { "CONFIG SET save 900\u{a0}1" } else { command };
+        let command = if command.ends_with("900") {
+            "CONFIG SET save 900\u{a0}1"
+        } else {
+            command
+        };
         let mut connection = world.redis().await?;
         let mut words = command.split(' ');
         let mut asked = redis::cmd(words.next().context("a command")?);
@@ -233,7 +373,11 @@ async fn a_redis_that_takes_no_writes_for_a_while_is_named_and_work_goes_on_when
     ready(&host).await?;
     server.ask::<()>("CONFIG SET appendonly yes").await?;
     until(Duration::from_secs(20), "its file", async || {
-        Ok(server.ask::<String>("INFO persistence").await?.contains("aof_rewrite_in_progress:0").then_some(()))
+        Ok(server
+            .ask::<String>("INFO persistence")
+            .await?
+            .contains("aof_rewrite_in_progress:0")
+            .then_some(()))
     })
     .await?;
     time_to_work(&world, &server.url).await?;

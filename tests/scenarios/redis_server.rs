@@ -30,11 +30,22 @@ impl RedisServer {
 
     /// `args` override the usual arguments; `name` is the name of its directory.
     pub async fn start_with(dir: &Path, name: &str, args: &[&str]) -> anyhow::Result<Self> {
-        let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let port = std::net::TcpListener::bind("127.0.0.1:0")?
+            .local_addr()?
+            .port();
         let dir = dir.join(name);
         std::fs::create_dir_all(&dir)?;
-        let args = args.iter().map(|arg| arg.replace("PORT", &port.to_string())).collect();
-        let mut server = Self { url: format!("redis://127.0.0.1:{port}/"), port, dir, args, child: None };
+        let args = args
+            .iter()
+            .map(|arg| arg.replace("PORT", &port.to_string()))
+            .collect();
+        let mut server = Self {
+            url: format!("redis://127.0.0.1:{port}/"),
+            port,
+            dir,
+            args,
+            child: None,
+        };
         server.start().await?;
         Ok(server)
     }
@@ -47,9 +58,17 @@ impl RedisServer {
         );
         std::fs::write(dir.join("sentinel.conf"), config)?;
         let file = dir.join("sentinel.conf");
-        let mut sentinel =
-            Self::start_with(dir, "sentinel", &[file.to_str().context("a path")?, "--sentinel", "--port", "PORT"])
-                .await?;
+        let mut sentinel = Self::start_with(
+            dir,
+            "sentinel",
+            &[
+                file.to_str().context("a path")?,
+                "--sentinel",
+                "--port",
+                "PORT",
+            ],
+        )
+        .await?;
         sentinel.url = format!("redis://:{password}@127.0.0.1:{}/", sentinel.port);
         Ok(sentinel)
     }
@@ -60,7 +79,9 @@ impl RedisServer {
 
     /// Sends a command over a new connection.
     pub async fn ask<T: redis::FromRedisValue>(&self, command: &str) -> anyhow::Result<T> {
-        let mut connection = redis::Client::open(self.url.as_str())?.get_multiplexed_async_connection().await?;
+        let mut connection = redis::Client::open(self.url.as_str())?
+            .get_multiplexed_async_connection()
+            .await?;
         let mut words = command.split_whitespace();
         let mut asked = redis::cmd(words.next().context("a command")?);
         for word in words {
@@ -75,7 +96,16 @@ impl RedisServer {
         let is_usual = !self.args.iter().any(|arg| arg == "--sentinel");
         if is_usual {
             command
-                .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "yes", "--maxmemory-policy", "noeviction"])
+                .args([
+                    "--bind",
+                    "127.0.0.1",
+                    "--save",
+                    "",
+                    "--appendonly",
+                    "yes",
+                    "--maxmemory-policy",
+                    "noeviction",
+                ])
                 .args(["--port", &self.port.to_string(), "--logfile", "server.log"]);
         }
         let child = command
@@ -87,15 +117,20 @@ impl RedisServer {
             .context("redis-server")?;
         self.child = Some(child);
         let (url, address) = (self.url.clone(), self.address());
-        let is_plain =
-            !self.args.iter().any(|arg| arg == "--tls-port" || arg == "--requirepass" || arg == "--sentinel");
+        let is_plain = !self
+            .args
+            .iter()
+            .any(|arg| arg == "--tls-port" || arg == "--requirepass" || arg == "--sentinel");
         until(Duration::from_secs(20), "Redis answers", async || {
             if !is_plain {
                 return Ok(TcpStream::connect(address).await.is_ok().then_some(()));
             }
             let client = redis::Client::open(url.as_str())?;
-            let Ok(mut connection) = client.get_multiplexed_async_connection().await else { return Ok(None) };
-            let answer: redis::RedisResult<String> = redis::cmd("PING").query_async(&mut connection).await;
+            let Ok(mut connection) = client.get_multiplexed_async_connection().await else {
+                return Ok(None);
+            };
+            let answer: redis::RedisResult<String> =
+                redis::cmd("PING").query_async(&mut connection).await;
             Ok(answer.is_ok().then_some(()))
         })
         .await
@@ -104,7 +139,8 @@ impl RedisServer {
     /// As an operator's restart: it writes its data first.
     pub async fn stop(&mut self) -> anyhow::Result<()> {
         let mut child = self.child.take().context("running")?;
-        let pid = rustix::process::Pid::from_raw(child.id().context("running")?.try_into()?).context("pid")?;
+        let pid = rustix::process::Pid::from_raw(child.id().context("running")?.try_into()?)
+            .context("pid")?;
         rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
         child.wait().await?;
         Ok(())
@@ -132,14 +168,20 @@ impl SilentProxy {
                 if refusing.load(Ordering::SeqCst) {
                     continue;
                 }
-                let Ok(upstream) = TcpStream::connect(server).await else { continue };
+                let Ok(upstream) = TcpStream::connect(server).await else {
+                    continue;
+                };
                 let (client_read, client_write) = client.into_split();
                 let (server_read, server_write) = upstream.into_split();
                 tokio::spawn(forward(client_read, server_write, current.subscribe()));
                 tokio::spawn(forward(server_read, client_write, current.subscribe()));
             }
         });
-        Ok(Self { address, generation, refuses })
+        Ok(Self {
+            address,
+            generation,
+            refuses,
+        })
     }
 
     /// Whether new connections are closed at once.

@@ -21,14 +21,19 @@ pub struct Step {
 
 /// The steps under the heading that begins with `letter`.
 pub fn steps(document: &str, letter: char) -> Vec<Step> {
-    let section =
-        document.split("\n## ").find(|section| section.starts_with(&format!("{letter}. "))).unwrap_or_default();
+    let section = document
+        .split("\n## ")
+        .find(|section| section.starts_with(&format!("{letter}. ")))
+        .unwrap_or_default();
     let mut steps: Vec<Step> = Vec::new();
     for block in section.split("```console\n").skip(1) {
         let block = block.split("```").next().unwrap_or_default();
         for line in block.lines() {
             match (line.strip_prefix("$ "), steps.last_mut()) {
-                (Some(command), _) => steps.push(Step { command: command.to_owned(), shows: Vec::new() }),
+                (Some(command), _) => steps.push(Step {
+                    command: command.to_owned(),
+                    shows: Vec::new(),
+                }),
                 (None, Some(step)) => step.shows.push(line.trim().to_owned()),
                 (None, None) => {}
             }
@@ -40,8 +45,17 @@ pub fn steps(document: &str, letter: char) -> Vec<Step> {
 impl Step {
     /// Repeats the command until it prints the lines: the state may take a moment. `env` is for
     /// commands that run beside a host.
-    pub async fn run(&self, host: &Host, env: &[(&str, &str)], names: &[(&str, &str)]) -> anyhow::Result<()> {
-        let fill = |text: &str| names.iter().fold(text.to_owned(), |text, (name, value)| text.replace(name, value));
+    pub async fn run(
+        &self,
+        host: &Host,
+        env: &[(&str, &str)],
+        names: &[(&str, &str)],
+    ) -> anyhow::Result<()> {
+        let fill = |text: &str| {
+            names.iter().fold(text.to_owned(), |text, (name, value)| {
+                text.replace(name, value)
+            })
+        };
         let command = fill(&self.command);
         let mut words = command.split_whitespace();
         anyhow::ensure!(words.next() == Some("patchbay"), "{command}");
@@ -49,13 +63,28 @@ impl Step {
         let mut said = String::new();
         let shown = until(Duration::from_secs(15), &command, async || {
             let mut patchbay = tokio::process::Command::new(binary());
-            patchbay.args(&args).env("PATCHBAY_URL", &host.url).envs(env.iter().copied());
-            patchbay.env("PATCHBAY_USER", USER).env("PATCHBAY_PASSWORD", PASSWORD);
+            patchbay
+                .args(&args)
+                .env("PATCHBAY_URL", &host.url)
+                .envs(env.iter().copied());
+            patchbay
+                .env("PATCHBAY_USER", USER)
+                .env("PATCHBAY_PASSWORD", PASSWORD);
             let output = patchbay.output().await?;
-            said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-            Ok(self.shows.iter().all(|line| said.contains(&fill(line))).then_some(()))
+            said = String::from_utf8_lossy(&output.stdout).into_owned()
+                + &String::from_utf8_lossy(&output.stderr);
+            Ok(self
+                .shows
+                .iter()
+                .all(|line| said.contains(&fill(line)))
+                .then_some(()))
         });
-        shown.await.with_context(|| format!("{command} showed:\n{said}instead of:\n{}", self.shows.join("\n")))?;
+        shown.await.with_context(|| {
+            format!(
+                "{command} showed:\n{said}instead of:\n{}",
+                self.shows.join("\n")
+            )
+        })?;
         println!("$ {command}\n{said}");
         Ok(())
     }
@@ -68,11 +97,18 @@ impl Step {
 
 /// The runbook that the alert's page names for its rule.
 fn leads_to(runbook: &serde_json::Value) -> anyhow::Result<Option<&'static str>> {
-    let (page, rule) = runbook.as_str().and_then(|link| link.split_once('#')).context("a page and a place in it")?;
+    let (page, rule) = runbook
+        .as_str()
+        .and_then(|link| link.split_once('#'))
+        .context("a page and a place in it")?;
     let page = std::fs::read_to_string(repository().join(page))?;
-    let row =
-        page.lines().find(|line| line.contains(&format!("id=\"{rule}\""))).context("the rule has a place there")?;
-    Ok(["runbook-a.md", "runbook-f.md"].into_iter().find(|document| row.contains(document)))
+    let row = page
+        .lines()
+        .find(|line| line.contains(&format!("id=\"{rule}\"")))
+        .context("the rule has a place there")?;
+    Ok(["runbook-a.md", "runbook-f.md"]
+        .into_iter()
+        .find(|document| row.contains(document)))
 }
 
 #[tokio::test]
@@ -83,10 +119,19 @@ async fn runbook_a_finds_and_mends_what_it_says() -> anyhow::Result<()> {
     world.redis_url = redis.url.clone();
     let host = alerts::host(&world, &receiver, &[]).await?;
     alerts::impatient(&host).await?;
-    json_of(&host, &["--json", "alert", "rule", "set", "health", "--for", "0s"]).await?;
+    json_of(
+        &host,
+        &["--json", "alert", "rule", "set", "health", "--for", "0s"],
+    )
+    .await?;
     let digest = host.deploy("hostile", hostile_plugin()?).await?;
     let drill = async |letter: char, job: &str| {
-        let names = [("QUEUE", QUEUE), ("JOB", job), ("PLUGIN", "hostile"), ("DIGEST", &digest[..12])];
+        let names = [
+            ("QUEUE", QUEUE),
+            ("JOB", job),
+            ("PLUGIN", "hostile"),
+            ("DIGEST", &digest[..12]),
+        ];
         let steps = steps(&document, letter);
         anyhow::ensure!(!steps.is_empty(), "section {letter} has commands");
         for step in steps {
@@ -99,12 +144,17 @@ async fn runbook_a_finds_and_mends_what_it_says() -> anyhow::Result<()> {
         anyhow::Ok(())
     };
 
-    host.post("/api/admin/plugins/hostile/deactivate", json!({})).await?;
+    host.post("/api/admin/plugins/hostile/deactivate", json!({}))
+        .await?;
     let waiting = host.add(QUEUE, json!({ "name": "noop" })).await?;
     receiver.until_told(QUEUE, &["firing"]).await?;
     let message = receiver.messages("/webhook", 200)[0].clone();
     println!("{message:#}");
-    assert_eq!(message["next"], format!("patchbay queue why {QUEUE}"), "the document's first question");
+    assert_eq!(
+        message["next"],
+        format!("patchbay queue why {QUEUE}"),
+        "the document's first question"
+    );
     assert_eq!(leads_to(&message["runbook"])?, Some("runbook-a.md"));
     drill('A', &waiting).await?;
     receiver.until_told(QUEUE, &["firing", "recovered"]).await?;
@@ -115,16 +165,24 @@ async fn runbook_a_finds_and_mends_what_it_says() -> anyhow::Result<()> {
 
     redis.stop().await?;
     let of_health = async |event: &str| {
-        until(Duration::from_secs(20), &format!("health: {event}"), async || {
-            let messages = receiver.messages("/webhook", 200);
-            Ok(messages.into_iter().find(|body| body["alert"] == "health" && body["event"] == event))
-        })
+        until(
+            Duration::from_secs(20),
+            &format!("health: {event}"),
+            async || {
+                let messages = receiver.messages("/webhook", 200);
+                Ok(messages
+                    .into_iter()
+                    .find(|body| body["alert"] == "health" && body["event"] == event))
+            },
+        )
         .await
     };
     println!("{:#}", of_health("firing").await?);
     drill('C', "none").await?;
     redis.start().await?;
-    let recovery = steps(&document, 'C').pop().context("how to know that it is mended")?;
+    let recovery = steps(&document, 'C')
+        .pop()
+        .context("how to know that it is mended")?;
     recovery.run(&host, &[], &[("QUEUE", QUEUE)]).await?;
     of_health("recovered").await?;
     let after = host.add(QUEUE, json!({ "name": "noop" })).await?;

@@ -55,9 +55,12 @@ async fn measure(host: &Host, during: Duration) -> anyhow::Result<Vec<Duration>>
     let began = Instant::now();
     let mut times = Vec::new();
     while began.elapsed() < during {
-        let id = host.add(QUIET, json!({ "name": "timed", "data": { "times": 50 } })).await?;
+        let id = host
+            .add(QUIET, json!({ "name": "timed", "data": { "times": 50 } }))
+            .await?;
         let story = host.job_in(QUIET, &id, "completed").await?;
-        let of_job: Vec<u64> = serde_json::from_str(story["job"]["returnValue"].as_str().context("times")?)?;
+        let of_job: Vec<u64> =
+            serde_json::from_str(story["job"]["returnValue"].as_str().context("times")?)?;
         times.extend(of_job.into_iter().map(Duration::from_micros));
     }
     times.sort_unstable();
@@ -75,35 +78,54 @@ async fn sql_of(host: &Host, plugin: &str) -> anyhow::Result<Value> {
 }
 
 #[tokio::test]
-async fn runbook_f_finds_the_plugin_that_holds_connections_and_the_others_do_not_notice() -> anyhow::Result<()> {
+async fn runbook_f_finds_the_plugin_that_holds_connections_and_the_others_do_not_notice()
+-> anyhow::Result<()> {
     let document = std::fs::read_to_string(repository().join("docs/operations/runbook-f.md"))?;
     let phase = Duration::from_secs(if full_length() { 60 } else { 15 });
     let world = World::new().await?;
-    world.database().await?.execute(sqlx::raw_sql(TABLES)).await?;
+    world
+        .database()
+        .await?
+        .execute(sqlx::raw_sql(TABLES))
+        .await?;
     let mut url: reqwest::Url = world.database_url.parse()?;
     let cable = Cable::to(format!("127.0.0.1:{}", url.port().context("port")?)).await?;
     url.set_port(Some(cable.address.port())).ok();
     let env = [("DATABASE_URL", url.as_str())];
     // Quarantine would end the problem before it could be measured.
-    let host = world.host(&[env[0], ("PATCHBAY_QUARANTINE_POLICY", "off")]).await?;
-    let quiet =
-        statements_plugin(|manifest| manifest.replace("\"statements\"", "\"quiet\"").replace("sqlQueue", QUIET))?;
+    let host = world
+        .host(&[env[0], ("PATCHBAY_QUARANTINE_POLICY", "off")])
+        .await?;
+    let quiet = statements_plugin(|manifest| {
+        manifest
+            .replace("\"statements\"", "\"quiet\"")
+            .replace("sqlQueue", QUIET)
+    })?;
     host.deploy("quiet", quiet).await?;
     let many = |manifest: String| manifest.replace("concurrency = 8", "concurrency = 50");
     let good = host.deploy("statements", statements_plugin(many)?).await?;
     let before = measure(&host, phase).await?;
 
-    let leaky = statements_plugin(|manifest| many(manifest).replace("default = false", "default = true"))?;
+    let leaky =
+        statements_plugin(|manifest| many(manifest).replace("default = false", "default = true"))?;
     let leaky = host.deploy("statements", leaky).await?;
     // Guests that compute are not part of this: they compete with all guests for the processors.
     let ways = ["sleeps in Postgres", "does nothing"];
     for n in 0..if full_length() { 600 } else { 200 } {
-        host.add(LEAKY, json!({ "name": "sync", "data": { "how": ways[n % ways.len()] } })).await?;
+        host.add(
+            LEAKY,
+            json!({ "name": "sync", "data": { "how": ways[n % ways.len()] } }),
+        )
+        .await?;
     }
-    until(Duration::from_secs(20), "it holds both of its connections and more calls wait", async || {
-        let sql = sql_of(&host, "statements").await?;
-        Ok((sql["inUse"] == 2 && sql["waiting"].as_u64() > Some(10)).then_some(()))
-    })
+    until(
+        Duration::from_secs(20),
+        "it holds both of its connections and more calls wait",
+        async || {
+            let sql = sql_of(&host, "statements").await?;
+            Ok((sql["inUse"] == 2 && sql["waiting"].as_u64() > Some(10)).then_some(()))
+        },
+    )
     .await?;
     let (stop, stopped) = oneshot::channel();
     let (during, seen) = tokio::try_join!(
@@ -114,26 +136,60 @@ async fn runbook_f_finds_the_plugin_that_holds_connections_and_the_others_do_not
         },
         watch(&world, stopped),
     )?;
-    let ended = sql_of(&host, "statements").await?["ended"].as_u64().context("ended")?;
+    let ended = sql_of(&host, "statements").await?["ended"]
+        .as_u64()
+        .context("ended")?;
     let page = host.metrics().await?;
-    let counted =
-        page.lines().find_map(|line| line.strip_prefix("patchbay_sql_backends_ended_total{plugin=\"statements\"} "));
-    assert!(counted.and_then(|count| count.parse::<u64>().ok()).is_some_and(|count| count >= ended), "{counted:?}");
+    let counted = page.lines().find_map(|line| {
+        line.strip_prefix("patchbay_sql_backends_ended_total{plugin=\"statements\"} ")
+    });
+    assert!(
+        counted
+            .and_then(|count| count.parse::<u64>().ok())
+            .is_some_and(|count| count >= ended),
+        "{counted:?}"
+    );
     let mut longest: Vec<Duration> = seen.values().copied().collect();
     longest.sort_unstable();
     let figures = |times: &[Duration]| {
-        format!("{} statements, p50 {:?}, p99 {:?}", times.len(), percentile(times, 50), percentile(times, 99))
+        format!(
+            "{} statements, p50 {:?}, p99 {:?}",
+            times.len(),
+            percentile(times, 50),
+            percentile(times, 99)
+        )
     };
     println!("before: {}\nduring: {}", figures(&before), figures(&during));
-    println!("{} leaky backends in transactions of up to {longest:?}; the host has ended {ended}", seen.len());
+    println!(
+        "{} leaky backends in transactions of up to {longest:?}; the host has ended {ended}",
+        seen.len()
+    );
     let allowed = 2 * percentile(&before, 99).max(FLOOR);
-    assert!(percentile(&during, 99) <= allowed, "{:?} > {allowed:?}", percentile(&during, 99));
-    assert!(longest.last().is_some_and(|longest| *longest <= LONGEST_TRANSACTION), "{longest:?}");
+    assert!(
+        percentile(&during, 99) <= allowed,
+        "{:?} > {allowed:?}",
+        percentile(&during, 99)
+    );
+    assert!(
+        longest
+            .last()
+            .is_some_and(|longest| *longest <= LONGEST_TRANSACTION),
+        "{longest:?}"
+    );
     // Two at a time, each for five seconds.
     let least = phase.as_secs() / 5;
-    assert!(ended >= least && seen.len() as u64 > least, "{ended} ended, {} seen", seen.len());
+    assert!(
+        ended >= least && seen.len() as u64 > least,
+        "{ended} ended, {} seen",
+        seen.len()
+    );
 
-    let names = [("QUEUE", LEAKY), ("PLUGIN", "statements"), ("DIGEST", &leaky[..12]), ("BEFORE", &good[..12])];
+    let names = [
+        ("QUEUE", LEAKY),
+        ("PLUGIN", "statements"),
+        ("DIGEST", &leaky[..12]),
+        ("BEFORE", &good[..12]),
+    ];
     let doctor_env = [
         env[0],
         ("REDIS_URL", world.redis_url.as_str()),
@@ -143,7 +199,10 @@ async fn runbook_f_finds_the_plugin_that_holds_connections_and_the_others_do_not
     let drill = async |letter: char, is_wanted: &dyn Fn(bool) -> bool| {
         let steps = steps(&document, letter);
         anyhow::ensure!(!steps.is_empty(), "section {letter} has commands");
-        let mended = steps.iter().position(|step| step.shows("schema is up to date")).unwrap_or(steps.len());
+        let mended = steps
+            .iter()
+            .position(|step| step.shows("schema is up to date"))
+            .unwrap_or(steps.len());
         for (place, step) in steps.iter().enumerate() {
             if is_wanted(place >= mended) {
                 step.run(&host, &doctor_env, &names).await?;

@@ -9,7 +9,8 @@ use sqlx::Row;
 use tokio::sync::oneshot::error::TryRecvError;
 
 use crate::harness::{
-    Host, World, curious_plugin, full_length, hostile_plugin, hostile_plugin_calling, hostile_plugin_with, until,
+    Host, World, curious_plugin, full_length, hostile_plugin, hostile_plugin_calling,
+    hostile_plugin_with, until,
 };
 
 /// From the guest's plugin.toml.
@@ -24,18 +25,27 @@ async fn world_with_hostile_guest(env: &[(&str, &str)]) -> anyhow::Result<(World
 
 /// Runs one job to its end; returns the job.
 async fn run(host: &Host, name: &str, data: Value, state: &str) -> anyhow::Result<Value> {
-    let id = host.add("hostileQueue", json!({ "name": name, "data": data })).await?;
+    let id = host
+        .add("hostileQueue", json!({ "name": name, "data": data }))
+        .await?;
     host.job_in("hostileQueue", &id, state).await
 }
 
 fn result(story: &Value) -> anyhow::Result<Value> {
-    Ok(serde_json::from_str(story["job"]["returnValue"].as_str().context("a return value")?)?)
+    Ok(serde_json::from_str(
+        story["job"]["returnValue"]
+            .as_str()
+            .context("a return value")?,
+    )?)
 }
 
 /// Anonymous memory of a process, in KiB: what it allocated, without files that it maps.
 fn anonymous_kib(pid: u32) -> anyhow::Result<i64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).context("RssAnon")?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("RssAnon:"))
+        .context("RssAnon")?;
     Ok(line.trim().trim_end_matches(" kB").parse()?)
 }
 
@@ -45,15 +55,23 @@ async fn quiet() {
 }
 
 #[tokio::test]
-async fn hostile_guests_end_by_their_deadline_with_the_right_outcome_and_leave_nothing_behind() -> anyhow::Result<()> {
+async fn hostile_guests_end_by_their_deadline_with_the_right_outcome_and_leave_nothing_behind()
+-> anyhow::Result<()> {
     // Lines beyond the job's own log are not tested here.
     let world = World::new().await?;
-    let host = world.host(&[("PATCHBAY_LOG_FILTER", "info,guest=off"), ("PATCHBAY_QUARANTINE_POLICY", "off")]).await?;
+    let host = world
+        .host(&[
+            ("PATCHBAY_LOG_FILTER", "info,guest=off"),
+            ("PATCHBAY_QUARANTINE_POLICY", "off"),
+        ])
+        .await?;
     let silent = silent_server().await?;
     // With a breaker that never opens, because these calls get no answer.
     let patient = hostile_plugin_with(|manifest| {
         let breaker = "timeout_ms = 60_000\nbreaker = { failures = 1_000, within_ms = 1_000 }";
-        manifest.replace("127.0.0.1:9/", &format!("{silent}/")).replace("timeout_ms = 60_000", breaker)
+        manifest
+            .replace("127.0.0.1:9/", &format!("{silent}/"))
+            .replace("timeout_ms = 60_000", breaker)
     })?;
     host.deploy("hostile", patient).await?;
     let kinds: [(&str, &[&str]); 7] = [
@@ -75,7 +93,9 @@ async fn hostile_guests_end_by_their_deadline_with_the_right_outcome_and_leave_n
     let mut database = world.database().await?;
     let mut finished = async |count: i64| {
         until(Duration::from_secs(600), "all attempts", async || {
-            let n: i64 = sqlx::query_scalar("select count(*) from patchbay.attempts").fetch_one(&mut database).await?;
+            let n: i64 = sqlx::query_scalar("select count(*) from patchbay.attempts")
+                .fetch_one(&mut database)
+                .await?;
             Ok((n >= count).then_some(()))
         })
         .await
@@ -101,7 +121,8 @@ async fn hostile_guests_end_by_their_deadline_with_the_right_outcome_and_leave_n
         anyhow::Ok(slowest)
     });
     for n in 0..calls {
-        host.add("hostileQueue", job(kinds[n % kinds.len()].0)).await?;
+        host.add("hostileQueue", job(kinds[n % kinds.len()].0))
+            .await?;
     }
     finished(calls as i64 + 7).await?;
     drop(stop);
@@ -115,19 +136,35 @@ async fn hostile_guests_end_by_their_deadline_with_the_right_outcome_and_leave_n
     let mut durations: HashMap<String, Vec<f64>> = HashMap::new();
     for row in &rows {
         let (name, outcome): (String, String) = (row.get("name"), row.get("outcome"));
-        let expected = kinds.iter().find(|(kind, _)| *kind == name).context("a known kind")?.1;
-        assert!(expected.contains(&outcome.as_str()), "{name} ended as {outcome}");
+        let expected = kinds
+            .iter()
+            .find(|(kind, _)| *kind == name)
+            .context("a known kind")?
+            .1;
+        assert!(
+            expected.contains(&outcome.as_str()),
+            "{name} ended as {outcome}"
+        );
         durations.entry(name).or_default().push(row.get("ms"));
     }
     let late = |ms: f64| ms - DEADLINE_MS as f64;
     for (name, ms) in &mut durations {
         ms.sort_by(f64::total_cmp);
         let (median, worst) = (ms[ms.len() / 2], ms[ms.len() - 1]);
-        println!("{name}: {} calls, median {median:.0} ms, worst {worst:.0} ms", ms.len());
-        assert!(late(median) <= 50.0 && late(worst) <= 150.0, "{name}: median {median} ms, worst {worst} ms");
+        println!(
+            "{name}: {} calls, median {median:.0} ms, worst {worst:.0} ms",
+            ms.len()
+        );
+        assert!(
+            late(median) <= 50.0 && late(worst) <= 150.0,
+            "{name}: median {median} ms, worst {worst} ms"
+        );
     }
     println!("slowest health probe: {slowest_probe:?}: {answer}");
-    assert!(slowest_probe <= Duration::from_millis(100), "a health probe took {slowest_probe:?}: {answer}");
+    assert!(
+        slowest_probe <= Duration::from_millis(100),
+        "a health probe took {slowest_probe:?}: {answer}"
+    );
 
     quiet().await;
     let grown = anonymous_kib(pid)? - before;
@@ -155,7 +192,10 @@ async fn silent_server() -> anyhow::Result<std::net::SocketAddr> {
 async fn a_guest_that_sleeps_is_ended_at_its_deadline_too() -> anyhow::Result<()> {
     let (_world, host) = world_with_hostile_guest(&[]).await?;
     let story = run(&host, "sleep", json!({}), "failed").await?;
-    assert_eq!(story["job"]["failedReason"], "deadline: the call was ended after 200 ms");
+    assert_eq!(
+        story["job"]["failedReason"],
+        "deadline: the call was ended after 200 ms"
+    );
     Ok(())
 }
 
@@ -163,26 +203,59 @@ async fn a_guest_that_sleeps_is_ended_at_its_deadline_too() -> anyhow::Result<()
 async fn a_panic_leaves_a_backtrace_with_names_in_the_jobs_stack_trace() -> anyhow::Result<()> {
     let (_world, host) = world_with_hostile_guest(&[]).await?;
     let story = run(&host, "panic", json!({}), "failed").await?;
-    let trace = story["job"]["stacktrace"][0].as_str().context("a stack trace")?;
+    let trace = story["job"]["stacktrace"][0]
+        .as_str()
+        .context("a stack trace")?;
     assert!(trace.contains("panic_here"), "{trace}");
     let reason = story["job"]["failedReason"].as_str().context("a reason")?;
-    assert!(reason.starts_with("trapped: panicked at hostile/src/lib.rs:"), "{reason}");
-    assert!(reason.ends_with(": on request") && trace.contains("\non request\n"), "its own words: {reason} {trace}");
-    let path = format!("/api/admin/queues/hostileQueue/jobs/{}", story["job"]["id"].as_str().context("an id")?);
-    let stack = until(Duration::from_secs(10), "the attempt in Postgres", async || {
-        Ok(host.get(&path).await?.1["data"]["attempts"][0]["stack"].as_str().map(str::to_owned))
-    })
+    assert!(
+        reason.starts_with("trapped: panicked at hostile/src/lib.rs:"),
+        "{reason}"
+    );
+    assert!(
+        reason.ends_with(": on request") && trace.contains("\non request\n"),
+        "its own words: {reason} {trace}"
+    );
+    let path = format!(
+        "/api/admin/queues/hostileQueue/jobs/{}",
+        story["job"]["id"].as_str().context("an id")?
+    );
+    let stack = until(
+        Duration::from_secs(10),
+        "the attempt in Postgres",
+        async || {
+            Ok(host.get(&path).await?.1["data"]["attempts"][0]["stack"]
+                .as_str()
+                .map(str::to_owned))
+        },
+    )
     .await?;
-    let line = stack.lines().find(|line| line.contains("panic_here")).context("the frame")?;
-    assert!(line.contains("hostile/src/lib.rs:"), "file and line from the debug information: {line}");
+    let line = stack
+        .lines()
+        .find(|line| line.contains("panic_here"))
+        .context("the frame")?;
+    assert!(
+        line.contains("hostile/src/lib.rs:"),
+        "file and line from the debug information: {line}"
+    );
     // BullMQ's stack trace, which Bull Board shows, has them too.
-    until(Duration::from_secs(10), "file and line in the job's stack trace", async || {
-        let job = host.get(&path).await?.1["data"]["job"].clone();
-        Ok(job["stacktrace"][0].as_str().is_some_and(|trace| trace.contains("hostile/src/lib.rs:")).then_some(()))
-    })
+    until(
+        Duration::from_secs(10),
+        "file and line in the job's stack trace",
+        async || {
+            let job = host.get(&path).await?.1["data"]["job"].clone();
+            Ok(job["stacktrace"][0]
+                .as_str()
+                .is_some_and(|trace| trace.contains("hostile/src/lib.rs:"))
+                .then_some(()))
+        },
+    )
     .await?;
     let logs = story["logs"].to_string();
-    assert!(logs.contains("on request"), "the panic's message is in the job's log: {logs}");
+    assert!(
+        logs.contains("on request"),
+        "the panic's message is in the job's log: {logs}"
+    );
     Ok(())
 }
 
@@ -193,8 +266,18 @@ async fn a_plugin_decides_how_its_jobs_are_retried() -> anyhow::Result<()> {
     let job = json!({ "name": "fail", "data": { "retry": "after", "ms": 100 }, "attempts": 3 });
     let id = host.add("hostileQueue", job).await?;
     let story = host.job_in("hostileQueue", &id, "failed").await?;
-    assert_eq!((&story["job"]["attemptsMade"], &story["job"]["attemptsStarted"]), (&json!(3), &json!(3)));
-    assert_eq!(story["job"]["stacktrace"].as_array().map(Vec::len), Some(3), "one trace per attempt");
+    assert_eq!(
+        (
+            &story["job"]["attemptsMade"],
+            &story["job"]["attemptsStarted"]
+        ),
+        (&json!(3), &json!(3))
+    );
+    assert_eq!(
+        story["job"]["stacktrace"].as_array().map(Vec::len),
+        Some(3),
+        "one trace per attempt"
+    );
 
     let job = json!({ "name": "fail", "data": { "retry": "never" }, "attempts": 3 });
     let id = host.add("hostileQueue", job).await?;
@@ -208,7 +291,10 @@ async fn a_plugin_decides_how_its_jobs_are_retried() -> anyhow::Result<()> {
         let (_, story) = host.get(&path).await?;
         let job = &story["data"]["job"];
         assert_ne!(job["state"], "failed", "deferring uses up no attempt");
-        Ok((job["attemptsStarted"].as_u64() >= Some(3)).then(|| assert_eq!(job["attemptsMade"], 0)))
+        Ok(
+            (job["attemptsStarted"].as_u64() >= Some(3))
+                .then(|| assert_eq!(job["attemptsMade"], 0)),
+        )
     })
     .await
 }
@@ -217,23 +303,48 @@ async fn a_plugin_decides_how_its_jobs_are_retried() -> anyhow::Result<()> {
 async fn progress_and_output_of_a_guest_reach_its_job() -> anyhow::Result<()> {
     let (_world, host) = world_with_hostile_guest(&[]).await?;
     let story = run(&host, "progress", json!({}), "completed").await?;
-    assert_eq!(story["job"]["progress"], "100", "the last one always arrives");
+    assert_eq!(
+        story["job"]["progress"], "100",
+        "the last one always arrives"
+    );
     assert_eq!(story["logs"], json!(["INFO half way"]));
     let story = run(&host, "print", json!({}), "completed").await?;
-    let logs: Vec<&str> = story["logs"].as_array().context("logs")?.iter().filter_map(Value::as_str).collect();
-    assert_eq!(logs, ["INFO line 0", "INFO line 1", "INFO line 2", "WARN no newline"]);
+    let logs: Vec<&str> = story["logs"]
+        .as_array()
+        .context("logs")?
+        .iter()
+        .filter_map(Value::as_str)
+        .collect();
+    assert_eq!(
+        logs,
+        [
+            "INFO line 0",
+            "INFO line 1",
+            "INFO line 2",
+            "WARN no newline"
+        ]
+    );
     let story = run(&host, "log", json!({}), "failed").await;
     let logs = match story {
         Ok(story) => story["logs"].clone(),
         Err(_) => json!([]),
     };
-    let last = logs.as_array().and_then(|logs| logs.last()).and_then(Value::as_str).unwrap_or_default().to_owned();
-    assert!(last.ends_with("more lines are in the host's log only"), "{last}");
+    let last = logs
+        .as_array()
+        .and_then(|logs| logs.last())
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+        .to_owned();
+    assert!(
+        last.ends_with("more lines are in the host's log only"),
+        "{last}"
+    );
     Ok(())
 }
 
 #[tokio::test]
-async fn one_correlation_id_goes_from_the_request_through_the_job_to_its_children() -> anyhow::Result<()> {
+async fn one_correlation_id_goes_from_the_request_through_the_job_to_its_children()
+-> anyhow::Result<()> {
     let (world, host) = world_with_hostile_guest(&[]).await?;
     let request = |name: &str| {
         host.http
@@ -247,31 +358,55 @@ async fn one_correlation_id_goes_from_the_request_through_the_job_to_its_childre
     let added: Value = request("echo").await?.json().await?;
     let id = added["data"]["id"].as_str().context("an id")?;
     let echoed = result(&host.job_in("hostileQueue", id, "completed").await?)?;
-    assert_eq!((&echoed["correlationId"], &echoed["platform"]), (&json!("order-4711"), &json!("acme")));
+    assert_eq!(
+        (&echoed["correlationId"], &echoed["platform"]),
+        (&json!("order-4711"), &json!("acme"))
+    );
 
     let added: Value = request("enqueue").await?.json().await?;
     let id = added["data"]["id"].as_str().context("an id")?;
     let children = result(&host.job_in("hostileQueue", id, "completed").await?)?;
     let child = children[1].as_str().context("two ids")?;
-    let opts: String =
-        redis::AsyncCommands::hget(&mut world.redis().await?, format!("{}:otherQueue:{child}", world.prefix), "opts")
-            .await?;
+    let opts: String = redis::AsyncCommands::hget(
+        &mut world.redis().await?,
+        format!("{}:otherQueue:{child}", world.prefix),
+        "opts",
+    )
+    .await?;
     assert!(opts.contains("order-4711"), "{opts}");
 
-    let story = run(&host, "enqueue", json!({ "queue": "foreignQueue" }), "failed").await?;
-    assert!(story["job"]["failedReason"].as_str().is_some_and(|reason| reason.starts_with("denied:")), "{story}");
+    let story = run(
+        &host,
+        "enqueue",
+        json!({ "queue": "foreignQueue" }),
+        "failed",
+    )
+    .await?;
+    assert!(
+        story["job"]["failedReason"]
+            .as_str()
+            .is_some_and(|reason| reason.starts_with("denied:")),
+        "{story}"
+    );
     Ok(())
 }
 
 #[tokio::test]
 async fn key_value_and_secrets_give_what_was_asked_for_and_no_more() -> anyhow::Result<()> {
-    let (_world, host) = world_with_hostile_guest(&[("PATCHBAY_SECRET_HOSTILE_TOKEN", "s3cret")]).await?;
+    let (_world, host) =
+        world_with_hostile_guest(&[("PATCHBAY_SECRET_HOSTILE_TOKEN", "s3cret")]).await?;
     let kv = result(&run(&host, "kv", json!({}), "completed").await?)?;
-    assert_eq!(kv, json!({ "first": true, "count": 2, "value": 1, "deleted": true }));
+    assert_eq!(
+        kv,
+        json!({ "first": true, "count": 2, "value": 1, "deleted": true })
+    );
     let kv = result(&run(&host, "kv", json!({}), "completed").await?)?;
     assert_eq!(kv["count"], 4, "values outlive the instance");
     let secret = result(&run(&host, "secret", json!({}), "completed").await?)?;
-    assert_eq!(secret, json!({ "configured": true, "other": "denied", "matches": 8 }));
+    assert_eq!(
+        secret,
+        json!({ "configured": true, "other": "denied", "matches": 8 })
+    );
     Ok(())
 }
 
@@ -280,29 +415,51 @@ async fn a_guest_finds_no_files_no_environment_no_sockets_and_no_names() -> anyh
     let world = World::new().await?;
     let host = world.host(&[]).await?;
     host.deploy("curious", curious_plugin()?).await?;
-    let id = host.add("curiousQueue", json!({ "name": "look", "data": {} })).await?;
+    let id = host
+        .add("curiousQueue", json!({ "name": "look", "data": {} }))
+        .await?;
     let found = result(&host.job_in("curiousQueue", &id, "completed").await?)?;
     let refused = found["refused"].as_object().context("refused")?;
-    assert!(refused.len() == 7 && refused.values().all(|refused| refused == true), "{found}");
-    assert_eq!((&found["variables"], &found["arguments"]), (&json!(0), &json!(0)), "{found}");
+    assert!(
+        refused.len() == 7 && refused.values().all(|refused| refused == true),
+        "{found}"
+    );
+    assert_eq!(
+        (&found["variables"], &found["arguments"]),
+        (&json!(0), &json!(0)),
+        "{found}"
+    );
     Ok(())
 }
 
 #[tokio::test]
-async fn options_that_are_no_json_and_data_that_is_too_large_fail_the_job_and_are_kept() -> anyhow::Result<()> {
+async fn options_that_are_no_json_and_data_that_is_too_large_fail_the_job_and_are_kept()
+-> anyhow::Result<()> {
     let (world, host) = world_with_hostile_guest(&[]).await?;
     let mut redis = world.redis().await?;
-    let id = host.add("hostileQueue", json!({ "name": "echo", "delayMs": 3_600_000 })).await?;
+    let id = host
+        .add(
+            "hostileQueue",
+            json!({ "name": "echo", "delayMs": 3_600_000 }),
+        )
+        .await?;
     let key = format!("{}:hostileQueue:{id}", world.prefix);
     let _: () = redis::AsyncCommands::hset(&mut redis, &key, "opts", "{no json").await?;
     world.promote("hostileQueue", &id).await?;
     let story = host.job_in("hostileQueue", &id, "failed").await?;
     assert!(
-        story["job"]["failedReason"].as_str().is_some_and(|reason| reason.contains("options cannot be read")),
+        story["job"]["failedReason"]
+            .as_str()
+            .is_some_and(|reason| reason.contains("options cannot be read")),
         "{story}"
     );
 
-    let id = host.add("hostileQueue", json!({ "name": "echo", "delayMs": 3_600_000 })).await?;
+    let id = host
+        .add(
+            "hostileQueue",
+            json!({ "name": "echo", "delayMs": 3_600_000 }),
+        )
+        .await?;
     let key = format!("{}:hostileQueue:{id}", world.prefix);
     let large = json!({ "text": "x".repeat(10 << 20) }).to_string();
     let _: () = redis::AsyncCommands::hset(&mut redis, &key, "data", &large).await?;
@@ -312,14 +469,19 @@ async fn options_that_are_no_json_and_data_that_is_too_large_fail_the_job_and_ar
         Ok((host.get(&path).await?.1["data"]["job"]["state"] == "failed").then_some(()))
     })
     .await?;
-    let kept: usize = redis::cmd("HSTRLEN").arg(&key).arg("data").query_async(&mut redis).await?;
+    let kept: usize = redis::cmd("HSTRLEN")
+        .arg(&key)
+        .arg("data")
+        .query_async(&mut redis)
+        .await?;
     assert_eq!(kept, large.len(), "the data is kept as it was");
     Ok(())
 }
 
 /// Answers 200 under /allowed, to every request.
 async fn answering_server() -> anyhow::Result<std::net::SocketAddr> {
-    let app = axum::Router::new().route("/allowed/{*rest}", axum::routing::any(|| async { "hello" }));
+    let app =
+        axum::Router::new().route("/allowed/{*rest}", axum::routing::any(|| async { "hello" }));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
     tokio::spawn(async move { axum::serve(listener, app).await });
@@ -331,8 +493,15 @@ async fn both_http_interfaces_go_through_the_same_gate() -> anyhow::Result<()> {
     let world = World::new().await?;
     let host = world.host(&[]).await?;
     let server = answering_server().await?;
-    host.deploy("hostile", hostile_plugin_calling(server)?).await?;
-    let story = run(&host, "outside", json!({ "url": format!("http://{server}/allowed/x") }), "completed").await?;
+    host.deploy("hostile", hostile_plugin_calling(server)?)
+        .await?;
+    let story = run(
+        &host,
+        "outside",
+        json!({ "url": format!("http://{server}/allowed/x") }),
+        "completed",
+    )
+    .await?;
     assert_eq!(result(&story)?, json!({ "status": 200, "body": "hello" }));
     let data = json!({ "authority": server.to_string(), "path": "/allowed/x", "times": 20 });
     for _ in 0..5 {
@@ -340,13 +509,32 @@ async fn both_http_interfaces_go_through_the_same_gate() -> anyhow::Result<()> {
         assert_eq!(result(&story)?, json!(vec![200; 20]), "no request breaks");
     }
     let elsewhere = answering_server().await?;
-    let story = run(&host, "wasi-http", json!({ "authority": elsewhere.to_string() }), "failed").await?;
+    let story = run(
+        &host,
+        "wasi-http",
+        json!({ "authority": elsewhere.to_string() }),
+        "failed",
+    )
+    .await?;
     assert!(
-        story["job"]["failedReason"].as_str().is_some_and(|reason| reason.contains("HttpRequestDenied")),
+        story["job"]["failedReason"]
+            .as_str()
+            .is_some_and(|reason| reason.contains("HttpRequestDenied")),
         "{story}"
     );
-    let story = run(&host, "outside", json!({ "url": format!("http://{elsewhere}/allowed/x") }), "failed").await?;
-    assert!(story["job"]["failedReason"].as_str().is_some_and(|reason| reason.contains("Denied")), "{story}");
+    let story = run(
+        &host,
+        "outside",
+        json!({ "url": format!("http://{elsewhere}/allowed/x") }),
+        "failed",
+    )
+    .await?;
+    assert!(
+        story["job"]["failedReason"]
+            .as_str()
+            .is_some_and(|reason| reason.contains("Denied")),
+        "{story}"
+    );
     Ok(())
 }
 
@@ -374,19 +562,35 @@ async fn a_proxy_in_the_environment_is_not_used_and_an_echoed_secret_reaches_nei
     let host = world.host(&env).await?;
     let plugin = hostile_plugin_with(|manifest| {
         let auth = "methods = [\"GET\"]\nauth = { bearer = { token = \"TOKEN\" } }";
-        manifest.replace("127.0.0.1:9/", &format!("{server}/")).replacen("methods = [\"GET\"]", auth, 1)
+        manifest
+            .replace("127.0.0.1:9/", &format!("{server}/"))
+            .replacen("methods = [\"GET\"]", auth, 1)
     })?;
     host.deploy("hostile", plugin).await?;
-    let story = run(&host, "outside", json!({ "url": format!("http://{server}/fine") }), "completed").await?;
+    let story = run(
+        &host,
+        "outside",
+        json!({ "url": format!("http://{server}/fine") }),
+        "completed",
+    )
+    .await?;
     assert_eq!(result(&story)?, json!({ "status": 200, "body": "fine" }));
-    let story = run(&host, "outside", json!({ "url": format!("http://{server}/echo") }), "failed").await?;
+    let story = run(
+        &host,
+        "outside",
+        json!({ "url": format!("http://{server}/echo") }),
+        "failed",
+    )
+    .await?;
     let reason = story["job"]["failedReason"].as_str().context("a reason")?;
     assert!(reason.contains("repeats a credential"), "{reason}");
     assert!(!story.to_string().contains("s3cret-of-the-host"), "{story}");
     let data = json!({ "authority": server.to_string(), "path": "/echo" });
     let story = run(&host, "wasi-http", data, "failed").await?;
     assert!(
-        story["job"]["failedReason"].as_str().is_some_and(|reason| reason.contains("HttpRequestDenied")),
+        story["job"]["failedReason"]
+            .as_str()
+            .is_some_and(|reason| reason.contains("HttpRequestDenied")),
         "{story}"
     );
     Ok(())
@@ -408,7 +612,11 @@ async fn a_host_with_a_malformed_ca_file_does_not_start_and_names_the_key() -> a
         .kill_on_drop(true)
         .output();
     let output = tokio::time::timeout(Duration::from_secs(30), output).await??;
-    let text = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
-    assert!(!output.status.success() && text.contains("egress.ca_file"), "{text}");
+    let text = String::from_utf8_lossy(&output.stderr).into_owned()
+        + &String::from_utf8_lossy(&output.stdout);
+    assert!(
+        !output.status.success() && text.contains("egress.ca_file"),
+        "{text}"
+    );
     Ok(())
 }

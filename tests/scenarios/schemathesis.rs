@@ -1,4 +1,5 @@
-//! The API against its own document: schemathesis makes requests of it, right ones and wrong ones, and holds each answer to what is promised.
+//! The API against its own document: schemathesis makes requests of it, right ones and wrong ones,
+//! and holds each answer to what is promised.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,7 +11,8 @@ use serde_json::{Value, json};
 use sqlx::Row;
 
 use crate::harness::{
-    Host, PASSWORD, USER, World, answers_plugin_with, clerk_plugin, full_length, hostile_plugin, seed, until,
+    Host, PASSWORD, USER, World, answers_plugin_with, clerk_plugin, full_length, hostile_plugin,
+    seed, until,
 };
 use crate::openapi::{interop, printed_with, served};
 
@@ -27,7 +29,9 @@ const FULL_RUNS: u64 = 3;
 
 async fn ask(host: &Host, method: Method, path: &str, body: Value) -> anyhow::Result<Value> {
     let url = format!("{}/api/admin/{path}", host.url);
-    let (status, answer) = host.request(host.http.request(method.clone(), url).json(&body)).await?;
+    let (status, answer) = host
+        .request(host.http.request(method.clone(), url).json(&body))
+        .await?;
     ensure!(status == 200, "{method} {path}: {status} {answer}");
     Ok(answer["data"].clone())
 }
@@ -42,49 +46,111 @@ async fn furnish(host: &Host) -> anyhow::Result<Names> {
     let mut digests = vec![host.deploy("hostile", hostile_plugin()?).await?];
     digests.push(host.deploy("clerk", clerk_plugin()?).await?);
     for version in ["0.1.0", "0.2.0"] {
-        let plugin =
-            answers_plugin_with(|manifest| manifest.replace("version = \"0.1.0\"", &format!("version = {version:?}")))?;
+        let plugin = answers_plugin_with(|manifest| {
+            manifest.replace("version = \"0.1.0\"", &format!("version = {version:?}"))
+        })?;
         digests.push(host.deploy("answers", plugin).await?);
     }
-    ask(host, Method::PUT, "plugins/hostile/secrets/TOKEN", json!({ "value": "s3cret" })).await?;
+    ask(
+        host,
+        Method::PUT,
+        "plugins/hostile/secrets/TOKEN",
+        json!({ "value": "s3cret" }),
+    )
+    .await?;
 
-    let mut jobs = vec![host.add(QUEUE, json!({ "name": "echo", "data": { "n": 1 } })).await?];
+    let mut jobs = vec![
+        host.add(QUEUE, json!({ "name": "echo", "data": { "n": 1 } }))
+            .await?,
+    ];
     host.job_in(QUEUE, &jobs[0], "completed").await?;
-    jobs.push(host.add(QUEUE, json!({ "name": "fail", "data": { "retry": "never", "message": "no lead" } })).await?);
+    jobs.push(
+        host.add(
+            QUEUE,
+            json!({ "name": "fail", "data": { "retry": "never", "message": "no lead" } }),
+        )
+        .await?,
+    );
     host.job_in(QUEUE, &jobs[1], "failed").await?;
     for queue in [QUEUE, PAUSED] {
-        jobs.push(host.add(queue, json!({ "name": "echo", "id": "later", "delayMs": 3_600_000 })).await?);
+        jobs.push(
+            host.add(
+                queue,
+                json!({ "name": "echo", "id": "later", "delayMs": 3_600_000 }),
+            )
+            .await?,
+        );
     }
-    for job in [json!({ "name": "echo" }), json!({ "name": "echo", "id": "first", "priority": 7 })] {
+    for job in [
+        json!({ "name": "echo" }),
+        json!({ "name": "echo", "id": "first", "priority": 7 }),
+    ] {
         jobs.push(host.add(PAUSED, job).await?);
     }
     host.add("doomedQueue", json!({ "name": "echo" })).await?;
-    ask(host, Method::POST, &format!("queues/{PAUSED}/pause"), Value::Null).await?;
+    ask(
+        host,
+        Method::POST,
+        &format!("queues/{PAUSED}/pause"),
+        Value::Null,
+    )
+    .await?;
     let flow = json!({
         "queue": PAUSED, "job": { "name": "parent" }, "children": [{ "queue": PAUSED, "job": { "name": "child" } }],
     });
     let flow = ask(host, Method::POST, "flows", flow).await?;
-    jobs.extend(flow["jobs"].as_array().context("jobs")?.iter().filter_map(|job| Some(job["id"].as_str()?.to_owned())));
+    jobs.extend(
+        flow["jobs"]
+            .as_array()
+            .context("jobs")?
+            .iter()
+            .filter_map(|job| Some(job["id"].as_str()?.to_owned())),
+    );
     let other = json!({ "id": "nightly", "queue": PAUSED, "name": "echo", "cron": "0 3 * * *", "tz": "Asia/Kolkata" });
     ask(host, Method::POST, "schedules", other).await?;
     let every = json!({ "id": "often", "queue": PAUSED, "name": "echo", "everyMs": 3_600_000 });
     ask(host, Method::POST, "schedules", every).await?;
-    ask(host, Method::PUT, "history/searches/mine", json!({ "filter": { "queue": QUEUE } })).await?;
+    ask(
+        host,
+        Method::PUT,
+        "history/searches/mine",
+        json!({ "filter": { "queue": QUEUE } }),
+    )
+    .await?;
     let live = json!({ "filter": { "queue": QUEUE }, "state": "failed" });
     ask(host, Method::PUT, "history/searches/live", live).await?;
     let silence = json!({ "rule": "failure-rate", "forS": 3_600, "reason": "a test" });
     ask(host, Method::POST, "alerts/silences", silence).await?;
     let keep = json!({ "outcome": "completed", "days": 7 });
-    ask(host, Method::PUT, &format!("history/retention/{QUEUE}"), keep).await?;
-    let bulk = json!({ "kind": "remove", "filter": { "queue": PAUSED }, "state": "waiting", "first": 1 });
+    ask(
+        host,
+        Method::PUT,
+        &format!("history/retention/{QUEUE}"),
+        keep,
+    )
+    .await?;
+    let bulk =
+        json!({ "kind": "remove", "filter": { "queue": PAUSED }, "state": "waiting", "first": 1 });
     ask(host, Method::POST, "bulk", bulk).await?;
-    until(Duration::from_secs(30), "the dead letter is recorded", async || {
-        let (_, groups) = host.get("/api/admin/dead-letters").await?;
-        Ok(groups["data"].as_array().is_some_and(|groups| !groups.is_empty()).then_some(()))
-    })
+    until(
+        Duration::from_secs(30),
+        "the dead letter is recorded",
+        async || {
+            let (_, groups) = host.get("/api/admin/dead-letters").await?;
+            Ok(groups["data"]
+                .as_array()
+                .is_some_and(|groups| !groups.is_empty())
+                .then_some(()))
+        },
+    )
     .await?;
 
-    let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+    let texts = |texts: &[&str]| {
+        texts
+            .iter()
+            .map(|text| (*text).to_owned())
+            .collect::<Vec<_>>()
+    };
     Ok(BTreeMap::from([
         ("queues", texts(&[QUEUE, PAUSED])),
         ("jobs", jobs),
@@ -95,12 +161,30 @@ async fn furnish(host: &Host) -> anyhow::Result<Names> {
         ("digests", digests),
         ("schedules", texts(&["nightly", "often"])),
         // What stands in many places.
-        ("words", texts(&["echo", "fail", "failed", "retry", "all", QUEUE, "answers", "Asia/Kolkata"])),
+        (
+            "words",
+            texts(&[
+                "echo",
+                "fail",
+                "failed",
+                "retry",
+                "all",
+                QUEUE,
+                "answers",
+                "Asia/Kolkata",
+            ]),
+        ),
     ]))
 }
 
 /// Runs schemathesis to its end, and gives what it did, as an HTTP archive.
-async fn run(host: &Host, names: &Names, dir: &Path, seed: u64, examples: u64) -> anyhow::Result<Value> {
+async fn run(
+    host: &Host,
+    names: &Names,
+    dir: &Path,
+    seed: u64,
+    examples: u64,
+) -> anyhow::Result<Value> {
     std::fs::create_dir_all(dir)?;
     let file = served(&host.url, dir).await?;
     for part in ["schemathesis.toml", "schemathesis_hooks.py"] {
@@ -111,12 +195,35 @@ async fn run(host: &Host, names: &Names, dir: &Path, seed: u64, examples: u64) -
         std::fs::write(dir.join(dictionary), lines)?;
     }
     let (seed, examples) = (seed.to_string(), examples.to_string());
-    let what = ["run", &file, "--url", &host.url, "--seed", &seed, "--max-examples", &examples];
-    let report = ["--report", "har", "--report-har-path", "report.har", "--no-color"];
+    let what = [
+        "run",
+        &file,
+        "--url",
+        &host.url,
+        "--seed",
+        &seed,
+        "--max-examples",
+        &examples,
+    ];
+    let report = [
+        "--report",
+        "har",
+        "--report-har-path",
+        "report.har",
+        "--no-color",
+    ];
     let env = [("PATCHBAY_USER", USER), ("PATCHBAY_PASSWORD", PASSWORD)];
-    let told = printed_with(".venv/bin/schemathesis", &[&what[..], &report].concat(), dir, &env).await?;
+    let told = printed_with(
+        ".venv/bin/schemathesis",
+        &[&what[..], &report].concat(),
+        dir,
+        &env,
+    )
+    .await?;
     println!("{told}");
-    Ok(serde_json::from_slice(&std::fs::read(dir.join("report.har"))?)?)
+    Ok(serde_json::from_slice(&std::fs::read(
+        dir.join("report.har"),
+    )?)?)
 }
 
 /// An operation of the document.
@@ -131,7 +238,11 @@ fn operations(document: &Value) -> Vec<Operation<'_>> {
     paths
         .flat_map(|(path, item)| {
             let methods = item.as_object().into_iter().flatten();
-            methods.map(move |(method, said)| Operation { method: method.to_uppercase(), path, said })
+            methods.map(move |(method, said)| Operation {
+                method: method.to_uppercase(),
+                path,
+                said,
+            })
         })
         .collect()
 }
@@ -139,10 +250,14 @@ fn operations(document: &Value) -> Vec<Operation<'_>> {
 impl Operation<'_> {
     /// How many of its places this path fills, where it is one of its paths.
     fn places(&self, path: &str) -> Option<usize> {
-        let (template, path): (Vec<&str>, Vec<&str>) = (self.path.split('/').collect(), path.split('/').collect());
+        let (template, path): (Vec<&str>, Vec<&str>) =
+            (self.path.split('/').collect(), path.split('/').collect());
         let is_place = |segment: &&str| segment.starts_with('{');
         let fits = template.len() == path.len()
-            && template.iter().zip(&path).all(|(template, segment)| is_place(template) || template == segment);
+            && template
+                .iter()
+                .zip(&path)
+                .all(|(template, segment)| is_place(template) || template == segment);
         fits.then(|| template.iter().filter(|segment| is_place(segment)).count())
     }
 }
@@ -151,8 +266,12 @@ impl Operation<'_> {
 async fn recorded(world: &World) -> anyhow::Result<BTreeMap<String, i64>> {
     let query = "select action, count(*) from patchbay.operator_actions \
                  where ended_at is not null and error is null group by action";
-    let rows = sqlx::query(query).fetch_all(&mut world.database().await?).await?;
-    rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
+    let rows = sqlx::query(query)
+        .fetch_all(&mut world.database().await?)
+        .await?;
+    rows.iter()
+        .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
+        .collect()
 }
 
 /// Requests of one action that came to a good end.
@@ -169,14 +288,25 @@ fn done(document: &Value, archive: &Value) -> anyhow::Result<BTreeMap<String, Do
     for entry in archive["log"]["entries"].as_array().context("entries")? {
         let (request, status) = (&entry["request"], &entry["response"]["status"]);
         let url: reqwest::Url = request["url"].as_str().context("a URL")?.parse()?;
-        let candidates = operations.iter().filter(|operation| request["method"] == operation.method);
-        let places = candidates.filter_map(|operation| Some((operation.places(url.path())?, operation)));
-        let Some((_, operation)) = places.min_by_key(|(places, _)| *places) else { continue };
-        let is_done = status.as_u64().is_some_and(|status| (200..300).contains(&status));
-        let body = request["postData"]["text"].as_str().and_then(|text| serde_json::from_str(text).ok());
+        let candidates = operations
+            .iter()
+            .filter(|operation| request["method"] == operation.method);
+        let places =
+            candidates.filter_map(|operation| Some((operation.places(url.path())?, operation)));
+        let Some((_, operation)) = places.min_by_key(|(places, _)| *places) else {
+            continue;
+        };
+        let is_done = status
+            .as_u64()
+            .is_some_and(|status| (200..300).contains(&status));
+        let body = request["postData"]["text"]
+            .as_str()
+            .and_then(|text| serde_json::from_str(text).ok());
         let body: Value = body.unwrap_or_default();
         if is_done && operation.said["x-patchbay-effect"] != "reads" {
-            let action = operation.said["x-patchbay-audit"].as_str().context("a name in the record")?;
+            let action = operation.said["x-patchbay-audit"]
+                .as_str()
+                .context("a name in the record")?;
             let action = action.replace("<kind>", body["kind"].as_str().unwrap_or_default());
             let done = done.entry(action).or_default();
             match body["dryRun"] == true {
@@ -197,10 +327,18 @@ async fn check_record(
     let recorded = recorded(world).await?;
     for (action, done) in done {
         let rows = recorded.get(action).unwrap_or(&0) - before.get(action).unwrap_or(&0);
-        // A bulk operation is recorded once more when it has ended. Some dry runs are recorded, too, and some are not.
-        let ends = if action.starts_with("bulk.") { done.changes } else { 0 };
+        // A bulk operation is recorded once more when it has ended. Some dry runs are recorded,
+        // too, and some are not.
+        let ends = if action.starts_with("bulk.") {
+            done.changes
+        } else {
+            0
+        };
         let expected = done.changes..=done.changes + done.dry_runs + ends;
-        ensure!(expected.contains(&rows), "{action}: {done:?}, and {rows} rows");
+        ensure!(
+            expected.contains(&rows),
+            "{action}: {done:?}, and {rows} rows"
+        );
     }
     Ok(())
 }
@@ -210,7 +348,10 @@ async fn schemathesis_finds_no_answer_that_the_document_does_not_have() -> anyho
     let world = World::new().await?;
     let host = world.host(&[("PATCHBAY_SECRETS_KEY", MASTER_KEY)]).await?;
     let names = furnish(&host).await?;
-    let document: Value = reqwest::get(format!("{}/api/openapi.json", host.url)).await?.json().await?;
+    let document: Value = reqwest::get(format!("{}/api/openapi.json", host.url))
+        .await?
+        .json()
+        .await?;
     let (first, runs, examples) = match full_length() {
         true => (seed() >> 1, FULL_RUNS, FULL_EXAMPLES),
         false => (SEED, 1, EXAMPLES),
@@ -230,24 +371,42 @@ async fn schemathesis_finds_no_answer_that_the_document_does_not_have() -> anyho
 async fn no_operation_of_operators_answers_anybody_else() -> anyhow::Result<()> {
     let world = World::new().await?;
     let host = world.host(&[]).await?;
-    let document: Value = reqwest::get(format!("{}/api/openapi.json", host.url)).await?.json().await?;
+    let document: Value = reqwest::get(format!("{}/api/openapi.json", host.url))
+        .await?
+        .json()
+        .await?;
     let mut asked = 0;
     for operation in operations(&document) {
         let security = operation.said["security"].as_array().context("security")?;
         if !security.iter().all(|one| one.get("operator").is_some()) || security.is_empty() {
             continue;
         }
-        let path: Vec<&str> =
-            operation.path.split('/').map(|part| if part.starts_with('{') { "1" } else { part }).collect();
+        let path: Vec<&str> = operation
+            .path
+            .split('/')
+            .map(|part| if part.starts_with('{') { "1" } else { part })
+            .collect();
         for password in [None, Some("guess")] {
             let url = format!("{}{}", host.url, path.join("/"));
-            let request = host.http.request(operation.method.parse()?, url).json(&json!({}));
-            let request = password.into_iter().fold(request, |request, given| request.basic_auth(USER, Some(given)));
+            let request = host
+                .http
+                .request(operation.method.parse()?, url)
+                .json(&json!({}));
+            let request = password.into_iter().fold(request, |request, given| {
+                request.basic_auth(USER, Some(given))
+            });
             let response = request.send().await?;
             let id = &operation.said["operationId"];
-            ensure!(response.headers().contains_key("www-authenticate"), "{id}: {response:?}");
+            ensure!(
+                response.headers().contains_key("www-authenticate"),
+                "{id}: {response:?}"
+            );
             let (status, answer): (_, Value) = (response.status().as_u16(), response.json().await?);
-            assert_eq!((status, &answer["code"]), (401, &json!("unauthorized")), "{id}");
+            assert_eq!(
+                (status, &answer["code"]),
+                (401, &json!("unauthorized")),
+                "{id}"
+            );
             asked += 1;
         }
     }

@@ -26,8 +26,16 @@ const FILLED: [(&str, &str, &str); 13] = [
     ("history/erasure/texts.rs", "column", "filter"),
     ("history/erasure/texts.rs", "as_text", "::text"),
     ("history/erasure/texts.rs", "back", "::jsonb"),
-    ("history/erasure/texts.rs", "condition", "where filter::text ~* $1"),
-    ("history/pruning.rs", "which", "dead_letters where queue = $1 and last_seen < $2"),
+    (
+        "history/erasure/texts.rs",
+        "condition",
+        "where filter::text ~* $1",
+    ),
+    (
+        "history/pruning.rs",
+        "which",
+        "dead_letters where queue = $1 and last_seen < $2",
+    ),
     ("history/pruning.rs", "partition", "attempts_other"),
     (
         "history/pruning.rs",
@@ -42,7 +50,10 @@ const IMPORTED: [(&str, &str, &str); 1] = [("timeline.rs", "COLUMNS", "attempts.
 /// Statements that are assembled when they run.
 const IN_PARTS: [(&str, &str); 2] = [
     ("recording.rs", "{ROWS} select count(*) from added"),
-    ("recording.rs", "{ROWS}{DEAD_LETTERS}{GAPS}{TERMS} select count(*) from added"),
+    (
+        "recording.rs",
+        "{ROWS}{DEAD_LETTERS}{GAPS}{TERMS} select count(*) from added",
+    ),
 ];
 
 /// Functions that bind values in another function, or the same values to one of several statements.
@@ -80,7 +91,11 @@ impl Source<'_> {
     fn read(&mut self, tokens: TokenStream) -> anyhow::Result<()> {
         let tokens: Vec<TokenTree> = tokens.into_iter().collect();
         for (i, token) in tokens.iter().enumerate() {
-            let before = |n: usize| i.checked_sub(n).map(|at| tokens[at].to_string()).unwrap_or_default();
+            let before = |n: usize| {
+                i.checked_sub(n)
+                    .map(|at| tokens[at].to_string())
+                    .unwrap_or_default()
+            };
             match token {
                 TokenTree::Ident(name) if before(1) == "fn" => {
                     (self.function, self.is_open) = (Some(name.to_string()), false)
@@ -115,14 +130,27 @@ impl Source<'_> {
     }
 
     fn literal(&mut self, literal: &proc_macro2::Literal, is_format: bool) -> anyhow::Result<()> {
-        let syn::Lit::Str(text) = syn::Lit::new(literal.clone()) else { return Ok(()) };
-        let text = if is_format { filled(&self.file, &text.value(), self.constants) } else { text.value() };
+        let syn::Lit::Str(text) = syn::Lit::new(literal.clone()) else {
+            return Ok(());
+        };
+        let text = if is_format {
+            filled(&self.file, &text.value(), self.constants)
+        } else {
+            text.value()
+        };
         // Text that ends with a space is a part: the search assembles those, and its tests run
         // them.
-        if VERBS.iter().any(|verb| text.strip_prefix(verb).is_some_and(|rest| rest.starts_with(' ')))
-            && !text.ends_with(' ')
+        if VERBS.iter().any(|verb| {
+            text.strip_prefix(verb)
+                .is_some_and(|rest| rest.starts_with(' '))
+        }) && !text.ends_with(' ')
         {
-            self.found.push(Found { file: self.file.clone(), function: self.function.clone(), text, bound: 0 });
+            self.found.push(Found {
+                file: self.file.clone(),
+                function: self.function.clone(),
+                text,
+                bound: 0,
+            });
             self.is_open = true;
         }
         Ok(())
@@ -159,30 +187,48 @@ fn statements() -> anyhow::Result<Vec<Found>> {
     let mut parsed = Vec::new();
     for path in files(&root)? {
         let file = path.strip_prefix(&root)?.display().to_string();
-        let source = syn::parse_file(&std::fs::read_to_string(&path)?).with_context(|| file.clone())?;
+        let source =
+            syn::parse_file(&std::fs::read_to_string(&path)?).with_context(|| file.clone())?;
         parsed.push((file, source.items));
     }
     let mut constants = BTreeMap::new();
     for (file, items) in &parsed {
         for item in items {
             if let syn::Item::Const(item) = item
-                && let syn::Expr::Lit(syn::ExprLit { lit: syn::Lit::Str(text), .. }) = &*item.expr
+                && let syn::Expr::Lit(syn::ExprLit {
+                    lit: syn::Lit::Str(text),
+                    ..
+                }) = &*item.expr
             {
                 constants.insert((file.clone(), item.ident.to_string()), text.value());
             }
         }
     }
     for (file, name, of) in IMPORTED {
-        let text = constants.get(&(of.to_owned(), name.to_owned())).with_context(|| format!("{name} in {of}"))?.clone();
+        let text = constants
+            .get(&(of.to_owned(), name.to_owned()))
+            .with_context(|| format!("{name} in {of}"))?
+            .clone();
         constants.insert((file.to_owned(), name.to_owned()), text);
     }
     let mut all: Vec<Found> = Vec::new();
     for (file, text) in IN_PARTS {
         let text = filled(file, text, &constants);
-        all.push(Found { file: file.into(), function: None, text, bound: 0 });
+        all.push(Found {
+            file: file.into(),
+            function: None,
+            text,
+            bound: 0,
+        });
     }
     for (file, items) in parsed {
-        let mut source = Source { file, constants: &constants, function: None, found: Vec::new(), is_open: false };
+        let mut source = Source {
+            file,
+            constants: &constants,
+            function: None,
+            found: Vec::new(),
+            is_open: false,
+        };
         for item in items {
             let is_test = matches!(&item, syn::Item::Mod(module) if module.ident == "tests");
             if !is_test && !matches!(&item, syn::Item::Const(item) if item.ident == "ROWS") {
@@ -201,12 +247,26 @@ async fn every_statement_fits_the_tables() -> anyhow::Result<()> {
     let (code, said) = world.output(&["migrate"], &[]).await?;
     assert_eq!(code, Some(0), "{said}");
     let mut connection = PgConnection::connect(&world.database_url).await?;
-    connection.execute("set search_path = patchbay, public").await?;
+    connection
+        .execute("set search_path = patchbay, public")
+        .await?;
     let statements = statements()?;
     let mut wrong = Vec::new();
-    for Found { file, function, text, bound } in &statements {
-        let place = format!("{file}, {}: {text}", function.as_deref().unwrap_or("a constant"));
-        match (&mut connection).prepare(AssertSqlSafe(text.clone()).into_sql_str()).await {
+    for Found {
+        file,
+        function,
+        text,
+        bound,
+    } in &statements
+    {
+        let place = format!(
+            "{file}, {}: {text}",
+            function.as_deref().unwrap_or("a constant")
+        );
+        match (&mut connection)
+            .prepare(AssertSqlSafe(text.clone()).into_sql_str())
+            .await
+        {
             Err(error) => wrong.push(format!("{place}\n    {error}")),
             Ok(prepared) => {
                 let parameters = match prepared.parameters() {
@@ -214,15 +274,28 @@ async fn every_statement_fits_the_tables() -> anyhow::Result<()> {
                     Some(Either::Right(count)) => count,
                     None => 0,
                 };
-                let is_counted =
-                    function.as_deref().is_some_and(|name| !BOUND_ELSEWHERE.contains(&(file.as_str(), name)));
+                let is_counted = function
+                    .as_deref()
+                    .is_some_and(|name| !BOUND_ELSEWHERE.contains(&(file.as_str(), name)));
                 if is_counted && parameters != *bound {
-                    wrong.push(format!("{place}\n    {parameters} parameters, and {bound} values are bound"));
+                    wrong.push(format!(
+                        "{place}\n    {parameters} parameters, and {bound} values are bound"
+                    ));
                 }
             }
         }
     }
-    assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), statements.len(), wrong.join("\n"));
-    assert!(statements.len() > 200, "only {} statements are found in the source", statements.len());
+    assert!(
+        wrong.is_empty(),
+        "{} of {}:\n{}",
+        wrong.len(),
+        statements.len(),
+        wrong.join("\n")
+    );
+    assert!(
+        statements.len() > 200,
+        "only {} statements are found in the source",
+        statements.len()
+    );
     Ok(())
 }

@@ -9,34 +9,60 @@ use tokio::net::TcpStream;
 use crate::harness::{Host, PASSWORD, USER, World, binary, until};
 
 fn free_port() -> anyhow::Result<u16> {
-    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+    Ok(std::net::TcpListener::bind("127.0.0.1:0")?
+        .local_addr()?
+        .port())
 }
 
 #[tokio::test]
-async fn a_full_pipe_of_the_log_stops_neither_work_nor_the_end_and_what_was_dropped_is_told() -> anyhow::Result<()> {
+async fn a_full_pipe_of_the_log_stops_neither_work_nor_the_end_and_what_was_dropped_is_told()
+-> anyhow::Result<()> {
     let world = World::new().await?;
     let address = format!("127.0.0.1:{}", free_port()?);
     let binary = binary();
     let arguments = [binary.to_str().context("a path")?, "serve"];
     // Enough output to fill the pipe and the buffer within seconds.
-    let env = [("PATCHBAY_HTTP_LISTEN", address.as_str()), ("PATCHBAY_LOG_FILTER", "trace")];
+    let env = [
+        ("PATCHBAY_HTTP_LISTEN", address.as_str()),
+        ("PATCHBAY_LOG_FILTER", "trace"),
+    ];
     let mut child = world.command("setsid", &arguments, &env).spawn()?;
     // Both stay open, and nobody reads them.
-    let (stdout, _stderr) = (child.stdout.take().context("stdout")?, child.stderr.take().context("stderr")?);
-    let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(10)).build()?;
+    let (stdout, _stderr) = (
+        child.stdout.take().context("stdout")?,
+        child.stderr.take().context("stderr")?,
+    );
+    let http = reqwest::Client::builder()
+        .no_proxy()
+        .timeout(Duration::from_secs(10))
+        .build()?;
     let get = async |path: &str| {
-        let request = http.get(format!("http://{address}{path}")).basic_auth(USER, Some(PASSWORD));
+        let request = http
+            .get(format!("http://{address}{path}"))
+            .basic_auth(USER, Some(PASSWORD));
         let response = request.send().await?;
         anyhow::Ok((response.status().as_u16(), response.text().await?))
     };
-    until(Duration::from_secs(60), "a host that is ready", async || {
-        Ok(get("/readyz").await.ok().filter(|(status, _)| *status == 200))
-    })
+    until(
+        Duration::from_secs(60),
+        "a host that is ready",
+        async || {
+            Ok(get("/readyz")
+                .await
+                .ok()
+                .filter(|(status, _)| *status == 200))
+        },
+    )
     .await?;
     let dropped = async || {
         let (_, page) = get("/metrics").await?;
-        let line = page.lines().find(|line| line.starts_with("patchbay_log_lines_dropped_total"));
-        let count = line.and_then(|line| line.rsplit_once(' ')).context("the metric")?.1;
+        let line = page
+            .lines()
+            .find(|line| line.starts_with("patchbay_log_lines_dropped_total"));
+        let count = line
+            .and_then(|line| line.rsplit_once(' '))
+            .context("the metric")?
+            .1;
         anyhow::Ok(count.parse::<f64>()?)
     };
     let drops_more_than = async |before: f64| {
@@ -62,13 +88,19 @@ async fn a_full_pipe_of_the_log_stops_neither_work_nor_the_end_and_what_was_drop
         anyhow::bail!("the host has ended")
     });
     let told: serde_json::Value = serde_json::from_str(&told.await??)?;
-    ensure!(told["level"] == "WARN" && told["dropped"].as_u64() > Some(0), "{told}");
+    ensure!(
+        told["level"] == "WARN" && told["dropped"].as_u64() > Some(0),
+        "{told}"
+    );
 
     // Nobody reads until the end.
     drops_more_than(first).await?;
-    let pid = rustix::process::Pid::from_raw(child.id().context("running")?.try_into()?).context("pid")?;
+    let pid = rustix::process::Pid::from_raw(child.id().context("running")?.try_into()?)
+        .context("pid")?;
     rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
-    let status = tokio::time::timeout(Duration::from_secs(20), child.wait()).await.context("it ends")??;
+    let status = tokio::time::timeout(Duration::from_secs(20), child.wait())
+        .await
+        .context("it ends")??;
     ensure!(status.success(), "{status}");
     drop(lines);
     Ok(())
@@ -85,7 +117,10 @@ async fn deaf_client(host: &Host) -> anyhow::Result<TcpStream> {
 #[tokio::test]
 async fn clients_that_never_read_lose_their_connections() -> anyhow::Result<()> {
     let world = World::new().await?;
-    let limits = [("PATCHBAY_HTTP_MAX_CONNECTIONS", "3"), ("PATCHBAY_HTTP_WRITE_TIMEOUT_MS", "500")];
+    let limits = [
+        ("PATCHBAY_HTTP_MAX_CONNECTIONS", "3"),
+        ("PATCHBAY_HTTP_WRITE_TIMEOUT_MS", "500"),
+    ];
     let host = world.host(&limits).await?;
     let mut deaf = Vec::new();
     for _ in 0..3 {
@@ -96,17 +131,21 @@ async fn clients_that_never_read_lose_their_connections() -> anyhow::Result<()> 
     let mut others = Vec::new();
     for _ in 0..3 {
         let mut other = TcpStream::connect(host.url.trim_start_matches("http://")).await?;
-        other.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n").await?;
+        other
+            .write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n")
+            .await?;
         let mut answer = [0; 1_024];
-        let read =
-            tokio::time::timeout(Duration::from_secs(20), other.read(&mut answer)).await.context("a place")??;
+        let read = tokio::time::timeout(Duration::from_secs(20), other.read(&mut answer))
+            .await
+            .context("a place")??;
         ensure!(read > 0, "an answer");
         others.push(other);
     }
     for mut client in deaf {
         // The data that the system had buffered; then the end, or a reset.
         let mut rest = Vec::new();
-        let ended = tokio::time::timeout(Duration::from_secs(10), client.read_to_end(&mut rest)).await;
+        let ended =
+            tokio::time::timeout(Duration::from_secs(10), client.read_to_end(&mut rest)).await;
         ensure!(ended.is_ok(), "the connection is still open");
     }
     Ok(())
@@ -115,7 +154,9 @@ async fn clients_that_never_read_lose_their_connections() -> anyhow::Result<()> 
 #[tokio::test]
 async fn a_slow_reader_that_goes_on_reading_gets_everything() -> anyhow::Result<()> {
     let world = World::new().await?;
-    let host = world.host(&[("PATCHBAY_HTTP_WRITE_TIMEOUT_MS", "1000")]).await?;
+    let host = world
+        .host(&[("PATCHBAY_HTTP_WRITE_TIMEOUT_MS", "1000")])
+        .await?;
     let mut client = TcpStream::connect(host.url.trim_start_matches("http://")).await?;
     let request = "GET /api/openapi.json HTTP/1.1\r\nhost: x\r\n\r\n".repeat(40)
         + "GET /livez HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
@@ -130,6 +171,10 @@ async fn a_slow_reader_that_goes_on_reading_gets_everything() -> anyhow::Result<
         }
         all.extend_from_slice(&part[..read]);
     }
-    ensure!(all.ends_with(b"\r\n\r\nok\n"), "it broke off after {} bytes", all.len());
+    ensure!(
+        all.ends_with(b"\r\n\r\nok\n"),
+        "it broke off after {} bytes",
+        all.len()
+    );
     Ok(())
 }

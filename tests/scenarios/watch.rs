@@ -40,14 +40,25 @@ fn project(dir: &Path) -> anyhow::Result<PathBuf> {
 
 fn start(dir: &Path, watched: &Path) -> anyhow::Result<(Child, Arc<Mutex<String>>)> {
     let mut command = patchbay(dir);
-    command.args(["dev", "--plugins", "none", "--watch"]).arg(watched);
+    command
+        .args(["dev", "--plugins", "none", "--watch"])
+        .arg(watched);
     for name in ["HOME", "CARGO_HOME", "RUSTUP_HOME", "RUSTUP_TOOLCHAIN"] {
         command.envs(std::env::var_os(name).map(|value| (name, value)));
     }
-    command.env("CARGO_TARGET_DIR", repository().canonicalize()?.join("plugins/target"));
-    let mut dev = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    command.env(
+        "CARGO_TARGET_DIR",
+        repository().canonicalize()?.join("plugins/target"),
+    );
+    let mut dev = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
     let log = Arc::new(Mutex::new(String::new()));
-    let (said, mut lines) = (Arc::clone(&log), BufReader::new(dev.stderr.take().context("stderr")?).lines());
+    let (said, mut lines) = (
+        Arc::clone(&log),
+        BufReader::new(dev.stderr.take().context("stderr")?).lines(),
+    );
     tokio::spawn(async move {
         while let Ok(Some(line)) = lines.next_line().await {
             eprintln!("dev: {line}");
@@ -63,7 +74,9 @@ fn start(dir: &Path, watched: &Path) -> anyhow::Result<(Child, Arc<Mutex<String>
 async fn says(log: &Mutex<String>, from: usize, wanted: &str) -> anyhow::Result<String> {
     until(PATIENCE, wanted, async || {
         let said = log.lock().expect("no writer panics");
-        Ok(said[from..].contains(wanted).then(|| said[from..].to_owned()))
+        Ok(said[from..]
+            .contains(wanted)
+            .then(|| said[from..].to_owned()))
     })
     .await
 }
@@ -85,7 +98,9 @@ async fn result(dir: &Path) -> anyhow::Result<Value> {
     let id = added["id"].as_str().context("an id")?.to_owned();
     until(Duration::from_secs(60), "the job", async || {
         let shown = json_of(dir, &["job", "show", "watchedQueue", &id]).await?;
-        let value = shown["job"]["returnValue"].as_str().filter(|_| shown["job"]["state"] == "completed");
+        let value = shown["job"]["returnValue"]
+            .as_str()
+            .filter(|_| shown["job"]["state"] == "completed");
         Ok(value.map(serde_json::from_str).transpose()?)
     })
     .await
@@ -104,35 +119,61 @@ async fn a_saved_change_is_swapped_in_and_a_broken_one_is_not() -> anyhow::Resul
 
     let original = std::fs::read_to_string(&source)?;
     let from = length(&log);
-    save(&source, &original.replace("\"placeholder\": true", "\"placeholder\": \"changed\""))?;
+    save(
+        &source,
+        &original.replace("\"placeholder\": true", "\"placeholder\": \"changed\""),
+    )?;
     let said = says(&log, from, ") is active (built in ").await?;
     assert!(said.contains("swapped in"), "{said}");
     assert_eq!(result(&dir).await?["placeholder"], json!("changed"));
 
     let from = length(&log);
-    save(&source, &original.replace("\"placeholder\": true", "\"placeholder\": no_such_name"))?;
+    save(
+        &source,
+        &original.replace("\"placeholder\": true", "\"placeholder\": no_such_name"),
+    )?;
     let said = says(&log, from, "not replaced after").await?;
-    assert!(said.contains("cannot find value `no_such_name`"), "the compiler's words: {said}");
+    assert!(
+        said.contains("cannot find value `no_such_name`"),
+        "the compiler's words: {said}"
+    );
     assert!(said.contains("what ran before goes on"), "{said}");
-    assert_eq!(result(&dir).await?["placeholder"], json!("changed"), "the incumbent goes on");
+    assert_eq!(
+        result(&dir).await?["placeholder"],
+        json!("changed"),
+        "the incumbent goes on"
+    );
 
     let from = length(&log);
     let manifest = std::fs::read_to_string(watched.join("plugin.toml"))?;
-    save(&watched.join("plugin.toml"), &manifest.replace("version =", "verzion ="))?;
+    save(
+        &watched.join("plugin.toml"),
+        &manifest.replace("version =", "verzion ="),
+    )?;
     let said = says(&log, from, "verzion").await?;
     assert!(said.contains("not replaced after"), "{said}");
     assert_eq!(result(&dir).await?["placeholder"], json!("changed"));
     let from = length(&log);
-    save(&watched.join("plugin.toml"), &manifest.replace("0.1.0", "0.2.0"))?;
-    save(&source, &original.replace("\"placeholder\": true", "\"placeholder\": \"mended\""))?;
+    save(
+        &watched.join("plugin.toml"),
+        &manifest.replace("0.1.0", "0.2.0"),
+    )?;
+    save(
+        &source,
+        &original.replace("\"placeholder\": true", "\"placeholder\": \"mended\""),
+    )?;
     says(&log, from, "watched 0.2.0 (").await?;
     until(PATIENCE, "the mended code", async || {
         Ok((result(&dir).await?["placeholder"] == json!("mended")).then_some(()))
     })
     .await?;
     let revisions = json_of(&dir, &["plugin", "revisions", "watched"]).await?;
-    let active: Vec<&Value> =
-        revisions.as_array().context("a list")?.iter().filter(|revision| revision["state"] == "active").collect();
+    let active: Vec<&Value> = revisions
+        .as_array()
+        .context("a list")?
+        .iter()
+        .filter(|revision| revision["state"] == "active")
+        .collect();
     assert_eq!((active.len(), &active[0]["version"]), (1, &json!("0.2.0")));
     interrupt(dev).await?;
     forget(&dir);
@@ -151,14 +192,17 @@ async fn ctrl_c_ends_a_build_and_all_that_it_has_started() -> anyhow::Result<()>
     std::fs::write(watched.join("plugin.toml"), plugin)?;
     let (mut dev, _) = start(&dir, &watched)?;
     up(&mut dev).await?;
-    let pid = until(PATIENCE, "the build's process", async || Ok(std::fs::read_to_string(watched.join("pid")).ok()));
+    let pid = until(PATIENCE, "the build's process", async || {
+        Ok(std::fs::read_to_string(watched.join("pid")).ok())
+    });
     let pid = rustix::process::Pid::from_raw(pid.await?.trim().parse()?).context("a pid")?;
     rustix::process::test_kill_process(pid).context("it runs")?;
     interrupt(dev).await?;
     forget(&dir);
     until(Duration::from_secs(10), "its end", async || {
         // A zombie whose parent has ended waits only for the system.
-        let state = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap_or_default();
+        let state = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()))
+            .unwrap_or_default();
         Ok((state.is_empty() || state.contains(") Z ")).then_some(()))
     })
     .await
@@ -168,10 +212,15 @@ async fn ctrl_c_ends_a_build_and_all_that_it_has_started() -> anyhow::Result<()>
 async fn a_folder_that_is_no_plugin_is_refused_before_anything_starts() -> anyhow::Result<()> {
     let home = tempfile::tempdir()?;
     let dir = home.path().canonicalize()?;
-    for (args, reason) in
-        [(&["--watch"][..], "nothing to watch"), (&["--watch", "here"], "cannot read here/plugin.toml")]
-    {
-        let output = patchbay(&dir).args(["dev", "--plugins", "none"]).args(args).output().await?;
+    for (args, reason) in [
+        (&["--watch"][..], "nothing to watch"),
+        (&["--watch", "here"], "cannot read here/plugin.toml"),
+    ] {
+        let output = patchbay(&dir)
+            .args(["dev", "--plugins", "none"])
+            .args(args)
+            .output()
+            .await?;
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(!output.status.success() && said.contains(reason), "{said}");
         assert!(!said.contains("starting"), "{said}");

@@ -17,12 +17,17 @@ fn quoted(text: &str) -> impl Iterator<Item = &str> {
 /// Crate → crates that it may use, from the table under `## Layers`; `None` for all crates.
 fn documented() -> anyhow::Result<BTreeMap<String, Option<BTreeSet<String>>>> {
     let text = std::fs::read_to_string(repository().join("docs/ARCHITECTURE.md"))?;
-    let section =
-        text.split("## Layers").nth(1).and_then(|rest| rest.split("\n## ").next()).context("a section Layers")?;
+    let section = text
+        .split("## Layers")
+        .nth(1)
+        .and_then(|rest| rest.split("\n## ").next())
+        .context("a section Layers")?;
     let rows = section.lines().filter(|line| line.starts_with("| `"));
     rows.map(|row| {
         let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
-        let [name, _, uses] = cells[..] else { anyhow::bail!("not three cells: {row}") };
+        let [name, _, uses] = cells[..] else {
+            anyhow::bail!("not three cells: {row}")
+        };
         let uses = (uses != "everything").then(|| quoted(uses).map(str::to_owned).collect());
         Ok((name.trim_matches('`').to_owned(), uses))
     })
@@ -32,18 +37,28 @@ fn documented() -> anyhow::Result<BTreeMap<String, Option<BTreeSet<String>>>> {
 /// The workspace's own crates, without those for tests.
 fn used(manifest: &Path) -> anyhow::Result<BTreeSet<String>> {
     let text = std::fs::read_to_string(manifest).with_context(|| manifest.display().to_string())?;
-    let section = text.split("[dependencies]").nth(1).and_then(|rest| rest.split("\n[").next()).unwrap_or_default();
-    let names = section.lines().filter_map(|line| line.split_once(" =")?.0.strip_prefix("patchbay-"));
+    let section = text
+        .split("[dependencies]")
+        .nth(1)
+        .and_then(|rest| rest.split("\n[").next())
+        .unwrap_or_default();
+    let names = section
+        .lines()
+        .filter_map(|line| line.split_once(" =")?.0.strip_prefix("patchbay-"));
     Ok(names.map(str::to_owned).collect())
 }
 
 #[test]
 fn each_crate_uses_what_the_layers_let_it_use() -> anyhow::Result<()> {
     let documented = documented()?;
-    let mut crates: BTreeMap<String, PathBuf> = BTreeMap::from([("patchbay".into(), repository().join("host"))]);
+    let mut crates: BTreeMap<String, PathBuf> =
+        BTreeMap::from([("patchbay".into(), repository().join("host"))]);
     for entry in std::fs::read_dir(repository().join("host/crates"))? {
         let entry = entry?;
-        crates.insert(entry.file_name().to_string_lossy().into_owned(), entry.path());
+        crates.insert(
+            entry.file_name().to_string_lossy().into_owned(),
+            entry.path(),
+        );
     }
     assert_eq!(
         crates.keys().collect::<Vec<_>>(),
@@ -51,9 +66,14 @@ fn each_crate_uses_what_the_layers_let_it_use() -> anyhow::Result<()> {
         "docs/ARCHITECTURE.md, Layers"
     );
     for (name, path) in crates {
-        let Some(may_use) = &documented[&name] else { continue };
+        let Some(may_use) = &documented[&name] else {
+            continue;
+        };
         let used = used(&path.join("Cargo.toml"))?;
-        assert_eq!(&used, may_use, "`{name}` uses (left), and may use by docs/ARCHITECTURE.md (right)");
+        assert_eq!(
+            &used, may_use,
+            "`{name}` uses (left), and may use by docs/ARCHITECTURE.md (right)"
+        );
     }
     Ok(())
 }
@@ -64,9 +84,17 @@ fn every_place_that_the_documents_of_the_tree_name_is_there() -> anyhow::Result<
     for document in ["docs/ARCHITECTURE.md", "CONTRIBUTING.md"] {
         let text = std::fs::read_to_string(repository().join(document))?;
         for place in quoted(&text) {
-            let is_place = ["host/", "wit/", "tests/", "migrations/", "plugins/", "deploy/", "docs/"]
-                .iter()
-                .any(|top| place.starts_with(top));
+            let is_place = [
+                "host/",
+                "wit/",
+                "tests/",
+                "migrations/",
+                "plugins/",
+                "deploy/",
+                "docs/",
+            ]
+            .iter()
+            .any(|top| place.starts_with(top));
             if is_place
                 && !place.contains(['<', '*', ' '])
                 && !place.contains("NNN")
@@ -85,11 +113,22 @@ fn every_place_that_the_documents_of_the_tree_name_is_there() -> anyhow::Result<
 fn each_alert_rule_has_its_section_in_the_documents() -> anyhow::Result<()> {
     let rules = std::fs::read_to_string(repository().join("host/crates/app/src/alerts/rule.rs"))?;
     let page = std::fs::read_to_string(repository().join("docs/operations/alerts.md"))?;
-    let table = rules.split("pub const RULES").nth(1).and_then(|rest| rest.split("\n];").next()).context("RULES")?;
+    let table = rules
+        .split("pub const RULES")
+        .nth(1)
+        .and_then(|rest| rest.split("\n];").next())
+        .context("RULES")?;
     let text: String = table.split_whitespace().collect();
-    let names: Vec<&str> = text.split("rule(\"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
+    let names: Vec<&str> = text
+        .split("rule(\"")
+        .skip(1)
+        .filter_map(|rest| rest.split('"').next())
+        .collect();
     assert!(names.len() > 5, "{names:?}");
-    let missing: Vec<_> = names.iter().filter(|name| !page.contains(&format!("\"{name}\""))).collect();
+    let missing: Vec<_> = names
+        .iter()
+        .filter(|name| !page.contains(&format!("\"{name}\"")))
+        .collect();
     assert!(missing.is_empty(), "{missing:?}");
     Ok(())
 }

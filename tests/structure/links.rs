@@ -13,12 +13,21 @@ fn repository() -> PathBuf {
 fn files(dir: &Path, extensions: &[&str], found: &mut Vec<PathBuf>) -> anyhow::Result<()> {
     for entry in std::fs::read_dir(dir)? {
         let path = entry?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
         if path.is_dir() {
-            if !name.starts_with('.') && !["target", "node_modules", "dist"].contains(&name.as_str()) {
+            if !name.starts_with('.')
+                && !["target", "node_modules", "dist"].contains(&name.as_str())
+            {
                 files(&path, extensions, found)?;
             }
-        } else if path.extension().is_some_and(|is| extensions.iter().any(|extension| is == *extension)) {
+        } else if path
+            .extension()
+            .is_some_and(|is| extensions.iter().any(|extension| is == *extension))
+        {
             found.push(path);
         }
     }
@@ -37,7 +46,10 @@ fn prose(page: &str) -> impl Iterator<Item = &str> {
 
 /// The anchor that GitHub makes from a heading.
 fn slug(heading: &str) -> String {
-    let kept = heading.trim().chars().filter(|c| c.is_alphanumeric() || [' ', '-', '_'].contains(c));
+    let kept = heading
+        .trim()
+        .chars()
+        .filter(|c| c.is_alphanumeric() || [' ', '-', '_'].contains(c));
     kept.collect::<String>().to_lowercase().replace(' ', "-")
 }
 
@@ -48,10 +60,19 @@ fn anchors(page: &str) -> BTreeSet<String> {
         if let Some(heading) = line.strip_prefix('#') {
             let slug = slug(heading.trim_start_matches('#'));
             let before = seen.entry(slug.clone()).or_default();
-            anchors.insert(if *before == 0 { slug } else { format!("{slug}-{before}") });
+            anchors.insert(if *before == 0 {
+                slug
+            } else {
+                format!("{slug}-{before}")
+            });
             *before += 1;
         }
-        anchors.extend(line.split("<a id=\"").skip(1).filter_map(|rest| rest.split('"').next()).map(str::to_owned));
+        anchors.extend(
+            line.split("<a id=\"")
+                .skip(1)
+                .filter_map(|rest| rest.split('"').next())
+                .map(str::to_owned),
+        );
     }
     anchors
 }
@@ -65,7 +86,10 @@ fn targets(line: &str) -> Vec<String> {
         .filter(|(n, part)| n % 2 == 0 || !part.contains("]("))
         .map(|(_, part)| part)
         .collect();
-    let links = without_code.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+    let links = without_code
+        .split("](")
+        .skip(1)
+        .filter_map(|rest| rest.split(')').next());
     links.map(str::to_owned).collect()
 }
 
@@ -74,12 +98,23 @@ fn broken(page: &Path, target: &str) -> anyhow::Result<Option<String>> {
     if target.contains("://") || target.starts_with("mailto:") {
         return Ok(None);
     }
-    let (path, anchor) = target.split_once('#').map_or((target, None), |(path, anchor)| (path, Some(anchor)));
-    let file = if path.is_empty() { page.to_owned() } else { page.parent().context("a folder")?.join(path) };
+    let (path, anchor) = target
+        .split_once('#')
+        .map_or((target, None), |(path, anchor)| (path, Some(anchor)));
+    let file = if path.is_empty() {
+        page.to_owned()
+    } else {
+        page.parent().context("a folder")?.join(path)
+    };
     if !file.exists() {
-        return Ok(Some(format!("{}: {target}: there is no such file", page.display())));
+        return Ok(Some(format!(
+            "{}: {target}: there is no such file",
+            page.display()
+        )));
     }
-    let Some(anchor) = anchor else { return Ok(None) };
+    let Some(anchor) = anchor else {
+        return Ok(None);
+    };
     let is_there = anchors(&std::fs::read_to_string(&file)?).contains(anchor);
     Ok((!is_there).then(|| format!("{}: {target}: there is no such heading", page.display())))
 }
@@ -106,17 +141,28 @@ fn every_link_of_the_documents_leads_somewhere() -> anyhow::Result<()> {
 #[test]
 fn every_page_that_the_source_names_is_there() -> anyhow::Result<()> {
     let mut sources = Vec::new();
-    files(&repository(), &["rs", "yml", "toml", "mjs", "py"], &mut sources)?;
+    files(
+        &repository(),
+        &["rs", "yml", "toml", "mjs", "py"],
+        &mut sources,
+    )?;
     let (mut wrong, mut named) = (Vec::new(), 0);
     for source in &sources {
         let text = std::fs::read_to_string(source)?;
         for rest in text.split("docs/").skip(1) {
-            let end = rest.find(|c: char| !(c.is_alphanumeric() || "/-_.#".contains(c))).unwrap_or(rest.len());
+            let end = rest
+                .find(|c: char| !(c.is_alphanumeric() || "/-_.#".contains(c)))
+                .unwrap_or(rest.len());
             let place = rest[..end].trim_end_matches(['.', '#']);
-            if place.split('#').next().is_some_and(|path| path.ends_with(".md")) {
+            if place
+                .split('#')
+                .next()
+                .is_some_and(|path| path.ends_with(".md"))
+            {
                 let root = repository().join("README.md");
                 wrong.extend(
-                    broken(&root, &format!("docs/{place}"))?.map(|what| format!("{}: {what}", source.display())),
+                    broken(&root, &format!("docs/{place}"))?
+                        .map(|what| format!("{}: {what}", source.display())),
                 );
                 named += 1;
             }
@@ -135,12 +181,27 @@ fn a_broken_link_is_found() -> anyhow::Result<()> {
         &page,
         "# A page\n\n## See `this`: a name\n\n```\n## Not a heading\n```\n\n## Twice\n\n## Twice\n<a id=\"own\"></a>\n",
     )?;
-    for target in ["page.md", "#a-page", "page.md#see-this-a-name", "#twice-1", "#own", "https://example.com/none"] {
+    for target in [
+        "page.md",
+        "#a-page",
+        "page.md#see-this-a-name",
+        "#twice-1",
+        "#own",
+        "https://example.com/none",
+    ] {
         assert_eq!(broken(&page, target)?, None, "{target}");
     }
-    for target in ["none.md", "#not-a-heading", "page.md#twice-2", "none.md#a-page"] {
+    for target in [
+        "none.md",
+        "#not-a-heading",
+        "page.md#twice-2",
+        "none.md#a-page",
+    ] {
         assert!(broken(&page, target)?.is_some(), "{target}");
     }
-    assert_eq!(targets("[one](a.md), [`code`](b.md#c) and `[no](d.md)`"), ["a.md", "b.md#c"]);
+    assert_eq!(
+        targets("[one](a.md), [`code`](b.md#c) and `[no](d.md)`"),
+        ["a.md", "b.md#c"]
+    );
     Ok(())
 }

@@ -37,7 +37,12 @@ impl Crate {
     fn read(root: &Path) -> anyhow::Result<Self> {
         let mut modules = BTreeMap::new();
         let file = syn::parse_file(&std::fs::read_to_string(root)?)?;
-        read_items(&mut modules, Vec::new(), (root, root.parent().context("a folder")?), file.items)?;
+        read_items(
+            &mut modules,
+            Vec::new(),
+            (root, root.parent().context("a folder")?),
+            file.items,
+        )?;
         Ok(Self(modules))
     }
 
@@ -82,9 +87,17 @@ impl Crate {
                 // The item is from another crate: follow the re-export.
                 return self.resolve(&at, &whole, depth + 1).or(Some(at));
             }
-            let of_globs = module.globs.iter().filter_map(|glob| self.resolve(&at, glob, depth + 1));
+            let of_globs = module
+                .globs
+                .iter()
+                .filter_map(|glob| self.resolve(&at, glob, depth + 1));
             for from in of_globs {
-                if from != at && self.0.get(&from).is_some_and(|module| module.items.contains(part)) {
+                if from != at
+                    && self
+                        .0
+                        .get(&from)
+                        .is_some_and(|module| module.items.contains(part))
+                {
                     return Some(from);
                 }
             }
@@ -98,7 +111,9 @@ impl Crate {
         let mut levels: BTreeMap<ModulePath, Arrows> = BTreeMap::new();
         for (path, module) in &self.0 {
             for named in &module.named {
-                let Some(target) = self.resolve(path, named, 0) else { continue };
+                let Some(target) = self.resolve(path, named, 0) else {
+                    continue;
+                };
                 let common = path.iter().zip(&target).take_while(|(a, b)| a == b).count();
                 if common == path.len() || common == target.len() {
                     continue;
@@ -106,13 +121,17 @@ impl Crate {
                 let arrows = levels.entry(path[..common].to_vec()).or_default();
                 let from = arrows.entry(path[common].clone()).or_default();
                 let place = format!("{} names {}", path.join("::"), named.join("::"));
-                from.entry(target[common].clone()).or_default().insert(place);
+                from.entry(target[common].clone())
+                    .or_default()
+                    .insert(place);
             }
         }
         let mut cycles = Vec::new();
         for (parent, arrows) in levels {
-            let reached: BTreeMap<&String, BTreeSet<&String>> =
-                arrows.keys().map(|from| (from, reached_from(from, &arrows))).collect();
+            let reached: BTreeMap<&String, BTreeSet<&String>> = arrows
+                .keys()
+                .map(|from| (from, reached_from(from, &arrows)))
+                .collect();
             let mut done: BTreeSet<&String> = BTreeSet::new();
             for (from, to) in &reached {
                 if !to.contains(from) || done.contains(from) {
@@ -123,8 +142,13 @@ impl Crate {
                     .copied()
                     .filter(|other| reached.get(other).is_some_and(|back| back.contains(from)))
                     .collect();
-                let inner = arrows.iter().filter(|(from, _)| members.contains(from)).flat_map(|(_, to)| to);
-                let places = inner.filter(|(to, _)| members.contains(to)).flat_map(|(_, places)| places.clone());
+                let inner = arrows
+                    .iter()
+                    .filter(|(from, _)| members.contains(from))
+                    .flat_map(|(_, to)| to);
+                let places = inner
+                    .filter(|(to, _)| members.contains(to))
+                    .flat_map(|(_, places)| places.clone());
                 let places = places.collect();
                 cycles.push(Cycle {
                     parent: parent.clone(),
@@ -142,7 +166,13 @@ fn reached_from<'a>(from: &'a String, arrows: &'a Arrows) -> BTreeSet<&'a String
     let mut seen = BTreeSet::new();
     let mut todo = vec![from];
     while let Some(next) = todo.pop() {
-        todo.extend(arrows.get(next).into_iter().flat_map(BTreeMap::keys).filter(|to| seen.insert(*to)));
+        todo.extend(
+            arrows
+                .get(next)
+                .into_iter()
+                .flat_map(BTreeMap::keys)
+                .filter(|to| seen.insert(*to)),
+        );
     }
     seen
 }
@@ -198,25 +228,31 @@ fn read_items(
                     read_items(modules, child_path, (file, &dir.join(&name)), items)?;
                     continue;
                 }
-                let elsewhere = child.attrs.iter().find_map(|attribute| match &attribute.meta {
-                    syn::Meta::NameValue(pair) if pair.path.is_ident("path") => {
-                        Some(pair.value.to_token_stream().to_string())
-                    }
-                    _ => None,
-                });
+                let elsewhere = child
+                    .attrs
+                    .iter()
+                    .find_map(|attribute| match &attribute.meta {
+                        syn::Meta::NameValue(pair) if pair.path.is_ident("path") => {
+                            Some(pair.value.to_token_stream().to_string())
+                        }
+                        _ => None,
+                    });
                 let beside = file.parent().context("a folder")?;
                 let candidates: Vec<(PathBuf, PathBuf)> =
                     match elsewhere.map(|name| beside.join(name.trim_matches('"'))) {
-                        Some(file) => vec![(file.clone(), file.parent().context("a folder")?.to_owned())],
+                        Some(file) => {
+                            vec![(file.clone(), file.parent().context("a folder")?.to_owned())]
+                        }
                         None => vec![
                             (dir.join(format!("{name}.rs")), dir.join(&name)),
                             (dir.join(&name).join("mod.rs"), dir.join(&name)),
                         ],
                     };
                 let found = candidates.into_iter().find(|(file, _)| file.exists());
-                let (file, dir) = found.with_context(|| format!("{}: no file for {name}", dir.display()))?;
-                let source =
-                    syn::parse_file(&std::fs::read_to_string(&file)?).with_context(|| file.display().to_string())?;
+                let (file, dir) =
+                    found.with_context(|| format!("{}: no file for {name}", dir.display()))?;
+                let source = syn::parse_file(&std::fs::read_to_string(&file)?)
+                    .with_context(|| file.display().to_string())?;
                 read_items(modules, child_path, (&file, &dir), source.items)?;
             }
             syn::Item::Use(item) => read_use(&mut module, Vec::new(), &item.tree),
@@ -254,7 +290,11 @@ fn read_use(module: &mut Module, mut prefix: ModulePath, tree: &syn::UseTree) {
         }
         syn::UseTree::Name(name) => {
             let name = name.ident.to_string();
-            let own = if name == "self" { prefix.last().cloned().unwrap_or_default() } else { name.clone() };
+            let own = if name == "self" {
+                prefix.last().cloned().unwrap_or_default()
+            } else {
+                name.clone()
+            };
             if name != "self" {
                 prefix.push(name);
             }
@@ -268,7 +308,10 @@ fn read_use(module: &mut Module, mut prefix: ModulePath, tree: &syn::UseTree) {
             module.named.insert(prefix.clone());
             module.globs.push(prefix);
         }
-        syn::UseTree::Group(group) => group.items.iter().for_each(|tree| read_use(module, prefix.clone(), tree)),
+        syn::UseTree::Group(group) => group
+            .items
+            .iter()
+            .for_each(|tree| read_use(module, prefix.clone(), tree)),
     }
 }
 
@@ -317,13 +360,19 @@ fn all_cycles(host: &Path) -> anyhow::Result<BTreeMap<String, Vec<String>>> {
     let mut crates = vec![("patchbay".to_owned(), host.join("src/lib.rs"))];
     for entry in std::fs::read_dir(host.join("crates"))? {
         let entry = entry?;
-        crates.push((entry.file_name().to_string_lossy().into_owned(), entry.path().join("src/lib.rs")));
+        crates.push((
+            entry.file_name().to_string_lossy().into_owned(),
+            entry.path().join("src/lib.rs"),
+        ));
     }
     let mut all = BTreeMap::new();
     for (name, root) in crates {
         for cycle in Crate::read(&root)?.cycles() {
             let parent = [vec![name.clone()], cycle.parent].concat().join("::");
-            all.insert(format!("{parent}: {}", cycle.members.join(" ")), cycle.places);
+            all.insert(
+                format!("{parent}: {}", cycle.members.join(" ")),
+                cycle.places,
+            );
         }
     }
     Ok(all)
@@ -336,7 +385,9 @@ fn host() -> PathBuf {
 #[test]
 fn modules_form_no_cycle() -> anyhow::Result<()> {
     let found = all_cycles(&host())?;
-    let told = found.iter().map(|(cycle, places)| format!("a cycle: {cycle}\n    {}\n", places.join("\n    ")));
+    let told = found
+        .iter()
+        .map(|(cycle, places)| format!("a cycle: {cycle}\n    {}\n", places.join("\n    ")));
     assert!(found.is_empty(), "{}", told.collect::<String>());
     Ok(())
 }
@@ -346,7 +397,10 @@ fn a_planted_cycle_is_found_by_each_way_to_name_a_module() -> anyhow::Result<()>
     for (one, other) in [
         ("use crate::b::B;", "use super::a::A;"),
         ("pub fn f() { crate::b::g() }", "use super::a;"),
-        ("use crate::B;", "fn g() { println!(\"{}\", crate::a::f()) }"),
+        (
+            "use crate::B;",
+            "fn g() { println!(\"{}\", crate::a::f()) }",
+        ),
         (
             "use super::b::{self, inner::Deep as Other};",
             "pub mod inner { pub struct Deep; impl Deep { fn f(_: crate::A) {} } }",
@@ -354,10 +408,16 @@ fn a_planted_cycle_is_found_by_each_way_to_name_a_module() -> anyhow::Result<()>
         ("use crate::b::*;", "use crate::a as other;"),
     ] {
         let dir = tempfile::tempdir()?;
-        std::fs::write(dir.path().join("lib.rs"), "mod a; mod b; mod c; pub use a::A; pub use b::B;")?;
+        std::fs::write(
+            dir.path().join("lib.rs"),
+            "mod a; mod b; mod c; pub use a::A; pub use b::B;",
+        )?;
         std::fs::write(dir.path().join("a.rs"), format!("pub struct A; {one}"))?;
         std::fs::write(dir.path().join("b.rs"), format!("pub struct B; {other}"))?;
-        std::fs::write(dir.path().join("c.rs"), "use crate::{A, B}; #[cfg(test)] mod tests { use crate::a; }")?;
+        std::fs::write(
+            dir.path().join("c.rs"),
+            "use crate::{A, B}; #[cfg(test)] mod tests { use crate::a; }",
+        )?;
         let cycles = Crate::read(&dir.path().join("lib.rs"))?.cycles();
         let members: Vec<_> = cycles.iter().map(|cycle| cycle.members.join(" ")).collect();
         assert_eq!(members, ["a b"], "{one} {other}");
@@ -368,17 +428,29 @@ fn a_planted_cycle_is_found_by_each_way_to_name_a_module() -> anyhow::Result<()>
 #[test]
 fn what_is_no_cycle_is_not_taken_for_one() -> anyhow::Result<()> {
     for (one, other) in [
-        ("use super::b::B;", "#[cfg(test)] mod tests { use super::super::a::A; }"),
+        (
+            "use super::b::B;",
+            "#[cfg(test)] mod tests { use super::super::a::A; }",
+        ),
         ("mod inner; use inner::Part;", ""),
         ("use crate::B;", "use std::fmt::Debug;"),
     ] {
         let dir = tempfile::tempdir()?;
-        std::fs::write(dir.path().join("lib.rs"), "mod a; mod b; pub use a::A; pub use b::B;")?;
+        std::fs::write(
+            dir.path().join("lib.rs"),
+            "mod a; mod b; pub use a::A; pub use b::B;",
+        )?;
         std::fs::create_dir(dir.path().join("a"))?;
-        std::fs::write(dir.path().join("a/inner.rs"), "pub struct Part; use super::A;")?;
+        std::fs::write(
+            dir.path().join("a/inner.rs"),
+            "pub struct Part; use super::A;",
+        )?;
         std::fs::write(dir.path().join("a.rs"), format!("pub struct A; {one}"))?;
         std::fs::write(dir.path().join("b.rs"), format!("pub struct B; {other}"))?;
-        assert!(Crate::read(&dir.path().join("lib.rs"))?.cycles().is_empty(), "{one} {other}");
+        assert!(
+            Crate::read(&dir.path().join("lib.rs"))?.cycles().is_empty(),
+            "{one} {other}"
+        );
     }
     Ok(())
 }

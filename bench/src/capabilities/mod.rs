@@ -1,5 +1,6 @@
-//! What a capability costs a guest: so many calls within one call of the plugin, timed by the guest, beside the same calls in native
-//! Rust with the same client library against the same servers.
+//! What a capability costs a guest: so many calls within one call of the plugin, timed by the
+//! guest, beside the same calls in native Rust with the same client library against the same
+//! servers.
 
 mod native;
 
@@ -56,13 +57,22 @@ pub async fn run(pairs: usize) -> anyhow::Result<()> {
     let text = MANIFEST.replace("127.0.0.1:9/", &format!("{}/", servers.http));
     let manifest = Manifest::from_toml(&text, |_| Ok(SCHEMA.to_owned()))?;
     let component = std::fs::read(environment("PATCHBAY_BENCH_CAPABILITIES")?)?;
-    let digest = host.push(patchbay_runtime::pack(&component, &manifest)?).await?;
+    let digest = host
+        .push(patchbay_runtime::pack(&component, &manifest)?)
+        .await?;
     host.activate("capabilities", &digest).await?;
 
     let url = format!("http://{}/data", servers.http);
-    let mut guest = Guest { queues: services.queues().await?, redis: services.redis().await?, last: "0".into() };
-    let mut native = Native::connect(&services, &servers, url.clone(), payload.clone(), SECRET).await?;
-    println!("calls of capabilities, µs per call (0.5 KB of data; a new job, a guest's one call, for each sample)");
+    let mut guest = Guest {
+        queues: services.queues().await?,
+        redis: services.redis().await?,
+        last: "0".into(),
+    };
+    let mut native =
+        Native::connect(&services, &servers, url.clone(), payload.clone(), SECRET).await?;
+    println!(
+        "calls of capabilities, µs per call (0.5 KB of data; a new job, a guest's one call, for each sample)"
+    );
     for (capability, calls) in CASES {
         let (mut ours, mut natives) = (Vec::new(), Vec::new());
         for pair in 0..=pairs {
@@ -71,7 +81,10 @@ pub async fn run(pairs: usize) -> anyhow::Result<()> {
                 let i = (turn + pair) % 2;
                 times[i] = if i == 0 {
                     let asked = json!({ "calls": calls, "url": url, "payload": payload });
-                    guest.sample(capability, &asked).await.with_context(|| format!("{capability} by the guest"))?
+                    guest
+                        .sample(capability, &asked)
+                        .await
+                        .with_context(|| format!("{capability} by the guest"))?
                 } else {
                     // On a thread of the pool, as the host's.
                     let sample = tokio::spawn(async move {
@@ -89,10 +102,14 @@ pub async fn run(pairs: usize) -> anyhow::Result<()> {
                 natives.push(per_call(times[1]));
             }
         }
-        let pairwise = |f: fn(f64, f64) -> f64| Spread::of(ours.iter().zip(&natives).map(|(a, b)| f(*a, *b)).collect());
+        let pairwise = |f: fn(f64, f64) -> f64| {
+            Spread::of(ours.iter().zip(&natives).map(|(a, b)| f(*a, *b)).collect())
+        };
         let (ratio, more) = (pairwise(|a, b| a / b), pairwise(|a, b| a - b));
         let (ours, native) = (Spread::of(ours.clone()), Spread::of(natives.clone()));
-        println!("  {capability}: guest {ours}, native {native}, guest / native {ratio}, {more} more");
+        println!(
+            "  {capability}: guest {ours}, native {native}, guest / native {ratio}, {more} more"
+        );
     }
     Ok(())
 }
@@ -107,9 +124,17 @@ struct Guest {
 
 impl Guest {
     async fn sample(&mut self, capability: &str, asked: &Value) -> anyhow::Result<Duration> {
-        self.queues.add(vec![NewJob::new(QUEUE.parse()?, capability, asked.to_string())]).await?;
+        self.queues
+            .add(vec![NewJob::new(
+                QUEUE.parse()?,
+                capability,
+                asked.to_string(),
+            )])
+            .await?;
         let result: Value = serde_json::from_str(&self.result().await?)?;
-        Ok(Duration::from_nanos(result["ns"].as_u64().context("a time")?))
+        Ok(Duration::from_nanos(
+            result["ns"].as_u64().context("a time")?,
+        ))
     }
 
     /// Of the next job that ends.
@@ -117,8 +142,15 @@ impl Guest {
         loop {
             let options = StreamReadOptions::default().block(400);
             let events = format!("bull:{QUEUE}:events");
-            let reply: Option<StreamReadReply> = self.redis.xread_options(&[events], &[&self.last], &options).await?;
-            for entry in reply.into_iter().flat_map(|reply| reply.keys).flat_map(|key| key.ids) {
+            let reply: Option<StreamReadReply> = self
+                .redis
+                .xread_options(&[events], &[&self.last], &options)
+                .await?;
+            for entry in reply
+                .into_iter()
+                .flat_map(|reply| reply.keys)
+                .flat_map(|key| key.ids)
+            {
                 self.last.clone_from(&entry.id);
                 let field = |name| entry.get::<String>(name).unwrap_or_default();
                 match field("event").as_str() {

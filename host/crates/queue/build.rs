@@ -37,11 +37,15 @@ const SCRIPTS: [&str; 26] = [
 fn main() {
     // Offline where that is enough. On a new machine, Cargo has not yet fetched what other
     // packages' tests need.
-    let metadata =
-        metadata(&["--offline"]).or_else(|_| metadata(&[])).unwrap_or_else(|error| panic!("cargo metadata: {error}"));
+    let metadata = metadata(&["--offline"])
+        .or_else(|_| metadata(&[]))
+        .unwrap_or_else(|error| panic!("cargo metadata: {error}"));
     let package = metadata["packages"]
         .as_array()
-        .and_then(|all| all.iter().find(|package| package["name"] == "bullmq-official"))
+        .and_then(|all| {
+            all.iter()
+                .find(|package| package["name"] == "bullmq-official")
+        })
         .expect("bullmq-official is a dependency");
     let manifest = PathBuf::from(package["manifest_path"].as_str().expect("a path"));
     let commands = manifest.parent().expect("a folder").join("src/commands");
@@ -64,5 +68,6 @@ fn metadata(flags: &[&str]) -> Result<serde_json::Value, String> {
         .current_dir(env::var("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR"))
         .output()
         .map_err(|error| error.to_string())?;
-    serde_json::from_slice(&output.stdout).map_err(|_| String::from_utf8_lossy(&output.stderr).into_owned())
+    serde_json::from_slice(&output.stdout)
+        .map_err(|_| String::from_utf8_lossy(&output.stderr).into_owned())
 }

@@ -21,7 +21,8 @@ section! {
         slack_url: Option<Url> = key("alerts.slack_url", secret_url()).secret();
         /// Alerts are mailed there, through mail.host and from mail.from
         mail_to: Vec<Mailbox> = key("alerts.mail_to", mailboxes()).or_empty();
-        /// Asked every minute while alerts work: a dead-man service that misses it raises its own alarm
+        /// Asked every minute while alerts work: a dead-man service that misses it raises its own
+        /// alarm
         ping_url: Option<Url> = key("alerts.ping_url", secret_url()).secret();
         /// Between two evaluations of the rules
         every: Duration = key("alerts.every_ms", milliseconds(50..=600_000)).default("15000");
@@ -35,7 +36,10 @@ section! {
 fn link() -> Kind<String> {
     Kind::new(Form::Scalar, |given| match is_link(&given.text) {
         true => Ok(given.text.clone()),
-        false => Err(format!("{} is neither an http:// or https:// URL nor a path", given.key)),
+        false => Err(format!(
+            "{} is neither an http:// or https:// URL nor a path",
+            given.key
+        )),
     })
 }
 
@@ -47,7 +51,9 @@ impl Alerts {
                 webhook: self.webhook_url.clone(),
                 slack: self.slack_url.clone(),
                 mail_to: self.mail_to.clone(),
-                mail: mail.account().zip(mail.sender().and_then(|from| from.parse().ok())),
+                mail: mail
+                    .account()
+                    .zip(mail.sender().and_then(|from| from.parse().ok())),
             },
             ping: self.ping_url.clone(),
             every: *self.every,

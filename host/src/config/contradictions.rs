@@ -11,7 +11,18 @@ use super::secrets::Secrets;
 
 /// A value that could not be read is not compared with others.
 pub(super) fn find(config: &Config) -> Vec<String> {
-    let Config { database, redis, mail, admin, runtime, work, quarantine, alerts, secrets, .. } = config;
+    let Config {
+        database,
+        redis,
+        mail,
+        admin,
+        runtime,
+        work,
+        quarantine,
+        alerts,
+        secrets,
+        ..
+    } = config;
     let mut found = Vec::new();
     found.extend(at_most_one(&database.url, &database.host));
     found.extend(at_most_one(&redis.url, &redis.host));
@@ -28,19 +39,33 @@ pub(super) fn find(config: &Config) -> Vec<String> {
     found.extend(not_more(&runtime.deadline, &runtime.max_deadline));
     found.extend(not_more(&quarantine.crashes, &quarantine.calls));
     found.extend(not_more(&quarantine.jobs, &quarantine.crashes));
-    let has_sender = mail.from.is_set() || mail.username.as_ref().is_some_and(|name| name.parse::<Mailbox>().is_ok());
+    let has_sender = mail.from.is_set()
+        || mail
+            .username
+            .as_ref()
+            .is_some_and(|name| name.parse::<Mailbox>().is_ok());
     let has_server = mail.host.is_set() || mail.username.is_set();
     if alerts.mail_to.is_set() && !(has_server && has_sender) {
-        let (to, host, from) = (alerts.mail_to.entry.key, mail.host.entry.key, mail.from.entry.key);
-        found.push(format!("{to} is set and no mail server or sender: set {host} and {from}"));
+        let (to, host, from) = (
+            alerts.mail_to.entry.key,
+            mail.host.entry.key,
+            mail.from.entry.key,
+        );
+        found.push(format!(
+            "{to} is set and no mail server or sender: set {host} and {from}"
+        ));
     }
     if are_readable(&work.renew, &work.lock) && *work.renew * 2 >= *work.lock {
         let (renew, lock) = (with_value(&work.renew), with_value(&work.lock));
-        found.push(format!("{renew} must be less than half of {lock}, or locks are lost while jobs run"));
+        found.push(format!(
+            "{renew} must be less than half of {lock}, or locks are lost while jobs run"
+        ));
     }
     if are_readable(&work.drain_limit, &work.stop_grace) && *work.drain_limit >= *work.stop_grace {
         let (drain, grace) = (with_value(&work.drain_limit), with_value(&work.stop_grace));
-        found.push(format!("{drain} must be less than {grace}, or the supervisor kills running jobs"));
+        found.push(format!(
+            "{drain} must be less than {grace}, or the supervisor kills running jobs"
+        ));
     }
     found
 }
@@ -49,7 +74,10 @@ pub(super) fn find(config: &Config) -> Vec<String> {
 fn in_redis(redis: &Redis, found: &mut Vec<String>) {
     let (config, contradictions) = redis.completed();
     for part in contradictions {
-        found.push(format!("{} and {part} contradict each other: set one", redis.url.entry.key));
+        found.push(format!(
+            "{} and {part} contradict each other: set one",
+            redis.url.entry.key
+        ));
     }
     found.extend(both_or_none(&redis.sentinels, &redis.sentinel_master));
     found.extend(both_or_none(&redis.cert_file, &redis.key_file));
@@ -64,7 +92,11 @@ fn in_redis(redis: &Redis, found: &mut Vec<String>) {
         && is_readable
         && let Err(reason) = config.check()
     {
-        let named = if redis.url.is_set() { redis.url.entry.key } else { "Redis's address" };
+        let named = if redis.url.is_set() {
+            redis.url.entry.key
+        } else {
+            "Redis's address"
+        };
         found.push(format!("{named}: {reason}"));
     }
 }
@@ -74,25 +106,49 @@ fn has_address(redis: &Redis) -> bool {
 }
 
 fn needed(database: &Database, redis: &Redis, found: &mut Vec<String>) {
-    let missing =
-        |key: &Setting<_>, what| format!("{} is not set: set {what} (`patchbay dev` needs neither)", key.entry.key);
+    let missing = |key: &Setting<_>, what| {
+        format!(
+            "{} is not set: set {what} (`patchbay dev` needs neither)",
+            key.entry.key
+        )
+    };
     if !database.url.is_set() && !database.host.is_set() {
         found.push(missing(&database.url, "DATABASE_URL or DB_HOST"));
     }
     if !has_address(redis) {
-        found.push(missing(&redis.url, "REDIS_URL or REDIS_HOST, or redis.sentinels"));
+        found.push(missing(
+            &redis.url,
+            "REDIS_URL or REDIS_HOST, or redis.sentinels",
+        ));
     }
 }
 
 fn new_key_besides<T>(old: &Setting<T>, secrets: &Secrets) -> Option<String> {
     let is_alone = old.is_set() && !secrets.key_file.is_set() && !secrets.key.is_set();
-    is_alone.then(|| format!("{} is set and no new key: set {}", old.entry.key, secrets.key_file.entry.key))
+    is_alone.then(|| {
+        format!(
+            "{} is set and no new key: set {}",
+            old.entry.key, secrets.key_file.entry.key
+        )
+    })
 }
 
 fn at_most_one<A, B>(a: &Setting<A>, b: &Setting<B>) -> Option<String> {
-    let from = |entry: &ConfigEntry| format!("{} (from {})", entry.key, entry.source.as_deref().unwrap_or_default());
+    let from = |entry: &ConfigEntry| {
+        format!(
+            "{} (from {})",
+            entry.key,
+            entry.source.as_deref().unwrap_or_default()
+        )
+    };
     let are_set = a.is_set() && b.is_set();
-    are_set.then(|| format!("{} and {} contradict each other: set one", from(&a.entry), from(&b.entry)))
+    are_set.then(|| {
+        format!(
+            "{} and {} contradict each other: set one",
+            from(&a.entry),
+            from(&b.entry)
+        )
+    })
 }
 
 fn both_or_none<A, B>(a: &Setting<A>, b: &Setting<B>) -> Option<String> {
@@ -111,5 +167,9 @@ fn are_readable<T>(a: &Setting<T>, b: &Setting<T>) -> bool {
 
 /// With the value as it was given.
 fn with_value<T>(setting: &Setting<T>) -> String {
-    format!("{} ({})", setting.entry.key, setting.entry.value.as_deref().unwrap_or_default())
+    format!(
+        "{} ({})",
+        setting.entry.key,
+        setting.entry.value.as_deref().unwrap_or_default()
+    )
 }

@@ -13,7 +13,14 @@ use super::kind::{name_of, number, text};
 /// Longest wait for a free database connection: after that, an error serves the client better.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 
-const TLS_MODES: &[&str] = &["disable", "allow", "prefer", "require", "verify-ca", "verify-full"];
+const TLS_MODES: &[&str] = &[
+    "disable",
+    "allow",
+    "prefer",
+    "require",
+    "verify-ca",
+    "verify-full",
+];
 
 section! {
     /// Postgres.
@@ -30,7 +37,8 @@ section! {
         password: Option<String> = key("database.password", text()).old(&["DB_PASSWORD"]).secret();
         /// Database
         name: String = key("database.name", text()).default("postgres").old(&["DB_NAME", "DB_DATABASE"]);
-        /// As sslmode in database.url, which stands for prefer: TLS if the server offers it; verify-full checks who answers
+        /// As sslmode in database.url, which stands for prefer: TLS if the server offers it;
+        /// verify-full checks who answers
         tls: Option<&'static str> = key("database.tls", name_of(TLS_MODES));
         /// PEM file of the authority that signs Postgres's certificate; as sslrootcert
         ca_file: Option<PathBuf> = key("database.ca_file", text());
@@ -43,7 +51,10 @@ section! {
 
 impl Database {
     pub fn store(&self) -> StoreConfig {
-        let mut url = self.url.as_deref().map_or_else(|| self.url_of_parts(), without_empty_host);
+        let mut url = self
+            .url
+            .as_deref()
+            .map_or_else(|| self.url_of_parts(), without_empty_host);
         let ca_file = self.ca_file.as_ref().map(|path| path.to_string_lossy());
         for (parameter, value) in [("sslmode", *self.tls), ("sslrootcert", ca_file.as_deref())] {
             if let Some(value) = value {
@@ -64,7 +75,10 @@ impl Database {
         format!(
             "postgres://{}{}@{}:{}/{}",
             encoded(&self.username),
-            self.password.as_deref().map(|password| format!(":{}", encoded(password))).unwrap_or_default(),
+            self.password
+                .as_deref()
+                .map(|password| format!(":{}", encoded(password)))
+                .unwrap_or_default(),
             host_in_url(self.host.as_deref().unwrap_or_default()),
             *self.port,
             encoded(&self.name),
@@ -85,15 +99,23 @@ fn host_in_url(host: &str) -> String {
 /// Rewrites `postgres://user:password@/name?host=/var/run/postgresql`, which libpq accepts and URL
 /// parsers refuse: the login becomes parameters.
 fn without_empty_host(url: &str) -> String {
-    let parts = url.split_once("://").and_then(|(scheme, rest)| Some((scheme, rest.split_once("@/")?)));
-    let Some((scheme, (login, rest))) = parts.filter(|(_, (login, _))| !login.contains(['/', '?'])) else {
+    let parts = url
+        .split_once("://")
+        .and_then(|(scheme, rest)| Some((scheme, rest.split_once("@/")?)));
+    let Some((scheme, (login, rest))) = parts.filter(|(_, (login, _))| !login.contains(['/', '?']))
+    else {
         return url.to_owned();
     };
     // In a query, a plus sign would mean a space.
     let login = login.replace('+', "%2B");
-    let (user, password) =
-        login.split_once(':').map_or((login.as_str(), None), |(user, password)| (user, Some(password)));
-    let password = password.map(|password| format!("&password={password}")).unwrap_or_default();
+    let (user, password) = login
+        .split_once(':')
+        .map_or((login.as_str(), None), |(user, password)| {
+            (user, Some(password))
+        });
+    let password = password
+        .map(|password| format!("&password={password}"))
+        .unwrap_or_default();
     let before = if rest.contains('?') { '&' } else { '?' };
     format!("{scheme}:///{rest}{before}user={user}{password}")
 }

@@ -19,6 +19,9 @@ section! {
 
 impl Egress {
     pub fn calls(&self) -> EgressConfig {
-        EgressConfig { allow_addresses: self.allow_addresses.clone(), ca_file: self.ca_file.clone() }
+        EgressConfig {
+            allow_addresses: self.allow_addresses.clone(),
+            ca_file: self.ca_file.clone(),
+        }
     }
 }

@@ -25,13 +25,19 @@ pub struct ConfigEntry {
 
 impl ConfigEntry {
     pub(super) fn is_set(&self) -> bool {
-        self.source.as_deref().is_some_and(|source| source != DEFAULT)
+        self.source
+            .as_deref()
+            .is_some_and(|source| source != DEFAULT)
     }
 }
 
 /// The most similar known key, when a typo is likely.
 pub(super) fn suggestion(key: &str, entries: &[&ConfigEntry]) -> String {
-    let known = entries.iter().map(|entry| (strsim::damerau_levenshtein(entry.key, key), entry.key));
-    let nearest = known.min_by_key(|(distance, _)| *distance).filter(|(distance, _)| *distance <= 3);
+    let known = entries
+        .iter()
+        .map(|entry| (strsim::damerau_levenshtein(entry.key, key), entry.key));
+    let nearest = known
+        .min_by_key(|(distance, _)| *distance)
+        .filter(|(distance, _)| *distance <= 3);
     nearest.map_or_else(String::new, |(_, key)| format!("; did you mean {key}?"))
 }

@@ -15,14 +15,19 @@ impl File {
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let table: toml::Table = toml::from_str(text).map_err(|error| {
             // The message quotes the line, which may hold a password; the line's number is enough.
-            let line = error.span().map_or(0, |span| text[..span.start.min(text.len())].lines().count().max(1));
+            let line = error.span().map_or(0, |span| {
+                text[..span.start.min(text.len())].lines().count().max(1)
+            });
             format!("patchbay.toml, line {line}: {}", error.message())
         })?;
         let mut values = BTreeMap::new();
         for (section, value) in table {
             match value {
                 Value::Table(keys) => {
-                    values.extend(keys.into_iter().map(|(key, value)| (format!("{section}.{key}"), value)));
+                    values.extend(
+                        keys.into_iter()
+                            .map(|(key, value)| (format!("{section}.{key}"), value)),
+                    );
                 }
                 value => {
                     values.insert(section, value);
@@ -40,7 +45,10 @@ impl File {
             (Value::Float(number), _) => number.to_string(),
             (Value::Boolean(answer), Form::Boolean) => answer.to_string(),
             (Value::Array(items), Form::Array) => {
-                let items = items.iter().map(|item| item.as_str().map_or_else(|| item.to_string(), str::to_owned));
+                let items = items.iter().map(|item| {
+                    item.as_str()
+                        .map_or_else(|| item.to_string(), str::to_owned)
+                });
                 items.collect::<Vec<_>>().join(",")
             }
             (other, _) => {
@@ -49,7 +57,10 @@ impl File {
                     Form::Boolean => "true or false",
                     Form::Array => "a list of values",
                 };
-                let problem = format!("{key} (in patchbay.toml): must be {expected}, not of type {}", other.type_str());
+                let problem = format!(
+                    "{key} (in patchbay.toml): must be {expected}, not of type {}",
+                    other.type_str()
+                );
                 // Not its text: a value that was meant for another key may be a password.
                 return Some((format!("({})", other.type_str()), Some(problem)));
             }
@@ -58,8 +69,16 @@ impl File {
     }
 
     pub(super) fn unknown(&self, entries: &[&ConfigEntry]) -> Vec<String> {
-        let unknown = self.0.keys().filter(|key| !entries.iter().any(|entry| entry.key == *key));
-        let problem = |key: &String| format!("{key} (in patchbay.toml) is no known key{}", suggestion(key, entries));
+        let unknown = self
+            .0
+            .keys()
+            .filter(|key| !entries.iter().any(|entry| entry.key == *key));
+        let problem = |key: &String| {
+            format!(
+                "{key} (in patchbay.toml) is no known key{}",
+                suggestion(key, entries)
+            )
+        };
         unknown.map(problem).collect()
     }
 }

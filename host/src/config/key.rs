@@ -90,7 +90,14 @@ pub(super) struct Key<T> {
 pub(super) fn key<T: 'static>(name: &'static str, kind: Kind<T>) -> Key<Option<T>> {
     let Kind { form, read } = kind;
     Key {
-        declared: Declared { name, form, default: None, old_names: &[], foreign: None, is_secret: false },
+        declared: Declared {
+            name,
+            form,
+            default: None,
+            old_names: &[],
+            foreign: None,
+            is_secret: false,
+        },
         value: Box::new(move |given, _| given.map(&read).transpose()),
     }
 }
@@ -108,7 +115,10 @@ impl<T: 'static> Key<Option<T>> {
         let value = move |given: Option<&Given>, environment: &Environment<'_>| {
             Ok(value(given, environment)?.unwrap_or_else(|| absent(environment)))
         };
-        Key { declared, value: Box::new(value) }
+        Key {
+            declared,
+            value: Box::new(value),
+        }
     }
 
     /// Empty unless it is set; `patchbay config` does not show the default as a value.
@@ -128,7 +138,12 @@ impl<T> Key<T> {
     }
 
     /// The text may also come from a variable of another program.
-    pub(super) fn or_from(mut self, name: &'static str, over: WinsOver, text: fn(&str) -> Option<String>) -> Self {
+    pub(super) fn or_from(
+        mut self,
+        name: &'static str,
+        over: WinsOver,
+        text: fn(&str) -> Option<String>,
+    ) -> Self {
         self.declared.foreign = Some((name, over, text));
         self
     }
@@ -141,9 +156,18 @@ impl<T> Key<T> {
 
     /// The default replaces an unreadable value, so that the others can be shown and checked.
     pub(super) fn read(self, about: &'static str, from: &mut Sources<'_>) -> Setting<T> {
-        let Self { declared: key, value: read } = self;
-        let variable = format!("PATCHBAY_{}", key.name.replace('.', "_").to_ascii_uppercase());
-        let (set, default) = (key.find(&variable, from), key.default.map(|text| key.given(text, DEFAULT)));
+        let Self {
+            declared: key,
+            value: read,
+        } = self;
+        let variable = format!(
+            "PATCHBAY_{}",
+            key.name.replace('.', "_").to_ascii_uppercase()
+        );
+        let (set, default) = (
+            key.find(&variable, from),
+            key.default.map(|text| key.given(text, DEFAULT)),
+        );
         let given = set.as_ref().or(default.as_ref());
         let value = match given {
             // The problem was reported when it was found.
@@ -152,11 +176,22 @@ impl<T> Key<T> {
         };
         let entry = ConfigEntry {
             key: key.name,
-            value: given.map(|given| if key.is_secret { "(set)".into() } else { given.text.clone() }),
+            value: given.map(|given| {
+                if key.is_secret {
+                    "(set)".into()
+                } else {
+                    given.text.clone()
+                }
+            }),
             source: given.map(|given| given.source.clone()),
             variable,
             about,
-            other_variables: key.old_names.iter().copied().chain(key.foreign.map(|(name, ..)| name)).collect(),
+            other_variables: key
+                .old_names
+                .iter()
+                .copied()
+                .chain(key.foreign.map(|(name, ..)| name))
+                .collect(),
             is_readable: value.is_ok(),
         };
         let value = value.unwrap_or_else(|problems| {
@@ -170,15 +205,28 @@ impl<T> Key<T> {
 impl Declared {
     fn given(&self, text: &str, source: &str) -> Given {
         let (text, source) = (text.to_owned(), source.to_owned());
-        Given { key: self.name, text, source, is_secret: self.is_secret, has_right_form: true }
+        Given {
+            key: self.name,
+            text,
+            source,
+            is_secret: self.is_secret,
+            has_right_form: true,
+        }
     }
 
     fn find(&self, variable: &str, from: &mut Sources<'_>) -> Option<Given> {
-        let Sources { file, environment, problems } = from;
+        let Sources {
+            file,
+            environment,
+            problems,
+        } = from;
         let in_file = file.get(self.name, self.form).map(|(text, problem)| {
             let has_right_form = problem.is_none();
             problems.extend(problem);
-            Given { has_right_form, ..self.given(&text, "patchbay.toml") }
+            Given {
+                has_right_form,
+                ..self.given(&text, "patchbay.toml")
+            }
         });
         let foreign = |wins_over| {
             let (name, _, text) = self.foreign.filter(|(_, over, _)| *over == wins_over)?;
@@ -188,12 +236,19 @@ impl Declared {
         let mut set = names.filter_map(|name| Some((name, environment.get(name)?)));
         if let Some((first, value)) = set.next() {
             if let Some((other, _)) = set.find(|(_, other)| *other != value) {
-                problems.push(format!("{}: {first} and {other} have different values: set one", self.name));
+                problems.push(format!(
+                    "{}: {first} and {other} have different values: set one",
+                    self.name
+                ));
             }
             return Some(self.given(value, first));
         }
         // If our variable is set to nothing, the foreign variable is not meant for Patchbay.
-        let over_file = if environment.has(variable) { None } else { foreign(WinsOver::File) };
+        let over_file = if environment.has(variable) {
+            None
+        } else {
+            foreign(WinsOver::File)
+        };
         over_file.or(in_file).or_else(|| foreign(WinsOver::Default))
     }
 }

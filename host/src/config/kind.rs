@@ -20,7 +20,11 @@ pub(super) struct Given {
 impl Given {
     /// The message for a value that cannot be read.
     pub(super) fn problem(&self, reason: &str) -> String {
-        let shown = if self.is_secret { String::new() } else { format!(" {:?}", self.text) };
+        let shown = if self.is_secret {
+            String::new()
+        } else {
+            format!(" {:?}", self.text)
+        };
         format!("{} (from {}): value{shown} {reason}", self.key, self.source)
     }
 }
@@ -44,17 +48,29 @@ pub(super) struct Kind<T> {
 impl<T> Kind<T> {
     /// A kind that makes its own error messages.
     pub(super) fn new(form: Form, read: impl Fn(&Given) -> Result<T, String> + 'static) -> Self {
-        Self { form, read: Box::new(move |given| read(given).map_err(|problem| vec![problem])) }
+        Self {
+            form,
+            read: Box::new(move |given| read(given).map_err(|problem| vec![problem])),
+        }
     }
 
-    fn of(form: Form, reason: impl Into<String>, parse: impl Fn(&str) -> Option<T> + 'static) -> Self {
+    fn of(
+        form: Form,
+        reason: impl Into<String>,
+        parse: impl Fn(&str) -> Option<T> + 'static,
+    ) -> Self {
         let reason = reason.into();
-        Self::new(form, move |given| parse(&given.text).ok_or_else(|| given.problem(&reason)))
+        Self::new(form, move |given| {
+            parse(&given.text).ok_or_else(|| given.problem(&reason))
+        })
     }
 }
 
 /// A single value; `reason` completes "value … ".
-pub(super) fn scalar<T>(reason: impl Into<String>, parse: impl Fn(&str) -> Option<T> + 'static) -> Kind<T> {
+pub(super) fn scalar<T>(
+    reason: impl Into<String>,
+    parse: impl Fn(&str) -> Option<T> + 'static,
+) -> Kind<T> {
     Kind::of(Form::Scalar, reason, parse)
 }
 
@@ -84,56 +100,82 @@ pub(super) fn mebibytes<N: TryFrom<u64>>(bounds: RangeInclusive<u64>) -> Kind<N>
 }
 
 fn whole<T>(bounds: RangeInclusive<u64>, value: impl Fn(u64) -> Option<T> + 'static) -> Kind<T> {
-    scalar(format!("is not a whole number from {} to {}", bounds.start(), bounds.end()), move |text| {
-        value(text.parse().ok().filter(|number| bounds.contains(number))?)
-    })
+    scalar(
+        format!(
+            "is not a whole number from {} to {}",
+            bounds.start(),
+            bounds.end()
+        ),
+        move |text| value(text.parse().ok().filter(|number| bounds.contains(number))?),
+    )
 }
 
 pub(super) fn boolean() -> Kind<bool> {
-    Kind::of(Form::Boolean, "is none of true, false", |text| text.parse().ok())
+    Kind::of(Form::Boolean, "is none of true, false", |text| {
+        text.parse().ok()
+    })
 }
 
 /// One of these names; returns its value.
 pub(super) fn one_of<T: Copy>(choices: &'static [(&'static str, T)]) -> Kind<T> {
     let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
     scalar(format!("is none of {}", names.join(", ")), |text| {
-        choices.iter().find(|(name, _)| *name == text).map(|(_, choice)| *choice)
+        choices
+            .iter()
+            .find(|(name, _)| *name == text)
+            .map(|(_, choice)| *choice)
     })
 }
 
 /// One of these names.
 pub(super) fn name_of(names: &'static [&'static str]) -> Kind<&'static str> {
-    scalar(format!("is none of {}", names.join(", ")), |text| names.iter().find(|name| **name == text).copied())
+    scalar(format!("is none of {}", names.join(", ")), |text| {
+        names.iter().find(|name| **name == text).copied()
+    })
 }
 
 pub(super) fn list() -> Kind<Vec<String>> {
-    Kind::new(Form::Array, |given| Ok(items(&given.text).map(str::to_owned).collect()))
+    Kind::new(Form::Array, |given| {
+        Ok(items(&given.text).map(str::to_owned).collect())
+    })
 }
 
 fn list_of<T: 'static>(reason: &str, parse: fn(&str) -> Option<T>) -> Kind<Vec<T>> {
-    Kind::of(Form::Array, reason, move |text| items(text).map(parse).collect())
+    Kind::of(Form::Array, reason, move |text| {
+        items(text).map(parse).collect()
+    })
 }
 
 /// The items of a comma-separated list, without empty ones.
 pub(super) fn items(text: &str) -> impl Iterator<Item = &str> {
-    text.split(',').map(str::trim).filter(|text| !text.is_empty())
+    text.split(',')
+        .map(str::trim)
+        .filter(|text| !text.is_empty())
 }
 
 /// `address:port`.
 pub(super) fn listen() -> Kind<SocketAddr> {
-    scalar("is not address:port, such as 127.0.0.1:8080", |text| text.parse().ok())
+    scalar("is not address:port, such as 127.0.0.1:8080", |text| {
+        text.parse().ok()
+    })
 }
 
 /// A single address is read as a network of one address.
 pub(super) fn networks() -> Kind<Vec<IpNet>> {
-    list_of("is no list of addresses and networks, such as 127.0.0.1,10.0.0.0/8", |text| {
-        text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
-    })
+    list_of(
+        "is no list of addresses and networks, such as 127.0.0.1,10.0.0.0/8",
+        |text| {
+            text.parse()
+                .ok()
+                .or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
+        },
+    )
 }
 
 /// As a browser writes them: without a path, and without the scheme's default port.
 pub(super) fn origins() -> Kind<Vec<String>> {
-    let reason = "is no list of origins: http:// or https://, a name, and a port if it is not the usual one";
+    let reason =
+        "is no list of origins: http:// or https://, a name, and a port if it is not the usual one";
     list_of(reason, |text| {
         let origin = web_url(text)?.origin().ascii_serialization();
         origin.eq_ignore_ascii_case(text).then(|| text.to_owned())
@@ -143,7 +185,9 @@ pub(super) fn origins() -> Kind<Vec<String>> {
 /// From 0.0 to 1.0.
 pub(super) fn ratio() -> Kind<f64> {
     scalar("is not a number from 0 to 1, such as 0.1", |text| {
-        text.parse().ok().filter(|ratio| (0.0..=1.0).contains(ratio))
+        text.parse()
+            .ok()
+            .filter(|ratio| (0.0..=1.0).contains(ratio))
     })
 }
 
@@ -155,18 +199,27 @@ pub(super) fn secret_url() -> Kind<Url> {
 }
 
 pub(super) fn web_url(text: &str) -> Option<Url> {
-    text.parse().ok().filter(|url: &Url| matches!(url.scheme(), "http" | "https"))
+    text.parse()
+        .ok()
+        .filter(|url: &Url| matches!(url.scheme(), "http" | "https"))
 }
 
 /// One mail address, returned as it was given.
 pub(super) fn sender() -> Kind<String> {
-    Kind::new(Form::Scalar, |given| addressed(given, |text| text.parse::<Mailbox>().map(|_| text.to_owned())))
+    Kind::new(Form::Scalar, |given| {
+        addressed(given, |text| {
+            text.parse::<Mailbox>().map(|_| text.to_owned())
+        })
+    })
 }
 
 pub(super) fn mailboxes() -> Kind<Vec<Mailbox>> {
     Kind::new(Form::Array, |given| addressed(given, parse_list))
 }
 
-fn addressed<T>(given: &Given, parse: impl Fn(&str) -> Result<T, AddressError>) -> Result<T, String> {
+fn addressed<T>(
+    given: &Given,
+    parse: impl Fn(&str) -> Result<T, AddressError>,
+) -> Result<T, String> {
     parse(&given.text).map_err(|error| format!("{}: {:?} {error}", given.key, given.text))
 }

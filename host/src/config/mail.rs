@@ -11,8 +11,11 @@ use super::kind::{Form, Kind, mebibytes, milliseconds, number, one_of, sender, t
 /// The only server that the old backend used.
 const HOST_OF_A_LOGIN: &str = "smtp.gmail.com";
 
-const TLS: &[(&str, MailTls)] =
-    &[("implicit", MailTls::Implicit), ("starttls", MailTls::StartTls), ("none", MailTls::None)];
+const TLS: &[(&str, MailTls)] = &[
+    ("implicit", MailTls::Implicit),
+    ("starttls", MailTls::StartTls),
+    ("none", MailTls::None),
+];
 
 section! {
     /// Mail.
@@ -31,7 +34,8 @@ section! {
         password: Option<String> = key("mail.password", text()).old(&["EMAIL_PASS"]).secret();
         /// Sender for mail plugins that set none; default: mail.username, where that is an address
         from: Option<String> = key("mail.from", sender()).old(&["EMAIL_FROM"]);
-        /// For a conversation up to the end of the message; its answer may take as long as the job may run
+        /// For a conversation up to the end of the message; its answer may take as long as the job
+        /// may run
         timeout: Duration = key("mail.timeout_ms", milliseconds(100..=600_000)).default("30000").old(&["EMAIL_TIMEOUT_MS"]);
         /// Largest message
         max_message: usize = key("mail.max_message_mb", mebibytes(1..=100)).default("25");
@@ -41,14 +45,20 @@ section! {
 fn hello_name() -> Kind<String> {
     Kind::new(Form::Scalar, |given| match domain_to_ascii(&given.text) {
         Some(_) => Ok(given.text.clone()),
-        None => Err(format!("{}: {:?} is neither a domain nor an address in brackets", given.key, given.text)),
+        None => Err(format!(
+            "{}: {:?} is neither a domain nor an address in brackets",
+            given.key, given.text
+        )),
     })
 }
 
 impl Mail {
     /// The account, if one is configured.
     pub fn account(&self) -> Option<MailConfig> {
-        let host = self.host.clone().or_else(|| self.username.is_some().then(|| HOST_OF_A_LOGIN.to_owned()))?;
+        let host = self
+            .host
+            .clone()
+            .or_else(|| self.username.is_some().then(|| HOST_OF_A_LOGIN.to_owned()))?;
         Some(MailConfig {
             host,
             port: *self.port,
@@ -64,7 +74,11 @@ impl Mail {
     /// The default sender, for plugins that set none.
     pub fn sender(&self) -> Option<String> {
         // A login does not have to be an address.
-        let username = || self.username.clone().filter(|name| name.parse::<Mailbox>().is_ok());
+        let username = || {
+            self.username
+                .clone()
+                .filter(|name| name.parse::<Mailbox>().is_ok())
+        };
         self.from.clone().or_else(username)
     }
 }

@@ -49,7 +49,11 @@ pub use key::Setting;
 const HERE: &str = "patchbay.toml";
 
 /// What is percent-encoded in a URL's parts: everything except RFC 3986's unreserved characters.
-const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
 
 /// In the order in which `patchbay config` shows them.
 macro_rules! sections {
@@ -101,12 +105,18 @@ sections! {
 pub struct ConfigError(pub Vec<String>);
 
 fn usable((config, problems): (Config, Vec<String>)) -> Result<Config, ConfigError> {
-    if problems.is_empty() { Ok(config) } else { Err(ConfigError(problems)) }
+    if problems.is_empty() {
+        Ok(config)
+    } else {
+        Err(ConfigError(problems))
+    }
 }
 
 /// The named file, else the first of the usual files that exists.
 fn found(named: Option<&Path>, usual: &[&str]) -> Option<PathBuf> {
-    named.map(Path::to_owned).or_else(|| usual.iter().map(PathBuf::from).find(|path| path.exists()))
+    named
+        .map(Path::to_owned)
+        .or_else(|| usual.iter().map(PathBuf::from).find(|path| path.exists()))
 }
 
 impl Config {
@@ -117,25 +127,43 @@ impl Config {
 
     /// As [`Config::from_process`], plus the problems: for showing it, not for using it.
     pub fn read_process(file: Option<&Path>) -> (Self, Vec<String>) {
-        Self::read_process_with(found(file, &[HERE, "/etc/patchbay/patchbay.toml"]), &environment())
+        Self::read_process_with(
+            found(file, &[HERE, "/etc/patchbay/patchbay.toml"]),
+            &environment(),
+        )
     }
 
     /// The configuration of the host of `patchbay dev`, which gets values in addition to the
     /// environment. It ignores the machine's own file in /etc/patchbay.
-    pub(crate) fn of_dev(file: Option<&Path>, given: BTreeMap<String, String>) -> Result<Self, ConfigError> {
-        usable(Self::read_dev(file, &environment().into_iter().chain(given).collect()))
+    pub(crate) fn of_dev(
+        file: Option<&Path>,
+        given: BTreeMap<String, String>,
+    ) -> Result<Self, ConfigError> {
+        usable(Self::read_dev(
+            file,
+            &environment().into_iter().chain(given).collect(),
+        ))
     }
 
     /// As [`Config::of_dev`], but also returns the problems.
-    pub(crate) fn read_dev(file: Option<&Path>, env: &HashMap<String, String>) -> (Self, Vec<String>) {
+    pub(crate) fn read_dev(
+        file: Option<&Path>,
+        env: &HashMap<String, String>,
+    ) -> (Self, Vec<String>) {
         Self::read_process_with(found(file, &[HERE]), env)
     }
 
-    fn read_process_with(path: Option<PathBuf>, env: &HashMap<String, String>) -> (Self, Vec<String>) {
+    fn read_process_with(
+        path: Option<PathBuf>,
+        env: &HashMap<String, String>,
+    ) -> (Self, Vec<String>) {
         let mut problems = Vec::new();
         let text = path.and_then(|path| {
             let text = std::fs::read_to_string(&path);
-            text.inspect_err(|error| problems.push(format!("cannot read {}: {error}", path.display()))).ok()
+            text.inspect_err(|error| {
+                problems.push(format!("cannot read {}: {error}", path.display()))
+            })
+            .ok()
         });
         let (config, wrong) = Self::read(text.as_deref(), env);
         problems.extend(wrong);
@@ -153,7 +181,11 @@ impl Config {
         let mut problems: Vec<String> = file.as_ref().err().cloned().into_iter().collect();
         let is_known = file.is_ok();
         let file = file.ok().flatten().unwrap_or_default();
-        let mut from = Sources { file, environment: Environment::new(env), problems: Vec::new() };
+        let mut from = Sources {
+            file,
+            environment: Environment::new(env),
+            problems: Vec::new(),
+        };
         let config = Self::read_sections(&mut from, environment::plugin_secrets(env));
         problems.extend(from.file.unknown(&config.entries()));
         problems.extend(from.environment.unknown(&config.entries()));

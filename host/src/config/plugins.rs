@@ -9,15 +9,19 @@ use patchbay_model::signature::{PublicKey, TrustedKeys, read_public_keys};
 section! {
     /// Plugins.
     pub struct Plugins {
-        /// Public keys (ed25519:…): only plugins that one of them has signed are accepted and run; none: no signature is required
+        /// Public keys (ed25519:…): only plugins that one of them has signed are accepted and run;
+        /// none: no signature is required
         trusted_keys: Vec<PublicKey> = key("plugins.trusted_keys", public_keys()).or_empty();
         /// File with more of them, one a line or in PEM; read at the start
         trusted_keys_file: Vec<PublicKey> = key("plugins.trusted_keys_file", file_of_public_keys()).or_empty();
-        /// Whether plugins may be built against the draft of the next WIT version, which changes without notice; not in production
+        /// Whether plugins may be built against the draft of the next WIT version, which changes
+        /// without notice; not in production
         draft_wit: bool = key("plugins.draft_wit", boolean()).default("false");
-        /// Revisions of each plugin that are never deleted by themselves: the newest by their last activation
+        /// Revisions of each plugin that are never deleted by themselves: the newest by their last
+        /// activation
         keep_revisions: i64 = key("plugins.keep_revisions", number(2..=10_000)).default("10");
-        /// Older ones are kept, too, while they were pushed, activated or ran a job within so many days
+        /// Older ones are kept, too, while they were pushed, activated or ran a job within so many
+        /// days
         keep_days: i32 = key("plugins.keep_days", number(1..=3_650)).default("30");
     }
 }
@@ -36,9 +40,15 @@ fn public_keys() -> Kind<Vec<PublicKey>> {
                 }
             }
             if keys.is_empty() && problems.is_empty() {
-                problems.push(format!("{named} is empty: leave it out if plugins need no signature, or name a key"));
+                problems.push(format!(
+                    "{named} is empty: leave it out if plugins need no signature, or name a key"
+                ));
             }
-            if problems.is_empty() { Ok(keys) } else { Err(problems) }
+            if problems.is_empty() {
+                Ok(keys)
+            } else {
+                Err(problems)
+            }
         }),
     }
 }
@@ -47,18 +57,31 @@ fn file_of_public_keys() -> Kind<Vec<PublicKey>> {
     Kind::new(Form::Scalar, |given| {
         let text = std::fs::read_to_string(&given.text).map_err(|error| error.to_string());
         let keys = text.and_then(|text| read_public_keys(&text).map_err(|error| error.to_string()));
-        keys.map_err(|error| format!("{} (from {}), {}: {error}", given.key, given.source, given.text))
+        keys.map_err(|error| {
+            format!(
+                "{} (from {}), {}: {error}",
+                given.key, given.source, given.text
+            )
+        })
     })
 }
 
 impl Plugins {
     /// Keys whose signatures let a plugin run.
     pub fn trusted(&self) -> TrustedKeys {
-        TrustedKeys::new(self.trusted_keys.iter().chain(self.trusted_keys_file.iter()).cloned())
+        TrustedKeys::new(
+            self.trusted_keys
+                .iter()
+                .chain(self.trusted_keys_file.iter())
+                .cloned(),
+        )
     }
 
     /// Old revisions that are not deleted.
     pub fn keep(&self) -> Keep {
-        Keep { revisions: *self.keep_revisions, days: *self.keep_days }
+        Keep {
+            revisions: *self.keep_revisions,
+            days: *self.keep_days,
+        }
     }
 }

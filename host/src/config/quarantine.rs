@@ -7,13 +7,17 @@ use super::kind::{number, one_of, seconds};
 use patchbay_work::quarantine::{Policy, Rule};
 
 /// `None`: there is no quarantine; a plugin may crash without limit.
-const POLICIES: &[(&str, Option<Policy>)] =
-    &[("wait", Some(Policy::Wait)), ("previous", Some(Policy::Previous)), ("off", None)];
+const POLICIES: &[(&str, Option<Policy>)] = &[
+    ("wait", Some(Policy::Wait)),
+    ("previous", Some(Policy::Previous)),
+    ("off", None),
+];
 
 section! {
     /// Quarantine.
     pub struct Quarantine {
-        /// A plugin that crashes too often waits for an operator, gives way to the revision before it, or goes on
+        /// A plugin that crashes too often waits for an operator, gives way to the revision before
+        /// it, or goes on
         policy: Option<Policy> = key("quarantine.policy", one_of(POLICIES)).default("wait");
         /// So many crashes without a success in between…
         crashes: usize = key("quarantine.crashes", number(2..=1_000)).default("10");
@@ -29,7 +33,12 @@ section! {
 impl Quarantine {
     /// When a plugin crashes too often; `None` when there is no quarantine.
     pub fn rule(&self) -> Option<Rule> {
-        self.policy.map(|_| Rule { calls: *self.calls, crashes: *self.crashes, jobs: *self.jobs, within: *self.within })
+        self.policy.map(|_| Rule {
+            calls: *self.calls,
+            crashes: *self.crashes,
+            jobs: *self.jobs,
+            within: *self.within,
+        })
     }
 
     /// What follows a quarantine.

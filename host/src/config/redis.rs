@@ -35,7 +35,8 @@ section! {
         cert_file: Option<PathBuf> = key("redis.cert_file", text());
         /// PEM file of its key
         key_file: Option<PathBuf> = key("redis.key_file", text());
-        /// Sentinels, host:port each, that are asked for the master; instead of redis.url and redis.host
+        /// Sentinels, host:port each, that are asked for the master; instead of redis.url and
+        /// redis.host
         sentinels: Option<Vec<String>> = key("redis.sentinels", list());
         /// The name under which they know it
         sentinel_master: Option<String> = key("redis.sentinel_master", text());
@@ -45,7 +46,8 @@ section! {
         sentinel_password: Option<String> = key("redis.sentinel_password", text()).secret();
         /// BullMQ's key prefix
         prefix: String = key("redis.prefix", text()).default("bull");
-        /// BullMQ's major version on the Node side; with 5, operations that would lose jobs are refused
+        /// BullMQ's major version on the Node side; with 5, operations that would lose jobs are
+        /// refused
         node_bullmq_major: Option<u8> = key("redis.node_bullmq_major", one_of(&[("none", None), ("5", Some(5)), ("6", Some(6))]))
             .default("6");
         /// Prefix of Patchbay's own keys
@@ -71,11 +73,14 @@ impl Redis {
             username: self.sentinel_username.clone(),
             password: self.sentinel_password.clone(),
         });
-        let base = self.url.clone().unwrap_or_else(|| match self.host.as_deref() {
-            Some(path) if path.starts_with('/') => format!("unix://{path}"),
-            Some(host) => format!("redis://{}:{}", bracketed(host), *self.port),
-            None => format!("redis://{ASK_SENTINELS}"),
-        });
+        let base = self
+            .url
+            .clone()
+            .unwrap_or_else(|| match self.host.as_deref() {
+                Some(path) if path.starts_with('/') => format!("unix://{path}"),
+                Some(host) => format!("redis://{}:{}", bracketed(host), *self.port),
+                None => format!("redis://{ASK_SENTINELS}"),
+            });
         let mut contradictions = Vec::new();
         let url = match Url::parse(&base) {
             Ok(mut url) => {
@@ -87,7 +92,10 @@ impl Redis {
         };
         let config = RedisConfig {
             url,
-            tls: TlsFiles { ca: self.ca_file.clone(), identity: self.cert_file.clone().zip(self.key_file.clone()) },
+            tls: TlsFiles {
+                ca: self.ca_file.clone(),
+                identity: self.cert_file.clone().zip(self.key_file.clone()),
+            },
             sentinel,
             prefix: self.prefix.clone(),
             own_prefix: self.own_prefix.clone(),
@@ -99,10 +107,15 @@ impl Redis {
     fn complete(&self, url: &mut Url, contradictions: &mut Vec<&'static str>) {
         if !url.has_host() {
             let in_query = |url: &Url, name: &str| {
-                url.query_pairs().find(|(there, _)| there == name).map(|(_, value)| value.into_owned())
+                url.query_pairs()
+                    .find(|(there, _)| there == name)
+                    .map(|(_, value)| value.into_owned())
             };
             let add = |url: &mut Url, name: &str, value: String| {
-                let query = url.query().map(|query| format!("{query}&")).unwrap_or_default();
+                let query = url
+                    .query()
+                    .map(|query| format!("{query}&"))
+                    .unwrap_or_default();
                 url.set_query(Some(&format!("{query}{name}={value}")));
             };
             if let Some(value) = missing(&self.username, in_query(url, "user"), contradictions) {
@@ -116,14 +129,22 @@ impl Redis {
             }
             return;
         }
-        let there = Some(url.username()).filter(|name| !name.is_empty()).map(str::to_owned);
+        let there = Some(url.username())
+            .filter(|name| !name.is_empty())
+            .map(str::to_owned);
         if let Some(value) = missing(&self.username, there, contradictions) {
             url.set_username(&value).ok();
         }
-        if let Some(value) = missing(&self.password, url.password().map(str::to_owned), contradictions) {
+        if let Some(value) = missing(
+            &self.password,
+            url.password().map(str::to_owned),
+            contradictions,
+        ) {
             url.set_password(Some(&value)).ok();
         }
-        let there = Some(url.path().trim_matches('/')).filter(|path| !path.is_empty()).map(str::to_owned);
+        let there = Some(url.path().trim_matches('/'))
+            .filter(|path| !path.is_empty())
+            .map(str::to_owned);
         if let Some(value) = missing(&self.database, there, contradictions) {
             url.set_path(&format!("/{value}"));
         }
@@ -157,5 +178,9 @@ fn missing<T: ToString>(
 
 /// An IPv6 address is written in brackets where a port follows.
 fn bracketed(host: &str) -> String {
-    if host.contains(':') && !host.starts_with('[') { format!("[{host}]") } else { host.to_owned() }
+    if host.contains(':') && !host.starts_with('[') {
+        format!("[{host}]")
+    } else {
+        host.to_owned()
+    }
 }

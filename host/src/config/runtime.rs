@@ -33,7 +33,8 @@ section! {
         max_deadline: Duration = key("runtime.max_deadline_ms", milliseconds(1..=DAY_MS)).default("300000");
         /// Largest component file
         max_component: usize = key("runtime.max_component_mb", mebibytes(1..=1_024)).default("64");
-        /// Compiled plugins; default: $CACHE_DIRECTORY (systemd), else $XDG_CACHE_HOME or ~/.cache, /patchbay
+        /// Compiled plugins; default: $CACHE_DIRECTORY (systemd), else $XDG_CACHE_HOME or ~/.cache,
+        /// /patchbay
         cache_dir: PathBuf = key("runtime.cache_dir", text()).otherwise(default_cache_dir);
         /// Longest compilation
         compile_timeout: Duration = key("runtime.compile_timeout_s", seconds(1..=3_600)).default("120");
@@ -47,7 +48,8 @@ impl Runtime {
     /// contract that may still change.
     pub fn sandbox(&self, draft_wit: bool) -> anyhow::Result<RuntimeConfig> {
         let compiler = CompilerCommand {
-            program: std::env::current_exe().context("cannot find our own executable, which compiles plugins")?,
+            program: std::env::current_exe()
+                .context("cannot find our own executable, which compiles plugins")?,
             args: vec!["__compile".into()],
         };
         let cache_key = cache_key(&self.cache_dir)?;
@@ -81,7 +83,15 @@ fn default_cache_dir(environment: &Environment<'_>) -> PathBuf {
     if let Some(dir) = environment.get("CACHE_DIRECTORY") {
         return PathBuf::from(dir);
     }
-    let home = || environment.get("HOME").map(|home| Path::new(home).join(".cache"));
-    let base = environment.get("XDG_CACHE_HOME").map(PathBuf::from).or_else(home);
-    base.unwrap_or_else(|| PathBuf::from("/var/cache")).join("patchbay")
+    let home = || {
+        environment
+            .get("HOME")
+            .map(|home| Path::new(home).join(".cache"))
+    };
+    let base = environment
+        .get("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .or_else(home);
+    base.unwrap_or_else(|| PathBuf::from("/var/cache"))
+        .join("patchbay")
 }

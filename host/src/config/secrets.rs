@@ -15,7 +15,8 @@ use patchbay_app::vault::{KEY_FORM, KeySource, parse_key};
 section! {
     /// Master keys.
     pub struct Secrets {
-        /// File with the master key of the vault: 32 random bytes as hexadecimal digits or base64, for its owner only
+        /// File with the master key of the vault: 32 random bytes as hexadecimal digits or base64,
+        /// for its owner only
         key_file: Option<PathBuf> = key("secrets.key_file", text());
         /// The same key itself; better in a file
         key: Option<Zeroizing<String>> = key("secrets.key", master_key()).secret();
@@ -27,27 +28,46 @@ section! {
 }
 
 fn master_key() -> Kind<Zeroizing<String>> {
-    scalar(format!("is not a key: {KEY_FORM}"), |text| parse_key(text).map(|_| text.to_owned().into()))
+    scalar(format!("is not a key: {KEY_FORM}"), |text| {
+        parse_key(text).map(|_| text.to_owned().into())
+    })
 }
 
 impl Secrets {
     /// The master key of the vault, and the previous one.
     pub fn master_keys(&self) -> [Option<KeySource>; 2] {
-        let source = |file: &Setting<Option<PathBuf>>, key: &Setting<Option<Zeroizing<String>>>| match (&**file, &**key)
-        {
-            (Some(path), _) => Some(KeySource::File { key: file.entry.key, path: path.clone() }),
-            (None, Some(text)) => Some(KeySource::Text { key: key.entry.key, text: text.clone() }),
-            (None, None) => None,
-        };
-        [source(&self.key_file, &self.key), source(&self.old_key_file, &self.old_key)]
+        let source =
+            |file: &Setting<Option<PathBuf>>, key: &Setting<Option<Zeroizing<String>>>| match (
+                &**file, &**key,
+            ) {
+                (Some(path), _) => Some(KeySource::File {
+                    key: file.entry.key,
+                    path: path.clone(),
+                }),
+                (None, Some(text)) => Some(KeySource::Text {
+                    key: key.entry.key,
+                    text: text.clone(),
+                }),
+                (None, None) => None,
+            };
+        [
+            source(&self.key_file, &self.key),
+            source(&self.old_key_file, &self.old_key),
+        ]
     }
 }
 
 impl Config {
     /// `PATCHBAY_SECRET_<PLUGIN>_<NAME>`, or for all plugins `PATCHBAY_SECRET_<NAME>`.
     pub fn plugin_secret(&self, plugin: &PluginName, name: &str) -> Option<String> {
-        let own = format!("{}_{name}", plugin.as_str().replace('-', "_").to_ascii_uppercase());
-        self.plugin_secrets.get(&own).or_else(|| self.plugin_secrets.get(name)).cloned()
+        let own = format!(
+            "{}_{name}",
+            plugin.as_str().replace('-', "_").to_ascii_uppercase()
+        );
+        self.plugin_secrets
+            .get(&own)
+            .or_else(|| self.plugin_secrets.get(name))
+            .cloned()
     }
 }
 
@@ -56,6 +76,10 @@ pub(crate) struct EnvironmentSecrets(pub(crate) Arc<Config>);
 
 impl SecretSource for EnvironmentSecrets {
     fn current(&self, plugin: &PluginName, name: &str) -> Vec<SecretValue> {
-        self.0.plugin_secret(plugin, name).map(SecretValue::new).into_iter().collect()
+        self.0
+            .plugin_secret(plugin, name)
+            .map(SecretValue::new)
+            .into_iter()
+            .collect()
     }
 }

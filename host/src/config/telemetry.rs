@@ -11,24 +11,31 @@ use patchbay_telemetry::traces::TraceConfig;
 section! {
     /// Traces.
     pub struct Telemetry {
-        /// Collector that takes traces by OTLP over HTTP, such as http://127.0.0.1:4318; unset: no traces
+        /// Collector that takes traces by OTLP over HTTP, such as http://127.0.0.1:4318; unset: no
+        /// traces
         otlp_endpoint: Option<Url> = key("telemetry.otlp_endpoint", collector()).old(&["OTEL_EXPORTER_OTLP_ENDPOINT"]);
         /// Sent to it with each batch: name=value,name=value
         otlp_headers: Vec<(String, String)> =
             key("telemetry.otlp_headers", headers()).or_empty().old(&["OTEL_EXPORTER_OTLP_HEADERS"]).secret();
-        /// Share of the traces that begin here which are sent; one that begins elsewhere is sent if it is sampled there
+        /// Share of the traces that begin here which are sent; one that begins elsewhere is sent if
+        /// it is sampled there
         sample_ratio: f64 = key("telemetry.sample_ratio", ratio()).default("1");
-        /// Outside hosts that get `traceparent` with plugins' calls: your own services; nobody else needs to know of your traces
+        /// Outside hosts that get `traceparent` with plugins' calls: your own services; nobody else
+        /// needs to know of your traces
         propagate_to: Vec<String> = key("telemetry.propagate_to", list()).or_empty();
     }
 }
 
 fn collector() -> Kind<Url> {
     Kind::new(Form::Scalar, |given| match web_url(&given.text) {
-        None => Err(format!("{} {:?} is no http:// or https:// URL", given.key, given.text)),
-        Some(url) if !url.username().is_empty() || url.password().is_some() => {
-            Err(format!("{} has a login: put credentials into telemetry.otlp_headers", given.key))
-        }
+        None => Err(format!(
+            "{} {:?} is no http:// or https:// URL",
+            given.key, given.text
+        )),
+        Some(url) if !url.username().is_empty() || url.password().is_some() => Err(format!(
+            "{} has a login: put credentials into telemetry.otlp_headers",
+            given.key
+        )),
         Some(url) => Ok(url),
     })
 }
@@ -36,8 +43,15 @@ fn collector() -> Kind<Url> {
 /// `name=value`, comma-separated and percent-encoded, as in OpenTelemetry's variables.
 fn headers() -> Kind<Vec<(String, String)>> {
     scalar("is no list of headers: name=value,name=value", |text| {
-        let decoded = |text: &str| percent_decode_str(text.trim()).decode_utf8_lossy().into_owned();
-        let header = |text: &str| text.split_once('=').map(|(name, value)| (name.trim().to_owned(), decoded(value)));
+        let decoded = |text: &str| {
+            percent_decode_str(text.trim())
+                .decode_utf8_lossy()
+                .into_owned()
+        };
+        let header = |text: &str| {
+            text.split_once('=')
+                .map(|(name, value)| (name.trim().to_owned(), decoded(value)))
+        };
         items(text).map(header).collect()
     })
 }

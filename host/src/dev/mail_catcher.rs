@@ -41,9 +41,7 @@ pub struct CaughtMail {
     pub from: String,
     /// `To` of the header.
     pub to: Vec<String>,
-    /// Decoded.
     pub subject: String,
-    /// Without angle brackets.
     pub message_id: String,
 }
 
@@ -63,8 +61,11 @@ impl MailCatcher {
     /// Listens on a free local port and stores mails in `dir`.
     pub async fn start(dir: &Path) -> anyhow::Result<Self> {
         std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
-        let inbox =
-            Arc::new(Inbox { dir: dir.to_owned(), mails: Mutex::new(read_all(dir)?), sequence: AtomicU64::new(0) });
+        let inbox = Arc::new(Inbox {
+            dir: dir.to_owned(),
+            mails: Mutex::new(read_all(dir)?),
+            sequence: AtomicU64::new(0),
+        });
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         let inbox_of_server = Arc::clone(&inbox);
@@ -99,8 +100,13 @@ impl MailCatcher {
 impl Inbox {
     /// Writes the mail to disk before the client gets its reply.
     async fn keep(&self, mail: Vec<u8>) -> std::io::Result<()> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis());
-        let file = format!("{now}-{:06}.eml", self.sequence.fetch_add(1, Ordering::Relaxed));
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |time| time.as_millis());
+        let file = format!(
+            "{now}-{:06}.eml",
+            self.sequence.fetch_add(1, Ordering::Relaxed)
+        );
         let caught = describe(file.clone(), &mail);
         let temporary = self.dir.join(format!("{file}.tmp"));
         tokio::fs::write(&temporary, &mail).await?;
@@ -115,12 +121,17 @@ pub(super) fn read_all(dir: &Path) -> anyhow::Result<Vec<CaughtMail>> {
     if !dir.exists() {
         return Ok(Vec::new());
     }
-    let entries = std::fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))?;
+    let entries =
+        std::fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))?;
     let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
     files.retain(|path| path.extension().is_some_and(|extension| extension == "eml"));
     files.sort();
     let read = |path: PathBuf| {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
         Ok(describe(name, &std::fs::read(&path)?))
     };
     files.into_iter().map(read).collect()
@@ -129,15 +140,25 @@ pub(super) fn read_all(dir: &Path) -> anyhow::Result<Vec<CaughtMail>> {
 fn describe(file: String, mail: &[u8]) -> CaughtMail {
     let message = MessageParser::default().parse_headers(mail);
     let addresses = |address: Option<&Address<'_>>| -> Vec<String> {
-        address.into_iter().flat_map(Address::iter).filter_map(|one| one.address().map(str::to_owned)).collect()
+        address
+            .into_iter()
+            .flat_map(Address::iter)
+            .filter_map(|one| one.address().map(str::to_owned))
+            .collect()
     };
     let message = message.as_ref();
     CaughtMail {
         file,
         from: addresses(message.and_then(|message| message.from())).join(", "),
         to: addresses(message.and_then(|message| message.to())),
-        subject: message.and_then(|message| message.subject()).unwrap_or_default().to_owned(),
-        message_id: message.and_then(|message| message.message_id()).unwrap_or_default().to_owned(),
+        subject: message
+            .and_then(|message| message.subject())
+            .unwrap_or_default()
+            .to_owned(),
+        message_id: message
+            .and_then(|message| message.message_id())
+            .unwrap_or_default()
+            .to_owned(),
     }
 }
 
@@ -185,7 +206,9 @@ impl Session {
                 Line::Wrong(why) => return self.say(&format!("500 5.5.2 {why}")).await,
             };
             if self.is_ahead() {
-                return self.say("503 5.5.0 wait for the reply: PIPELINING is not offered").await;
+                return self
+                    .say("503 5.5.0 wait for the reply: PIPELINING is not offered")
+                    .await;
             }
             let Ok(line) = std::str::from_utf8(&line) else {
                 self.say("500 5.5.2 neither ASCII nor UTF-8").await?;
@@ -193,7 +216,9 @@ impl Session {
             };
             let (verb, rest) = line.split_once(' ').unwrap_or((line, ""));
             let reply = match verb.to_ascii_uppercase().as_str() {
-                "EHLO" | "HELO" if rest.trim().is_empty() || !rest.is_ascii() => "501 5.5.4 a name is needed",
+                "EHLO" | "HELO" if rest.trim().is_empty() || !rest.is_ascii() => {
+                    "501 5.5.4 a name is needed"
+                }
                 "EHLO" => {
                     self.reset();
                     self.greeted = true;
@@ -211,13 +236,17 @@ impl Session {
                     "250 2.0.0 ok"
                 }
                 "QUIT" => return self.say("221 2.0.0 bye").await,
-                "AUTH" | "MAIL" if !self.greeted || self.has_sender => "503 5.5.1 EHLO first, and one mail at a time",
+                "AUTH" | "MAIL" if !self.greeted || self.has_sender => {
+                    "503 5.5.1 EHLO first, and one mail at a time"
+                }
                 "AUTH" => self.auth(rest).await?,
                 "MAIL" => self.mail(rest),
                 "RCPT" if !self.has_sender => "503 5.5.1 MAIL comes first",
                 "RCPT" if self.recipients >= MAX_RECIPIENTS => "452 4.5.3 too many recipients",
                 "RCPT" => match path(rest, "TO:") {
-                    Some((address, "")) if !address.is_empty() && (self.is_utf8 || address.is_ascii()) => {
+                    Some((address, ""))
+                        if !address.is_empty() && (self.is_utf8 || address.is_ascii()) =>
+                    {
                         self.recipients += 1;
                         "250 2.1.5 ok"
                     }
@@ -235,11 +264,18 @@ impl Session {
     }
 
     fn reset(&mut self) {
-        (self.has_sender, self.is_utf8, self.is_eight_bit, self.recipients) = (false, false, false, 0);
+        (
+            self.has_sender,
+            self.is_utf8,
+            self.is_eight_bit,
+            self.recipients,
+        ) = (false, false, false, 0);
     }
 
     fn mail(&mut self, rest: &str) -> &'static str {
-        let Some((address, parameters)) = path(rest, "FROM:") else { return "501 5.1.7 MAIL FROM:<address>" };
+        let Some((address, parameters)) = path(rest, "FROM:") else {
+            return "501 5.1.7 MAIL FROM:<address>";
+        };
         let (mut is_utf8, mut is_eight_bit) = (false, false);
         for parameter in parameters.split_whitespace().map(str::to_ascii_uppercase) {
             match parameter.split_once('=') {
@@ -257,11 +293,15 @@ impl Session {
         if !is_utf8 && !address.is_ascii() {
             return "553 5.6.7 such an address needs SMTPUTF8";
         }
-        (self.has_sender, self.is_utf8, self.is_eight_bit, self.recipients) = (true, is_utf8, is_eight_bit, 0);
+        (
+            self.has_sender,
+            self.is_utf8,
+            self.is_eight_bit,
+            self.recipients,
+        ) = (true, is_utf8, is_eight_bit, 0);
         "250 2.1.0 ok"
     }
 
-    /// Accepts any password.
     async fn auth(&mut self, rest: &str) -> std::io::Result<&'static str> {
         let (mechanism, initial) = rest.split_once(' ').unwrap_or((rest, ""));
         let prompts: &[&str] = match mechanism.to_ascii_uppercase().as_str() {
@@ -322,7 +362,9 @@ impl Session {
     }
 
     async fn say(&mut self, reply: &str) -> std::io::Result<()> {
-        self.write.write_all(format!("{reply}\r\n").as_bytes()).await
+        self.write
+            .write_all(format!("{reply}\r\n").as_bytes())
+            .await
     }
 
     /// Reads one line. If the line is too long, only its end is looked for. An error ends the
@@ -337,7 +379,10 @@ impl Session {
                     if bytes.is_empty() {
                         return Err(std::io::ErrorKind::UnexpectedEof.into());
                     }
-                    let end = bytes.iter().position(|&byte| byte == b'\n').map(|at| at + 1);
+                    let end = bytes
+                        .iter()
+                        .position(|&byte| byte == b'\n')
+                        .map(|at| at + 1);
                     let read = end.unwrap_or(bytes.len());
                     if line.len() + read > limit {
                         wrong = Some("line too long");
@@ -358,7 +403,9 @@ impl Session {
             }
             Ok(wrong.map_or_else(|| Line::Text(text.to_vec()), Line::Wrong))
         };
-        tokio::time::timeout(IDLE_LIMIT, reading).await.map_err(|_| std::io::ErrorKind::TimedOut)?
+        tokio::time::timeout(IDLE_LIMIT, reading)
+            .await
+            .map_err(|_| std::io::ErrorKind::TimedOut)?
     }
 }
 
@@ -370,7 +417,11 @@ fn path<'a>(text: &'a str, keyword: &str) -> Option<(&'a str, &'a str)> {
     }
     // A quoted local part may contain a bracket; a parameter never does.
     let (address, parameters) = rest.strip_prefix('<')?.rsplit_once('>')?;
-    let parameters = if parameters.is_empty() { "" } else { parameters.strip_prefix(' ')? };
+    let parameters = if parameters.is_empty() {
+        ""
+    } else {
+        parameters.strip_prefix(' ')?
+    };
     let is_address = address.is_empty() || address.parse::<patchbay_mailbox::Address>().is_ok();
     is_address.then_some((address, parameters))
 }
@@ -384,7 +435,9 @@ mod tests {
     /// The catcher's answer to parts written at once after the greeting, until it is silent or
     /// ends.
     async fn conversation(catcher: &MailCatcher, parts: &[&[u8]]) -> String {
-        let mut stream = TcpStream::connect(catcher.address).await.expect("a connection");
+        let mut stream = TcpStream::connect(catcher.address)
+            .await
+            .expect("a connection");
         let mut all = String::new();
         let mut buffer = [0; 4_096];
         for part in parts {
@@ -400,8 +453,12 @@ mod tests {
         all + &String::from_utf8_lossy(&rest)
     }
 
-    const OPENING: [&[u8]; 4] =
-        [b"EHLO x\r\n", b"MAIL FROM:<a@example.com>\r\n", b"RCPT TO:<b@example.com>\r\n", b"DATA\r\n"];
+    const OPENING: [&[u8]; 4] = [
+        b"EHLO x\r\n",
+        b"MAIL FROM:<a@example.com>\r\n",
+        b"RCPT TO:<b@example.com>\r\n",
+        b"DATA\r\n",
+    ];
 
     async fn mailed(catcher: &MailCatcher, data: &[u8]) -> String {
         let parts: Vec<&[u8]> = OPENING.into_iter().chain([data]).collect();
@@ -412,7 +469,11 @@ mod tests {
     async fn only_cr_lf_dot_cr_lf_ends_a_mail_and_only_clean_ones_are_kept() {
         let dir = tempfile::tempdir().expect("a directory");
         let catcher = MailCatcher::start(dir.path()).await.expect("a catcher");
-        assert!(mailed(&catcher, b"Subject: x\r\n\r\n..a\r\n.\r\n").await.contains("250 2.0.0 caught"));
+        assert!(
+            mailed(&catcher, b"Subject: x\r\n\r\n..a\r\n.\r\n")
+                .await
+                .contains("250 2.0.0 caught")
+        );
         assert_eq!(catcher.count(), 1);
         let file = std::fs::read(dir.path().join(&catcher.list()[0].file)).expect("a file");
         assert_eq!(file, b"Subject: x\r\n\r\n.a\r\n");
@@ -430,7 +491,10 @@ mod tests {
         }
         for open in [&b"a\n.\n"[..], b"a\r\n.\n", b"a\r.\r", b"a"] {
             let answers = mailed(&catcher, open).await;
-            assert!(answers.trim_end().ends_with("354 end with a dot"), "{open:?}: {answers}");
+            assert!(
+                answers.trim_end().ends_with("354 end with a dot"),
+                "{open:?}: {answers}"
+            );
         }
         assert_eq!(catcher.count(), 1);
     }
@@ -445,10 +509,32 @@ mod tests {
             (&[b"EHLO x\r\n", b"RCPT TO:<a@example.com>\r\n"], "503"),
             (&[b"EHLO x\r\n", b"DATA\r\n"], "503"),
             (&[b"EHLO x\r\n", b"MAIL FROM: <a@example.com>\r\n"], "501"),
-            (&[b"EHLO x\r\n", b"MAIL FROM:<a@example.com> X=1\r\n"], "555"),
-            (&[b"EHLO x\r\n", b"MAIL FROM:<a@example.com> SIZE=99999999\r\n"], "552"),
-            (&[b"EHLO x\r\n", "MAIL FROM:<\u{fc}@example.com>\r\n".as_bytes()], "553"),
-            (&[b"EHLO x\r\n", b"MAIL FROM:<a@example.com>\r\n", b"RCPT TO:<b\r\n"], "501"),
+            (
+                &[b"EHLO x\r\n", b"MAIL FROM:<a@example.com> X=1\r\n"],
+                "555",
+            ),
+            (
+                &[
+                    b"EHLO x\r\n",
+                    b"MAIL FROM:<a@example.com> SIZE=99999999\r\n",
+                ],
+                "552",
+            ),
+            (
+                &[
+                    b"EHLO x\r\n",
+                    "MAIL FROM:<\u{fc}@example.com>\r\n".as_bytes(),
+                ],
+                "553",
+            ),
+            (
+                &[
+                    b"EHLO x\r\n",
+                    b"MAIL FROM:<a@example.com>\r\n",
+                    b"RCPT TO:<b\r\n",
+                ],
+                "501",
+            ),
             (&[b"EHLO x\nNOOP\r\n"], "500"),
             (&[b"EHLO x\r\nNOOP\r\n"], "503"),
             (&[b"\xff\xfe\r\n"], "500"),
@@ -461,13 +547,19 @@ mod tests {
             assert!(last.starts_with(expected), "{parts:?}: {answers}");
         }
         // An endless line uses no memory, and ends with its client.
-        let mut endless = TcpStream::connect(catcher.address).await.expect("a connection");
+        let mut endless = TcpStream::connect(catcher.address)
+            .await
+            .expect("a connection");
         for _ in 0..64 {
             if endless.write_all(&[b'x'; 64 << 10]).await.is_err() {
                 break;
             }
         }
         drop(endless);
-        assert!(mailed(&catcher, b"Subject: x\r\n\r\n.\r\n").await.contains("250 2.0.0 caught"));
+        assert!(
+            mailed(&catcher, b"Subject: x\r\n\r\n.\r\n")
+                .await
+                .contains("250 2.0.0 caught")
+        );
     }
 }

@@ -61,14 +61,23 @@ pub(crate) fn run_mail(command: MailCommand, json: bool) -> anyhow::Result<()> {
                 println!("no mail yet in {}", state.mail_dir.display());
             }
             for mail in mails.iter().filter(|_| !json) {
-                println!("{}", plain(&format!("{}  to {}  {}", mail.file, mail.to.join(", "), mail.subject)));
+                println!(
+                    "{}",
+                    plain(&format!(
+                        "{}  to {}  {}",
+                        mail.file,
+                        mail.to.join(", "),
+                        mail.subject
+                    ))
+                );
             }
         }
         MailCommand::Show { file } => {
             let name = Path::new(&file).file_name().context("not a file name")?;
             let path = state.mail_dir.join(name);
-            std::io::stdout()
-                .write_all(&std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?)?;
+            std::io::stdout().write_all(
+                &std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?,
+            )?;
         }
     }
     Ok(())
@@ -78,18 +87,25 @@ pub(crate) async fn run(args: DevArgs, file: Option<&Path>) -> anyhow::Result<()
     // Problems are reported later, when the configuration is complete.
     let (set, _) = Config::read_dev(file, &config::environment());
     let own_postgres = !set.database.url.is_set() && !set.database.host.is_set();
-    let own_redis = !set.redis.url.is_set() && !set.redis.host.is_set() && !set.redis.sentinels.is_set();
+    let own_redis =
+        !set.redis.url.is_set() && !set.redis.host.is_set() && !set.redis.sentinels.is_set();
     let own_mail = !set.mail.host.is_set() && !set.mail.username.is_set();
 
     let mut missing = Vec::new();
-    let postgres_bin =
-        own_postgres.then(postgres::find).and_then(|found| found.map_err(|need| missing.push(need)).ok());
-    let redis_bin = own_redis.then(redis::find).and_then(|found| found.map_err(|need| missing.push(need)).ok());
+    let postgres_bin = own_postgres
+        .then(postgres::find)
+        .and_then(|found| found.map_err(|need| missing.push(need)).ok());
+    let redis_bin = own_redis
+        .then(redis::find)
+        .and_then(|found| found.map_err(|need| missing.push(need)).ok());
     if !missing.is_empty() {
         bail!("missing on this machine:\n  - {}", missing.join("\n  - "));
     }
 
-    let watch = args.watch.map(|more| Watch::begin(&args.plugins, more)).transpose()?;
+    let watch = args
+        .watch
+        .map(|more| Watch::begin(&args.plugins, more))
+        .transpose()?;
     let mut state = DevState::open(&args.dir)?;
     let _only_one = state.lock()?;
     // As if these values were set in the environment.
@@ -108,31 +124,56 @@ pub(crate) async fn run(args: DevArgs, file: Option<&Path>) -> anyhow::Result<()
     }
     let mut catcher = None;
     if own_mail {
-        let mail = MailCatcher::start(&state.mail_dir).await.context("cannot start the mail catcher")?;
-        given.insert(set.mail.host.entry.variable.clone(), mail.address.ip().to_string());
-        given.insert(set.mail.port.entry.variable.clone(), mail.address.port().to_string());
+        let mail = MailCatcher::start(&state.mail_dir)
+            .await
+            .context("cannot start the mail catcher")?;
+        given.insert(
+            set.mail.host.entry.variable.clone(),
+            mail.address.ip().to_string(),
+        );
+        given.insert(
+            set.mail.port.entry.variable.clone(),
+            mail.address.port().to_string(),
+        );
         given.insert(set.mail.tls.entry.variable.clone(), "none".into());
         if !set.mail.from.is_set() {
-            given.insert(set.mail.from.entry.variable.clone(), "Patchbay <demo@patchbay.example>".into());
+            given.insert(
+                set.mail.from.entry.variable.clone(),
+                "Patchbay <demo@patchbay.example>".into(),
+            );
         }
         catcher = Some(mail);
     }
     if !set.admin.username.is_set() {
-        given.insert(set.admin.username.entry.variable.clone(), state.user.clone());
-        given.insert(set.admin.password.entry.variable.clone(), state.password.clone());
+        given.insert(
+            set.admin.username.entry.variable.clone(),
+            state.user.clone(),
+        );
+        given.insert(
+            set.admin.password.entry.variable.clone(),
+            state.password.clone(),
+        );
     }
     if !set.log.filter.is_set() {
-        given.insert(set.log.filter.entry.variable.clone(), "warn,guest=info".into());
+        given.insert(
+            set.log.filter.entry.variable.clone(),
+            "warn,guest=info".into(),
+        );
     }
     if !set.http.listen.is_set() {
         let address = free_listen_address(USUAL_PORT)?;
         if !address.ends_with(&format!(":{USUAL_PORT}")) {
-            println!("port {USUAL_PORT} is in use by something else: Patchbay listens on {address}");
+            println!(
+                "port {USUAL_PORT} is in use by something else: Patchbay listens on {address}"
+            );
         }
         given.insert(set.http.listen.entry.variable.clone(), address);
     }
     if !set.secrets.key.is_set() && !set.secrets.key_file.is_set() {
-        given.insert(set.secrets.key_file.entry.variable.clone(), state.master_key_file()?.display().to_string());
+        given.insert(
+            set.secrets.key_file.entry.variable.clone(),
+            state.master_key_file()?.display().to_string(),
+        );
     }
     let outcome = async {
         let config = Config::of_dev(file, given.clone())?;
@@ -147,7 +188,11 @@ pub(crate) async fn run(args: DevArgs, file: Option<&Path>) -> anyhow::Result<()
         state.save()?;
         let loaded = load_plugins(&args.plugins, &state).await;
         print_welcome(&state, catcher.as_ref(), &loaded);
-        let client = Client::new(state.url.clone(), state.user.clone(), Some(state.password.clone()))?;
+        let client = Client::new(
+            state.url.clone(),
+            state.user.clone(),
+            Some(state.password.clone()),
+        )?;
         let watching = watch.map(|watch| tokio::spawn(watch.run(client)));
         let ended = host.run_until_signal().await;
         if let Some(watching) = watching {
@@ -172,7 +217,10 @@ async fn step<T>(what: &str, act: impl Future<Output = anyhow::Result<T>>) -> an
     let started = Instant::now();
     eprintln!("starting {what}…");
     let done = act.await?;
-    eprintln!("  {what} is up after {:.1} s", started.elapsed().as_secs_f64());
+    eprintln!(
+        "  {what} is up after {:.1} s",
+        started.elapsed().as_secs_f64()
+    );
     Ok(done)
 }
 
@@ -180,14 +228,17 @@ async fn step<T>(what: &str, act: impl Future<Output = anyhow::Result<T>>) -> an
 const USUAL_PORT: u16 = 8080;
 
 fn free_listen_address(usual: u16) -> anyhow::Result<String> {
-    let bound =
-        std::net::TcpListener::bind(("127.0.0.1", usual)).or_else(|_| std::net::TcpListener::bind("127.0.0.1:0"));
+    let bound = std::net::TcpListener::bind(("127.0.0.1", usual))
+        .or_else(|_| std::net::TcpListener::bind("127.0.0.1:0"));
     Ok(bound.context("no free port")?.local_addr()?.to_string())
 }
 
 /// For servers whose port must be chosen in advance.
 fn free_port() -> anyhow::Result<u16> {
-    Ok(std::net::TcpListener::bind("127.0.0.1:0").context("no free port")?.local_addr()?.port())
+    Ok(std::net::TcpListener::bind("127.0.0.1:0")
+        .context("no free port")?
+        .local_addr()?
+        .port())
 }
 
 /// The address at which local clients reach a server that listens on all addresses.
@@ -200,7 +251,11 @@ fn reachable(mut address: std::net::SocketAddr) -> std::net::SocketAddr {
 
 /// Pushes and activates the newest packed file of each plugin folder; returns one line per plugin.
 async fn load_plugins(dir: &Path, state: &DevState) -> Vec<String> {
-    let folders = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path().join("dist"));
+    let folders = std::fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path().join("dist"));
     let mut files: Vec<PathBuf> = folders.filter_map(|dist| newest_component(&dist)).collect();
     files.sort();
     let mut lines = Vec::new();
@@ -215,37 +270,75 @@ async fn load_plugins(dir: &Path, state: &DevState) -> Vec<String> {
 }
 
 fn newest_component(dist: &Path) -> Option<PathBuf> {
-    let entries = std::fs::read_dir(dist).ok()?.flatten().map(|entry| entry.path());
-    let components = entries.filter(|path| path.extension().is_some_and(|extension| extension == "wasm"));
-    components.max_by_key(|path| path.metadata().and_then(|metadata| metadata.modified()).ok())
+    let entries = std::fs::read_dir(dist)
+        .ok()?
+        .flatten()
+        .map(|entry| entry.path());
+    let components = entries.filter(|path| {
+        path.extension()
+            .is_some_and(|extension| extension == "wasm")
+    });
+    components.max_by_key(|path| {
+        path.metadata()
+            .and_then(|metadata| metadata.modified())
+            .ok()
+    })
 }
 
 async fn load_plugin(file: &Path, state: &DevState) -> anyhow::Result<String> {
-    let client = Client::new(state.url.clone(), state.user.clone(), Some(state.password.clone()))?;
+    let client = Client::new(
+        state.url.clone(),
+        state.user.clone(),
+        Some(state.password.clone()),
+    )?;
     let component = std::fs::read(file)?;
     let name = file.display().to_string();
     let signatures = patchbay_cli::signatures_for(file, None)?;
-    let file = SignedComponent { component, signatures, source: None };
-    let staged = step(&name, async { Ok(client.push(file).await?) }).await?.data;
+    let file = SignedComponent {
+        component,
+        signatures,
+        source: None,
+    };
+    let staged = step(&name, async { Ok(client.push(file).await?) })
+        .await?
+        .data;
     let (plugin, digest) = (staged.plugin, staged.digest.to_string());
     client.activate(plugin.as_str(), &digest, true).await?;
-    Ok(format!("{plugin} {} ({})", staged.version, patchbay_cli::short(&digest)))
+    Ok(format!(
+        "{plugin} {} ({})",
+        staged.version,
+        patchbay_cli::short(&digest)
+    ))
 }
 
 fn print_welcome(state: &DevState, mail: Option<&MailCatcher>, plugins: &[String]) {
-    let service = |variable| state.given.get(variable).map_or("as configured", String::as_str);
+    let service = |variable| {
+        state
+            .given
+            .get(variable)
+            .map_or("as configured", String::as_str)
+    };
     let (database, redis) = (service("DATABASE_URL"), service("REDIS_URL"));
     println!();
     println!("Patchbay runs.");
-    println!("  API       {}/api/admin   health: {0}/api/health   OpenAPI: {0}/api/openapi.json", state.url);
+    println!(
+        "  API       {}/api/admin   health: {0}/api/health   OpenAPI: {0}/api/openapi.json",
+        state.url
+    );
     println!("  operator  {} / {}", state.user, state.password);
     println!("  Postgres  {database}");
     println!("  Redis     {redis}");
     if let Some(mail) = mail {
-        println!("  mail      smtp://{} → {}", mail.address, state.mail_dir.display());
+        println!(
+            "  mail      smtp://{} → {}",
+            mail.address,
+            state.mail_dir.display()
+        );
     }
     match plugins {
-        [] => println!("  plugins   none found; push one with: patchbay plugin push FILE --activate --grant"),
+        [] => println!(
+            "  plugins   none found; push one with: patchbay plugin push FILE --activate --grant"
+        ),
         some => some.iter().for_each(|line| println!("  plugin    {line}")),
     }
     println!();

@@ -25,15 +25,24 @@ pub(super) struct Postgres {
 
 /// The newest usable installation; otherwise what is missing and how to install it.
 pub(super) fn find() -> Result<PathBuf, String> {
-    let versioned = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let versioned = std::fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten()
+        .flatten();
     let mut found: Vec<(u32, PathBuf)> = versioned
-        .filter_map(|entry| Some((entry.file_name().to_str()?.parse().ok()?, entry.path().join("bin"))))
+        .filter_map(|entry| {
+            Some((
+                entry.file_name().to_str()?.parse().ok()?,
+                entry.path().join("bin"),
+            ))
+        })
         .filter(|(version, bin)| *version >= OLDEST && bin.join("initdb").exists())
         .collect();
     found.sort();
     let on_path = || {
         let path = std::env::var_os("PATH").unwrap_or_default();
-        std::env::split_paths(&path).find(|dir| dir.join("initdb").exists() && dir.join("pg_ctl").exists())
+        std::env::split_paths(&path)
+            .find(|dir| dir.join("initdb").exists() && dir.join("pg_ctl").exists())
     };
     found.pop().map(|(_, bin)| bin).or_else(on_path).ok_or_else(|| {
         format!("PostgreSQL {OLDEST} or newer (Debian, Ubuntu: apt-get install postgresql), or set DATABASE_URL")
@@ -48,20 +57,32 @@ fn is_root() -> bool {
 fn command(program: &Path) -> Command {
     let mut command = if is_root() {
         let mut command = Command::new("setpriv");
-        command.args(["--reuid=postgres", "--regid=postgres", "--init-groups"]).arg(program);
+        command
+            .args(["--reuid=postgres", "--regid=postgres", "--init-groups"])
+            .arg(program);
         command
     } else {
         Command::new(program)
     };
     // Postgres's user may not be allowed to read the current directory.
-    command.current_dir("/").stdin(Stdio::null()).kill_on_drop(false);
+    command
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .kill_on_drop(false);
     command
 }
 
 async fn run(mut command: Command, what: &str) -> anyhow::Result<()> {
-    let output = command.output().await.with_context(|| format!("cannot run {what}"))?;
+    let output = command
+        .output()
+        .await
+        .with_context(|| format!("cannot run {what}"))?;
     if !output.status.success() {
-        bail!("{what} failed: {}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        bail!(
+            "{what} failed: {}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
     Ok(())
 }
@@ -85,7 +106,12 @@ pub(super) async fn start(bin: PathBuf, state: &mut DevState) -> anyhow::Result<
     }
     // A killed `patchbay dev` leaves its server running: use that one.
     if let Some(port) = running_port(&bin, &data).await {
-        return Ok(Postgres { bin, data, port, password: state.service_password.clone() });
+        return Ok(Postgres {
+            bin,
+            data,
+            port,
+            password: state.service_password.clone(),
+        });
     }
     let port = free_port()?;
     let mut start = command(&bin.join("pg_ctl"));
@@ -95,16 +121,26 @@ pub(super) async fn start(bin: PathBuf, state: &mut DevState) -> anyhow::Result<
         .arg("-l")
         .arg(data.join("server.log"))
         .arg("-o")
-        .arg(format!("-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories=''"))
+        .arg(format!(
+            "-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories=''"
+        ))
         .args(["-w", "-t", "60", "start"])
         // The server would keep our pipes open, and waiting for their end would never return.
         .stdout(Stdio::null())
         .stderr(Stdio::null());
     let status = start.status().await.context("cannot run pg_ctl")?;
     if !status.success() {
-        bail!("Postgres does not start; see {}", data.join("server.log").display());
+        bail!(
+            "Postgres does not start; see {}",
+            data.join("server.log").display()
+        );
     }
-    Ok(Postgres { bin, data, port, password: state.service_password.clone() })
+    Ok(Postgres {
+        bin,
+        data,
+        port,
+        password: state.service_password.clone(),
+    })
 }
 
 /// Deletes data whose passwords were deleted with their directory (for example by `make clean`):
@@ -112,7 +148,9 @@ pub(super) async fn start(bin: PathBuf, state: &mut DevState) -> anyhow::Result<
 async fn forget(bin: &Path, data: &Path) -> anyhow::Result<()> {
     if running_port(bin, data).await.is_some() {
         let mut stop = command(&bin.join("pg_ctl"));
-        stop.arg("-D").arg(data).args(["-m", "immediate", "-w", "stop"]);
+        stop.arg("-D")
+            .arg(data)
+            .args(["-m", "immediate", "-w", "stop"]);
         run(stop, "pg_ctl stop").await?;
     }
     std::fs::remove_dir_all(data).with_context(|| format!("cannot remove {}", data.display()))
@@ -125,14 +163,18 @@ async fn initialise(bin: &Path, data: &Path, state: &DevState) -> anyhow::Result
     if is_root() {
         let mut chown = Command::new("chown");
         chown.arg("postgres:postgres").arg(data).arg(&password_file);
-        run(chown, "chown").await.context("as root, the system user postgres is needed")?;
+        run(chown, "chown")
+            .await
+            .context("as root, the system user postgres is needed")?;
     }
     let mut initdb = command(&bin.join("initdb"));
-    initdb.arg("-D").arg(data).arg("-U").arg(USER).arg(format!("--pwfile={}", password_file.display())).args([
-        "--auth=scram-sha-256",
-        "--encoding=UTF8",
-        "--locale=C",
-    ]);
+    initdb
+        .arg("-D")
+        .arg(data)
+        .arg("-U")
+        .arg(USER)
+        .arg(format!("--pwfile={}", password_file.display()))
+        .args(["--auth=scram-sha-256", "--encoding=UTF8", "--locale=C"]);
     let made = run(initdb, "initdb").await;
     std::fs::remove_file(&password_file).ok();
     made
@@ -141,21 +183,37 @@ async fn initialise(bin: &Path, data: &Path, state: &DevState) -> anyhow::Result
 /// While a server runs, line 4 of postmaster.pid is its port.
 async fn running_port(bin: &Path, data: &Path) -> Option<u16> {
     let mut status = command(&bin.join("pg_ctl"));
-    status.arg("-D").arg(data).arg("status").stdout(Stdio::null()).stderr(Stdio::null());
+    status
+        .arg("-D")
+        .arg(data)
+        .arg("status")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
     if !status.status().await.ok()?.success() {
         return None;
     }
-    std::fs::read_to_string(data.join("postmaster.pid")).ok()?.lines().nth(3)?.trim().parse().ok()
+    std::fs::read_to_string(data.join("postmaster.pid"))
+        .ok()?
+        .lines()
+        .nth(3)?
+        .trim()
+        .parse()
+        .ok()
 }
 
 impl Postgres {
     pub(super) fn url(&self) -> String {
-        format!("postgres://{USER}:{}@127.0.0.1:{}/postgres", self.password, self.port)
+        format!(
+            "postgres://{USER}:{}@127.0.0.1:{}/postgres",
+            self.password, self.port
+        )
     }
 
     pub(super) async fn stop(self) {
         let mut stop = command(&self.bin.join("pg_ctl"));
-        stop.arg("-D").arg(&self.data).args(["-m", "fast", "-w", "stop"]);
+        stop.arg("-D")
+            .arg(&self.data)
+            .args(["-m", "fast", "-w", "stop"]);
         if let Err(error) = run(stop, "pg_ctl stop").await {
             eprintln!("Postgres may still run: {error:#}");
         }

@@ -25,15 +25,23 @@ pub(super) struct Redis {
 /// The server's binary; otherwise what is missing and how to install it.
 pub(super) fn find() -> Result<PathBuf, String> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path).map(|dir| dir.join("redis-server")).find(|file| file.exists());
-    found.ok_or_else(|| "Redis 7 (Debian, Ubuntu: apt-get install redis-server), or set REDIS_URL".to_owned())
+    let found = std::env::split_paths(&path)
+        .map(|dir| dir.join("redis-server"))
+        .find(|file| file.exists());
+    found.ok_or_else(|| {
+        "Redis 7 (Debian, Ubuntu: apt-get install redis-server), or set REDIS_URL".to_owned()
+    })
 }
 
 pub(super) async fn start(bin: PathBuf, state: &mut DevState) -> anyhow::Result<Redis> {
     let password = state.service_password.clone();
     // Two servers would damage the same append-only file: one that a killed run left is reused.
     if let Some(port) = state.redis_port {
-        let left = Redis { child: None, port, password: password.clone() };
+        let left = Redis {
+            child: None,
+            port,
+            password: password.clone(),
+        };
         if left.answers().await {
             return Ok(left);
         }
@@ -61,12 +69,22 @@ pub(super) async fn start(bin: PathBuf, state: &mut DevState) -> anyhow::Result<
         .process_group(0)
         .spawn()
         .context("cannot run redis-server")?;
-    let mut server = Redis { child: Some(child), port, password };
+    let mut server = Redis {
+        child: Some(child),
+        port,
+        password,
+    };
     let deadline = Instant::now() + START_LIMIT;
     while !server.answers().await {
-        let ended = server.child.as_mut().and_then(|child| child.try_wait().ok().flatten());
+        let ended = server
+            .child
+            .as_mut()
+            .and_then(|child| child.try_wait().ok().flatten());
         if ended.is_some() || Instant::now() > deadline {
-            bail!("Redis does not start; see {}", dir.join("server.log").display());
+            bail!(
+                "Redis does not start; see {}",
+                dir.join("server.log").display()
+            );
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -86,17 +104,29 @@ impl Redis {
             ..RedisConfig::default()
         };
         let asked = async { Broker::connect(config).await.ok()?.ping().await.ok() };
-        tokio::time::timeout(Duration::from_secs(2), asked).await.ok().flatten().is_some()
+        tokio::time::timeout(Duration::from_secs(2), asked)
+            .await
+            .ok()
+            .flatten()
+            .is_some()
     }
 
     pub(super) async fn stop(mut self) {
         if let Some(child) = &mut self.child {
-            let pid = child.id().and_then(|id| rustix::process::Pid::from_raw(id as i32));
+            let pid = child
+                .id()
+                .and_then(|id| rustix::process::Pid::from_raw(id as i32));
             if let Some(pid) = pid {
                 rustix::process::kill_process(pid, rustix::process::Signal::TERM).ok();
             }
-            if tokio::time::timeout(STOP_LIMIT, child.wait()).await.is_err() {
-                eprintln!("Redis did not stop in time; it still runs on port {}", self.port);
+            if tokio::time::timeout(STOP_LIMIT, child.wait())
+                .await
+                .is_err()
+            {
+                eprintln!(
+                    "Redis did not stop in time; it still runs on port {}",
+                    self.port
+                );
             }
         } else {
             let config = RedisConfig {

@@ -36,33 +36,58 @@ impl Watch {
     /// Watches the plugins in `folder` and those in `more`. Fails for a folder of `more` without a
     /// plugin.toml, and when there is no plugin at all.
     pub(super) fn begin(folder: &Path, more: Vec<PathBuf>) -> anyhow::Result<Self> {
-        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
-        let mut dirs: Vec<PathBuf> = entries.filter(|dir| dir.join("plugin.toml").exists()).chain(more).collect();
+        let entries = std::fs::read_dir(folder)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.path());
+        let mut dirs: Vec<PathBuf> = entries
+            .filter(|dir| dir.join("plugin.toml").exists())
+            .chain(more)
+            .collect();
         dirs.sort();
         dirs.dedup_by_key(|dir| dir.canonicalize().ok());
         if dirs.is_empty() {
-            bail!("nothing to watch: no folder in {} has a plugin.toml; name one after --watch", folder.display());
+            bail!(
+                "nothing to watch: no folder in {} has a plugin.toml; name one after --watch",
+                folder.display()
+            );
         }
         let (changed, changes) = unbounded_channel();
-        let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            let event = event.unwrap_or_default();
-            if is_change(event.kind) {
-                event.paths.into_iter().for_each(|path| drop(changed.send(path)));
-            }
-        })?;
-        let projects = dirs.into_iter().map(Watched::of).collect::<anyhow::Result<Vec<_>>>()?;
+        let mut watcher =
+            notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+                let event = event.unwrap_or_default();
+                if is_change(event.kind) {
+                    event
+                        .paths
+                        .into_iter()
+                        .for_each(|path| drop(changed.send(path)));
+                }
+            })?;
+        let projects = dirs
+            .into_iter()
+            .map(Watched::of)
+            .collect::<anyhow::Result<Vec<_>>>()?;
         let roots = || projects.iter().flat_map(|watched| &watched.roots);
         // For a file, its folder is watched: editors replace the file by a new one. Folders come
         // later in the list, because the last mode counts.
-        let folders_of_files = roots().filter(|root| root.is_file()).filter_map(|file| file.parent());
+        let folders_of_files = roots()
+            .filter(|root| root.is_file())
+            .filter_map(|file| file.parent());
         let folders = roots().filter(|root| root.is_dir()).map(PathBuf::as_path);
         let all = folders_of_files
             .map(|dir| (dir, RecursiveMode::NonRecursive))
             .chain(folders.map(|dir| (dir, RecursiveMode::Recursive)));
         for (dir, mode) in all {
-            watcher.watch(dir, mode).with_context(|| format!("cannot watch {}", dir.display()))?;
+            watcher
+                .watch(dir, mode)
+                .with_context(|| format!("cannot watch {}", dir.display()))?;
         }
-        Ok(Self { projects, changes, _watcher: watcher })
+        Ok(Self {
+            projects,
+            changes,
+            _watcher: watcher,
+        })
     }
 
     /// Builds each plugin once, and then after each change. Never returns by itself.
@@ -70,7 +95,9 @@ impl Watch {
         let mut due: BTreeSet<usize> = (0..self.projects.len()).collect();
         loop {
             if due.is_empty() {
-                let Some(path) = self.changes.recv().await else { return };
+                let Some(path) = self.changes.recv().await else {
+                    return;
+                };
                 due.extend(self.affected_by(&path));
             }
             while let Ok(Some(path)) = tokio::time::timeout(QUIET, self.changes.recv()).await {
@@ -84,7 +111,12 @@ impl Watch {
 
     fn affected_by(&self, path: &Path) -> Vec<usize> {
         let affected = |watched: &Watched| watched.roots.iter().any(|root| is_source(path, root));
-        self.projects.iter().enumerate().filter(|(_, watched)| affected(watched)).map(|(at, _)| at).collect()
+        self.projects
+            .iter()
+            .enumerate()
+            .filter(|(_, watched)| affected(watched))
+            .map(|(at, _)| at)
+            .collect()
     }
 }
 
@@ -93,17 +125,23 @@ impl Watched {
         let project = Project::read(&dir)?;
         let more: &[PathBuf] = &project.build.watch;
         // plugin.toml itself always counts.
-        let named =
-            if more.is_empty() { vec![PathBuf::new()] } else { [&[PathBuf::from("plugin.toml")], more].concat() };
+        let named = if more.is_empty() {
+            vec![PathBuf::new()]
+        } else {
+            [&[PathBuf::from("plugin.toml")], more].concat()
+        };
         let absolute = |path: PathBuf| {
             let path = dir.join(path);
-            path.canonicalize().with_context(|| format!("cannot watch {}", path.display()))
+            path.canonicalize()
+                .with_context(|| format!("cannot watch {}", path.display()))
         };
-        let roots = named.into_iter().map(absolute).collect::<anyhow::Result<_>>()?;
+        let roots = named
+            .into_iter()
+            .map(absolute)
+            .collect::<anyhow::Result<_>>()?;
         Ok(Self { dir, roots })
     }
 
-    /// Prints the result.
     async fn replace(&self, client: &Client) {
         let began = Instant::now();
         let name = self.dir.display();
@@ -112,7 +150,9 @@ impl Watched {
             Ok(line) => eprintln!("{name}: {line}"),
             Err(error) => {
                 let seconds = began.elapsed().as_secs_f64();
-                eprintln!("{name}: not replaced after {seconds:.1} s, what ran before goes on: {error:#}");
+                eprintln!(
+                    "{name}: not replaced after {seconds:.1} s, what ran before goes on: {error:#}"
+                );
             }
         }
     }
@@ -122,16 +162,24 @@ impl Watched {
         let project = Project::read(&self.dir)?;
         let packed = project.pack(&project.build().await?, None)?;
         let built = began.elapsed().as_secs_f64();
-        let file = SignedComponent { component: packed.bytes, signatures: Vec::new(), source: None };
+        let file = SignedComponent {
+            component: packed.bytes,
+            signatures: Vec::new(),
+            source: None,
+        };
         let digest = client.push(file).await?.data.digest.to_string();
         let plugin = &project.manifest.name;
         let activated = client.activate(plugin.as_str(), &digest, true).await?;
         let (version, digest) = (&project.manifest.version, short(&digest));
         if !activated.data.changed {
-            return Ok(format!("{plugin} {version} ({digest}) is active already (built in {built:.1} s)"));
+            return Ok(format!(
+                "{plugin} {version} ({digest}) is active already (built in {built:.1} s)"
+            ));
         }
         let swapped = began.elapsed().as_secs_f64() - built;
-        Ok(format!("{plugin} {version} ({digest}) is active (built in {built:.1} s, swapped in {swapped:.1} s)"))
+        Ok(format!(
+            "{plugin} {version} ({digest}) is active (built in {built:.1} s, swapped in {swapped:.1} s)"
+        ))
     }
 }
 
@@ -147,12 +195,15 @@ fn is_change(kind: EventKind) -> bool {
 /// Whether people write this file. Hidden files and outputs of builds do not count; otherwise each
 /// build would start another one.
 fn is_source(path: &Path, root: &Path) -> bool {
-    let Ok(below) = path.strip_prefix(root) else { return false };
+    let Ok(below) = path.strip_prefix(root) else {
+        return false;
+    };
     let is_output = |part: Component| {
         let name = part.as_os_str().to_string_lossy();
         name.starts_with('.') || name.ends_with('~') || OUTPUTS.contains(&name.as_ref())
     };
-    !below.components().any(is_output) && path.extension().is_none_or(|extension| extension != "wasm")
+    !below.components().any(is_output)
+        && path.extension().is_none_or(|extension| extension != "wasm")
 }
 
 #[cfg(test)]
@@ -165,9 +216,14 @@ mod tests {
         for source in ["src/lib.rs", "plugin.toml", "a/b/c.ts", ""] {
             assert!(is_source(&root.join(source), root), "{source}");
         }
-        for output in
-            ["target/release/x.d", "dist/hello-0.1.0.wasm", "out.wasm", ".git/index", "src/.lib.rs.swp", "src/lib.rs~"]
-        {
+        for output in [
+            "target/release/x.d",
+            "dist/hello-0.1.0.wasm",
+            "out.wasm",
+            ".git/index",
+            "src/.lib.rs.swp",
+            "src/lib.rs~",
+        ] {
             assert!(!is_source(&root.join(output), root), "{output}");
         }
         assert!(!is_source(Path::new("/home/target/other/src/lib.rs"), root));

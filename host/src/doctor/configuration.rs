@@ -18,7 +18,10 @@ pub(super) fn check_config(config: &Config, findings: &mut Findings) {
         Some(mail) if config.mail.sender().is_none() => findings.bad(
             "mail",
             Level::Warning,
-            format!("{}:{}, and no sender: plugins that set none fail as not-configured", mail.host, mail.port),
+            format!(
+                "{}:{}, and no sender: plugins that set none fail as not-configured",
+                mail.host, mail.port
+            ),
             "set EMAIL_FROM",
         ),
         Some(mail) => findings.ok("mail", format!("{}:{}", mail.host, mail.port)),
@@ -31,8 +34,14 @@ pub(super) fn check_config(config: &Config, findings: &mut Findings) {
     }
     let alerts = &config.alerts;
     if alerts.webhook_url.is_none() && alerts.slack_url.is_none() && alerts.mail_to.is_empty() {
-        let mend = "set alerts.webhook_url, alerts.slack_url or alerts.mail_to, then: patchbay alert test";
-        findings.bad("alerts", Level::Warning, "no channel: nobody is told of an alert", mend);
+        let mend =
+            "set alerts.webhook_url, alerts.slack_url or alerts.mail_to, then: patchbay alert test";
+        findings.bad(
+            "alerts",
+            Level::Warning,
+            "no channel: nobody is told of an alert",
+            mend,
+        );
     } else {
         findings.ok("alerts", "somebody is told");
     }
@@ -57,7 +66,9 @@ pub(super) fn check_limits(config: &Config, findings: &mut Findings) {
     }
     for problem in problems {
         let level = match problem {
-            TooSmall::AddressSpace { is_hopeless: true, .. } => Level::Error,
+            TooSmall::AddressSpace {
+                is_hopeless: true, ..
+            } => Level::Error,
             _ => Level::Warning,
         };
         findings.bad(CHECK, level, problem.to_string(), INFRASTRUCTURE);

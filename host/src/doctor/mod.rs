@@ -43,11 +43,27 @@ struct Findings(Vec<Finding>);
 
 impl Findings {
     fn ok(&mut self, check: &'static str, message: impl Into<String>) {
-        self.0.push(Finding { check, level: Level::Ok, message: message.into(), mend: None });
+        self.0.push(Finding {
+            check,
+            level: Level::Ok,
+            message: message.into(),
+            mend: None,
+        });
     }
 
-    fn bad(&mut self, check: &'static str, level: Level, message: impl Into<String>, mend: impl Into<String>) {
-        self.0.push(Finding { check, level, message: message.into(), mend: Some(mend.into()) });
+    fn bad(
+        &mut self,
+        check: &'static str,
+        level: Level,
+        message: impl Into<String>,
+        mend: impl Into<String>,
+    ) {
+        self.0.push(Finding {
+            check,
+            level,
+            message: message.into(),
+            mend: Some(mend.into()),
+        });
     }
 }
 
@@ -93,12 +109,27 @@ pub(crate) async fn run(file: Option<&Path>, output: Output) -> anyhow::Result<E
             Level::Warning => "WARNING",
             Level::Error => "ERROR",
         };
-        let mend = finding.mend.as_ref().map(|mend| format!(" → {mend}")).unwrap_or_default();
-        vec![mark.to_owned(), finding.check.to_owned(), format!("{}{mend}", finding.message)]
+        let mend = finding
+            .mend
+            .as_ref()
+            .map(|mend| format!(" → {mend}"))
+            .unwrap_or_default();
+        vec![
+            mark.to_owned(),
+            finding.check.to_owned(),
+            format!("{}{mend}", finding.message),
+        ]
     });
     output.table(&["", "CHECK", "FINDING"], rows.collect(), &findings.0);
-    let failed = findings.0.iter().any(|finding| finding.level == Level::Error);
-    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    let failed = findings
+        .0
+        .iter()
+        .any(|finding| finding.level == Level::Error);
+    Ok(if failed {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
 }
 
 /// The present configuration, or else that of the `patchbay dev` host that runs here.
@@ -107,7 +138,11 @@ fn configuration(file: Option<&Path>) -> Result<(Config, String), ConfigError> {
         Ok(config) => return Ok((config, "can be used".into())),
         Err(error) => error,
     };
-    let Some(dev) = DevState::find().filter(|dev| !dev.given.is_empty()) else { return Err(error) };
+    let Some(dev) = DevState::find().filter(|dev| !dev.given.is_empty()) else {
+        return Err(error);
+    };
     let message = format!("that of `patchbay dev` in {}", dev.dir.display());
-    Config::of_dev(file, dev.given).map(|config| (config, message)).map_err(|_| error)
+    Config::of_dev(file, dev.given)
+        .map(|config| (config, message))
+        .map_err(|_| error)
 }

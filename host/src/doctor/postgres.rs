@@ -19,7 +19,9 @@ pub(super) async fn check_database(config: &Config, findings: &mut Findings) -> 
     let (store, facts) = match connected.await {
         Ok(Ok(connected)) => connected,
         Ok(Err(error)) => {
-            let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
+            let cause = std::error::Error::source(&error)
+                .map(|cause| format!(": {cause}"))
+                .unwrap_or_default();
             let mend = match error {
                 // These errors already say what to do.
                 StoreError::Unfit(_) | StoreError::ReadOnly(_) => INFRASTRUCTURE,
@@ -33,7 +35,13 @@ pub(super) async fn check_database(config: &Config, findings: &mut Findings) -> 
             return None;
         }
     };
-    findings.ok(CHECK, format!("version {}, UTF8, writable, sessions of its own", facts.server_version));
+    findings.ok(
+        CHECK,
+        format!(
+            "version {}, UTF8, writable, sessions of its own",
+            facts.server_version
+        ),
+    );
     check_rights(&facts, findings);
     let most = i64::from(facts.max_connections);
     if facts.connections_in_use + pool_max > most {
@@ -50,7 +58,10 @@ pub(super) async fn check_database(config: &Config, findings: &mut Findings) -> 
     } else {
         findings.ok(
             CHECK,
-            format!("connections: {} of {most} in use, {pool_max} at most for this host", facts.connections_in_use),
+            format!(
+                "connections: {} of {most} in use, {pool_max} at most for this host",
+                facts.connections_in_use
+            ),
         );
     }
     match store.pending_migrations().await {
@@ -61,7 +72,12 @@ pub(super) async fn check_database(config: &Config, findings: &mut Findings) -> 
             format!("migrations to come: {}", pending.join(", ")),
             "run `patchbay migrate` (starting a host does it too)",
         ),
-        Err(error) => findings.bad(CHECK, Level::Error, format!("cannot read the schema: {error}"), mend),
+        Err(error) => findings.bad(
+            CHECK,
+            Level::Error,
+            format!("cannot read the schema: {error}"),
+            mend,
+        ),
     }
     Some(store)
 }
@@ -80,7 +96,11 @@ fn check_rights(facts: &DatabaseFacts, findings: &mut Findings) {
     } else if !facts.foreign.is_empty() {
         let shown: Vec<&str> = facts.foreign.iter().take(5).map(String::as_str).collect();
         let more = facts.foreign.len().saturating_sub(shown.len());
-        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        let more = if more > 0 {
+            format!(" and {more} more")
+        } else {
+            String::new()
+        };
         findings.bad(
             CHECK,
             Level::Error,

@@ -15,12 +15,19 @@ pub(super) async fn check_redis(config: &Config, findings: &mut Findings) {
             return findings.bad(CHECK, Level::Error, trouble.to_string(), trouble.next());
         }
         Ok(Err(error)) => {
-            let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
+            let cause = std::error::Error::source(&error)
+                .map(|cause| format!(": {cause}"))
+                .unwrap_or_default();
             return findings.bad(CHECK, Level::Error, format!("{error}{cause}"), mend);
         }
         Err(_) => return findings.bad(CHECK, Level::Error, "no answer in time", mend),
     };
-    if let Some(trouble) = queues.look().await.trouble.filter(|trouble| !matches!(trouble, Trouble::Evicts(_))) {
+    if let Some(trouble) = queues
+        .look()
+        .await
+        .trouble
+        .filter(|trouble| !matches!(trouble, Trouble::Evicts(_)))
+    {
         findings.bad(CHECK, Level::Error, trouble.to_string(), trouble.next());
         if !matches!(trouble, Trouble::Rights(_)) {
             return;
@@ -38,9 +45,19 @@ pub(super) async fn check_redis(config: &Config, findings: &mut Findings) {
         Ok(Err(error)) => return findings.bad(CHECK, Level::Error, error.to_string(), mend),
         Err(_) => return findings.bad(CHECK, Level::Error, "no answer in time", mend),
     };
-    let major: u32 = facts.version.split('.').next().and_then(|major| major.parse().ok()).unwrap_or(0);
+    let major: u32 = facts
+        .version
+        .split('.')
+        .next()
+        .and_then(|major| major.parse().ok())
+        .unwrap_or(0);
     if major < 7 {
-        findings.bad(CHECK, Level::Warning, format!("version {}", facts.version), "Patchbay is tested with Redis 7");
+        findings.bad(
+            CHECK,
+            Level::Warning,
+            format!("version {}", facts.version),
+            "Patchbay is tested with Redis 7",
+        );
     } else {
         findings.ok(CHECK, format!("version {}", facts.version));
     }
@@ -51,12 +68,17 @@ pub(super) async fn check_redis(config: &Config, findings: &mut Findings) {
         findings.bad(CHECK, Level::Warning, "append-only file is off", mend);
     }
     match &facts.trouble {
-        _ if facts.maxmemory_policy == "noeviction" => findings.ok(CHECK, "maxmemory-policy is noeviction"),
+        _ if facts.maxmemory_policy == "noeviction" => {
+            findings.ok(CHECK, "maxmemory-policy is noeviction")
+        }
         Some(trouble @ Trouble::Evicts(_)) => {
             findings.bad(CHECK, Level::Error, trouble.to_string(), trouble.next());
         }
         _ => {
-            let message = format!("maxmemory-policy is {}, and there is no limit yet", facts.maxmemory_policy);
+            let message = format!(
+                "maxmemory-policy is {}, and there is no limit yet",
+                facts.maxmemory_policy
+            );
             let mend = "set maxmemory-policy noeviction: with a limit, any other policy deletes jobs or locks";
             findings.bad(CHECK, Level::Warning, message, mend);
         }
@@ -73,20 +95,37 @@ pub(super) async fn check_redis(config: &Config, findings: &mut Findings) {
             "above 85 % new jobs are refused: remove finished jobs or raise maxmemory",
         );
     } else {
-        findings.ok(CHECK, format!("{used_mb} of {} MiB used", facts.maxmemory >> 20));
+        findings.ok(
+            CHECK,
+            format!("{used_mb} of {} MiB used", facts.maxmemory >> 20),
+        );
     }
     for (queue, taken) in taken {
         for key in taken {
             let (stands, next) = diagnosis::taken(&queue, &key);
-            findings.bad(CHECK, Level::Error, format!("queue {}: {stands}", word(queue.as_str())), next);
+            findings.bad(
+                CHECK,
+                Level::Error,
+                format!("queue {}: {stands}", word(queue.as_str())),
+                next,
+            );
         }
     }
     match facts.clock_skew_ms.saturating_abs() {
         0..=500 => findings.ok("clock", format!("{} ms from Redis's", facts.clock_skew_ms)),
         off => {
-            let level = if off.unsigned_abs() > MAX_CLOCK_SKEW_MS { Level::Error } else { Level::Warning };
+            let level = if off.unsigned_abs() > MAX_CLOCK_SKEW_MS {
+                Level::Error
+            } else {
+                Level::Warning
+            };
             let message = format!("{} ms from Redis's", facts.clock_skew_ms);
-            findings.bad("clock", level, message, "synchronise both machines with NTP: delays and locks depend on it");
+            findings.bad(
+                "clock",
+                level,
+                message,
+                "synchronise both machines with NTP: delays and locks depend on it",
+            );
         }
     }
 }
@@ -94,14 +133,31 @@ pub(super) async fn check_redis(config: &Config, findings: &mut Findings) {
 async fn check_redis_rights(queues: &Broker, findings: &mut Findings) {
     const CHECK: &str = "redis";
     match tokio::time::timeout(LIMIT, queues.missing_rights()).await {
-        Ok(Ok(missing)) if missing.is_empty() => findings.ok(CHECK, "the user has every right that Patchbay needs"),
+        Ok(Ok(missing)) if missing.is_empty() => {
+            findings.ok(CHECK, "the user has every right that Patchbay needs")
+        }
         Ok(Ok(missing)) => {
             let missing: Vec<String> = missing.iter().map(ToString::to_string).collect();
             let missing = missing.join(" ");
             let mend = format!("ACL SETUSER <user> {missing}");
-            findings.bad(CHECK, Level::Error, format!("the user lacks rights: {missing}"), mend);
+            findings.bad(
+                CHECK,
+                Level::Error,
+                format!("the user lacks rights: {missing}"),
+                mend,
+            );
         }
-        Ok(Err(error)) => findings.bad(CHECK, Level::Warning, format!("rights are unknown: {error}"), "try again"),
-        Err(_) => findings.bad(CHECK, Level::Warning, "rights are unknown: no answer in time", "try again"),
+        Ok(Err(error)) => findings.bad(
+            CHECK,
+            Level::Warning,
+            format!("rights are unknown: {error}"),
+            "try again",
+        ),
+        Err(_) => findings.bad(
+            CHECK,
+            Level::Warning,
+            "rights are unknown: no answer in time",
+            "try again",
+        ),
     }
 }

@@ -14,15 +14,26 @@ pub(super) fn check_master_key(config: &Config, findings: &mut Findings) -> Opti
         if let KeySource::File { key, path } = source
             && readable_by_others(&path)
         {
-            let message = format!("{key} ({}) is open to others than its owner", path.display());
-            findings.bad(SECRETS, Level::Warning, message, format!("chmod 600 {}", path.display()));
+            let message = format!(
+                "{key} ({}) is open to others than its owner",
+                path.display()
+            );
+            findings.bad(
+                SECRETS,
+                Level::Warning,
+                message,
+                format!("chmod 600 {}", path.display()),
+            );
         }
     }
     match Keys::load(config.secrets.master_keys()) {
         Ok(keys) => {
             match keys.id() {
                 Some(id) => findings.ok(SECRETS, format!("sealed with key {id}")),
-                None => findings.ok(SECRETS, "no master key: they come from the environment only"),
+                None => findings.ok(
+                    SECRETS,
+                    "no master key: they come from the environment only",
+                ),
             }
             Some(keys)
         }
@@ -35,14 +46,28 @@ pub(super) fn check_master_key(config: &Config, findings: &mut Findings) -> Opti
 }
 
 /// Returns the rows of the vault.
-pub(super) async fn check_secrets(keys: Option<&Keys>, store: &Store, findings: &mut Findings) -> Vec<SecretRow> {
+pub(super) async fn check_secrets(
+    keys: Option<&Keys>,
+    store: &Store,
+    findings: &mut Findings,
+) -> Vec<SecretRow> {
     // Before the first migration there is nothing to check; that was reported above.
-    let Ok(rows) = store.secrets(None).await else { return Vec::new() };
+    let Ok(rows) = store.secrets(None).await else {
+        return Vec::new();
+    };
     let Some(keys) = keys else { return rows };
     if keys.is_empty() {
         if !rows.is_empty() {
-            let message = format!("the vault holds {} and no master key is configured: none can be used", rows.len());
-            findings.bad(SECRETS, Level::Error, message, "set secrets.key_file to the key that sealed them");
+            let message = format!(
+                "the vault holds {} and no master key is configured: none can be used",
+                rows.len()
+            );
+            findings.bad(
+                SECRETS,
+                Level::Error,
+                message,
+                "set secrets.key_file to the key that sealed them",
+            );
         }
         return rows;
     }
@@ -50,18 +75,40 @@ pub(super) async fn check_secrets(keys: Option<&Keys>, store: &Store, findings: 
         .iter()
         .filter_map(|row| {
             let reason = keys.check(row).err()?;
-            Some(format!("{} {}, version {}: {reason} ({})", row.plugin, row.name, row.version, row.sealed.key_id))
+            Some(format!(
+                "{} {}, version {}: {reason} ({})",
+                row.plugin, row.name, row.version, row.sealed.key_id
+            ))
         })
         .collect();
-    let outdated = rows.iter().filter(|row| Some(row.sealed.key_id.as_str()) != keys.id()).count();
+    let outdated = rows
+        .iter()
+        .filter(|row| Some(row.sealed.key_id.as_str()) != keys.id())
+        .count();
     if !unreadable.is_empty() {
         let mend = "configure that key as secrets.old_key_file, or set these secrets again";
-        findings.bad(SECRETS, Level::Error, format!("cannot be opened: {}", unreadable.join("; ")), mend);
+        findings.bad(
+            SECRETS,
+            Level::Error,
+            format!("cannot be opened: {}", unreadable.join("; ")),
+            mend,
+        );
     } else if outdated > 0 {
-        let message = format!("{outdated} of {} are sealed with the old master key", rows.len());
-        findings.bad(SECRETS, Level::Warning, message, "patchbay secret rekey; then take the old key out");
+        let message = format!(
+            "{outdated} of {} are sealed with the old master key",
+            rows.len()
+        );
+        findings.bad(
+            SECRETS,
+            Level::Warning,
+            message,
+            "patchbay secret rekey; then take the old key out",
+        );
     } else {
-        findings.ok(SECRETS, format!("the vault holds {}, and all can be opened", rows.len()));
+        findings.ok(
+            SECRETS,
+            format!("the vault holds {}, and all can be opened", rows.len()),
+        );
     }
     check_history_keys(keys, store, findings).await;
     rows
@@ -71,8 +118,14 @@ pub(super) async fn check_secrets(keys: Option<&Keys>, store: &Store, findings: 
 async fn check_history_keys(keys: &Keys, store: &Store, findings: &mut Findings) {
     const CHECK: &str = "history";
     let rows = store.history_keys().await.unwrap_or_default();
-    let closed = rows.iter().filter(|row| keys.open_history_key(row).is_err()).count();
-    let outdated = rows.iter().filter(|row| Some(row.sealed.key_id.as_str()) != keys.id()).count();
+    let closed = rows
+        .iter()
+        .filter(|row| keys.open_history_key(row).is_err())
+        .count();
+    let outdated = rows
+        .iter()
+        .filter(|row| Some(row.sealed.key_id.as_str()) != keys.id())
+        .count();
     if closed > 0 {
         let message = format!(
             "{closed} of {} keys of the history cannot be opened: data and results under them stay closed",
@@ -86,6 +139,11 @@ async fn check_history_keys(keys: &Keys, store: &Store, findings: &mut Findings)
         );
     } else if outdated > 0 {
         let message = "the key of the history's data and results is sealed with the old master key";
-        findings.bad(CHECK, Level::Warning, message, "patchbay secret rekey; then take the old key out");
+        findings.bad(
+            CHECK,
+            Level::Warning,
+            message,
+            "patchbay secret rekey; then take the old key out",
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! A placeholder for plugins that do not exist yet: it completes every job, does nothing, and says so in the result.
+//! A placeholder for plugins that do not exist yet: it completes every job, does nothing, and says
+//! so in the result.
 
 use patchbay_plugin::{Failure, Job, Jobs, Value, json};
 

@@ -1,4 +1,5 @@
-//! Mail addresses as producers write them: read by the host's own parser, so that what is taken here is taken there.
+//! Mail addresses as producers write them: read by the host's own parser, so that what is taken
+//! here is taken there.
 
 use patchbay_mailbox::{Mailbox, parse_list};
 use patchbay_plugin::Failure;
@@ -17,7 +18,10 @@ pub enum Addresses {
 
 /// Exactly one.
 pub fn one(field: &str, text: &str) -> Result<Mailbox, Failure> {
-    text.parse().map_err(|error: patchbay_mailbox::AddressError| Failure::invalid_input(field, &error.to_string()))
+    text.parse()
+        .map_err(|error: patchbay_mailbox::AddressError| {
+            Failure::invalid_input(field, &error.to_string())
+        })
 }
 
 impl Addresses {
@@ -29,13 +33,19 @@ impl Addresses {
         let all = match self {
             Self::One(text) => read(field, text)?,
             Self::Many(list) => {
-                let lists = list.iter().enumerate().map(|(i, text)| read(&format!("{field}[{i}]"), text));
+                let lists = list
+                    .iter()
+                    .enumerate()
+                    .map(|(i, text)| read(&format!("{field}[{i}]"), text));
                 lists.collect::<Result<Vec<_>, _>>()?.concat()
             }
         };
         let mut boxes: Vec<Mailbox> = Vec::with_capacity(all.len());
         for one in all {
-            if !boxes.iter().any(|known| known.address.is_same(&one.address)) {
+            if !boxes
+                .iter()
+                .any(|known| known.address.is_same(&one.address))
+            {
                 boxes.push(one);
             }
         }
@@ -43,7 +53,10 @@ impl Addresses {
             return Err(Failure::invalid_input(field, "names nobody"));
         }
         if boxes.len() > MAX_RECIPIENTS {
-            return Err(Failure::invalid_input(field, "has more than 100 addresses; make several jobs"));
+            return Err(Failure::invalid_input(
+                field,
+                "has more than 100 addresses; make several jobs",
+            ));
         }
         Ok(boxes)
     }
@@ -55,14 +68,26 @@ mod tests {
 
     #[test]
     fn addresses_are_read_in_every_form_and_named_when_wrong() {
-        let all = Addresses::One("a@x.org, \"Last, First\" <b@x.org>, A@X.org".into()).parse("to").expect("addresses");
+        let all = Addresses::One("a@x.org, \"Last, First\" <b@x.org>, A@X.org".into())
+            .parse("to")
+            .expect("addresses");
         assert_eq!(all.len(), 2, "the same address once");
-        assert_eq!((all[1].name.as_deref(), all[1].address.to_string().as_str()), (Some("Last, First"), "b@x.org"));
-        let wrong = Addresses::Many(vec!["a@x.org".into(), "nobody".into()]).parse("cc").expect_err("wrong");
+        assert_eq!(
+            (all[1].name.as_deref(), all[1].address.to_string().as_str()),
+            (Some("Last, First"), "b@x.org")
+        );
+        let wrong = Addresses::Many(vec!["a@x.org".into(), "nobody".into()])
+            .parse("cc")
+            .expect_err("wrong");
         assert_eq!(wrong.message, "cc[1]: is not a mail address");
-        assert!(Addresses::One("a@x.org\r\nBcc: evil@x.org".into()).parse("to").is_err());
+        assert!(
+            Addresses::One("a@x.org\r\nBcc: evil@x.org".into())
+                .parse("to")
+                .is_err()
+        );
         assert!(Addresses::Many(vec![]).parse("to").is_err());
-        let group = Addresses::Many(vec!["Team: a@x.org, b@x.org;".into(), "c@x.org".into()]).parse("to");
+        let group =
+            Addresses::Many(vec!["Team: a@x.org, b@x.org;".into(), "c@x.org".into()]).parse("to");
         assert_eq!(group.expect("addresses").len(), 3);
         assert_eq!(
             one("from", "a@x.org, b@x.org").expect_err("two").message,

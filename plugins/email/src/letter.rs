@@ -1,4 +1,5 @@
-//! The look of our own mails: one layout for all, as HTML and as text, with the brand of the platform.
+//! The look of our own mails: one layout for all, as HTML and as text, with the brand of the
+//! platform.
 
 use crate::settings::Brand;
 use crate::template::escape;
@@ -25,10 +26,18 @@ impl Letter {
         blocks.extend(self.highlight.clone());
         if !self.rows.is_empty() {
             blocks.push(
-                self.rows.iter().map(|(label, value)| format!("{label}: {value}")).collect::<Vec<_>>().join("\n"),
+                self.rows
+                    .iter()
+                    .map(|(label, value)| format!("{label}: {value}"))
+                    .collect::<Vec<_>>()
+                    .join("\n"),
             );
         }
-        blocks.extend(self.button.as_ref().map(|(label, url)| format!("{label}: {url}")));
+        blocks.extend(
+            self.button
+                .as_ref()
+                .map(|(label, url)| format!("{label}: {url}")),
+        );
         blocks.push(format!("--\n{}", signature(brand).join("\n")));
         blocks.join("\n\n")
     }
@@ -52,7 +61,10 @@ impl Letter {
                     escape(value)
                 )
             };
-            body.push_str(&format!("<table>{}</table>", self.rows.iter().map(row).collect::<String>()));
+            body.push_str(&format!(
+                "<table>{}</table>",
+                self.rows.iter().map(row).collect::<String>()
+            ));
         }
         if let Some((label, url)) = &self.button {
             body.push_str(&format!(
@@ -60,7 +72,10 @@ impl Letter {
                 escape(url)
             ));
         }
-        let logo = brand.logo_url.as_ref().map(|url| format!("<img src=\"{}\" alt=\"\" height=\"40\">", escape(url)));
+        let logo = brand
+            .logo_url
+            .as_ref()
+            .map(|url| format!("<img src=\"{}\" alt=\"\" height=\"40\">", escape(url)));
         let footer: Vec<String> = signature(brand).iter().map(|line| escape(line)).collect();
         format!(
             "<!doctype html><html><body style=\"font-family:sans-serif;color:#222;max-width:600px;margin:auto\">\
@@ -73,8 +88,18 @@ impl Letter {
 }
 
 fn signature(brand: &Brand) -> Vec<String> {
-    let mut lines = vec![brand.name.clone().unwrap_or_else(|| "This is an automatic message.".into())];
-    lines.extend(brand.support_email.as_ref().map(|address| format!("Questions: {address}")));
+    let mut lines = vec![
+        brand
+            .name
+            .clone()
+            .unwrap_or_else(|| "This is an automatic message.".into()),
+    ];
+    lines.extend(
+        brand
+            .support_email
+            .as_ref()
+            .map(|address| format!("Questions: {address}")),
+    );
     lines.extend(brand.footer.clone());
     lines
 }

@@ -1,7 +1,8 @@
 //! Sends mail: the jobs of `emailQueue`.
 //!
-//! A job's data becomes a [`Message`](message::Message) (by [`payload`], other producers' shapes through [`mapping`] first), that becomes
-//! MIME, and [`deliver`] hands it to the host's account and decides what each SMTP reply means for the job.
+//! A job's data becomes a [`Message`](message::Message) (by [`payload`], other producers' shapes
+//! through [`mapping`] first), that becomes MIME, and [`deliver`] hands it to the host's account
+//! and decides what each SMTP reply means for the job.
 
 mod address;
 mod deliver;

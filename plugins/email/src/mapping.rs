@@ -8,7 +8,9 @@ use crate::settings::Settings;
 /// The job's name and data as [`crate::payload`] knows them.
 pub fn apply(settings: &Settings, name: &str, data: &str) -> Result<(String, Value), Failure> {
     let data: Value = patchbay_plugin::parse(data)?;
-    let Some(mapping) = settings.mapping.get(name) else { return Ok((name.to_owned(), data)) };
+    let Some(mapping) = settings.mapping.get(name) else {
+        return Ok((name.to_owned(), data));
+    };
     let mut mapped = data.clone();
     if !mapped.is_object() {
         mapped = Value::Object(serde_json::Map::new());
@@ -44,7 +46,10 @@ mod tests {
         .expect("settings");
         let data = r#"{"user":{"emails":["a@example.com"]},"code":"1234"}"#;
         let (name, mapped) = apply(&settings, "sendOtpEmail", data).expect("mapped");
-        assert_eq!((name.as_str(), &mapped["to"], &mapped["otp"]), ("otp", &"a@example.com".into(), &"1234".into()));
+        assert_eq!(
+            (name.as_str(), &mapped["to"], &mapped["otp"]),
+            ("otp", &"a@example.com".into(), &"1234".into())
+        );
         assert_eq!(mapped["expiresInMinutes"], 5);
         assert_eq!(apply(&settings, "send", "{}").expect("as it is").0, "send");
     }

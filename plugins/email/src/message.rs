@@ -6,13 +6,14 @@ use std::time::SystemTime;
 use email_encoding::headers::rfc2047;
 use email_encoding::headers::writer::EmailWriter;
 use lettre::message::header::{
-    ContentId, ContentTransferEncoding, ContentType, Date, Header, HeaderName, HeaderValue, Headers, MessageId,
-    MimeVersion, Subject,
+    ContentId, ContentTransferEncoding, ContentType, Date, Header, HeaderName, HeaderValue,
+    Headers, MessageId, MimeVersion, Subject,
 };
 use lettre::message::{Body, MultiPart, SinglePart};
 use patchbay_mailbox::Mailbox;
 
-/// Longest word of a header that is written as it is; RFC 5322 §2.1.1 wants lines of 78 and allows 998.
+/// Longest word of a header that is written as it is; RFC 5322 §2.1.1 wants lines of 78 and allows
+/// 998.
 const MAX_WORD_BYTES: usize = 60;
 /// Of a file's name that takes several lines.
 const MAX_SECTION_BYTES: usize = 54;
@@ -52,7 +53,8 @@ impl Message {
         all.into_iter().map(|one| one.address.to_string()).collect()
     }
 
-    /// RFC 5322 and MIME, ASCII but for a local part that is not. `message_id` without angle brackets; blind copies stay out of the header.
+    /// RFC 5322 and MIME, ASCII but for a local part that is not. `message_id` without angle
+    /// brackets; blind copies stay out of the header.
     pub fn mime(self, from: &Mailbox, message_id: &str, sent_at: SystemTime) -> Vec<u8> {
         let mut headers = Headers::new();
         set_mailboxes(&mut headers, "From", std::slice::from_ref(from));
@@ -91,21 +93,29 @@ impl Part {
     }
 }
 
-/// Text and HTML are alternatives; the HTML and its images belong together (RFC 2387); attachments stand beside them.
+/// Text and HTML are alternatives; the HTML and its images belong together (RFC 2387); attachments
+/// stand beside them.
 fn content(text: Option<String>, html: Option<String>, attachments: Vec<Attachment>) -> Part {
-    let (inline, attached): (Vec<_>, Vec<_>) =
-        attachments.into_iter().partition(|one| one.cid.is_some() && html.is_some());
+    let (inline, attached): (Vec<_>, Vec<_>) = attachments
+        .into_iter()
+        .partition(|one| one.cid.is_some() && html.is_some());
     let html = html.map(|html| {
         let html = Part::Single(written(ContentType::TEXT_HTML, html));
         if inline.is_empty() {
             return html;
         }
         let related = html.within(MultiPart::related().build());
-        Part::Multi(inline.into_iter().fold(related, |parent, one| parent.singlepart(file(one, true))))
+        Part::Multi(
+            inline
+                .into_iter()
+                .fold(related, |parent, one| parent.singlepart(file(one, true))),
+        )
     });
     let text = text.map(|text| Part::Single(written(ContentType::TEXT_PLAIN, text)));
     let body = match (text, html) {
-        (Some(text), Some(html)) => Part::Multi(html.within(text.within(MultiPart::alternative().build()))),
+        (Some(text), Some(html)) => {
+            Part::Multi(html.within(text.within(MultiPart::alternative().build())))
+        }
         (Some(one), None) | (None, Some(one)) => one,
         (None, None) => Part::Single(written(ContentType::TEXT_PLAIN, String::new())),
     };
@@ -113,7 +123,11 @@ fn content(text: Option<String>, html: Option<String>, attachments: Vec<Attachme
         return body;
     }
     let mixed = body.within(MultiPart::mixed().build());
-    Part::Multi(attached.into_iter().fold(mixed, |parent, one| parent.singlepart(file(one, false))))
+    Part::Multi(
+        attached
+            .into_iter()
+            .fold(mixed, |parent, one| parent.singlepart(file(one, false))),
+    )
 }
 
 /// In the shortest encoding that every server carries. A control character never goes as it is.
@@ -130,10 +144,14 @@ fn written(content_type: ContentType, text: String) -> SinglePart {
             c => lines.push(c),
         }
     }
-    let has_controls = lines.chars().any(|c| c.is_control() && !matches!(c, '\r' | '\n' | '\t'));
+    let has_controls = lines
+        .chars()
+        .any(|c| c.is_control() && !matches!(c, '\r' | '\n' | '\t'));
     let part = SinglePart::builder().header(content_type);
     match has_controls {
-        true => part.header(ContentTransferEncoding::QuotedPrintable).body(lines),
+        true => part
+            .header(ContentTransferEncoding::QuotedPrintable)
+            .body(lines),
         false => part.body(lines),
     }
 }
@@ -141,17 +159,22 @@ fn written(content_type: ContentType, text: String) -> SinglePart {
 /// Always base64: a file has no lines that a server could mend.
 fn file(attachment: Attachment, inline: bool) -> SinglePart {
     let mut part = SinglePart::builder().header(attachment.content_type);
-    part = part.header(Disposition::new(if inline { "inline" } else { "attachment" }, &attachment.filename));
+    part = part.header(Disposition::new(
+        if inline { "inline" } else { "attachment" },
+        &attachment.filename,
+    ));
     if let Some(cid) = attachment.cid {
         part = part.header(ContentId::from(format!("<{cid}>")));
     }
     // Every content fits base64, so this cannot fail.
     let body = Body::new_with_encoding(attachment.content, ContentTransferEncoding::Base64);
-    part.body(body.unwrap_or_else(|bytes| Body::dangerous_pre_encoded(bytes, ContentTransferEncoding::Base64)))
+    part.body(body.unwrap_or_else(|bytes| {
+        Body::dangerous_pre_encoded(bytes, ContentTransferEncoding::Base64)
+    }))
 }
 
-/// `Content-Disposition` with a file's name. The library writes every ASCII name in quotes; readers that know encoded words take some of
-/// those for one.
+/// `Content-Disposition` with a file's name. The library writes every ASCII name in quotes; readers
+/// that know encoded words take some of those for one.
 #[derive(Clone)]
 struct Disposition(String);
 
@@ -165,14 +188,19 @@ impl Disposition {
         let mut sections = vec![String::new()];
         for c in filename.chars() {
             // Between characters: some readers decode each section by itself.
-            if sections.last().is_some_and(|section| section.len() >= MAX_SECTION_BYTES) {
+            if sections
+                .last()
+                .is_some_and(|section| section.len() >= MAX_SECTION_BYTES)
+            {
                 sections.push(String::new());
             }
             let section = sections.last_mut().expect("there is always one");
             if c.is_ascii_alphanumeric() || "._-".contains(c) {
                 section.push(c);
             } else {
-                c.encode_utf8(&mut [0; 4]).bytes().for_each(|byte| section.push_str(&format!("%{byte:02X}")));
+                c.encode_utf8(&mut [0; 4])
+                    .bytes()
+                    .for_each(|byte| section.push_str(&format!("%{byte:02X}")));
             }
         }
         let one = sections.len() == 1;
@@ -200,8 +228,8 @@ impl Header for Disposition {
     }
 }
 
-/// Written here and not by the library: that leaves a name such as `..` without its quotes, which is no phrase of RFC 5322, and reads the
-/// addresses again by a parser that knows fewer of them.
+/// Written here and not by the library: that leaves a name such as `..` without its quotes, which
+/// is no phrase of RFC 5322, and reads the addresses again by a parser that knows fewer of them.
 fn set_mailboxes(headers: &mut Headers, name: &'static str, boxes: &[Mailbox]) {
     if boxes.is_empty() {
         return;
@@ -244,21 +272,30 @@ fn mailbox(writer: &mut EmailWriter<'_>, one: &Mailbox, is_last: bool) -> std::f
     Ok(())
 }
 
-/// As it is where it may be so; else as a whole in encoded words: half of it would lose spaces, and what looks like an encoded word would
-/// be read as one.
+/// As it is where it may be so; else as a whole in encoded words: half of it would lose spaces, and
+/// what looks like an encoded word would be read as one.
 fn set_subject(headers: &mut Headers, subject: &str) {
     let is_plain = subject.is_ascii()
         && !subject.contains("=?")
-        && subject.split(' ').all(|word| (1..=MAX_WORD_BYTES).contains(&word.len()));
+        && subject
+            .split(' ')
+            .all(|word| (1..=MAX_WORD_BYTES).contains(&word.len()));
     if is_plain {
         headers.set(Subject::from(subject.to_owned()));
         return;
     }
     let mut encoded = String::new();
     // Writing to a String cannot fail.
-    let _written = rfc2047::encode(subject, &mut EmailWriter::new(&mut encoded, "Subject: ".len(), 0, false));
+    let _written = rfc2047::encode(
+        subject,
+        &mut EmailWriter::new(&mut encoded, "Subject: ".len(), 0, false),
+    );
     let name = HeaderName::new_from_ascii_str("Subject");
-    headers.insert_raw(HeaderValue::dangerous_new_pre_encoded(name, subject.to_owned(), encoded));
+    headers.insert_raw(HeaderValue::dangerous_new_pre_encoded(
+        name,
+        subject.to_owned(),
+        encoded,
+    ));
 }
 
 #[cfg(test)]

@@ -139,7 +139,12 @@ enum Decision {
 }
 
 /// The message of a job.
-pub fn message(name: &str, data: &Value, settings: &Settings, brand: &Brand) -> Result<Message, Failure> {
+pub fn message(
+    name: &str,
+    data: &Value,
+    settings: &Settings,
+    brand: &Brand,
+) -> Result<Message, Failure> {
     let recipients: Recipients = read(data)?;
     let to = recipients.to.parse("to")?;
     let list = |field: &str, addresses: Option<Addresses>| match addresses {
@@ -149,7 +154,10 @@ pub fn message(name: &str, data: &Value, settings: &Settings, brand: &Brand) -> 
     let content = content(name, data, settings, brand, &to)?;
     let subject = content.subject.replace('\t', " ");
     if subject.chars().any(is_control) {
-        return Err(Failure::invalid_input("subject", "contains a line break or another control character"));
+        return Err(Failure::invalid_input(
+            "subject",
+            "contains a line break or another control character",
+        ));
     }
     Ok(Message {
         from: brand.from.clone().or_else(|| settings.from.clone()),
@@ -171,15 +179,36 @@ struct Content {
     attachments: Vec<Attachment>,
 }
 
-fn content(name: &str, data: &Value, settings: &Settings, brand: &Brand, to: &[Mailbox]) -> Result<Content, Failure> {
+fn content(
+    name: &str,
+    data: &Value,
+    settings: &Settings,
+    brand: &Brand,
+    to: &[Mailbox],
+) -> Result<Content, Failure> {
     let letter = match name {
         "send" => return send(read(data)?, settings),
         "template" => return template(read(data)?, settings),
         "otp" => otp(read(data)?),
         "credentials" => credentials(read(data)?, to),
-        "meeting-booked" => meeting("Meeting booked", "A meeting was booked for you.", read(data)?, brand)?,
-        "meeting-reminder" => meeting("Meeting reminder", "Your meeting is coming up.", read(data)?, brand)?,
-        "meeting-cancelled" => meeting("Meeting cancelled", "A meeting was cancelled.", read(data)?, brand)?,
+        "meeting-booked" => meeting(
+            "Meeting booked",
+            "A meeting was booked for you.",
+            read(data)?,
+            brand,
+        )?,
+        "meeting-reminder" => meeting(
+            "Meeting reminder",
+            "Your meeting is coming up.",
+            read(data)?,
+            brand,
+        )?,
+        "meeting-cancelled" => meeting(
+            "Meeting cancelled",
+            "A meeting was cancelled.",
+            read(data)?,
+            brand,
+        )?,
         "payment-receipt" => payment_receipt(read(data)?, brand)?,
         "discount-decision" => discount_decision(read(data)?),
         _ => {
@@ -211,25 +240,40 @@ fn send(data: Send, settings: &Settings) -> Result<Content, Failure> {
         return Err(Failure::invalid_input("text", "text or html is needed"));
     }
     let attachments = attachments(data.attachments, settings)?;
-    Ok(Content { subject: data.subject, html: data.html, text: data.text, attachments })
+    Ok(Content {
+        subject: data.subject,
+        html: data.html,
+        text: data.text,
+        attachments,
+    })
 }
 
 fn template(data: TemplateData, settings: &Settings) -> Result<Content, Failure> {
     let known = match &data.template {
         None => None,
-        Some(name) => Some(
-            settings
-                .templates
-                .get(name)
-                .ok_or_else(|| Failure::invalid_input("template", "is not in the setting `templates`"))?,
-        ),
+        Some(name) => Some(settings.templates.get(name).ok_or_else(|| {
+            Failure::invalid_input("template", "is not in the setting `templates`")
+        })?),
     };
-    let subject = data.subject.as_deref().or(known.map(|known| known.subject.as_str()));
-    let html = data.html.as_deref().or(known.and_then(|known| known.html.as_deref()));
-    let text = data.text.as_deref().or(known.and_then(|known| known.text.as_deref()));
-    let subject = subject.ok_or_else(|| Failure::invalid_input("subject", "subject or template is needed"))?;
+    let subject = data
+        .subject
+        .as_deref()
+        .or(known.map(|known| known.subject.as_str()));
+    let html = data
+        .html
+        .as_deref()
+        .or(known.and_then(|known| known.html.as_deref()));
+    let text = data
+        .text
+        .as_deref()
+        .or(known.and_then(|known| known.text.as_deref()));
+    let subject = subject
+        .ok_or_else(|| Failure::invalid_input("subject", "subject or template is needed"))?;
     if html.is_none() && text.is_none() {
-        return Err(Failure::invalid_input("template", "template, html or text is needed"));
+        return Err(Failure::invalid_input(
+            "template",
+            "template, html or text is needed",
+        ));
     }
     let variables = &data.variables;
     Ok(Content {
@@ -241,7 +285,9 @@ fn template(data: TemplateData, settings: &Settings) -> Result<Content, Failure>
 }
 
 fn attachments(data: Vec<AttachmentData>, settings: &Settings) -> Result<Vec<Attachment>, Failure> {
-    let limit = settings.max_attachment_bytes.unwrap_or(DEFAULT_MAX_ATTACHMENT_BYTES);
+    let limit = settings
+        .max_attachment_bytes
+        .unwrap_or(DEFAULT_MAX_ATTACHMENT_BYTES);
     let mut total = 0;
     let mut attachments = Vec::with_capacity(data.len());
     for (i, one) in data.into_iter().enumerate() {
@@ -252,27 +298,51 @@ fn attachments(data: Vec<AttachmentData>, settings: &Settings) -> Result<Vec<Att
             .map_err(|_| Failure::invalid_input(&field("content"), "is not base64"))?;
         total += content.len();
         if total > limit {
-            return Err(Failure::invalid_input("attachments", &format!("are larger than {limit} bytes together")));
+            return Err(Failure::invalid_input(
+                "attachments",
+                &format!("are larger than {limit} bytes together"),
+            ));
         }
         let filename = one.filename.trim().to_owned();
-        if filename.is_empty() || filename.len() > MAX_FILENAME_BYTES || filename.chars().any(is_control) {
+        if filename.is_empty()
+            || filename.len() > MAX_FILENAME_BYTES
+            || filename.chars().any(is_control)
+        {
             let reason = "is empty, longer than 255 bytes, or contains a control character";
             return Err(Failure::invalid_input(&field("filename"), reason));
         }
-        let content_type = one.content_type.unwrap_or_else(|| "application/octet-stream".into());
+        let content_type = one
+            .content_type
+            .unwrap_or_else(|| "application/octet-stream".into());
         let plain = |c: char| c.is_ascii_alphanumeric() || "/.+-_; =\"".contains(c);
         let content_type = Some(content_type).filter(|text| text.len() <= MAX_CONTENT_TYPE_BYTES);
-        let content_type = content_type.filter(|text| text.chars().all(plain)).and_then(|text| media_type(&text));
+        let content_type = content_type
+            .filter(|text| text.chars().all(plain))
+            .and_then(|text| media_type(&text));
         let Some(content_type) = content_type else {
-            return Err(Failure::invalid_input(&field("contentType"), "is not a media type of a file"));
+            return Err(Failure::invalid_input(
+                &field("contentType"),
+                "is not a media type of a file",
+            ));
         };
         let cid_is_plain = |cid: &str| {
-            (1..=MAX_CID_BYTES).contains(&cid.len()) && cid.chars().all(|c| c.is_ascii_graphic() && !"<>".contains(c))
+            (1..=MAX_CID_BYTES).contains(&cid.len())
+                && cid
+                    .chars()
+                    .all(|c| c.is_ascii_graphic() && !"<>".contains(c))
         };
         if one.cid.as_deref().is_some_and(|cid| !cid_is_plain(cid)) {
-            return Err(Failure::invalid_input(&field("cid"), "has characters that a content id cannot have"));
+            return Err(Failure::invalid_input(
+                &field("cid"),
+                "has characters that a content id cannot have",
+            ));
         }
-        attachments.push(Attachment { filename, content_type, content, cid: one.cid });
+        attachments.push(Attachment {
+            filename,
+            content_type,
+            content,
+            cid: one.cid,
+        });
     }
     Ok(attachments)
 }
@@ -282,8 +352,8 @@ fn is_control(c: char) -> bool {
     c.is_control() || matches!(c, '\u{2028}' | '\u{2029}')
 }
 
-/// A message within a message must not be base64 (RFC 2046 §5.2.1), and parts of a multipart are no file: the one goes as bytes, with its
-/// name; the other not at all.
+/// A message within a message must not be base64 (RFC 2046 §5.2.1), and parts of a multipart are no
+/// file: the one goes as bytes, with its name; the other not at all.
 fn media_type(text: &str) -> Option<ContentType> {
     let kind = text.trim().to_ascii_lowercase();
     match kind.split('/').next() {
@@ -294,12 +364,18 @@ fn media_type(text: &str) -> Option<ContentType> {
 }
 
 fn hello(name: Option<String>) -> String {
-    name.filter(|name| !name.is_empty()).map_or_else(|| "Hello,".into(), |name| format!("Hello {name},"))
+    name.filter(|name| !name.is_empty())
+        .map_or_else(|| "Hello,".into(), |name| format!("Hello {name},"))
 }
 
 fn otp(data: Otp) -> Letter {
-    let expiry = data.expires_in_minutes.map(|minutes| format!(" It is valid for {minutes} minutes."));
-    let text = format!("your one-time password is below.{} Do not share it with anybody.", expiry.unwrap_or_default());
+    let expiry = data
+        .expires_in_minutes
+        .map(|minutes| format!(" It is valid for {minutes} minutes."));
+    let text = format!(
+        "your one-time password is below.{} Do not share it with anybody.",
+        expiry.unwrap_or_default()
+    );
     Letter {
         title: "Your one-time password".into(),
         paragraphs: vec![hello(data.name), text],
@@ -309,7 +385,10 @@ fn otp(data: Otp) -> Letter {
 }
 
 fn credentials(data: Credentials, to: &[Mailbox]) -> Letter {
-    let username = data.username.or_else(|| to.first().map(|first| first.address.to_string())).unwrap_or_default();
+    let username = data
+        .username
+        .or_else(|| to.first().map(|first| first.address.to_string()))
+        .unwrap_or_default();
     Letter {
         title: "Your account details".into(),
         paragraphs: vec![
@@ -317,7 +396,10 @@ fn credentials(data: Credentials, to: &[Mailbox]) -> Letter {
             "your account is ready. Please change the password after your first login.".into(),
         ],
         rows: vec![("Login", username), ("Password", data.password)],
-        button: data.login_url.filter(|url| is_web(url)).map(|url| ("Log in", url)),
+        button: data
+            .login_url
+            .filter(|url| is_web(url))
+            .map(|url| ("Log in", url)),
         ..Letter::default()
     }
 }
@@ -334,7 +416,10 @@ fn meeting(title: &str, text: &str, data: Meeting, brand: &Brand) -> Result<Lett
         title: title.into(),
         paragraphs: vec![hello(data.name), text.into()],
         rows: present(rows),
-        button: data.link.filter(|url| is_web(url)).map(|url| ("Join the meeting", url)),
+        button: data
+            .link
+            .filter(|url| is_web(url))
+            .map(|url| ("Join the meeting", url)),
         ..Letter::default()
     })
 }
@@ -353,7 +438,10 @@ fn payment_receipt(data: PaymentReceipt, brand: &Brand) -> Result<Letter, Failur
     ];
     Ok(Letter {
         title: "Payment receipt".into(),
-        paragraphs: vec![hello(data.name), "we have received your payment. Thank you.".into()],
+        paragraphs: vec![
+            hello(data.name),
+            "we have received your payment. Thank you.".into(),
+        ],
         rows: present(rows),
         ..Letter::default()
     })
@@ -361,11 +449,23 @@ fn payment_receipt(data: PaymentReceipt, brand: &Brand) -> Result<Letter, Failur
 
 fn discount_decision(data: DiscountDecision) -> Letter {
     let (title, text) = match data.decision {
-        Decision::Approved => ("Discount approved", "the discount that you asked for was approved."),
-        Decision::Rejected => ("Discount not approved", "the discount that you asked for was not approved."),
+        Decision::Approved => (
+            "Discount approved",
+            "the discount that you asked for was approved.",
+        ),
+        Decision::Rejected => (
+            "Discount not approved",
+            "the discount that you asked for was not approved.",
+        ),
     };
-    let rows =
-        [("Discount", data.discount.map(|discount| discount.to_string())), ("For", data.item), ("Reason", data.reason)];
+    let rows = [
+        (
+            "Discount",
+            data.discount.map(|discount| discount.to_string()),
+        ),
+        ("For", data.item),
+        ("Reason", data.reason),
+    ];
     Letter {
         title: title.into(),
         paragraphs: vec![hello(data.name), text.into()],
@@ -374,8 +474,12 @@ fn discount_decision(data: DiscountDecision) -> Letter {
     }
 }
 
-fn present<const N: usize>(rows: [(&'static str, Option<String>); N]) -> Vec<(&'static str, String)> {
-    rows.into_iter().filter_map(|(label, value)| Some((label, value.filter(|value| !value.is_empty())?))).collect()
+fn present<const N: usize>(
+    rows: [(&'static str, Option<String>); N],
+) -> Vec<(&'static str, String)> {
+    rows.into_iter()
+        .filter_map(|(label, value)| Some((label, value.filter(|value| !value.is_empty())?)))
+        .collect()
 }
 
 /// Only links that a browser opens: a `javascript:` address has no business in a mail.
@@ -385,10 +489,19 @@ fn is_web(url: &str) -> bool {
 
 /// In the brand's offset when it is a time that we understand, else as it was written.
 fn time(text: &str, brand: &Brand) -> String {
-    let Ok(at) = DateTime::parse_from_rfc3339(text) else { return text.to_owned() };
-    let offset = brand.utc_offset.as_deref().and_then(|offset| offset.parse::<FixedOffset>().ok());
+    let Ok(at) = DateTime::parse_from_rfc3339(text) else {
+        return text.to_owned();
+    };
+    let offset = brand
+        .utc_offset
+        .as_deref()
+        .and_then(|offset| offset.parse::<FixedOffset>().ok());
     let at = offset.map_or(at, |offset| at.with_timezone(&offset));
-    let zone = if at.offset().local_minus_utc() == 0 { "UTC".to_owned() } else { format!("UTC{}", at.format("%:z")) };
+    let zone = if at.offset().local_minus_utc() == 0 {
+        "UTC".to_owned()
+    } else {
+        format!("UTC{}", at.format("%:z"))
+    };
     format!("{} ({zone})", at.format("%-d %B %Y, %H:%M"))
 }
 
@@ -399,7 +512,11 @@ mod tests {
     use super::*;
 
     fn made(name: &str, data: Value) -> Result<Message, Failure> {
-        let brand = Brand { name: Some("Acme".into()), utc_offset: Some("+05:30".into()), ..Brand::default() };
+        let brand = Brand {
+            name: Some("Acme".into()),
+            utc_offset: Some("+05:30".into()),
+            ..Brand::default()
+        };
         message(name, &data, &Settings::default(), &brand)
     }
 
@@ -417,17 +534,41 @@ mod tests {
                 "template",
                 json!({ "to": to, "subject": "Hi {{name}}", "html": "<b>{{name}}</b>", "variables": { "name": "A" } }),
             ),
-            ("otp", "otp", json!({ "to": to, "otp": 1234, "expiresInMinutes": 10 })),
-            ("credentials", "credentials", json!({ "to": to, "password": "p", "loginUrl": "https://example.com" })),
-            ("meeting-booked", "meeting", json!({ "to": to, "startTime": "2026-01-02T03:04:05Z", "with": "B" })),
-            ("meeting-reminder", "meeting", json!({ "to": to, "startTime": "tomorrow at 5" })),
-            ("meeting-cancelled", "meeting", json!({ "to": to, "startTime": "2026-01-02T03:04:05Z", "reason": "ill" })),
+            (
+                "otp",
+                "otp",
+                json!({ "to": to, "otp": 1234, "expiresInMinutes": 10 }),
+            ),
+            (
+                "credentials",
+                "credentials",
+                json!({ "to": to, "password": "p", "loginUrl": "https://example.com" }),
+            ),
+            (
+                "meeting-booked",
+                "meeting",
+                json!({ "to": to, "startTime": "2026-01-02T03:04:05Z", "with": "B" }),
+            ),
+            (
+                "meeting-reminder",
+                "meeting",
+                json!({ "to": to, "startTime": "tomorrow at 5" }),
+            ),
+            (
+                "meeting-cancelled",
+                "meeting",
+                json!({ "to": to, "startTime": "2026-01-02T03:04:05Z", "reason": "ill" }),
+            ),
             (
                 "payment-receipt",
                 "payment-receipt",
                 json!({ "to": to, "amount": 499.5, "currency": "INR", "paymentId": "pay_1" }),
             ),
-            ("discount-decision", "discount-decision", json!({ "to": to, "decision": "approved", "discount": "10 %" })),
+            (
+                "discount-decision",
+                "discount-decision",
+                json!({ "to": to, "decision": "approved", "discount": "10 %" }),
+            ),
         ]
     }
 
@@ -435,16 +576,30 @@ mod tests {
     fn every_job_becomes_a_message_and_its_schema_agrees() {
         for (name, schema, data) in samples() {
             let path = format!("{}/schemas/{schema}.json", env!("CARGO_MANIFEST_DIR"));
-            let schema: Value = serde_json::from_str(&std::fs::read_to_string(path).expect("a schema")).expect("JSON");
+            let schema: Value =
+                serde_json::from_str(&std::fs::read_to_string(path).expect("a schema"))
+                    .expect("JSON");
             let validator = jsonschema::validator_for(&schema).expect("a schema");
-            assert!(validator.is_valid(&data), "{name}: the schema refuses its sample");
-            let message = made(name, data.clone()).unwrap_or_else(|failure| panic!("{name}: {}", failure.message));
+            assert!(
+                validator.is_valid(&data),
+                "{name}: the schema refuses its sample"
+            );
+            let message = made(name, data.clone())
+                .unwrap_or_else(|failure| panic!("{name}: {}", failure.message));
             assert!(message.text.is_some() || message.html.is_some(), "{name}");
             // What the schema requires, the code requires.
-            for field in schema["required"].as_array().expect("a list").iter().filter_map(Value::as_str) {
+            for field in schema["required"]
+                .as_array()
+                .expect("a list")
+                .iter()
+                .filter_map(Value::as_str)
+            {
                 let mut without = data.clone();
                 without.as_object_mut().expect("an object").remove(field);
-                assert!(!validator.is_valid(&without), "{name} without {field}: the schema takes it");
+                assert!(
+                    !validator.is_valid(&without),
+                    "{name} without {field}: the schema takes it"
+                );
                 let failure = made(name, without).expect_err("refused");
                 assert!(
                     failure.code == "invalid-input" && failure.message.contains(field),
@@ -463,15 +618,27 @@ mod tests {
         )
         .expect("made");
         assert_eq!(message.subject, "Meeting booked - Acme");
-        assert!(message.text.as_deref().is_some_and(|text| text.contains("2 January 2026, 08:34 (UTC+05:30)")));
-        assert!(message.html.as_deref().is_some_and(|html| html.contains("Hello &lt;i&gt;,")));
+        assert!(
+            message
+                .text
+                .as_deref()
+                .is_some_and(|text| text.contains("2 January 2026, 08:34 (UTC+05:30)"))
+        );
+        assert!(
+            message
+                .html
+                .as_deref()
+                .is_some_and(|html| html.contains("Hello &lt;i&gt;,"))
+        );
     }
 
     #[test]
     fn what_a_mail_must_not_carry_is_refused_and_named() {
         let send = |extra: Value| {
             let mut data = json!({ "to": "a@example.com", "subject": "s", "text": "t" });
-            data.as_object_mut().expect("an object").extend(extra.as_object().cloned().expect("an object"));
+            data.as_object_mut()
+                .expect("an object")
+                .extend(extra.as_object().cloned().expect("an object"));
             made("send", data).expect_err("refused").message
         };
         assert!(send(json!({ "subject": "a\r\nBcc: x@example.com" })).starts_with("subject:"));
@@ -483,10 +650,18 @@ mod tests {
             send(json!({ "attachments": [{ "filename": "a", "content": "aGk=", "contentType": "x\r\ny/z" }] }))
                 .starts_with("attachments[0].contentType:")
         );
-        let large = base64::engine::general_purpose::STANDARD.encode(vec![0; DEFAULT_MAX_ATTACHMENT_BYTES + 1]);
-        assert!(send(json!({ "attachments": [{ "filename": "a", "content": large }] })).starts_with("attachments:"));
+        let large =
+            base64::engine::general_purpose::STANDARD
+                .encode(vec![0; DEFAULT_MAX_ATTACHMENT_BYTES + 1]);
         assert!(
-            made("newsletter", json!({ "to": "a@example.com" })).expect_err("unknown").message.starts_with("name:")
+            send(json!({ "attachments": [{ "filename": "a", "content": large }] }))
+                .starts_with("attachments:")
+        );
+        assert!(
+            made("newsletter", json!({ "to": "a@example.com" }))
+                .expect_err("unknown")
+                .message
+                .starts_with("name:")
         );
     }
 }

@@ -50,6 +50,10 @@ pub struct Mapping {
 impl Settings {
     /// Of the platform, else the default one.
     pub fn brand(&self, platform: &str) -> Brand {
-        self.brands.get(platform).or_else(|| self.brands.get("default")).cloned().unwrap_or_default()
+        self.brands
+            .get(platform)
+            .or_else(|| self.brands.get("default"))
+            .cloned()
+            .unwrap_or_default()
     }
 }

@@ -13,16 +13,26 @@ pub fn fill(template: &str, variables: &Map<String, Value>, html: bool) -> Resul
             return Err(Failure::invalid_input("template", "a {{ has no }}"));
         };
         let name = name.trim();
-        let value = name.split('.').try_fold(None::<&Value>, |value, part| match value {
-            None => variables.get(part).map(Some),
-            Some(value) => value.get(part).map(Some),
-        });
+        let value = name
+            .split('.')
+            .try_fold(None::<&Value>, |value, part| match value {
+                None => variables.get(part).map(Some),
+                Some(value) => value.get(part).map(Some),
+            });
         let text = match value.flatten() {
             Some(Value::String(text)) => text.clone(),
             Some(value @ (Value::Number(_) | Value::Bool(_))) => value.to_string(),
-            Some(_) => return Err(Failure::invalid_input(&format!("variables.{name}"), "is not a text or number")),
+            Some(_) => {
+                return Err(Failure::invalid_input(
+                    &format!("variables.{name}"),
+                    "is not a text or number",
+                ));
+            }
             None => {
-                return Err(Failure::invalid_input(&format!("variables.{name}"), "is missing; the template needs it"));
+                return Err(Failure::invalid_input(
+                    &format!("variables.{name}"),
+                    "is missing; the template needs it",
+                ));
             }
         };
         if html {
@@ -64,14 +74,22 @@ mod tests {
 
     #[test]
     fn variables_are_filled_in_and_escaped_in_html_only() {
-        assert_eq!(fill("Hi {{ name }}, {{order.id}}", &variables(), true).expect("filled"), "Hi A &lt;b&gt;, 7");
-        assert_eq!(fill("Hi {{name}}", &variables(), false).expect("filled"), "Hi A <b>");
+        assert_eq!(
+            fill("Hi {{ name }}, {{order.id}}", &variables(), true).expect("filled"),
+            "Hi A &lt;b&gt;, 7"
+        );
+        assert_eq!(
+            fill("Hi {{name}}", &variables(), false).expect("filled"),
+            "Hi A <b>"
+        );
     }
 
     #[test]
     fn a_missing_variable_is_an_error_that_names_it() {
         assert_eq!(
-            fill("{{order.total}}", &variables(), false).expect_err("missing").message,
+            fill("{{order.total}}", &variables(), false)
+                .expect_err("missing")
+                .message,
             "variables.order.total: is missing; the template needs it"
         );
         assert!(fill("{{list}}", &variables(), false).is_err());

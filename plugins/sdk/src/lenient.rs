@@ -22,17 +22,26 @@ pub(crate) fn depth(json: &str) -> usize {
     deepest
 }
 
-/// The same with every escaped half of a surrogate pair that has no other half replaced by U+FFFD, as UTF-8 encoders do.
+/// The same with every escaped half of a surrogate pair that has no other half replaced by U+FFFD,
+/// as UTF-8 encoders do.
 pub(crate) fn whole_pairs(json: &str) -> Cow<'_, str> {
     let mut whole = String::new();
     let (mut kept, mut place) = (0, 0);
     while let Some(found) = json[place..].find('\\') {
         let at = place + found;
         // Two characters at least, and one escape at a time: an escaped backslash begins none.
-        place = json[at..].char_indices().nth(2).map_or(json.len(), |(next, _)| at + next);
-        let Some(first) = unit(&json[at..]) else { continue };
+        place = json[at..]
+            .char_indices()
+            .nth(2)
+            .map_or(json.len(), |(next, _)| at + next);
+        let Some(first) = unit(&json[at..]) else {
+            continue;
+        };
         let is_pair = (0xD800..0xDC00).contains(&first)
-            && json.get(at + 6..).and_then(unit).is_some_and(|second| (0xDC00..0xE000).contains(&second));
+            && json
+                .get(at + 6..)
+                .and_then(unit)
+                .is_some_and(|second| (0xDC00..0xE000).contains(&second));
         if is_pair {
             place = at + 12;
         } else if (0xD800..0xE000).contains(&first) {

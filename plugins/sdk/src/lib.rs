@@ -15,7 +15,8 @@
 //! patchbay_plugin::export_jobs!(Hello);
 //! ```
 //!
-//! The finished component imports only what the code uses, so a plugin needs to ask for no more in its plugin.toml.
+//! The finished component imports only what the code uses, so a plugin needs to ask for no more in
+//! its plugin.toml.
 
 use serde::de::DeserializeOwned;
 pub use serde_json::{Value, json};
@@ -36,7 +37,9 @@ mod lenient;
 pub mod operations;
 
 pub use bindings::patchbay::plugin::types::{Failure, Retry};
-pub use bindings::patchbay::plugin::{audit, flows, http, kv, log, progress, queue, secrets, smtp, sql};
+pub use bindings::patchbay::plugin::{
+    audit, flows, http, kv, log, progress, queue, secrets, smtp, sql,
+};
 
 pub use operations::{Answer, Operations, Request};
 
@@ -45,7 +48,8 @@ pub type Job = bindings::exports::patchbay::plugin::jobs::Job;
 
 /// Handles the jobs of the queues that the manifest names.
 pub trait Jobs {
-    /// Runs one. It may run more than once (at-least-once): use `job.idempotency_key` to recognise a repeat.
+    /// Runs one. It may run more than once (at-least-once): use `job.idempotency_key` to recognise
+    /// a repeat.
     fn run(job: Job) -> Result<Value, Failure>;
 }
 
@@ -55,7 +59,8 @@ macro_rules! export_jobs {
     ($plugin:ty) => {
         // Elsewhere (unit tests) the exported names mean nothing to the linker.
         #[cfg(not(target_family = "wasm"))]
-        const _: fn($crate::Job) -> Result<$crate::Value, $crate::Failure> = <$plugin as $crate::Jobs>::run;
+        const _: fn($crate::Job) -> Result<$crate::Value, $crate::Failure> =
+            <$plugin as $crate::Jobs>::run;
         #[cfg(target_family = "wasm")]
         const _: () = {
             struct Exported;
@@ -63,8 +68,8 @@ macro_rules! export_jobs {
                 fn run(job: $crate::Job) -> Result<String, $crate::Failure> {
                     <$plugin as $crate::Jobs>::run(job).map(|value| value.to_string())
                 }
-            }
-    $crate::bindings::export_bindings!(Exported with_types_in $crate::bindings);
+    }
+            $crate::bindings::export_bindings!(Exported with_types_in $crate::bindings);
         };
     };
 }
@@ -77,15 +82,19 @@ impl Job {
     }
 }
 
-/// Deepest nesting of data that [`parse`] reads: reading takes stack, and on a host's, which ends between 800 and 1,000 levels, there must be
-/// room for whatever reads and writes it next.
+/// Deepest nesting of data that [`parse`] reads: reading takes stack, and on a host's, which ends
+/// between 800 and 1,000 levels, there must be room for whatever reads and writes it next.
 pub const MAX_DEPTH: usize = 400;
 
-/// Reads JSON; what does not fit is `invalid-input`, never retried, and names the field. It takes what JavaScript's `JSON.parse` takes: half a
-/// surrogate pair (`"\ud800"`) becomes U+FFFD, since no text in Rust can hold it, and data nests up to [`MAX_DEPTH`] levels.
+/// Reads JSON; what does not fit is `invalid-input`, never retried, and names the field. It takes
+/// what JavaScript's `JSON.parse` takes: half a surrogate pair (`"\ud800"`) becomes U+FFFD, since
+/// no text in Rust can hold it, and data nests up to [`MAX_DEPTH`] levels.
 pub fn parse<T: DeserializeOwned>(json: &str) -> Result<T, Failure> {
     if lenient::depth(json) > MAX_DEPTH {
-        return Err(Failure::invalid_input("", &format!("the data nests deeper than {MAX_DEPTH} levels")));
+        return Err(Failure::invalid_input(
+            "",
+            &format!("the data nests deeper than {MAX_DEPTH} levels"),
+        ));
     }
     let json = lenient::whole_pairs(json);
     let mut reader = serde_json::Deserializer::from_str(&json);
@@ -94,12 +103,19 @@ pub fn parse<T: DeserializeOwned>(json: &str) -> Result<T, Failure> {
     serde_path_to_error::deserialize(&mut reader).map_err(|error| {
         let message = error.inner().to_string();
         // Positions in the text mean nothing to whoever made the job.
-        let reason = message.split(" at line ").next().unwrap_or_default().to_owned();
+        let reason = message
+            .split(" at line ")
+            .next()
+            .unwrap_or_default()
+            .to_owned();
         let parent = match error.path().to_string() {
             path if path == "." => String::new(),
             path => path,
         };
-        let field = match reason.strip_prefix("missing field `").and_then(|rest| rest.split('`').next()) {
+        let field = match reason
+            .strip_prefix("missing field `")
+            .and_then(|rest| rest.split('`').next())
+        {
             Some(missing) if parent.is_empty() => missing.to_owned(),
             Some(missing) => format!("{parent}.{missing}"),
             None => parent,
@@ -109,14 +125,24 @@ pub fn parse<T: DeserializeOwned>(json: &str) -> Result<T, Failure> {
 }
 
 impl Failure {
-    /// With a kebab-case code, a message for operators (no secrets, no personal data) and what to do next.
+    /// With a kebab-case code, a message for operators (no secrets, no personal data) and what to
+    /// do next.
     pub fn new(code: &str, message: impl Into<String>, retry: Retry) -> Self {
-        Self { code: code.to_owned(), message: message.into(), retry, details: None }
+        Self {
+            code: code.to_owned(),
+            message: message.into(),
+            retry,
+            details: None,
+        }
     }
 
     /// The job's data is wrong; never retried.
     pub fn invalid_input(field: &str, reason: &str) -> Self {
-        let message = if field.is_empty() { reason.to_owned() } else { format!("{field}: {reason}") };
+        let message = if field.is_empty() {
+            reason.to_owned()
+        } else {
+            format!("{field}: {reason}")
+        };
         Self {
             details: Some(json!({ "field": field }).to_string()),
             ..Self::new("invalid-input", message, Retry::Never)
@@ -188,11 +214,21 @@ mod tests {
 
     #[test]
     fn numbers_come_out_as_they_went_in() {
-        // As JavaScript writes them; without care, a tenth of such numbers change in their last digit.
-        for text in ["0.8444218515250481", "0.13436424411240122", "0.8474337369372327", "1e-7", "5e-324"] {
+        // As JavaScript writes them; without care, a tenth of such numbers change in their last
+        // digit.
+        for text in [
+            "0.8444218515250481",
+            "0.13436424411240122",
+            "0.8474337369372327",
+            "1e-7",
+            "5e-324",
+        ] {
             let value: f64 = parse(text).expect("a number");
             assert_eq!(Ok(value), text.parse());
-            assert_eq!(parse::<Value>(text).expect("a number").as_f64(), text.parse().ok());
+            assert_eq!(
+                parse::<Value>(text).expect("a number").as_f64(),
+                text.parse().ok()
+            );
         }
     }
 
@@ -204,14 +240,23 @@ mod tests {
         assert!(parse::<Value>(&nested(130)).is_ok());
         assert!(parse::<Value>(&nested(MAX_DEPTH)).is_ok());
         let refused = parse::<Value>(&nested(10_000)).expect_err("too deep");
-        assert_eq!((refused.code.as_str(), refused.message.contains("400 levels")), ("invalid-input", true));
+        assert_eq!(
+            (
+                refused.code.as_str(),
+                refused.message.contains("400 levels")
+            ),
+            ("invalid-input", true)
+        );
     }
 
     #[test]
     fn what_does_not_fit_names_the_field() {
         let field = |json: &str| parse::<Payload>(json).expect_err("does not fit").message;
         assert_eq!(field("{}"), "to: missing field `to`");
-        assert_eq!(field(r#"{"to":[{}]}"#), "to[0].address: missing field `address`");
+        assert_eq!(
+            field(r#"{"to":[{}]}"#),
+            "to[0].address: missing field `address`"
+        );
         assert!(field(r#"{"to":[{"address":5}]}"#).starts_with("to[0].address: invalid type"));
     }
 }

@@ -5,7 +5,8 @@ use serde_json::Value;
 
 use crate::Failure;
 
-/// The generated bindings of the world `operation-plugin`; what it imports is that of [`crate::bindings`].
+/// The generated bindings of the world `operation-plugin`; what it imports is that of
+/// [`crate::bindings`].
 #[allow(missing_docs, clippy::all)]
 pub mod bindings {
     wit_bindgen::generate!({
@@ -35,7 +36,8 @@ pub use bindings::exports::patchbay::plugin::operations::{Answer, Body, Caller, 
 
 /// Answers operations. An operation that the plugin does not know is [`Request::unknown`].
 pub trait Operations {
-    /// Answers one. Nothing is tried again by the host; `request.caller.idempotency_key` is the same when the client repeats itself.
+    /// Answers one. Nothing is tried again by the host; `request.caller.idempotency_key` is the
+    /// same when the client repeats itself.
     fn call(request: Request) -> Result<Answer, Failure>;
 }
 
@@ -68,7 +70,11 @@ impl Request {
 
     /// The failure `not-found`, with the operation's name.
     pub fn unknown(&self) -> Failure {
-        Failure::new("not-found", format!("no operation is called {}", self.operation), crate::Retry::Never)
+        Failure::new(
+            "not-found",
+            format!("no operation is called {}", self.operation),
+            crate::Retry::Never,
+        )
     }
 }
 
@@ -83,7 +89,8 @@ impl Answer {
         Self::of(Body::Bytes((content_type.to_owned(), content)))
     }
 
-    /// What is at this URL: the host fetches it under the plugin's egress rules, and the plugin never holds it.
+    /// What is at this URL: the host fetches it under the plugin's egress rules, and the plugin
+    /// never holds it.
     pub fn relay(url: &str) -> Self {
         Self::of(Body::Relay(url.to_owned()))
     }
@@ -95,10 +102,17 @@ impl Answer {
 
     /// Instead of the route's success status.
     pub fn with_status(self, status: u16) -> Self {
-        Self { status: Some(status), ..self }
+        Self {
+            status: Some(status),
+            ..self
+        }
     }
 
     fn of(body: Body) -> Self {
-        Self { status: None, headers: Vec::new(), body }
+        Self {
+            status: None,
+            headers: Vec::new(),
+            body,
+        }
     }
 }

@@ -9,7 +9,11 @@ use crate::harness::{PASSWORD, USER};
 pub(super) async fn printed(drill: &Drill) -> anyhow::Result<Vec<(&'static str, Vec<u8>)>> {
     let mut env = borrowed(&drill.env);
     let url = drill.host.url.as_str();
-    env.extend([("PATCHBAY_URL", url), ("PATCHBAY_USER", USER), ("PATCHBAY_PASSWORD", PASSWORD)]);
+    env.extend([
+        ("PATCHBAY_URL", url),
+        ("PATCHBAY_USER", USER),
+        ("PATCHBAY_PASSWORD", PASSWORD),
+    ]);
     let mut places = Vec::new();
     let some = &drill.job_ids[drill.job_ids.len() - 1];
     for (place, args) in [
@@ -18,10 +22,16 @@ pub(super) async fn printed(drill: &Drill) -> anyhow::Result<Vec<(&'static str, 
         ("patchbay doctor", &["doctor"]),
         ("patchbay --json doctor", &["--json", "doctor"]),
         ("patchbay plugin status", &["plugin", "status", PLUGIN]),
-        ("patchbay --json plugin history", &["--json", "plugin", "history", PLUGIN]),
+        (
+            "patchbay --json plugin history",
+            &["--json", "plugin", "history", PLUGIN],
+        ),
         ("patchbay secret list", &["secret", "list", PLUGIN]),
         ("patchbay job show", &["job", "show", QUEUE, some]),
-        ("patchbay --json job show", &["--json", "job", "show", QUEUE, some]),
+        (
+            "patchbay --json job show",
+            &["--json", "job", "show", QUEUE, some],
+        ),
     ] {
         places.push((place, places::command(&drill.world, &env, args).await?));
     }
@@ -30,7 +40,10 @@ pub(super) async fn printed(drill: &Drill) -> anyhow::Result<Vec<(&'static str, 
 }
 
 /// The output when a secret value is invalid, or points to a server that does not exist.
-async fn broken_configurations(drill: &Drill, env: &[(&str, &str)]) -> anyhow::Result<Vec<(&'static str, Vec<u8>)>> {
+async fn broken_configurations(
+    drill: &Drill,
+    env: &[(&str, &str)],
+) -> anyhow::Result<Vec<(&'static str, Vec<u8>)>> {
     let Drill { world, secrets, .. } = drill;
     let closed = |url: &str| -> anyhow::Result<String> {
         let mut url: reqwest::Url = url.parse()?;
@@ -38,28 +51,67 @@ async fn broken_configurations(drill: &Drill, env: &[(&str, &str)]) -> anyhow::R
         Ok(url.into())
     };
     let file = world.dir.path().join("broken.toml");
-    std::fs::write(&file, format!("[mail]\npassword = \"{}\nusername = 1", secrets.value("mail password")))?;
-    let (postgres, redis) = (secrets.value("database password"), secrets.value("Redis password"));
+    std::fs::write(
+        &file,
+        format!(
+            "[mail]\npassword = \"{}\nusername = 1",
+            secrets.value("mail password")
+        ),
+    )?;
+    let (postgres, redis) = (
+        secrets.value("database password"),
+        secrets.value("Redis password"),
+    );
     let variables = [
         ("DATABASE_URL", closed(&world.database_url)?),
-        ("DATABASE_URL", format!("postgres://us:{postgres}@127.0.0.1:none/x")),
-        ("DATABASE_URL", format!("postgres//us:{postgres}@127.0.0.1/x?sslmode={postgres}")),
+        (
+            "DATABASE_URL",
+            format!("postgres://us:{postgres}@127.0.0.1:none/x"),
+        ),
+        (
+            "DATABASE_URL",
+            format!("postgres//us:{postgres}@127.0.0.1/x?sslmode={postgres}"),
+        ),
         ("REDIS_URL", closed(&world.redis_url)?),
         ("REDIS_URL", format!("redis://:{redis}@127.0.0.1:none/")),
-        ("REDIS_URL", with_password(&world.redis_url, &format!("{redis}x"))?),
-        ("PATCHBAY_SECRETS_KEY", format!("{}0", secrets.value("master key"))),
-        ("PATCHBAY_SECRETS_OLD_KEY", format!("{}0", secrets.value("master key"))),
-        ("PATCHBAY_ALERTS_WEBHOOK_URL", format!("ftp://host/{}", secrets.value("webhook"))),
+        (
+            "REDIS_URL",
+            with_password(&world.redis_url, &format!("{redis}x"))?,
+        ),
+        (
+            "PATCHBAY_SECRETS_KEY",
+            format!("{}0", secrets.value("master key")),
+        ),
+        (
+            "PATCHBAY_SECRETS_OLD_KEY",
+            format!("{}0", secrets.value("master key")),
+        ),
+        (
+            "PATCHBAY_ALERTS_WEBHOOK_URL",
+            format!("ftp://host/{}", secrets.value("webhook")),
+        ),
         ("PATCHBAY_CONFIG", file.to_string_lossy().into_owned()),
-        ("PATCHBAY_URL", format!("http://operator:{PASSWORD}@127.0.0.1:1")),
-        ("PATCHBAY_URL", format!("http://operator:{PASSWORD}@127.0.0.1:none")),
+        (
+            "PATCHBAY_URL",
+            format!("http://operator:{PASSWORD}@127.0.0.1:1"),
+        ),
+        (
+            "PATCHBAY_URL",
+            format!("http://operator:{PASSWORD}@127.0.0.1:none"),
+        ),
     ];
     let said = variables.into_iter().map(async |(variable, value)| {
         let mut env = env.to_vec();
         env.retain(|(name, _)| *name != variable);
-        env.extend([(variable, value.as_str()), ("PATCHBAY_HTTP_LISTEN", "127.0.0.1:0")]);
-        let commands: &[&[&str]] =
-            if variable == "PATCHBAY_URL" { &[&["plugin", "list"]] } else { &[&["serve"], &["doctor"], &["config"]] };
+        env.extend([
+            (variable, value.as_str()),
+            ("PATCHBAY_HTTP_LISTEN", "127.0.0.1:0"),
+        ]);
+        let commands: &[&[&str]] = if variable == "PATCHBAY_URL" {
+            &[&["plugin", "list"]]
+        } else {
+            &[&["serve"], &["doctor"], &["config"]]
+        };
         let mut said = format!("{PLUGIN}: {variable}\n").into_bytes();
         for args in commands {
             said.extend(places::command(world, &env, args).await?);

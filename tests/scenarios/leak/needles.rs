@@ -21,23 +21,35 @@ impl Planted {
     pub fn new(name: &'static str, between: &str) -> Self {
         let pieces = [(); 2].map(|()| Alphanumeric.sample_string(&mut rand::rng(), 20));
         let value = pieces.join(between);
-        Self { name, value, pieces: pieces.map(String::into_bytes).to_vec() }
+        Self {
+            name,
+            value,
+            pieces: pieces.map(String::into_bytes).to_vec(),
+        }
     }
 
     /// A given value: text of letters and digits, or bytes in hexadecimal digits.
     pub fn given(name: &'static str, value: &str) -> Self {
         let mut pieces = vec![value.as_bytes().to_vec()];
         pieces.extend(hex::decode(value));
-        Self { name, value: value.to_owned(), pieces }
+        Self {
+            name,
+            value: value.to_owned(),
+            pieces,
+        }
     }
 
     pub fn spellings(&self) -> BTreeSet<Vec<u8>> {
-        self.pieces.iter().flat_map(|piece| spellings(piece)).collect()
+        self.pieces
+            .iter()
+            .flat_map(|piece| spellings(piece))
+            .collect()
     }
 }
 
 fn spellings(piece: &[u8]) -> Vec<Vec<u8>> {
-    let each = |format: fn(&u8) -> String| piece.iter().map(format).collect::<String>().into_bytes();
+    let each =
+        |format: fn(&u8) -> String| piece.iter().map(format).collect::<String>().into_bytes();
     let mut spellings = vec![
         piece.to_vec(),
         each(|byte| format!("{byte:02x}")),
@@ -45,8 +57,18 @@ fn spellings(piece: &[u8]) -> Vec<Vec<u8>> {
         each(|byte| format!("%{byte:02x}")),
         each(|byte| format!("%{byte:02X}")),
         // As Rust and JSON print lists of bytes.
-        piece.iter().map(u8::to_string).collect::<Vec<_>>().join(", ").into_bytes(),
-        piece.iter().map(u8::to_string).collect::<Vec<_>>().join(",").into_bytes(),
+        piece
+            .iter()
+            .map(u8::to_string)
+            .collect::<Vec<_>>()
+            .join(", ")
+            .into_bytes(),
+        piece
+            .iter()
+            .map(u8::to_string)
+            .collect::<Vec<_>>()
+            .join(",")
+            .into_bytes(),
     ];
     for before in 0..3 {
         spellings.push(within_base64(&STANDARD_NO_PAD, piece, before));
@@ -71,10 +93,18 @@ pub struct Needles {
 
 impl Needles {
     pub fn new(planted: &[Planted]) -> anyhow::Result<Self> {
-        let (names, spellings): (Vec<_>, Vec<_>) =
-            planted.iter().flat_map(|one| one.spellings().into_iter().map(|spelling| (one.name, spelling))).unzip();
+        let (names, spellings): (Vec<_>, Vec<_>) = planted
+            .iter()
+            .flat_map(|one| {
+                one.spellings()
+                    .into_iter()
+                    .map(|spelling| (one.name, spelling))
+            })
+            .unzip();
         // A DFA is fast to search and slow to build; the texts are long.
-        let searcher = AhoCorasick::builder().kind(Some(AhoCorasickKind::DFA)).build(&spellings)?;
+        let searcher = AhoCorasick::builder()
+            .kind(Some(AhoCorasickKind::DFA))
+            .build(&spellings)?;
         Ok(Self { names, searcher })
     }
 
@@ -96,7 +126,9 @@ impl Needles {
 fn a_needle_is_found_in_every_spelling() -> anyhow::Result<()> {
     let planted = Planted::new("it", "+/=%& é");
     let needles = Needles::new(std::slice::from_ref(&planted))?;
-    let form = |text: &str| percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string();
+    let form = |text: &str| {
+        percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
+    };
     let value = planted.value.as_str();
     for text in [
         value.to_owned(),
@@ -111,15 +143,26 @@ fn a_needle_is_found_in_every_spelling() -> anyhow::Result<()> {
         value[..20].to_owned(),
         value[value.len() - 20..].to_owned(),
     ] {
-        assert_eq!(needles.found_in(format!("…{text}…").as_bytes()).len(), 1, "{text}");
+        assert_eq!(
+            needles.found_in(format!("…{text}…").as_bytes()).len(),
+            1,
+            "{text}"
+        );
     }
     for before in ["", "x", "xy", "xyz", "user:"] {
         let text = format!("{before}{value}after");
         for text in [STANDARD_NO_PAD.encode(&text), URL_SAFE_NO_PAD.encode(&text)] {
-            assert_eq!(needles.found_in(format!("<{text}>").as_bytes()).len(), 1, "{text}");
+            assert_eq!(
+                needles.found_in(format!("<{text}>").as_bytes()).len(),
+                1,
+                "{text}"
+            );
         }
     }
     assert!(needles.found_in(&value.as_bytes()[1..19]).is_empty());
-    assert!(needles.found_in(value.to_uppercase().as_bytes()).is_empty(), "another value, even if it looks alike");
+    assert!(
+        needles.found_in(value.to_uppercase().as_bytes()).is_empty(),
+        "another value, even if it looks alike"
+    );
     Ok(())
 }

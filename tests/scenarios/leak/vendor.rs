@@ -33,8 +33,11 @@ impl Vendor {
         let seen: Arc<Mutex<String>> = Arc::default();
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
-        let answers =
-            Arc::new(Answers { harmless: harmless.into(), access_token: access_token.into(), seen: Arc::clone(&seen) });
+        let answers = Arc::new(Answers {
+            harmless: harmless.into(),
+            access_token: access_token.into(),
+            seen: Arc::clone(&seen),
+        });
         let handler = move |method: Method, uri: Uri, headers: HeaderMap, body: Bytes| {
             let answers = Arc::clone(&answers);
             async move { answers.to(&method, &uri, &headers, &body).await }
@@ -57,7 +60,10 @@ impl Answers {
             request.extend([name.as_str().as_bytes(), b": ", value.as_bytes(), b"\n"].concat());
         }
         request.extend_from_slice(body);
-        self.seen.lock().expect("no panic").push_str(&String::from_utf8_lossy(&request));
+        self.seen
+            .lock()
+            .expect("no panic")
+            .push_str(&String::from_utf8_lossy(&request));
         let percent = percent_encode(&request, NON_ALPHANUMERIC).to_string();
         match uri.path().rsplit('/').next().unwrap_or_default() {
             "token" => {
@@ -67,16 +73,30 @@ impl Answers {
             "refusing-token" => {
                 let text = String::from_utf8_lossy(&request);
                 let error = json!({ "error": "invalid_client", "error_description": text });
-                (StatusCode::UNAUTHORIZED, [("x-echo", percent)], axum::Json(error)).into_response()
+                (
+                    StatusCode::UNAUTHORIZED,
+                    [("x-echo", percent)],
+                    axum::Json(error),
+                )
+                    .into_response()
             }
             "raw" => request.into_response(),
             "percent" => percent.into_response(),
             "base64" => STANDARD.encode(&request).into_response(),
-            "json" => axum::Json(json!({ "you-sent": String::from_utf8_lossy(&request) })).into_response(),
+            "json" => {
+                axum::Json(json!({ "you-sent": String::from_utf8_lossy(&request) })).into_response()
+            }
             "header" => ([("x-echo", percent)], "").into_response(),
-            "redirect" => (StatusCode::FOUND, [("location", format!("/raw?{percent}"))]).into_response(),
+            "redirect" => {
+                (StatusCode::FOUND, [("location", format!("/raw?{percent}"))]).into_response()
+            }
             "error" => (StatusCode::INTERNAL_SERVER_ERROR, request).into_response(),
-            "unauthorized" => (StatusCode::UNAUTHORIZED, [("www-authenticate", percent)], request).into_response(),
+            "unauthorized" => (
+                StatusCode::UNAUTHORIZED,
+                [("www-authenticate", percent)],
+                request,
+            )
+                .into_response(),
             // The connection ends after the repeated text.
             "cut" => {
                 let pieces = [Ok(Bytes::from(request)), Err(std::io::Error::other("cut"))];
@@ -100,7 +120,11 @@ impl MailServer {
     pub async fn start() -> anyhow::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
-        let server = Self { address, refuses_logins: Arc::default(), seen: Arc::default() };
+        let server = Self {
+            address,
+            refuses_logins: Arc::default(),
+            seen: Arc::default(),
+        };
         let (refuses, seen) = (Arc::clone(&server.refuses_logins), Arc::clone(&server.seen));
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -116,13 +140,19 @@ impl MailServer {
     }
 }
 
-async fn session(stream: TcpStream, refuses: Arc<AtomicBool>, seen: Arc<Mutex<String>>) -> std::io::Result<()> {
+async fn session(
+    stream: TcpStream,
+    refuses: Arc<AtomicBool>,
+    seen: Arc<Mutex<String>>,
+) -> std::io::Result<()> {
     let (read, mut write) = stream.into_split();
     let mut lines = BufReader::new(read).lines();
     let (mut login, mut in_data) = (String::new(), false);
     write.write_all(b"220 here\r\n").await?;
     while let Some(line) = lines.next_line().await? {
-        seen.lock().expect("no panic").push_str(&format!("{line}\n"));
+        seen.lock()
+            .expect("no panic")
+            .push_str(&format!("{line}\n"));
         if in_data && line != "." {
             continue;
         }
@@ -131,9 +161,16 @@ async fn session(stream: TcpStream, refuses: Arc<AtomicBool>, seen: Arc<Mutex<St
             "AUTH" => {
                 let sent = line.rsplit(' ').next().unwrap_or_default();
                 let decoded = STANDARD.decode(sent).unwrap_or_default();
-                login = format!("{sent} {}", String::from_utf8_lossy(&decoded).replace('\0', " "));
+                login = format!(
+                    "{sent} {}",
+                    String::from_utf8_lossy(&decoded).replace('\0', " ")
+                );
                 seen.lock().expect("no panic").push_str(&login);
-                let code = if refuses.load(Ordering::SeqCst) { "535 5.7.8" } else { "235 2.7.0" };
+                let code = if refuses.load(Ordering::SeqCst) {
+                    "535 5.7.8"
+                } else {
+                    "235 2.7.0"
+                };
                 format!("{code} login {login}")
             }
             "RCPT" if line.contains("refuse@") => format!("550 5.1.1 not for {login}"),

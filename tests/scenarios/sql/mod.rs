@@ -14,8 +14,7 @@ use crate::harness::{Host, World, statements_plugin};
 
 const QUEUE: &str = "sqlQueue";
 const GRANTS: &str = "/api/admin/plugins/statements/grants";
-const SLEEPS: &str =
-    "select count(*) from pg_stat_activity where datname = current_database() and query like 'select pg_sleep%'";
+const SLEEPS: &str = "select count(*) from pg_stat_activity where datname = current_database() and query like 'select pg_sleep%'";
 const TABLES: &str = "
     create schema crm;
     create type crm.stage as enum ('new', 'won');
@@ -44,14 +43,21 @@ pub async fn fill(database: &mut PgConnection) -> anyhow::Result<()> {
 async fn world_and_host() -> anyhow::Result<(World, Host)> {
     let world = world().await?;
     let host = world.host(&[]).await?;
-    host.deploy("statements", statements_plugin(|manifest| manifest)?).await?;
+    host.deploy("statements", statements_plugin(|manifest| manifest)?)
+        .await?;
     Ok((world, host))
 }
 
 async fn run_in(host: &Host, queue: &str, name: &str, data: Value) -> anyhow::Result<Value> {
-    let id = host.add(queue, json!({ "name": name, "data": data })).await?;
+    let id = host
+        .add(queue, json!({ "name": name, "data": data }))
+        .await?;
     let story = host.job_in(queue, &id, "completed").await?;
-    Ok(serde_json::from_str(story["job"]["returnValue"].as_str().context("a return value")?)?)
+    Ok(serde_json::from_str(
+        story["job"]["returnValue"]
+            .as_str()
+            .context("a return value")?,
+    )?)
 }
 
 /// Runs a job to its end; returns the results of its steps.
@@ -64,5 +70,7 @@ pub async fn query(host: &Host, text: &str) -> anyhow::Result<Value> {
 }
 
 async fn count(connection: &mut PgConnection, text: &str) -> anyhow::Result<i64> {
-    Ok(sqlx::query_scalar(sqlx::AssertSqlSafe(text.to_owned())).fetch_one(connection).await?)
+    Ok(sqlx::query_scalar(sqlx::AssertSqlSafe(text.to_owned()))
+        .fetch_one(connection)
+        .await?)
 }

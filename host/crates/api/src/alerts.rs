@@ -79,7 +79,9 @@ impl Severity {
 
     /// Reads the stable word; `None` for any other text.
     pub fn parse(text: &str) -> Option<Self> {
-        [Self::Warning, Self::Critical].into_iter().find(|severity| severity.as_str() == text)
+        [Self::Warning, Self::Critical]
+            .into_iter()
+            .find(|severity| severity.as_str() == text)
     }
 }
 

@@ -21,7 +21,11 @@ pub struct Success<T> {
     /// The answer of the operation.
     pub data: T,
     /// Only in lists with more pages: the value of `cursor` for the next page.
-    #[serde(rename = "nextCursor", default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        rename = "nextCursor",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
     pub next_cursor: Option<String>,
     /// The search reached its time limit before the page was full. `nextCursor` may lead to more
     /// results, or to none.
@@ -56,13 +60,23 @@ pub struct Page<T> {
 
 impl<T> From<T> for Success<T> {
     fn from(data: T) -> Self {
-        Self { success: true, data, next_cursor: None, partial: false }
+        Self {
+            success: true,
+            data,
+            next_cursor: None,
+            partial: false,
+        }
     }
 }
 
 impl<T> From<Page<T>> for Success<Vec<T>> {
     fn from(page: Page<T>) -> Self {
-        Self { success: true, data: page.items, next_cursor: page.next_cursor, partial: page.partial }
+        Self {
+            success: true,
+            data: page.items,
+            next_cursor: page.next_cursor,
+            partial: page.partial,
+        }
     }
 }
 
@@ -128,8 +142,16 @@ pub fn reference<T: ToSchema>(schemas: &mut Schemas) -> RefOr<Schema> {
 }
 
 fn envelope(data: impl Into<RefOr<Schema>>, goes_on: bool) -> Response {
-    let text = |about: &str| ObjectBuilder::new().schema_type(Type::String).description(Some(about));
-    let flag = |about: &str| ObjectBuilder::new().schema_type(Type::Boolean).description(Some(about));
+    let text = |about: &str| {
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .description(Some(about))
+    };
+    let flag = |about: &str| {
+        ObjectBuilder::new()
+            .schema_type(Type::Boolean)
+            .description(Some(about))
+    };
     let mut object = ObjectBuilder::new()
         .property("success", flag("Always true."))
         .required("success")
@@ -137,11 +159,20 @@ fn envelope(data: impl Into<RefOr<Schema>>, goes_on: bool) -> Response {
         .required("data");
     if goes_on {
         object = object
-            .property("nextCursor", text("Where the list goes on: `cursor` of the request for its next page."))
-            .property("partial", flag("A search ended before its page was full, because it takes only so long."));
+            .property(
+                "nextCursor",
+                text("Where the list goes on: `cursor` of the request for its next page."),
+            )
+            .property(
+                "partial",
+                flag("A search ended before its page was full, because it takes only so long."),
+            );
     }
     let content = ContentBuilder::new().schema(Some(object.build())).build();
-    ResponseBuilder::new().description("Done").content("application/json", content).build()
+    ResponseBuilder::new()
+        .description("Done")
+        .content("application/json", content)
+        .build()
 }
 
 impl<T: ToSchema + Serialize + DeserializeOwned + 'static> Answer for Data<T> {
@@ -156,7 +187,10 @@ impl<T: ToSchema + Serialize + DeserializeOwned + 'static> Answer for List<T> {
     type Data = Vec<T>;
 
     fn response(schemas: &mut Schemas) -> Response {
-        envelope(ArrayBuilder::new().items(reference::<T>(schemas)).build(), true)
+        envelope(
+            ArrayBuilder::new().items(reference::<T>(schemas)).build(),
+            true,
+        )
     }
 }
 
@@ -172,7 +206,13 @@ impl Answer for AnyJson {
     type Data = Value;
 
     fn response(_schemas: &mut Schemas) -> Response {
-        envelope(ObjectBuilder::new().schema_type(SchemaType::AnyValue).description(Some("Any JSON.")).build(), false)
+        envelope(
+            ObjectBuilder::new()
+                .schema_type(SchemaType::AnyValue)
+                .description(Some("Any JSON."))
+                .build(),
+            false,
+        )
     }
 }
 
@@ -180,13 +220,15 @@ impl<M: Media> Answer for File<M> {
     type Data = Vec<u8>;
 
     fn response(_schemas: &mut Schemas) -> Response {
-        let content =
-            ContentBuilder::new().schema(Some(ObjectBuilder::new().schema_type(Type::String).build())).build();
+        let content = ContentBuilder::new()
+            .schema(Some(ObjectBuilder::new().schema_type(Type::String).build()))
+            .build();
         let types = [M::TYPE].into_iter().chain(M::OTHERS.iter().copied());
         types
-            .fold(ResponseBuilder::new().description(M::ABOUT), |response, kind| {
-                response.content(kind, content.clone())
-            })
+            .fold(
+                ResponseBuilder::new().description(M::ABOUT),
+                |response, kind| response.content(kind, content.clone()),
+            )
             .build()
     }
 }
@@ -195,8 +237,13 @@ impl<T: Media + ToSchema + Serialize + DeserializeOwned + 'static> Answer for Ba
     type Data = T;
 
     fn response(schemas: &mut Schemas) -> Response {
-        let content = ContentBuilder::new().schema(Some(reference::<T>(schemas))).build();
-        ResponseBuilder::new().description(T::ABOUT).content(T::TYPE, content).build()
+        let content = ContentBuilder::new()
+            .schema(Some(reference::<T>(schemas)))
+            .build();
+        ResponseBuilder::new()
+            .description(T::ABOUT)
+            .content(T::TYPE, content)
+            .build()
     }
 
     fn failure(status: u16, schemas: &mut Schemas) -> Option<RefOr<Schema>> {

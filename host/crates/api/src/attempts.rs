@@ -24,7 +24,8 @@ pub struct Attempt {
     pub host: String,
     pub started_at: DateTime<Utc>,
     pub finished_at: DateTime<Utc>,
-    /// `completed`, `failed`, `trapped`, `deadline`, `memory-limit`, `invalid-result` or `host-fault`.
+    /// `completed`, `failed`, `trapped`, `deadline`, `memory-limit`, `invalid-result` or
+    /// `host-fault`.
     pub outcome: String,
     /// What was done with the job afterwards: `complete`, `retry`, `defer` or `fail`.
     pub verdict: String,

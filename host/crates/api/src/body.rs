@@ -50,7 +50,8 @@ pub struct AnyDocument(pub Box<serde_json::value::RawValue>);
 #[derive(Debug)]
 pub struct Upload<M>(pub Vec<u8>, pub PhantomData<M>);
 
-/// A struct that is read from a JSON object only. By itself serde takes a list of its values, too, which no document promises.
+/// A struct that is read from a JSON object only. By itself serde takes a list of its values, too,
+/// which no document promises.
 #[derive(Debug)]
 pub struct Object<T>(pub T);
 
@@ -75,18 +76,25 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
 }
 
 /// For a field that is a struct: see [`Object`].
-pub fn object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
+pub fn object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
     Object::deserialize(deserializer).map(|Object(value)| value)
 }
 
 /// For one that may be absent or null.
-pub fn object_or_null<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+pub fn object_or_null<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
     Option::<Object<T>>::deserialize(deserializer).map(|object| object.map(|Object(value)| value))
 }
 
 /// For a list of them.
-pub fn objects<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
-    Vec::<Object<T>>::deserialize(deserializer).map(|objects| objects.into_iter().map(|Object(value)| value).collect())
+pub fn objects<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<Vec<T>, D::Error> {
+    Vec::<Object<T>>::deserialize(deserializer)
+        .map(|objects| objects.into_iter().map(|Object(value)| value).collect())
 }
 
 impl Body for NoBody {
@@ -97,12 +105,21 @@ impl Body for NoBody {
 
 impl<T: ToSchema + Serialize + DeserializeOwned + Send + 'static> Body for Json<T> {
     fn request_body(schemas: &mut Schemas) -> Option<RequestBody> {
-        let content = ContentBuilder::new().schema(Some(reference::<T>(schemas))).build();
-        Some(RequestBodyBuilder::new().content("application/json", content).required(Some(Required::True)).build())
+        let content = ContentBuilder::new()
+            .schema(Some(reference::<T>(schemas)))
+            .build();
+        Some(
+            RequestBodyBuilder::new()
+                .content("application/json", content)
+                .required(Some(Required::True))
+                .build(),
+        )
     }
 }
 
-impl<T: ToSchema + ExpectedForm + Serialize + DeserializeOwned + Send + 'static> Body for SecretJson<T> {
+impl<T: ToSchema + ExpectedForm + Serialize + DeserializeOwned + Send + 'static> Body
+    for SecretJson<T>
+{
     fn request_body(schemas: &mut Schemas) -> Option<RequestBody> {
         Json::<T>::request_body(schemas)
     }
@@ -110,17 +127,29 @@ impl<T: ToSchema + ExpectedForm + Serialize + DeserializeOwned + Send + 'static>
 
 impl Body for AnyDocument {
     fn request_body(_schemas: &mut Schemas) -> Option<RequestBody> {
-        let content =
-            ContentBuilder::new().schema(Some(<serde_json::Value as utoipa::PartialSchema>::schema())).build();
-        Some(RequestBodyBuilder::new().content("application/json", content).required(Some(Required::True)).build())
+        let content = ContentBuilder::new()
+            .schema(Some(<serde_json::Value as utoipa::PartialSchema>::schema()))
+            .build();
+        Some(
+            RequestBodyBuilder::new()
+                .content("application/json", content)
+                .required(Some(Required::True))
+                .build(),
+        )
     }
 }
 
 impl<M: Media + Send> Body for Upload<M> {
     fn request_body(_schemas: &mut Schemas) -> Option<RequestBody> {
-        let content =
-            ContentBuilder::new().schema(Some(ObjectBuilder::new().schema_type(Type::String).build())).build();
-        Some(RequestBodyBuilder::new().content(M::TYPE, content).required(Some(Required::True)).build())
+        let content = ContentBuilder::new()
+            .schema(Some(ObjectBuilder::new().schema_type(Type::String).build()))
+            .build();
+        Some(
+            RequestBodyBuilder::new()
+                .content(M::TYPE, content)
+                .required(Some(Required::True))
+                .build(),
+        )
     }
 }
 
@@ -146,19 +175,39 @@ mod tests {
     }
 
     fn read(text: &str) -> Result<Outer, String> {
-        serde_json::from_str::<Object<Outer>>(text).map(|Object(outer)| outer).map_err(|error| error.to_string())
+        serde_json::from_str::<Object<Outer>>(text)
+            .map(|Object(outer)| outer)
+            .map_err(|error| error.to_string())
     }
 
     #[test]
     fn objects_are_read_whole_and_lists_are_none() {
-        let outer = read(r#"{"data": {"a" : 1.0}, "inner": {"n": 1}, "list": [{"n": 2}]}"#).expect("an object");
-        assert_eq!((outer.data.get(), outer.inner.map(|inner| inner.n)), (r#"{"a" : 1.0}"#, Some(1)));
-        assert_eq!(outer.list.iter().map(|inner| inner.n).collect::<Vec<_>>(), [2]);
+        let outer = read(r#"{"data": {"a" : 1.0}, "inner": {"n": 1}, "list": [{"n": 2}]}"#)
+            .expect("an object");
+        assert_eq!(
+            (outer.data.get(), outer.inner.map(|inner| inner.n)),
+            (r#"{"a" : 1.0}"#, Some(1))
+        );
+        assert_eq!(
+            outer.list.iter().map(|inner| inner.n).collect::<Vec<_>>(),
+            [2]
+        );
         assert!(read(r#"{"data": 1, "inner": null}"#).is_ok_and(|outer| outer.inner.is_none()));
-        for list in ["[1]", "[1, null, []]", r#"{"data": 1, "inner": [1]}"#, r#"{"data": 1, "list": [[1]]}"#] {
+        for list in [
+            "[1]",
+            "[1, null, []]",
+            r#"{"data": 1, "inner": [1]}"#,
+            r#"{"data": 1, "list": [[1]]}"#,
+        ] {
             let error = read(list).expect_err("no object");
-            assert!(error.contains("invalid type: sequence, expected an object"), "{error}");
+            assert!(
+                error.contains("invalid type: sequence, expected an object"),
+                "{error}"
+            );
         }
-        assert!(read(r#"{"data": 1, "other": 1}"#).is_err_and(|error| error.contains("unknown field `other`")));
+        assert!(
+            read(r#"{"data": 1, "other": 1}"#)
+                .is_err_and(|error| error.contains("unknown field `other`"))
+        );
     }
 }

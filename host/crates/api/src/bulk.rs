@@ -64,7 +64,12 @@ pub enum BulkKind {
 
 impl BulkKind {
     /// All kinds.
-    pub const ALL: [Self; 4] = [Self::Retry, Self::Remove, Self::EnqueueAgain, Self::EditAndRetry];
+    pub const ALL: [Self; 4] = [
+        Self::Retry,
+        Self::Remove,
+        Self::EnqueueAgain,
+        Self::EditAndRetry,
+    ];
 
     /// The stable word, such as `enqueue-again`.
     pub fn as_str(self) -> &'static str {

@@ -165,7 +165,11 @@ pub struct AddJob {
     /// Name of the job: the kind of work.
     pub name: String,
     /// Input of the job, any JSON; default `{}`.
-    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "given",
+        skip_serializing_if = "Option::is_none"
+    )]
     #[schema(value_type = Option<Value>)]
     pub data: Option<Box<RawValue>>,
     /// Id of the job. Not a whole number, without `:`, and not a key of the queue itself, such as
@@ -187,10 +191,18 @@ pub struct AddJob {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attempts: Option<u32>,
     /// Delay between attempts.
-    #[serde(default, deserialize_with = "object_or_null", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "object_or_null",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub backoff: Option<BackoffBody>,
     /// Add only one job per id.
-    #[serde(default, deserialize_with = "object_or_null", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "object_or_null",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub deduplication: Option<DeduplicationBody>,
     /// Latest start, Unix milliseconds. Taken later, the job fails for good as `expired`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -210,7 +222,9 @@ pub struct AddJob {
 }
 
 /// Keeps `null` as a value, as BullMQ does, and distinguishes it from an absent field.
-pub fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Box<RawValue>>, D::Error> {
+pub fn given<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Box<RawValue>>, D::Error> {
     Deserialize::deserialize(deserializer).map(Some)
 }
 

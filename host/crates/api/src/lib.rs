@@ -68,9 +68,16 @@ mod tests {
         let (mut ids, mut routes) = (HashSet::new(), HashSet::new());
         for operation in operations() {
             let is_id = operation.id.split('.').count() == 2
-                && operation.id.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_' || byte == b'.');
+                && operation
+                    .id
+                    .bytes()
+                    .all(|byte| byte.is_ascii_lowercase() || byte == b'_' || byte == b'.');
             assert!(is_id && ids.insert(operation.id), "{}", operation.id);
-            assert!(routes.insert(format!("{:?} {}", operation.method, operation.path)), "{} twice", operation.path);
+            assert!(
+                routes.insert(format!("{:?} {}", operation.method, operation.path)),
+                "{} twice",
+                operation.path
+            );
             assert!(operation.about.trim().ends_with('.'), "{}", operation.id);
         }
     }

@@ -39,7 +39,11 @@ pub struct Operation {
 impl Operation {
     /// The part of the id before the dot, with spaces: `dead letters`.
     pub fn domain(&self) -> String {
-        self.id.split('.').next().unwrap_or_default().replace('_', " ")
+        self.id
+            .split('.')
+            .next()
+            .unwrap_or_default()
+            .replace('_', " ")
     }
 
     /// Whether the operation can change state.
@@ -214,22 +218,40 @@ macro_rules! operations {
 #[doc(hidden)]
 pub const fn check(operation: &Operation, places: &[(&str, &str)]) {
     let reads = matches!(operation.effect, Effect::Reads);
-    assert!(reads || operation.audit.is_some(), "an operation that changes something is recorded");
-    assert!(!reads || matches!(operation.method, Method::GET | Method::POST), "only GET and POST can read");
+    assert!(
+        reads || operation.audit.is_some(),
+        "an operation that changes something is recorded"
+    );
+    assert!(
+        !reads || matches!(operation.method, Method::GET | Method::POST),
+        "only GET and POST can read"
+    );
     let (path, mut at, mut place) = (operation.path.as_bytes(), 0, 0);
     while at < path.len() {
         if path[at] == b'{' {
-            assert!(place < places.len(), "the path has a place more than its type");
+            assert!(
+                place < places.len(),
+                "the path has a place more than its type"
+            );
             let name = places[place].0.as_bytes();
             let mut letter = 0;
             while letter < name.len() {
-                assert!(path[at + 1 + letter] == name[letter], "a place of the path has another name in its type");
+                assert!(
+                    path[at + 1 + letter] == name[letter],
+                    "a place of the path has another name in its type"
+                );
                 letter += 1;
             }
-            assert!(path[at + 1 + letter] == b'}', "a place of the path has another name in its type");
+            assert!(
+                path[at + 1 + letter] == b'}',
+                "a place of the path has another name in its type"
+            );
             place += 1;
         }
         at += 1;
     }
-    assert!(place == places.len(), "the type has a place more than the path");
+    assert!(
+        place == places.len(),
+        "the type has a place more than the path"
+    );
 }

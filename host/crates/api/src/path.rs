@@ -16,19 +16,33 @@ const TAKEN: [&str; 3] = ["pause", "resume", "preview"];
 
 /// The path of these segments, without a leading slash. Segments may contain anything.
 pub fn api_path(segments: &[&str]) -> String {
-    segments.iter().enumerate().map(|(place, text)| escaped(place, text)).collect::<Vec<_>>().join("/")
+    segments
+        .iter()
+        .enumerate()
+        .map(|(place, text)| escaped(place, text))
+        .collect::<Vec<_>>()
+        .join("/")
 }
 
 fn escaped(place: usize, text: &str) -> String {
-    let needs_escape = LOST.contains(&text) || (place == 1 && TAKEN.contains(&text)) || looks_escaped(text);
+    let needs_escape =
+        LOST.contains(&text) || (place == 1 && TAKEN.contains(&text)) || looks_escaped(text);
     let bytes: String = url::form_urlencoded::byte_serialize(text.as_bytes()).collect();
-    format!("{}{}", if needs_escape { "~" } else { "" }, bytes.replace('+', "%20"))
+    format!(
+        "{}{}",
+        if needs_escape { "~" } else { "" },
+        bytes.replace('+', "%20")
+    )
 }
 
 /// Fills the parameters of a path template with these names; no leading slash.
 pub fn filled(template: &str, names: &[String]) -> String {
     let mut names = names.iter();
-    let segments = template.trim_start_matches("/api/admin").trim_start_matches('/').split('/').enumerate();
+    let segments = template
+        .trim_start_matches("/api/admin")
+        .trim_start_matches('/')
+        .split('/')
+        .enumerate();
     let segments = segments.map(|(place, segment)| match segment.starts_with('{') {
         true => escaped(place, names.next().map_or("", String::as_str)),
         false => segment.to_owned(),
@@ -43,8 +57,14 @@ where
     K: AsRef<str>,
     V: AsRef<str>,
 {
-    let query = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish();
-    if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") }
+    let query = url::form_urlencoded::Serializer::new(String::new())
+        .extend_pairs(pairs)
+        .finish();
+    if query.is_empty() {
+        path.to_owned()
+    } else {
+        format!("{path}?{query}")
+    }
 }
 
 fn looks_escaped(text: &str) -> bool {
@@ -54,7 +74,11 @@ fn looks_escaped(text: &str) -> bool {
 
 /// The name in a segment, after percent-decoding.
 pub fn unescaped(segment: &str) -> &str {
-    if looks_escaped(segment) { &segment[1..] } else { segment }
+    if looks_escaped(segment) {
+        &segment[1..]
+    } else {
+        segment
+    }
 }
 
 #[cfg(test)]
@@ -65,28 +89,44 @@ mod tests {
 
     fn read_back(text: &str) -> String {
         // The form in which a client sends it.
-        let url = url::Url::parse(&format!("http://host/api/{}", api_path(&["queues", text, "pause"]))).expect("a URL");
+        let url = url::Url::parse(&format!(
+            "http://host/api/{}",
+            api_path(&["queues", text, "pause"])
+        ))
+        .expect("a URL");
         let segments: Vec<&str> = url.path_segments().expect("a path").collect();
-        assert_eq!((segments.len(), segments[1], segments[3]), (4, "queues", "pause"), "{url}");
-        let decoded = percent_encoding::percent_decode_str(segments[2]).decode_utf8().expect("UTF-8");
+        assert_eq!(
+            (segments.len(), segments[1], segments[3]),
+            (4, "queues", "pause"),
+            "{url}"
+        );
+        let decoded = percent_encoding::percent_decode_str(segments[2])
+            .decode_utf8()
+            .expect("UTF-8");
         unescaped(&decoded).to_owned()
     }
 
     #[test]
     fn names_that_a_url_would_lose_come_back() {
         for name in [
-            "", ".", "..", "pause", "~resume", "~", "~.", "~..", "~~", "~~.", "...", "~x", "a/../b", "/", "%2F", "%2e",
-            "?", "#", "a b", "a+b", "\n", "😀", "\\",
+            "", ".", "..", "pause", "~resume", "~", "~.", "~..", "~~", "~~.", "...", "~x",
+            "a/../b", "/", "%2F", "%2e", "?", "#", "a b", "a+b", "\n", "😀", "\\",
         ] {
             assert_eq!(read_back(name), name);
         }
-        assert_eq!(api_path(&["queues", "email queue/1", ".."]), "queues/email%20queue%2F1/~..");
+        assert_eq!(
+            api_path(&["queues", "email queue/1", ".."]),
+            "queues/email%20queue%2F1/~.."
+        );
     }
 
     #[test]
     fn the_places_of_a_template_are_filled() {
         let names = ["pause".to_owned(), "a/b".to_owned()];
-        assert_eq!(filled("/api/admin/queues/{queue}/jobs/{id}/retry", &names), "queues/~pause/jobs/a%2Fb/retry");
+        assert_eq!(
+            filled("/api/admin/queues/{queue}/jobs/{id}/retry", &names),
+            "queues/~pause/jobs/a%2Fb/retry"
+        );
         assert_eq!(filled("/api/admin/queues/pause", &[]), "queues/pause");
     }
 

@@ -60,20 +60,39 @@ pub struct CallRequest {
 
 impl Body for CallRequest {
     fn request_body(schemas: &mut Schemas) -> Option<RequestBody> {
-        let content = ContentBuilder::new().schema(Some(reference::<Call>(schemas))).build();
-        Some(RequestBodyBuilder::new().content("application/json", content).required(Some(Required::True)).build())
+        let content = ContentBuilder::new()
+            .schema(Some(reference::<Call>(schemas)))
+            .build();
+        Some(
+            RequestBodyBuilder::new()
+                .content("application/json", content)
+                .required(Some(Required::True))
+                .build(),
+        )
     }
 
     fn headers() -> Vec<Parameter> {
-        let text = ObjectBuilder::new().schema_type(Type::String).min_length(Some(1)).max_length(Some(255)).build();
-        let key =
-            ParameterBuilder::new().name("idempotency-key").parameter_in(ParameterIn::Header).required(Required::False);
-        vec![key.description(Some("given to the plugin; otherwise a new one is made")).schema(Some(text)).build()]
+        let text = ObjectBuilder::new()
+            .schema_type(Type::String)
+            .min_length(Some(1))
+            .max_length(Some(255))
+            .build();
+        let key = ParameterBuilder::new()
+            .name("idempotency-key")
+            .parameter_in(ParameterIn::Header)
+            .required(Required::False);
+        vec![
+            key.description(Some("given to the plugin; otherwise a new one is made"))
+                .schema(Some(text))
+                .build(),
+        ]
     }
 }
 
 fn any() -> Content {
-    ContentBuilder::new().schema(Some(ObjectBuilder::new().schema_type(Type::String).build())).build()
+    ContentBuilder::new()
+        .schema(Some(ObjectBuilder::new().schema_type(Type::String).build()))
+        .build()
 }
 
 /// The answer of a plugin, with any content.
@@ -85,13 +104,23 @@ impl Answer for PluginAnswer {
 
     fn response(_schemas: &mut Schemas) -> Response {
         let json = ContentBuilder::new().schema(Some(Value::schema())).build();
-        let about = "The answer; `x-patchbay-status` is the status that the plugin chose, if it did";
-        ResponseBuilder::new().description(about).content("application/json", json).content("*/*", any()).build()
+        let about =
+            "The answer; `x-patchbay-status` is the status that the plugin chose, if it did";
+        ResponseBuilder::new()
+            .description(about)
+            .content("application/json", json)
+            .content("*/*", any())
+            .build()
     }
 
     fn otherwise() -> Option<Response> {
         let about = "With `x-patchbay-answer: relay`, the status and content that the other server answered with";
-        Some(ResponseBuilder::new().description(about).content("*/*", any()).build())
+        Some(
+            ResponseBuilder::new()
+                .description(about)
+                .content("*/*", any())
+                .build(),
+        )
     }
 
     fn failure(status: u16, schemas: &mut Schemas) -> Option<RefOr<Schema>> {

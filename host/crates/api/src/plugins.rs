@@ -132,7 +132,9 @@ impl Body for SignedComponent {
     fn headers() -> Vec<Parameter> {
         let header = |name: &str, about: &str| {
             let text = ObjectBuilder::new().schema_type(Type::String).build();
-            let header = ParameterBuilder::new().name(name).parameter_in(ParameterIn::Header);
+            let header = ParameterBuilder::new()
+                .name(name)
+                .parameter_in(ParameterIn::Header);
             header.description(Some(about)).schema(Some(text)).build()
         };
         vec![

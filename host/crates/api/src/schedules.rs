@@ -136,7 +136,11 @@ pub struct ScheduleChange {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// Data of its jobs.
-    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "given",
+        skip_serializing_if = "Option::is_none"
+    )]
     #[schema(value_type = Option<Value>)]
     pub data: Option<Box<RawValue>>,
     /// Milliseconds between ticks, 1000 to 315360000000 (ten years); either this or `cron`.

@@ -110,7 +110,11 @@ pub enum EventKind {
     /// An attempt started, but its end was never reported: the worker is lost.
     WorkerLost { started: i32, host: String },
     /// An action of an operator.
-    Operator { actor: String, action: String, error: Option<String> },
+    Operator {
+        actor: String,
+        action: String,
+        error: Option<String>,
+    },
     /// An action of a bulk operation.
     Bulk {
         bulk: i64,
@@ -138,7 +142,11 @@ pub enum EventKind {
         by: Option<String>,
     },
     /// The data was erased; the other events stay.
-    Erased { actor: String, reason: String, erasure: i64 },
+    Erased {
+        actor: String,
+        reason: String,
+        erasure: i64,
+    },
     /// The job wrote a line with a time to its log.
     Log { line: String },
 }

@@ -48,7 +48,8 @@ impl Actions {
         act: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Error> {
         let whole = |result: &T| serde_json::to_value(result).unwrap_or(Value::Null);
-        self.record_as::<E, T>(who, target, details, act, whole).await
+        self.record_as::<E, T>(who, target, details, act, whole)
+            .await
     }
 
     /// As [`Self::record`], but records only what `to_record` takes from the result.
@@ -60,8 +61,13 @@ impl Actions {
         act: impl Future<Output = Result<T, Error>>,
         to_record: impl Fn(&T) -> Value,
     ) -> Result<T, Error> {
-        let action = const { E::OPERATION.audit.expect("only what is recorded has a name to be recorded by") };
-        self.record_action(&who.actor, action, target, details, act, to_record).await
+        let action = const {
+            E::OPERATION
+                .audit
+                .expect("only what is recorded has a name to be recorded by")
+        };
+        self.record_action(&who.actor, action, target, details, act, to_record)
+            .await
     }
 
     /// As [`Self::record_as`], under a given action name.
@@ -74,7 +80,10 @@ impl Actions {
         act: impl Future<Output = Result<T, Error>>,
         to_record: impl Fn(&T) -> Value,
     ) -> Result<T, Error> {
-        let id = self.store.begin_action(actor, action, target, &details).await?;
+        let id = self
+            .store
+            .begin_action(actor, action, target, &details)
+            .await?;
         let result = AssertUnwindSafe(act).catch_unwind().await;
         let end = match &result {
             Ok(Ok(data)) => Ok(to_record(data)),
@@ -101,5 +110,9 @@ impl Actions {
 
 /// The part of an error that is recorded. It is never personal.
 fn kept(error: &Error) -> &str {
-    if error.is_private { &error.code } else { &error.message }
+    if error.is_private {
+        &error.code
+    } else {
+        &error.message
+    }
 }

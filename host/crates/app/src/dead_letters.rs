@@ -1,8 +1,8 @@
 //! Use cases of dead letters: jobs that failed for good, grouped by what their failure looks like.
 
 use patchbay_api::dead_letters::{
-    Assignee, DeadLetter, DeadLetterDetails, DeadLettersAcknowledge, DeadLettersAssign, DeadLettersNote,
-    DeadLettersUnacknowledge, FailedJob, ListDeadLetters, Note,
+    Assignee, DeadLetter, DeadLetterDetails, DeadLettersAcknowledge, DeadLettersAssign,
+    DeadLettersNote, DeadLettersUnacknowledge, FailedJob, ListDeadLetters, Note,
 };
 use patchbay_api::operation::Endpoint;
 use patchbay_model::PluginName;
@@ -32,11 +32,20 @@ pub struct DeadLetters {
 
 impl DeadLetters {
     pub(crate) fn new(parts: &Parts) -> Self {
-        Self { broker: parts.broker.clone(), store: parts.store.clone(), actions: parts.actions.clone() }
+        Self {
+            broker: parts.broker.clone(),
+            store: parts.store.clone(),
+            actions: parts.actions.clone(),
+        }
     }
 
     pub async fn list(&self, asked: ListDeadLetters) -> Result<Vec<DeadLetter>, Error> {
-        let ListDeadLetters { queue, plugin, acknowledged, limit } = asked;
+        let ListDeadLetters {
+            queue,
+            plugin,
+            acknowledged,
+            limit,
+        } = asked;
         let limit = limit.unwrap_or(DEFAULT_LIMIT);
         if !(1..=MAX_LIMIT).contains(&limit) {
             return Err(Error::invalid(format!("limit: 1 to {MAX_LIMIT}")));
@@ -47,7 +56,10 @@ impl DeadLetters {
             plugin: plugin.map(|name| name.to_string()),
             acknowledged,
         };
-        let rows = self.store.dead_letters(self.broker.prefix(), &which, limit.into()).await?;
+        let rows = self
+            .store
+            .dead_letters(self.broker.prefix(), &which, limit.into())
+            .await?;
         Ok(rows.into_iter().map(view).collect())
     }
 
@@ -62,24 +74,48 @@ impl DeadLetters {
         }
         let stack = sample.first().and_then(|job| job.stack.clone());
         let repaired = store.dead_letter_repaired(prefix, id).await?;
-        let elsewhere = store.dead_letter_siblings(prefix, id).await?.into_iter().map(view).collect();
+        let elsewhere = store
+            .dead_letter_siblings(prefix, id)
+            .await?
+            .into_iter()
+            .map(view)
+            .collect();
         let sample = sample.into_iter().map(failed_job).collect();
-        Ok(DeadLetterDetails { group, repaired, stack, sample, elsewhere })
+        Ok(DeadLetterDetails {
+            group,
+            repaired,
+            stack,
+            sample,
+            elsewhere,
+        })
     }
 
     pub async fn acknowledge(&self, who: &Caller, id: i64) -> Result<DeadLetter, Error> {
-        let act = self.store.acknowledge_dead_letter(self.broker.prefix(), id, Some(&who.actor));
-        self.change::<DeadLettersAcknowledge>(who, id, json!({}), act).await
+        let act = self
+            .store
+            .acknowledge_dead_letter(self.broker.prefix(), id, Some(&who.actor));
+        self.change::<DeadLettersAcknowledge>(who, id, json!({}), act)
+            .await
     }
 
     pub async fn unacknowledge(&self, who: &Caller, id: i64) -> Result<DeadLetter, Error> {
-        let act = self.store.acknowledge_dead_letter(self.broker.prefix(), id, None);
-        self.change::<DeadLettersUnacknowledge>(who, id, json!({}), act).await
+        let act = self
+            .store
+            .acknowledge_dead_letter(self.broker.prefix(), id, None);
+        self.change::<DeadLettersUnacknowledge>(who, id, json!({}), act)
+            .await
     }
 
-    pub async fn note(&self, who: &Caller, id: i64, Note { note }: Note) -> Result<DeadLetter, Error> {
+    pub async fn note(
+        &self,
+        who: &Caller,
+        id: i64,
+        Note { note }: Note,
+    ) -> Result<DeadLetter, Error> {
         let note = text("note", note, MAX_NOTE)?;
-        let act = self.store.note_dead_letter(self.broker.prefix(), id, note.as_deref());
+        let act = self
+            .store
+            .note_dead_letter(self.broker.prefix(), id, note.as_deref());
         // The text is stored in the group only, where erasing finds it.
         let details = json!({ "characters": note.as_ref().map(|note| note.chars().count()) });
         self.change::<DeadLettersNote>(who, id, details, act).await
@@ -87,8 +123,11 @@ impl DeadLetters {
 
     pub async fn assign(&self, who: &Caller, id: i64, to: Assignee) -> Result<DeadLetter, Error> {
         let assignee = text("assignee", to.assignee, MAX_ASSIGNEE)?;
-        let act = self.store.assign_dead_letter(self.broker.prefix(), id, assignee.as_deref());
-        self.change::<DeadLettersAssign>(who, id, json!({ "assignee": assignee }), act).await
+        let act = self
+            .store
+            .assign_dead_letter(self.broker.prefix(), id, assignee.as_deref());
+        self.change::<DeadLettersAssign>(who, id, json!({ "assignee": assignee }), act)
+            .await
     }
 
     /// Records only the group's number, since erasing removes the group's texts elsewhere.
@@ -101,15 +140,24 @@ impl DeadLetters {
     ) -> Result<DeadLetter, Error> {
         let act = async { Ok(view(act.await?)) };
         let numbered = |group: &DeadLetter| json!({ "id": group.id });
-        self.actions.record_as::<E, _>(who, &format!("dead-letter/{id}"), details, act, numbered).await
+        self.actions
+            .record_as::<E, _>(who, &format!("dead-letter/{id}"), details, act, numbered)
+            .await
     }
 }
 
 /// A blank text becomes `None`.
 fn text(name: &str, value: Option<String>, most: usize) -> Result<Option<String>, Error> {
-    let value = value.map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
-    if value.as_ref().is_some_and(|text| text.chars().count() > most || text.contains('\0')) {
-        return Err(Error::invalid(format!("{name}: at most {most} characters, without NUL")));
+    let value = value
+        .map(|text| text.trim().to_owned())
+        .filter(|text| !text.is_empty());
+    if value
+        .as_ref()
+        .is_some_and(|text| text.chars().count() > most || text.contains('\0'))
+    {
+        return Err(Error::invalid(format!(
+            "{name}: at most {most} characters, without NUL"
+        )));
     }
     Ok(value)
 }

@@ -28,7 +28,6 @@ pub enum Kind {
     /// Redis has no memory left.
     RedisFull,
     TooLarge,
-    /// Too many requests.
     RateLimited,
     /// An outside service did not answer as it should.
     Upstream,
@@ -43,7 +42,6 @@ pub struct Error {
     pub code: Cow<'static, str>,
     /// For people. It says what to do next where that is known.
     pub message: String,
-    /// Machine-readable details.
     pub details: Option<Value>,
     /// After this time, the request may succeed.
     pub retry_after: Option<Duration>,
@@ -63,7 +61,14 @@ impl std::error::Error for Error {}
 impl Error {
     pub fn new(kind: Kind, code: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
         let (code, message) = (code.into(), message.into());
-        Self { kind, code, message, details: None, retry_after: None, is_private: false }
+        Self {
+            kind,
+            code,
+            message,
+            details: None,
+            retry_after: None,
+            is_private: false,
+        }
     }
 
     pub fn not_found(message: impl Into<String>) -> Self {
@@ -132,7 +137,9 @@ impl From<QueueError> for Error {
             | QueueError::NotKilled { .. }
             | QueueError::Busy { .. } => Self::conflict(error.to_string()),
             QueueError::Invalid(message) => Self::invalid(message.clone()),
-            QueueError::MemoryFull(message) => Self::new(Kind::RedisFull, "redis-full", message.clone()),
+            QueueError::MemoryFull(message) => {
+                Self::new(Kind::RedisFull, "redis-full", message.clone())
+            }
             QueueError::Unavailable(_) => {
                 log_chain(&error);
                 Self::unavailable("Redis does not answer; try again")

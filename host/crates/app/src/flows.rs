@@ -32,7 +32,11 @@ impl Flows {
         Self {
             broker: parts.broker.clone(),
             actions: parts.actions.clone(),
-            catalog: Catalog::new(parts.broker.clone(), parts.store.clone(), Arc::clone(&parts.plugins)),
+            catalog: Catalog::new(
+                parts.broker.clone(),
+                parts.store.clone(),
+                Arc::clone(&parts.plugins),
+            ),
             traces: parts.traces.clone(),
         }
     }
@@ -49,10 +53,17 @@ impl Flows {
         let flow = flow_of(root, &trace, 1)?;
         let act = async {
             let added = enqueue_span::end(span, self.broker.add_flow(flow).await)?;
-            let node = |(queue, id): (QueueName, JobId)| Added { queue: queue.to_string(), id: id.to_string() };
-            Ok(AddedFlow { jobs: added.into_iter().map(node).collect() })
+            let node = |(queue, id): (QueueName, JobId)| Added {
+                queue: queue.to_string(),
+                id: id.to_string(),
+            };
+            Ok(AddedFlow {
+                jobs: added.into_iter().map(node).collect(),
+            })
         };
-        self.actions.record::<FlowsAdd, _>(who, &target, details, act).await
+        self.actions
+            .record::<FlowsAdd, _>(who, &target, details, act)
+            .await
     }
 }
 
@@ -72,7 +83,10 @@ fn flow_of(node: FlowNode, trace: &Trace, depth: usize) -> Result<Flow, Error> {
         return Err(Error::invalid(InvalidFlow::TooDeep.to_string()));
     }
     let queue: QueueName = node.queue.parse()?;
-    let children = node.children.into_iter().map(|child| flow_of(child, trace, depth + 1));
+    let children = node
+        .children
+        .into_iter()
+        .map(|child| flow_of(child, trace, depth + 1));
     Ok(Flow {
         job: new_job(node.job, queue, trace.clone())?,
         on_failure: node.on_failure,

@@ -1,6 +1,7 @@
 //! Is this process healthy, and is it ready for work?
 //!
-//! Every answer comes from a real round trip with a time limit. Probes never pile up: all callers share the one in flight.
+//! Every answer comes from a real round trip with a time limit. Probes never pile up: all callers
+//! share the one in flight.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,7 +20,8 @@ use crate::plugins::Plugins;
 use crate::service::{ServiceStatus, ServiceTrouble};
 use crate::{Error, Parts};
 
-/// Longest wait for one dependency. Load balancers commonly wait 2 to 5 s; the answer must come before that.
+/// Longest wait for one dependency. Load balancers commonly wait 2 to 5 s; the answer must come
+/// before that.
 const PROBE_LIMIT: Duration = Duration::from_millis(1_500);
 /// For the reason why Postgres does not answer: for the log only.
 const WHY_LIMIT: Duration = Duration::from_secs(10);
@@ -27,7 +29,6 @@ const WHY_LIMIT: Duration = Duration::from_secs(10);
 /// More than NTP leaves, less than does harm; beyond [`MAX_CLOCK_SKEW_MS`] the host takes no jobs.
 const SKEW_TO_WARN_ABOUT_MS: i64 = 500;
 
-/// What one probe saw.
 #[derive(Debug, Clone, Default)]
 pub struct Probe {
     /// Round trip of a small query; absent when Postgres did not answer in time.
@@ -58,7 +59,6 @@ pub struct NotReady {
     pub code: &'static str,
     /// What is the case.
     pub message: String,
-    /// What to do next.
     pub next: String,
 }
 
@@ -67,33 +67,50 @@ pub const DRAINING: &str = "draining";
 
 impl NotReady {
     fn new(code: &'static str, message: impl Into<String>, next: impl Into<String>) -> Self {
-        Self { code, message: message.into(), next: next.into() }
+        Self {
+            code,
+            message: message.into(),
+            next: next.into(),
+        }
     }
 
     fn redis(trouble: &Trouble) -> Self {
         // One code for whatever keeps Redis from serving; the message tells which.
-        let code = if trouble.serves() { "redis-evicts" } else { "redis" };
+        let code = if trouble.serves() {
+            "redis-evicts"
+        } else {
+            "redis"
+        };
         Self::new(code, trouble.to_string(), trouble.next())
     }
 }
 
-/// Services in trouble, for the details of /readyz. They are no reasons against readiness: see [`crate::service`].
+/// Services in trouble, for the details of /readyz. They are no reasons against readiness: see
+/// [`crate::service`].
 fn of_services(troubles: &[(&'static str, ServiceTrouble)], depends: bool) -> Vec<api::NotReady> {
     let view = |(service, trouble): &(&str, ServiceTrouble)| match trouble {
         ServiceTrouble::Ends { times, last_ago } => Some(api::NotReady {
             code: "service-restarting".into(),
             message: format!(
                 "The background service {service} has ended unexpectedly {}, the last time {} s ago. It is restarted by itself",
-                if *times == 1 { "once".to_owned() } else { format!("{times} times in a row") },
+                if *times == 1 {
+                    "once".to_owned()
+                } else {
+                    format!("{times} times in a row")
+                },
                 last_ago.as_secs(),
             ),
-            next: format!("Look for the service {service} in this host's log, and report what it says"),
+            next: format!(
+                "Look for the service {service} in this host's log, and report what it says"
+            ),
         }),
         // What it needs is away, which is said already.
         ServiceTrouble::Fails(_) if depends => None,
         ServiceTrouble::Fails(what) => Some(api::NotReady {
             code: "service-failing".into(),
-            message: format!("The background service {service} fails: {what}. It tries again by itself"),
+            message: format!(
+                "The background service {service} fails: {what}. It tries again by itself"
+            ),
             next: format!("Look in this host's log for: {what}"),
         }),
     };
@@ -109,14 +126,19 @@ pub struct HealthCheck {
 
 impl HealthCheck {
     pub(crate) fn new(parts: &Parts) -> Self {
-        Self { health: Arc::clone(&parts.health), environment: Arc::clone(&parts.environment) }
+        Self {
+            health: Arc::clone(&parts.health),
+            environment: Arc::clone(&parts.environment),
+        }
     }
 
     /// Whether Postgres and Redis answer. Fails where the check itself does.
     pub async fn report(&self) -> Result<HealthReport, Error> {
         // In a task, so that a panic in the check is an error like others.
         let health = Arc::clone(&self.health);
-        let probe = tokio::spawn(async move { health.probe().await }).await.map_err(|_| Error::internal())?;
+        let probe = tokio::spawn(async move { health.probe().await })
+            .await
+            .map_err(|_| Error::internal())?;
         let is_healthy = probe.healthy();
         Ok(HealthReport {
             success: is_healthy,
@@ -126,7 +148,11 @@ impl HealthCheck {
                 timestamp: Utc::now().to_rfc3339_opts(SecondsFormat::Millis, true),
                 uptime: self.health.uptime().as_secs_f64(),
                 environment: self.environment.to_string(),
-                database: dependency("postgresql", probe.database, probe.database.map(|_| probe.read_only.is_none())),
+                database: dependency(
+                    "postgresql",
+                    probe.database,
+                    probe.database.map(|_| probe.read_only.is_none()),
+                ),
                 redis: dependency("redis", probe.redis, None),
             },
         })
@@ -134,18 +160,41 @@ impl HealthCheck {
 
     /// Whether to send work here.
     pub async fn readiness(&self) -> Readiness {
-        let view = |NotReady { code, message, next }| api::NotReady { code: code.to_owned(), message, next };
-        let mut details: Vec<api::NotReady> = self.health.not_ready().await.into_iter().map(view).collect();
+        let view = |NotReady {
+                        code,
+                        message,
+                        next,
+                    }| api::NotReady {
+            code: code.to_owned(),
+            message,
+            next,
+        };
+        let mut details: Vec<api::NotReady> = self
+            .health
+            .not_ready()
+            .await
+            .into_iter()
+            .map(view)
+            .collect();
         let reasons: Vec<String> = details.iter().map(|reason| reason.code.clone()).collect();
         let depends = reasons.iter().any(|code| code != DRAINING);
         details.extend(of_services(&self.health.services.troubles(), depends));
-        Readiness { ready: reasons.is_empty(), reasons, details }
+        Readiness {
+            ready: reasons.is_empty(),
+            reasons,
+            details,
+        }
     }
 }
 
 fn dependency(kind: &str, round_trip: Option<Duration>, writable: Option<bool>) -> Dependency {
     let latency_ms = round_trip.map(|time| time.as_secs_f64() * 1e3);
-    Dependency { connected: round_trip.is_some(), kind: kind.into(), latency_ms, writable }
+    Dependency {
+        connected: round_trip.is_some(),
+        kind: kind.into(),
+        latency_ms,
+        writable,
+    }
 }
 
 /// Health of this process.
@@ -163,7 +212,12 @@ pub struct Health {
 
 impl Health {
     /// Starts the uptime clock.
-    pub fn new(store: Store, queues: Broker, plugins: Arc<Plugins>, services: Arc<ServiceStatus>) -> Self {
+    pub fn new(
+        store: Store,
+        queues: Broker,
+        plugins: Arc<Plugins>,
+        services: Arc<ServiceStatus>,
+    ) -> Self {
         Self {
             store,
             queues,
@@ -193,7 +247,8 @@ impl Health {
             match slot.as_ref().filter(|probe| probe.peek().is_none()) {
                 Some(running) => running.clone(),
                 None => {
-                    // A task, so that a caller that goes away does not stop the probe for the others.
+                    // A task, so that a caller that goes away does not stop the probe for the
+                    // others.
                     let task = tokio::spawn(probe(self.store.clone(), self.queues.clone()));
                     let shared = task.map(Result::unwrap_or_default).boxed().shared();
                     *slot = Some(shared.clone());
@@ -210,7 +265,9 @@ impl Health {
         if probe.redis.is_none() && probe.redis_trouble.is_none() {
             probe.redis_trouble = Some(Trouble::Away);
         }
-        let skew_ms = probe.skew_ms.filter(|skew| skew.unsigned_abs() > MAX_CLOCK_SKEW_MS);
+        let skew_ms = probe
+            .skew_ms
+            .filter(|skew| skew.unsigned_abs() > MAX_CLOCK_SKEW_MS);
         let reasons = [
             self.draining
                 .load(Ordering::Relaxed)
@@ -258,12 +315,18 @@ impl Health {
         }
         let codes = now.join(", ");
         if let Some(read_only) = read_only {
-            error!(reasons = codes, "this host is not ready: Postgres may only be read: {read_only}");
+            error!(
+                reasons = codes,
+                "this host is not ready: Postgres may only be read: {read_only}"
+            );
         } else if now.contains(&"database") && !before.contains(&"database") {
             let store = self.store.clone();
             tokio::spawn(async move {
                 // The probe's own time was too short to hear it from the pool.
-                let why = tokio::time::timeout(WHY_LIMIT, store.why_unreachable()).await.ok().flatten();
+                let why = tokio::time::timeout(WHY_LIMIT, store.why_unreachable())
+                    .await
+                    .ok()
+                    .flatten();
                 let why = why.map_or_else(|| "no answer in time".into(), |why| chain(&why));
                 error!(reasons = codes, "this host is not ready: {why}");
             });
@@ -275,14 +338,27 @@ impl Health {
 
 fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+    causes
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(": ")
 }
 
 async fn probe(store: Store, queues: Broker) -> Probe {
-    let database = async { tokio::time::timeout(PROBE_LIMIT, store.probe()).await.ok()?.ok() };
+    let database = async {
+        tokio::time::timeout(PROBE_LIMIT, store.probe())
+            .await
+            .ok()?
+            .ok()
+    };
     let redis = async {
-        let away = Standing { trouble: Some(Trouble::Away), ..Standing::default() };
-        tokio::time::timeout(PROBE_LIMIT, queues.look()).await.unwrap_or(away)
+        let away = Standing {
+            trouble: Some(Trouble::Away),
+            ..Standing::default()
+        };
+        tokio::time::timeout(PROBE_LIMIT, queues.look())
+            .await
+            .unwrap_or(away)
     };
     let (database, redis) = tokio::join!(database, redis);
     let database: Option<StoreProbe> = database;
@@ -298,8 +374,16 @@ async fn probe(store: Store, queues: Broker) -> Probe {
 
 /// What Redis orders goes by its clock; what Postgres and plugins are told goes by this machine's.
 pub async fn warn_about_skew(queues: &Broker) {
-    if let Some(skew_ms) = queues.look().await.skew_ms.filter(|skew| skew.abs() > SKEW_TO_WARN_ABOUT_MS) {
-        warn!(skew_ms, "this machine's clock is not Redis's: synchronise both with NTP");
+    if let Some(skew_ms) = queues
+        .look()
+        .await
+        .skew_ms
+        .filter(|skew| skew.abs() > SKEW_TO_WARN_ABOUT_MS)
+    {
+        warn!(
+            skew_ms,
+            "this machine's clock is not Redis's: synchronise both with NTP"
+        );
     }
 }
 
@@ -309,7 +393,10 @@ mod tests {
 
     #[test]
     fn a_service_that_keeps_ending_is_named_in_the_details_with_what_to_do() {
-        let ends = ServiceTrouble::Ends { times: 3, last_ago: Duration::from_secs(7) };
+        let ends = ServiceTrouble::Ends {
+            times: 3,
+            last_ago: Duration::from_secs(7),
+        };
         let details = of_services(&[("mirror", ends)], true);
         assert_eq!(details.len(), 1);
         assert_eq!(details[0].code, "service-restarting");
@@ -317,7 +404,13 @@ mod tests {
             details[0].message,
             "The background service mirror has ended unexpectedly 3 times in a row, the last time 7 s ago. It is restarted by itself"
         );
-        assert!(details[0].next.contains("the service mirror in this host's log"), "{}", details[0].next);
+        assert!(
+            details[0]
+                .next
+                .contains("the service mirror in this host's log"),
+            "{}",
+            details[0].next
+        );
     }
 
     #[test]
@@ -325,7 +418,17 @@ mod tests {
         let fails = [("bulk", ServiceTrouble::Fails("bulk operations wait"))];
         assert!(of_services(&fails, true).is_empty());
         let details = of_services(&fails, false);
-        assert_eq!(details.iter().map(|detail| detail.code.as_str()).collect::<Vec<_>>(), ["service-failing"]);
-        assert!(details[0].message.contains("bulk operations wait"), "{}", details[0].message);
+        assert_eq!(
+            details
+                .iter()
+                .map(|detail| detail.code.as_str())
+                .collect::<Vec<_>>(),
+            ["service-failing"]
+        );
+        assert!(
+            details[0].message.contains("bulk operations wait"),
+            "{}",
+            details[0].message
+        );
     }
 }

@@ -18,12 +18,15 @@ pub struct HistoryFilter {
 #[derive(Debug, thiserror::Error)]
 pub enum SelectError {
     /// The history keeps no term of the path.
-    #[error("data.{path}: no active plugin declares it searchable{}; {}", of(queue), declared(paths))]
+    #[error(
+        "data.{path}: no active plugin declares it searchable{}; {}",
+        of(queue),
+        declared(paths)
+    )]
     Undeclared {
         path: String,
         /// The queue of the filter.
         queue: Option<QueueName>,
-        /// The declared paths.
         paths: BTreeSet<DataPath>,
     },
     #[error(transparent)]
@@ -31,26 +34,38 @@ pub enum SelectError {
 }
 
 fn of(queue: &Option<QueueName>) -> String {
-    queue.as_ref().map(|queue| format!(" for {queue}")).unwrap_or_default()
+    queue
+        .as_ref()
+        .map(|queue| format!(" for {queue}"))
+        .unwrap_or_default()
 }
 
 fn declared(paths: &BTreeSet<DataPath>) -> String {
     if paths.is_empty() {
-        return "there are none (in plugin.toml: searchable = [\"customer.id\"] in [[queues]])".into();
+        return "there are none (in plugin.toml: searchable = [\"customer.id\"] in [[queues]])"
+            .into();
     }
     let paths: Vec<String> = paths.iter().map(|path| format!("data.{path}")).collect();
     format!("there are {}", paths.join(", "))
 }
 
 impl HistoryFilter {
-    pub async fn new(store: &Store, plugins: &Plugins, filter: Filter) -> Result<Self, SelectError> {
+    pub async fn new(
+        store: &Store,
+        plugins: &Plugins,
+        filter: Filter,
+    ) -> Result<Self, SelectError> {
         let mut terms = Vec::with_capacity(filter.data.len());
         if !filter.data.is_empty() {
             let paths = plugins.searchable(filter.queue.as_ref());
             let key = store.term_key().await?;
             for (path, value) in &filter.data {
                 let Some(known) = paths.iter().find(|known| known.as_str() == path) else {
-                    return Err(SelectError::Undeclared { path: path.clone(), queue: filter.queue.clone(), paths });
+                    return Err(SelectError::Undeclared {
+                        path: path.clone(),
+                        queue: filter.queue.clone(),
+                        paths,
+                    });
                 };
                 terms.push(key.term(known, value));
             }
@@ -60,7 +75,11 @@ impl HistoryFilter {
 
     /// `prefix` is BullMQ's.
     pub fn selection<'a>(&'a self, prefix: &'a str) -> Selection<'a> {
-        Selection { prefix, filter: &self.filter, terms: &self.terms }
+        Selection {
+            prefix,
+            filter: &self.filter,
+            terms: &self.terms,
+        }
     }
 }
 

@@ -1,4 +1,5 @@
-//! Tasks that one process of the fleet does for all: rounds wherever this process leads, as a [`Service`] of every process.
+//! Tasks that one process of the fleet does for all: rounds wherever this process leads, as a
+//! [`Service`] of every process.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -26,15 +27,14 @@ pub(crate) enum Next {
 #[async_trait]
 pub(crate) trait LedTask: Send + Sync {
     const TASK: LeaderTask;
-    /// Of the service.
     const NAME: &'static str;
     /// What failing rounds mean, for the log and for /readyz: a sentence without its full stop.
     const FAILING: &'static str;
 
-    /// Between two rounds.
     fn every(&self) -> Duration;
 
-    /// Before each election: whether there may be anything to do. A process that has nothing to do holds no connection for it.
+    /// Before each election: whether there may be anything to do. A process that has nothing to do
+    /// holds no connection for it.
     async fn is_needed(&mut self) -> anyhow::Result<bool> {
         Ok(true)
     }
@@ -42,7 +42,6 @@ pub(crate) trait LedTask: Send + Sync {
     /// In the leader. Dropped at a stop: a statement that is cut short is undone.
     async fn round(&mut self, lead: &mut Leadership<'_>) -> anyhow::Result<Next>;
 
-    /// In the others.
     async fn follow(&mut self) -> anyhow::Result<()> {
         Ok(())
     }
@@ -68,14 +67,20 @@ pub(crate) struct Led<T> {
 
 impl<T: LedTask> Led<T> {
     pub(crate) fn new(store: Store, task: T) -> Self {
-        Self { store, task: Mutex::new(task), is_failing: AtomicBool::new(false) }
+        Self {
+            store,
+            task: Mutex::new(task),
+            is_failing: AtomicBool::new(false),
+        }
     }
 
     /// Of what fails, the first is told, and that it works again.
     fn tell(&self, ended: &anyhow::Result<Next>) {
         let was_failing = self.is_failing.swap(ended.is_err(), Ordering::Relaxed);
         match ended {
-            Err(error) if !was_failing => error!(error = format!("{error:#}"), "{}; trying again", T::FAILING),
+            Err(error) if !was_failing => {
+                error!(error = format!("{error:#}"), "{}; trying again", T::FAILING)
+            }
             Ok(_) if was_failing => info!(service = T::NAME, "works again"),
             _ => {}
         }
@@ -118,7 +123,11 @@ impl<T: LedTask> Service for Led<T> {
     }
 
     fn health(&self) -> ServiceHealth {
-        if self.is_failing.load(Ordering::Relaxed) { ServiceHealth::Failing(T::FAILING) } else { ServiceHealth::Ok }
+        if self.is_failing.load(Ordering::Relaxed) {
+            ServiceHealth::Failing(T::FAILING)
+        } else {
+            ServiceHealth::Ok
+        }
     }
 }
 

@@ -82,7 +82,6 @@ pub struct Foundation {
     pub vault: Arc<vault::Vault>,
     pub copy: snapshot::OfflineSnapshot,
     pub traces: Traces,
-    /// What became of spans.
     pub spans: Arc<Counts>,
     pub dropped_lines: DroppedLines,
     pub incident: incident::Sources,
@@ -99,7 +98,6 @@ pub struct AppConfig {
     pub quarantine: Policy,
     /// Whose signatures let a plugin run.
     pub trusted: TrustedKeys,
-    /// Old revisions.
     pub keep_revisions: Keep,
     pub keep_attempts: KeepAttempts,
     /// Between two looks at what other workers have ended; nothing when nobody is to look.
@@ -139,9 +137,18 @@ pub struct Parts {
 }
 
 impl Parts {
-    /// Nothing runs yet.
     pub fn new(foundation: Foundation, config: AppConfig) -> anyhow::Result<Self> {
-        let Foundation { store, sql, broker, runtime, work, vault, copy, traces, .. } = foundation;
+        let Foundation {
+            store,
+            sql,
+            broker,
+            runtime,
+            work,
+            vault,
+            copy,
+            traces,
+            ..
+        } = foundation;
         let services = Arc::<service::ServiceStatus>::default();
         let (begun, quarantines) = tokio::sync::mpsc::unbounded_channel();
         let plugins = Arc::new(plugins::Plugins::new(plugins::Parts {
@@ -171,9 +178,21 @@ impl Parts {
                 meters.reconcile();
             }
         });
-        let (breakers, mail) = (Arc::clone(&foundation.outside.breakers), foundation.outside.mail.server());
-        let outside = Arc::new(breakers::OutsideHosts::new(Arc::clone(&runtime), breakers, mail));
-        let health = health::Health::new(store.clone(), broker.clone(), Arc::clone(&plugins), Arc::clone(&services));
+        let (breakers, mail) = (
+            Arc::clone(&foundation.outside.breakers),
+            foundation.outside.mail.server(),
+        );
+        let outside = Arc::new(breakers::OutsideHosts::new(
+            Arc::clone(&runtime),
+            breakers,
+            mail,
+        ));
+        let health = health::Health::new(
+            store.clone(),
+            broker.clone(),
+            Arc::clone(&plugins),
+            Arc::clone(&services),
+        );
         let health = Arc::new(health);
         let seen = alerts::Sources {
             store: store.clone(),
@@ -184,7 +203,10 @@ impl Parts {
             certificates: foundation.outside.egress.certificates(),
         };
         let alerts = alerts::AlertWatch::new(config.alerts, seen, quarantines)?;
-        let bodies = Arc::new(history::SealedBodies::new(store.clone(), Arc::clone(&vault)));
+        let bodies = Arc::new(history::SealedBodies::new(
+            store.clone(),
+            Arc::clone(&vault),
+        ));
         let bulks = bulk::BulkJobs::new(
             store.clone(),
             broker.clone(),

@@ -20,7 +20,9 @@ const POLL: Duration = Duration::from_secs(1);
 /// Relays until the end.
 pub fn relay(parts: &Parts) -> Arc<dyn Service> {
     let (sql, queues) = (parts.sql.clone(), parts.broker.clone());
-    task("outbox", move |stop| keep_relaying(sql.clone(), queues.clone(), stop))
+    task("outbox", move |stop| {
+        keep_relaying(sql.clone(), queues.clone(), stop)
+    })
 }
 
 async fn keep_relaying(sql: PluginSql, queues: Broker, stop: CancellationToken) {

@@ -16,7 +16,11 @@ pub fn job(redaction: &Redaction, told: Vec<String>, mut job: JobView) -> (Redac
     job.data = text;
     // Options are BullMQ's, and contain none of the paths.
     let no_paths = Redaction::default();
-    let results = job.progress.iter_mut().chain(&mut job.return_value).map(|text| (text, redaction));
+    let results = job
+        .progress
+        .iter_mut()
+        .chain(&mut job.return_value)
+        .map(|text| (text, redaction));
     for (text, redaction) in results.chain([(&mut job.opts, &no_paths)]) {
         let shown = redaction.document(text, &mask);
         hidden += shown.hidden;
@@ -35,7 +39,8 @@ pub fn attempt(row: &mut AttemptRow, mask: &Mask) {
 /// recorded.
 pub fn found(mut rows: Vec<FoundRow>) -> Vec<FoundRow> {
     let mask = Mask::default();
-    rows.iter_mut().for_each(|row| attempt(&mut row.attempt, &mask));
+    rows.iter_mut()
+        .for_each(|row| attempt(&mut row.attempt, &mask));
     rows
 }
 

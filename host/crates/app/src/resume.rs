@@ -22,12 +22,16 @@ const LISTEN_FOR: Duration = Duration::from_secs(3);
 /// is useless.
 const MIGRATION_CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
-/// Migrates the database. Gives whether Postgres is away and this host goes on with what it last saw of it.
+/// Migrates the database. Gives whether Postgres is away and this host goes on with what it last
+/// saw of it.
 pub async fn migrate_or_resume(store: &Store, copy: &OfflineSnapshot) -> anyhow::Result<bool> {
     match migrate(store).await {
         Ok(()) => Ok(false),
         Err(error) if is_away(&error) && Plugins::has_copy(copy) => {
-            warn!(error = format!("{error:#}"), "starting with what this host last saw of Postgres");
+            warn!(
+                error = format!("{error:#}"),
+                "starting with what this host last saw of Postgres"
+            );
             Ok(true)
         }
         Err(error) => Err(error),
@@ -35,8 +39,14 @@ pub async fn migrate_or_resume(store: &Store, copy: &OfflineSnapshot) -> anyhow:
 }
 
 async fn migrate(store: &Store) -> anyhow::Result<()> {
-    store.reach(MIGRATION_CONNECT_LIMIT).await.context("cannot use Postgres")?;
-    store.migrate().await.context("cannot migrate the database")?;
+    store
+        .reach(MIGRATION_CONNECT_LIMIT)
+        .await
+        .context("cannot use Postgres")?;
+    store
+        .migrate()
+        .await
+        .context("cannot migrate the database")?;
     Ok(())
 }
 
@@ -69,7 +79,8 @@ impl Service for PassOnChanges {
     }
 
     async fn run(&self, stop: CancellationToken) -> anyhow::Result<()> {
-        stop.run_until_cancelled(async { tokio::join!(self.migrate_when_back(), self.pass_on()) }).await;
+        stop.run_until_cancelled(async { tokio::join!(self.migrate_when_back(), self.pass_on()) })
+            .await;
         Ok(())
     }
 }

@@ -6,13 +6,10 @@ use patchbay_api::plugins::Change;
 use patchbay_model::manifest::Manifest;
 use serde_json::{Value, json};
 
-/// What a file declares.
 #[derive(Debug, Clone)]
 pub struct Described {
     pub manifest: Manifest,
-    /// Names, versions included.
     pub imports: Vec<String>,
-    /// Names, versions included.
     pub exports: Vec<String>,
 }
 
@@ -32,7 +29,12 @@ pub fn between(before: &Described, after: &Described) -> Vec<Change> {
             }
             None => (None, after),
         };
-        changes.push(Change { part, name, before, after: Some(after) });
+        changes.push(Change {
+            part,
+            name,
+            before,
+            after: Some(after),
+        });
     }
     changes.extend(old.into_iter().map(|((part, name), before)| Change {
         part,
@@ -46,30 +48,54 @@ pub fn between(before: &Described, after: &Described) -> Vec<Change> {
 
 /// Everything that an operator may want to compare, by part and name.
 fn parts(described: &Described) -> BTreeMap<(String, Option<String>), Value> {
-    let Ok(Value::Object(manifest)) = serde_json::to_value(&described.manifest) else { return BTreeMap::new() };
+    let Ok(Value::Object(manifest)) = serde_json::to_value(&described.manifest) else {
+        return BTreeMap::new();
+    };
     let mut parts = BTreeMap::new();
     for (part, value) in manifest {
         match (part.as_str(), value) {
             (_, Value::Array(items)) => {
                 for (at, item) in items.into_iter().enumerate() {
-                    parts.insert((part.clone(), Some(name_of(&item).unwrap_or_else(|| at.to_string()))), item);
+                    parts.insert(
+                        (
+                            part.clone(),
+                            Some(name_of(&item).unwrap_or_else(|| at.to_string())),
+                        ),
+                        item,
+                    );
                 }
             }
             // Each queue and trail is a part of its own, so that adding one is one change.
             ("enqueue" | "audit", Value::Object(fields)) => {
                 let names = fields.values().filter_map(Value::as_array).flatten();
-                parts.extend(names.map(|name| ((part.clone(), name.as_str().map(str::to_owned)), json!(true))));
+                parts.extend(names.map(|name| {
+                    (
+                        (part.clone(), name.as_str().map(str::to_owned)),
+                        json!(true),
+                    )
+                }));
             }
             ("limits", Value::Object(fields)) => {
-                parts.extend(fields.into_iter().map(|(field, value)| ((part.clone(), Some(field)), value)));
+                parts.extend(
+                    fields
+                        .into_iter()
+                        .map(|(field, value)| ((part.clone(), Some(field)), value)),
+                );
             }
             (_, value) => {
                 parts.insert((part, None), value);
             }
         }
     }
-    for (part, names) in [("imports", &described.imports), ("exports", &described.exports)] {
-        parts.extend(names.iter().map(|name| ((part.to_owned(), Some(name.clone())), json!(true))));
+    for (part, names) in [
+        ("imports", &described.imports),
+        ("exports", &described.exports),
+    ] {
+        parts.extend(
+            names
+                .iter()
+                .map(|name| ((part.to_owned(), Some(name.clone())), json!(true))),
+        );
     }
     parts
 }
@@ -78,15 +104,21 @@ fn name_of(item: &Value) -> Option<String> {
     let text = |key: &str| item[key].as_str().map(str::to_owned);
     let route = || Some(format!("{} {}", text("method")?, text("path")?));
     let named = text("id").or_else(|| text("url")).or_else(|| text("name"));
-    named.or_else(route).or_else(|| item.as_str().map(str::to_owned))
+    named
+        .or_else(route)
+        .or_else(|| item.as_str().map(str::to_owned))
 }
 
 fn narrowed(before: Value, after: Value) -> (Value, Value) {
-    let (Value::Object(mut before), Value::Object(mut after)) = (before.clone(), after.clone()) else {
+    let (Value::Object(mut before), Value::Object(mut after)) = (before.clone(), after.clone())
+    else {
         return (before, after);
     };
-    let same: Vec<String> =
-        before.iter().filter(|(key, value)| after.get(*key) == Some(*value)).map(|(key, _)| key.clone()).collect();
+    let same: Vec<String> = before
+        .iter()
+        .filter(|(key, value)| after.get(*key) == Some(*value))
+        .map(|(key, _)| key.clone())
+        .collect();
     for key in same {
         before.remove(&key);
         after.remove(&key);
@@ -102,12 +134,19 @@ mod tests {
         let text = format!("name = \"demo\"\nwit = \"0.1\"\n{toml}");
         let manifest = Manifest::from_toml(&text, |file| Err(file.to_owned())).expect("a manifest");
         let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-        Described { manifest, imports: names(imports), exports: names(&["patchbay:plugin/jobs@0.1.0"]) }
+        Described {
+            manifest,
+            imports: names(imports),
+            exports: names(&["patchbay:plugin/jobs@0.1.0"]),
+        }
     }
 
     #[test]
     fn a_revision_does_not_differ_from_itself() {
-        let one = described("version = \"1.0.0\"\n[[queues]]\nname = \"q\"\n", &["wasi:io/streams@0.2.6"]);
+        let one = described(
+            "version = \"1.0.0\"\n[[queues]]\nname = \"q\"\n",
+            &["wasi:io/streams@0.2.6"],
+        );
         assert_eq!(between(&one, &one), []);
     }
 
@@ -128,7 +167,9 @@ mod tests {
         let shown: Vec<String> = between(&before, &after)
             .into_iter()
             .map(|change| {
-                let text = |value: Option<Value>| value.map_or_else(|| "-".into(), |value| value.to_string());
+                let text = |value: Option<Value>| {
+                    value.map_or_else(|| "-".into(), |value| value.to_string())
+                };
                 format!(
                     "{} {} {} {}",
                     change.part,

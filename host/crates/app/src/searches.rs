@@ -6,8 +6,8 @@ use std::time::Duration;
 use chrono::{TimeDelta, Utc};
 use patchbay_api::answer::Page;
 use patchbay_api::searches::{
-    Count, CountHistory, Found, FoundAttempt, NamedSearch, RunSearch, SavedSearch, SearchHistory, SearchesForget,
-    SearchesSave, SearchesUndo, UndoneSearch,
+    Count, CountHistory, Found, FoundAttempt, NamedSearch, RunSearch, SavedSearch, SearchHistory,
+    SearchesForget, SearchesSave, SearchesUndo, UndoneSearch,
 };
 use patchbay_model::filter::Filter;
 use patchbay_model::redaction::REDACTED;
@@ -72,17 +72,35 @@ impl Searches {
             .map_err(|error: UnknownCursor| Error::invalid(error.to_string()))?;
         let selected = HistoryFilter::new(&self.store, &self.plugins, filter).await?;
         let selection = selected.selection(self.broker.prefix());
-        let found = self.store.search(selection, after.as_ref(), limit, SEARCH_LIMIT).await?;
-        let items = redacted::found(found.rows).into_iter().map(found_view).collect();
-        Ok(Page { items, next_cursor: found.next.map(|place| place.to_string()), partial: found.partial })
+        let found = self
+            .store
+            .search(selection, after.as_ref(), limit, SEARCH_LIMIT)
+            .await?;
+        let items = redacted::found(found.rows)
+            .into_iter()
+            .map(found_view)
+            .collect();
+        Ok(Page {
+            items,
+            next_cursor: found.next.map(|place| place.to_string()),
+            partial: found.partial,
+        })
     }
 
     /// Counts the attempts that a search would find.
     pub async fn count(&self, asked: CountHistory) -> Result<Count, Error> {
         let filter = Filter::from_pairs(asked.0)?;
         let selected = HistoryFilter::new(&self.store, &self.plugins, filter).await?;
-        let count = self.store.count(selected.selection(self.broker.prefix()), COUNT_LIMIT).await?;
-        Ok(Count { jobs: count.jobs, attempts: count.attempts, exact: count.exact, estimate: count.estimate })
+        let count = self
+            .store
+            .count(selected.selection(self.broker.prefix()), COUNT_LIMIT)
+            .await?;
+        Ok(Count {
+            jobs: count.jobs,
+            attempts: count.attempts,
+            exact: count.exact,
+            estimate: count.estimate,
+        })
     }
 
     /// Lists every saved search, by name.
@@ -91,7 +109,12 @@ impl Searches {
         Ok(rows.into_iter().map(|row| self.view(row)).collect())
     }
 
-    pub async fn save(&self, who: &Caller, name: &str, search: SavedSearch) -> Result<NamedSearch, Error> {
+    pub async fn save(
+        &self,
+        who: &Caller,
+        name: &str,
+        search: SavedSearch,
+    ) -> Result<NamedSearch, Error> {
         let name = checked(name)?;
         self.check_runnable(&search).await?;
         // Values of job data may be personal: the record contains only their paths.
@@ -99,28 +122,42 @@ impl Searches {
         for (path, _) in &search.filter.data {
             details["filter"][format!("data.{path}")] = "…".into();
         }
-        let act =
-            async { Ok(self.view(self.store.save_search(self.broker.prefix(), name, &search, &who.actor).await?)) };
-        self.actions.record_as::<SearchesSave, _>(who, name, details, act, |_| Value::Null).await
+        let act = async {
+            Ok(self.view(
+                self.store
+                    .save_search(self.broker.prefix(), name, &search, &who.actor)
+                    .await?,
+            ))
+        };
+        self.actions
+            .record_as::<SearchesSave, _>(who, name, details, act, |_| Value::Null)
+            .await
     }
 
     /// Refuses to save a search that cannot be run.
     async fn check_runnable(&self, search: &SavedSearch) -> Result<(), Error> {
-        if let Some((path, _)) = search.filter.data.iter().find(|(_, value)| value == REDACTED) {
+        if let Some((path, _)) = search
+            .filter
+            .data
+            .iter()
+            .find(|(_, value)| value == REDACTED)
+        {
             return Err(Error::invalid(format!(
                 "data.{path}: {REDACTED} stands for a value that was hidden; name the value"
             )));
         }
         if search.since_ms.is_some() && search.filter.from.is_some() {
-            return Err(Error::invalid("sinceMs and from both say where it begins: give one of them"));
+            return Err(Error::invalid(
+                "sinceMs and from both say where it begins: give one of them",
+            ));
         }
         if search.since_ms.is_some_and(|ms| ms > MAX_SINCE_MS) {
             return Err(Error::invalid("sinceMs: at most a hundred years"));
         }
         match search.state {
-            Some(_) if search.filter.queue.is_none() => {
-                Err(Error::invalid("queue: jobs in a state are those of one queue"))
-            }
+            Some(_) if search.filter.queue.is_none() => Err(Error::invalid(
+                "queue: jobs in a state are those of one queue",
+            )),
             Some(_) => Ok(()),
             None => {
                 HistoryFilter::new(&self.store, &self.plugins, search.filter.clone()).await?;
@@ -131,33 +168,64 @@ impl Searches {
 
     pub async fn forget(&self, who: &Caller, name: &str) -> Result<(), Error> {
         let name = checked(name)?;
-        let act = async { Ok(self.store.forget_search(self.broker.prefix(), name, &who.actor).await?) };
-        self.actions.record::<SearchesForget, _>(who, name, json!({}), act).await
+        let act = async {
+            Ok(self
+                .store
+                .forget_search(self.broker.prefix(), name, &who.actor)
+                .await?)
+        };
+        self.actions
+            .record::<SearchesForget, _>(who, name, json!({}), act)
+            .await
     }
 
     /// Undoes the last change of a saved search.
     pub async fn undo(&self, who: &Caller, name: &str) -> Result<UndoneSearch, Error> {
         let name = checked(name)?;
-        let act = async { Ok(self.store.undo_search(self.broker.prefix(), name, &who.actor).await?) };
-        let search = self.actions.record_as::<SearchesUndo, _>(who, name, json!({}), act, |_| Value::Null).await?;
-        let shown = |search: SavedSearch| SavedSearch { filter: self.redacted(search.filter), ..search };
+        let act = async {
+            Ok(self
+                .store
+                .undo_search(self.broker.prefix(), name, &who.actor)
+                .await?)
+        };
+        let search = self
+            .actions
+            .record_as::<SearchesUndo, _>(who, name, json!({}), act, |_| Value::Null)
+            .await?;
+        let shown = |search: SavedSearch| SavedSearch {
+            filter: self.redacted(search.filter),
+            ..search
+        };
         Ok(UndoneSearch(search.map(|search| shown(search.0))))
     }
 
     pub async fn run(&self, name: &str, page: RunSearch) -> Result<Page<Found>, Error> {
         let asked = PagedFilter::new(page.0)?;
         if let Some((key, _)) = asked.filter.first() {
-            return Err(Error::invalid(format!("{key}: a saved search has its own filter")));
+            return Err(Error::invalid(format!(
+                "{key}: a saved search has its own filter"
+            )));
         }
-        let SavedSearch { mut filter, state, since_ms } =
-            self.store.saved_search(self.broker.prefix(), checked(name)?).await?.search.0;
+        let SavedSearch {
+            mut filter,
+            state,
+            since_ms,
+        } = self
+            .store
+            .saved_search(self.broker.prefix(), checked(name)?)
+            .await?
+            .search
+            .0;
         if let Some(ms) = since_ms {
             let ago = TimeDelta::milliseconds(i64::try_from(ms.min(MAX_SINCE_MS)).unwrap_or(0));
             filter.from = Utc::now().checked_sub_signed(ago);
         }
         match (state, filter.queue.clone()) {
             (Some(state), Some(queue)) => {
-                let page = self.jobs.search_state(queue.as_str(), state, &filter, asked.cursor, asked.limit).await?;
+                let page = self
+                    .jobs
+                    .search_state(queue.as_str(), state, &filter, asked.cursor, asked.limit)
+                    .await?;
                 Ok(either(page, Found::Job))
             }
             _ => {
@@ -174,7 +242,11 @@ impl Searches {
     }
 
     fn view(&self, row: SavedSearchRow) -> NamedSearch {
-        let SavedSearch { filter, state, since_ms } = row.search.0;
+        let SavedSearch {
+            filter,
+            state,
+            since_ms,
+        } = row.search.0;
         NamedSearch {
             name: row.name,
             filter: self.redacted(filter).into(),
@@ -189,15 +261,31 @@ impl Searches {
 }
 
 fn either<T>(page: Page<T>, found: impl Fn(T) -> Found) -> Page<Found> {
-    let Page { items, next_cursor, partial } = page;
-    Page { items: items.into_iter().map(found).collect(), next_cursor, partial }
+    let Page {
+        items,
+        next_cursor,
+        partial,
+    } = page;
+    Page {
+        items: items.into_iter().map(found).collect(),
+        next_cursor,
+        partial,
+    }
 }
 
 /// Refuses a name that a saved search must not have.
 fn checked(name: &str) -> Result<&str, Error> {
     let fits = (1..=MAX_NAME).contains(&name.chars().count())
         && name.trim() == name
-        && name.chars().all(|c| c.is_alphanumeric() || " -_.".contains(c));
-    let rule = format!("a saved search is called by 1 to {MAX_NAME} letters, digits, spaces, '-', '_' and '.'");
-    if fits { Ok(name) } else { Err(Error::invalid(rule)) }
+        && name
+            .chars()
+            .all(|c| c.is_alphanumeric() || " -_.".contains(c));
+    let rule = format!(
+        "a saved search is called by 1 to {MAX_NAME} letters, digits, spaces, '-', '_' and '.'"
+    );
+    if fits {
+        Ok(name)
+    } else {
+        Err(Error::invalid(rule))
+    }
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use patchbay_api::secrets::{
-    NewValue, Rekeyed, Rotation, Secret, SecretText, SecretVersion, SecretsRekey, SecretsRemove, SecretsRotate,
-    SecretsSet,
+    NewValue, Rekeyed, Rotation, Secret, SecretText, SecretVersion, SecretsRekey, SecretsRemove,
+    SecretsRotate, SecretsSet,
 };
 use patchbay_capability::SecretSource;
 use patchbay_model::manifest::Manifest;
@@ -31,7 +31,11 @@ pub struct Secrets {
 
 impl Secrets {
     pub(crate) fn new(parts: &Parts) -> Self {
-        Self { store: parts.store.clone(), vault: Arc::clone(&parts.vault), actions: parts.actions.clone() }
+        Self {
+            store: parts.store.clone(),
+            vault: Arc::clone(&parts.vault),
+            actions: parts.actions.clone(),
+        }
     }
 
     /// Lists the secrets that the vault holds for a plugin, and those that its manifest asks for.
@@ -40,18 +44,34 @@ impl Secrets {
     }
 
     /// Earlier versions end at once.
-    pub async fn set(&self, who: &Caller, plugin: &str, secret: &str, new: NewValue) -> Result<Secret, Error> {
+    pub async fn set(
+        &self,
+        who: &Caller,
+        plugin: &str,
+        secret: &str,
+        new: NewValue,
+    ) -> Result<Secret, Error> {
         let (plugin, name): (PluginName, SecretName) = (plugin.parse()?, secret.parse()?);
         let value = checked(new.value)?;
         let act = async {
-            self.vault.put(&plugin, &name, value, Replace::AtOnce, &who.actor).await?;
+            self.vault
+                .put(&plugin, &name, value, Replace::AtOnce, &who.actor)
+                .await?;
             self.one(&plugin, &name).await
         };
-        self.actions.record::<SecretsSet, _>(who, &target(&plugin, &name), json!({}), act).await
+        self.actions
+            .record::<SecretsSet, _>(who, &target(&plugin, &name), json!({}), act)
+            .await
     }
 
     /// The present version stays valid for the overlap.
-    pub async fn rotate(&self, who: &Caller, plugin: &str, secret: &str, new: Rotation) -> Result<Secret, Error> {
+    pub async fn rotate(
+        &self,
+        who: &Caller,
+        plugin: &str,
+        secret: &str,
+        new: Rotation,
+    ) -> Result<Secret, Error> {
         let (plugin, name): (PluginName, SecretName) = (plugin.parse()?, secret.parse()?);
         let value = checked(new.value)?;
         let overlap = Duration::from_millis(new.overlap_ms);
@@ -62,30 +82,42 @@ impl Secrets {
         }
         let details = json!({ "overlapMs": new.overlap_ms });
         let act = async {
-            self.vault.put(&plugin, &name, value, Replace::After(overlap), &who.actor).await?;
+            self.vault
+                .put(&plugin, &name, value, Replace::After(overlap), &who.actor)
+                .await?;
             self.one(&plugin, &name).await
         };
-        self.actions.record::<SecretsRotate, _>(who, &target(&plugin, &name), details, act).await
+        self.actions
+            .record::<SecretsRotate, _>(who, &target(&plugin, &name), details, act)
+            .await
     }
 
     pub async fn remove(&self, who: &Caller, plugin: &str, secret: &str) -> Result<(), Error> {
         let (plugin, name): (PluginName, SecretName) = (plugin.parse()?, secret.parse()?);
         let act = async { Ok(self.vault.remove(&plugin, &name).await?) };
-        self.actions.record::<SecretsRemove, _>(who, &target(&plugin, &name), json!({}), act).await
+        self.actions
+            .record::<SecretsRemove, _>(who, &target(&plugin, &name), json!({}), act)
+            .await
     }
 
     /// Seals with the newest master key all values that another key has sealed.
     pub async fn rekey(&self, who: &Caller) -> Result<Rekeyed, Error> {
         let act = async { Ok(self.vault.rekey().await?) };
-        self.actions.record::<SecretsRekey, _>(who, "all", json!({}), act).await
+        self.actions
+            .record::<SecretsRekey, _>(who, "all", json!({}), act)
+            .await
     }
 
     async fn of(&self, plugin: &PluginName) -> Result<Vec<Secret>, Error> {
         let asked = self.asked(plugin).await?;
-        let mut kept: BTreeMap<String, Vec<SecretVersion>> =
-            asked.iter().map(|name| (name.clone(), Vec::new())).collect();
+        let mut kept: BTreeMap<String, Vec<SecretVersion>> = asked
+            .iter()
+            .map(|name| (name.clone(), Vec::new()))
+            .collect();
         for row in self.store.secrets(Some(plugin)).await? {
-            kept.entry(row.name.to_string()).or_default().push(self.version(row));
+            kept.entry(row.name.to_string())
+                .or_default()
+                .push(self.version(row));
         }
         let secret = |(name, versions): (String, Vec<SecretVersion>)| Secret {
             asked: asked.contains(&name),
@@ -102,8 +134,14 @@ impl Secrets {
     }
 
     async fn one(&self, plugin: &PluginName, name: &SecretName) -> Result<Secret, Error> {
-        let found = self.of(plugin).await?.into_iter().find(|secret| secret.name == name.as_str());
-        found.ok_or_else(|| Error::not_found(format!("the vault holds no secret {name} of {plugin}")))
+        let found = self
+            .of(plugin)
+            .await?
+            .into_iter()
+            .find(|secret| secret.name == name.as_str());
+        found.ok_or_else(|| {
+            Error::not_found(format!("the vault holds no secret {name} of {plugin}"))
+        })
     }
 
     /// The secrets that the manifest of the active (or else the newest) revision asks for. Fails
@@ -116,13 +154,24 @@ impl Secrets {
         // nevertheless.
         let manifest = Manifest::from_stored(row.manifest.clone());
         Ok(manifest
-            .map(|manifest| manifest.secrets.into_iter().map(|secret| secret.name).collect())
+            .map(|manifest| {
+                manifest
+                    .secrets
+                    .into_iter()
+                    .map(|secret| secret.name)
+                    .collect()
+            })
             .unwrap_or_default())
     }
 
     fn version(&self, row: SecretRow) -> SecretVersion {
         SecretVersion {
-            unreadable: self.vault.keys().check(&row).err().map(|reason| reason.to_string()),
+            unreadable: self
+                .vault
+                .keys()
+                .check(&row)
+                .err()
+                .map(|reason| reason.to_string()),
             version: row.version,
             set_by: row.created_by,
             set_at: row.created_at,
@@ -134,7 +183,9 @@ impl Secrets {
 
 fn checked(SecretText(value): SecretText) -> Result<Zeroizing<String>, Error> {
     if value.is_empty() || value.len() > MAX_VALUE_BYTES {
-        return Err(Error::invalid(format!("value: a secret has 1 to {MAX_VALUE_BYTES} bytes")));
+        return Err(Error::invalid(format!(
+            "value: a secret has 1 to {MAX_VALUE_BYTES} bytes"
+        )));
     }
     Ok(value)
 }

@@ -1,9 +1,12 @@
-//! What runs in the background: each task is a [`Service`], and [`Services`] starts, watches and stops them all.
+//! What runs in the background: each task is a [`Service`], and [`Services`] starts, watches and
+//! stops them all.
 //!
-//! A service that ends although nobody has stopped it (it returns, fails or panics) is logged by its name and started again after a pause
-//! that grows while it keeps ending. It shows in the details of /readyz and counts in `patchbay_service_restarts_total`. It never makes the
-//! host not ready: a balancer that turned away from every host whose mirror fails would turn a small fault into an outage, and what jobs and
-//! requests need (Postgres, Redis, the clock, up-to-date plugins) has readiness reasons of its own.
+//! A service that ends although nobody has stopped it (it returns, fails or panics) is logged by
+//! its name and started again after a pause that grows while it keeps ending. It shows in the
+//! details of /readyz and counts in `patchbay_service_restarts_total`. It never makes the host not
+//! ready: a balancer that turned away from every host whose mirror fails would turn a small fault
+//! into an outage, and what jobs and requests need (Postgres, Redis, the clock, up-to-date plugins)
+//! has readiness reasons of its own.
 
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
@@ -35,7 +38,9 @@ struct Restarting {
 
 impl Restarting {
     fn pause(&self, ends_in_a_row: u32) -> Duration {
-        self.first_pause.saturating_mul(1 << ends_in_a_row.saturating_sub(1).min(16)).min(self.longest_pause)
+        self.first_pause
+            .saturating_mul(1 << ends_in_a_row.saturating_sub(1).min(16))
+            .min(self.longest_pause)
     }
 }
 
@@ -45,7 +50,8 @@ pub trait Service: Send + Sync {
     /// Kebab-case, stable: it stands in the log, in /readyz and in /metrics.
     fn name(&self) -> &'static str;
 
-    /// Works until `stop`. May be called again after it has ended early, so what must outlive a panic belongs to `self`.
+    /// Works until `stop`. May be called again after it has ended early, so what must outlive a
+    /// panic belongs to `self`.
     async fn run(&self, stop: CancellationToken) -> anyhow::Result<()>;
 
     /// Takes nothing new and waits for what it has begun, while every service still runs.
@@ -119,7 +125,10 @@ pub struct ServiceStatus {
 
 impl Default for ServiceStatus {
     fn default() -> Self {
-        Self { restarting: RESTARTING, watched: Mutex::default() }
+        Self {
+            restarting: RESTARTING,
+            watched: Mutex::default(),
+        }
     }
 }
 
@@ -150,19 +159,29 @@ pub enum ServiceTrouble {
 impl ServiceStatus {
     /// Services in trouble, by name.
     pub fn troubles(&self) -> Vec<(&'static str, ServiceTrouble)> {
-        let trouble = |watched: &Watched| match (watched.ends.last, watched.service.upgrade()?.health()) {
-            (Some(last), _) if last.elapsed() < self.restarting.settled_after => {
-                Some(ServiceTrouble::Ends { times: watched.ends.in_a_row, last_ago: last.elapsed() })
-            }
-            (_, ServiceHealth::Failing(what)) => Some(ServiceTrouble::Fails(what)),
-            (_, ServiceHealth::Ok) => None,
-        };
-        self.watched().iter().filter_map(|watched| Some((watched.name, trouble(watched)?))).collect()
+        let trouble =
+            |watched: &Watched| match (watched.ends.last, watched.service.upgrade()?.health()) {
+                (Some(last), _) if last.elapsed() < self.restarting.settled_after => {
+                    Some(ServiceTrouble::Ends {
+                        times: watched.ends.in_a_row,
+                        last_ago: last.elapsed(),
+                    })
+                }
+                (_, ServiceHealth::Failing(what)) => Some(ServiceTrouble::Fails(what)),
+                (_, ServiceHealth::Ok) => None,
+            };
+        self.watched()
+            .iter()
+            .filter_map(|watched| Some((watched.name, trouble(watched)?)))
+            .collect()
     }
 
     /// How often each was restarted since the start of the process.
     pub fn restarts(&self) -> Vec<(&'static str, u64)> {
-        self.watched().iter().map(|watched| (watched.name, watched.restarts)).collect()
+        self.watched()
+            .iter()
+            .map(|watched| (watched.name, watched.restarts))
+            .collect()
     }
 
     fn watched(&self) -> MutexGuard<'_, Vec<Watched>> {
@@ -172,15 +191,25 @@ impl ServiceStatus {
     /// Gives the number of ends in a row, this one included.
     fn ended(&self, place: usize, ran_for: Duration) -> u32 {
         let mut all = self.watched();
-        let Some(watched) = all.get_mut(place) else { return 1 };
+        let Some(watched) = all.get_mut(place) else {
+            return 1;
+        };
         watched.restarts += 1;
-        let before = if ran_for >= self.restarting.settled_after { 0 } else { watched.ends.in_a_row };
-        watched.ends = Ends { in_a_row: before.saturating_add(1), last: Some(Instant::now()) };
+        let before = if ran_for >= self.restarting.settled_after {
+            0
+        } else {
+            watched.ends.in_a_row
+        };
+        watched.ends = Ends {
+            in_a_row: before.saturating_add(1),
+            last: Some(Instant::now()),
+        };
         watched.ends.in_a_row
     }
 }
 
-/// Every service of a process, in the order in which they are started; drained and stopped from the last to the first.
+/// Every service of a process, in the order in which they are started; drained and stopped from the
+/// last to the first.
 pub struct Services {
     status: Arc<ServiceStatus>,
     listed: Vec<Arc<dyn Service>>,
@@ -188,7 +217,10 @@ pub struct Services {
 
 impl Services {
     pub fn new(status: Arc<ServiceStatus>) -> Self {
-        Self { status, listed: Vec::new() }
+        Self {
+            status,
+            listed: Vec::new(),
+        }
     }
 
     /// Lists a service, if there is one.
@@ -208,10 +240,18 @@ impl Services {
         });
         *self.status.watched() = watched.collect();
         let start = |(place, service): (usize, Arc<dyn Service>)| {
-            let task = keep_running(Arc::clone(&service), place, Arc::clone(&self.status), stop.clone());
+            let task = keep_running(
+                Arc::clone(&service),
+                place,
+                Arc::clone(&self.status),
+                stop.clone(),
+            );
             (service, tokio::spawn(task))
         };
-        RunningServices { running: self.listed.into_iter().enumerate().map(start).collect(), stop }
+        RunningServices {
+            running: self.listed.into_iter().enumerate().map(start).collect(),
+            stop,
+        }
     }
 }
 
@@ -231,14 +271,17 @@ impl RunningServices {
         all
     }
 
-    /// Tells all to stop at once. Then each, from the last to the first, has so long to end and to finish; one that takes longer is named in
-    /// the log and left behind.
+    /// Tells all to stop at once. Then each, from the last to the first, has so long to end and to
+    /// finish; one that takes longer is named in the log and left behind.
     pub async fn stop(self, within: Duration) {
         self.stop.cancel();
         for (service, mut running) in self.running.into_iter().rev() {
             let end = async {
                 (&mut running).await.ok();
-                AssertUnwindSafe(service.finish()).catch_unwind().await.unwrap_or_else(|panic| Err(panicked(&*panic)))
+                AssertUnwindSafe(service.finish())
+                    .catch_unwind()
+                    .await
+                    .unwrap_or_else(|panic| Err(panicked(&*panic)))
             };
             match tokio::time::timeout(within, end).await {
                 Ok(Ok(())) => {}
@@ -251,25 +294,42 @@ impl RunningServices {
                 }
                 Err(_) => {
                     running.abort();
-                    warn!(service = service.name(), "a service has not ended in time and is left behind");
+                    warn!(
+                        service = service.name(),
+                        "a service has not ended in time and is left behind"
+                    );
                 }
             }
         }
     }
 }
 
-async fn keep_running(service: Arc<dyn Service>, place: usize, status: Arc<ServiceStatus>, stop: CancellationToken) {
+async fn keep_running(
+    service: Arc<dyn Service>,
+    place: usize,
+    status: Arc<ServiceStatus>,
+    stop: CancellationToken,
+) {
     while !stop.is_cancelled() {
         let began = Instant::now();
-        let ended = AssertUnwindSafe(service.run(stop.clone())).catch_unwind().await;
+        let ended = AssertUnwindSafe(service.run(stop.clone()))
+            .catch_unwind()
+            .await;
         let ended = ended.unwrap_or_else(|panic| Err(panicked(&*panic)));
         if stop.is_cancelled() {
             if let Err(error) = ended {
-                warn!(service = service.name(), error = format!("{error:#}"), "a service has failed while it stopped");
+                warn!(
+                    service = service.name(),
+                    error = format!("{error:#}"),
+                    "a service has failed while it stopped"
+                );
             }
             return;
         }
-        let why = ended.map_or_else(|error| format!("{error:#}"), |()| "it has returned".to_owned());
+        let why = ended.map_or_else(
+            |error| format!("{error:#}"),
+            |()| "it has returned".to_owned(),
+        );
         let times = status.ended(place, began.elapsed());
         let pause = status.restarting.pause(times);
         error!(
@@ -287,8 +347,14 @@ async fn keep_running(service: Arc<dyn Service>, place: usize, status: Arc<Servi
 }
 
 fn panicked(panic: &(dyn Any + Send)) -> anyhow::Error {
-    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    anyhow::anyhow!("it has panicked: {}", text.unwrap_or("for an unknown reason"))
+    let text = panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    anyhow::anyhow!(
+        "it has panicked: {}",
+        text.unwrap_or("for an unknown reason")
+    )
 }
 
 #[cfg(test)]

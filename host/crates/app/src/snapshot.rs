@@ -33,25 +33,40 @@ impl OfflineSnapshot {
     /// `installation` tells them apart.
     pub fn new(cache_dir: &Path, key: [u8; 32], installation: &str) -> Self {
         // Hashed with the key, since `installation` names a database, perhaps with its password.
-        let name = hex::encode(mac(&key, "directory", installation.as_bytes()).finalize().into_bytes());
-        Self { dir: cache_dir.join("active").join(&name[..NAME_DIGITS]), key }
+        let name = hex::encode(
+            mac(&key, "directory", installation.as_bytes())
+                .finalize()
+                .into_bytes(),
+        );
+        Self {
+            dir: cache_dir.join("active").join(&name[..NAME_DIGITS]),
+            key,
+        }
     }
 
     /// Reads what was last saved under this name.
     pub fn load<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
         let file = std::fs::read(self.dir.join(name)).ok()?;
         let (found, text) = file.split_at_checked(MAC_DIGITS)?;
-        if !hex::decode(found).is_ok_and(|found| mac(&self.key, name, text).verify_slice(&found).is_ok()) {
-            warn!(name, "a snapshot on disk is not this installation's, and is not used");
+        if !hex::decode(found)
+            .is_ok_and(|found| mac(&self.key, name, text).verify_slice(&found).is_ok())
+        {
+            warn!(
+                name,
+                "a snapshot on disk is not this installation's, and is not used"
+            );
             return None;
         }
-        serde_json::from_slice(text).inspect_err(|error| warn!(name, %error, "a snapshot on disk cannot be read")).ok()
+        serde_json::from_slice(text)
+            .inspect_err(|error| warn!(name, %error, "a snapshot on disk cannot be read"))
+            .ok()
     }
 
     /// Replaces what was saved under this name.
     pub fn save<T: Serialize>(&self, name: &str, value: &T) {
         let text = serde_json::to_vec(value).unwrap_or_default();
-        let mut file = hex::encode(mac(&self.key, name, &text).finalize().into_bytes()).into_bytes();
+        let mut file =
+            hex::encode(mac(&self.key, name, &text).finalize().into_bytes()).into_bytes();
         file.extend(text);
         self.write(&self.dir.join(name), &file);
     }
@@ -80,8 +95,12 @@ impl OfflineSnapshot {
     pub fn keep_only(&self, wanted: &[RevisionDigest]) {
         for entry in std::fs::read_dir(&self.dir).into_iter().flatten().flatten() {
             let path = entry.path();
-            let is_component = path.extension().is_some_and(|extension| extension == "wasm");
-            let digest = path.file_stem().and_then(|stem| stem.to_str()?.parse::<RevisionDigest>().ok());
+            let is_component = path
+                .extension()
+                .is_some_and(|extension| extension == "wasm");
+            let digest = path
+                .file_stem()
+                .and_then(|stem| stem.to_str()?.parse::<RevisionDigest>().ok());
             if is_component && digest.is_some_and(|digest| !wanted.contains(&digest)) {
                 std::fs::remove_file(path).ok();
             }
@@ -91,7 +110,10 @@ impl OfflineSnapshot {
     /// Writes the whole file or nothing. A failure only prevents a start without Postgres.
     fn write(&self, path: &Path, bytes: &[u8]) {
         let write = || -> std::io::Result<()> {
-            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;
+            std::fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(&self.dir)?;
             let mut file = tempfile::NamedTempFile::new_in(&self.dir)?;
             file.write_all(bytes)?;
             file.as_file().sync_all()?;
@@ -132,7 +154,10 @@ mod tests {
         copy.keep_only(&[new]);
         copy.save("plugins", &vec![new]);
         assert_eq!(copy.load::<Vec<RevisionDigest>>("plugins"), Some(vec![new]));
-        assert_eq!((copy.component(&new), copy.component(&old)), (Some(b"new".to_vec()), None));
+        assert_eq!(
+            (copy.component(&new), copy.component(&old)),
+            (Some(b"new".to_vec()), None)
+        );
     }
 
     #[test]
@@ -144,9 +169,11 @@ mod tests {
         copy.save("plugins", &"smtp");
         let file = std::fs::read_to_string(copy.dir.join("plugins")).expect("a file");
         std::fs::write(copy.dir.join("secrets"), &file).expect("written");
-        for (name, content) in
-            [("plugins", file.replace("smtp", "kv")), ("secrets", file), ("short", "short".to_owned())]
-        {
+        for (name, content) in [
+            ("plugins", file.replace("smtp", "kv")),
+            ("secrets", file),
+            ("short", "short".to_owned()),
+        ] {
             std::fs::write(copy.dir.join(name), content).expect("written");
             assert_eq!(copy.load::<String>(name), None, "{name}");
         }
@@ -158,6 +185,10 @@ mod tests {
     fn installations_that_share_a_cache_directory_do_not_see_each_other() {
         let dir = tempfile::tempdir().expect("a directory");
         copy(dir.path()).save("plugins", &1);
-        assert_eq!(OfflineSnapshot::new(dir.path(), [7; 32], "postgres://there/patchbay").load::<u8>("plugins"), None);
+        assert_eq!(
+            OfflineSnapshot::new(dir.path(), [7; 32], "postgres://there/patchbay")
+                .load::<u8>("plugins"),
+            None
+        );
     }
 }

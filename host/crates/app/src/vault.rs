@@ -57,7 +57,6 @@ pub enum VaultError {
 /// One version of a secret, opened if possible.
 struct Entry {
     id: i64,
-    /// Identifies the seal.
     nonce: Vec<u8>,
     ends_at: Option<DateTime<Utc>>,
     value: Result<SecretValue, CannotOpen>,
@@ -135,7 +134,10 @@ impl Vault {
     ) -> Result<i32, VaultError> {
         let key = self.keys.newest()?;
         let seal = |version| key.seal(&bound_to(plugin, name, version), &value);
-        let version = self.store.put_secret(plugin, name, replace, actor, seal).await?;
+        let version = self
+            .store
+            .put_secret(plugin, name, replace, actor, seal)
+            .await?;
         info!(plugin = %plugin, secret = %name, version, "secret set");
         self.refresh().await?;
         Ok(version)
@@ -152,32 +154,55 @@ impl Vault {
     /// can simply be repeated: each step is complete in itself.
     pub async fn rekey(&self) -> Result<Rekeyed, VaultError> {
         let newest = self.keys.newest()?;
-        let mut done = Rekeyed { key_id: newest.id().to_owned(), ..Rekeyed::default() };
+        let mut done = Rekeyed {
+            key_id: newest.id().to_owned(),
+            ..Rekeyed::default()
+        };
         let mut from = 0;
         loop {
             let reseal = |row: &SecretRow| {
                 let value = self.keys.open(row).ok()?;
                 Some(newest.seal(&bound_to(&row.plugin, &row.name, row.version), &value))
             };
-            let step = self.store.reseal_secrets(newest.id(), from, REKEY_STEP, reseal).await?;
+            let step = self
+                .store
+                .reseal_secrets(newest.id(), from, REKEY_STEP, reseal)
+                .await?;
             done.resealed += step.done;
-            let label = |row: &SecretRow| format!("{} {}, version {}", row.plugin, row.name, row.version);
+            let label =
+                |row: &SecretRow| format!("{} {}, version {}", row.plugin, row.name, row.version);
             done.unreadable.extend(step.failed.iter().map(label));
             match step.next {
                 Some(next) => from = next,
                 None => break,
             }
         }
-        for row in self.store.history_keys().await?.iter().filter(|row| row.sealed.key_id != newest.id()) {
+        for row in self
+            .store
+            .history_keys()
+            .await?
+            .iter()
+            .filter(|row| row.sealed.key_id != newest.id())
+        {
             match self.keys.open_history_key(row) {
                 Ok(key) => {
-                    self.store.reseal_history_key(&row.id, &newest.seal_history_key(&row.id, &key)).await?;
+                    self.store
+                        .reseal_history_key(&row.id, &newest.seal_history_key(&row.id, &key))
+                        .await?;
                     done.history_keys += 1;
                 }
-                Err(_) => done.unreadable.push(format!("the key {} of the history's data and results", row.id)),
+                Err(_) => done.unreadable.push(format!(
+                    "the key {} of the history's data and results",
+                    row.id
+                )),
             }
         }
-        info!(key = done.key_id, resealed = done.resealed, unreadable = done.unreadable.len(), "secrets sealed anew");
+        info!(
+            key = done.key_id,
+            resealed = done.resealed,
+            unreadable = done.unreadable.len(),
+            "secrets sealed anew"
+        );
         self.refresh().await?;
         Ok(done)
     }
@@ -227,28 +252,41 @@ impl Vault {
         let mut copied = self.copied.lock().await;
         let rows = self.store.secrets(None).await?;
         self.hold(&rows);
-        let current: Vec<_> = rows.iter().map(|row| (row.sealed.nonce.clone(), row.ends_at)).collect();
+        let current: Vec<_> = rows
+            .iter()
+            .map(|row| (row.sealed.nonce.clone(), row.ends_at))
+            .collect();
         if *copied != current {
             *copied = current;
             let copy = self.copy.clone();
-            tokio::task::spawn_blocking(move || copy.save(COPY, &rows)).await.ok();
+            tokio::task::spawn_blocking(move || copy.save(COPY, &rows))
+                .await
+                .ok();
         }
         Ok(())
     }
 
     fn hold(&self, rows: &[SecretRow]) {
-        let known: HashMap<i64, Arc<Entry>> =
-            self.entries(|entry| Some((entry.id, Arc::clone(entry)))).into_iter().collect();
+        let known: HashMap<i64, Arc<Entry>> = self
+            .entries(|entry| Some((entry.id, Arc::clone(entry))))
+            .into_iter()
+            .collect();
         let mut next = Opened::new();
         for row in rows {
             let entry = self.entry(row, known.get(&row.id));
-            next.entry(row.plugin.clone()).or_default().entry(row.name.to_string()).or_default().push(entry);
+            next.entry(row.plugin.clone())
+                .or_default()
+                .entry(row.name.to_string())
+                .or_default()
+                .push(entry);
         }
         self.opened.store(Arc::new(next));
     }
 
     fn entry(&self, row: &SecretRow, known: Option<&Arc<Entry>>) -> Arc<Entry> {
-        if let Some(known) = known.filter(|known| known.nonce == row.sealed.nonce && known.ends_at == row.ends_at) {
+        if let Some(known) =
+            known.filter(|known| known.nonce == row.sealed.nonce && known.ends_at == row.ends_at)
+        {
             return Arc::clone(known);
         }
         let opened = match (self.keys.open(row), known.map(|known| &known.value)) {
@@ -284,24 +322,34 @@ impl Vault {
         if used.is_empty() {
             return Ok(());
         }
-        let uses: Vec<(i64, DateTime<Utc>)> = used.iter().map(|(entry, at)| (entry.id, *at)).collect();
+        let uses: Vec<(i64, DateTime<Utc>)> =
+            used.iter().map(|(entry, at)| (entry.id, *at)).collect();
         self.store.secrets_were_used(&uses).await?;
         for (entry, at) in used {
-            entry.recorded_ms.store(at.timestamp_millis(), Ordering::Relaxed);
+            entry
+                .recorded_ms
+                .store(at.timestamp_millis(), Ordering::Relaxed);
         }
         Ok(())
     }
 
     fn entries<T>(&self, choose: impl Fn(&Arc<Entry>) -> Option<T>) -> Vec<T> {
         let opened = self.opened.load();
-        opened.values().flat_map(HashMap::values).flatten().filter_map(choose).collect()
+        opened
+            .values()
+            .flat_map(HashMap::values)
+            .flatten()
+            .filter_map(choose)
+            .collect()
     }
 }
 
 /// Follows Postgres, and tells it which secrets were used.
 pub fn refresh(parts: &Parts) -> Arc<dyn Service> {
     let vault = Arc::clone(&parts.vault);
-    task("secrets", move |stop| Arc::clone(&vault).keep_refreshing(stop))
+    task("secrets", move |stop| {
+        Arc::clone(&vault).keep_refreshing(stop)
+    })
 }
 
 impl SecretSource for Vault {
@@ -313,15 +361,23 @@ impl SecretSource for Vault {
             return self.fallback.current(plugin, name);
         };
         let now = Utc::now();
-        let holds = versions.iter().filter(|entry| entry.ends_at.is_none_or(|end| end > now));
-        holds.filter_map(|entry| entry.value.as_ref().ok().cloned()).collect()
+        let holds = versions
+            .iter()
+            .filter(|entry| entry.ends_at.is_none_or(|end| end > now));
+        holds
+            .filter_map(|entry| entry.value.as_ref().ok().cloned())
+            .collect()
     }
 }
 
 impl From<VaultError> for crate::Error {
     fn from(error: VaultError) -> Self {
         match error {
-            VaultError::NoKey => Self::new(crate::error::Kind::Conflict, "no-vault-key", error.to_string()),
+            VaultError::NoKey => Self::new(
+                crate::error::Kind::Conflict,
+                "no-vault-key",
+                error.to_string(),
+            ),
             VaultError::Store(error) => error.into(),
         }
     }

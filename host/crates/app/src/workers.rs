@@ -9,7 +9,8 @@ use tokio_util::sync::CancellationToken;
 use crate::Parts;
 use crate::service::{Drained, Service};
 
-/// Takes no jobs from the drain on, and waits for running ones up to their limit. To be listed last.
+/// Takes no jobs from the drain on, and waits for running ones up to their limit. To be listed
+/// last.
 pub fn service(parts: &Parts) -> Arc<dyn Service> {
     Arc::new(WorkerService(Arc::clone(&parts.workers)))
 }
@@ -28,6 +29,8 @@ impl Service for WorkerService {
     }
 
     async fn drain(&self) -> Drained {
-        Drained { left: self.0.drain().await }
+        Drained {
+            left: self.0.drain().await,
+        }
     }
 }

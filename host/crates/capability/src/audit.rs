@@ -15,19 +15,30 @@ pub(crate) fn is_asked_for_by(manifest: &Manifest) -> bool {
     manifest.audit.is_some()
 }
 
-async fn append(gate: Gate, trail: String, entry_key: String, entry: String) -> Result<(), CapabilityError> {
+async fn append(
+    gate: Gate,
+    trail: String,
+    entry_key: String,
+    entry: String,
+) -> Result<(), CapabilityError> {
     gate.not_in_transaction()?;
     let call = gate.call();
     let mut asked = call.manifest.audit.iter().flat_map(|spec| &spec.trails);
     let Some(trail) = asked.find(|asked| asked.as_str() == trail) else {
-        return Err(CapabilityError::denied("the manifest does not ask for that audit trail"));
+        return Err(CapabilityError::denied(
+            "the manifest does not ask for that audit trail",
+        ));
     };
     gate.granted(Ask::audit(trail))?;
     if entry_key.is_empty() || entry_key.len() > MAX_ENTRY_KEY_BYTES {
-        return Err(CapabilityError::invalid(format!("an entry key has 1 to {MAX_ENTRY_KEY_BYTES} bytes")));
+        return Err(CapabilityError::invalid(format!(
+            "an entry key has 1 to {MAX_ENTRY_KEY_BYTES} bytes"
+        )));
     }
     if entry.len() > MAX_ENTRY_BYTES {
-        return Err(CapabilityError::too_large(format!("an entry has at most {MAX_ENTRY_BYTES} bytes")));
+        return Err(CapabilityError::too_large(format!(
+            "an entry has at most {MAX_ENTRY_BYTES} bytes"
+        )));
     }
     let entry = NewAuditEntry {
         trail: trail.clone(),
@@ -38,13 +49,22 @@ async fn append(gate: Gate, trail: String, entry_key: String, entry: String) -> 
         job: call.job.as_ref().map(|job| job.key().clone()),
         correlation_id: call.trace.correlation_id.clone(),
     };
-    gate.services().audit.append(entry, call.deadline).instrument(call.span.clone()).await
+    gate.services()
+        .audit
+        .append(entry, call.deadline)
+        .instrument(call.span.clone())
+        .await
 }
 
 macro_rules! bind {
     ($version:ident) => {
         impl $version::audit::Host for Guest<'_> {
-            async fn append(&mut self, trail: String, entry_key: String, entry: String) -> Answer<()> {
+            async fn append(
+                &mut self,
+                trail: String,
+                entry_key: String,
+                entry: String,
+            ) -> Answer<()> {
                 let append = |gate| append(gate, trail, entry_key, entry);
                 Ok(self.through(HostCall::Audit, append).await?.map_err(error))
             }

@@ -22,20 +22,30 @@ const MIN_BYTES: usize = 6;
 /// How often a text is percent-decoded: enough for a URL within a URL within a URL.
 const MAX_DECODINGS: usize = 3;
 
-pub(crate) fn repeats<'a>(texts: impl IntoIterator<Item = &'a [u8]>, secrets: &[SecretValue]) -> bool {
-    let needles: BTreeSet<Vec<u8>> = secrets.iter().flat_map(|secret| spellings(secret.expose())).collect();
+pub(crate) fn repeats<'a>(
+    texts: impl IntoIterator<Item = &'a [u8]>,
+    secrets: &[SecretValue],
+) -> bool {
+    let needles: BTreeSet<Vec<u8>> = secrets
+        .iter()
+        .flat_map(|secret| spellings(secret.expose()))
+        .collect();
     if needles.is_empty() {
         return false;
     }
     // Fails only for gigabytes of needles.
-    let Ok(searcher) = AhoCorasick::new(needles) else { return true };
+    let Ok(searcher) = AhoCorasick::new(needles) else {
+        return true;
+    };
     let found = |text: &[u8]| {
         let mut text = Cow::Borrowed(text);
         for _ in 0..MAX_DECODINGS {
             if searcher.is_match(text.as_ref()) || !text.contains(&b'%') {
                 break;
             }
-            text = percent_encoding::percent_decode(&text).collect::<Vec<u8>>().into();
+            text = percent_encoding::percent_decode(&text)
+                .collect::<Vec<u8>>()
+                .into();
         }
         searcher.is_match(text.as_ref())
     };
@@ -47,13 +57,25 @@ fn spellings(secret: &str) -> Vec<Vec<u8>> {
         return Vec::new();
     }
     let json = serde_json::to_string(secret).unwrap_or_default();
-    let json = json.strip_prefix('"').and_then(|json| json.strip_suffix('"')).unwrap_or_default().to_owned();
-    let mut spellings: Vec<Vec<u8>> = [secret.to_owned(), json.replace('/', "\\/"), json, secret.replace(' ', "+")]
-        .into_iter()
-        .map(String::into_bytes)
-        .collect();
+    let json = json
+        .strip_prefix('"')
+        .and_then(|json| json.strip_suffix('"'))
+        .unwrap_or_default()
+        .to_owned();
+    let mut spellings: Vec<Vec<u8>> = [
+        secret.to_owned(),
+        json.replace('/', "\\/"),
+        json,
+        secret.replace(' ', "+"),
+    ]
+    .into_iter()
+    .map(String::into_bytes)
+    .collect();
     let in_url: String = form_urlencoded::byte_serialize(secret.as_bytes()).collect();
-    for (text, before) in [secret, &in_url].into_iter().flat_map(|text| (0..3).map(move |before| (text, before))) {
+    for (text, before) in [secret, &in_url]
+        .into_iter()
+        .flat_map(|text| (0..3).map(move |before| (text, before)))
+    {
         spellings.push(within_base64(&STANDARD_NO_PAD, text, before));
         spellings.push(within_base64(&URL_SAFE_NO_PAD, text, before));
     }
@@ -83,9 +105,20 @@ mod tests {
     }
 
     fn percent(text: &str, lower: bool) -> String {
-        let encode = |byte: u8| if lower { format!("%{byte:02x}") } else { format!("%{byte:02X}") };
-        let plain = |byte: u8| byte.is_ascii_alphanumeric().then(|| char::from(byte).to_string());
-        text.bytes().map(|byte| plain(byte).unwrap_or_else(|| encode(byte))).collect()
+        let encode = |byte: u8| {
+            if lower {
+                format!("%{byte:02x}")
+            } else {
+                format!("%{byte:02X}")
+            }
+        };
+        let plain = |byte: u8| {
+            byte.is_ascii_alphanumeric()
+                .then(|| char::from(byte).to_string())
+        };
+        text.bytes()
+            .map(|byte| plain(byte).unwrap_or_else(|| encode(byte)))
+            .collect()
     }
 
     #[test]
@@ -93,11 +126,23 @@ mod tests {
         assert!(found(SECRET));
         assert!(found(format!("…{SECRET}…")));
         assert!(found(serde_json::json!({ "key": SECRET }).to_string()));
-        assert!(found(serde_json::json!({ "key": SECRET }).to_string().replace('/', "\\/")));
+        assert!(found(
+            serde_json::json!({ "key": SECRET })
+                .to_string()
+                .replace('/', "\\/")
+        ));
         assert!(found(format!("q={}", percent(SECRET, false))));
         assert!(found(format!("q={}", percent(SECRET, true))));
         assert!(found(percent(SECRET, false).replace("%20", "+")));
-        assert!(found(SECRET.bytes().map(|byte| format!("%{byte:02x}")).collect::<String>()), "even letters");
+        assert!(
+            found(
+                SECRET
+                    .bytes()
+                    .map(|byte| format!("%{byte:02x}"))
+                    .collect::<String>()
+            ),
+            "even letters"
+        );
     }
 
     #[test]
@@ -107,7 +152,10 @@ mod tests {
                 let text = format!("{before}{SECRET}{after}");
                 for encoded in [STANDARD_NO_PAD.encode(&text), URL_SAFE_NO_PAD.encode(&text)] {
                     assert!(found(format!("<{encoded}>")), "{before} {after}");
-                    assert!(found(percent(&encoded, false)), "{before} {after}, and percent-encoded");
+                    assert!(
+                        found(percent(&encoded, false)),
+                        "{before} {after}, and percent-encoded"
+                    );
                 }
             }
         }
@@ -129,13 +177,22 @@ mod tests {
         assert!(!found("an ordinary answer with 100% of what was asked for"));
         assert!(!found(&SECRET[1..]));
         assert!(!found(STANDARD_NO_PAD.encode(&SECRET[..8])));
-        assert!(!repeats([&b"admin"[..]], &[SecretValue::new("admin".into())]));
-        assert!(!repeats([&b"admin"[..]], &[SecretValue::new(String::new())]));
+        assert!(!repeats(
+            [&b"admin"[..]],
+            &[SecretValue::new("admin".into())]
+        ));
+        assert!(!repeats(
+            [&b"admin"[..]],
+            &[SecretValue::new(String::new())]
+        ));
     }
 
     #[test]
     fn every_text_is_searched() {
         let last = format!("/x?key={}", percent(SECRET, false));
-        assert!(repeats([&b"first"[..], last.as_bytes()], &[SecretValue::new(SECRET.into())]));
+        assert!(repeats(
+            [&b"first"[..], last.as_bytes()],
+            &[SecretValue::new(SECRET.into())]
+        ));
     }
 }

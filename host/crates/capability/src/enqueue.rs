@@ -27,13 +27,20 @@ async fn enqueue(gate: Gate, mut jobs: Vec<NewJob>) -> Result<Vec<String>, Capab
     gate.not_in_transaction()?;
     few_enough(&jobs)?;
     prepare(&gate, gate.place(), jobs.iter_mut())?;
-    let ids = gate.services().queues.add(jobs).await.map_err(redis_error)?;
+    let ids = gate
+        .services()
+        .queues
+        .add(jobs)
+        .await
+        .map_err(redis_error)?;
     Ok(ids.into_iter().map(|id| id.to_string()).collect())
 }
 
 pub(crate) fn few_enough(jobs: &[NewJob]) -> Result<(), CapabilityError> {
     if jobs.len() > MAX_JOBS {
-        return Err(CapabilityError::too_large(format!("at most {MAX_JOBS} jobs at once")));
+        return Err(CapabilityError::too_large(format!(
+            "at most {MAX_JOBS} jobs at once"
+        )));
     }
     Ok(())
 }
@@ -50,10 +57,15 @@ pub(crate) fn prepare<'a>(
     for job in jobs {
         bytes += job.data.len();
         if bytes > MAX_JOB_BYTES {
-            return Err(CapabilityError::too_large(format!("at most {MAX_JOB_BYTES} bytes of job data at once")));
+            return Err(CapabilityError::too_large(format!(
+                "at most {MAX_JOB_BYTES} bytes of job data at once"
+            )));
         }
         may_add_to(gate, &job.queue)?;
-        job.trace = Trace { traceparent: place.or(cause.traceparent), ..cause.clone() };
+        job.trace = Trace {
+            traceparent: place.or(cause.traceparent),
+            ..cause.clone()
+        };
     }
     Ok(())
 }
@@ -63,8 +75,14 @@ fn may_add_to(gate: &Gate, queue: &QueueName) -> Result<(), Denied> {
     if manifest.queue(queue).is_some() {
         return Ok(());
     }
-    if !manifest.enqueue.as_ref().is_some_and(|spec| spec.queues.contains(queue)) {
-        return Err(Denied(format!("the manifest does not ask to add to the queue {queue}")));
+    if !manifest
+        .enqueue
+        .as_ref()
+        .is_some_and(|spec| spec.queues.contains(queue))
+    {
+        return Err(Denied(format!(
+            "the manifest does not ask to add to the queue {queue}"
+        )));
     }
     gate.granted(Ask::enqueue(queue))
 }
@@ -103,7 +121,11 @@ fn backoff(backoff: types::Backoff) -> Result<Backoff, CapabilityError> {
     let kind = match backoff.kind.as_str() {
         "fixed" => BackoffKind::Fixed,
         "exponential" => BackoffKind::Exponential,
-        other => return Err(CapabilityError::invalid(format!("no kind of backoff: {other}"))),
+        other => {
+            return Err(CapabilityError::invalid(format!(
+                "no kind of backoff: {other}"
+            )));
+        }
     };
     Ok(Backoff {
         kind,
@@ -114,7 +136,10 @@ fn backoff(backoff: types::Backoff) -> Result<Backoff, CapabilityError> {
 }
 
 fn keep(retention: types::Retention) -> Keep {
-    Keep { age: retention.age_ms.map(Duration::from_millis), count: retention.count }
+    Keep {
+        age: retention.age_ms.map(Duration::from_millis),
+        count: retention.count,
+    }
 }
 
 macro_rules! bind {
@@ -125,7 +150,10 @@ macro_rules! bind {
                     Ok(jobs) => jobs,
                     Err(invalid) => return Ok(Err(error(invalid))),
                 };
-                Ok(self.through(HostCall::Enqueue, |gate| enqueue(gate, jobs)).await?.map_err(error))
+                Ok(self
+                    .through(HostCall::Enqueue, |gate| enqueue(gate, jobs))
+                    .await?
+                    .map_err(error))
             }
         }
     };

@@ -22,7 +22,11 @@ impl GrantUses {
 
     /// Puts back counts that could not be stored.
     pub fn put_back(&self, unstored: Vec<((PluginName, Ask), u64)>) {
-        self.with(|uses| unstored.into_iter().for_each(|(key, n)| *uses.entry(key).or_default() += n));
+        self.with(|uses| {
+            unstored
+                .into_iter()
+                .for_each(|(key, n)| *uses.entry(key).or_default() += n)
+        });
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut HashMap<(PluginName, Ask), u64>) -> T) -> T {

@@ -31,7 +31,10 @@ impl Guest<'_> {
     }
 
     /// For host calls that are answered from memory: on the guest's own thread, and not measured.
-    pub(crate) fn at_once<T, E: From<Denied>>(&self, act: impl FnOnce(&Gate) -> Result<T, E>) -> Result<T, E> {
+    pub(crate) fn at_once<T, E: From<Denied>>(
+        &self,
+        act: impl FnOnce(&Gate) -> Result<T, E>,
+    ) -> Result<T, E> {
         let call = self.call().ok_or_else(Denied::nothing_outside)?;
         act(&call.unmeasured())
     }
@@ -51,17 +54,26 @@ impl Guest<'_> {
     }
 
     /// As [`Self::through`], for calls that measure themselves.
-    pub(crate) async fn outside<T, E, F>(&mut self, act: impl FnOnce(Arc<GuestCall>) -> F) -> HostResult<Result<T, E>>
+    pub(crate) async fn outside<T, E, F>(
+        &mut self,
+        act: impl FnOnce(Arc<GuestCall>) -> F,
+    ) -> HostResult<Result<T, E>>
     where
         T: Send + 'static,
         E: From<Denied> + Send + 'static,
         F: Future<Output = Result<T, E>> + Send + 'static,
     {
-        let Some(call) = self.call() else { return Ok(Err(Denied::nothing_outside().into())) };
+        let Some(call) = self.call() else {
+            return Ok(Err(Denied::nothing_outside().into()));
+        };
         self.0.outside(act(call)).await
     }
 }
 
 pub(crate) fn error(error: CapabilityError) -> types::CapabilityError {
-    types::CapabilityError { code: error.code.into(), message: error.message, retryable: error.retryable }
+    types::CapabilityError {
+        code: error.code.into(),
+        message: error.message,
+        retryable: error.retryable,
+    }
 }

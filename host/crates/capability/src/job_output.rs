@@ -42,8 +42,15 @@ struct Pending {
 impl JobOutput {
     /// `host` is the runtime of the host's threads, since guests' threads must not do I/O.
     pub(crate) fn new(job: JobHandle, host: tokio::runtime::Handle) -> Self {
-        let shared = Shared { job, host, pending: Mutex::default(), finish: Notify::new() };
-        Self { shared: Arc::new(shared) }
+        let shared = Shared {
+            job,
+            host,
+            pending: Mutex::default(),
+            finish: Notify::new(),
+        };
+        Self {
+            shared: Arc::new(shared),
+        }
     }
 
     pub(crate) fn line(&self, line: String) {
@@ -75,7 +82,10 @@ impl JobOutput {
             let mut pending = self.shared.pending.lock();
             pending.finishing = true;
             if pending.dropped_lines > 0 {
-                let note = format!("{} more lines are in the host's log only", pending.dropped_lines);
+                let note = format!(
+                    "{} more lines are in the host's log only",
+                    pending.dropped_lines
+                );
                 pending.lines.push(note);
             }
             pending.writer.take()
@@ -92,7 +102,11 @@ async fn send(shared: Arc<Shared>) {
     loop {
         let (lines, progress, finishing) = {
             let mut pending = shared.pending.lock();
-            (std::mem::take(&mut pending.lines), pending.progress.take(), pending.finishing)
+            (
+                std::mem::take(&mut pending.lines),
+                pending.progress.take(),
+                pending.finishing,
+            )
         };
         if !lines.is_empty() || progress.is_some() {
             shared.job.write(&lines, progress.as_deref()).await;
@@ -100,6 +114,7 @@ async fn send(shared: Arc<Shared>) {
         if finishing {
             return;
         }
-        let _whichever_comes_first = tokio::time::timeout(AT_MOST_EVERY, shared.finish.notified()).await;
+        let _whichever_comes_first =
+            tokio::time::timeout(AT_MOST_EVERY, shared.finish.notified()).await;
     }
 }

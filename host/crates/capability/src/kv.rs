@@ -24,25 +24,60 @@ pub(crate) fn is_asked_for_by(manifest: &Manifest) -> bool {
 }
 
 async fn get(gate: Gate, key: String) -> Result<Option<Vec<u8>>, CapabilityError> {
-    gate.services().kv.get(&in_space(&gate, &key)?).await.map_err(redis_error)
+    gate.services()
+        .kv
+        .get(&in_space(&gate, &key)?)
+        .await
+        .map_err(redis_error)
 }
 
-async fn set(gate: Gate, key: String, value: Vec<u8>, ttl_ms: Option<u64>) -> Result<(), CapabilityError> {
+async fn set(
+    gate: Gate,
+    key: String,
+    value: Vec<u8>,
+    ttl_ms: Option<u64>,
+) -> Result<(), CapabilityError> {
     value_fits(&value)?;
-    gate.services().kv.set(&in_space(&gate, &key)?, &value, ttl(&gate, ttl_ms)).await.map_err(redis_error)
+    gate.services()
+        .kv
+        .set(&in_space(&gate, &key)?, &value, ttl(&gate, ttl_ms))
+        .await
+        .map_err(redis_error)
 }
 
-async fn set_if_absent(gate: Gate, key: String, value: Vec<u8>, ttl_ms: Option<u64>) -> Result<bool, CapabilityError> {
+async fn set_if_absent(
+    gate: Gate,
+    key: String,
+    value: Vec<u8>,
+    ttl_ms: Option<u64>,
+) -> Result<bool, CapabilityError> {
     value_fits(&value)?;
-    gate.services().kv.set_if_absent(&in_space(&gate, &key)?, &value, ttl(&gate, ttl_ms)).await.map_err(redis_error)
+    gate.services()
+        .kv
+        .set_if_absent(&in_space(&gate, &key)?, &value, ttl(&gate, ttl_ms))
+        .await
+        .map_err(redis_error)
 }
 
 async fn delete(gate: Gate, key: String) -> Result<bool, CapabilityError> {
-    gate.services().kv.delete(&in_space(&gate, &key)?).await.map_err(redis_error)
+    gate.services()
+        .kv
+        .delete(&in_space(&gate, &key)?)
+        .await
+        .map_err(redis_error)
 }
 
-async fn increment(gate: Gate, key: String, by: i64, ttl_ms: Option<u64>) -> Result<i64, CapabilityError> {
-    gate.services().kv.increment(&in_space(&gate, &key)?, by, ttl(&gate, ttl_ms)).await.map_err(redis_error)
+async fn increment(
+    gate: Gate,
+    key: String,
+    by: i64,
+    ttl_ms: Option<u64>,
+) -> Result<i64, CapabilityError> {
+    gate.services()
+        .kv
+        .increment(&in_space(&gate, &key)?, by, ttl(&gate, ttl_ms))
+        .await
+        .map_err(redis_error)
 }
 
 /// The key in the plugin's own space, or in a shared one that the manifest names.
@@ -53,9 +88,15 @@ fn in_space(gate: &Gate, key: &str) -> Result<String, CapabilityError> {
         return Err(CapabilityError::denied("the manifest does not ask for kv"));
     };
     if key.is_empty() || key.len() > MAX_KEY_BYTES {
-        return Err(CapabilityError::invalid(format!("a key has 1 to {MAX_KEY_BYTES} bytes")));
+        return Err(CapabilityError::invalid(format!(
+            "a key has 1 to {MAX_KEY_BYTES} bytes"
+        )));
     }
-    if let Some(prefix) = spec.prefixes.iter().find(|prefix| key.starts_with(prefix.as_str())) {
+    if let Some(prefix) = spec
+        .prefixes
+        .iter()
+        .find(|prefix| key.starts_with(prefix.as_str()))
+    {
         gate.granted(Ask::shared_kv(prefix))?;
         return Ok(format!("shared:{key}"));
     }
@@ -64,13 +105,25 @@ fn in_space(gate: &Gate, key: &str) -> Result<String, CapabilityError> {
 }
 
 fn ttl(gate: &Gate, ttl_ms: Option<u64>) -> Duration {
-    let default = gate.call().manifest.kv.as_ref().and_then(|spec| spec.default_ttl_s).map(Duration::from_secs);
-    ttl_ms.map(Duration::from_millis).or(default).unwrap_or(DEFAULT_TTL).min(MAX_TTL)
+    let default = gate
+        .call()
+        .manifest
+        .kv
+        .as_ref()
+        .and_then(|spec| spec.default_ttl_s)
+        .map(Duration::from_secs);
+    ttl_ms
+        .map(Duration::from_millis)
+        .or(default)
+        .unwrap_or(DEFAULT_TTL)
+        .min(MAX_TTL)
 }
 
 fn value_fits(value: &[u8]) -> Result<(), CapabilityError> {
     if value.len() > MAX_VALUE_BYTES {
-        return Err(CapabilityError::too_large(format!("a value has at most {MAX_VALUE_BYTES} bytes")));
+        return Err(CapabilityError::too_large(format!(
+            "a value has at most {MAX_VALUE_BYTES} bytes"
+        )));
     }
     Ok(())
 }
@@ -79,19 +132,41 @@ macro_rules! bind {
     ($version:ident) => {
         impl $version::kv::Host for Guest<'_> {
             async fn get(&mut self, key: String) -> Answer<Option<Vec<u8>>> {
-                Ok(self.through(HostCall::Kv, |gate| get(gate, key)).await?.map_err(error))
+                Ok(self
+                    .through(HostCall::Kv, |gate| get(gate, key))
+                    .await?
+                    .map_err(error))
             }
             async fn set(&mut self, key: String, value: Vec<u8>, ttl: Option<u64>) -> Answer<()> {
-                Ok(self.through(HostCall::Kv, move |gate| set(gate, key, value, ttl)).await?.map_err(error))
+                Ok(self
+                    .through(HostCall::Kv, move |gate| set(gate, key, value, ttl))
+                    .await?
+                    .map_err(error))
             }
-            async fn set_if_absent(&mut self, key: String, value: Vec<u8>, ttl: Option<u64>) -> Answer<bool> {
-                Ok(self.through(HostCall::Kv, move |gate| set_if_absent(gate, key, value, ttl)).await?.map_err(error))
+            async fn set_if_absent(
+                &mut self,
+                key: String,
+                value: Vec<u8>,
+                ttl: Option<u64>,
+            ) -> Answer<bool> {
+                Ok(self
+                    .through(HostCall::Kv, move |gate| {
+                        set_if_absent(gate, key, value, ttl)
+                    })
+                    .await?
+                    .map_err(error))
             }
             async fn delete(&mut self, key: String) -> Answer<bool> {
-                Ok(self.through(HostCall::Kv, |gate| delete(gate, key)).await?.map_err(error))
+                Ok(self
+                    .through(HostCall::Kv, |gate| delete(gate, key))
+                    .await?
+                    .map_err(error))
             }
             async fn increment(&mut self, key: String, by: i64, ttl: Option<u64>) -> Answer<i64> {
-                Ok(self.through(HostCall::Kv, move |gate| increment(gate, key, by, ttl)).await?.map_err(error))
+                Ok(self
+                    .through(HostCall::Kv, move |gate| increment(gate, key, by, ttl))
+                    .await?
+                    .map_err(error))
             }
         }
     };

@@ -7,14 +7,25 @@ use tracing::{debug, error, info, trace, warn};
 use crate::call::GuestCall;
 use crate::guest::{Guest, HostResult};
 
-pub(crate) fn write(guest: &GuestCall, level: LogLevel, message: &str, fields: &[(String, String)]) {
+pub(crate) fn write(
+    guest: &GuestCall,
+    level: LogLevel,
+    message: &str,
+    fields: &[(String, String)],
+) {
     let plugin = guest.call.manifest.name.as_str();
     let mut message = message.to_owned();
     if message.len() > MAX_LOG_LINE_BYTES {
         guest.mask().cut(&mut message, MAX_LOG_LINE_BYTES);
     }
-    let fields = fields.iter().map(|(name, value)| format!(" {name}={value}")).collect::<String>();
-    let (shown, shown_fields) = (guest.mask().text(&message), guest.mask().text(fields.trim_start()));
+    let fields = fields
+        .iter()
+        .map(|(name, value)| format!(" {name}={value}"))
+        .collect::<String>();
+    let (shown, shown_fields) = (
+        guest.mask().text(&message),
+        guest.mask().text(fields.trim_start()),
+    );
     guest.call.span.in_scope(|| match level {
         LogLevel::Trace => trace!(target: "guest", plugin, fields = &*shown_fields, "{shown}"),
         LogLevel::Debug => debug!(target: "guest", plugin, fields = &*shown_fields, "{shown}"),

@@ -16,8 +16,18 @@ const MAX_HOSTS: usize = 32;
 /// Requests to hosts that no rule names (so they were denied), and to hosts beyond [`MAX_HOSTS`].
 const OTHER_HOST: &str = "other";
 /// How a request ended: its status class, or why there is none.
-pub(crate) const STATUSES: [&str; 10] =
-    ["1xx", "2xx", "3xx", "4xx", "5xx", "denied", "timeout", "breaker-open", "error", "abandoned"];
+pub(crate) const STATUSES: [&str; 10] = [
+    "1xx",
+    "2xx",
+    "3xx",
+    "4xx",
+    "5xx",
+    "denied",
+    "timeout",
+    "breaker-open",
+    "error",
+    "abandoned",
+];
 /// How a mail ended: `sent`, or the phase in which it failed.
 const PHASES: [&str; 14] = [
     "sent",
@@ -49,7 +59,11 @@ pub struct OutsideMeters {
 
 impl OutsideMeters {
     pub fn new(manifest: &Manifest) -> Self {
-        let mut hosts: Vec<String> = manifest.egress.iter().filter_map(|rule| host_of(&rule.url)).collect();
+        let mut hosts: Vec<String> = manifest
+            .egress
+            .iter()
+            .filter_map(|rule| host_of(&rule.url))
+            .collect();
         hosts.sort();
         hosts.dedup();
         hosts.truncate(MAX_HOSTS);
@@ -57,8 +71,13 @@ impl OutsideMeters {
         let host_call = |kind: &HostCall| (kind.is_asked_for_by(manifest), Histogram::of_seconds());
         Self {
             host_calls: HostCall::ALL.iter().map(host_call).collect(),
-            egress: hosts.into_iter().map(|host| (host, Default::default())).collect(),
-            mails: HostCall::Mail.is_asked_for_by(manifest).then(Default::default),
+            egress: hosts
+                .into_iter()
+                .map(|host| (host, Default::default()))
+                .collect(),
+            mails: HostCall::Mail
+                .is_asked_for_by(manifest)
+                .then(Default::default),
         }
     }
 
@@ -73,7 +92,10 @@ impl OutsideMeters {
     pub(crate) fn count_mail(&self, phase: &str) {
         // If absent, the manifest does not ask for mail, and the attempt was denied.
         if let Some(mails) = &self.mails {
-            let place = PHASES.iter().position(|known| *known == phase).unwrap_or(PHASES.len() - 1);
+            let place = PHASES
+                .iter()
+                .position(|known| *known == phase)
+                .unwrap_or(PHASES.len() - 1);
             mails[place].fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -81,7 +103,13 @@ impl OutsideMeters {
     /// Index of the counters for requests to this URL.
     pub(crate) fn place_of(&self, url: &str) -> usize {
         let (other, named) = (self.egress.len() - 1, &self.egress[..self.egress.len() - 1]);
-        host_of(url).and_then(|host| named.binary_search_by(|(name, _)| name.as_str().cmp(&host)).ok()).unwrap_or(other)
+        host_of(url)
+            .and_then(|host| {
+                named
+                    .binary_search_by(|(name, _)| name.as_str().cmp(&host))
+                    .ok()
+            })
+            .unwrap_or(other)
     }
 
     /// A host that the manifest names, or `other`.
@@ -113,7 +141,10 @@ impl OutsideMeters {
     /// Phase, number of mails; none when the manifest does not ask for mail.
     pub fn mails(&self) -> impl Iterator<Item = (&'static str, u64)> {
         let counts = self.mails.iter().flatten();
-        PHASES.into_iter().zip(counts).map(|(phase, count)| (phase, count.load(Ordering::Relaxed)))
+        PHASES
+            .into_iter()
+            .zip(counts)
+            .map(|(phase, count)| (phase, count.load(Ordering::Relaxed)))
     }
 }
 
@@ -140,7 +171,10 @@ pub(crate) fn abandoned() -> usize {
 }
 
 fn place(status: &str) -> usize {
-    STATUSES.iter().position(|known| *known == status).unwrap_or(STATUSES.len() - 1)
+    STATUSES
+        .iter()
+        .position(|known| *known == status)
+        .unwrap_or(STATUSES.len() - 1)
 }
 
 #[cfg(test)]
@@ -149,20 +183,31 @@ mod tests {
 
     #[test]
     fn host_calls_stand_where_their_index_says() {
-        assert!(HostCall::ALL.iter().enumerate().all(|(place, kind)| *kind as usize == place));
+        assert!(
+            HostCall::ALL
+                .iter()
+                .enumerate()
+                .all(|(place, kind)| *kind as usize == place)
+        );
     }
 
     #[test]
     fn a_status_counts_by_its_class_and_an_error_by_its_kind() {
         let name = |answer| STATUSES[status_of(answer)];
-        assert_eq!([name(Ok(100)), name(Ok(204)), name(Ok(599)), name(Ok(600))], ["1xx", "2xx", "5xx", "error"]);
+        assert_eq!(
+            [name(Ok(100)), name(Ok(204)), name(Ok(599)), name(Ok(600))],
+            ["1xx", "2xx", "5xx", "error"]
+        );
         assert_eq!(name(Err(&HttpError::BreakerOpen(1))), "breaker-open");
         assert_eq!(name(Err(&HttpError::Dns("x".into()))), "error");
     }
 
     #[test]
     fn a_host_is_named_without_user_port_and_path() {
-        assert_eq!(host_of("https://user:pw@API.example.com:8443/v1/secret?key=1").as_deref(), Some("api.example.com"));
+        assert_eq!(
+            host_of("https://user:pw@API.example.com:8443/v1/secret?key=1").as_deref(),
+            Some("api.example.com")
+        );
         assert_eq!(host_of("nonsense"), None);
     }
 }

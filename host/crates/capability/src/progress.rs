@@ -7,7 +7,10 @@ use crate::guest::{Guest, HostResult};
 
 fn report(guest: &Guest<'_>, value: String) {
     // BullMQ accepts a number or an object; anything else would break its readers.
-    let usable = matches!(serde_json::from_str::<Value>(&value), Ok(Value::Number(_) | Value::Object(_)));
+    let usable = matches!(
+        serde_json::from_str::<Value>(&value),
+        Ok(Value::Number(_) | Value::Object(_))
+    );
     if let Some(call) = guest.call().filter(|_| usable)
         && let Some(output) = &call.output
     {

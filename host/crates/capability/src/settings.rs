@@ -10,7 +10,10 @@ fn get(guest: &Guest<'_>, name: &str) -> Option<String> {
 }
 
 fn all(guest: &Guest<'_>) -> String {
-    guest.call().and_then(|call| serde_json::to_string(&*call.call.settings).ok()).unwrap_or_else(|| "{}".into())
+    guest
+        .call()
+        .and_then(|call| serde_json::to_string(&*call.call.settings).ok())
+        .unwrap_or_else(|| "{}".into())
 }
 
 macro_rules! bind {

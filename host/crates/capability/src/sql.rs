@@ -20,17 +20,31 @@ pub(crate) fn is_asked_for_by(manifest: &Manifest) -> bool {
 }
 
 /// Runs all statements and adds all jobs in one transaction, or does nothing.
-async fn run(gate: Gate, statements: Vec<SqlStatement>, jobs: Vec<NewJob>) -> Result<Vec<SqlAnswer>, SqlError> {
+async fn run(
+    gate: Gate,
+    statements: Vec<SqlStatement>,
+    jobs: Vec<NewJob>,
+) -> Result<Vec<SqlAnswer>, SqlError> {
     gate.not_in_transaction()?;
     check(&gate, &statements)?;
-    let jobs = if jobs.is_empty() { None } else { Some(jobs_of(&gate, jobs)?) };
+    let jobs = if jobs.is_empty() {
+        None
+    } else {
+        Some(jobs_of(&gate, jobs)?)
+    };
     let call = gate.call();
-    let run = gate.services().sql.run(&call.manifest.name, call.deadline, statements, jobs);
+    let run = gate
+        .services()
+        .sql
+        .run(&call.manifest.name, call.deadline, statements, jobs);
     run.instrument(call.span.clone()).await
 }
 
 async fn run_one(gate: Gate, statement: SqlStatement) -> Result<SqlAnswer, SqlError> {
-    Ok(run(gate, vec![statement], Vec::new()).await?.pop().unwrap_or_default())
+    Ok(run(gate, vec![statement], Vec::new())
+        .await?
+        .pop()
+        .unwrap_or_default())
 }
 
 /// Begins a transaction that stays open between statements. One per call; other outside calls are
@@ -40,7 +54,11 @@ async fn begin(gate: Gate) -> Result<Arc<dyn SqlTransaction>, SqlError> {
     if gate.guest().transaction.lock().is_some() {
         return Err(SqlError::denied("one transaction per call"));
     }
-    let transaction = gate.services().sql.begin(&gate.call().manifest.name, gate.call().deadline).await?;
+    let transaction = gate
+        .services()
+        .sql
+        .begin(&gate.call().manifest.name, gate.call().deadline)
+        .await?;
     *gate.guest().transaction.lock() = Some(Arc::downgrade(&transaction));
     Ok(transaction)
 }
@@ -51,7 +69,9 @@ fn check(gate: &Gate, statements: &[SqlStatement]) -> Result<(), SqlError> {
     let Some(spec) = &call.manifest.sql else {
         return Err(SqlError::denied("the manifest does not ask for sql"));
     };
-    let granted = spec.accesses().filter(|(table, access)| call.granted.contains(&Ask::sql(table, access)));
+    let granted = spec
+        .accesses()
+        .filter(|(table, access)| call.granted.contains(&Ask::sql(table, access)));
     let granted: Vec<_> = granted.collect();
     if granted.is_empty() {
         return Err(SqlError::denied("an operator has not granted any table"));
@@ -59,7 +79,9 @@ fn check(gate: &Gate, statements: &[SqlStatement]) -> Result<(), SqlError> {
     for statement in statements {
         let text = statement.text.to_ascii_lowercase();
         for (table, access) in &granted {
-            if text.contains(&table.table().to_ascii_lowercase()) && text.contains(access.privilege.as_str()) {
+            if text.contains(&table.table().to_ascii_lowercase())
+                && text.contains(access.privilege.as_str())
+            {
                 gate.granted(Ask::sql(table, access))?;
             }
         }
@@ -69,13 +91,23 @@ fn check(gate: &Gate, statements: &[SqlStatement]) -> Result<(), SqlError> {
 
 /// Checks jobs for a transaction: whatever would be refused later is refused now.
 fn jobs_of(gate: &Gate, mut jobs: Vec<NewJob>) -> Result<SqlJobs, SqlError> {
-    let refused =
-        |error: CapabilityError| SqlError { retryable: error.retryable, ..SqlError::new(error.code, error.message) };
+    let refused = |error: CapabilityError| SqlError {
+        retryable: error.retryable,
+        ..SqlError::new(error.code, error.message)
+    };
     few_enough(&jobs).map_err(refused)?;
     prepare(gate, None, jobs.iter_mut()).map_err(refused)?;
-    gate.services().queues.check(&jobs).map_err(redis_error).map_err(refused)?;
-    let others = jobs.iter().filter(|job| gate.call().manifest.queue(&job.queue).is_none());
-    let mut grants: Vec<String> = others.map(|job| Ask::enqueue(&job.queue).to_string()).collect();
+    gate.services()
+        .queues
+        .check(&jobs)
+        .map_err(redis_error)
+        .map_err(refused)?;
+    let others = jobs
+        .iter()
+        .filter(|job| gate.call().manifest.queue(&job.queue).is_none());
+    let mut grants: Vec<String> = others
+        .map(|job| Ask::enqueue(&job.queue).to_string())
+        .collect();
     grants.sort();
     grants.dedup();
     Ok(SqlJobs { jobs, grants })
@@ -96,7 +128,10 @@ impl Guest<'_> {
         jobs: Result<Vec<NewJob>, SqlError>,
     ) -> HostResult<Result<Vec<SqlAnswer>, SqlError>> {
         match jobs {
-            Ok(jobs) => self.through(HostCall::Sql, |gate| run(gate, statements, jobs)).await,
+            Ok(jobs) => {
+                self.through(HostCall::Sql, |gate| run(gate, statements, jobs))
+                    .await
+            }
             Err(invalid) => Ok(Err(invalid)),
         }
     }
@@ -109,12 +144,25 @@ impl Guest<'_> {
     }
 
     fn transaction(&mut self, rep: u32) -> HostResult<Arc<dyn SqlTransaction>> {
-        Ok(Arc::clone(&self.0.table().get(&Resource::<Transaction>::new_borrow(rep))?.0))
+        Ok(Arc::clone(
+            &self
+                .0
+                .table()
+                .get(&Resource::<Transaction>::new_borrow(rep))?
+                .0,
+        ))
     }
 
-    async fn run_within(&mut self, rep: u32, statement: SqlStatement) -> HostResult<Result<SqlAnswer, SqlError>> {
+    async fn run_within(
+        &mut self,
+        rep: u32,
+        statement: SqlStatement,
+    ) -> HostResult<Result<SqlAnswer, SqlError>> {
         let transaction = self.transaction(rep)?;
-        self.through(HostCall::Sql, |_| async move { transaction.run(statement).await }).await
+        self.through(HostCall::Sql, |_| async move {
+            transaction.run(statement).await
+        })
+        .await
     }
 
     async fn enqueue_within(
@@ -130,19 +178,27 @@ impl Guest<'_> {
         self.outside(|call| async move {
             // Only the part that reaches the database is measured.
             let jobs = jobs_of(&call.unmeasured(), jobs)?;
-            call.through(HostCall::Sql, |_| async move { transaction.enqueue(jobs).await }).await
+            call.through(
+                HostCall::Sql,
+                |_| async move { transaction.enqueue(jobs).await },
+            )
+            .await
         })
         .await
     }
 
     async fn commit(&mut self, rep: u32) -> HostResult<Result<(), SqlError>> {
         let transaction = self.transaction(rep)?;
-        self.through(HostCall::Sql, |_| async move { transaction.commit().await }).await
+        self.through(HostCall::Sql, |_| async move { transaction.commit().await })
+            .await
     }
 
     /// Rolls back what was not committed, on the host's threads.
     async fn end_transaction(&mut self, rep: u32) -> HostResult<()> {
-        let transaction = self.0.table().delete(Resource::<Transaction>::new_own(rep))?;
+        let transaction = self
+            .0
+            .table()
+            .delete(Resource::<Transaction>::new_own(rep))?;
         self.0.outside(async move { drop(transaction) }).await
     }
 }
@@ -156,13 +212,32 @@ macro_rules! bind {
             type Answer<T> = HostResult<Result<T, sql::Error>>;
 
             fn error(error: SqlError) -> sql::Error {
-                let SqlError { code, message, constraint, retryable } = error;
-                sql::Error { code, message, constraint, retryable }
+                let SqlError {
+                    code,
+                    message,
+                    constraint,
+                    retryable,
+                } = error;
+                sql::Error {
+                    code,
+                    message,
+                    constraint,
+                    retryable,
+                }
             }
 
-            fn statement(text: String, parameters: Vec<sql::Value>, wants_rows: bool) -> SqlStatement {
+            fn statement(
+                text: String,
+                parameters: Vec<sql::Value>,
+                wants_rows: bool,
+            ) -> SqlStatement {
                 let parameters = parameters.into_iter().map(parameter).collect();
-                SqlStatement { text, parameters, expect_rows: None, wants_rows }
+                SqlStatement {
+                    text,
+                    parameters,
+                    expect_rows: None,
+                    wants_rows,
+                }
             }
 
             fn parameter(value: sql::Value) -> SqlValue {
@@ -193,19 +268,37 @@ macro_rules! bind {
                 let column = |(name, type_name)| sql::Column { name, type_name };
                 sql::Rows {
                     columns: answer.columns.into_iter().map(column).collect(),
-                    rows: answer.rows.into_iter().map(|row| row.into_iter().map(value).collect()).collect(),
+                    rows: answer
+                        .rows
+                        .into_iter()
+                        .map(|row| row.into_iter().map(value).collect())
+                        .collect(),
                 }
             }
 
             impl sql::Host for Guest<'_> {
-                async fn query(&mut self, text: String, parameters: Vec<sql::Value>) -> Answer<sql::Rows> {
+                async fn query(
+                    &mut self,
+                    text: String,
+                    parameters: Vec<sql::Value>,
+                ) -> Answer<sql::Rows> {
                     let statement = statement(text, parameters, true);
-                    Ok(self.through(HostCall::Sql, |gate| run_one(gate, statement)).await?.map(rows).map_err(error))
+                    Ok(self
+                        .through(HostCall::Sql, |gate| run_one(gate, statement))
+                        .await?
+                        .map(rows)
+                        .map_err(error))
                 }
 
-                async fn execute(&mut self, text: String, parameters: Vec<sql::Value>) -> Answer<u64> {
+                async fn execute(
+                    &mut self,
+                    text: String,
+                    parameters: Vec<sql::Value>,
+                ) -> Answer<u64> {
                     let statement = statement(text, parameters, false);
-                    let answer = self.through(HostCall::Sql, |gate| run_one(gate, statement)).await?;
+                    let answer = self
+                        .through(HostCall::Sql, |gate| run_one(gate, statement))
+                        .await?;
                     Ok(answer.map(|answer| answer.affected).map_err(error))
                 }
 
@@ -219,11 +312,17 @@ macro_rules! bind {
                         ..statement(one.text, one.parameters, true)
                     });
                     let answers = Guest::batch(self, statements.collect(), jobs(new_jobs)).await?;
-                    Ok(answers.map(|answers| answers.into_iter().map(rows).collect()).map_err(error))
+                    Ok(answers
+                        .map(|answers| answers.into_iter().map(rows).collect())
+                        .map_err(error))
                 }
 
                 async fn begin(&mut self) -> Answer<Resource<sql::Transaction>> {
-                    Ok(self.begin_transaction().await?.map(Resource::new_own).map_err(error))
+                    Ok(self
+                        .begin_transaction()
+                        .await?
+                        .map(Resource::new_own)
+                        .map_err(error))
                 }
             }
 
@@ -235,7 +334,11 @@ macro_rules! bind {
                     parameters: Vec<sql::Value>,
                 ) -> Answer<sql::Rows> {
                     let statement = statement(text, parameters, true);
-                    Ok(self.run_within(transaction.rep(), statement).await?.map(rows).map_err(error))
+                    Ok(self
+                        .run_within(transaction.rep(), statement)
+                        .await?
+                        .map(rows)
+                        .map_err(error))
                 }
 
                 async fn execute(
@@ -244,7 +347,9 @@ macro_rules! bind {
                     text: String,
                     parameters: Vec<sql::Value>,
                 ) -> Answer<u64> {
-                    let answer = self.run_within(transaction.rep(), statement(text, parameters, false)).await?;
+                    let answer = self
+                        .run_within(transaction.rep(), statement(text, parameters, false))
+                        .await?;
                     Ok(answer.map(|answer| answer.affected).map_err(error))
                 }
 
@@ -253,14 +358,20 @@ macro_rules! bind {
                     transaction: Resource<sql::Transaction>,
                     new_jobs: Vec<types::NewJob>,
                 ) -> Answer<()> {
-                    Ok(self.enqueue_within(transaction.rep(), jobs(new_jobs)).await?.map_err(error))
+                    Ok(self
+                        .enqueue_within(transaction.rep(), jobs(new_jobs))
+                        .await?
+                        .map_err(error))
                 }
 
                 async fn commit(&mut self, transaction: Resource<sql::Transaction>) -> Answer<()> {
                     Ok(Guest::commit(self, transaction.rep()).await?.map_err(error))
                 }
 
-                async fn drop(&mut self, transaction: Resource<sql::Transaction>) -> HostResult<()> {
+                async fn drop(
+                    &mut self,
+                    transaction: Resource<sql::Transaction>,
+                ) -> HostResult<()> {
                     self.end_transaction(transaction.rep()).await
                 }
             }

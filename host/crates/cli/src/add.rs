@@ -94,7 +94,12 @@ impl AddArgs {
         let data = given_json(self.data, "the data")?;
         let kind = self.backoff.unwrap_or(BackoffKind::Fixed).into();
         let (max_ms, jitter) = (self.backoff_max_ms, self.backoff_jitter);
-        let backoff = self.backoff_ms.map(|delay_ms| BackoffBody { kind, delay_ms, max_ms, jitter });
+        let backoff = self.backoff_ms.map(|delay_ms| BackoffBody {
+            kind,
+            delay_ms,
+            max_ms,
+            jitter,
+        });
         let deduplication = self.deduplicate.map(|id| DeduplicationBody {
             id,
             ttl_ms: self.deduplicate_ttl_ms,
@@ -136,12 +141,19 @@ impl From<BackoffKind> for retry::BackoffKind {
 
 pub(super) async fn add(args: AddArgs, client: &Client, output: Output) -> anyhow::Result<()> {
     let queue = args.queue.clone();
-    let path = QueuePath { queue: queue.clone() };
-    let added = client.ask::<JobsAdd>(path, NoQuery {}, Json(args.body()?)).await?;
+    let path = QueuePath {
+        queue: queue.clone(),
+    };
+    let added = client
+        .ask::<JobsAdd>(path, NoQuery {}, Json(args.body()?))
+        .await?;
     let id = &added.data.id;
     let job = [word(&queue), word(id)].join(" ");
     let shown = arguments(&[&queue, id]);
-    output.value(&format!("added: {job}\nlook at it with: patchbay job show {shown}"), &added.raw);
+    output.value(
+        &format!("added: {job}\nlook at it with: patchbay job show {shown}"),
+        &added.raw,
+    );
     Ok(())
 }
 
@@ -149,7 +161,12 @@ pub(super) async fn flow(tree: String, client: &Client, output: Output) -> anyho
     let tree = given_json(tree, "the flow")?;
     // Sent exactly as it was written, so that the host reports what is wrong with it.
     let added = client.ask_as_written::<FlowsAdd>((), &tree).await?;
-    let rows = added.data.jobs.iter().map(|job| vec![job.queue.clone(), job.id.clone()]).collect();
+    let rows = added
+        .data
+        .jobs
+        .iter()
+        .map(|job| vec![job.queue.clone(), job.id.clone()])
+        .collect();
     output.table(&["QUEUE", "ID"], rows, &added.raw);
     Ok(())
 }

@@ -4,9 +4,9 @@ use anyhow::bail;
 use chrono::{DateTime, Utc};
 use clap::{ArgGroup, Args, Subcommand};
 use patchbay_api::alerts::{
-    AlertHistoryQuery, AlertRule, AlertRulesList, AlertRulesReset, AlertRulesSet, AlertSilencesList, AlertsHistory,
-    AlertsList, AlertsSilence, AlertsTest, AlertsUnsilence, ChangedRule, NewSilence, RuleChange, RulePath, RuleScope,
-    SilencePath,
+    AlertHistoryQuery, AlertRule, AlertRulesList, AlertRulesReset, AlertRulesSet,
+    AlertSilencesList, AlertsHistory, AlertsList, AlertsSilence, AlertsTest, AlertsUnsilence,
+    ChangedRule, NewSilence, RuleChange, RulePath, RuleScope, SilencePath,
 };
 use patchbay_api::body::{Json, NoBody};
 use patchbay_api::operation::NoQuery;
@@ -117,12 +117,20 @@ fn seconds(text: &str, least: u64, most_days: u64) -> Result<u64, String> {
         Some('d') => 86_400,
         _ => return Err("a number with a unit: 90s, 30m, 2h or 3d".into()),
     };
-    let number: u64 = text[..text.len() - 1].parse().map_err(|_| "a number with a unit: 90s, 30m, 2h or 3d")?;
-    let length = number.checked_mul(unit).filter(|length| (least..=most_days * 86_400).contains(length));
+    let number: u64 = text[..text.len() - 1]
+        .parse()
+        .map_err(|_| "a number with a unit: 90s, 30m, 2h or 3d")?;
+    let length = number
+        .checked_mul(unit)
+        .filter(|length| (least..=most_days * 86_400).contains(length));
     length.ok_or_else(|| format!("{least} s to {most_days} days"))
 }
 
-pub(crate) async fn run(command: AlertCommand, args: &ClientArgs, output: Output) -> anyhow::Result<()> {
+pub(crate) async fn run(
+    command: AlertCommand,
+    args: &ClientArgs,
+    output: Output,
+) -> anyhow::Result<()> {
     let client = Client::from_args(args)?;
     let none = NoQuery {};
     match command {
@@ -130,15 +138,38 @@ pub(crate) async fn run(command: AlertCommand, args: &ClientArgs, output: Output
         AlertCommand::Rules => {
             let rules = client.ask::<AlertRulesList>((), none, NoBody).await?;
             let rows = rules.data.iter().flat_map(|rule| {
-                let base = vec![rule.rule.clone(), severity(rule), condition(rule), rule.about.clone()];
+                let base = vec![
+                    rule.rule.clone(),
+                    severity(rule),
+                    condition(rule),
+                    rule.about.clone(),
+                ];
                 let some = of_some_subjects(rule);
-                std::iter::once(base)
-                    .chain(some.map(|change| vec![format!("  {}", change.subject), String::new(), changed(change)]))
+                std::iter::once(base).chain(some.map(|change| {
+                    vec![
+                        format!("  {}", change.subject),
+                        String::new(),
+                        changed(change),
+                    ]
+                }))
             });
-            output.table(&["RULE", "SEVERITY", "FIRES AT", "WHEN"], rows.collect(), &rules.raw);
+            output.table(
+                &["RULE", "SEVERITY", "FIRES AT", "WHEN"],
+                rows.collect(),
+                &rules.raw,
+            );
         }
         AlertCommand::Rule(RuleCommand::Set { rule, change }) => {
-            let Change { subject, threshold, hold, at_least, severity, runbook, on, off } = change;
+            let Change {
+                subject,
+                threshold,
+                hold,
+                at_least,
+                severity,
+                runbook,
+                on,
+                off,
+            } = change;
             let change = RuleChange {
                 subject: subject.unwrap_or_default(),
                 enabled: (on || off).then_some(on),
@@ -148,43 +179,91 @@ pub(crate) async fn run(command: AlertCommand, args: &ClientArgs, output: Output
                 severity,
                 runbook,
             };
-            let rule = client.ask::<AlertRulesSet>(RulePath { rule }, none, Json(change)).await?;
+            let rule = client
+                .ask::<AlertRulesSet>(RulePath { rule }, none, Json(change))
+                .await?;
             output.value(&describe(&rule.data), &rule.raw);
         }
         AlertCommand::Rule(RuleCommand::Reset { rule, subject }) => {
-            let scope = RuleScope { subject: subject.unwrap_or_default() };
-            let rule = client.ask::<AlertRulesReset>(RulePath { rule }, scope, NoBody).await?;
+            let scope = RuleScope {
+                subject: subject.unwrap_or_default(),
+            };
+            let rule = client
+                .ask::<AlertRulesReset>(RulePath { rule }, scope, NoBody)
+                .await?;
             output.value(&describe(&rule.data), &rule.raw);
         }
-        AlertCommand::Silence { rule, subject, length, reason } => {
-            let new = NewSilence { rule, subject: subject.unwrap_or_default(), for_s: length, reason };
+        AlertCommand::Silence {
+            rule,
+            subject,
+            length,
+            reason,
+        } => {
+            let new = NewSilence {
+                rule,
+                subject: subject.unwrap_or_default(),
+                for_s: length,
+                reason,
+            };
             let silence = client.ask::<AlertsSilence>((), none, Json(new)).await?;
             let (id, until) = (silence.data.id, to_the_second(silence.data.ends_at));
-            let message = format!("nobody is told until {until}; before that with: patchbay alert unsilence {id}");
+            let message = format!(
+                "nobody is told until {until}; before that with: patchbay alert unsilence {id}"
+            );
             output.value(&message, &silence.raw);
         }
         AlertCommand::Silences => {
             let silences = client.ask::<AlertSilencesList>((), none, NoBody).await?;
             let rows = silences.data.into_iter().map(|silence| {
                 let until = to_the_second(silence.ends_at);
-                vec![silence.id.to_string(), silence.rule, silence.subject, until, silence.created_by, silence.reason]
+                vec![
+                    silence.id.to_string(),
+                    silence.rule,
+                    silence.subject,
+                    until,
+                    silence.created_by,
+                    silence.reason,
+                ]
             });
-            output.table(&["ID", "RULE", "SUBJECT", "UNTIL", "BY", "REASON"], rows.collect(), &silences.raw);
+            output.table(
+                &["ID", "RULE", "SUBJECT", "UNTIL", "BY", "REASON"],
+                rows.collect(),
+                &silences.raw,
+            );
         }
         AlertCommand::Unsilence { id } => {
-            let path = SilencePath { silence: id.to_string() };
+            let path = SilencePath {
+                silence: id.to_string(),
+            };
             let ended = client.ask::<AlertsUnsilence>(path, none, NoBody).await?;
             output.value(&format!("silence {id} is ended"), &ended.raw);
         }
         AlertCommand::History { rule, limit } => {
-            let query = AlertHistoryQuery { rule, limit: Some(limit.into()) };
+            let query = AlertHistoryQuery {
+                rule,
+                limit: Some(limit.into()),
+            };
             let events = client.ask::<AlertsHistory>((), query, NoBody).await?;
             let rows = events.data.into_iter().map(|event| {
-                let what = if event.silenced { " (nobody was told)" } else { "" };
+                let what = if event.silenced {
+                    " (nobody was told)"
+                } else {
+                    ""
+                };
                 let what = format!("{}{what}", event.event);
-                vec![to_the_second(event.at), event.rule, event.subject, what, event.reason]
+                vec![
+                    to_the_second(event.at),
+                    event.rule,
+                    event.subject,
+                    what,
+                    event.reason,
+                ]
             });
-            output.table(&["AT", "RULE", "SUBJECT", "EVENT", "REASON"], rows.collect(), &events.raw);
+            output.table(
+                &["AT", "RULE", "SUBJECT", "EVENT", "REASON"],
+                rows.collect(),
+                &events.raw,
+            );
         }
         AlertCommand::Test => test(&client, output).await?,
     }
@@ -198,23 +277,45 @@ async fn list(client: &Client, output: Output) -> anyhow::Result<()> {
         .alerts
         .into_iter()
         .map(|alert| {
-            let until = alert.silenced_until.map(|until| format!(", silenced until {}", to_the_second(until)));
+            let until = alert
+                .silenced_until
+                .map(|until| format!(", silenced until {}", to_the_second(until)));
             let state = format!("{}{}", alert.state, until.unwrap_or_default());
             let since = to_the_second(alert.since);
-            vec![alert.rule, alert.subject, alert.severity, state, since, alert.reason.unwrap_or_default()]
+            vec![
+                alert.rule,
+                alert.subject,
+                alert.severity,
+                state,
+                since,
+                alert.reason.unwrap_or_default(),
+            ]
         })
         .collect();
     if rows.is_empty() && !output.json {
         println!("all is in order");
     } else {
-        output.table(&["RULE", "SUBJECT", "SEVERITY", "STATE", "SINCE", "REASON"], rows, &overview.raw);
+        output.table(
+            &["RULE", "SUBJECT", "SEVERITY", "STATE", "SINCE", "REASON"],
+            rows,
+            &overview.raw,
+        );
     }
     if output.json {
         return Ok(());
     }
     for message in overview.data.undelivered {
-        let given_up = if message.given_up_at.is_none() { "" } else { ", given up" };
-        let (channel, rule, subject, tries) = (message.channel, message.rule, message.subject, message.tries);
+        let given_up = if message.given_up_at.is_none() {
+            ""
+        } else {
+            ", given up"
+        };
+        let (channel, rule, subject, tries) = (
+            message.channel,
+            message.rule,
+            message.subject,
+            message.tries,
+        );
         let error = message.last_error.as_deref().unwrap_or("it is due");
         println!("not delivered by {channel}: {rule} {subject} ({tries} tries{given_up}): {error}");
     }
@@ -224,12 +325,16 @@ async fn list(client: &Client, output: Output) -> anyhow::Result<()> {
 async fn test(client: &Client, output: Output) -> anyhow::Result<()> {
     let tests = client.ask::<AlertsTest>((), NoQuery {}, NoBody).await?;
     if tests.data.is_empty() {
-        let message = "no channel is configured: set alerts.webhook_url, alerts.slack_url or alerts.mail_to";
+        let message =
+            "no channel is configured: set alerts.webhook_url, alerts.slack_url or alerts.mail_to";
         return Err(Refusal(message.into()).into());
     }
     let failed = tests.data.iter().filter(|one| !one.delivered).count();
     let rows = tests.data.iter().map(|one| {
-        let result = one.error.as_ref().map_or_else(|| "delivered".to_owned(), |error| format!("FAILED: {error}"));
+        let result = one.error.as_ref().map_or_else(
+            || "delivered".to_owned(),
+            |error| format!("FAILED: {error}"),
+        );
         vec![one.channel.clone(), format!("{} ms", one.ms), result]
     });
     output.table(&["CHANNEL", "TOOK", "RESULT"], rows.collect(), &tests.raw);
@@ -244,7 +349,12 @@ fn to_the_second(time: DateTime<Utc>) -> String {
 }
 
 fn severity(rule: &AlertRule) -> String {
-    if rule.enabled { rule.severity.as_str() } else { "off" }.to_owned()
+    if rule.enabled {
+        rule.severity.as_str()
+    } else {
+        "off"
+    }
+    .to_owned()
 }
 
 /// For example `≥ 900 s for 60 s`.
@@ -252,7 +362,10 @@ fn condition(rule: &AlertRule) -> String {
     let sign = if rule.is_floor { "≤" } else { "≥" };
     let mut parts = Vec::new();
     if let Some(threshold) = rule.threshold {
-        parts.push(format!("{sign} {threshold} {}", rule.unit.as_deref().unwrap_or_default()));
+        parts.push(format!(
+            "{sign} {threshold} {}",
+            rule.unit.as_deref().unwrap_or_default()
+        ));
     }
     if rule.at_least > 0 {
         parts.push(format!("of at least {}", rule.at_least));
@@ -267,7 +380,9 @@ fn condition(rule: &AlertRule) -> String {
 
 /// Changes for some subjects only.
 fn of_some_subjects(rule: &AlertRule) -> impl Iterator<Item = &ChangedRule> {
-    rule.changes.iter().filter(|change| !change.subject.is_empty())
+    rule.changes
+        .iter()
+        .filter(|change| !change.subject.is_empty())
 }
 
 fn changed(change: &ChangedRule) -> String {
@@ -275,18 +390,30 @@ fn changed(change: &ChangedRule) -> String {
         ("enabled", change.enabled.map(|enabled| enabled.to_string())),
         ("severity", change.severity.clone()),
         // In JSON notation: 60.0 is not 60.
-        ("threshold", change.threshold.map(|threshold| format!("{threshold:?}"))),
+        (
+            "threshold",
+            change.threshold.map(|threshold| format!("{threshold:?}")),
+        ),
         ("holdS", change.hold_s.map(|seconds| seconds.to_string())),
         ("atLeast", change.at_least.map(|count| count.to_string())),
         ("runbook", change.runbook.clone()),
     ];
-    let set = set.into_iter().filter_map(|(name, value)| Some(format!("{name}={}", value?)));
+    let set = set
+        .into_iter()
+        .filter_map(|(name, value)| Some(format!("{name}={}", value?)));
     set.collect::<Vec<_>>().join(" ")
 }
 
 fn describe(rule: &AlertRule) -> String {
-    let mut lines = vec![format!("{}: {}, {}", rule.rule, severity(rule), condition(rule))];
-    lines.extend(of_some_subjects(rule).map(|change| format!("  {}: {}", change.subject, changed(change))));
+    let mut lines = vec![format!(
+        "{}: {}, {}",
+        rule.rule,
+        severity(rule),
+        condition(rule)
+    )];
+    lines.extend(
+        of_some_subjects(rule).map(|change| format!("  {}: {}", change.subject, changed(change))),
+    );
     lines.push(format!("  runbook: {}", rule.runbook));
     lines.join("\n")
 }
@@ -298,8 +425,15 @@ mod tests {
     #[test]
     fn a_length_has_a_unit() {
         let of = |text| seconds(text, 1, 30);
-        assert_eq!(["90s", "30m", "2h", "30d"].map(of), [Ok(90), Ok(1_800), Ok(7_200), Ok(2_592_000)]);
-        assert!(["90", "", "-1h", "9ü", "0s", "31d", "99999999999999999999d"].iter().all(|text| of(text).is_err()));
+        assert_eq!(
+            ["90s", "30m", "2h", "30d"].map(of),
+            [Ok(90), Ok(1_800), Ok(7_200), Ok(2_592_000)]
+        );
+        assert!(
+            ["90", "", "-1h", "9ü", "0s", "31d", "99999999999999999999d"]
+                .iter()
+                .all(|text| of(text).is_err())
+        );
         assert_eq!(seconds("0s", 0, 7), Ok(0));
     }
 }

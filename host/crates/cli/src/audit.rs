@@ -6,7 +6,8 @@ use anyhow::Context;
 use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand};
 use patchbay_api::audit::{
-    AuditEntries, AuditTrailsList, AuditTrailsRemove, AuditTrailsSet, EntriesQuery, TrailChange, TrailPath,
+    AuditEntries, AuditTrailsList, AuditTrailsRemove, AuditTrailsSet, EntriesQuery, TrailChange,
+    TrailPath,
 };
 use patchbay_api::body::{Json, NoBody};
 use patchbay_api::operation::NoQuery;
@@ -82,14 +83,19 @@ fn since(text: &str) -> Result<DateTime<Utc>, String> {
     if let Ok(time) = DateTime::parse_from_rfc3339(text) {
         return Ok(time.to_utc());
     }
-    let ago =
-        duration(text).map_err(|_| "not a time such as 2026-11-24T00:00:00Z, nor 90s, 30m, 24h or 7d".to_owned())?;
+    let ago = duration(text).map_err(|_| {
+        "not a time such as 2026-11-24T00:00:00Z, nor 90s, 30m, 24h or 7d".to_owned()
+    })?;
     Utc::now()
         .checked_sub_signed(chrono::Duration::from_std(ago).map_err(|error| error.to_string())?)
         .ok_or_else(|| "too long ago".into())
 }
 
-pub(crate) async fn run(command: AuditCommand, args: &ClientArgs, output: Output) -> anyhow::Result<()> {
+pub(crate) async fn run(
+    command: AuditCommand,
+    args: &ClientArgs,
+    output: Output,
+) -> anyhow::Result<()> {
     let client = Client::from_args(args)?;
     match command {
         AuditCommand::List(entries) => list(entries, &client, output).await,
@@ -108,7 +114,12 @@ async fn list(wanted: Entries, client: &Client, output: Output) -> anyhow::Resul
         limit: Some(if wanted.all { 200 } else { wanted.limit }),
     };
     let entries = if wanted.all {
-        let page = |cursor, _| Some(EntriesQuery { cursor, ..query.clone() });
+        let page = |cursor, _| {
+            Some(EntriesQuery {
+                cursor,
+                ..query.clone()
+            })
+        };
         client.ask_pages::<AuditEntries, _>(&(), page).await?
     } else {
         client.ask::<AuditEntries>((), query, NoBody).await?
@@ -119,9 +130,20 @@ async fn list(wanted: Entries, client: &Client, output: Output) -> anyhow::Resul
             _ => "-".into(),
         };
         let writer = format!("{} {}", entry.plugin, short(&entry.revision));
-        vec![time(entry.at), entry.trail.clone(), writer, job, entry.entry_key.clone(), entry.entry.to_string()]
+        vec![
+            time(entry.at),
+            entry.trail.clone(),
+            writer,
+            job,
+            entry.entry_key.clone(),
+            entry.entry.to_string(),
+        ]
     });
-    output.table(&["AT", "TRAIL", "PLUGIN", "JOB", "KEY", "ENTRY"], rows.collect(), &entries.raw);
+    output.table(
+        &["AT", "TRAIL", "PLUGIN", "JOB", "KEY", "ENTRY"],
+        rows.collect(),
+        &entries.raw,
+    );
     Ok(())
 }
 
@@ -139,24 +161,61 @@ async fn trail(command: TrailCommand, client: &Client, output: Output) -> anyhow
                     trail.schema.to_string(),
                 ]
             });
-            output.table(&["TRAIL", "DESCRIPTION", "CHANGED", "BY", "SCHEMA"], rows.collect(), &trails.raw);
+            output.table(
+                &["TRAIL", "DESCRIPTION", "CHANGED", "BY", "SCHEMA"],
+                rows.collect(),
+                &trails.raw,
+            );
         }
-        TrailCommand::Set { name, schema, description } => {
-            let file = std::fs::read_to_string(&schema).with_context(|| format!("cannot read {}", schema.display()))?;
-            let schema: Value =
-                serde_json::from_str(&file).with_context(|| format!("{} is not JSON", schema.display()))?;
-            let path = TrailPath { trail: name.clone() };
-            let trail = client.ask::<AuditTrailsSet>(path, none, Json(TrailChange { schema, description })).await?;
-            output.value(&format!("{name}: entries from now on must fit that schema"), &trail.raw);
+        TrailCommand::Set {
+            name,
+            schema,
+            description,
+        } => {
+            let file = std::fs::read_to_string(&schema)
+                .with_context(|| format!("cannot read {}", schema.display()))?;
+            let schema: Value = serde_json::from_str(&file)
+                .with_context(|| format!("{} is not JSON", schema.display()))?;
+            let path = TrailPath {
+                trail: name.clone(),
+            };
+            let trail = client
+                .ask::<AuditTrailsSet>(
+                    path,
+                    none,
+                    Json(TrailChange {
+                        schema,
+                        description,
+                    }),
+                )
+                .await?;
+            output.value(
+                &format!("{name}: entries from now on must fit that schema"),
+                &trail.raw,
+            );
         }
         TrailCommand::Remove { name, yes } => {
             let trails = client.ask::<AuditTrailsList>((), none, NoBody).await?;
             if !trails.data.iter().any(|trail| trail.name == name) {
-                return Err(NotFound(format!("there is no audit trail {name}; see: patchbay audit trail list")).into());
+                return Err(NotFound(format!(
+                    "there is no audit trail {name}; see: patchbay audit trail list"
+                ))
+                .into());
             }
             confirmed(yes, &format!("plugins could not append to {name} any more"))?;
-            client.ask::<AuditTrailsRemove>(TrailPath { trail: name.clone() }, none, NoBody).await?;
-            output.value(&format!("{name} takes no more entries; those that are there stay"), &json!({ "name": name }));
+            client
+                .ask::<AuditTrailsRemove>(
+                    TrailPath {
+                        trail: name.clone(),
+                    },
+                    none,
+                    NoBody,
+                )
+                .await?;
+            output.value(
+                &format!("{name} takes no more entries; those that are there stay"),
+                &json!({ "name": name }),
+            );
         }
     }
     Ok(())

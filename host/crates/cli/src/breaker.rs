@@ -2,7 +2,9 @@
 
 use clap::{Args, Subcommand};
 use patchbay_api::body::{Json, NoBody};
-use patchbay_api::breakers::{BreakerOrder, BreakerView, BreakersClose, BreakersList, BreakersOpen};
+use patchbay_api::breakers::{
+    BreakerOrder, BreakerView, BreakersClose, BreakersList, BreakersOpen,
+};
 use patchbay_api::operation::NoQuery;
 
 use super::client::{Client, ClientArgs, Received};
@@ -31,12 +33,26 @@ pub struct OutsideHost {
 }
 
 impl From<OutsideHost> for Json<BreakerOrder> {
-    fn from(OutsideHost { plugin, host, reason }: OutsideHost) -> Self {
-        Json(BreakerOrder { plugin, host, reason })
+    fn from(
+        OutsideHost {
+            plugin,
+            host,
+            reason,
+        }: OutsideHost,
+    ) -> Self {
+        Json(BreakerOrder {
+            plugin,
+            host,
+            reason,
+        })
     }
 }
 
-pub(crate) async fn run(command: BreakerCommand, args: &ClientArgs, output: Output) -> anyhow::Result<()> {
+pub(crate) async fn run(
+    command: BreakerCommand,
+    args: &ClientArgs,
+    output: Output,
+) -> anyhow::Result<()> {
     let client = Client::from_args(args)?;
     let none = NoQuery {};
     match command {
@@ -51,22 +67,41 @@ pub(crate) async fn run(command: BreakerCommand, args: &ClientArgs, output: Outp
                     breaker.last_failure.clone().unwrap_or_default(),
                 ]
             });
-            output.table(&["PLUGIN", "HOST", "STATE", "FAILURES", "LAST FAILURE"], rows.collect(), &breakers.raw);
+            output.table(
+                &["PLUGIN", "HOST", "STATE", "FAILURES", "LAST FAILURE"],
+                rows.collect(),
+                &breakers.raw,
+            );
         }
-        BreakerCommand::Open(host) => tell(&client.ask::<BreakersOpen>((), none, host.into()).await?, output),
-        BreakerCommand::Close(host) => tell(&client.ask::<BreakersClose>((), none, host.into()).await?, output),
+        BreakerCommand::Open(host) => tell(
+            &client.ask::<BreakersOpen>((), none, host.into()).await?,
+            output,
+        ),
+        BreakerCommand::Close(host) => tell(
+            &client.ask::<BreakersClose>((), none, host.into()).await?,
+            output,
+        ),
     }
     Ok(())
 }
 
 fn tell(breaker: &Received<BreakerView>, output: Output) {
     let BreakerView { plugin, host, .. } = &breaker.data;
-    output.value(&format!("{plugin} {host}: {}, on the host that answered", state(&breaker.data)), &breaker.raw);
+    output.value(
+        &format!(
+            "{plugin} {host}: {}, on the host that answered",
+            state(&breaker.data)
+        ),
+        &breaker.raw,
+    );
 }
 
 fn state(breaker: &BreakerView) -> String {
     match (&breaker.opened_by, breaker.probe_in_ms) {
-        (Some(by), _) => format!("open, by {by}: {}", breaker.reason.as_deref().unwrap_or_default()),
+        (Some(by), _) => format!(
+            "open, by {by}: {}",
+            breaker.reason.as_deref().unwrap_or_default()
+        ),
         (None, Some(ms)) => format!("open for {} s more", ms.div_ceil(1_000)),
         (None, None) => breaker.state.clone(),
     }

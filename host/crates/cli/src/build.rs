@@ -15,8 +15,13 @@ use super::Output;
 use super::project::Project;
 use super::world::{World, Written};
 
-const CARGO: [&str; 5] =
-    ["build", "--release", "--target", "wasm32-wasip2", "--message-format=json-render-diagnostics"];
+const CARGO: [&str; 5] = [
+    "build",
+    "--release",
+    "--target",
+    "wasm32-wasip2",
+    "--message-format=json-render-diagnostics",
+];
 
 /// Exit code of `sh` for a program that it does not find (POSIX).
 const COMMAND_NOT_FOUND: i32 = 127;
@@ -68,7 +73,12 @@ pub(super) fn pack(args: Pack, output: Output) -> anyhow::Result<()> {
 
 fn report(project: &Project, packed: &Packed, output: Output) {
     let (manifest, size) = (&project.manifest, packed.bytes.len());
-    let text = format!("{} ({} KiB, {})", packed.file.display(), size >> 10, packed.digest.short());
+    let text = format!(
+        "{} ({} KiB, {})",
+        packed.file.display(),
+        size >> 10,
+        packed.digest.short()
+    );
     let value = json!({
         "file": packed.file, "bytes": size, "digest": packed.digest, "plugin": manifest.name, "version": manifest.version,
     });
@@ -103,7 +113,10 @@ impl Project {
         let ended = running.ended().await?;
         let crate_manifest = self.dir.canonicalize()?.join("Cargo.toml");
         // Only cargo knows where its target directory is.
-        let component = messages.lines().filter_map(|line| component_in(line, &crate_manifest)).next_back();
+        let component = messages
+            .lines()
+            .filter_map(|line| component_in(line, &crate_manifest))
+            .next_back();
         self.made(ended, "cargo", component.unwrap_or_default())
     }
 
@@ -111,7 +124,9 @@ impl Project {
     /// that exists is kept up to date.
     fn write_world(&self) -> anyhow::Result<()> {
         let world = World::of(self);
-        if (self.build.command.is_some() || world.is_generated()) && world.write(false)? == Written::New {
+        if (self.build.command.is_some() || world.is_generated())
+            && world.write(false)? == Written::New
+        {
             eprintln!("written: {}", world.file().display());
         }
         Ok(())
@@ -119,7 +134,9 @@ impl Project {
 
     fn made(&self, ended: ExitStatus, what: &str, component: PathBuf) -> anyhow::Result<PathBuf> {
         if ended.code() == Some(COMMAND_NOT_FOUND) {
-            bail!("{what} needs a program that is not installed, or not on the PATH: the line above names it");
+            bail!(
+                "{what} needs a program that is not installed, or not on the PATH: the line above names it"
+            );
         }
         if !ended.success() {
             bail!("{what} failed in {} ({ended})", self.dir.display());
@@ -142,9 +159,18 @@ impl Project {
         if let Some(component) = &self.build.component {
             return Ok(self.dir.join(component));
         }
-        let file = format!("target/wasm32-wasip2/release/{}.wasm", self.manifest.name.as_str().replace('-', "_"));
-        let dir = self.dir.canonicalize().with_context(|| self.dir.display().to_string())?;
-        let found = dir.ancestors().map(|ancestor| ancestor.join(&file)).find(|path| path.exists());
+        let file = format!(
+            "target/wasm32-wasip2/release/{}.wasm",
+            self.manifest.name.as_str().replace('-', "_")
+        );
+        let dir = self
+            .dir
+            .canonicalize()
+            .with_context(|| self.dir.display().to_string())?;
+        let found = dir
+            .ancestors()
+            .map(|ancestor| ancestor.join(&file))
+            .find(|path| path.exists());
         found.with_context(|| {
             format!(
                 "no {file} in {} or above: build it with `patchbay plugin build`, or name it with --component",
@@ -156,31 +182,50 @@ impl Project {
     /// Writes the manifest into the component.
     pub fn pack(&self, component: &Path, out: Option<PathBuf>) -> anyhow::Result<Packed> {
         let manifest = &self.manifest;
-        let bytes = std::fs::read(component).with_context(|| format!("cannot read {}", component.display()))?;
-        let bytes = patchbay_runtime::encode(bytes).with_context(|| component.display().to_string())?;
-        let bytes = patchbay_runtime::pack(&bytes, manifest).with_context(|| component.display().to_string())?;
+        let bytes = std::fs::read(component)
+            .with_context(|| format!("cannot read {}", component.display()))?;
+        let bytes =
+            patchbay_runtime::encode(bytes).with_context(|| component.display().to_string())?;
+        let bytes = patchbay_runtime::pack(&bytes, manifest)
+            .with_context(|| component.display().to_string())?;
         let digest = patchbay_runtime::inspect(&bytes)?.digest;
-        let file =
-            out.unwrap_or_else(|| self.dir.join("dist").join(format!("{}-{}.wasm", manifest.name, manifest.version)));
+        let file = out.unwrap_or_else(|| {
+            self.dir
+                .join("dist")
+                .join(format!("{}-{}.wasm", manifest.name, manifest.version))
+        });
         if let Some(parent) = file.parent() {
             std::fs::create_dir_all(parent)?;
         }
         // Written as a whole or not at all, because a host may be reading the old file.
         let temporary = file.with_extension("tmp");
-        std::fs::write(&temporary, &bytes).with_context(|| format!("cannot write {}", temporary.display()))?;
+        std::fs::write(&temporary, &bytes)
+            .with_context(|| format!("cannot write {}", temporary.display()))?;
         std::fs::rename(&temporary, &file)?;
-        Ok(Packed { file, bytes, digest })
+        Ok(Packed {
+            file,
+            bytes,
+            digest,
+        })
     }
 }
 
 /// The component that the crate was built to, according to one line of cargo's output.
 fn component_in(line: &str, crate_manifest: &Path) -> Option<PathBuf> {
     let message: Value = serde_json::from_str(line).ok()?;
-    if message["reason"] != "compiler-artifact" || Path::new(message["manifest_path"].as_str()?) != crate_manifest {
+    if message["reason"] != "compiler-artifact"
+        || Path::new(message["manifest_path"].as_str()?) != crate_manifest
+    {
         return None;
     }
-    let files = message["filenames"].as_array()?.iter().filter_map(Value::as_str);
-    files.map(PathBuf::from).find(|file| file.extension().is_some_and(|extension| extension == "wasm"))
+    let files = message["filenames"]
+        .as_array()?
+        .iter()
+        .filter_map(Value::as_str);
+    files.map(PathBuf::from).find(|file| {
+        file.extension()
+            .is_some_and(|extension| extension == "wasm")
+    })
 }
 
 /// A process in a process group of its own; dropping it before its end kills the whole group.
@@ -191,9 +236,18 @@ struct Running {
 
 impl Running {
     fn start(mut command: Command, dir: &Path) -> anyhow::Result<Self> {
-        let name = command.as_std().get_program().to_string_lossy().into_owned();
-        let child = command.current_dir(dir).stdin(Stdio::null()).process_group(0).spawn();
-        let child = child.with_context(|| format!("cannot run {name}; is it installed, and on the PATH?"))?;
+        let name = command
+            .as_std()
+            .get_program()
+            .to_string_lossy()
+            .into_owned();
+        let child = command
+            .current_dir(dir)
+            .stdin(Stdio::null())
+            .process_group(0)
+            .spawn();
+        let child = child
+            .with_context(|| format!("cannot run {name}; is it installed, and on the PATH?"))?;
         let group = child.id().and_then(|id| Pid::from_raw(id.try_into().ok()?));
         Ok(Self { child, group })
     }
@@ -223,7 +277,8 @@ impl Drop for Running {
 
 pub(super) fn inspect(file: &Path, output: Output) -> anyhow::Result<()> {
     let bytes = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
-    let inspected = patchbay_runtime::inspect(&bytes).with_context(|| file.display().to_string())?;
+    let inspected =
+        patchbay_runtime::inspect(&bytes).with_context(|| file.display().to_string())?;
     let value = json!({
         "digest": inspected.digest,
         "manifest": inspected.manifest,
@@ -231,8 +286,11 @@ pub(super) fn inspect(file: &Path, output: Output) -> anyhow::Result<()> {
         "exports": inspected.exports,
         "imports": inspected.imports,
     });
-    let endpoints: String =
-        inspected.manifest.endpoints().map(|endpoint| format!("\n{:<9} {endpoint}", endpoint.label())).collect();
+    let endpoints: String = inspected
+        .manifest
+        .endpoints()
+        .map(|endpoint| format!("\n{:<9} {endpoint}", endpoint.label()))
+        .collect();
     let text = format!(
         "{} {} ({})\n{}{endpoints}\nasks for: {}\nexports:  {}\nimports:  {}",
         inspected.manifest.name,

@@ -8,8 +8,8 @@ use anyhow::bail;
 use clap::{Args, Subcommand};
 use patchbay_api::body::{Json, NoBody};
 use patchbay_api::bulk::{
-    Bulk, BulkBegin, BulkBegun, BulkCancel, BulkDetails, BulkItem, BulkItems, BulkList, BulkPath, BulkPreview,
-    BulkReason, BulkResume, BulkShow, BulkUndo, ListBulkItems, ListBulks, ResumeBulk,
+    Bulk, BulkBegin, BulkBegun, BulkCancel, BulkDetails, BulkItem, BulkItems, BulkList, BulkPath,
+    BulkPreview, BulkReason, BulkResume, BulkShow, BulkUndo, ListBulkItems, ListBulks, ResumeBulk,
 };
 use patchbay_api::operation::NoQuery;
 use serde_json::value::{RawValue, to_raw_value};
@@ -147,7 +147,9 @@ impl JobSelection {
     fn put_into(&self, mut request: Value) -> Result<Value, Refusal> {
         let mut pairs = Map::new();
         for pair in &self.filter {
-            let (key, value) = pair.split_once('=').ok_or_else(|| Refusal(format!("{pair}: write KEY=VALUE")))?;
+            let (key, value) = pair
+                .split_once('=')
+                .ok_or_else(|| Refusal(format!("{pair}: write KEY=VALUE")))?;
             if pairs.insert(key.to_owned(), value.into()).is_some() {
                 return Err(Refusal(format!("{key}: given twice")));
             }
@@ -183,14 +185,25 @@ impl FromHistory {
     }
 }
 
-pub(crate) async fn run(command: BulkCommand, args: &ClientArgs, output: Output) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(
+    command: BulkCommand,
+    args: &ClientArgs,
+    output: Output,
+) -> anyhow::Result<ExitCode> {
     let client = Client::from_args(args)?;
     let none = NoQuery {};
     match command {
         BulkCommand::Retry { which, history } => {
             let mut request = json!({ "kind": "retry" });
             history.put_into(&mut request);
-            return begin(which.put_into(request)?, which.how, "puts back into their queues", &client, output).await;
+            return begin(
+                which.put_into(request)?,
+                which.how,
+                "puts back into their queues",
+                &client,
+                output,
+            )
+            .await;
         }
         BulkCommand::Remove { which } => {
             let request = which.put_into(json!({ "kind": "remove" }))?;
@@ -199,40 +212,76 @@ pub(crate) async fn run(command: BulkCommand, args: &ClientArgs, output: Output)
         BulkCommand::EnqueueAgain { which, history } => {
             let mut request = json!({ "kind": "enqueue-again" });
             history.put_into(&mut request);
-            return begin(which.put_into(request)?, which.how, "adds new jobs like", &client, output).await;
+            return begin(
+                which.put_into(request)?,
+                which.how,
+                "adds new jobs like",
+                &client,
+                output,
+            )
+            .await;
         }
         BulkCommand::EditAndRetry { which, set, unset } => {
             let mut values = BTreeMap::new();
             for pair in set {
-                let (path, value) = pair.split_once('=').ok_or_else(|| Refusal(format!("{pair}: write PATH=JSON")))?;
+                let (path, value) = pair
+                    .split_once('=')
+                    .ok_or_else(|| Refusal(format!("{pair}: write PATH=JSON")))?;
                 // Kept as written; a value that is not JSON is sent as a text.
                 let json = RawValue::from_string(value.trim().to_owned());
                 values.insert(path.to_owned(), json.or_else(|_| to_raw_value(value))?);
             }
             let request = which.put_into(json!({ "kind": "edit-and-retry", "unset": unset }))?;
-            return begin_with(request, values, which.how, "changes and retries", &client, output).await;
+            return begin_with(
+                request,
+                values,
+                which.how,
+                "changes and retries",
+                &client,
+                output,
+            )
+            .await;
         }
         BulkCommand::List => {
-            let bulks = client.ask::<BulkList>((), ListBulks::default(), NoBody).await?;
+            let bulks = client
+                .ask::<BulkList>((), ListBulks::default(), NoBody)
+                .await?;
             let rows = bulks.data.iter().map(|bulk| {
-                let counts = [bulk.matched, bulk.done, bulk.skipped, bulk.failed].map(|count| count.to_string());
+                let counts = [bulk.matched, bulk.done, bulk.skipped, bulk.failed]
+                    .map(|count| count.to_string());
                 let head = [bulk.id.to_string(), bulk.kind.clone(), bulk.state.clone()];
                 let reason = bulk.reason.as_deref().unwrap_or("-").to_owned();
-                let tail = [time(bulk.created_at), bulk.actor.clone(), meant(bulk), reason];
+                let tail = [
+                    time(bulk.created_at),
+                    bulk.actor.clone(),
+                    meant(bulk),
+                    reason,
+                ];
                 head.into_iter().chain(counts).chain(tail).collect()
             });
-            let head =
-                ["ID", "KIND", "STATE", "MATCHED", "DONE", "SKIPPED", "FAILED", "CREATED", "BY", "JOBS", "REASON"];
+            let head = [
+                "ID", "KIND", "STATE", "MATCHED", "DONE", "SKIPPED", "FAILED", "CREATED", "BY",
+                "JOBS", "REASON",
+            ];
             output.table(&head, rows.collect(), &bulks.raw);
         }
         BulkCommand::Show { id, jobs } => {
-            let mut bulk = client.ask::<BulkShow>(BulkPath { id }, none, NoBody).await?;
+            let mut bulk = client
+                .ask::<BulkShow>(BulkPath { id }, none, NoBody)
+                .await?;
             let mut text = describe(&bulk.data);
             if let Some(state) = jobs {
                 let state = (!state.is_empty()).then_some(state);
-                let page =
-                    |cursor, _| Some(ListBulkItems { state: state.clone(), cursor, limit: Some(JOBS_OF_A_PAGE) });
-                let items = client.ask_pages::<BulkItems, _>(&BulkPath { id }, page).await?;
+                let page = |cursor, _| {
+                    Some(ListBulkItems {
+                        state: state.clone(),
+                        cursor,
+                        limit: Some(JOBS_OF_A_PAGE),
+                    })
+                };
+                let items = client
+                    .ask_pages::<BulkItems, _>(&BulkPath { id }, page)
+                    .await?;
                 text.extend(items.data.iter().map(|item| format!("\n{}", of_item(item))));
                 bulk.raw["jobs"] = items.raw;
             }
@@ -240,16 +289,45 @@ pub(crate) async fn run(command: BulkCommand, args: &ClientArgs, output: Output)
         }
         BulkCommand::Watch { id } => return watch(id, &client, output).await,
         BulkCommand::Cancel { id } => {
-            let bulk = client.ask::<BulkCancel>(BulkPath { id }, none, NoBody).await?;
-            output.value(&format!("cancelled: {}", describe_bulk(&bulk.data, &[])), &bulk.raw);
+            let bulk = client
+                .ask::<BulkCancel>(BulkPath { id }, none, NoBody)
+                .await?;
+            output.value(
+                &format!("cancelled: {}", describe_bulk(&bulk.data, &[])),
+                &bulk.raw,
+            );
         }
-        BulkCommand::Resume { id, first, watch: follow } => {
-            let bulk = client.ask::<BulkResume>(BulkPath { id }, none, Json(ResumeBulk { first })).await?;
-            return go_on(id, follow, &format!("bulk {id} goes on"), &bulk.raw, &client, output).await;
+        BulkCommand::Resume {
+            id,
+            first,
+            watch: follow,
+        } => {
+            let bulk = client
+                .ask::<BulkResume>(BulkPath { id }, none, Json(ResumeBulk { first }))
+                .await?;
+            return go_on(
+                id,
+                follow,
+                &format!("bulk {id} goes on"),
+                &bulk.raw,
+                &client,
+                output,
+            )
+            .await;
         }
         BulkCommand::Undo { id, watch: follow } => {
-            let bulk = client.ask::<BulkUndo>(BulkPath { id }, none, NoBody).await?;
-            return go_on(id, follow, &format!("bulk {id} is being undone"), &bulk.raw, &client, output).await;
+            let bulk = client
+                .ask::<BulkUndo>(BulkPath { id }, none, NoBody)
+                .await?;
+            return go_on(
+                id,
+                follow,
+                &format!("bulk {id} is being undone"),
+                &bulk.raw,
+                &client,
+                output,
+            )
+            .await;
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -283,23 +361,42 @@ async fn begin_with(
     client: &Client,
     output: Output,
 ) -> anyhow::Result<ExitCode> {
-    let BulkOptions { dry_run, with_data, reveal, first, reason, yes, watch: follow } = how;
+    let BulkOptions {
+        dry_run,
+        with_data,
+        reveal,
+        first,
+        reason,
+        yes,
+        watch: follow,
+    } = how;
     request["first"] = json!(first);
     request["reason"] = json!(reason);
     let mut look = request.clone();
     look["dryRun"] = true.into();
     look["withData"] = with_data.into();
     look["reveal"] = reveal.into();
-    let body = Body { set: &set, request: &look };
+    let body = Body {
+        set: &set,
+        request: &look,
+    };
     let looked = client.ask_as_written::<BulkBegin>((), &body).await?;
-    let BulkBegun::Preview(preview) = &looked.data else { bail!("the host has begun what it was to preview only") };
+    let BulkBegun::Preview(preview) = &looked.data else {
+        bail!("the host has begun what it was to preview only")
+    };
     let matched = preview.matched;
     if matched == 0 && preview.complete {
-        output.value("no job is meant by this filter; nothing was done", &looked.raw);
+        output.value(
+            "no job is meant by this filter; nothing was done",
+            &looked.raw,
+        );
         return Ok(ExitCode::from(NOTHING_FOUND));
     }
     let jobs = if matched == 1 { "job" } else { "jobs" };
-    let count = format!("{}{matched} {jobs}", if preview.complete { "" } else { "at least " });
+    let count = format!(
+        "{}{matched} {jobs}",
+        if preview.complete { "" } else { "at least " }
+    );
     if dry_run {
         output.value(&example(&count, preview), &looked.raw);
         return Ok(ExitCode::SUCCESS);
@@ -308,10 +405,22 @@ async fn begin_with(
         println!("{}", example(&count, preview));
     }
     let pause = first.filter(|first| u64::from(*first) < matched);
-    let pause = pause.map(|first| format!(", the first {first} now: then it pauses")).unwrap_or_default();
+    let pause = pause
+        .map(|first| format!(", the first {first} now: then it pauses"))
+        .unwrap_or_default();
     confirmed(yes, &format!("this {does} {count}{pause}"))?;
-    let begun = client.ask_as_written::<BulkBegin>((), &Body { set: &set, request: &request }).await?;
-    let BulkBegun::Bulk(bulk) = &begun.data else { bail!("the host has previewed what it was to begin") };
+    let begun = client
+        .ask_as_written::<BulkBegin>(
+            (),
+            &Body {
+                set: &set,
+                request: &request,
+            },
+        )
+        .await?;
+    let BulkBegun::Bulk(bulk) = &begun.data else {
+        bail!("the host has previewed what it was to begin")
+    };
     let id = bulk.id;
     let done = format!("bulk {id} has begun; follow it: patchbay bulk watch {id}");
     go_on(id, follow, &done, &begun.raw, client, output).await
@@ -320,11 +429,22 @@ async fn begin_with(
 fn example(count: &str, preview: &BulkPreview) -> String {
     let mut lines = vec![format!("{count}, for example:")];
     for job in &preview.sample {
-        let why = job.failure.as_ref().map(|why| format!("  {}", why.chars().take(80).collect::<String>()));
-        let refused = job.refused.as_ref().map(|why| format!("\n    would be left as it is: {why}"));
+        let why = job
+            .failure
+            .as_ref()
+            .map(|why| format!("  {}", why.chars().take(80).collect::<String>()));
+        let refused = job
+            .refused
+            .as_ref()
+            .map(|why| format!("\n    would be left as it is: {why}"));
         let data = job.data.as_ref().map(|data| format!("\n    {data}"));
         let name = format!("  {} {}  {}", job.queue, job.id, job.name);
-        lines.push([Some(name), why, refused, data].into_iter().flatten().collect());
+        lines.push(
+            [Some(name), why, refused, data]
+                .into_iter()
+                .flatten()
+                .collect(),
+        );
     }
     lines.join("\n")
 }
@@ -347,7 +467,9 @@ async fn go_on(
 async fn watch(id: i64, client: &Client, output: Output) -> anyhow::Result<ExitCode> {
     let mut last = String::new();
     loop {
-        let shown = client.ask::<BulkShow>(BulkPath { id }, NoQuery {}, NoBody).await?;
+        let shown = client
+            .ask::<BulkShow>(BulkPath { id }, NoQuery {}, NoBody)
+            .await?;
         let bulk = &shown.data.bulk;
         match bulk.state.as_str() {
             "matching" | "running" | "undoing" => {
@@ -361,7 +483,11 @@ async fn watch(id: i64, client: &Client, output: Output) -> anyhow::Result<ExitC
             state => {
                 let has_failed = state == "failed" || bulk.failed > 0;
                 output.value(&describe(&shown.data), &shown.raw);
-                return Ok(if has_failed { ExitCode::FAILURE } else { ExitCode::SUCCESS });
+                return Ok(if has_failed {
+                    ExitCode::FAILURE
+                } else {
+                    ExitCode::SUCCESS
+                });
             }
         }
     }
@@ -375,16 +501,38 @@ fn progress(bulk: &Bulk) -> String {
         ("failed", bulk.failed),
         ("restored", bulk.restored),
     ];
-    let counts = counts.iter().filter(|(name, count)| *name != "restored" || *count != 0);
-    let counts: Vec<String> = counts.map(|(name, count)| format!("{count} {name}")).collect();
-    format!("bulk {}  {}  {}  {}", bulk.id, bulk.kind, bulk.state, counts.join(", "))
+    let counts = counts
+        .iter()
+        .filter(|(name, count)| *name != "restored" || *count != 0);
+    let counts: Vec<String> = counts
+        .map(|(name, count)| format!("{count} {name}"))
+        .collect();
+    format!(
+        "bulk {}  {}  {}  {}",
+        bulk.id,
+        bulk.kind,
+        bulk.state,
+        counts.join(", ")
+    )
 }
 
 /// For example `failed of the history, queue=emailQueue`.
 fn meant(bulk: &Bulk) -> String {
-    let pairs: Vec<String> = bulk.filter.iter().map(|(key, value)| format!("{key}={value}")).collect();
-    let pairs = if pairs.is_empty() { "everything".into() } else { pairs.join(" ") };
-    let from = if bulk.source == "history" { " of the history" } else { "" };
+    let pairs: Vec<String> = bulk
+        .filter
+        .iter()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
+    let pairs = if pairs.is_empty() {
+        "everything".into()
+    } else {
+        pairs.join(" ")
+    };
+    let from = if bulk.source == "history" {
+        " of the history"
+    } else {
+        ""
+    };
     format!("{}{from}, {pairs}", bulk.job_state)
 }
 
@@ -395,13 +543,25 @@ fn describe(details: &BulkDetails) -> String {
 fn describe_bulk(bulk: &Bulk, reasons: &[BulkReason]) -> String {
     let mut lines = vec![progress(bulk), format!("jobs: {}", meant(bulk))];
     let by = format!("by {} at {}", bulk.actor, time(bulk.created_at));
-    lines.push(bulk.reason.as_ref().map_or(by.clone(), |reason| format!("{by}: {reason}")));
+    lines.push(
+        bulk.reason
+            .as_ref()
+            .map_or(by.clone(), |reason| format!("{by}: {reason}")),
+    );
     lines.extend(bulk.error.as_ref().map(|error| format!("error: {error}")));
-    lines.extend(reasons.iter().map(|reason| format!("{} {}: {}", reason.jobs, reason.state, reason.reason)));
+    lines.extend(
+        reasons
+            .iter()
+            .map(|reason| format!("{} {}: {}", reason.jobs, reason.state, reason.reason)),
+    );
     match (bulk.state.as_str(), bulk.undo_until) {
         ("paused", _) => lines.push(format!("next: patchbay bulk resume {}, or cancel", bulk.id)),
         ("done" | "cancelled" | "failed", Some(until)) => {
-            lines.push(format!("can be undone until {}: patchbay bulk undo {}", time(until), bulk.id));
+            lines.push(format!(
+                "can be undone until {}: patchbay bulk undo {}",
+                time(until),
+                bulk.id
+            ));
         }
         _ => {}
     }
@@ -409,7 +569,12 @@ fn describe_bulk(bulk: &Bulk, reasons: &[BulkReason]) -> String {
 }
 
 fn of_item(item: &BulkItem) -> String {
-    let notes = [item.new_id.as_ref().map(|id| format!("now {id}")), item.reason.clone()];
+    let notes = [
+        item.new_id.as_ref().map(|id| format!("now {id}")),
+        item.reason.clone(),
+    ];
     let notes = notes.into_iter().flatten().collect::<Vec<_>>().join(", ");
-    format!("  {} {}  {}  {notes}", item.queue, item.job_id, item.state).trim_end().to_owned()
+    format!("  {} {}  {}  {notes}", item.queue, item.job_id, item.state)
+        .trim_end()
+        .to_owned()
 }

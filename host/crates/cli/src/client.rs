@@ -7,7 +7,8 @@ use patchbay_api::answer::{Answer, List, Media, Success};
 use patchbay_api::body::{AnyDocument, Body, ExpectedForm, Json, NoBody, SecretJson};
 use patchbay_api::operation::{self, Endpoint, NoQuery, PathParams};
 use patchbay_api::plugins::{
-    Activate, Activated, Component, PluginPath, PluginsActivate, PluginsPush, SignedComponent, Staged,
+    Activate, Activated, Component, PluginPath, PluginsActivate, PluginsPush, SignedComponent,
+    Staged,
 };
 use patchbay_api::reveal::Reveal;
 use patchbay_api::{headers, path};
@@ -35,10 +36,21 @@ pub struct ClientArgs {
     #[arg(long, global = true, env = "PATCHBAY_URL", help_heading = "Connection")]
     url: Option<String>,
     /// Name of the operator
-    #[arg(long, global = true, env = "PATCHBAY_USER", help_heading = "Connection")]
+    #[arg(
+        long,
+        global = true,
+        env = "PATCHBAY_USER",
+        help_heading = "Connection"
+    )]
     user: Option<String>,
     /// Password of the operator; set it in the environment rather than on the command line
-    #[arg(long, global = true, env = "PATCHBAY_PASSWORD", hide_env_values = true, help_heading = "Connection")]
+    #[arg(
+        long,
+        global = true,
+        env = "PATCHBAY_PASSWORD",
+        hide_env_values = true,
+        help_heading = "Connection"
+    )]
     password: Option<String>,
     /// Used if `url` is not given.
     #[arg(skip)]
@@ -77,7 +89,9 @@ pub enum ClientError {
         details: Option<Value>,
     },
     /// No connection.
-    #[error("no host answers at {url}: start one with `patchbay dev` or `patchbay serve`, or set PATCHBAY_URL")]
+    #[error(
+        "no host answers at {url}: start one with `patchbay dev` or `patchbay serve`, or set PATCHBAY_URL"
+    )]
     Unreachable {
         /// URL that was tried.
         url: String,
@@ -131,7 +145,9 @@ impl<T: ToSchema + Serialize + DeserializeOwned + Send + 'static> SendBody for J
     }
 }
 
-impl<T: ToSchema + ExpectedForm + Serialize + DeserializeOwned + Send + 'static> SendBody for SecretJson<T> {
+impl<T: ToSchema + ExpectedForm + Serialize + DeserializeOwned + Send + 'static> SendBody
+    for SecretJson<T>
+{
     fn put_into(self, request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
         request.json(&self.0)
     }
@@ -175,7 +191,10 @@ pub struct Client {
 
 impl Client {
     pub fn new(url: String, user: String, password: Option<String>) -> anyhow::Result<Self> {
-        if !url.parse::<reqwest::Url>().is_ok_and(|url| ["http", "https"].contains(&url.scheme())) {
+        if !url
+            .parse::<reqwest::Url>()
+            .is_ok_and(|url| ["http", "https"].contains(&url.scheme()))
+        {
             // The given URL is not repeated, because it may contain a password.
             let wrong = "--url (or PATCHBAY_URL) is no address of a host: write http://HOST:PORT or https://HOST";
             return Err(Refusal(wrong.into()).into());
@@ -185,15 +204,27 @@ impl Client {
             http = http.no_proxy();
         }
         let http = http.timeout(TIMEOUT).build()?;
-        Ok(Self { url: url.trim_end_matches('/').to_owned(), user, password, http })
+        Ok(Self {
+            url: url.trim_end_matches('/').to_owned(),
+            user,
+            password,
+            http,
+        })
     }
 
     pub fn from_args(args: &ClientArgs) -> anyhow::Result<Self> {
         let dev = args.dev.as_ref();
         let url = args.url.clone().or_else(|| dev.map(|dev| dev.url.clone()));
         let url = url.unwrap_or_else(|| "http://127.0.0.1:8080".into());
-        let user = args.user.clone().or_else(|| dev.map(|dev| dev.user.clone())).unwrap_or_default();
-        let password = args.password.clone().or_else(|| dev.map(|dev| dev.password.clone()));
+        let user = args
+            .user
+            .clone()
+            .or_else(|| dev.map(|dev| dev.user.clone()))
+            .unwrap_or_default();
+        let password = args
+            .password
+            .clone()
+            .or_else(|| dev.map(|dev| dev.password.clone()));
         Self::new(url, user, password)
     }
 
@@ -207,7 +238,8 @@ impl Client {
     where
         E: Endpoint<Body: SendBody, Answer: Answer<Data: DeserializeOwned>>,
     {
-        self.ask_with::<E>(path, |request| body.put_into(request.query(&query))).await
+        self.ask_with::<E>(path, |request| body.put_into(request.query(&query)))
+            .await
     }
 
     /// As `ask`, but the body is sent exactly as a person wrote it, so that the host reports errors
@@ -251,25 +283,43 @@ impl Client {
         struct Envelope {
             data: Box<RawValue>,
         }
-        let content = self.content(self.request_for::<E>(&path).query(query)).await?;
-        let envelope: Envelope = serde_json::from_slice(&content).map_err(|_| self.not_patchbay(200))?;
+        let content = self
+            .content(self.request_for::<E>(&path).query(query))
+            .await?;
+        let envelope: Envelope =
+            serde_json::from_slice(&content).map_err(|_| self.not_patchbay(200))?;
         let data = serde_json::from_str(envelope.data.get()).map_err(|_| self.not_patchbay(200))?;
         Ok((data, envelope.data))
     }
 
     fn request_for<E: Endpoint>(&self, path: &E::Path) -> reqwest::RequestBuilder {
         let operation = E::OPERATION;
-        self.request(method_of(operation.method), &path::filled(operation.path, &path.segments()))
+        self.request(
+            method_of(operation.method),
+            &path::filled(operation.path, &path.segments()),
+        )
     }
 
-    pub(super) async fn ask_page<E, T>(&self, path: &E::Path, query: &E::Query) -> Result<ReceivedPage<T>, ClientError>
+    pub(super) async fn ask_page<E, T>(
+        &self,
+        path: &E::Path,
+        query: &E::Query,
+    ) -> Result<ReceivedPage<T>, ClientError>
     where
         E: Endpoint<Body = NoBody, Answer = List<T>>,
         T: ToSchema + Serialize + DeserializeOwned + 'static,
     {
-        let raw = self.envelope(self.request_for::<E>(path).query(query)).await?;
-        let page: Success<Vec<T>> = serde_json::from_value(raw.clone()).map_err(|_| self.not_patchbay(200))?;
-        Ok(ReceivedPage { items: page.data, next_cursor: page.next_cursor, partial: page.partial, raw })
+        let raw = self
+            .envelope(self.request_for::<E>(path).query(query))
+            .await?;
+        let page: Success<Vec<T>> =
+            serde_json::from_value(raw.clone()).map_err(|_| self.not_patchbay(200))?;
+        Ok(ReceivedPage {
+            items: page.data,
+            next_cursor: page.next_cursor,
+            partial: page.partial,
+            raw,
+        })
     }
 
     /// Requests a list page by page. `query_of` makes the query of a page from its cursor and the
@@ -295,24 +345,44 @@ impl Client {
                 break;
             }
         }
-        Ok(Received { data, raw: raw.into() })
+        Ok(Received {
+            data,
+            raw: raw.into(),
+        })
     }
 
-    pub async fn ask_for_file<E>(&self, path: E::Path, query: E::Query) -> Result<Vec<u8>, ClientError>
+    pub async fn ask_for_file<E>(
+        &self,
+        path: E::Path,
+        query: E::Query,
+    ) -> Result<Vec<u8>, ClientError>
     where
         E: Endpoint<Body = NoBody, Answer: Answer<Data = Vec<u8>>>,
     {
         let path = path::filled(E::OPERATION.path, &path.segments());
-        self.content(self.request(method_of(E::OPERATION.method), &path).query(&query)).await
+        self.content(
+            self.request(method_of(E::OPERATION.method), &path)
+                .query(&query),
+        )
+        .await
     }
 
     async fn content(&self, request: reqwest::RequestBuilder) -> Result<Vec<u8>, ClientError> {
-        let response = request.send().await.map_err(|source| self.unreachable(source))?;
+        let response = request
+            .send()
+            .await
+            .map_err(|source| self.unreachable(source))?;
         if !response.status().is_success() {
             let status = response.status().as_u16();
-            return Err(self.read(response).await.map_or_else(|error| error, |_| self.not_patchbay(status)));
+            return Err(self
+                .read(response)
+                .await
+                .map_or_else(|error| error, |_| self.not_patchbay(status)));
         }
-        let content = response.bytes().await.map_err(|source| self.unreachable(source))?;
+        let content = response
+            .bytes()
+            .await
+            .map_err(|source| self.unreachable(source))?;
         Ok(content.to_vec())
     }
 
@@ -320,24 +390,61 @@ impl Client {
         self.ask::<PluginsPush>((), NoQuery {}, file).await
     }
 
-    pub async fn activate(&self, plugin: &str, digest: &str, grant: bool) -> Result<Received<Activated>, ClientError> {
-        let wanted = Json(Activate { digest: digest.to_owned(), grant });
-        self.ask::<PluginsActivate>(PluginPath { name: plugin.to_owned() }, NoQuery {}, wanted).await
+    pub async fn activate(
+        &self,
+        plugin: &str,
+        digest: &str,
+        grant: bool,
+    ) -> Result<Received<Activated>, ClientError> {
+        let wanted = Json(Activate {
+            digest: digest.to_owned(),
+            grant,
+        });
+        self.ask::<PluginsActivate>(
+            PluginPath {
+                name: plugin.to_owned(),
+            },
+            NoQuery {},
+            wanted,
+        )
+        .await
     }
 
     /// Calls an operation of a plugin. `input` is sent unparsed, because parsing would round its
     /// numbers.
-    pub(super) async fn answer(&self, path: &str, operation: &str, input: &RawValue) -> Result<Answered, ClientError> {
+    pub(super) async fn answer(
+        &self,
+        path: &str,
+        operation: &str,
+        input: &RawValue,
+    ) -> Result<Answered, ClientError> {
         #[derive(serde::Serialize)]
         struct Call<'a> {
             operation: &'a str,
             input: &'a RawValue,
         }
-        let request = self.request(Method::POST, path).timeout(ANSWER_TIMEOUT).json(&Call { operation, input });
-        let response = request.send().await.map_err(|source| self.unreachable(source))?;
-        let header = |name: &str| response.headers().get(name)?.to_str().ok().map(str::to_owned);
+        let request = self
+            .request(Method::POST, path)
+            .timeout(ANSWER_TIMEOUT)
+            .json(&Call { operation, input });
+        let response = request
+            .send()
+            .await
+            .map_err(|source| self.unreachable(source))?;
+        let header = |name: &str| {
+            response
+                .headers()
+                .get(name)?
+                .to_str()
+                .ok()
+                .map(str::to_owned)
+        };
         let Some(kind) = header(headers::ANSWER.as_str()) else {
-            return Err(self.read(response).await.err().unwrap_or_else(|| self.not_patchbay(200)));
+            return Err(self
+                .read(response)
+                .await
+                .err()
+                .unwrap_or_else(|| self.not_patchbay(200)));
         };
         let mut answered = Answered {
             kind,
@@ -346,7 +453,10 @@ impl Client {
             content_type: header("content-type"),
             content: Vec::new(),
         };
-        let content = response.bytes().await.map_err(|source| self.unreachable(source))?;
+        let content = response
+            .bytes()
+            .await
+            .map_err(|source| self.unreachable(source))?;
         answered.content = match answered.kind.as_str() {
             "json" => {
                 #[derive(serde::Deserialize)]
@@ -354,7 +464,9 @@ impl Client {
                     data: Box<RawValue>,
                 }
                 let envelope: Result<Envelope, _> = serde_json::from_slice(&content);
-                let data = envelope.map_err(|_| self.not_patchbay(answered.http_status))?.data;
+                let data = envelope
+                    .map_err(|_| self.not_patchbay(answered.http_status))?
+                    .data;
                 data.get().as_bytes().to_vec()
             }
             _ => content.to_vec(),
@@ -363,23 +475,39 @@ impl Client {
     }
 
     /// For answers without an envelope; the body is not read yet.
-    pub(super) async fn get_raw(&self, path: &str, limit: Duration) -> Result<reqwest::Response, ClientError> {
+    pub(super) async fn get_raw(
+        &self,
+        path: &str,
+        limit: Duration,
+    ) -> Result<reqwest::Response, ClientError> {
         let request = self.request(Method::GET, path).timeout(limit);
-        let response = request.send().await.map_err(|source| self.unreachable(source))?;
+        let response = request
+            .send()
+            .await
+            .map_err(|source| self.unreachable(source))?;
         match response.status().is_success() {
             true => Ok(response),
-            false => Err(self.read(response).await.err().unwrap_or_else(|| self.not_patchbay(200))),
+            false => Err(self
+                .read(response)
+                .await
+                .err()
+                .unwrap_or_else(|| self.not_patchbay(200))),
         }
     }
 
     fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
-        let request = self.http.request(method, format!("{}/api/admin/{path}", self.url));
+        let request = self
+            .http
+            .request(method, format!("{}/api/admin/{path}", self.url));
         request.basic_auth(&self.user, self.password.as_ref())
     }
 
     /// The URL without credentials, which some people write into it.
     fn shown(&self) -> String {
-        self.url.rsplit_once('@').map_or(self.url.as_str(), |(_, address)| address).to_owned()
+        self.url
+            .rsplit_once('@')
+            .map_or(self.url.as_str(), |(_, address)| address)
+            .to_owned()
     }
 
     async fn send(&self, request: reqwest::RequestBuilder) -> Result<Value, ClientError> {
@@ -387,29 +515,44 @@ impl Client {
     }
 
     async fn envelope(&self, request: reqwest::RequestBuilder) -> Result<Value, ClientError> {
-        let response = request.send().await.map_err(|source| self.unreachable(source))?;
+        let response = request
+            .send()
+            .await
+            .map_err(|source| self.unreachable(source))?;
         self.read(response).await
     }
 
     fn unreachable(&self, source: reqwest::Error) -> ClientError {
-        ClientError::Unreachable { url: self.shown(), source: source.without_url() }
+        ClientError::Unreachable {
+            url: self.shown(),
+            source: source.without_url(),
+        }
     }
 
     fn not_patchbay(&self, status: u16) -> ClientError {
-        ClientError::NotPatchbay { url: self.shown(), status }
+        ClientError::NotPatchbay {
+            url: self.shown(),
+            status,
+        }
     }
 
     /// Returns the whole envelope of a success.
     async fn read(&self, response: reqwest::Response) -> Result<Value, ClientError> {
         let status = response.status().as_u16();
-        let text = response.text().await.map_err(|source| self.unreachable(source))?;
+        let text = response
+            .text()
+            .await
+            .map_err(|source| self.unreachable(source))?;
         let body: Value = serde_json::from_str(&text).map_err(|_| self.not_patchbay(status))?;
         match body["success"].as_bool() {
             Some(true) => Ok(body),
             Some(false) => Err(ClientError::Refused {
                 status,
                 code: body["code"].as_str().unwrap_or("error").to_owned(),
-                details: body.get("details").filter(|details| !details.is_null()).cloned(),
+                details: body
+                    .get("details")
+                    .filter(|details| !details.is_null())
+                    .cloned(),
                 message: match (status, body["message"].as_str()) {
                     (401, Some(message)) => {
                         format!(
@@ -450,7 +593,10 @@ pub struct RevealArgs {
 
 impl From<RevealArgs> for Reveal {
     fn from(args: RevealArgs) -> Self {
-        Self { reveal: args.reveal, reason: args.reason }
+        Self {
+            reveal: args.reveal,
+            reason: args.reason,
+        }
     }
 }
 

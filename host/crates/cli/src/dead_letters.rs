@@ -5,8 +5,9 @@ use std::process::ExitCode;
 use clap::Subcommand;
 use patchbay_api::body::{Json, NoBody};
 use patchbay_api::dead_letters::{
-    Assignee, DeadLetter, DeadLetterDetails, DeadLetterPath, DeadLettersAcknowledge, DeadLettersAssign,
-    DeadLettersList, DeadLettersNote, DeadLettersShow, DeadLettersUnacknowledge, ListDeadLetters, Note,
+    Assignee, DeadLetter, DeadLetterDetails, DeadLetterPath, DeadLettersAcknowledge,
+    DeadLettersAssign, DeadLettersList, DeadLettersNote, DeadLettersShow, DeadLettersUnacknowledge,
+    ListDeadLetters, Note,
 };
 use patchbay_api::operation::NoQuery;
 use serde_json::json;
@@ -33,7 +34,8 @@ pub enum DeadLetterCommand {
         #[arg(long, default_value_t = 50)]
         limit: u16,
     },
-    /// Show a group: its newest jobs, the stack of the newest, and the same failure in other revisions
+    /// Show a group: its newest jobs, the stack of the newest, and the same failure in other
+    /// revisions
     Show {
         /// Number of the group
         id: i64,
@@ -69,12 +71,26 @@ pub enum DeadLetterCommand {
     },
 }
 
-pub(crate) async fn run(command: DeadLetterCommand, args: &ClientArgs, output: Output) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(
+    command: DeadLetterCommand,
+    args: &ClientArgs,
+    output: Output,
+) -> anyhow::Result<ExitCode> {
     let client = Client::from_args(args)?;
     let none = NoQuery {};
     match command {
-        DeadLetterCommand::List { queue, plugin, acknowledged, limit } => {
-            let which = ListDeadLetters { queue, plugin, acknowledged, limit: Some(limit) };
+        DeadLetterCommand::List {
+            queue,
+            plugin,
+            acknowledged,
+            limit,
+        } => {
+            let which = ListDeadLetters {
+                queue,
+                plugin,
+                acknowledged,
+                limit: Some(limit),
+            };
             let groups = client.ask::<DeadLettersList>((), which, NoBody).await?;
             let rows = groups.data.iter().map(|group| {
                 vec![
@@ -88,29 +104,59 @@ pub(crate) async fn run(command: DeadLetterCommand, args: &ClientArgs, output: O
                     group.message.chars().take(80).collect(),
                 ]
             });
-            let head = ["ID", "QUEUE", "FAILED", "LAST SEEN", "REVISION", "STATE", "WHOSE", "FAILURE"];
+            let head = [
+                "ID",
+                "QUEUE",
+                "FAILED",
+                "LAST SEEN",
+                "REVISION",
+                "STATE",
+                "WHOSE",
+                "FAILURE",
+            ];
             output.table(&head, rows.collect(), &groups.raw);
         }
         DeadLetterCommand::Show { id } => {
-            let group = client.ask::<DeadLettersShow>(DeadLetterPath { id }, none, NoBody).await?;
+            let group = client
+                .ask::<DeadLettersShow>(DeadLetterPath { id }, none, NoBody)
+                .await?;
             output.value(&describe(&group.data), &group.raw);
         }
         DeadLetterCommand::Ack { id, undo } => {
             let path = DeadLetterPath { id };
             let group = match undo {
-                true => client.ask::<DeadLettersUnacknowledge>(path, none, NoBody).await?,
-                false => client.ask::<DeadLettersAcknowledge>(path, none, NoBody).await?,
+                true => {
+                    client
+                        .ask::<DeadLettersUnacknowledge>(path, none, NoBody)
+                        .await?
+                }
+                false => {
+                    client
+                        .ask::<DeadLettersAcknowledge>(path, none, NoBody)
+                        .await?
+                }
             };
-            output.value(&format!("dead letter {id} is {}", state(&group.data)), &group.raw);
+            output.value(
+                &format!("dead letter {id} is {}", state(&group.data)),
+                &group.raw,
+            );
         }
         DeadLetterCommand::Note { id, note } => {
-            let group = client.ask::<DeadLettersNote>(DeadLetterPath { id }, none, Json(Note { note })).await?;
-            let now = if group.data.note.is_some() { "is noted" } else { "has no note any more" };
+            let group = client
+                .ask::<DeadLettersNote>(DeadLetterPath { id }, none, Json(Note { note }))
+                .await?;
+            let now = if group.data.note.is_some() {
+                "is noted"
+            } else {
+                "has no note any more"
+            };
             output.value(&format!("dead letter {id} {now}"), &group.raw);
         }
         DeadLetterCommand::Assign { id, to } => {
             let to = Json(Assignee { assignee: to });
-            let group = client.ask::<DeadLettersAssign>(DeadLetterPath { id }, none, to).await?;
+            let group = client
+                .ask::<DeadLettersAssign>(DeadLetterPath { id }, none, to)
+                .await?;
             let whose = group.data.assignee.as_deref().unwrap_or("nobody");
             output.value(&format!("dead letter {id} belongs to {whose}"), &group.raw);
         }
@@ -139,7 +185,13 @@ fn state(group: &DeadLetter) -> String {
 
 fn describe(details: &DeadLetterDetails) -> String {
     let group = &details.group;
-    let head = format!("dead letter {}  {}  {}  {}", group.id, group.queue, revision(group), state(group));
+    let head = format!(
+        "dead letter {}  {}  {}  {}",
+        group.id,
+        group.queue,
+        revision(group),
+        state(group)
+    );
     let mut lines = vec![head, format!("failure: {}", group.message)];
     lines.push(format!(
         "{} failed, from {} to {}; {} have completed since",
@@ -148,17 +200,47 @@ fn describe(details: &DeadLetterDetails) -> String {
         time(group.last_seen),
         details.repaired
     ));
-    lines.extend(group.assignee.as_ref().map(|assignee| format!("assignee: {assignee}")));
+    lines.extend(
+        group
+            .assignee
+            .as_ref()
+            .map(|assignee| format!("assignee: {assignee}")),
+    );
     lines.extend(group.note.as_ref().map(|note| format!("note: {note}")));
     for other in &details.elsewhere {
-        lines.push(format!("also: dead letter {}, {}, {} failed", other.id, revision(other), other.jobs));
+        lines.push(format!(
+            "also: dead letter {}, {}, {} failed",
+            other.id,
+            revision(other),
+            other.jobs
+        ));
     }
     lines.push("newest jobs:".into());
     for job in &details.sample {
-        let message = job.message.as_deref().unwrap_or_default().chars().take(80).collect::<String>();
-        lines.push(format!("  {}  {} {}  {}  {message}", time(job.finished_at), job.queue, job.job_id, job.name));
+        let message = job
+            .message
+            .as_deref()
+            .unwrap_or_default()
+            .chars()
+            .take(80)
+            .collect::<String>();
+        lines.push(format!(
+            "  {}  {} {}  {}  {message}",
+            time(job.finished_at),
+            job.queue,
+            job.job_id,
+            job.name
+        ));
     }
-    lines.extend(details.stack.as_ref().map(|stack| format!("stack trace:\n{stack}")));
-    lines.push(format!("next: patchbay dead-letter retry {} --first 10", group.id));
+    lines.extend(
+        details
+            .stack
+            .as_ref()
+            .map(|stack| format!("stack trace:\n{stack}")),
+    );
+    lines.push(format!(
+        "next: patchbay dead-letter retry {} --first 10",
+        group.id
+    ));
     lines.join("\n")
 }

@@ -9,8 +9,9 @@ use clap::{Args, Subcommand, ValueEnum};
 use futures::StreamExt;
 use patchbay_api::body::{Json, NoBody};
 use patchbay_api::history::{
-    DefaultRetention, Erasure, HistoryBodies, HistoryErase, HistoryErasures, HistoryPrune, HistoryResetRetention,
-    HistoryRetention, HistorySetRetention, HistoryStatus, ListErasures, Places, Prune,
+    DefaultRetention, Erasure, HistoryBodies, HistoryErase, HistoryErasures, HistoryPrune,
+    HistoryResetRetention, HistoryRetention, HistorySetRetention, HistoryStatus, ListErasures,
+    Places, Prune,
 };
 use patchbay_api::jobs::JobPath;
 use patchbay_api::operation::{Endpoint, NoQuery};
@@ -147,11 +148,17 @@ const EXPORT_LIMIT: Duration = Duration::from_secs(24 * 3_600);
 const MOST_SHOWN: usize = 10;
 
 fn pair(text: &str) -> Result<(String, String), String> {
-    let (name, value) = text.split_once('=').ok_or("a name and a value with = between them")?;
+    let (name, value) = text
+        .split_once('=')
+        .ok_or("a name and a value with = between them")?;
     Ok((name.to_owned(), value.to_owned()))
 }
 
-pub(crate) async fn run(command: HistoryCommand, args: &ClientArgs, output: Output) -> anyhow::Result<()> {
+pub(crate) async fn run(
+    command: HistoryCommand,
+    args: &ClientArgs,
+    output: Output,
+) -> anyhow::Result<()> {
     let client = Client::from_args(args)?;
     match command {
         HistoryCommand::Status => status(&client, output).await,
@@ -161,16 +168,27 @@ pub(crate) async fn run(command: HistoryCommand, args: &ClientArgs, output: Outp
         HistoryCommand::Erasures { limit } => erasures(limit, &client, output).await,
         HistoryCommand::Body { queue, id, reveal } => {
             let path = JobPath { queue, id };
-            let (bodies, raw) = client.ask_exact::<HistoryBodies>(path, &reveal.into()).await?;
+            let (bodies, raw) = client
+                .ask_exact::<HistoryBodies>(path, &reveal.into())
+                .await?;
             let rows = bodies.iter().map(|body| {
                 let shown = |json: &Option<Box<RawValue>>| match (&body.withheld, json) {
                     (Some(reason), _) => format!("({reason})"),
                     (None, Some(json)) => json.get().to_owned(),
                     (None, None) => "null".to_owned(),
                 };
-                vec![time(body.finished_at), body.started.to_string(), shown(&body.data), shown(&body.result)]
+                vec![
+                    time(body.finished_at),
+                    body.started.to_string(),
+                    shown(&body.data),
+                    shown(&body.result),
+                ]
             });
-            output.table(&["FINISHED", "START", "DATA", "RESULT"], rows.collect(), &raw);
+            output.table(
+                &["FINISHED", "START", "DATA", "RESULT"],
+                rows.collect(),
+                &raw,
+            );
             Ok(())
         }
         HistoryCommand::Export(args) => export(args, &client, output).await,
@@ -181,7 +199,9 @@ async fn status(client: &Client, output: Output) -> anyhow::Result<()> {
     let received = client.ask::<HistoryStatus>((), NoQuery {}, NoBody).await?;
     let status = &received.data;
     let stream = &status.stream;
-    let lag = stream.lag_ms.map_or("none".to_owned(), |ms| format!("the oldest {} s old", ms / 1_000));
+    let lag = stream.lag_ms.map_or("none".to_owned(), |ms| {
+        format!("the oldest {} s old", ms / 1_000)
+    });
     let kept = match &status.bodies.reason {
         Some(reason) => format!("not kept by this host: {reason}"),
         None => "kept, sealed".to_owned(),
@@ -189,22 +209,43 @@ async fn status(client: &Client, output: Output) -> anyhow::Result<()> {
     let pruned = match &status.last_prune {
         None => "never".to_owned(),
         Some(last) => {
-            let failed = last.error.as_ref().map(|error| format!("; it failed: {error}")).unwrap_or_default();
-            let counts = format!("{} attempts, {} of the months' tables", last.attempts, last.partitions);
+            let failed = last
+                .error
+                .as_ref()
+                .map(|error| format!("; it failed: {error}"))
+                .unwrap_or_default();
+            let counts = format!(
+                "{} attempts, {} of the months' tables",
+                last.attempts, last.partitions
+            );
             format!("{}: {counts}{failed}", time(last.started_at))
         }
     };
-    let DefaultRetention { completed_days, other_days } = status.retention.default;
+    let DefaultRetention {
+        completed_days,
+        other_days,
+    } = status.retention.default;
     let exceptions = status.retention.queues.len();
-    let keeps = format!("completed {completed_days} days, others {other_days}; {exceptions} exceptions");
-    let recording = if status.enabled { "on" } else { "off on this host (history.enabled)" };
+    let keeps =
+        format!("completed {completed_days} days, others {other_days}; {exceptions} exceptions");
+    let recording = if status.enabled {
+        "on"
+    } else {
+        "off on this host (history.enabled)"
+    };
     let mut rows: Vec<Vec<String>> = [
         ("recording", recording.to_owned()),
-        ("not in Postgres yet", format!("{} attempts, {lag}", stream.attempts)),
+        (
+            "not in Postgres yet",
+            format!("{} attempts, {lag}", stream.attempts),
+        ),
         ("in Redis", bytes(stream.bytes)),
         ("set aside", stream.set_aside.to_string()),
         ("data and results", kept),
-        ("oldest attempt", status.oldest.map(time).unwrap_or_default()),
+        (
+            "oldest attempt",
+            status.oldest.map(time).unwrap_or_default(),
+        ),
         ("keeps", keeps),
         ("last forgotten", pruned),
     ]
@@ -213,7 +254,10 @@ async fn status(client: &Client, output: Output) -> anyhow::Result<()> {
     .collect();
     for partition in &status.partitions {
         let size = bytes(partition.bytes.unsigned_abs());
-        rows.push(vec![partition.name.clone(), format!("about {} attempts, {size}", partition.rows)]);
+        rows.push(vec![
+            partition.name.clone(),
+            format!("about {} attempts, {size}", partition.rows),
+        ]);
     }
     output.table(&["HISTORY", ""], rows, &received.raw);
     Ok(())
@@ -227,39 +271,85 @@ fn bytes(bytes: u64) -> String {
     }
 }
 
-async fn retention(command: RetentionCommand, client: &Client, output: Output) -> anyhow::Result<()> {
+async fn retention(
+    command: RetentionCommand,
+    client: &Client,
+    output: Output,
+) -> anyhow::Result<()> {
     let received = match command {
-        RetentionCommand::List => client.ask::<HistoryRetention>((), NoQuery {}, NoBody).await?,
-        RetentionCommand::Set { queue, outcome, days } => {
+        RetentionCommand::List => {
+            client
+                .ask::<HistoryRetention>((), NoQuery {}, NoBody)
+                .await?
+        }
+        RetentionCommand::Set {
+            queue,
+            outcome,
+            days,
+        } => {
             let keep = json!({ "outcome": outcome, "days": days });
-            client.ask_as_written::<HistorySetRetention>(QueuePath { queue }, &keep).await?
+            client
+                .ask_as_written::<HistorySetRetention>(QueuePath { queue }, &keep)
+                .await?
         }
         RetentionCommand::Reset { queue, outcome } => {
             let which = [("outcome", outcome)];
-            client.ask_with::<HistoryResetRetention>(QueuePath { queue }, |request| request.query(&which)).await?
+            client
+                .ask_with::<HistoryResetRetention>(QueuePath { queue }, |request| {
+                    request.query(&which)
+                })
+                .await?
         }
     };
     let retention = &received.data;
-    let DefaultRetention { completed_days, other_days } = retention.default;
+    let DefaultRetention {
+        completed_days,
+        other_days,
+    } = retention.default;
     let mut rows = vec![
-        vec!["*".to_owned(), "completed".into(), completed_days.to_string(), "history.keep_days".into()],
-        vec!["*".to_owned(), "others".into(), other_days.to_string(), "history.keep_failed_days".into()],
+        vec![
+            "*".to_owned(),
+            "completed".into(),
+            completed_days.to_string(),
+            "history.keep_days".into(),
+        ],
+        vec![
+            "*".to_owned(),
+            "others".into(),
+            other_days.to_string(),
+            "history.keep_failed_days".into(),
+        ],
     ];
     rows.extend(retention.queues.iter().map(|row| {
         let outcome = row.outcome.as_deref().unwrap_or("*").to_owned();
-        vec![row.queue.clone(), outcome, row.days.to_string(), row.changed_by.clone()]
+        vec![
+            row.queue.clone(),
+            outcome,
+            row.days.to_string(),
+            row.changed_by.clone(),
+        ]
     }));
     output.table(&["QUEUE", "OUTCOME", "DAYS", "BY"], rows, &received.raw);
     Ok(())
 }
 
 async fn prune(dry_run: bool, client: &Client, output: Output) -> anyhow::Result<()> {
-    let received = client.ask::<HistoryPrune>((), NoQuery {}, Json(Prune { dry_run })).await?;
+    let received = client
+        .ask::<HistoryPrune>((), NoQuery {}, Json(Prune { dry_run }))
+        .await?;
     let done = &received.data;
-    let months = if done.partitions.is_empty() { "no whole month".to_owned() } else { done.partitions.join(", ") };
+    let months = if done.partitions.is_empty() {
+        "no whole month".to_owned()
+    } else {
+        done.partitions.join(", ")
+    };
     let sentence = format!(
         "{}: {}{} attempts, {months} (about {} attempts), {} groups of dead letters",
-        if dry_run { "would be forgotten" } else { "forgotten" },
+        if dry_run {
+            "would be forgotten"
+        } else {
+            "forgotten"
+        },
         done.attempts,
         if done.and_more { " and more" } else { "" },
         done.attempts_in_partitions,
@@ -284,9 +374,16 @@ async fn erase(args: EraseArgs, client: &Client, output: Output) -> anyhow::Resu
         client.ask_with::<HistoryErase>((), move |request| request.timeout(ERASE_LIMIT).json(&body))
     };
     let would = request(true).await?;
-    let is_nothing = would.data.attempts == 0 && erased_places(&would.data.places).iter().all(|(count, _)| *count == 0);
+    let is_nothing = would.data.attempts == 0
+        && erased_places(&would.data.places)
+            .iter()
+            .all(|(count, _)| *count == 0);
     if !args.yes && (output.json || !std::io::stdin().is_terminal() || is_nothing) {
-        let sentence = format!("would be erased: {}{}", counted(&would.data), left(&would.data));
+        let sentence = format!(
+            "would be erased: {}{}",
+            counted(&would.data),
+            left(&would.data)
+        );
         output.value(&sentence, &would.raw);
         if !is_nothing {
             return Err(Refusal("nothing was erased; say --yes if that is meant".into()).into());
@@ -295,7 +392,10 @@ async fn erase(args: EraseArgs, client: &Client, output: Output) -> anyhow::Resu
     }
     confirmed(args.yes, &format!("this erases {}", counted(&would.data)))?;
     let done = request(false).await?;
-    output.value(&format!("erased: {}{}", counted(&done.data), left(&done.data)), &done.raw);
+    output.value(
+        &format!("erased: {}{}", counted(&done.data), left(&done.data)),
+        &done.raw,
+    );
     Ok(())
 }
 
@@ -306,19 +406,37 @@ const ERASE_LIMIT: Duration = Duration::from_secs(600);
 fn erased_places(places: &Places) -> [(u64, &'static str); 14] {
     [
         (places.redis_ended, "jobs in Redis that have ended"),
-        (places.redis_unfinished, "jobs in Redis that were still to run"),
-        (places.flow_results, "results of children that parents in flows were told"),
+        (
+            places.redis_unfinished,
+            "jobs in Redis that were still to run",
+        ),
+        (
+            places.flow_results,
+            "results of children that parents in flows were told",
+        ),
         (places.undo_copies, "copies for undoing removals"),
         (places.events, "events of queues"),
         (places.key_value, "keys of plugins' key-value spaces"),
         (places.set_aside, "attempts that were set aside"),
         (places.saved_searches, "saved searches (the value in them)"),
-        (places.bulk_operations, "bulk operations (the value in them)"),
+        (
+            places.bulk_operations,
+            "bulk operations (the value in them)",
+        ),
         (places.dead_letters, "dead letters (the value in them)"),
-        (places.operator_actions, "operators' actions (the value in them)"),
+        (
+            places.operator_actions,
+            "operators' actions (the value in them)",
+        ),
         (places.alerts, "alerts and silences (the value in them)"),
-        (places.schedules, "descriptions of schedules (the value in them)"),
-        (places.reasons, "reasons of erasures and quarantines (the value in them)"),
+        (
+            places.schedules,
+            "descriptions of schedules (the value in them)",
+        ),
+        (
+            places.reasons,
+            "reasons of erasures and quarantines (the value in them)",
+        ),
     ]
 }
 
@@ -333,13 +451,23 @@ fn places_left(places: &Places) -> [(u64, &'static str); 3] {
             places.bulk_operations_left,
             "bulk operations go on with the value in their filter; ask again when they have ended",
         ),
-        (places.outbox_left, "jobs of plugins' transactions are not in their queues yet; ask again"),
+        (
+            places.outbox_left,
+            "jobs of plugins' transactions are not in their queues yet; ask again",
+        ),
     ]
 }
 
 fn counted(done: &Erasure) -> String {
-    let more = if done.and_more { ", and there are more: do it again" } else { "" };
-    let mut text = format!("{} attempts of {} jobs, {} of them with data{more}", done.attempts, done.jobs, done.bodies);
+    let more = if done.and_more {
+        ", and there are more: do it again"
+    } else {
+        ""
+    };
+    let mut text = format!(
+        "{} attempts of {} jobs, {} of them with data{more}",
+        done.attempts, done.jobs, done.bodies
+    );
     for (count, what) in erased_places(&done.places) {
         if count != 0 {
             text += &format!("\n  {count} {what}");
@@ -377,11 +505,14 @@ fn left(done: &Erasure) -> String {
         }
     }
     if !live.complete {
-        left += "\nNot every job in Redis was looked at: there are too many. Name a queue with --queue";
+        left +=
+            "\nNot every job in Redis was looked at: there are too many. Name a queue with --queue";
     }
     if !done.schedules.is_empty() {
         let schedules = done.schedules.join(", ");
-        left += &format!("\nSchedules that will have the value again: {schedules}. Change or remove them");
+        left += &format!(
+            "\nSchedules that will have the value again: {schedules}. Change or remove them"
+        );
     }
     for (count, what) in places_left(&done.places) {
         if count != 0 {
@@ -393,7 +524,10 @@ fn left(done: &Erasure) -> String {
 }
 
 async fn erasures(limit: u16, client: &Client, output: Output) -> anyhow::Result<()> {
-    let part = ListErasures { cursor: None, limit: Some(limit) };
+    let part = ListErasures {
+        cursor: None,
+        limit: Some(limit),
+    };
     let erasures = client.ask::<HistoryErasures>((), part, NoBody).await?;
     let rows = erasures.data.iter().map(|row| {
         let of = match (&row.path, &row.queue, &row.job_id) {
@@ -411,7 +545,9 @@ async fn erasures(limit: u16, client: &Client, output: Output) -> anyhow::Result
         let tail = [time(row.began_at), row.actor.clone(), row.reason.clone()];
         head.into_iter().chain(counts).chain(tail).collect()
     });
-    let head = ["ID", "OF", "STATE", "ERASED", "TO COME", "LEFT", "BEGAN", "BY", "REASON"];
+    let head = [
+        "ID", "OF", "STATE", "ERASED", "TO COME", "LEFT", "BEGAN", "BY", "REASON",
+    ];
     output.table(&head, rows.collect(), &erasures.raw);
     Ok(())
 }
@@ -428,12 +564,26 @@ fn from_stdin() -> anyhow::Result<String> {
 }
 
 async fn export(args: ExportArgs, client: &Client, output: Output) -> anyhow::Result<()> {
-    let format = if matches!(args.format, Format::Csv) { "csv" } else { "jsonl" };
-    let query = [("format", format)].into_iter().chain(args.bodies.then_some(("bodies", "true")));
+    let format = if matches!(args.format, Format::Csv) {
+        "csv"
+    } else {
+        "jsonl"
+    };
+    let query = [("format", format)]
+        .into_iter()
+        .chain(args.bodies.then_some(("bodies", "true")));
     let query = query.chain(args.reveal.then_some(("reveal", "true")));
-    let query = query.chain(args.filter.iter().map(|(name, value)| (name.as_str(), value.as_str())));
-    let response =
-        client.get_raw(&with_query(&filled(HistoryExport::OPERATION.path, &[]), query), EXPORT_LIMIT).await?;
+    let query = query.chain(
+        args.filter
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str())),
+    );
+    let response = client
+        .get_raw(
+            &with_query(&filled(HistoryExport::OPERATION.path, &[]), query),
+            EXPORT_LIMIT,
+        )
+        .await?;
     let mut chunks = response.bytes_stream();
     let broken = "the export broke off: what has arrived is not all";
     match args.out {
@@ -453,10 +603,14 @@ async fn export(args: ExportArgs, client: &Client, output: Output) -> anyhow::Re
             while let Some(chunk) = chunks.next().await {
                 let chunk = chunk.context(broken)?;
                 total += chunk.len();
-                file.write_all(&chunk).await.with_context(|| format!("cannot write {}", path.display()))?;
+                file.write_all(&chunk)
+                    .await
+                    .with_context(|| format!("cannot write {}", path.display()))?;
             }
             file.sync_all().await?;
-            unfinished.persist(&path).with_context(|| format!("cannot write {}", path.display()))?;
+            unfinished
+                .persist(&path)
+                .with_context(|| format!("cannot write {}", path.display()))?;
             output.value(
                 &format!("{}: {}", path.display(), bytes(total as u64)),
                 &json!({ "file": path, "bytes": total }),
@@ -471,6 +625,10 @@ fn part_of(path: &Path) -> anyhow::Result<tempfile::NamedTempFile> {
     if path.is_dir() {
         bail!("{} is a directory: name a file", path.display());
     }
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    tempfile::NamedTempFile::new_in(folder).with_context(|| format!("cannot write to {}", folder.display()))
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    tempfile::NamedTempFile::new_in(folder)
+        .with_context(|| format!("cannot write to {}", folder.display()))
 }

@@ -19,7 +19,9 @@ pub(super) fn json(text: String, what: &str) -> anyhow::Result<Box<RawValue>> {
 pub(super) fn given(text: String) -> anyhow::Result<String> {
     match text.strip_prefix('@') {
         Some(file) => std::fs::read_to_string(file).with_context(|| format!("cannot read {file}")),
-        None if text == "-" => std::io::read_to_string(std::io::stdin()).context("cannot read standard input"),
+        None if text == "-" => {
+            std::io::read_to_string(std::io::stdin()).context("cannot read standard input")
+        }
         None => Ok(text),
     }
 }
@@ -33,7 +35,9 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         Some('d') => 86_400,
         _ => 0,
     };
-    let number = text.get(..text.len().saturating_sub(1)).and_then(|number| number.parse::<u64>().ok());
+    let number = text
+        .get(..text.len().saturating_sub(1))
+        .and_then(|number| number.parse::<u64>().ok());
     match number.and_then(|number| number.checked_mul(unit)) {
         Some(seconds) if seconds > 0 => Ok(Duration::from_secs(seconds)),
         _ => Err("not a time such as 90s, 30m, 24h or 7d".into()),
@@ -48,7 +52,17 @@ mod tests {
     fn an_overlap_has_a_unit() {
         assert_eq!(duration("24h"), Ok(Duration::from_secs(86_400)));
         assert_eq!(duration("7d"), Ok(Duration::from_secs(604_800)));
-        for bad in ["", "h", "24", "0h", "-1h", "1.5h", "24 h", "1ü", "99999999999999999999d"] {
+        for bad in [
+            "",
+            "h",
+            "24",
+            "0h",
+            "-1h",
+            "1.5h",
+            "24 h",
+            "1ü",
+            "99999999999999999999d",
+        ] {
             assert!(duration(bad).is_err(), "{bad:?}");
         }
     }

@@ -4,8 +4,8 @@ use clap::Subcommand;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use patchbay_api::body::{AnyDocument, Json, NoBody};
 use patchbay_api::jobs::{
-    Delay, Job, JobPath, JobsKill, JobsList, JobsPromote, JobsRemove, JobsRetry, JobsSetData, JobsSetDelay,
-    JobsSetPriority, JobsShow, ListJobs, Priority, RedactedJob,
+    Delay, Job, JobPath, JobsKill, JobsList, JobsPromote, JobsRemove, JobsRetry, JobsSetData,
+    JobsSetDelay, JobsSetPriority, JobsShow, ListJobs, Priority, RedactedJob,
 };
 use patchbay_api::operation::NoQuery;
 use patchbay_api::queues::QueuePath;
@@ -111,7 +111,15 @@ pub enum JobCommand {
 }
 
 /// States that can be listed.
-const LISTED: [&str; 7] = ["waiting", "prioritized", "delayed", "waiting-children", "active", "completed", "failed"];
+const LISTED: [&str; 7] = [
+    "waiting",
+    "prioritized",
+    "delayed",
+    "waiting-children",
+    "active",
+    "completed",
+    "failed",
+];
 /// Maximum number of jobs per page that a host returns.
 const PAGE: u64 = 200;
 
@@ -131,7 +139,10 @@ impl JobRef {
 
 impl From<&JobRef> for JobPath {
     fn from(job: &JobRef) -> Self {
-        Self { queue: job.queue.clone(), id: job.id.clone() }
+        Self {
+            queue: job.queue.clone(),
+            id: job.id.clone(),
+        }
     }
 }
 
@@ -141,19 +152,28 @@ impl std::fmt::Display for JobRef {
     }
 }
 
-pub(crate) async fn run(command: JobCommand, args: &ClientArgs, output: Output) -> anyhow::Result<()> {
+pub(crate) async fn run(
+    command: JobCommand,
+    args: &ClientArgs,
+    output: Output,
+) -> anyhow::Result<()> {
     let client = Client::from_args(args)?;
     let none = NoQuery {};
     match command {
         JobCommand::Add(args) => add::add(*args, &client, output).await?,
         JobCommand::Flow { tree } => add::flow(tree, &client, output).await?,
         JobCommand::Show { queue, id, reveal } => {
-            let path = JobPath { queue: queue.clone(), id };
+            let path = JobPath {
+                queue: queue.clone(),
+                id,
+            };
             let job = client.ask::<JobsShow>(path, reveal.into(), NoBody).await?;
             output.value(&describe(&queue, &job.data), &job.raw);
         }
         JobCommand::Timeline { job, reveal } => {
-            let told = client.ask::<JobsTimeline>((&job).into(), reveal.into(), NoBody).await?;
+            let told = client
+                .ask::<JobsTimeline>((&job).into(), reveal.into(), NoBody)
+                .await?;
             output.value(&timeline::describe(&told.data), &told.raw);
         }
         JobCommand::Retry { job } => {
@@ -161,11 +181,18 @@ pub(crate) async fn run(command: JobCommand, args: &ClientArgs, output: Output) 
             output.value(&format!("{job} is waiting again"), &job.value());
         }
         JobCommand::Remove { job } => {
-            client.ask::<JobsRemove>((&job).into(), none, NoBody).await?;
-            output.value(&format!("{job} is removed; its history stays"), &job.value());
+            client
+                .ask::<JobsRemove>((&job).into(), none, NoBody)
+                .await?;
+            output.value(
+                &format!("{job} is removed; its history stays"),
+                &job.value(),
+            );
         }
         JobCommand::Promote { job } => {
-            client.ask::<JobsPromote>((&job).into(), none, NoBody).await?;
+            client
+                .ask::<JobsPromote>((&job).into(), none, NoBody)
+                .await?;
             output.value(&format!("{job} is due now"), &job.value());
         }
         JobCommand::Kill { job } => {
@@ -178,16 +205,31 @@ pub(crate) async fn run(command: JobCommand, args: &ClientArgs, output: Output) 
             output.value(&format!("{job} has other data now"), &job.value());
         }
         JobCommand::SetDelay { job, delay_ms } => {
-            client.ask::<JobsSetDelay>((&job).into(), none, Json(Delay { delay_ms })).await?;
+            client
+                .ask::<JobsSetDelay>((&job).into(), none, Json(Delay { delay_ms }))
+                .await?;
             output.value(&format!("{job} is due in {delay_ms} ms"), &job.value());
         }
         JobCommand::SetPriority { job, priority } => {
-            client.ask::<JobsSetPriority>((&job).into(), none, Json(Priority { priority })).await?;
+            client
+                .ask::<JobsSetPriority>((&job).into(), none, Json(Priority { priority }))
+                .await?;
             output.value(&format!("{job} has priority {priority} now"), &job.value());
         }
-        JobCommand::List { queue, state, limit, offset, all, reveal } => {
+        JobCommand::List {
+            queue,
+            state,
+            limit,
+            offset,
+            all,
+            reveal,
+        } => {
             let page = |cursor: Option<String>, so_far: u64| {
-                let left = if all { PAGE } else { limit.saturating_sub(so_far) };
+                let left = if all {
+                    PAGE
+                } else {
+                    limit.saturating_sub(so_far)
+                };
                 (left > 0 || cursor.is_none()).then(|| ListJobs {
                     state,
                     offset: (!all && cursor.is_none()).then_some(offset),
@@ -197,12 +239,29 @@ pub(crate) async fn run(command: JobCommand, args: &ClientArgs, output: Output) 
                     reason: reveal.reason.clone(),
                 })
             };
-            let jobs = client.ask_pages::<JobsList, _>(&QueuePath { queue }, page).await?;
+            let jobs = client
+                .ask_pages::<JobsList, _>(&QueuePath { queue }, page)
+                .await?;
             let rows = jobs.data.iter().map(|RedactedJob { job, .. }| {
-                let reason = job.failed_reason.as_deref().unwrap_or_default().chars().take(60).collect();
-                vec![job.id.clone(), job.name.clone(), job.attempts_made.to_string(), reason]
+                let reason = job
+                    .failed_reason
+                    .as_deref()
+                    .unwrap_or_default()
+                    .chars()
+                    .take(60)
+                    .collect();
+                vec![
+                    job.id.clone(),
+                    job.name.clone(),
+                    job.attempts_made.to_string(),
+                    reason,
+                ]
             });
-            output.table(&["ID", "NAME", "ATTEMPTS", "FAILURE"], rows.collect(), &jobs.raw);
+            output.table(
+                &["ID", "NAME", "ATTEMPTS", "FAILURE"],
+                rows.collect(),
+                &jobs.raw,
+            );
         }
     }
     Ok(())
@@ -214,19 +273,33 @@ fn listed(text: &str) -> Result<JobState, String> {
 
 fn describe(queue: &str, shown: &Job) -> String {
     let RedactedJob { job, hidden } = &shown.job;
-    let mut lines = vec![format!("{} {}  {}  {}", word(queue), word(&job.id), word(&job.name), job.state)];
+    let mut lines = vec![format!(
+        "{} {}  {}  {}",
+        word(queue),
+        word(&job.id),
+        word(&job.name),
+        job.state
+    )];
     let texts = [
         ("data", Some(&job.data)),
         ("result", job.return_value.as_ref()),
         ("failure", job.failed_reason.as_ref()),
         ("damage", job.damage.as_ref()),
     ];
-    lines.extend(texts.into_iter().filter_map(|(label, text)| Some(format!("{label}: {}", text?))));
+    lines.extend(
+        texts
+            .into_iter()
+            .filter_map(|(label, text)| Some(format!("{label}: {}", text?))),
+    );
     if !shown.attempts.is_empty() {
         lines.push("attempts:".into());
     }
     for attempt in &shown.attempts {
-        let why = attempt.message.as_ref().map(|message| format!("  {message}")).unwrap_or_default();
+        let why = attempt
+            .message
+            .as_ref()
+            .map(|message| format!("  {message}"))
+            .unwrap_or_default();
         lines.push(format!(
             "  {}  {}  revision {}{why}",
             time(attempt.finished_at),
@@ -236,7 +309,10 @@ fn describe(queue: &str, shown: &Job) -> String {
     }
     // The stack of an attempt has file names and lines if the component file has them; that of the
     // job only has function names.
-    let remembered = shown.attempts.iter().find_map(|attempt| attempt.stack.as_ref());
+    let remembered = shown
+        .attempts
+        .iter()
+        .find_map(|attempt| attempt.stack.as_ref());
     if let Some(stack) = remembered.or_else(|| job.stacktrace.last()) {
         lines.push(format!("stack trace:\n{stack}"));
     }
@@ -247,7 +323,9 @@ fn describe(queue: &str, shown: &Job) -> String {
     match hidden {
         0 => {}
         1 => lines.push("1 value is hidden. To see it, which is recorded: --reveal".into()),
-        hidden => lines.push(format!("{hidden} values are hidden. To see them, which is recorded: --reveal")),
+        hidden => lines.push(format!(
+            "{hidden} values are hidden. To see them, which is recorded: --reveal"
+        )),
     }
     lines.join("\n")
 }

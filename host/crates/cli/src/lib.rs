@@ -89,7 +89,11 @@ pub enum Command {
     History(history::HistoryCommand),
 }
 
-pub async fn run(command: Command, client: &ClientArgs, output: Output) -> anyhow::Result<ExitCode> {
+pub async fn run(
+    command: Command,
+    client: &ClientArgs,
+    output: Output,
+) -> anyhow::Result<ExitCode> {
     match command {
         Command::Plugin(command) => plugin::run(command, client, output).await?,
         Command::Job(command) => job::run(command, client, output).await?,
@@ -128,7 +132,9 @@ pub fn exit_code(error: &anyhow::Error) -> Option<u8> {
         ClientError::Refused { status: 404, .. } => Some(3),
         ClientError::Refused { status, .. } if *status < 500 => Some(4),
         ClientError::Unreachable { .. } => Some(5),
-        ClientError::Refused { status: 503, code, .. } if code == "unavailable" => Some(5),
+        ClientError::Refused {
+            status: 503, code, ..
+        } if code == "unavailable" => Some(5),
         _ => None,
     }
 }

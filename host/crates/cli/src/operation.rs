@@ -36,15 +36,22 @@ pub(crate) async fn run(args: Call, client: &Client, output: Output) -> anyhow::
     let answered = client.answer(&path, &args.operation, &input).await?;
     match &args.output {
         Some(file) => {
-            std::fs::write(file, &answered.content).with_context(|| format!("cannot write {}", file.display()))?;
+            std::fs::write(file, &answered.content)
+                .with_context(|| format!("cannot write {}", file.display()))?;
             let text = format!("{} bytes in {}", answered.content.len(), file.display());
-            let value = describe(&answered, json!({ "file": file, "bytes": answered.content.len() }));
+            let value = describe(
+                &answered,
+                json!({ "file": file, "bytes": answered.content.len() }),
+            );
             output.value(&text, &value);
         }
         None => print(&answered, output)?,
     }
     if answered.kind == "relay" && answered.http_status >= 400 {
-        bail!("the server that the plugin relays answered with status {}", answered.http_status);
+        bail!(
+            "the server that the plugin relays answered with status {}",
+            answered.http_status
+        );
     }
     Ok(())
 }
@@ -61,11 +68,22 @@ fn print(answered: &Answered, output: Output) -> anyhow::Result<()> {
         return Ok(());
     }
     match answered.kind.as_str() {
-        "json" => println!("{}", serde_json::to_string_pretty(&serde_json::from_slice::<Value>(content)?)?),
+        "json" => println!(
+            "{}",
+            serde_json::to_string_pretty(&serde_json::from_slice::<Value>(content)?)?
+        ),
         "empty" => eprintln!("done; the answer is empty"),
-        _ if std::io::stdout().is_terminal() && !std::str::from_utf8(content).is_ok_and(|text| plain(text) == text) => {
-            let kind = answered.content_type.as_deref().unwrap_or("of no known type");
-            bail!("{} bytes ({kind}) are nothing for a terminal: write them with --output FILE", content.len());
+        _ if std::io::stdout().is_terminal()
+            && !std::str::from_utf8(content).is_ok_and(|text| plain(text) == text) =>
+        {
+            let kind = answered
+                .content_type
+                .as_deref()
+                .unwrap_or("of no known type");
+            bail!(
+                "{} bytes ({kind}) are nothing for a terminal: write them with --output FILE",
+                content.len()
+            );
         }
         _ => std::io::stdout().write_all(content)?,
     }
@@ -76,7 +94,12 @@ fn print(answered: &Answered, output: Output) -> anyhow::Result<()> {
 fn describe(answered: &Answered, content: Value) -> Value {
     let mut value = json!({ "kind": answered.kind, "status": answered.status });
     if let (Some(value), Value::Object(content)) = (value.as_object_mut(), content) {
-        value.extend(answered.content_type.clone().map(|kind| ("contentType".to_owned(), kind.into())));
+        value.extend(
+            answered
+                .content_type
+                .clone()
+                .map(|kind| ("contentType".to_owned(), kind.into())),
+        );
         value.extend(content);
     }
     value

@@ -17,7 +17,11 @@ pub struct Output {
 impl Output {
     /// Prints one sentence, or one value.
     pub fn value(self, text: &str, value: &impl Serialize) {
-        if self.json { self.print_json(value) } else { println!("{}", plain(text)) }
+        if self.json {
+            self.print_json(value)
+        } else {
+            println!("{}", plain(text))
+        }
     }
 
     /// Prints a table, or the values behind it.
@@ -25,7 +29,9 @@ impl Output {
         if self.json {
             return self.print_json(value);
         }
-        lines(head, &rows).iter().for_each(|line| println!("{line}"));
+        lines(head, &rows)
+            .iter()
+            .for_each(|line| println!("{line}"));
     }
 
     pub fn error(self, error: &anyhow::Error) {
@@ -42,7 +48,10 @@ impl Output {
     }
 
     fn print_json(self, value: &impl Serialize) {
-        println!("{}", serde_json::to_string_pretty(value).unwrap_or_default());
+        println!(
+            "{}",
+            serde_json::to_string_pretty(value).unwrap_or_default()
+        );
     }
 }
 
@@ -54,12 +63,25 @@ pub(super) fn time(at: DateTime<Utc>) -> String {
 fn lines(head: &[&str], rows: &[Vec<String>]) -> Vec<String> {
     let head = head.iter().map(|text| (*text).to_owned()).collect();
     let cell = |text: &String| plain(text).replace('\n', "\\n").replace('\t', "\\t");
-    let rows: Vec<Vec<String>> =
-        std::iter::once(&head).chain(rows).map(|row: &Vec<String>| row.iter().map(cell).collect()).collect();
-    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
-    let widths: Vec<usize> = (0..head.len()).map(|column| width(column).unwrap_or(0).min(MAX_WIDTH)).collect();
+    let rows: Vec<Vec<String>> = std::iter::once(&head)
+        .chain(rows)
+        .map(|row: &Vec<String>| row.iter().map(cell).collect())
+        .collect();
+    let width = |column: usize| {
+        rows.iter()
+            .filter_map(|row| row.get(column))
+            .map(|cell| cell.chars().count())
+            .max()
+    };
+    let widths: Vec<usize> = (0..head.len())
+        .map(|column| width(column).unwrap_or(0).min(MAX_WIDTH))
+        .collect();
     let line = |row: &Vec<String>| {
-        let line: String = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}  ")).collect();
+        let line: String = row
+            .iter()
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:<width$}  "))
+            .collect();
         line.trim_end().to_owned()
     };
     rows.iter().map(line).collect()
@@ -71,7 +93,11 @@ pub fn plain(text: &str) -> String {
     let steers = |c: char| shell::steers(c) && !['\n', '\t'].contains(&c);
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
-        if steers(c) { shown.extend(c.escape_unicode()) } else { shown.push(c) }
+        if steers(c) {
+            shown.extend(c.escape_unicode())
+        } else {
+            shown.push(c)
+        }
     }
     shown
 }
@@ -82,12 +108,26 @@ mod tests {
 
     #[test]
     fn what_others_wrote_is_shown_and_steers_nothing() {
-        assert_eq!(plain("a\tb\n\u{1b}[2J\u{9b}1m\r\u{202e}ok"), "a\tb\n\\u{1b}[2J\\u{9b}1m\\u{d}\\u{202e}ok");
+        assert_eq!(
+            plain("a\tb\n\u{1b}[2J\u{9b}1m\r\u{202e}ok"),
+            "a\tb\n\\u{1b}[2J\\u{9b}1m\\u{d}\\u{202e}ok"
+        );
         let row = |cells: [&str; 2]| cells.map(str::to_owned).to_vec();
         let long = "x".repeat(100_000);
-        let shown = lines(&["A", "B"], &[row(["two\nlines", "1"]), row(["\u{1b}", "2"]), row([&long, "3"])]);
+        let shown = lines(
+            &["A", "B"],
+            &[
+                row(["two\nlines", "1"]),
+                row(["\u{1b}", "2"]),
+                row([&long, "3"]),
+            ],
+        );
         assert_eq!(shown[1].trim_end_matches('1').trim_end(), "two\\nlines");
-        assert!(shown[2].starts_with("\\u{1b} ") && shown[2].len() == MAX_WIDTH + 3, "{}", shown[2]);
+        assert!(
+            shown[2].starts_with("\\u{1b} ") && shown[2].len() == MAX_WIDTH + 3,
+            "{}",
+            shown[2]
+        );
         assert_eq!(shown[3], format!("{long}  3"));
     }
 }

@@ -7,9 +7,9 @@ use clap::Subcommand;
 use patchbay_api::body::{AnyDocument, Json, NoBody};
 use patchbay_api::operation::NoQuery;
 use patchbay_api::plugins::{
-    Asks, PluginPath, PluginSummary, PluginsDeactivate, PluginsDelete, PluginsGrant, PluginsGrants, PluginsList,
-    PluginsRelease, PluginsRevisions, PluginsRevoke, PluginsRollback, PluginsSetSettings, PluginsSettings, Release,
-    RevisionPath, TwoRevisions,
+    Asks, PluginPath, PluginSummary, PluginsDeactivate, PluginsDelete, PluginsGrant, PluginsGrants,
+    PluginsList, PluginsRelease, PluginsRevisions, PluginsRevoke, PluginsRollback,
+    PluginsSetSettings, PluginsSettings, Release, RevisionPath, TwoRevisions,
 };
 use patchbay_api::reveal::Reveal;
 use patchbay_model::grant::Ask;
@@ -108,7 +108,11 @@ pub enum PluginCommand {
         /// Name of the plugin
         plugin: String,
         /// Asks as listed by `plugin grants`, for example "secret API_KEY"
-        #[arg(required_unless_present = "all", conflicts_with = "all", value_name = "ASK")]
+        #[arg(
+            required_unless_present = "all",
+            conflicts_with = "all",
+            value_name = "ASK"
+        )]
         asks: Vec<String>,
         /// Everything that the active and the newest revision ask for
         #[arg(long)]
@@ -190,7 +194,11 @@ pub enum SettingsCommand {
     },
 }
 
-pub(crate) async fn run(command: PluginCommand, args: &ClientArgs, output: Output) -> anyhow::Result<()> {
+pub(crate) async fn run(
+    command: PluginCommand,
+    args: &ClientArgs,
+    output: Output,
+) -> anyhow::Result<()> {
     match command {
         PluginCommand::Build(args) => return build::build(args, output).await,
         PluginCommand::Wit(args) => return world::write(&args, output),
@@ -223,41 +231,80 @@ pub(crate) async fn run(command: PluginCommand, args: &ClientArgs, output: Outpu
         PluginCommand::Diff { plugin, from, to } => {
             revisions::diff(plugin, TwoRevisions { from, to }, &client, output).await?;
         }
-        PluginCommand::Activate { plugin, digest, grant } => {
+        PluginCommand::Activate {
+            plugin,
+            digest,
+            grant,
+        } => {
             let activated = client.activate(&plugin, &digest, grant).await?;
             output.value(&describe(&activated.data), &activated.raw);
         }
         PluginCommand::Grants { plugin } => grants(plugin, &client, output).await?,
-        PluginCommand::Grant { plugin, asks, all } => grant(&plugin, asks, all, &client, output).await?,
+        PluginCommand::Grant { plugin, asks, all } => {
+            grant(&plugin, asks, all, &client, output).await?
+        }
         PluginCommand::Revoke { plugin, asks } => {
-            let body = Json(Asks { asks: asks.iter().map(Ask::new).collect() });
-            client.ask::<PluginsRevoke>(path(&plugin), none, body).await?;
-            let message = format!("revoked from {plugin}; calls from now on are denied:\n{}", asks.join("\n"));
+            let body = Json(Asks {
+                asks: asks.iter().map(Ask::new).collect(),
+            });
+            client
+                .ask::<PluginsRevoke>(path(&plugin), none, body)
+                .await?;
+            let message = format!(
+                "revoked from {plugin}; calls from now on are denied:\n{}",
+                asks.join("\n")
+            );
             output.value(&message, &json!({ "plugin": plugin, "revoked": asks }));
         }
         PluginCommand::Call(call) => operation::run(call, &client, output).await?,
         PluginCommand::Rollback { plugin } => {
-            let activated = client.ask::<PluginsRollback>(path(&plugin), none, NoBody).await?;
+            let activated = client
+                .ask::<PluginsRollback>(path(&plugin), none, NoBody)
+                .await?;
             output.value(&describe(&activated.data), &activated.raw);
         }
         PluginCommand::Release { plugin, reason } => {
-            let released = client.ask::<PluginsRelease>(path(&plugin), none, Json(Release { reason })).await?;
+            let released = client
+                .ask::<PluginsRelease>(path(&plugin), none, Json(Release { reason }))
+                .await?;
             let digest = short(&released.data.digest.to_string());
-            output.value(&format!("released: {plugin} {digest} takes calls again"), &released.raw);
+            output.value(
+                &format!("released: {plugin} {digest} takes calls again"),
+                &released.raw,
+            );
         }
         PluginCommand::Deactivate { plugin } => {
-            client.ask::<PluginsDeactivate>(path(&plugin), none, NoBody).await?;
-            output
-                .value(&format!("{plugin} is stopped; its queues wait"), &json!({ "plugin": plugin, "active": false }));
+            client
+                .ask::<PluginsDeactivate>(path(&plugin), none, NoBody)
+                .await?;
+            output.value(
+                &format!("{plugin} is stopped; its queues wait"),
+                &json!({ "plugin": plugin, "active": false }),
+            );
         }
-        PluginCommand::Delete { plugin, digest, yes } => {
-            let revisions = client.ask::<PluginsRevisions>(path(&plugin), none, NoBody).await?;
+        PluginCommand::Delete {
+            plugin,
+            digest,
+            yes,
+        } => {
+            let revisions = client
+                .ask::<PluginsRevisions>(path(&plugin), none, NoBody)
+                .await?;
             if revisions.data.len() == 1 {
-                confirmed(yes, "this is the plugin's last revision, and its grants go along; its history stays")?;
+                confirmed(
+                    yes,
+                    "this is the plugin's last revision, and its grants go along; its history stays",
+                )?;
             }
-            let revision = RevisionPath { name: plugin.clone(), digest };
+            let revision = RevisionPath {
+                name: plugin.clone(),
+                digest,
+            };
             let deleted = client.ask::<PluginsDelete>(revision, none, NoBody).await?;
-            output.value(&format!("deleted {plugin} {}", short(&deleted.data)), &deleted.raw);
+            output.value(
+                &format!("deleted {plugin} {}", short(&deleted.data)),
+                &deleted.raw,
+            );
         }
         PluginCommand::Prune { dry_run } => revisions::prune(dry_run, &client, output).await?,
         PluginCommand::Settings(command) => settings(command, &client, output).await?,
@@ -266,7 +313,9 @@ pub(crate) async fn run(command: PluginCommand, args: &ClientArgs, output: Outpu
 }
 
 fn path(plugin: &str) -> PluginPath {
-    PluginPath { name: plugin.to_owned() }
+    PluginPath {
+        name: plugin.to_owned(),
+    }
 }
 
 async fn list(client: &Client, output: Output) -> anyhow::Result<()> {
@@ -280,7 +329,10 @@ async fn list(client: &Client, output: Output) -> anyhow::Result<()> {
     // These columns are only shown if a plugin has such values; most plugins have none.
     let (routes, webhooks) = (
         plugins.data.iter().any(|plugin| !plugin.routes.is_empty()),
-        plugins.data.iter().any(|plugin| !plugin.webhooks.is_empty()),
+        plugins
+            .data
+            .iter()
+            .any(|plugin| !plugin.webhooks.is_empty()),
     );
     let rows = plugins.data.iter().map(|plugin| {
         let mut row = vec![
@@ -296,7 +348,15 @@ async fn list(client: &Client, output: Output) -> anyhow::Result<()> {
         row.extend(webhooks.then(|| plugin.webhooks.join(",")));
         row
     });
-    let mut head = vec!["PLUGIN", "VERSION", "DIGEST", "STATE", "HOSTS", "REVISIONS", "QUEUES"];
+    let mut head = vec![
+        "PLUGIN",
+        "VERSION",
+        "DIGEST",
+        "STATE",
+        "HOSTS",
+        "REVISIONS",
+        "QUEUES",
+    ];
     head.extend(routes.then_some("ROUTES"));
     head.extend(webhooks.then_some("WEBHOOKS"));
     output.table(&head, rows.collect(), &plugins.raw);
@@ -304,37 +364,77 @@ async fn list(client: &Client, output: Output) -> anyhow::Result<()> {
 }
 
 async fn grants(plugin: String, client: &Client, output: Output) -> anyhow::Result<()> {
-    let grants = client.ask::<PluginsGrants>(path(&plugin), NoQuery {}, NoBody).await?;
+    let grants = client
+        .ask::<PluginsGrants>(path(&plugin), NoQuery {}, NoBody)
+        .await?;
     let rows = grants.data.into_iter().map(|grant| {
         let asked = match (grant.asked_by_active, grant.asked_by_newest) {
             (true, _) => "yes",
             (false, true) => "by the newest revision",
             (false, false) => "no",
         };
-        let granted = grant.granted_by.map_or("no".into(), |by| format!("by {by}"));
+        let granted = grant
+            .granted_by
+            .map_or("no".into(), |by| format!("by {by}"));
         let last_used = grant.last_used.unwrap_or_default();
-        vec![grant.ask.as_str().to_owned(), asked.into(), granted, grant.uses.to_string(), last_used]
+        vec![
+            grant.ask.as_str().to_owned(),
+            asked.into(),
+            granted,
+            grant.uses.to_string(),
+            last_used,
+        ]
     });
-    output.table(&["ASK", "ASKED FOR", "GRANTED", "USES (30 DAYS)", "LAST USED"], rows.collect(), &grants.raw);
+    output.table(
+        &["ASK", "ASKED FOR", "GRANTED", "USES (30 DAYS)", "LAST USED"],
+        rows.collect(),
+        &grants.raw,
+    );
     Ok(())
 }
 
-async fn grant(plugin: &str, asks: Vec<String>, all: bool, client: &Client, output: Output) -> anyhow::Result<()> {
+async fn grant(
+    plugin: &str,
+    asks: Vec<String>,
+    all: bool,
+    client: &Client,
+    output: Output,
+) -> anyhow::Result<()> {
     let asks: Vec<Ask> = if all {
-        let grants = client.ask::<PluginsGrants>(path(plugin), NoQuery {}, NoBody).await?;
-        grants.data.into_iter().filter(|grant| grant.granted_by.is_none()).map(|grant| grant.ask).collect()
+        let grants = client
+            .ask::<PluginsGrants>(path(plugin), NoQuery {}, NoBody)
+            .await?;
+        grants
+            .data
+            .into_iter()
+            .filter(|grant| grant.granted_by.is_none())
+            .map(|grant| grant.ask)
+            .collect()
     } else {
         asks.into_iter().map(Ask::new).collect()
     };
-    client.ask::<PluginsGrant>(path(plugin), NoQuery {}, Json(Asks { asks: asks.clone() })).await?;
+    client
+        .ask::<PluginsGrant>(path(plugin), NoQuery {}, Json(Asks { asks: asks.clone() }))
+        .await?;
     let lines: Vec<&str> = asks.iter().map(Ask::as_str).collect();
-    let done = if asks.is_empty() { "everything was granted already".into() } else { lines.join("\n") };
-    output.value(&format!("granted to {plugin}:\n{done}"), &json!({ "plugin": plugin, "granted": asks }));
+    let done = if asks.is_empty() {
+        "everything was granted already".into()
+    } else {
+        lines.join("\n")
+    };
+    output.value(
+        &format!("granted to {plugin}:\n{done}"),
+        &json!({ "plugin": plugin, "granted": asks }),
+    );
     Ok(())
 }
 
 async fn settings(command: SettingsCommand, client: &Client, output: Output) -> anyhow::Result<()> {
-    let get = async |plugin: &str, reveal: Reveal| client.ask::<PluginsSettings>(path(plugin), reveal, NoBody).await;
+    let get = async |plugin: &str, reveal: Reveal| {
+        client
+            .ask::<PluginsSettings>(path(plugin), reveal, NoBody)
+            .await
+    };
     let (plugin, value) = match command {
         SettingsCommand::Get { plugin, reveal } => {
             let settings = get(&plugin, reveal.into()).await?;
@@ -345,7 +445,10 @@ async fn settings(command: SettingsCommand, client: &Client, output: Output) -> 
             let mut settings = get(&plugin, Reveal::default()).await?.data;
             if mark_in(&settings.to_string()).is_some() {
                 // The present values are needed in full: hidden ones must not change.
-                let reveal = Reveal { reveal: true, reason: Some("patchbay plugin settings set".into()) };
+                let reveal = Reveal {
+                    reveal: true,
+                    reason: Some("patchbay plugin settings set".into()),
+                };
                 settings = get(&plugin, reveal).await?.data;
             }
             for change in changes {
@@ -353,7 +456,9 @@ async fn settings(command: SettingsCommand, client: &Client, output: Output) -> 
                     return Err(Refusal(format!("{change:?} is not NAME=VALUE")).into());
                 };
                 if value.is_empty() {
-                    settings.as_object_mut().map(|settings| settings.remove(name));
+                    settings
+                        .as_object_mut()
+                        .map(|settings| settings.remove(name));
                 } else {
                     settings[name] = serde_json::from_str(value).unwrap_or_else(|_| value.into());
                 }
@@ -364,12 +469,22 @@ async fn settings(command: SettingsCommand, client: &Client, output: Output) -> 
             let text = if file == Path::new("-") {
                 std::io::read_to_string(std::io::stdin())?
             } else {
-                std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?
+                std::fs::read_to_string(&file)
+                    .with_context(|| format!("cannot read {}", file.display()))?
             };
             (plugin, serde_json::from_str(&text).context("not JSON")?)
         }
     };
-    client.ask::<PluginsSetSettings>(path(&plugin), NoQuery {}, AnyDocument(to_raw_value(&value)?)).await?;
-    output.value(&format!("settings of {plugin} changed; they apply from the next call on"), &value);
+    client
+        .ask::<PluginsSetSettings>(
+            path(&plugin),
+            NoQuery {},
+            AnyDocument(to_raw_value(&value)?),
+        )
+        .await?;
+    output.value(
+        &format!("settings of {plugin} changed; they apply from the next call on"),
+        &value,
+    );
     Ok(())
 }

@@ -16,10 +16,16 @@ pub struct Project {
 impl Project {
     pub fn read(dir: &Path) -> anyhow::Result<Self> {
         let path = dir.join("plugin.toml");
-        let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let read_file = |name: &str| std::fs::read_to_string(dir.join(name)).map_err(|error| error.to_string());
-        let (manifest, build) =
-            Manifest::with_build_from_toml(&text, read_file).with_context(|| path.display().to_string())?;
-        Ok(Self { dir: dir.to_owned(), manifest, build })
+        let text = std::fs::read_to_string(&path)
+            .with_context(|| format!("cannot read {}", path.display()))?;
+        let read_file =
+            |name: &str| std::fs::read_to_string(dir.join(name)).map_err(|error| error.to_string());
+        let (manifest, build) = Manifest::with_build_from_toml(&text, read_file)
+            .with_context(|| path.display().to_string())?;
+        Ok(Self {
+            dir: dir.to_owned(),
+            manifest,
+            build,
+        })
     }
 }

@@ -62,30 +62,52 @@ pub(super) async fn push(args: Push, client: &ClientArgs, output: Output) -> any
         }
         None => {
             let signatures = signing::signatures_for(&args.from, args.signature.as_deref())?;
-            let component =
-                std::fs::read(&args.from).with_context(|| format!("cannot read {}", args.from.display()))?;
+            let component = std::fs::read(&args.from)
+                .with_context(|| format!("cannot read {}", args.from.display()))?;
             (component, signatures, None)
         }
     };
     if !output.json {
         let size = component.len() >> 10;
-        eprintln!("pushing {} ({size} KiB); the host checks and compiles it…", args.from.display());
+        eprintln!(
+            "pushing {} ({size} KiB); the host checks and compiles it…",
+            args.from.display()
+        );
     }
-    let mut staged = client.push(SignedComponent { component, signatures, source: source.clone() }).await?;
+    let mut staged = client
+        .push(SignedComponent {
+            component,
+            signatures,
+            source: source.clone(),
+        })
+        .await?;
     let (plugin, digest) = (staged.data.plugin.as_str(), staged.data.digest.to_string());
     if args.activate {
         let activated = client.activate(plugin, &digest, args.grant).await?;
         output.value(&describe(&activated.data), &activated.raw);
         return Ok(());
     }
-    let known = if staged.data.created { "staged" } else { "was here already" };
-    let missing: String = staged.data.missing.iter().map(|ask| format!("\n  {}", ask.as_str())).collect();
+    let known = if staged.data.created {
+        "staged"
+    } else {
+        "was here already"
+    };
+    let missing: String = staged
+        .data
+        .missing
+        .iter()
+        .map(|ask| format!("\n  {}", ask.as_str()))
+        .collect();
     let (waits, grant) = if missing.is_empty() {
         (String::new(), "")
     } else {
         (format!("\nit is not granted yet:{missing}"), " --grant")
     };
-    let has = |what: &str| staged.data.asks[what].as_array().is_some_and(|all| !all.is_empty());
+    let has = |what: &str| {
+        staged.data.asks[what]
+            .as_array()
+            .is_some_and(|all| !all.is_empty())
+    };
     let unserved = if has("routes") || has("webhooks") {
         "\nits routes and webhooks are checked; this host does not serve them yet"
     } else {
@@ -107,7 +129,12 @@ pub(super) async fn push(args: Push, client: &ClientArgs, output: Output) -> any
 
 pub(super) async fn publish(args: Publish, output: Output) -> anyhow::Result<()> {
     let file = args.file.display();
-    let named = || Refusal(format!("{}: not oci://HOST/REPOSITORY:TAG", args.to.display()));
+    let named = || {
+        Refusal(format!(
+            "{}: not oci://HOST/REPOSITORY:TAG",
+            args.to.display()
+        ))
+    };
     let name = oci::name_in(&args.to).ok_or_else(named)?;
     oci::refuse_without_tag(name)?;
     let component = std::fs::read(&args.file).with_context(|| format!("cannot read {file}"))?;
@@ -116,11 +143,27 @@ pub(super) async fn publish(args: Publish, output: Output) -> anyhow::Result<()>
     let signatures = signing::signatures_for(&args.file, args.signature.as_deref())?;
     let created = std::fs::metadata(&args.file)?.modified()?.into();
     let registry = Registry::new(name, &args.registry).await?;
-    let publication = Publication { component, inspected: &inspected, signatures: &signatures, created };
+    let publication = Publication {
+        component,
+        inspected: &inspected,
+        signatures: &signatures,
+        created,
+    };
     let published = registry.publish(publication).await?;
-    let (plugin, version, digest) = (&inspected.manifest.name, &inspected.manifest.version, inspected.digest);
-    let signers: Vec<String> = signatures.iter().map(|signature| signature.key.to_string()).collect();
-    let signed = if signers.is_empty() { "nobody".to_owned() } else { signers.join(", ") };
+    let (plugin, version, digest) = (
+        &inspected.manifest.name,
+        &inspected.manifest.version,
+        inspected.digest,
+    );
+    let signers: Vec<String> = signatures
+        .iter()
+        .map(|signature| signature.key.to_string())
+        .collect();
+    let signed = if signers.is_empty() {
+        "nobody".to_owned()
+    } else {
+        signers.join(", ")
+    };
     let text = format!(
         "published: {plugin} {version} {}\nsigned by: {signed}\npush it with: patchbay plugin push {published}",
         digest.short()

@@ -7,10 +7,10 @@ use clap::Subcommand;
 use patchbay_api::body::{Json, NoBody};
 use patchbay_api::operation::NoQuery;
 use patchbay_api::queues::{
-    AllDone, Clean, Concurrency, Drain, EveryQueue, MigrateRepeatables, Obliterate, PutBack, Queue, QueueCounts,
-    QueuePath, QueuesClean, QueuesConcurrency, QueuesDrain, QueuesList, QueuesMigrateRepeatables, QueuesObliterate,
-    QueuesPause, QueuesPauseAll, QueuesPutBack, QueuesRateLimit, QueuesResume, QueuesResumeAll, QueuesShow, QueuesWhy,
-    Rate,
+    AllDone, Clean, Concurrency, Drain, EveryQueue, MigrateRepeatables, Obliterate, PutBack, Queue,
+    QueueCounts, QueuePath, QueuesClean, QueuesConcurrency, QueuesDrain, QueuesList,
+    QueuesMigrateRepeatables, QueuesObliterate, QueuesPause, QueuesPauseAll, QueuesPutBack,
+    QueuesRateLimit, QueuesResume, QueuesResumeAll, QueuesShow, QueuesWhy, Rate,
 };
 use patchbay_model::job::JobState;
 use patchbay_model::shell::word;
@@ -134,7 +134,11 @@ impl Which {
     }
 }
 
-pub(crate) async fn run(command: QueueCommand, args: &ClientArgs, output: Output) -> anyhow::Result<()> {
+pub(crate) async fn run(
+    command: QueueCommand,
+    args: &ClientArgs,
+    output: Output,
+) -> anyhow::Result<()> {
     let client = Client::from_args(args)?;
     let none = NoQuery {};
     match command {
@@ -143,10 +147,17 @@ pub(crate) async fn run(command: QueueCommand, args: &ClientArgs, output: Output
             let rows = queues.data.iter().map(|queue| {
                 let paused = if queue.counts.paused { "paused" } else { "" };
                 let notes = [paused, queue.error.as_deref().unwrap_or_default()];
-                let notes = notes.into_iter().filter(|note| !note.is_empty()).collect::<Vec<_>>().join(", ");
+                let notes = notes
+                    .into_iter()
+                    .filter(|note| !note.is_empty())
+                    .collect::<Vec<_>>()
+                    .join(", ");
                 let counts = states(&queue.counts).map(|(_, count)| count.to_string());
                 let age = queue.oldest_waiting_ms.map_or_else(String::new, age);
-                std::iter::once(queue.name.to_string()).chain(counts).chain([age, notes]).collect()
+                std::iter::once(queue.name.to_string())
+                    .chain(counts)
+                    .chain([age, notes])
+                    .collect()
             });
             let head = [
                 "QUEUE",
@@ -163,65 +174,125 @@ pub(crate) async fn run(command: QueueCommand, args: &ClientArgs, output: Output
             output.table(&head, rows.collect(), &queues.raw);
         }
         QueueCommand::Show { queue } => {
-            let shown = client.ask::<QueuesShow>(QueuePath { queue }, none, NoBody).await?;
+            let shown = client
+                .ask::<QueuesShow>(QueuePath { queue }, none, NoBody)
+                .await?;
             output.value(&describe(&shown.data), &shown.raw);
         }
         QueueCommand::Why { queue } => {
-            let reasons = client.ask::<QueuesWhy>(QueuePath { queue }, none, NoBody).await?;
-            let lines = reasons.data.iter().map(|reason| format!("{}\n  next: {}", reason.message, reason.next));
+            let reasons = client
+                .ask::<QueuesWhy>(QueuePath { queue }, none, NoBody)
+                .await?;
+            let lines = reasons
+                .data
+                .iter()
+                .map(|reason| format!("{}\n  next: {}", reason.message, reason.next));
             output.value(&lines.collect::<Vec<_>>().join("\n"), &reasons.raw);
         }
         QueueCommand::Pause { which } => {
             let told = format!("paused: {}", which.name());
             let Some(queue) = which.queue else {
-                let done = client.ask::<QueuesPauseAll>((), none, Json(EveryQueue { all: true })).await?;
+                let done = client
+                    .ask::<QueuesPauseAll>((), none, Json(EveryQueue { all: true }))
+                    .await?;
                 output.value(&told, &done.raw);
                 return all_done(&done.data);
             };
-            let done = client.ask::<QueuesPause>(QueuePath { queue }, none, NoBody).await?;
+            let done = client
+                .ask::<QueuesPause>(QueuePath { queue }, none, NoBody)
+                .await?;
             output.value(&told, &done.raw);
         }
         QueueCommand::Resume { which } => {
             let told = format!("takes jobs again: {}", which.name());
             let Some(queue) = which.queue else {
-                let done = client.ask::<QueuesResumeAll>((), none, Json(EveryQueue { all: true })).await?;
+                let done = client
+                    .ask::<QueuesResumeAll>((), none, Json(EveryQueue { all: true }))
+                    .await?;
                 output.value(&told, &done.raw);
                 return all_done(&done.data);
             };
-            let done = client.ask::<QueuesResume>(QueuePath { queue }, none, NoBody).await?;
+            let done = client
+                .ask::<QueuesResume>(QueuePath { queue }, none, NoBody)
+                .await?;
             output.value(&told, &done.raw);
         }
-        QueueCommand::Drain { queue, delayed, yes } => {
+        QueueCommand::Drain {
+            queue,
+            delayed,
+            yes,
+        } => {
             confirmed_for::<QueuesDrain>(yes, &word(&queue))?;
             let name = word(&queue).into_owned();
-            let done = client.ask::<QueuesDrain>(QueuePath { queue }, none, Json(Drain { delayed })).await?;
-            output.value(&format!("{} jobs removed from {name}", done.data.count), &done.raw);
+            let done = client
+                .ask::<QueuesDrain>(QueuePath { queue }, none, Json(Drain { delayed }))
+                .await?;
+            output.value(
+                &format!("{} jobs removed from {name}", done.data.count),
+                &done.raw,
+            );
         }
-        QueueCommand::Clean { queue, state, older_than_s, limit } => {
+        QueueCommand::Clean {
+            queue,
+            state,
+            older_than_s,
+            limit,
+        } => {
             let name = word(&queue).into_owned();
-            let what = Clean { state, older_than_ms: older_than_s.saturating_mul(1_000), limit: Some(limit) };
-            let done = client.ask::<QueuesClean>(QueuePath { queue }, none, Json(what)).await?;
-            output.value(&format!("{} {} jobs removed from {name}", done.data.count, state), &done.raw);
+            let what = Clean {
+                state,
+                older_than_ms: older_than_s.saturating_mul(1_000),
+                limit: Some(limit),
+            };
+            let done = client
+                .ask::<QueuesClean>(QueuePath { queue }, none, Json(what))
+                .await?;
+            output.value(
+                &format!("{} {} jobs removed from {name}", done.data.count, state),
+                &done.raw,
+            );
         }
         QueueCommand::RetryAll { queue, state } => {
             let name = word(&queue).into_owned();
-            let done = client.ask::<QueuesPutBack>(QueuePath { queue }, none, Json(PutBack { state })).await?;
-            output.value(&format!("{} jobs of {name} wait again", done.data.count), &done.raw);
+            let done = client
+                .ask::<QueuesPutBack>(QueuePath { queue }, none, Json(PutBack { state }))
+                .await?;
+            output.value(
+                &format!("{} jobs of {name} wait again", done.data.count),
+                &done.raw,
+            );
         }
         QueueCommand::PromoteAll { queue } => {
             let name = word(&queue).into_owned();
-            let what = Json(PutBack { state: JobState::Delayed });
-            let done = client.ask::<QueuesPutBack>(QueuePath { queue }, none, what).await?;
-            output.value(&format!("{} jobs of {name} are due now", done.data.count), &done.raw);
+            let what = Json(PutBack {
+                state: JobState::Delayed,
+            });
+            let done = client
+                .ask::<QueuesPutBack>(QueuePath { queue }, none, what)
+                .await?;
+            output.value(
+                &format!("{} jobs of {name} are due now", done.data.count),
+                &done.raw,
+            );
         }
         QueueCommand::Obliterate { queue, confirm } => {
             let name = word(&queue).into_owned();
-            let done = client.ask::<QueuesObliterate>(QueuePath { queue }, none, Json(Obliterate { confirm })).await?;
-            output.value(&format!("{name} is gone, with {} jobs; its history stays", done.data.count), &done.raw);
+            let done = client
+                .ask::<QueuesObliterate>(QueuePath { queue }, none, Json(Obliterate { confirm }))
+                .await?;
+            output.value(
+                &format!(
+                    "{name} is gone, with {} jobs; its history stays",
+                    done.data.count
+                ),
+                &done.raw,
+            );
         }
         QueueCommand::MigrateRepeatables { queue, apply } => {
             let how = Json(MigrateRepeatables { dry_run: !apply });
-            let migrated = client.ask::<QueuesMigrateRepeatables>(QueuePath { queue }, none, how).await?;
+            let migrated = client
+                .ask::<QueuesMigrateRepeatables>(QueuePath { queue }, none, how)
+                .await?;
             let rows = migrated.data.iter().map(|one| {
                 let becomes = match (&one.schedule, &one.reason) {
                     (Some(id), _) => format!("schedule {id}"),
@@ -229,26 +300,63 @@ pub(crate) async fn run(command: QueueCommand, args: &ClientArgs, output: Output
                 };
                 vec![one.repeatable.key.clone(), becomes]
             });
-            output.table(&["REPEATABLE", if apply { "BECAME" } else { "WOULD BECOME" }], rows.collect(), &migrated.raw);
+            output.table(
+                &["REPEATABLE", if apply { "BECAME" } else { "WOULD BECOME" }],
+                rows.collect(),
+                &migrated.raw,
+            );
         }
         QueueCommand::Concurrency { queue, max } => {
-            let path = QueuePath { queue: queue.clone() };
-            client.ask::<QueuesConcurrency>(path, none, Json(Concurrency { max })).await?;
-            let said = max.map_or("no limit on jobs at once".to_owned(), |max| format!("at most {max} jobs at once"));
-            output.value(&format!("{}: {said}", word(&queue)), &json!({ "queue": queue, "max": max }));
+            let path = QueuePath {
+                queue: queue.clone(),
+            };
+            client
+                .ask::<QueuesConcurrency>(path, none, Json(Concurrency { max }))
+                .await?;
+            let said = max.map_or("no limit on jobs at once".to_owned(), |max| {
+                format!("at most {max} jobs at once")
+            });
+            output.value(
+                &format!("{}: {said}", word(&queue)),
+                &json!({ "queue": queue, "max": max }),
+            );
         }
         QueueCommand::RateLimit { queue, max, per_ms } => {
-            let path = QueuePath { queue: queue.clone() };
-            client.ask::<QueuesRateLimit>(path, none, Json(Rate { max, per_ms: Some(per_ms) })).await?;
-            let said = max.map_or("no rate limit".to_owned(), |max| format!("at most {max} jobs in {per_ms} ms"));
-            output.value(&format!("{}: {said}", word(&queue)), &json!({ "queue": queue, "max": max, "perMs": per_ms }));
+            let path = QueuePath {
+                queue: queue.clone(),
+            };
+            client
+                .ask::<QueuesRateLimit>(
+                    path,
+                    none,
+                    Json(Rate {
+                        max,
+                        per_ms: Some(per_ms),
+                    }),
+                )
+                .await?;
+            let said = max.map_or("no rate limit".to_owned(), |max| {
+                format!("at most {max} jobs in {per_ms} ms")
+            });
+            output.value(
+                &format!("{}: {said}", word(&queue)),
+                &json!({ "queue": queue, "max": max, "perMs": per_ms }),
+            );
         }
     }
     Ok(())
 }
 
 fn state(text: &str) -> Result<JobState, String> {
-    let states = ["waiting", "prioritized", "delayed", "waiting-children", "active", "completed", "failed"];
+    let states = [
+        "waiting",
+        "prioritized",
+        "delayed",
+        "waiting-children",
+        "active",
+        "completed",
+        "failed",
+    ];
     serde_json::from_value(text.into()).map_err(|_| format!("it is one of {}", states.join(", ")))
 }
 
@@ -257,8 +365,15 @@ fn all_done(done: &AllDone) -> anyhow::Result<()> {
     if done.failures.is_empty() {
         return Ok(());
     }
-    let failures = done.failures.iter().map(|one| format!("{}: {}", word(&one.queue), one.message));
-    bail!("not done for {} queues:\n{}", done.failures.len(), failures.collect::<Vec<_>>().join("\n"));
+    let failures = done
+        .failures
+        .iter()
+        .map(|one| format!("{}: {}", word(&one.queue), one.message));
+    bail!(
+        "not done for {} queues:\n{}",
+        done.failures.len(),
+        failures.collect::<Vec<_>>().join("\n")
+    );
 }
 
 fn states(counts: &QueueCounts) -> impl Iterator<Item = (&'static str, u64)> {
@@ -277,8 +392,10 @@ fn states(counts: &QueueCounts) -> impl Iterator<Item = (&'static str, u64)> {
 fn describe(queue: &Queue) -> String {
     let overview = &queue.overview;
     let counts = states(&overview.counts).map(|(state, count)| format!("{state} {count}"));
-    let mut lines =
-        vec![word(overview.name.as_str()).into_owned(), format!("  {}", counts.collect::<Vec<_>>().join(", "))];
+    let mut lines = vec![
+        word(overview.name.as_str()).into_owned(),
+        format!("  {}", counts.collect::<Vec<_>>().join(", ")),
+    ];
     if overview.counts.paused {
         lines.push("  paused".into());
     }
@@ -294,8 +411,18 @@ fn describe(queue: &Queue) -> String {
     if let Some((max, per)) = overview.rate {
         lines.push(format!("  at most {max} in {per} ms"));
     }
-    lines.push(format!("  plugin: {}", queue.plugin.as_deref().unwrap_or("none active on this host")));
-    let workers = if queue.workers.is_empty() { "none".to_owned() } else { queue.workers.join(", ") };
+    lines.push(format!(
+        "  plugin: {}",
+        queue
+            .plugin
+            .as_deref()
+            .unwrap_or("none active on this host")
+    ));
+    let workers = if queue.workers.is_empty() {
+        "none".to_owned()
+    } else {
+        queue.workers.join(", ")
+    };
     lines.push(format!("  workers: {workers}"));
     for job in &queue.jobs {
         lines.push(format!(
@@ -329,6 +456,9 @@ mod tests {
 
     #[test]
     fn ages_are_rounded() {
-        assert_eq!([5_000, 130_000, 7_300_000, 200_000_000].map(age), ["5 s", "2 min", "2 h", "2 d"]);
+        assert_eq!(
+            [5_000, 130_000, 7_300_000, 200_000_000].map(age),
+            ["5 s", "2 min", "2 h", "2 d"]
+        );
     }
 }

@@ -31,7 +31,10 @@ pub(super) fn confirmed(yes: bool, consequence: &str) -> anyhow::Result<()> {
         }
         return Err(Refusal("nothing was done".into()).into());
     }
-    Err(Refusal(format!("nothing was done: {consequence}; say --yes if that is meant")).into())
+    Err(Refusal(format!(
+        "nothing was done: {consequence}; say --yes if that is meant"
+    ))
+    .into())
 }
 
 /// As `confirmed`, for an operation that destroys something of `target`; the table of operations

@@ -3,7 +3,8 @@
 use patchbay_api::body::{Json, NoBody};
 use patchbay_api::operation::NoQuery;
 use patchbay_api::plugins::{
-    Change, PluginPath, PluginsDiff, PluginsHistory, PluginsPrune, PluginsRevisions, PluginsStatus, Prune, TwoRevisions,
+    Change, PluginPath, PluginsDiff, PluginsHistory, PluginsPrune, PluginsRevisions, PluginsStatus,
+    Prune, TwoRevisions,
 };
 use serde_json::Value;
 
@@ -13,7 +14,9 @@ use super::output::plain;
 use super::view::{host_state, short, signers};
 
 pub(super) async fn list(plugin: String, client: &Client, output: Output) -> anyhow::Result<()> {
-    let revisions = client.ask::<PluginsRevisions>(PluginPath { name: plugin }, NoQuery {}, NoBody).await?;
+    let revisions = client
+        .ask::<PluginsRevisions>(PluginPath { name: plugin }, NoQuery {}, NoBody)
+        .await?;
     let rows = revisions.data.into_iter().map(|revision| {
         let signers = signers(&revision.signatures);
         vec![
@@ -26,13 +29,23 @@ pub(super) async fn list(plugin: String, client: &Client, output: Output) -> any
             signers,
         ]
     });
-    let head = ["DIGEST", "VERSION", "STATE", "ATTEMPTS", "PUSHED", "BY", "SIGNED BY"];
+    let head = [
+        "DIGEST",
+        "VERSION",
+        "STATE",
+        "ATTEMPTS",
+        "PUSHED",
+        "BY",
+        "SIGNED BY",
+    ];
     output.table(&head, rows.collect(), &revisions.raw);
     Ok(())
 }
 
 pub(super) async fn status(plugin: String, client: &Client, output: Output) -> anyhow::Result<()> {
-    let status = client.ask::<PluginsStatus>(PluginPath { name: plugin }, NoQuery {}, NoBody).await?;
+    let status = client
+        .ask::<PluginsStatus>(PluginPath { name: plugin }, NoQuery {}, NoBody)
+        .await?;
     if output.json {
         output.value("", &status.raw);
         return Ok(());
@@ -40,33 +53,76 @@ pub(super) async fn status(plugin: String, client: &Client, output: Output) -> a
     let (raw, status) = (status.raw, status.data);
     let digest = |digest: Option<&str>| digest.map_or_else(|| "none".into(), short);
     println!("active:  {}", digest(status.active.as_deref()));
-    println!("running: {} on this host", digest(status.running.as_deref()));
+    println!(
+        "running: {} on this host",
+        digest(status.running.as_deref())
+    );
     if let Some(failure) = &status.failure {
         println!("failure: {}", plain(failure));
     }
     if let Some(quarantined) = &status.quarantined {
-        println!("quarantined at {} by {}: {}", quarantined.since, quarantined.by, plain(&quarantined.reason));
+        println!(
+            "quarantined at {} by {}: {}",
+            quarantined.since,
+            quarantined.by,
+            plain(&quarantined.reason)
+        );
     }
     for host in &status.hosts {
-        println!("  {} ({}): {}", host.host, host.version, plain(&host_state(host)));
+        println!(
+            "  {} ({}): {}",
+            host.host,
+            host.version,
+            plain(&host_state(host))
+        );
     }
     println!();
     let rows = status.revisions.into_iter().map(|revision| {
         let signers = signers(&revision.signatures);
         let attempts = revision.attempts.to_string();
-        vec![short(&revision.digest), revision.version, revision.state, attempts, revision.created_at, signers]
+        vec![
+            short(&revision.digest),
+            revision.version,
+            revision.state,
+            attempts,
+            revision.created_at,
+            signers,
+        ]
     });
-    output.table(&["DIGEST", "VERSION", "STATE", "ATTEMPTS", "PUSHED", "SIGNED BY"], rows.collect(), &raw);
+    output.table(
+        &[
+            "DIGEST",
+            "VERSION",
+            "STATE",
+            "ATTEMPTS",
+            "PUSHED",
+            "SIGNED BY",
+        ],
+        rows.collect(),
+        &raw,
+    );
     Ok(())
 }
 
 pub(super) async fn history(plugin: String, client: &Client, output: Output) -> anyhow::Result<()> {
-    let history = client.ask::<PluginsHistory>(PluginPath { name: plugin }, NoQuery {}, NoBody).await?;
+    let history = client
+        .ask::<PluginsHistory>(PluginPath { name: plugin }, NoQuery {}, NoBody)
+        .await?;
     let rows = history.data.into_iter().map(|entry| {
         let digest = entry.digest.as_deref().map_or_else(String::new, short);
-        vec![entry.at, entry.action, digest, entry.version.unwrap_or_default(), entry.actor]
+        vec![
+            entry.at,
+            entry.action,
+            digest,
+            entry.version.unwrap_or_default(),
+            entry.actor,
+        ]
     });
-    output.table(&["AT", "ACTION", "DIGEST", "VERSION", "BY"], rows.collect(), &history.raw);
+    output.table(
+        &["AT", "ACTION", "DIGEST", "VERSION", "BY"],
+        rows.collect(),
+        &history.raw,
+    );
     Ok(())
 }
 
@@ -76,35 +132,74 @@ pub(super) async fn diff(
     client: &Client,
     output: Output,
 ) -> anyhow::Result<()> {
-    let diff = client.ask::<PluginsDiff>(PluginPath { name: plugin }, revisions, NoBody).await?;
+    let diff = client
+        .ask::<PluginsDiff>(PluginPath { name: plugin }, revisions, NoBody)
+        .await?;
     let lines: Vec<String> = diff.data.changes.iter().map(line).collect();
     let nothing = "nothing but the code".to_owned();
-    output.value(&if lines.is_empty() { nothing } else { lines.join("\n") }, &diff.raw);
+    output.value(
+        &if lines.is_empty() {
+            nothing
+        } else {
+            lines.join("\n")
+        },
+        &diff.raw,
+    );
     Ok(())
 }
 
 pub(super) async fn prune(dry_run: bool, client: &Client, output: Output) -> anyhow::Result<()> {
-    let pruned = client.ask::<PluginsPrune>((), NoQuery {}, Json(Prune { dry_run })).await?;
+    let pruned = client
+        .ask::<PluginsPrune>((), NoQuery {}, Json(Prune { dry_run }))
+        .await?;
     if !output.json && pruned.data.is_empty() {
         println!("no old revisions");
         return Ok(());
     }
     let rows = pruned.data.into_iter().map(|revision| {
         let size = format!("{} KiB", revision.size_bytes / 1_024);
-        let what = if dry_run { "would be deleted" } else { "deleted" }.to_owned();
-        vec![revision.plugin, short(&revision.digest), revision.version, size, what]
+        let what = if dry_run {
+            "would be deleted"
+        } else {
+            "deleted"
+        }
+        .to_owned();
+        vec![
+            revision.plugin,
+            short(&revision.digest),
+            revision.version,
+            size,
+            what,
+        ]
     });
-    output.table(&["PLUGIN", "DIGEST", "VERSION", "SIZE", ""], rows.collect(), &pruned.raw);
+    output.table(
+        &["PLUGIN", "DIGEST", "VERSION", "SIZE", ""],
+        rows.collect(),
+        &pruned.raw,
+    );
     Ok(())
 }
 
 /// A line with `+` (new), `-` (gone) or `~` (changed) in front.
 fn line(change: &Change) -> String {
-    let what = format!("{} {}", change.part, change.name.as_deref().unwrap_or_default());
+    let what = format!(
+        "{} {}",
+        change.part,
+        change.name.as_deref().unwrap_or_default()
+    );
     let what = what.trim_end();
     // `true` only means that the name exists; any other value is shown.
-    let value = |value: &Value| if value == true { String::new() } else { format!("  {value}") };
-    match (change.before.as_ref().unwrap_or(&Value::Null), change.after.as_ref().unwrap_or(&Value::Null)) {
+    let value = |value: &Value| {
+        if value == true {
+            String::new()
+        } else {
+            format!("  {value}")
+        }
+    };
+    match (
+        change.before.as_ref().unwrap_or(&Value::Null),
+        change.after.as_ref().unwrap_or(&Value::Null),
+    ) {
         (Value::Null, after) => format!("+ {what}{}", value(after)),
         (before, Value::Null) => format!("- {what}{}", value(before)),
         (before, after) => format!("~ {what}  {before} → {after}"),

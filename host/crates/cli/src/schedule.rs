@@ -4,9 +4,9 @@ use clap::{Args, Subcommand};
 use patchbay_api::body::{Json, NoBody};
 use patchbay_api::operation::NoQuery;
 use patchbay_api::schedules::{
-    ClientScheduler, Missed, Preview, ScheduleChange, SchedulePath, ScheduleView, SchedulesChange, SchedulesCreate,
-    SchedulesList, SchedulesListOfClients, SchedulesPause, SchedulesPreview, SchedulesRemove, SchedulesResume,
-    SchedulesRun, SchedulesShow,
+    ClientScheduler, Missed, Preview, ScheduleChange, SchedulePath, ScheduleView, SchedulesChange,
+    SchedulesCreate, SchedulesList, SchedulesListOfClients, SchedulesPause, SchedulesPreview,
+    SchedulesRemove, SchedulesResume, SchedulesRun, SchedulesShow,
 };
 use patchbay_model::shell::arguments;
 use serde_json::{Value, json};
@@ -106,52 +106,112 @@ pub struct ScheduleFields {
 /// Absent fields stay as they are.
 fn change(when: Rhythm, rest: ScheduleFields) -> anyhow::Result<ScheduleChange> {
     Ok(ScheduleChange {
-        data: rest.data.map(|data| input::json(data, "the data")).transpose()?,
+        data: rest
+            .data
+            .map(|data| input::json(data, "the data"))
+            .transpose()?,
         every_ms: when.every_ms,
         cron: when.cron,
         tz: when.tz,
-        missed: rest.missed.map(|missed| if missed == "once" { Missed::Once } else { Missed::Skip }),
+        missed: rest.missed.map(|missed| {
+            if missed == "once" {
+                Missed::Once
+            } else {
+                Missed::Skip
+            }
+        }),
         description: rest.description,
         ..ScheduleChange::default()
     })
 }
 
-pub(crate) async fn run(command: ScheduleCommand, args: &ClientArgs, output: Output) -> anyhow::Result<()> {
+pub(crate) async fn run(
+    command: ScheduleCommand,
+    args: &ClientArgs,
+    output: Output,
+) -> anyhow::Result<()> {
     let client = Client::from_args(args)?;
     let none = NoQuery {};
     match command {
         ScheduleCommand::List => list(&client, output).await?,
         ScheduleCommand::Show { id, reveal } => {
-            let schedule = client.ask::<SchedulesShow>(SchedulePath { id }, reveal.into(), NoBody).await?;
+            let schedule = client
+                .ask::<SchedulesShow>(SchedulePath { id }, reveal.into(), NoBody)
+                .await?;
             tell(&schedule, output);
         }
-        ScheduleCommand::Add { id, queue, name, when, rest } => {
+        ScheduleCommand::Add {
+            id,
+            queue,
+            name,
+            when,
+            rest,
+        } => {
             let change = change(when, rest)?;
-            let wanted = ScheduleChange { id: Some(id), queue: Some(queue), name: Some(name), ..change };
-            tell(&client.ask::<SchedulesCreate>((), none, Json(wanted)).await?, output);
+            let wanted = ScheduleChange {
+                id: Some(id),
+                queue: Some(queue),
+                name: Some(name),
+                ..change
+            };
+            tell(
+                &client
+                    .ask::<SchedulesCreate>((), none, Json(wanted))
+                    .await?,
+                output,
+            );
         }
         ScheduleCommand::Edit { id, when, rest } => {
             let change = Json(change(when, rest)?);
-            tell(&client.ask::<SchedulesChange>(SchedulePath { id }, none, change).await?, output);
+            tell(
+                &client
+                    .ask::<SchedulesChange>(SchedulePath { id }, none, change)
+                    .await?,
+                output,
+            );
         }
         ScheduleCommand::Pause { id } => {
-            let schedule = client.ask::<SchedulesPause>(SchedulePath { id: id.clone() }, none, NoBody).await?;
-            output.value(&format!("{id} ticks no more; again with: patchbay schedule resume {id}"), &schedule.raw);
+            let schedule = client
+                .ask::<SchedulesPause>(SchedulePath { id: id.clone() }, none, NoBody)
+                .await?;
+            output.value(
+                &format!("{id} ticks no more; again with: patchbay schedule resume {id}"),
+                &schedule.raw,
+            );
         }
         ScheduleCommand::Resume { id } => {
-            tell(&client.ask::<SchedulesResume>(SchedulePath { id }, none, NoBody).await?, output);
+            tell(
+                &client
+                    .ask::<SchedulesResume>(SchedulePath { id }, none, NoBody)
+                    .await?,
+                output,
+            );
         }
         ScheduleCommand::Run { id } => {
-            let job = client.ask::<SchedulesRun>(SchedulePath { id }, none, NoBody).await?;
+            let job = client
+                .ask::<SchedulesRun>(SchedulePath { id }, none, NoBody)
+                .await?;
             let shown = arguments(&[&job.data.queue, &job.data.id]);
-            output.value(&format!("added: {shown}\nlook at it with: patchbay job show {shown}"), &job.raw);
+            output.value(
+                &format!("added: {shown}\nlook at it with: patchbay job show {shown}"),
+                &job.raw,
+            );
         }
         ScheduleCommand::Remove { id } => {
-            client.ask::<SchedulesRemove>(SchedulePath { id: id.clone() }, none, NoBody).await?;
+            client
+                .ask::<SchedulesRemove>(SchedulePath { id: id.clone() }, none, NoBody)
+                .await?;
             output.value(&format!("{id} is removed"), &json!({ "id": id }));
         }
-        ScheduleCommand::Preview { when: Rhythm { every_ms, cron, tz } } => {
-            let wanted = Json(Preview { id: None, every_ms, cron, tz });
+        ScheduleCommand::Preview {
+            when: Rhythm { every_ms, cron, tz },
+        } => {
+            let wanted = Json(Preview {
+                id: None,
+                every_ms,
+                cron,
+                tz,
+            });
             let ticks = client.ask::<SchedulesPreview>((), none, wanted).await?;
             output.value(&ticks.data.join("\n"), &ticks.raw);
         }
@@ -162,11 +222,30 @@ pub(crate) async fn run(command: ScheduleCommand, args: &ClientArgs, output: Out
 /// Lists schedules, and job schedulers of BullMQ clients.
 async fn list(client: &Client, output: Output) -> anyhow::Result<()> {
     let ours = client.ask::<SchedulesList>((), NoQuery {}, NoBody).await?;
-    let others = client.ask::<SchedulesListOfClients>((), NoQuery {}, NoBody).await?;
-    let lines = ours.data.iter().map(Line::from).chain(others.data.iter().map(Line::from));
+    let others = client
+        .ask::<SchedulesListOfClients>((), NoQuery {}, NoBody)
+        .await?;
+    let lines = ours
+        .data
+        .iter()
+        .map(Line::from)
+        .chain(others.data.iter().map(Line::from));
     let rows = lines.map(|line| line.cells().to_vec()).collect();
-    let values = [ours.raw, others.raw.as_array().into_iter().flatten().map(as_ours).collect()];
-    let all: Vec<&Value> = values.iter().filter_map(Value::as_array).flatten().collect();
+    let values = [
+        ours.raw,
+        others
+            .raw
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(as_ours)
+            .collect(),
+    ];
+    let all: Vec<&Value> = values
+        .iter()
+        .filter_map(Value::as_array)
+        .flatten()
+        .collect();
     output.table(&["ID", "QUEUE", "JOB", "WHEN", "NEXT", "OF"], rows, &all);
     Ok(())
 }
@@ -176,7 +255,11 @@ fn as_ours(other: &Value) -> Value {
     let mut one = other.clone();
     one["cron"] = one["pattern"].take();
     one["zone"] = one["zoneInForce"].take();
-    one["nextAt"] = if one["alive"] == true { one["nextTime"].take() } else { Value::Null };
+    one["nextAt"] = if one["alive"] == true {
+        one["nextTime"].take()
+    } else {
+        Value::Null
+    };
     one["madeBy"] = "client".into();
     one
 }
@@ -283,10 +366,26 @@ fn tell(schedule: &Received<ScheduleView>, output: Output) {
 }
 
 fn describe(schedule: &ScheduleView) -> String {
-    let ScheduleView { id, queue, name, missed, data, .. } = schedule;
+    let ScheduleView {
+        id,
+        queue,
+        name,
+        missed,
+        data,
+        ..
+    } = schedule;
     let line = Line::from(schedule);
-    let mut lines = vec![format!("{id}  {queue} {name}  {}", line.rhythm()), format!("  next: {}", line.state())];
-    lines.extend(schedule.next.iter().map(|tick| format!("  then: {tick}")).skip(1));
+    let mut lines = vec![
+        format!("{id}  {queue} {name}  {}", line.rhythm()),
+        format!("  next: {}", line.state()),
+    ];
+    lines.extend(
+        schedule
+            .next
+            .iter()
+            .map(|tick| format!("  then: {tick}"))
+            .skip(1),
+    );
     lines.push(format!("  missed ticks: {missed}, of: {}", line.owner()));
     lines.push(format!("  data: {data}"));
     lines.join("\n")

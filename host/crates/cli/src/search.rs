@@ -11,8 +11,9 @@ use patchbay_api::jobs::{QueuesLive, SearchJobs};
 use patchbay_api::operation::{Endpoint, NoQuery};
 use patchbay_api::queues::QueuePath;
 use patchbay_api::searches::{
-    Count, CountHistory, Found, HistoryAttempts, HistoryCount, RunSearch, SavedSearch, SearchHistory, SearchPath,
-    SearchesForget, SearchesList, SearchesRun, SearchesSave, SearchesUndo,
+    Count, CountHistory, Found, HistoryAttempts, HistoryCount, RunSearch, SavedSearch,
+    SearchHistory, SearchPath, SearchesForget, SearchesList, SearchesRun, SearchesSave,
+    SearchesUndo,
 };
 use patchbay_model::job::JobState;
 use serde::Serialize;
@@ -119,7 +120,9 @@ struct Paging {
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text.split_once('=').ok_or("write KEY=VALUE, for example outcome=failed")?;
+    let (key, value) = text
+        .split_once('=')
+        .ok_or("write KEY=VALUE, for example outcome=failed")?;
     Ok((key.to_owned(), value.to_owned()))
 }
 
@@ -129,16 +132,29 @@ impl SearchFilter {
         let mut pairs = self.filter.clone();
         if let Some(since) = self.since {
             if pairs.iter().any(|(key, _)| key == "from") {
-                return Err(Refusal("--since and from= say the same: give one of them".into()).into());
+                return Err(
+                    Refusal("--since and from= say the same: give one of them".into()).into(),
+                );
             }
-            let ago = TimeDelta::from_std(since).ok().and_then(|ago| Utc::now().checked_sub_signed(ago));
+            let ago = TimeDelta::from_std(since)
+                .ok()
+                .and_then(|ago| Utc::now().checked_sub_signed(ago));
             let from = ago.ok_or_else(|| Refusal("--since: too long ago".into()))?;
-            pairs.push(("from".into(), from.to_rfc3339_opts(SecondsFormat::Millis, true)));
+            pairs.push((
+                "from".into(),
+                from.to_rfc3339_opts(SecondsFormat::Millis, true),
+            ));
         }
-        let Some(state) = &self.state else { return Ok((None, pairs)) };
-        let queue = pairs.iter().find(|(key, _)| key == "queue").map(|(_, queue)| queue.clone());
-        let queue =
-            queue.ok_or_else(|| Refusal("say which queue: queue=NAME; its jobs are looked at one by one".into()))?;
+        let Some(state) = &self.state else {
+            return Ok((None, pairs));
+        };
+        let queue = pairs
+            .iter()
+            .find(|(key, _)| key == "queue")
+            .map(|(_, queue)| queue.clone());
+        let queue = queue.ok_or_else(|| {
+            Refusal("say which queue: queue=NAME; its jobs are looked at one by one".into())
+        })?;
         pairs.push(("state".into(), state.clone()));
         Ok((Some(queue), pairs))
     }
@@ -163,54 +179,109 @@ impl SearchFilter {
     }
 }
 
-pub(crate) async fn run(args: SearchArgs, client: &ClientArgs, output: Output) -> anyhow::Result<()> {
+pub(crate) async fn run(
+    args: SearchArgs,
+    client: &ClientArgs,
+    output: Output,
+) -> anyhow::Result<()> {
     let client = Client::from_args(client)?;
     let none = NoQuery {};
     match args.command {
         None if args.count => {
             let (_, pairs) = args.what.query()?;
-            let count = client.ask::<HistoryCount>((), CountHistory(pairs), NoBody).await?;
+            let count = client
+                .ask::<HistoryCount>((), CountHistory(pairs), NoBody)
+                .await?;
             output.value(&counted(&count.data), &count.raw);
         }
         None => match args.what.query()? {
             (None, pairs) => {
                 let found = |attempt| Found::Attempt(Box::new(attempt));
-                show::<HistoryAttempts, _>(&client, (), pairs, SearchHistory, &args.much, found, output).await?;
+                show::<HistoryAttempts, _>(
+                    &client,
+                    (),
+                    pairs,
+                    SearchHistory,
+                    &args.much,
+                    found,
+                    output,
+                )
+                .await?;
             }
             (Some(queue), pairs) => {
                 let path = QueuePath { queue };
-                show::<QueuesLive, _>(&client, path, pairs, SearchJobs, &args.much, Found::Job, output).await?;
+                show::<QueuesLive, _>(
+                    &client,
+                    path,
+                    pairs,
+                    SearchJobs,
+                    &args.much,
+                    Found::Job,
+                    output,
+                )
+                .await?;
             }
         },
         Some(SearchCommand::Save { name, what }) => {
             let path = SearchPath { name: name.clone() };
-            let saved = client.ask_as_written::<SearchesSave>(path, &what.saved()?).await?;
-            output.value(&format!("{name} is saved: patchbay search run {name:?}"), &saved.raw);
+            let saved = client
+                .ask_as_written::<SearchesSave>(path, &what.saved()?)
+                .await?;
+            output.value(
+                &format!("{name} is saved: patchbay search run {name:?}"),
+                &saved.raw,
+            );
         }
         Some(SearchCommand::Saved) => {
             let saved = client.ask::<SearchesList>((), none, NoBody).await?;
             let rows = saved.data.iter().map(|saved| {
                 let search = described(&saved.filter, saved.state, saved.since_ms);
-                vec![saved.name.clone(), saved.changed_by.clone(), time(saved.changed_at), search]
+                vec![
+                    saved.name.clone(),
+                    saved.changed_by.clone(),
+                    time(saved.changed_at),
+                    search,
+                ]
             });
-            output.table(&["NAME", "BY", "CHANGED", "SEARCH"], rows.collect(), &saved.raw);
+            output.table(
+                &["NAME", "BY", "CHANGED", "SEARCH"],
+                rows.collect(),
+                &saved.raw,
+            );
         }
         Some(SearchCommand::Run { name, much }) => {
             let found = |found| found;
-            show::<SearchesRun, _>(&client, SearchPath { name }, Vec::new(), RunSearch, &much, found, output).await?;
+            show::<SearchesRun, _>(
+                &client,
+                SearchPath { name },
+                Vec::new(),
+                RunSearch,
+                &much,
+                found,
+                output,
+            )
+            .await?;
         }
         Some(SearchCommand::Forget { name }) => {
-            client.ask::<SearchesForget>(SearchPath { name: name.clone() }, none, NoBody).await?;
+            client
+                .ask::<SearchesForget>(SearchPath { name: name.clone() }, none, NoBody)
+                .await?;
             output.value(
                 &format!("{name} is forgotten; patchbay search undo {name:?} brings it back"),
                 &json!({ "name": name }),
             );
         }
         Some(SearchCommand::Undo { name }) => {
-            let undone = client.ask::<SearchesUndo>(SearchPath { name: name.clone() }, none, NoBody).await?;
+            let undone = client
+                .ask::<SearchesUndo>(SearchPath { name: name.clone() }, none, NoBody)
+                .await?;
             let now = match undone.data.0 {
                 None => "is forgotten".to_owned(),
-                Some(SavedSearch { filter, state, since_ms }) => {
+                Some(SavedSearch {
+                    filter,
+                    state,
+                    since_ms,
+                }) => {
                     format!("is again: {}", described(&filter.into(), state, since_ms))
                 }
             };
@@ -240,10 +311,19 @@ where
         query(pairs)
     };
     let page = if much.all {
-        let all = client.ask_pages::<E, T>(&path, |cursor, _| Some(page_of(LARGEST_PAGE, cursor))).await?;
-        ReceivedPage { items: all.data, next_cursor: None, partial: false, raw: all.raw }
+        let all = client
+            .ask_pages::<E, T>(&path, |cursor, _| Some(page_of(LARGEST_PAGE, cursor)))
+            .await?;
+        ReceivedPage {
+            items: all.data,
+            next_cursor: None,
+            partial: false,
+            raw: all.raw,
+        }
     } else {
-        client.ask_page::<E, T>(&path, &page_of(much.limit, much.cursor.clone())).await?
+        client
+            .ask_page::<E, T>(&path, &page_of(much.limit, much.cursor.clone()))
+            .await?
     };
     let found: Vec<Found> = page.items.into_iter().map(found).collect();
     let rows: Vec<_> = found.iter().map(row).collect();
@@ -252,33 +332,64 @@ where
     }
     let of_attempts = found.iter().all(|found| matches!(found, Found::Attempt(_)));
     let head: &[&str] = if of_attempts {
-        &["FINISHED", "QUEUE", "JOB", "NAME", "OUTCOME", "CODE", "MESSAGE"]
+        &[
+            "FINISHED", "QUEUE", "JOB", "NAME", "OUTCOME", "CODE", "MESSAGE",
+        ]
     } else {
-        &["MADE", "ENDED", "JOB", "NAME", "STATE", "ATTEMPTS", "FAILURE"]
+        &[
+            "MADE", "ENDED", "JOB", "NAME", "STATE", "ATTEMPTS", "FAILURE",
+        ]
     };
     if output.json || !rows.is_empty() {
         output.table(head, rows, &page.raw);
     }
     if let (false, Some(cursor)) = (output.json, page.next_cursor) {
-        let why = if page.partial { "not all was looked at, time ran out" } else { "there may be more" };
+        let why = if page.partial {
+            "not all was looked at, time ran out"
+        } else {
+            "there may be more"
+        };
         println!("{why}: --cursor {cursor}");
     }
     Ok(())
 }
 
 fn row(found: &Found) -> Vec<String> {
-    let cut = |text: &Option<String>| text.as_deref().unwrap_or("-").chars().take(MESSAGE).collect::<String>();
+    let cut = |text: &Option<String>| {
+        text.as_deref()
+            .unwrap_or("-")
+            .chars()
+            .take(MESSAGE)
+            .collect::<String>()
+    };
     match found {
         Found::Attempt(found) => {
             let attempt = &found.attempt;
-            let head = [time(attempt.finished_at), found.queue.clone(), found.job_id.clone(), attempt.name.clone()];
-            let tail = [attempt.outcome.clone(), cut(&attempt.code), cut(&attempt.message).replace('\n', " ")];
+            let head = [
+                time(attempt.finished_at),
+                found.queue.clone(),
+                found.job_id.clone(),
+                attempt.name.clone(),
+            ];
+            let tail = [
+                attempt.outcome.clone(),
+                cut(&attempt.code),
+                cut(&attempt.message).replace('\n', " "),
+            ];
             head.into_iter().chain(tail).collect()
         }
         Found::Job(job) => {
-            let head =
-                [at(job.timestamp), at(job.finished_on), job.id.clone(), job.name.clone(), job.state.to_string()];
-            let tail = [job.attempts_made.to_string(), cut(&job.failed_reason).replace('\n', " ")];
+            let head = [
+                at(job.timestamp),
+                at(job.finished_on),
+                job.id.clone(),
+                job.name.clone(),
+                job.state.to_string(),
+            ];
+            let tail = [
+                job.attempts_made.to_string(),
+                cut(&job.failed_reason).replace('\n', " "),
+            ];
             head.into_iter().chain(tail).collect()
         }
     }
@@ -286,12 +397,20 @@ fn row(found: &Found) -> Vec<String> {
 
 /// Formats Unix milliseconds as a time.
 fn at(ms: Option<u64>) -> String {
-    let time = ms.and_then(|ms| i64::try_from(ms).ok()).and_then(DateTime::from_timestamp_millis);
-    time.map_or("-".into(), |time| time.to_rfc3339_opts(SecondsFormat::Millis, true))
+    let time = ms
+        .and_then(|ms| i64::try_from(ms).ok())
+        .and_then(DateTime::from_timestamp_millis);
+    time.map_or("-".into(), |time| {
+        time.to_rfc3339_opts(SecondsFormat::Millis, true)
+    })
 }
 
 /// A saved search in the syntax of the command line.
-fn described(filter: &BTreeMap<String, String>, state: Option<JobState>, since_ms: Option<u64>) -> String {
+fn described(
+    filter: &BTreeMap<String, String>,
+    state: Option<JobState>,
+    since_ms: Option<u64>,
+) -> String {
     let mut parts = Vec::new();
     if let Some(state) = state {
         parts.push(format!("--state {state}"));
@@ -305,7 +424,11 @@ fn described(filter: &BTreeMap<String, String>, state: Option<JobState>, since_m
         parts.push(format!("--since {}{name}", seconds / unit));
     }
     parts.extend(filter.iter().map(|(key, value)| format!("{key}={value}")));
-    if parts.is_empty() { "everything".into() } else { parts.join(" ") }
+    if parts.is_empty() {
+        "everything".into()
+    } else {
+        parts.join(" ")
+    }
 }
 
 fn counted(count: &Count) -> String {

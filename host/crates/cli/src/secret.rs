@@ -12,8 +12,8 @@ use patchbay_api::body::{NoBody, SecretJson};
 use patchbay_api::operation::NoQuery;
 use patchbay_api::plugins::PluginPath;
 use patchbay_api::secrets::{
-    NewValue, Rotation, Secret, SecretPath, SecretText, SecretVersion, SecretsList, SecretsRekey, SecretsRemove,
-    SecretsRotate, SecretsSet,
+    NewValue, Rotation, Secret, SecretPath, SecretText, SecretVersion, SecretsList, SecretsRekey,
+    SecretsRemove, SecretsRotate, SecretsSet,
 };
 use serde_json::json;
 use zeroize::Zeroizing;
@@ -76,7 +76,9 @@ impl ValueSource {
         let mut value = match &self.from_file {
             Some(file) => read_file(file)?,
             None if std::io::stdin().is_terminal() => prompt(name)?,
-            None => Zeroizing::new(std::io::read_to_string(std::io::stdin()).context("standard input")?),
+            None => {
+                Zeroizing::new(std::io::read_to_string(std::io::stdin()).context("standard input")?)
+            }
         };
         if value.ends_with('\n') {
             value.pop();
@@ -92,7 +94,9 @@ impl ValueSource {
 }
 
 fn read_file(file: &Path) -> anyhow::Result<Zeroizing<String>> {
-    std::fs::read_to_string(file).map(Zeroizing::new).with_context(|| format!("cannot read {}", file.display()))
+    std::fs::read_to_string(file)
+        .map(Zeroizing::new)
+        .with_context(|| format!("cannot read {}", file.display()))
 }
 
 /// Prompts on the terminal without echo.
@@ -113,37 +117,89 @@ fn prompt(name: &str) -> anyhow::Result<Zeroizing<String>> {
     Ok(line)
 }
 
-pub(crate) async fn run(command: SecretCommand, args: &ClientArgs, output: Output) -> anyhow::Result<()> {
+pub(crate) async fn run(
+    command: SecretCommand,
+    args: &ClientArgs,
+    output: Output,
+) -> anyhow::Result<()> {
     let client = Client::from_args(args)?;
     let none = NoQuery {};
-    let path = |plugin: &str, name: &str| SecretPath { name: plugin.to_owned(), secret: name.to_owned() };
+    let path = |plugin: &str, name: &str| SecretPath {
+        name: plugin.to_owned(),
+        secret: name.to_owned(),
+    };
     match command {
         SecretCommand::List { plugin } => {
-            let secrets = client.ask::<SecretsList>(PluginPath { name: plugin }, none, NoBody).await?;
+            let secrets = client
+                .ask::<SecretsList>(PluginPath { name: plugin }, none, NoBody)
+                .await?;
             let rows = secrets.data.iter().flat_map(rows).collect();
-            output.table(&["SECRET", "FROM", "VERSION", "SET", "BY", "LAST USE", "STATE"], rows, &secrets.raw);
+            output.table(
+                &[
+                    "SECRET", "FROM", "VERSION", "SET", "BY", "LAST USE", "STATE",
+                ],
+                rows,
+                &secrets.raw,
+            );
         }
-        SecretCommand::Set { plugin, name, value } => {
-            let value = SecretJson(NewValue { value: SecretText(value.read(&name)?) });
-            let secret = client.ask::<SecretsSet>(path(&plugin, &name), none, value).await?;
-            output.value(&format!("{name} of {plugin} is set{}", unasked(&secret.data)), &secret.raw);
+        SecretCommand::Set {
+            plugin,
+            name,
+            value,
+        } => {
+            let value = SecretJson(NewValue {
+                value: SecretText(value.read(&name)?),
+            });
+            let secret = client
+                .ask::<SecretsSet>(path(&plugin, &name), none, value)
+                .await?;
+            output.value(
+                &format!("{name} of {plugin} is set{}", unasked(&secret.data)),
+                &secret.raw,
+            );
         }
-        SecretCommand::Rotate { plugin, name, overlap, value } => {
+        SecretCommand::Rotate {
+            plugin,
+            name,
+            overlap,
+            value,
+        } => {
             let value = SecretText(value.read(&name)?);
-            let rotation = SecretJson(Rotation { value, overlap_ms: u64::try_from(overlap.as_millis())? });
-            let secret = client.ask::<SecretsRotate>(path(&plugin, &name), none, rotation).await?;
-            let end =
-                secret.data.versions.get(1).and_then(|version| version.ends_at).map_or_else(String::new, short_time);
-            let message = format!("{name} of {plugin} has a new value; the one before is valid until {end}");
+            let rotation = SecretJson(Rotation {
+                value,
+                overlap_ms: u64::try_from(overlap.as_millis())?,
+            });
+            let secret = client
+                .ask::<SecretsRotate>(path(&plugin, &name), none, rotation)
+                .await?;
+            let end = secret
+                .data
+                .versions
+                .get(1)
+                .and_then(|version| version.ends_at)
+                .map_or_else(String::new, short_time);
+            let message =
+                format!("{name} of {plugin} has a new value; the one before is valid until {end}");
             output.value(&format!("{message}{}", unasked(&secret.data)), &secret.raw);
         }
         SecretCommand::Remove { plugin, name } => {
-            client.ask::<SecretsRemove>(path(&plugin, &name), none, NoBody).await?;
-            output.value(&format!("{name} of {plugin} is removed"), &json!({ "plugin": plugin, "name": name }));
+            client
+                .ask::<SecretsRemove>(path(&plugin, &name), none, NoBody)
+                .await?;
+            output.value(
+                &format!("{name} of {plugin} is removed"),
+                &json!({ "plugin": plugin, "name": name }),
+            );
         }
         SecretCommand::Rekey => {
             let done = client.ask::<SecretsRekey>((), none, NoBody).await?;
-            output.value(&format!("{} sealed anew with key {}", done.data.resealed, done.data.key_id), &done.raw);
+            output.value(
+                &format!(
+                    "{} sealed anew with key {}",
+                    done.data.resealed, done.data.key_id
+                ),
+                &done.raw,
+            );
             if !done.data.unreadable.is_empty() {
                 bail!(
                     "no configured key opens: {}; configure the key that sealed them as secrets.old_key_file and repeat, or set them again",
@@ -156,7 +212,11 @@ pub(crate) async fn run(command: SecretCommand, args: &ClientArgs, output: Outpu
 }
 
 fn unasked(secret: &Secret) -> &'static str {
-    if secret.asked { "" } else { "; mind that the plugin's manifest does not ask for it" }
+    if secret.asked {
+        ""
+    } else {
+        "; mind that the plugin's manifest does not ask for it"
+    }
 }
 
 /// One row per version; a single row for a secret without versions in the vault.
@@ -164,7 +224,15 @@ fn rows(secret: &Secret) -> Vec<Vec<String>> {
     let (name, source) = (secret.name.clone(), secret.source.clone());
     if secret.versions.is_empty() {
         let state = if source == "none" { "HAS NO VALUE" } else { "" };
-        return vec![vec![name, source, "-".into(), "-".into(), "-".into(), "-".into(), state.into()]];
+        return vec![vec![
+            name,
+            source,
+            "-".into(),
+            "-".into(),
+            "-".into(),
+            "-".into(),
+            state.into(),
+        ]];
     }
     let row = |version: &SecretVersion| {
         vec![
@@ -173,7 +241,9 @@ fn rows(secret: &Secret) -> Vec<Vec<String>> {
             version.version.to_string(),
             short_time(version.set_at),
             version.set_by.clone(),
-            version.last_used_at.map_or_else(|| "never".into(), short_time),
+            version
+                .last_used_at
+                .map_or_else(|| "never".into(), short_time),
             state(secret, version),
         ]
     };

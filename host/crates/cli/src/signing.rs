@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Args;
-use patchbay_model::signature::{PrivateKey, PublicKey, Signature, TrustedKeys, read_public_keys, read_signatures};
+use patchbay_model::signature::{
+    PrivateKey, PublicKey, Signature, TrustedKeys, read_public_keys, read_signatures,
+};
 use serde_json::json;
 
 use super::Output;
@@ -65,8 +67,7 @@ pub(super) fn keygen(args: &Keygen, output: Output) -> anyhow::Result<()> {
          hosts trust it by: plugins.trusted_keys = [\"{public}\"]",
         public.id()
     );
-    let value =
-        json!({ "privateKeyFile": args.out, "publicKey": public.to_string(), "keyId": public.id().to_string() });
+    let value = json!({ "privateKeyFile": args.out, "publicKey": public.to_string(), "keyId": public.id().to_string() });
     output.value(&text, &value);
     Ok(())
 }
@@ -74,21 +75,38 @@ pub(super) fn keygen(args: &Keygen, output: Output) -> anyhow::Result<()> {
 pub(super) fn sign(args: &Sign, output: Output) -> anyhow::Result<()> {
     let component = read(&args.file)?;
     // Only files that hosts accept are signed.
-    let inspected = patchbay_runtime::inspect(&component).with_context(|| args.file.display().to_string())?;
+    let inspected =
+        patchbay_runtime::inspect(&component).with_context(|| args.file.display().to_string())?;
     let key = private_key(&args.key)?;
     let signature = key.sign(&inspected.digest);
-    let out = args.out.clone().unwrap_or_else(|| signature_file(&args.file));
-    let mut signatures = if args.add && out.exists() { signatures_in(&out)? } else { Vec::new() };
+    let out = args
+        .out
+        .clone()
+        .unwrap_or_else(|| signature_file(&args.file));
+    let mut signatures = if args.add && out.exists() {
+        signatures_in(&out)?
+    } else {
+        Vec::new()
+    };
     signatures.retain(|kept| kept.key != signature.key);
     signatures.push(signature);
-    let text: String = signatures.iter().map(|signature| format!("{signature}\n")).collect();
+    let text: String = signatures
+        .iter()
+        .map(|signature| format!("{signature}\n"))
+        .collect();
     // Written as a whole or not at all, because another process may be pushing it.
     let temporary = beside(&out, ".tmp");
-    std::fs::write(&temporary, text).with_context(|| format!("cannot write {}", temporary.display()))?;
+    std::fs::write(&temporary, text)
+        .with_context(|| format!("cannot write {}", temporary.display()))?;
     std::fs::rename(&temporary, &out).with_context(|| format!("cannot write {}", out.display()))?;
     let (manifest, digest, id) = (&inspected.manifest, inspected.digest, key.public().id());
-    let message =
-        format!("{}: {} {} ({}) signed by {id}", out.display(), manifest.name, manifest.version, digest.short());
+    let message = format!(
+        "{}: {} {} ({}) signed by {id}",
+        out.display(),
+        manifest.name,
+        manifest.version,
+        digest.short()
+    );
     let value = json!({
         "file": out, "plugin": manifest.name, "version": manifest.version, "digest": digest, "keyId": id.to_string(),
     });
@@ -98,19 +116,32 @@ pub(super) fn sign(args: &Sign, output: Output) -> anyhow::Result<()> {
 
 pub(super) fn verify(args: &Verify, output: Output) -> anyhow::Result<()> {
     let digest = patchbay_model::RevisionDigest::of(&read(&args.file)?);
-    let path = args.signature.clone().unwrap_or_else(|| signature_file(&args.file));
+    let path = args
+        .signature
+        .clone()
+        .unwrap_or_else(|| signature_file(&args.file));
     let signatures = signatures_in(&path)?;
     let mut keys = Vec::new();
     for key in &args.key {
         keys.extend(public_keys(key)?);
     }
-    TrustedKeys::new(keys.clone()).check(&digest, &signatures).with_context(|| args.file.display().to_string())?;
+    TrustedKeys::new(keys.clone())
+        .check(&digest, &signatures)
+        .with_context(|| args.file.display().to_string())?;
     let by: Vec<String> = signatures
         .iter()
-        .filter(|signature| keys.iter().any(|key| key.id() == signature.key && key.verifies(&digest, signature)))
+        .filter(|signature| {
+            keys.iter()
+                .any(|key| key.id() == signature.key && key.verifies(&digest, signature))
+        })
         .map(|signature| signature.key.to_string())
         .collect();
-    let message = format!("{} ({}) is signed by {}", args.file.display(), digest.short(), by.join(", "));
+    let message = format!(
+        "{} ({}) is signed by {}",
+        args.file.display(),
+        digest.short(),
+        by.join(", ")
+    );
     output.value(&message, &json!({ "digest": digest, "signedBy": by }));
     Ok(())
 }
@@ -137,12 +168,14 @@ fn beside(path: &Path, ending: &str) -> PathBuf {
 }
 
 fn signatures_in(path: &Path) -> anyhow::Result<Vec<Signature>> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let text =
+        std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     read_signatures(&text).with_context(|| path.display().to_string())
 }
 
 fn private_key(path: &Path) -> anyhow::Result<PrivateKey> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let text =
+        std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     let mode = std::fs::metadata(path)?.permissions().mode();
     if mode & 0o077 != 0 {
         eprintln!("warning: others may read {}: chmod 600 it", path.display());
@@ -156,7 +189,8 @@ fn public_keys(text: &str) -> anyhow::Result<Vec<PublicKey>> {
         return Ok(vec![text.parse().context("--key")?]);
     }
     let Ok(content) = std::fs::read_to_string(text) else {
-        let message = format!("--key {text} is neither a public key (ed25519:…) nor a file that can be read");
+        let message =
+            format!("--key {text} is neither a public key (ed25519:…) nor a file that can be read");
         return Err(Refusal(message).into());
     };
     read_public_keys(&content).with_context(|| text.to_owned())

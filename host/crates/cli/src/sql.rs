@@ -6,8 +6,14 @@ use patchbay_api::sql::{SqlActivity, SqlActivityQuery};
 use super::Output;
 use super::client::Client;
 
-pub(crate) async fn run(plugin: Option<String>, client: &Client, output: Output) -> anyhow::Result<()> {
-    let activity = client.ask::<SqlActivity>((), SqlActivityQuery { plugin }, NoBody).await?;
+pub(crate) async fn run(
+    plugin: Option<String>,
+    client: &Client,
+    output: Output,
+) -> anyhow::Result<()> {
+    let activity = client
+        .ask::<SqlActivity>((), SqlActivityQuery { plugin }, NoBody)
+        .await?;
     if output.json {
         output.value("", &activity.raw);
         return Ok(());
@@ -28,7 +34,15 @@ pub(crate) async fn run(plugin: Option<String>, client: &Client, output: Output)
             plugin.problem.clone().unwrap_or_default(),
         ]
     });
-    let head = ["PLUGIN", "LOGIN", "IN USE", "LONGEST", "CALLS WAITING", "BACKENDS ENDED", "PROBLEM"];
+    let head = [
+        "PLUGIN",
+        "LOGIN",
+        "IN USE",
+        "LONGEST",
+        "CALLS WAITING",
+        "BACKENDS ENDED",
+        "PROBLEM",
+    ];
     output.table(&head, rows.collect(), &raw);
     let sessions = activity.plugins.into_iter().flat_map(|plugin| {
         let name = plugin.plugin;
@@ -45,7 +59,15 @@ pub(crate) async fn run(plugin: Option<String>, client: &Client, output: Output)
         })
     });
     println!();
-    let head = ["PLUGIN", "PID", "STATE", "TRANSACTION", "WAITS FOR", "BLOCKS", "STATEMENT"];
+    let head = [
+        "PLUGIN",
+        "PID",
+        "STATE",
+        "TRANSACTION",
+        "WAITS FOR",
+        "BLOCKS",
+        "STATEMENT",
+    ];
     output.table(&head, sessions.collect(), &raw);
     Ok(())
 }

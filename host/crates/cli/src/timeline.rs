@@ -13,7 +13,12 @@ pub(super) fn describe(timeline: &Timeline) -> String {
     let mut out = Vec::new();
     for (n, life) in lives.iter().enumerate() {
         if lives.len() > 1 {
-            out.push(format!("{}{} of {} jobs that had this id", if n > 0 { "\n" } else { "" }, n + 1, lives.len()));
+            out.push(format!(
+                "{}{} of {} jobs that had this id",
+                if n > 0 { "\n" } else { "" },
+                n + 1,
+                lives.len()
+            ));
         }
         describe_life(timeline, life, &mut out);
     }
@@ -22,15 +27,30 @@ pub(super) fn describe(timeline: &Timeline) -> String {
 
 fn describe_life(timeline: &Timeline, life: &Life, out: &mut Vec<String>) {
     let state = life.state.as_deref().unwrap_or("no longer in Redis");
-    wrap("", "  ", &[&timeline.queue, &timeline.id, &life.name, state].join("  "), out);
-    let origin = [("request", &life.correlation_id), ("platform", &life.platform), ("parent", &life.parent)];
+    wrap(
+        "",
+        "  ",
+        &[&timeline.queue, &timeline.id, &life.name, state].join("  "),
+        out,
+    );
+    let origin = [
+        ("request", &life.correlation_id),
+        ("platform", &life.platform),
+        ("parent", &life.parent),
+    ];
     for (label, value) in origin {
         if let Some(value) = value {
             wrap("", "  ", &format!("{label}: {value}"), out);
         }
     }
-    for (label, others) in [("children", &life.children), ("same request", &life.same_request)] {
-        let others: Vec<String> = others.iter().map(|(key, state)| format!("{key} {state}")).collect();
+    for (label, others) in [
+        ("children", &life.children),
+        ("same request", &life.same_request),
+    ] {
+        let others: Vec<String> = others
+            .iter()
+            .map(|(key, state)| format!("{key} {state}"))
+            .collect();
         if !others.is_empty() {
             wrap("", "  ", &format!("{label}: {}", others.join(", ")), out);
         }
@@ -44,14 +64,21 @@ fn describe_life(timeline: &Timeline, life: &Life, out: &mut Vec<String>) {
         }
         let mut lines = lines(&event.kind).into_iter();
         let first = lines.next().unwrap_or_default();
-        wrap(&format!("{:<14}", event.at.format("%H:%M:%S%.3f").to_string()), INDENT, &first, out);
+        wrap(
+            &format!("{:<14}", event.at.format("%H:%M:%S%.3f").to_string()),
+            INDENT,
+            &first,
+            out,
+        );
         for line in lines {
             wrap(INDENT, &format!("{INDENT}  "), &line, out);
         }
     }
     if !life.logs.is_empty() {
         out.push("log:".into());
-        life.logs.iter().for_each(|line| wrap("  ", "    ", line, out));
+        life.logs
+            .iter()
+            .for_each(|line| wrap("  ", "    ", line, out));
     }
 }
 
@@ -61,25 +88,62 @@ fn lines(event: &EventKind) -> Vec<String> {
         EventKind::Added => vec!["added".into()],
         EventKind::Attempt { .. } => attempt(event),
         EventKind::WorkerLost { started, host } => {
-            vec![format!("start {started} has no end: its worker is gone"), format!("on {host}")]
+            vec![
+                format!("start {started} has no end: its worker is gone"),
+                format!("on {host}"),
+            ]
         }
-        EventKind::Operator { actor, action, error } => {
+        EventKind::Operator {
+            actor,
+            action,
+            error,
+        } => {
             let mut lines = vec![format!("{action} by {actor}")];
             lines.extend(error.as_ref().map(|error| format!("refused: {error}")));
             lines
         }
-        EventKind::Erased { actor, reason, erasure } => {
-            vec![format!("its data was erased by {actor} (erasure {erasure}): {reason}")]
+        EventKind::Erased {
+            actor,
+            reason,
+            erasure,
+        } => {
+            vec![format!(
+                "its data was erased by {actor} (erasure {erasure}): {reason}"
+            )]
         }
-        EventKind::Bulk { bulk, action, actor, state, reason, added, like } => {
-            let added = added.as_ref().map(|id| format!(", as {id}")).unwrap_or_default();
-            let like = like.as_ref().map(|id| format!(" like {id}")).unwrap_or_default();
-            let mut lines = vec![format!("bulk {bulk} by {actor}: {action}{like}, {state}{added}")];
+        EventKind::Bulk {
+            bulk,
+            action,
+            actor,
+            state,
+            reason,
+            added,
+            like,
+        } => {
+            let added = added
+                .as_ref()
+                .map(|id| format!(", as {id}"))
+                .unwrap_or_default();
+            let like = like
+                .as_ref()
+                .map(|id| format!(" like {id}"))
+                .unwrap_or_default();
+            let mut lines = vec![format!(
+                "bulk {bulk} by {actor}: {action}{like}, {state}{added}"
+            )];
             lines.extend(reason.clone());
             lines
         }
-        EventKind::Audit { trail, entry_key, plugin, by } => {
-            let by = by.as_ref().map(|by| format!(" in {by}")).unwrap_or_default();
+        EventKind::Audit {
+            trail,
+            entry_key,
+            plugin,
+            by,
+        } => {
+            let by = by
+                .as_ref()
+                .map(|by| format!(" in {by}"))
+                .unwrap_or_default();
             vec![format!("audit {trail} {entry_key} by {plugin}{by}")]
         }
         EventKind::Log { line } => vec![format!("log: {line}")],
@@ -115,19 +179,38 @@ fn attempt(event: &EventKind) -> Vec<String> {
     let mut lines = vec![format!("attempt {attempt}: {outcome}{then}")];
     let by = match (plugin, revision) {
         (Some(plugin), Some(revision)) => {
-            let version = version.as_ref().map(|version| format!(" {version}")).unwrap_or_default();
+            let version = version
+                .as_ref()
+                .map(|version| format!(" {version}"))
+                .unwrap_or_default();
             format!("{plugin}{version} (revision {})", short(revision))
         }
         _ => "no plugin was reached".into(),
     };
     lines.push(by);
-    let seen = if source == "mirror" { ", seen from outside" } else { "" };
-    let waited = waited_ms.map(|ms| format!("waited {}, ", lasted(ms.unsigned_abs()))).unwrap_or_default();
-    lines.push(format!("{waited}took {}, on {host}{seen}", lasted(took_ms.unsigned_abs())));
+    let seen = if source == "mirror" {
+        ", seen from outside"
+    } else {
+        ""
+    };
+    let waited = waited_ms
+        .map(|ms| format!("waited {}, ", lasted(ms.unsigned_abs())))
+        .unwrap_or_default();
+    lines.push(format!(
+        "{waited}took {}, on {host}{seen}",
+        lasted(took_ms.unsigned_abs())
+    ));
     for call in calls {
-        let method = call.method.as_ref().map(|method| format!("{method} ")).unwrap_or_default();
+        let method = call
+            .method
+            .as_ref()
+            .map(|method| format!("{method} "))
+            .unwrap_or_default();
         let (after, took) = (lasted(call.after_ms), lasted(call.took_ms));
-        lines.push(format!("{} {method}{}: {}, after {after}, {took}", call.kind, call.host, call.result));
+        lines.push(format!(
+            "{} {method}{}: {}, after {after}, {took}",
+            call.kind, call.host, call.result
+        ));
     }
     lines.extend(message.clone());
     lines
@@ -146,7 +229,10 @@ fn lasted(ms: u64) -> String {
 fn wrap(first: &str, next: &str, line: &str, out: &mut Vec<String>) {
     let mut current = first.to_owned();
     let mut is_empty = true;
-    let plain: String = line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let plain: String = line
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
     for word in plain.split(' ') {
         let mut word = word;
         loop {
@@ -162,11 +248,18 @@ fn wrap(first: &str, next: &str, line: &str, out: &mut Vec<String>) {
             }
             if is_empty {
                 // A single word that is longer than a line.
-                let cut = word.char_indices().nth(room.max(1)).map_or(word.len(), |(at, _)| at);
+                let cut = word
+                    .char_indices()
+                    .nth(room.max(1))
+                    .map_or(word.len(), |(at, _)| at);
                 current.push_str(&word[..cut]);
                 word = &word[cut..];
             }
-            out.push(std::mem::replace(&mut current, next.to_owned()).trim_end().to_owned());
+            out.push(
+                std::mem::replace(&mut current, next.to_owned())
+                    .trim_end()
+                    .to_owned(),
+            );
             is_empty = true;
         }
     }
@@ -188,8 +281,17 @@ mod tests {
         let life = json!({ "name": "n", "children": {}, "sameRequest": {}, "events": [attempt, { "kind": "added", "at": "2026-01-30T08:00:00Z" }], "logs": [long] });
         let told = json!({ "queue": "q", "id": "1", "lives": [life] });
         let text = describe(&serde_json::from_value(told).expect("a timeline"));
-        assert!(text.lines().all(|line| line.chars().count() <= WIDTH), "{text}");
-        assert!(text.contains("08:00:00.000  attempt 1: failed, failed for good"), "{text}");
-        assert!(text.contains("waited 90.0 s, took 5 ms") && text.contains("after 1 ms, 2.0 h"), "{text}");
+        assert!(
+            text.lines().all(|line| line.chars().count() <= WIDTH),
+            "{text}"
+        );
+        assert!(
+            text.contains("08:00:00.000  attempt 1: failed, failed for good"),
+            "{text}"
+        );
+        assert!(
+            text.contains("waited 90.0 s, took 5 ms") && text.contains("after 1 ms, 2.0 h"),
+            "{text}"
+        );
     }
 }

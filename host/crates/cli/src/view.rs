@@ -25,32 +25,52 @@ pub(super) fn signers(signatures: &[SignatureView]) -> String {
         format!("{} ({standing})", signature.key_id)
     };
     let all: Vec<String> = signatures.iter().map(signer).collect();
-    if all.is_empty() { "nobody".into() } else { all.join(", ") }
+    if all.is_empty() {
+        "nobody".into()
+    } else {
+        all.join(", ")
+    }
 }
 
 pub(super) fn describe(activated: &Activated) -> String {
-    let Activated { plugin, version, .. } = activated;
+    let Activated {
+        plugin, version, ..
+    } = activated;
     let (digest, elsewhere) = (short(&activated.digest.to_string()), elsewhere(activated));
     if !activated.changed {
         return format!("active already: {plugin} {version} {digest}{elsewhere}");
     }
     let previous = match activated.previous {
         Some(previous) => {
-            format!("it replaces {}; back with: patchbay plugin rollback {plugin}", short(&previous.to_string()))
+            format!(
+                "it replaces {}; back with: patchbay plugin rollback {plugin}",
+                short(&previous.to_string())
+            )
         }
         None => "none was active before".into(),
     };
-    let granted: String = activated.newly_granted.iter().map(|ask| format!("granted: {}\n", ask.as_str())).collect();
+    let granted: String = activated
+        .newly_granted
+        .iter()
+        .map(|ask| format!("granted: {}\n", ask.as_str()))
+        .collect();
     format!("active: {plugin} {version} {digest}\n{granted}{previous}{elsewhere}")
 }
 
 /// Processes that have not followed yet; empty if all have.
 fn elsewhere(activated: &Activated) -> String {
-    let behind: Vec<&HostView> = activated.hosts.iter().filter(|host| !host.is_current).collect();
+    let behind: Vec<&HostView> = activated
+        .hosts
+        .iter()
+        .filter(|host| !host.is_current)
+        .collect();
     if behind.is_empty() {
         return String::new();
     }
-    let lines: String = behind.iter().map(|host| format!("\n  {}: {}", host.host, host_state(host))).collect();
+    let lines: String = behind
+        .iter()
+        .map(|host| format!("\n  {}: {}", host.host, host_state(host)))
+        .collect();
     let all = activated.hosts.len();
     format!(
         "\nincomplete: it runs on {} of {all} hosts; look again with: patchbay plugin status {}{lines}",
@@ -61,9 +81,13 @@ fn elsewhere(activated: &Activated) -> String {
 
 /// State of a plugin in one process, in words.
 pub(super) fn host_state(host: &HostView) -> String {
-    let running = host.running.map_or_else(|| "nothing".into(), |digest| short(&digest.to_string()));
+    let running = host
+        .running
+        .map_or_else(|| "nothing".into(), |digest| short(&digest.to_string()));
     match (host.silent_s, &host.failure) {
-        (Some(silent), _) => format!("runs {running} and has been silent for {silent} s: killed, or cut off"),
+        (Some(silent), _) => {
+            format!("runs {running} and has been silent for {silent} s: killed, or cut off")
+        }
         (None, Some(failure)) => format!("runs {running}: {failure}"),
         (None, None) if host.is_current => format!("runs {running}"),
         (None, None) => format!("runs {running} still"),

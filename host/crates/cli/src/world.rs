@@ -49,13 +49,23 @@ pub(super) fn write(args: &WriteWorld, output: Output) -> anyhow::Result<()> {
     let file = world.file();
     let state = match world.write(args.force)? {
         Written::ByHand => {
-            bail!("{} was written by hand: replace it with --force, or move it out of the way", file.display())
+            bail!(
+                "{} was written by hand: replace it with --force, or move it out of the way",
+                file.display()
+            )
         }
         Written::New => "written",
         Written::Unchanged => "unchanged",
     };
-    let text = format!("{state}: {}, world plugin\n{}", file.display(), world.summary());
-    output.value(&text, &json!({ "file": file, "world": "plugin", "state": state, "text": world.text }));
+    let text = format!(
+        "{state}: {}, world plugin\n{}",
+        file.display(),
+        world.summary()
+    );
+    output.value(
+        &text,
+        &json!({ "file": file, "world": "plugin", "state": state, "text": world.text }),
+    );
     Ok(())
 }
 
@@ -63,7 +73,11 @@ impl World {
     pub(super) fn of(project: &Project) -> Self {
         let manifest = &project.manifest;
         let contract = if manifest.wit == "0.2" { V0_2 } else { V0_1 };
-        Self { dir: project.dir.join("wit"), text: text(manifest, &project.build, version(contract)), contract }
+        Self {
+            dir: project.dir.join("wit"),
+            text: text(manifest, &project.build, version(contract)),
+            contract,
+        }
     }
 
     pub(super) fn file(&self) -> PathBuf {
@@ -85,11 +99,19 @@ impl World {
         let deps = self.dir.join("deps/patchbay-plugin/plugin.wit");
         let world = write_changed(&self.file(), &self.text)?;
         let contract = write_changed(&deps, &contract)?;
-        Ok(if world || contract { Written::New } else { Written::Unchanged })
+        Ok(if world || contract {
+            Written::New
+        } else {
+            Written::Unchanged
+        })
     }
 
     fn summary(&self) -> String {
-        self.text.lines().filter(|line| line.starts_with("  ")).collect::<Vec<_>>().join("\n")
+        self.text
+            .lines()
+            .filter(|line| line.starts_with("  "))
+            .collect::<Vec<_>>()
+            .join("\n")
     }
 }
 
@@ -106,15 +128,24 @@ fn write_changed(file: &Path, text: &str) -> anyhow::Result<bool> {
 
 /// The version in the package line of the contract.
 fn version(contract: &str) -> &str {
-    let line = contract.lines().find_map(|line| line.strip_prefix("package patchbay:plugin@"));
+    let line = contract
+        .lines()
+        .find_map(|line| line.strip_prefix("package patchbay:plugin@"));
     line.map_or("0.1.0", |version| version.trim_end_matches(';'))
 }
 
 fn text(manifest: &Manifest, build: &BuildSpec, version: &str) -> String {
     let interface = |name: &str| format!("patchbay:plugin/{name}@{version};\n");
-    let mut text = format!("{MARK}package plugin:{};\n\nworld plugin {{\n", package_name(manifest.name.as_str()));
+    let mut text = format!(
+        "{MARK}package plugin:{};\n\nworld plugin {{\n",
+        package_name(manifest.name.as_str())
+    );
     // `types` has no functions; interfaces that need it import it themselves.
-    for import in manifest.asked_interfaces().into_iter().filter(|&name| name != "types") {
+    for import in manifest
+        .asked_interfaces()
+        .into_iter()
+        .filter(|&name| name != "types")
+    {
         text += &format!("  import {}", interface(import));
     }
     for export in manifest.exports(build) {
@@ -129,7 +160,12 @@ fn package_name(plugin: &str) -> String {
         true => format!("n{word}"),
         false => word.to_owned(),
     };
-    plugin.split('-').filter(|part| !part.is_empty()).map(word).collect::<Vec<_>>().join("-")
+    plugin
+        .split('-')
+        .filter(|part| !part.is_empty())
+        .map(word)
+        .collect::<Vec<_>>()
+        .join("-")
 }
 
 #[cfg(test)]
@@ -153,19 +189,32 @@ mod tests {
         assert_eq!(world.text.strip_prefix(MARK), Some(expected));
         // Without queues the world exports `operations`, for calls by operators; a list in [build]
         // overrides this.
-        assert!(World::of(&project(dir.path(), "")).text.contains("export patchbay:plugin/operations@0.1.0"));
+        assert!(
+            World::of(&project(dir.path(), ""))
+                .text
+                .contains("export patchbay:plugin/operations@0.1.0")
+        );
         let answering = "[[queues]]\nname = \"q\"\n[[routes]]\nmethod = \"GET\"\npath = \"/api/a\"\nroles = [\"user\"]\noperation = \"a\"\n\
                          [[webhooks]]\nname = \"w\"\npath = \"/api/w\"\nqueue = \"q\"\n";
         let world = World::of(&project(dir.path(), answering));
         for export in ["jobs", "operations", "webhooks"] {
-            assert!(world.text.contains(&format!("export patchbay:plugin/{export}@0.1.0")), "{}", world.text);
+            assert!(
+                world
+                    .text
+                    .contains(&format!("export patchbay:plugin/{export}@0.1.0")),
+                "{}",
+                world.text
+            );
         }
         world.write(false).expect("written");
         let resolved = wit_parser::Resolve::default().push_dir(dir.path().join("wit"));
         resolved.expect("what toolchains read");
         let both = "[build]\nexports = [\"jobs\", \"lifecycle\"]\n[[queues]]\nname = \"q\"\n";
         let text = World::of(&project(dir.path(), both)).text;
-        assert!(text.contains("plugin/jobs@") && text.contains("plugin/lifecycle@"), "{text}");
+        assert!(
+            text.contains("plugin/jobs@") && text.contains("plugin/lifecycle@"),
+            "{text}"
+        );
     }
 
     #[test]
@@ -178,7 +227,10 @@ mod tests {
         resolved.expect("what toolchains read");
         std::fs::write(world.file(), "package my:own;\n").expect("written");
         assert!(world.write(false).expect("left") == Written::ByHand);
-        assert_eq!(std::fs::read_to_string(world.file()).expect("there"), "package my:own;\n");
+        assert_eq!(
+            std::fs::read_to_string(world.file()).expect("there"),
+            "package my:own;\n"
+        );
         assert!(world.write(true).expect("replaced") == Written::New);
     }
 }

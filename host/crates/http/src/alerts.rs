@@ -1,8 +1,9 @@
 //! Routes of alerts, rules and silences.
 
 use patchbay_api::alerts::{
-    AlertEvent, AlertOverview, AlertRule, AlertRulesList, AlertRulesReset, AlertRulesSet, AlertSilencesList,
-    AlertsHistory, AlertsList, AlertsSilence, AlertsTest, AlertsUnsilence, ChannelTest, EndedSilence, Silence,
+    AlertEvent, AlertOverview, AlertRule, AlertRulesList, AlertRulesReset, AlertRulesSet,
+    AlertSilencesList, AlertsHistory, AlertsList, AlertsSilence, AlertsTest, AlertsUnsilence,
+    ChannelTest, EndedSilence, Silence,
 };
 use patchbay_api::body::Json;
 use patchbay_app::alerts::Alerts;
@@ -31,16 +32,30 @@ async fn rules(alerts: Alerts, _: Caller, _: Ask<AlertRulesList>) -> Result<Vec<
     alerts.rules().await
 }
 
-async fn set_rule(alerts: Alerts, who: Caller, ask: Ask<AlertRulesSet>) -> Result<AlertRule, Error> {
+async fn set_rule(
+    alerts: Alerts,
+    who: Caller,
+    ask: Ask<AlertRulesSet>,
+) -> Result<AlertRule, Error> {
     let Json(change) = ask.body;
     alerts.set_rule(&who, &ask.path.rule, change).await
 }
 
-async fn reset_rule(alerts: Alerts, who: Caller, ask: Ask<AlertRulesReset>) -> Result<AlertRule, Error> {
-    alerts.reset_rule(&who, &ask.path.rule, &ask.query.subject).await
+async fn reset_rule(
+    alerts: Alerts,
+    who: Caller,
+    ask: Ask<AlertRulesReset>,
+) -> Result<AlertRule, Error> {
+    alerts
+        .reset_rule(&who, &ask.path.rule, &ask.query.subject)
+        .await
 }
 
-async fn silences(alerts: Alerts, _: Caller, _: Ask<AlertSilencesList>) -> Result<Vec<Silence>, Error> {
+async fn silences(
+    alerts: Alerts,
+    _: Caller,
+    _: Ask<AlertSilencesList>,
+) -> Result<Vec<Silence>, Error> {
     alerts.silences().await
 }
 
@@ -49,11 +64,19 @@ async fn silence(alerts: Alerts, who: Caller, ask: Ask<AlertsSilence>) -> Result
     alerts.silence(&who, new).await
 }
 
-async fn unsilence(alerts: Alerts, who: Caller, ask: Ask<AlertsUnsilence>) -> Result<EndedSilence, Error> {
+async fn unsilence(
+    alerts: Alerts,
+    who: Caller,
+    ask: Ask<AlertsUnsilence>,
+) -> Result<EndedSilence, Error> {
     alerts.unsilence(&who, &ask.path.silence).await
 }
 
-async fn history(alerts: Alerts, _: Caller, ask: Ask<AlertsHistory>) -> Result<Vec<AlertEvent>, Error> {
+async fn history(
+    alerts: Alerts,
+    _: Caller,
+    ask: Ask<AlertsHistory>,
+) -> Result<Vec<AlertEvent>, Error> {
     alerts.history(&ask.query).await
 }
 

@@ -27,12 +27,23 @@ const LONGEST: Duration = Duration::from_secs(10);
 #[error("the body did not arrive within {} seconds", .0.as_secs_f32())]
 pub(super) struct BodyTooSlow(Duration);
 
-pub(super) async fn read_in_time(State(limit): State<Duration>, request: Request, next: Next) -> Response {
+pub(super) async fn read_in_time(
+    State(limit): State<Duration>,
+    request: Request,
+    next: Next,
+) -> Response {
     if request.body().is_end_stream() {
         return next.run(request).await;
     }
     let deadline = Box::pin(tokio::time::sleep(limit));
-    next.run(request.map(|body| Body::new(ReadToTheEnd { body: Some(body), deadline, limit }))).await
+    next.run(request.map(|body| {
+        Body::new(ReadToTheEnd {
+            body: Some(body),
+            deadline,
+            limit,
+        })
+    }))
+    .await
 }
 
 /// A body whose unread rest is read and discarded on drop.
@@ -50,7 +61,9 @@ impl HttpBody for ReadToTheEnd {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<http_body::Frame<Bytes>, axum::Error>>> {
-        let Some(body) = &mut self.body else { return Poll::Ready(None) };
+        let Some(body) = &mut self.body else {
+            return Poll::Ready(None);
+        };
         let frame = match Pin::new(body).poll_frame(context) {
             Poll::Ready(frame) => frame,
             Poll::Pending => {
@@ -69,13 +82,17 @@ impl HttpBody for ReadToTheEnd {
     }
 
     fn size_hint(&self) -> http_body::SizeHint {
-        self.body.as_ref().map_or_else(|| http_body::SizeHint::with_exact(0), HttpBody::size_hint)
+        self.body
+            .as_ref()
+            .map_or_else(|| http_body::SizeHint::with_exact(0), HttpBody::size_hint)
     }
 }
 
 impl Drop for ReadToTheEnd {
     fn drop(&mut self) {
-        let Some(body) = self.body.take().filter(|body| !body.is_end_stream()) else { return };
+        let Some(body) = self.body.take().filter(|body| !body.is_end_stream()) else {
+            return;
+        };
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(tokio::time::timeout(LONGEST, async move {
                 let mut rest = Limited::new(body, MAX_DISCARDED_BYTES);

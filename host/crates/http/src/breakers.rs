@@ -11,16 +11,28 @@ pub(crate) fn routes(routes: Routes) -> Routes {
     routes.add(list).add(open).add(close)
 }
 
-async fn list(breakers: Breakers, _: Caller, _: Ask<BreakersList>) -> Result<Vec<BreakerView>, Error> {
+async fn list(
+    breakers: Breakers,
+    _: Caller,
+    _: Ask<BreakersList>,
+) -> Result<Vec<BreakerView>, Error> {
     Ok(breakers.list())
 }
 
-async fn open(breakers: Breakers, who: Caller, ask: Ask<BreakersOpen>) -> Result<BreakerView, Error> {
+async fn open(
+    breakers: Breakers,
+    who: Caller,
+    ask: Ask<BreakersOpen>,
+) -> Result<BreakerView, Error> {
     let Json(order) = ask.body;
     breakers.open(&who, &order).await
 }
 
-async fn close(breakers: Breakers, who: Caller, ask: Ask<BreakersClose>) -> Result<BreakerView, Error> {
+async fn close(
+    breakers: Breakers,
+    who: Caller,
+    ask: Ask<BreakersClose>,
+) -> Result<BreakerView, Error> {
     let Json(order) = ask.body;
     breakers.close(&who, &order).await
 }

@@ -2,7 +2,8 @@
 
 use patchbay_api::answer::Page;
 use patchbay_api::bulk::{
-    Bulk, BulkBegin, BulkBegun, BulkCancel, BulkDetails, BulkItem, BulkItems, BulkList, BulkResume, BulkShow, BulkUndo,
+    Bulk, BulkBegin, BulkBegun, BulkCancel, BulkDetails, BulkItem, BulkItems, BulkList, BulkResume,
+    BulkShow, BulkUndo,
 };
 use patchbay_app::bulk::BulkOperations;
 use patchbay_app::{Caller, Error};
@@ -10,7 +11,14 @@ use patchbay_app::{Caller, Error};
 use crate::routes::{Ask, Routes};
 
 pub(crate) fn routes(routes: Routes) -> Routes {
-    routes.add(begin).add(list).add(show).add(items).add(cancel).add(resume).add(undo)
+    routes
+        .add(begin)
+        .add(list)
+        .add(show)
+        .add(items)
+        .add(cancel)
+        .add(resume)
+        .add(undo)
 }
 
 async fn begin(bulk: BulkOperations, who: Caller, ask: Ask<BulkBegin>) -> Result<BulkBegun, Error> {
@@ -25,7 +33,11 @@ async fn show(bulk: BulkOperations, _: Caller, ask: Ask<BulkShow>) -> Result<Bul
     bulk.show(ask.path.id).await
 }
 
-async fn items(bulk: BulkOperations, _: Caller, ask: Ask<BulkItems>) -> Result<Page<BulkItem>, Error> {
+async fn items(
+    bulk: BulkOperations,
+    _: Caller,
+    ask: Ask<BulkItems>,
+) -> Result<Page<BulkItem>, Error> {
     bulk.items(ask.path.id, ask.query).await
 }
 

@@ -68,28 +68,59 @@ mod tests {
     fn client(peer: &str, forwarded: &[&str], trusted: &[&str]) -> String {
         let mut headers = HeaderMap::new();
         for line in forwarded {
-            headers.append(FORWARDED_FOR, HeaderValue::from_bytes(line.as_bytes()).expect("a header"));
+            headers.append(
+                FORWARDED_FOR,
+                HeaderValue::from_bytes(line.as_bytes()).expect("a header"),
+            );
         }
-        let trusted: Vec<IpNet> = trusted.iter().map(|network| network.parse().expect("a network")).collect();
-        ClientAddress::of(peer.parse().expect("an address"), &headers, &trusted).0.to_string()
+        let trusted: Vec<IpNet> = trusted
+            .iter()
+            .map(|network| network.parse().expect("a network"))
+            .collect();
+        ClientAddress::of(peer.parse().expect("an address"), &headers, &trusted)
+            .0
+            .to_string()
     }
 
     #[test]
     fn only_a_trusted_proxy_names_the_client() {
         assert_eq!(client("198.51.100.7", &["192.0.2.1"], &[]), "198.51.100.7");
-        assert_eq!(client("10.0.0.1", &["192.0.2.1"], &["10.0.0.0/8"]), "192.0.2.1");
-        assert_eq!(client("::ffff:10.0.0.1", &["192.0.2.1"], &["10.0.0.0/8"]), "192.0.2.1");
+        assert_eq!(
+            client("10.0.0.1", &["192.0.2.1"], &["10.0.0.0/8"]),
+            "192.0.2.1"
+        );
+        assert_eq!(
+            client("::ffff:10.0.0.1", &["192.0.2.1"], &["10.0.0.0/8"]),
+            "192.0.2.1"
+        );
         assert_eq!(client("10.0.0.1", &[], &["10.0.0.0/8"]), "10.0.0.1");
     }
 
     #[test]
     fn what_a_client_claims_for_itself_is_not_believed() {
         let trusted = ["10.0.0.0/8"];
-        assert_eq!(client("10.0.0.1", &["1.1.1.1, 192.0.2.1, 10.0.0.2"], &trusted), "192.0.2.1");
-        assert_eq!(client("10.0.0.1", &["1.1.1.1", "192.0.2.1"], &trusted), "192.0.2.1");
-        assert_eq!(client("10.0.0.1", &["192.0.2.1, nonsense"], &trusted), "10.0.0.1");
-        for hidden in ["ü, 192.0.2.1", "1.1.1.1\u{7ff}, 192.0.2.1, 10.0.0.2", "\u{fffd},,192.0.2.1"] {
-            assert_eq!(client("10.0.0.1", &[hidden], &trusted), "192.0.2.1", "{hidden}");
+        assert_eq!(
+            client("10.0.0.1", &["1.1.1.1, 192.0.2.1, 10.0.0.2"], &trusted),
+            "192.0.2.1"
+        );
+        assert_eq!(
+            client("10.0.0.1", &["1.1.1.1", "192.0.2.1"], &trusted),
+            "192.0.2.1"
+        );
+        assert_eq!(
+            client("10.0.0.1", &["192.0.2.1, nonsense"], &trusted),
+            "10.0.0.1"
+        );
+        for hidden in [
+            "ü, 192.0.2.1",
+            "1.1.1.1\u{7ff}, 192.0.2.1, 10.0.0.2",
+            "\u{fffd},,192.0.2.1",
+        ] {
+            assert_eq!(
+                client("10.0.0.1", &[hidden], &trusted),
+                "192.0.2.1",
+                "{hidden}"
+            );
         }
     }
 }

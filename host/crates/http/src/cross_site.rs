@@ -22,9 +22,17 @@ const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 /// example behind a proxy that changes `Host`.
 pub(super) type AllowedOrigins = Arc<[String]>;
 
-pub(super) async fn refuse(State(allowed): State<AllowedOrigins>, request: Request, next: Next) -> Response {
+pub(super) async fn refuse(
+    State(allowed): State<AllowedOrigins>,
+    request: Request,
+    next: Next,
+) -> Response {
     if is_cross_site(request.method(), request.uri(), request.headers(), &allowed) {
-        let origin = request.headers().get(ORIGIN).and_then(|origin| origin.to_str().ok()).unwrap_or("unknown");
+        let origin = request
+            .headers()
+            .get(ORIGIN)
+            .and_then(|origin| origin.to_str().ok())
+            .unwrap_or("unknown");
         tracing::info!(origin, "a request from a page of another site is refused");
         let message = "This request comes from a page of another site, so nothing was done. \
                        If the page is yours, add its origin to http.allowed_origins";
@@ -37,8 +45,14 @@ fn is_cross_site(method: &Method, uri: &Uri, headers: &HeaderMap, allowed: &[Str
     if [Method::GET, Method::HEAD, Method::OPTIONS].contains(method) {
         return false;
     }
-    let origin = headers.get(ORIGIN).map(|origin| origin.to_str().unwrap_or_default());
-    if origin.is_some_and(|origin| allowed.iter().any(|allowed| allowed.eq_ignore_ascii_case(origin))) {
+    let origin = headers
+        .get(ORIGIN)
+        .map(|origin| origin.to_str().unwrap_or_default());
+    if origin.is_some_and(|origin| {
+        allowed
+            .iter()
+            .any(|allowed| allowed.eq_ignore_ascii_case(origin))
+    }) {
         return false;
     }
     if let Some(site) = headers.get(FETCH_SITE) {
@@ -47,12 +61,17 @@ fn is_cross_site(method: &Method, uri: &Uri, headers: &HeaderMap, allowed: &[Str
         return site != "same-origin" && site != "none";
     }
     let Some(origin) = origin else { return false };
-    let host =
-        headers.get(HOST).and_then(|host| host.to_str().ok()).or_else(|| uri.authority().map(|host| host.as_str()));
+    let host = headers
+        .get(HOST)
+        .and_then(|host| host.to_str().ok())
+        .or_else(|| uri.authority().map(|host| host.as_str()));
     // `null` (from a sandboxed frame) matches no host. The scheme is ignored, because a proxy may
     // have ended TLS.
     let theirs = origin.split_once("://").map(|(_, authority)| authority);
-    theirs.is_none() || !theirs.zip(host).is_some_and(|(theirs, ours)| theirs.eq_ignore_ascii_case(ours))
+    theirs.is_none()
+        || !theirs
+            .zip(host)
+            .is_some_and(|(theirs, ours)| theirs.eq_ignore_ascii_case(ours))
 }
 
 #[cfg(test)]
@@ -60,12 +79,20 @@ mod tests {
     use super::*;
 
     fn refused(method: &str, headers: &[(&str, &str)]) -> bool {
-        let headers = headers
-            .iter()
-            .map(|(name, value)| (name.parse::<HeaderName>().expect("a name"), value.parse().expect("a value")));
+        let headers = headers.iter().map(|(name, value)| {
+            (
+                name.parse::<HeaderName>().expect("a name"),
+                value.parse().expect("a value"),
+            )
+        });
         let method = method.parse().expect("a method");
         let allowed = ["https://ops.example".to_owned()];
-        is_cross_site(&method, &Uri::from_static("/x"), &headers.collect(), &allowed)
+        is_cross_site(
+            &method,
+            &Uri::from_static("/x"),
+            &headers.collect(),
+            &allowed,
+        )
     }
 
     #[test]
@@ -73,11 +100,38 @@ mod tests {
         for (method, headers) in [
             ("POST", &[][..]),
             ("DELETE", &[("host", "a.example")]),
-            ("POST", &[("sec-fetch-site", "same-origin"), ("origin", "https://a.example"), ("host", "inner:8080")]),
+            (
+                "POST",
+                &[
+                    ("sec-fetch-site", "same-origin"),
+                    ("origin", "https://a.example"),
+                    ("host", "inner:8080"),
+                ],
+            ),
             ("PUT", &[("sec-fetch-site", "none")]),
-            ("POST", &[("origin", "http://a.example:8080"), ("host", "A.example:8080")]),
-            ("POST", &[("origin", "https://ops.example"), ("host", "inner:8080"), ("sec-fetch-site", "cross-site")]),
-            ("GET", &[("sec-fetch-site", "cross-site"), ("origin", "https://evil.example"), ("host", "a.example")]),
+            (
+                "POST",
+                &[
+                    ("origin", "http://a.example:8080"),
+                    ("host", "A.example:8080"),
+                ],
+            ),
+            (
+                "POST",
+                &[
+                    ("origin", "https://ops.example"),
+                    ("host", "inner:8080"),
+                    ("sec-fetch-site", "cross-site"),
+                ],
+            ),
+            (
+                "GET",
+                &[
+                    ("sec-fetch-site", "cross-site"),
+                    ("origin", "https://evil.example"),
+                    ("host", "a.example"),
+                ],
+            ),
         ] {
             assert!(!refused(method, headers), "{method} {headers:?}");
         }
@@ -87,16 +141,33 @@ mod tests {
     fn pages_of_others_are_refused() {
         for headers in [
             &[("sec-fetch-site", "cross-site")][..],
-            &[("sec-fetch-site", "same-site"), ("origin", "https://b.a.example"), ("host", "a.example")],
+            &[
+                ("sec-fetch-site", "same-site"),
+                ("origin", "https://b.a.example"),
+                ("host", "a.example"),
+            ],
             // `Sec-Fetch-Site` takes precedence over the other headers.
-            &[("sec-fetch-site", "cross-site"), ("origin", "http://a.example"), ("host", "a.example")],
+            &[
+                ("sec-fetch-site", "cross-site"),
+                ("origin", "http://a.example"),
+                ("host", "a.example"),
+            ],
             &[("sec-fetch-site", "nonsense")],
             &[("origin", "https://evil.example"), ("host", "a.example")],
-            &[("origin", "http://a.example:8081"), ("host", "a.example:8080")],
-            &[("origin", "http://a.example.evil.example"), ("host", "a.example")],
+            &[
+                ("origin", "http://a.example:8081"),
+                ("host", "a.example:8080"),
+            ],
+            &[
+                ("origin", "http://a.example.evil.example"),
+                ("host", "a.example"),
+            ],
             &[("origin", "null"), ("host", "null")],
             &[("origin", "https://evil.example")],
-            &[("origin", "https://evil.ops.example"), ("host", "a.example")],
+            &[
+                ("origin", "https://evil.ops.example"),
+                ("host", "a.example"),
+            ],
         ] {
             for method in ["POST", "PUT", "PATCH", "DELETE", "QUERY"] {
                 assert!(refused(method, headers), "{method} {headers:?}");

@@ -1,8 +1,8 @@
 //! Routes of dead letters.
 
 use patchbay_api::dead_letters::{
-    DeadLetter, DeadLetterDetails, DeadLettersAcknowledge, DeadLettersAssign, DeadLettersList, DeadLettersNote,
-    DeadLettersShow, DeadLettersUnacknowledge,
+    DeadLetter, DeadLetterDetails, DeadLettersAcknowledge, DeadLettersAssign, DeadLettersList,
+    DeadLettersNote, DeadLettersShow, DeadLettersUnacknowledge,
 };
 use patchbay_app::dead_letters::DeadLetters;
 use patchbay_app::{Caller, Error};
@@ -10,18 +10,36 @@ use patchbay_app::{Caller, Error};
 use crate::routes::{Ask, Routes};
 
 pub(crate) fn routes(routes: Routes) -> Routes {
-    routes.add(list).add(show).add(acknowledge).add(unacknowledge).add(note).add(assign)
+    routes
+        .add(list)
+        .add(show)
+        .add(acknowledge)
+        .add(unacknowledge)
+        .add(note)
+        .add(assign)
 }
 
-async fn list(letters: DeadLetters, _: Caller, ask: Ask<DeadLettersList>) -> Result<Vec<DeadLetter>, Error> {
+async fn list(
+    letters: DeadLetters,
+    _: Caller,
+    ask: Ask<DeadLettersList>,
+) -> Result<Vec<DeadLetter>, Error> {
     letters.list(ask.query).await
 }
 
-async fn show(letters: DeadLetters, _: Caller, ask: Ask<DeadLettersShow>) -> Result<DeadLetterDetails, Error> {
+async fn show(
+    letters: DeadLetters,
+    _: Caller,
+    ask: Ask<DeadLettersShow>,
+) -> Result<DeadLetterDetails, Error> {
     letters.show(ask.path.id).await
 }
 
-async fn acknowledge(letters: DeadLetters, who: Caller, ask: Ask<DeadLettersAcknowledge>) -> Result<DeadLetter, Error> {
+async fn acknowledge(
+    letters: DeadLetters,
+    who: Caller,
+    ask: Ask<DeadLettersAcknowledge>,
+) -> Result<DeadLetter, Error> {
     letters.acknowledge(&who, ask.path.id).await
 }
 
@@ -33,10 +51,18 @@ async fn unacknowledge(
     letters.unacknowledge(&who, ask.path.id).await
 }
 
-async fn note(letters: DeadLetters, who: Caller, ask: Ask<DeadLettersNote>) -> Result<DeadLetter, Error> {
+async fn note(
+    letters: DeadLetters,
+    who: Caller,
+    ask: Ask<DeadLettersNote>,
+) -> Result<DeadLetter, Error> {
     letters.note(&who, ask.path.id, ask.body.0).await
 }
 
-async fn assign(letters: DeadLetters, who: Caller, ask: Ask<DeadLettersAssign>) -> Result<DeadLetter, Error> {
+async fn assign(
+    letters: DeadLetters,
+    who: Caller,
+    ask: Ask<DeadLettersAssign>,
+) -> Result<DeadLetter, Error> {
     letters.assign(&who, ask.path.id, ask.body.0).await
 }

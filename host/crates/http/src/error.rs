@@ -26,9 +26,22 @@ pub(crate) struct ApiError {
 }
 
 impl ApiError {
-    pub(crate) fn new(status: StatusCode, code: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
-        let body = ErrorBody { success: false, code: code.into(), message: message.into(), details: None };
-        Self { status, body, retry_after: None }
+    pub(crate) fn new(
+        status: StatusCode,
+        code: impl Into<Cow<'static, str>>,
+        message: impl Into<String>,
+    ) -> Self {
+        let body = ErrorBody {
+            success: false,
+            code: code.into(),
+            message: message.into(),
+            details: None,
+        };
+        Self {
+            status,
+            body,
+            retry_after: None,
+        }
     }
 
     pub(crate) fn invalid(message: impl Into<String>) -> Self {
@@ -36,7 +49,11 @@ impl ApiError {
     }
 
     pub(crate) fn internal() -> Self {
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "Internal Server Error")
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal",
+            "Internal Server Error",
+        )
     }
 
     /// Error for a body that could not be read; `most` is the size limit in bytes.
@@ -44,7 +61,11 @@ impl ApiError {
         let chain = std::iter::successors(Some(error), |error| error.source());
         for error in chain {
             if let Some(slow) = error.downcast_ref::<BodyTooSlow>() {
-                return Self::new(StatusCode::REQUEST_TIMEOUT, "request-timeout", slow.to_string());
+                return Self::new(
+                    StatusCode::REQUEST_TIMEOUT,
+                    "request-timeout",
+                    slow.to_string(),
+                );
             }
             if error.is::<LengthLimitError>() {
                 return Self::too_large(most);
@@ -72,7 +93,9 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = (self.status, Json(self.body)).into_response();
         let retry_after = match self.retry_after {
-            Some(wait) => Some(HeaderValue::from(wait.as_secs() + u64::from(wait.subsec_nanos() > 0))),
+            Some(wait) => Some(HeaderValue::from(
+                wait.as_secs() + u64::from(wait.subsec_nanos() > 0),
+            )),
             None => (self.status == StatusCode::SERVICE_UNAVAILABLE).then_some(RETRY_AFTER),
         };
         if let Some(seconds) = retry_after {
@@ -98,8 +121,17 @@ impl From<Error> for ApiError {
             Kind::Deadline => StatusCode::GATEWAY_TIMEOUT,
             Kind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         };
-        let body = ErrorBody { success: false, code: error.code, message: error.message, details: error.details };
-        Self { status, body, retry_after: error.retry_after }
+        let body = ErrorBody {
+            success: false,
+            code: error.code,
+            message: error.message,
+            details: error.details,
+        };
+        Self {
+            status,
+            body,
+            retry_after: error.retry_after,
+        }
     }
 }
 
@@ -118,7 +150,8 @@ impl From<JsonRejection> for ApiError {
                 let text = error.body_text();
                 format!(
                     "the body is not JSON: {}",
-                    text.split_once("as JSON: ").map_or(text.as_str(), |(_, reason)| reason)
+                    text.split_once("as JSON: ")
+                        .map_or(text.as_str(), |(_, reason)| reason)
                 )
             }
             other => other.body_text(),
@@ -129,8 +162,16 @@ impl From<JsonRejection> for ApiError {
 
 /// Removes the prefix of axum, which means nothing to a client, from the reason of serde.
 fn words(text: &str) -> String {
-    let heads = ["Failed to deserialize the JSON body into the target type: ", "Failed to deserialize query string: "];
-    serde_errors::plain_reason(heads.iter().find_map(|head| text.strip_prefix(head)).unwrap_or(text))
+    let heads = [
+        "Failed to deserialize the JSON body into the target type: ",
+        "Failed to deserialize query string: ",
+    ];
+    serde_errors::plain_reason(
+        heads
+            .iter()
+            .find_map(|head| text.strip_prefix(head))
+            .unwrap_or(text),
+    )
 }
 
 impl From<QueryRejection> for ApiError {

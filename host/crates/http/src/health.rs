@@ -12,15 +12,17 @@ use serde_json::json;
 use crate::routes::Routes;
 
 pub(crate) fn routes(routes: Routes) -> Routes {
-    routes.add_raw::<HealthShow, _>(show).add_raw::<HealthLive, _>(live).add_raw::<HealthReady, _>(ready)
+    routes
+        .add_raw::<HealthShow, _>(show)
+        .add_raw::<HealthLive, _>(live)
+        .add_raw::<HealthReady, _>(ready)
 }
 
 async fn show(State(health): State<HealthCheck>) -> Response {
     match health.report().await {
         Ok(report) => (status(report.success), Json(report)).into_response(),
         Err(_) => {
-            let body =
-                json!({ "success": false, "message": "Internal server error", "error": "the health check failed" });
+            let body = json!({ "success": false, "message": "Internal server error", "error": "the health check failed" });
             (StatusCode::INTERNAL_SERVER_ERROR, Json(body)).into_response()
         }
     }
@@ -36,5 +38,9 @@ async fn ready(State(health): State<HealthCheck>) -> Response {
 }
 
 fn status(is_well: bool) -> StatusCode {
-    if is_well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
+    if is_well {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    }
 }

@@ -22,7 +22,10 @@ async fn bundle(
     let packed = incident.bundle(&who, ask.query.since_s).await?;
     let headers = [
         (CONTENT_TYPE, Bundle::TYPE.to_owned()),
-        (CONTENT_DISPOSITION, format!("attachment; filename=\"{}\"", packed.name)),
+        (
+            CONTENT_DISPOSITION,
+            format!("attachment; filename=\"{}\"", packed.name),
+        ),
         (CACHE_CONTROL, "no-store".to_owned()),
     ];
     Ok((headers, packed.content).into_response())

@@ -2,8 +2,8 @@
 
 use patchbay_api::answer::Page;
 use patchbay_api::jobs::{
-    Added, Job, JobsAdd, JobsKill, JobsList, JobsPromote, JobsRemove, JobsRetry, JobsSetData, JobsSetDelay,
-    JobsSetPriority, JobsShow, QueuesLive, RedactedJob, ScannedJob,
+    Added, Job, JobsAdd, JobsKill, JobsList, JobsPromote, JobsRemove, JobsRetry, JobsSetData,
+    JobsSetDelay, JobsSetPriority, JobsShow, QueuesLive, RedactedJob, ScannedJob,
 };
 use patchbay_api::timeline::{JobsTimeline, Timeline};
 use patchbay_app::jobs::Jobs;

@@ -158,14 +158,21 @@ pub fn server(listener: TcpListener, parts: &Parts, config: HttpConfig) -> Arc<d
             exposition: Arc::clone(&parts.exposition),
             needs_operator: config.metrics_need_operator,
         }),
-        operator: config.operator.map(|(name, password)| Arc::new(Operator::new(&name, &password))),
+        operator: config
+            .operator
+            .map(|(name, password)| Arc::new(Operator::new(&name, &password))),
         default_platform: config.default_platform,
         max_component_bytes: config.max_component_bytes,
         operations: parts.operations.clone(),
         app: App::new(parts),
     };
     let router = router(state, Arc::clone(&parts.requests), &config.limits);
-    Arc::new(Server::new(listener, router, config.limits, parts.operations.clone()))
+    Arc::new(Server::new(
+        listener,
+        router,
+        config.limits,
+        parts.operations.clone(),
+    ))
 }
 
 /// The whole service, counted in `requests`.
@@ -196,7 +203,8 @@ fn router(state: AppState, requests: Arc<RequestMeters>, limits: &HttpLimits) ->
 
 /// In the format of the previous backend, because clients match on it.
 async fn not_found(request: Request) -> Response {
-    let body = json!({ "success": false, "message": "Route not found", "path": request.uri().path() });
+    let body =
+        json!({ "success": false, "message": "Route not found", "path": request.uri().path() });
     (http::StatusCode::NOT_FOUND, Json(body)).into_response()
 }
 

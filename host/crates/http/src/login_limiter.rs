@@ -87,7 +87,10 @@ impl<K> Default for RecentFailures<K> {
 
 impl<K: Hash + Eq + Copy> RecentFailures<K> {
     fn get(&self, key: &K, now: Instant) -> Option<Failures> {
-        self.0.get(key).copied().filter(|failures| now.saturating_duration_since(failures.last) < FORGOTTEN_AFTER)
+        self.0
+            .get(key)
+            .copied()
+            .filter(|failures| now.saturating_duration_since(failures.last) < FORGOTTEN_AFTER)
     }
 
     /// Returns false if the same credentials were tried before.
@@ -99,23 +102,42 @@ impl<K: Hash + Eq + Copy> RecentFailures<K> {
         }
         tried.rotate_right(1);
         tried[0] = Some(credentials);
-        let count = before.map_or(0, |failures| failures.count).saturating_add(1);
+        let count = before
+            .map_or(0, |failures| failures.count)
+            .saturating_add(1);
         if self.0.len() >= MAX_KNOWN && !self.0.contains_key(&key) {
-            self.0.retain(|_, failures| now.saturating_duration_since(failures.last) < FORGOTTEN_AFTER);
+            self.0.retain(|_, failures| {
+                now.saturating_duration_since(failures.last) < FORGOTTEN_AFTER
+            });
             if self.0.len() >= MAX_KNOWN
-                && let Some(oldest) = self.0.iter().min_by_key(|(_, failures)| failures.last).map(|(key, _)| *key)
+                && let Some(oldest) = self
+                    .0
+                    .iter()
+                    .min_by_key(|(_, failures)| failures.last)
+                    .map(|(key, _)| *key)
             {
                 self.0.remove(&oldest);
             }
         }
-        self.0.insert(key, Failures { count, last: now, tried });
+        self.0.insert(
+            key,
+            Failures {
+                count,
+                last: now,
+                tried,
+            },
+        );
         true
     }
 }
 
 impl Default for LoginLimiter {
     fn default() -> Self {
-        Self { state: Mutex::default(), places: Semaphore::new(MAX_WAITING), line: tokio::sync::Mutex::default() }
+        Self {
+            state: Mutex::default(),
+            places: Semaphore::new(MAX_WAITING),
+            line: tokio::sync::Mutex::default(),
+        }
     }
 }
 
@@ -123,7 +145,9 @@ impl LoginLimiter {
     /// Whether these credentials from this address must wait for their turn.
     pub(super) fn doubt(&self, address: IpAddr, credentials: &str, now: Instant) -> Decision {
         let state = self.state.lock();
-        let Some(own) = state.addresses.get(&network(address), now) else { return Decision::None };
+        let Some(own) = state.addresses.get(&network(address), now) else {
+            return Decision::None;
+        };
         if own.tried.contains(&Some(digest(credentials))) {
             return Decision::Wrong;
         }
@@ -136,7 +160,9 @@ impl LoginLimiter {
     /// Returns when a guess may be checked. If too many wait, fails with the time after which to
     /// retry. Dropping the future frees the place.
     pub(super) async fn turn(&self) -> Result<(), Duration> {
-        let Ok(_place) = self.places.try_acquire() else { return Err(PACE * MAX_WAITING as u32) };
+        let Ok(_place) = self.places.try_acquire() else {
+            return Err(PACE * MAX_WAITING as u32);
+        };
         let mut next = self.line.lock().await;
         if let Some(at) = *next {
             tokio::time::sleep_until(at).await;
@@ -149,7 +175,10 @@ impl LoginLimiter {
     pub(super) fn failed(&self, address: IpAddr, credentials: &str, now: Instant) {
         let mut state = self.state.lock();
         let before = state.failed_in_all(now);
-        if state.addresses.fail(network(address), digest(credentials), now) {
+        if state
+            .addresses
+            .fail(network(address), digest(credentials), now)
+        {
             state.in_all = Some((before.saturating_add(1), now));
         }
     }
@@ -157,7 +186,9 @@ impl LoginLimiter {
 
 impl State {
     fn failed_in_all(&self, now: Instant) -> u32 {
-        let lately = self.in_all.filter(|(_, last)| now.saturating_duration_since(*last) < FORGOTTEN_AFTER);
+        let lately = self
+            .in_all
+            .filter(|(_, last)| now.saturating_duration_since(*last) < FORGOTTEN_AFTER);
         lately.map_or(0, |(count, _)| count)
     }
 }
@@ -171,7 +202,9 @@ fn network(address: IpAddr) -> IpAddr {
 }
 
 fn digest(credentials: &str) -> Tried {
-    Sha256::digest(credentials.as_bytes())[..8].try_into().unwrap_or_default()
+    Sha256::digest(credentials.as_bytes())[..8]
+        .try_into()
+        .unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -188,7 +221,8 @@ mod tests {
 
     /// Fails with a new password each time.
     fn fail(logins: &LoginLimiter, from: IpAddr, times: u32, now: Instant) {
-        (0..times).for_each(|_| logins.failed(from, &format!("operator:{}", uuid::Uuid::now_v7()), now));
+        (0..times)
+            .for_each(|_| logins.failed(from, &format!("operator:{}", uuid::Uuid::now_v7()), now));
     }
 
     #[test]
@@ -198,23 +232,46 @@ mod tests {
             logins.failed(address(1), &format!("operator:old {}", n % REMEMBERED), now);
         }
         assert_eq!(logins.doubt(address(1), RIGHT, now), Decision::None);
-        assert_eq!(logins.doubt(address(1), "operator:old 1", now), Decision::Wrong, "it is not looked at again");
+        assert_eq!(
+            logins.doubt(address(1), "operator:old 1", now),
+            Decision::Wrong,
+            "it is not looked at again"
+        );
         fail(&logins, address(1), FREE_PER_ADDRESS, now);
-        assert_eq!(logins.doubt(address(1), RIGHT, now), Decision::Guess, "guesses count all the same");
-        assert_eq!(logins.doubt(address(2), RIGHT, now), Decision::None, "another address");
-        assert_eq!(logins.doubt(address(1), RIGHT, now + FORGOTTEN_AFTER), Decision::None, "forgotten");
+        assert_eq!(
+            logins.doubt(address(1), RIGHT, now),
+            Decision::Guess,
+            "guesses count all the same"
+        );
+        assert_eq!(
+            logins.doubt(address(2), RIGHT, now),
+            Decision::None,
+            "another address"
+        );
+        assert_eq!(
+            logins.doubt(address(1), RIGHT, now + FORGOTTEN_AFTER),
+            Decision::None,
+            "forgotten"
+        );
     }
 
     #[test]
     fn many_addresses_wait_as_one_and_an_address_without_a_failure_does_not_wait() {
         let (logins, now) = (LoginLimiter::default(), Instant::now());
         for n in 0..FREE_IN_ALL {
-            assert_eq!(logins.doubt(address(n), RIGHT, now), Decision::None, "its first guess");
+            assert_eq!(
+                logins.doubt(address(n), RIGHT, now),
+                Decision::None,
+                "its first guess"
+            );
             fail(&logins, address(n), 1, now);
         }
         assert_eq!(logins.doubt(address(7), RIGHT, now), Decision::Guess);
         assert_eq!(logins.doubt(address(1_000), RIGHT, now), Decision::None);
-        assert_eq!(logins.doubt(address(7), RIGHT, now + FORGOTTEN_AFTER), Decision::None);
+        assert_eq!(
+            logins.doubt(address(7), RIGHT, now + FORGOTTEN_AFTER),
+            Decision::None
+        );
     }
 
     #[tokio::test]
@@ -225,7 +282,10 @@ mod tests {
         }
         assert!(began.elapsed() >= PACE * 2, "{:?}", began.elapsed());
         let mut waiting: Vec<_> = (0..MAX_WAITING).map(|_| Box::pin(logins.turn())).collect();
-        assert!(waiting.iter_mut().all(|turn| turn.now_or_never().is_none()), "each waits");
+        assert!(
+            waiting.iter_mut().all(|turn| turn.now_or_never().is_none()),
+            "each waits"
+        );
         assert_eq!(logins.turn().await, Err(PACE * MAX_WAITING as u32));
         drop(waiting);
         assert_eq!(logins.turn().await, Ok(()));
@@ -235,7 +295,11 @@ mod tests {
     fn what_is_remembered_is_bounded() {
         let (logins, now) = (LoginLimiter::default(), Instant::now());
         for n in 0..MAX_KNOWN as u32 + 500 {
-            logins.failed(address(n), &n.to_string(), now + Duration::from_millis(n.into()));
+            logins.failed(
+                address(n),
+                &n.to_string(),
+                now + Duration::from_millis(n.into()),
+            );
         }
         assert_eq!(logins.state.lock().addresses.0.len(), MAX_KNOWN);
     }

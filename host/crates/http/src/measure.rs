@@ -20,11 +20,16 @@ struct Counted {
 impl Drop for Counted {
     fn drop(&mut self) {
         let route = self.route.as_ref().map_or(UNMATCHED, MatchedPath::as_str);
-        self.meters.count(&self.method, route, self.status, self.started.elapsed());
+        self.meters
+            .count(&self.method, route, self.status, self.started.elapsed());
     }
 }
 
-pub(super) async fn count(State(meters): State<Arc<RequestMeters>>, request: Request, next: Next) -> Response {
+pub(super) async fn count(
+    State(meters): State<Arc<RequestMeters>>,
+    request: Request,
+    next: Next,
+) -> Response {
     let mut counted = Counted {
         meters,
         method: request.method().clone(),

@@ -25,7 +25,14 @@ pub(crate) fn routes(routes: Routes) -> Routes {
 
 async fn show(State(state): State<AppState>) -> Response {
     match state.metrics.exposition.text().await {
-        Ok(text) => ([(CONTENT_TYPE, exposition::CONTENT_TYPE), (CACHE_CONTROL, "no-store")], text).into_response(),
+        Ok(text) => (
+            [
+                (CONTENT_TYPE, exposition::CONTENT_TYPE),
+                (CACHE_CONTROL, "no-store"),
+            ],
+            text,
+        )
+            .into_response(),
         Err(_) => ApiError::internal().into_response(),
     }
 }

@@ -21,7 +21,10 @@ struct BasicAuth;
 impl utoipa::Modify for BasicAuth {
     fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
         let basic = SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Basic).build());
-        openapi.components.get_or_insert_default().add_security_scheme("operator", basic);
+        openapi
+            .components
+            .get_or_insert_default()
+            .add_security_scheme("operator", basic);
     }
 }
 
@@ -32,7 +35,8 @@ pub(super) fn text(document: &utoipa::openapi::OpenApi) -> String {
 }
 
 fn complete(document: &mut Value) {
-    document["servers"] = json!([{ "url": "/", "description": "The host that serves this document" }]);
+    document["servers"] =
+        json!([{ "url": "/", "description": "The host that serves this document" }]);
     for (path, item) in document["paths"].as_object_mut().into_iter().flatten() {
         let methods = item.as_object_mut().into_iter().flatten();
         for operation in methods.filter_map(|(_, operation)| operation.as_object_mut()) {
@@ -47,7 +51,9 @@ fn drop_unused_schemas(document: &mut Value) {
     const PREFIX: &str = "#/components/schemas/";
     loop {
         let text = document.to_string();
-        let Some(schemas) = document["components"]["schemas"].as_object_mut() else { return };
+        let Some(schemas) = document["components"]["schemas"].as_object_mut() else {
+            return;
+        };
         let before = schemas.len();
         schemas.retain(|name, _| text.contains(&format!("\"{PREFIX}{name}\"")));
         if schemas.len() == before {
@@ -61,14 +67,28 @@ fn complete_operation(path: &str, operation: &mut Map<String, Value>) {
     // Stated explicitly, also if no authentication is needed.
     operation.entry("security").or_insert_with(|| json!([]));
     // Optional parameters are absent, never null.
-    for parameter in operation.get_mut("parameters").and_then(Value::as_array_mut).into_iter().flatten() {
-        let Some(kind) = parameter.pointer_mut("/schema/type") else { continue };
-        if let Some(one) = kind.as_array().and_then(|kinds| kinds.iter().find(|kind| *kind != "null")).cloned() {
+    for parameter in operation
+        .get_mut("parameters")
+        .and_then(Value::as_array_mut)
+        .into_iter()
+        .flatten()
+    {
+        let Some(kind) = parameter.pointer_mut("/schema/type") else {
+            continue;
+        };
+        if let Some(one) = kind
+            .as_array()
+            .and_then(|kinds| kinds.iter().find(|kind| *kind != "null"))
+            .cloned()
+        {
             *kind = one;
         }
     }
     let has_body = operation.contains_key("requestBody");
-    let has_parameters = operation.get("parameters").and_then(Value::as_array).is_some_and(|all| !all.is_empty());
+    let has_parameters = operation
+        .get("parameters")
+        .and_then(Value::as_array)
+        .is_some_and(|all| !all.is_empty());
     let mut statuses: Vec<&str> = Vec::new();
     if is_protected {
         statuses.extend(["401", "403", "429", "500", "503"]);
@@ -85,13 +105,18 @@ fn complete_operation(path: &str, operation: &mut Map<String, Value>) {
     if adds_to_redis(operation) {
         statuses.push("507");
     }
-    let responses = operation.entry("responses").or_insert_with(|| json!({})).as_object_mut();
+    let responses = operation
+        .entry("responses")
+        .or_insert_with(|| json!({}))
+        .as_object_mut();
     let Some(responses) = responses else { return };
     for status in statuses {
         responses.entry(status).or_insert_with(error);
     }
     for (status, response) in responses {
-        let is_there = response["description"].as_str().is_some_and(|text| !text.is_empty());
+        let is_there = response["description"]
+            .as_str()
+            .is_some_and(|text| !text.is_empty());
         if let Some(response) = response.as_object_mut().filter(|_| !is_there) {
             response.insert("description".into(), description(status).into());
         }
@@ -102,7 +127,11 @@ fn complete_operation(path: &str, operation: &mut Map<String, Value>) {
 fn adds_to_redis(operation: &Map<String, Value>) -> bool {
     const DOMAINS: [&str; 5] = ["bulk", "flows", "jobs", "queues", "schedules"];
     let may_change = operation["x-patchbay-effect"] != "reads";
-    let tags = operation["tags"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let tags = operation["tags"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str);
     may_change && tags.into_iter().any(|tag| DOMAINS.contains(&tag))
 }
 
@@ -141,21 +170,31 @@ mod tests {
 
     #[test]
     fn operations_have_an_id_each_and_say_what_they_may_answer() {
-        let kept: Value = serde_json::from_str(include_str!("../../../../docs/openapi.json")).expect("JSON");
+        let kept: Value =
+            serde_json::from_str(include_str!("../../../../docs/openapi.json")).expect("JSON");
         let mut ids = BTreeSet::new();
         for (path, item) in kept["paths"].as_object().expect("paths") {
             for (method, operation) in item.as_object().expect("methods") {
                 let id = operation["operationId"].as_str().expect("an id").to_owned();
                 let is_named = id.split('.').count() == 2
-                    && id.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_' || byte == b'.');
+                    && id
+                        .bytes()
+                        .all(|byte| byte.is_ascii_lowercase() || byte == b'_' || byte == b'.');
                 assert!(is_named, "{method} {path}: {id}");
                 assert!(ids.insert(id.clone()), "{method} {path}: a second {id}");
                 for (status, response) in operation["responses"].as_object().expect("responses") {
                     let description = response["description"].as_str().unwrap_or_default();
-                    assert!(!description.is_empty() && description != "See `message`", "{id}: {status}");
+                    assert!(
+                        !description.is_empty() && description != "See `message`",
+                        "{id}: {status}"
+                    );
                 }
             }
         }
-        assert!(ids.contains("queues.pause") && ids.contains("jobs.timeline") && ids.contains("plugins.activate"));
+        assert!(
+            ids.contains("queues.pause")
+                && ids.contains("jobs.timeline")
+                && ids.contains("plugins.activate")
+        );
     }
 }

@@ -56,12 +56,15 @@ fn too_many(wait: Duration) -> Response {
         "Too many logins wait to be looked at, since too many failed. Try again in {} s; connections that are logged in are not concerned",
         wait.as_secs()
     );
-    ApiError::new(StatusCode::TOO_MANY_REQUESTS, "rate-limited", message).retry_after(Some(wait)).into_response()
+    ApiError::new(StatusCode::TOO_MANY_REQUESTS, "rate-limited", message)
+        .retry_after(Some(wait))
+        .into_response()
 }
 
 fn unauthorized() -> Response {
     let message = "operator credentials are needed, or those given are wrong";
-    let mut response = ApiError::new(StatusCode::UNAUTHORIZED, "unauthorized", message).into_response();
+    let mut response =
+        ApiError::new(StatusCode::UNAUTHORIZED, "unauthorized", message).into_response();
     let challenge = HeaderValue::from_static("Basic realm=\"Patchbay\", charset=\"UTF-8\"");
     response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
     response
@@ -72,19 +75,39 @@ fn credentials(headers: &HeaderMap) -> Option<String> {
     if !scheme.eq_ignore_ascii_case("basic") || encoded.len() > MAX_CREDENTIALS {
         return None;
     }
-    String::from_utf8(base64::engine::general_purpose::STANDARD.decode(encoded.trim()).ok()?).ok()
+    String::from_utf8(
+        base64::engine::general_purpose::STANDARD
+            .decode(encoded.trim())
+            .ok()?,
+    )
+    .ok()
 }
 
 /// Lets only operators pass.
-pub(super) async fn require(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
+pub(super) async fn require(
+    State(state): State<AppState>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     let Some(operator) = &state.operator else {
         let message = "no operator is configured: set BULL_BOARD_USERNAME and BULL_BOARD_PASSWORD";
         return ApiError::new(StatusCode::FORBIDDEN, "forbidden", message).into_response();
     };
-    let Some(credentials) = credentials(request.headers()) else { return unauthorized() };
+    let Some(credentials) = credentials(request.headers()) else {
+        return unauthorized();
+    };
     // The address is only absent if there is no connection.
-    let client = request.extensions().get().map_or(Ipv4Addr::UNSPECIFIED.into(), |ClientAddress(address)| *address);
-    let connection = request.extensions().get::<Connection>().cloned().unwrap_or_default();
+    let client = request
+        .extensions()
+        .get()
+        .map_or(Ipv4Addr::UNSPECIFIED.into(), |ClientAddress(address)| {
+            *address
+        });
+    let connection = request
+        .extensions()
+        .get::<Connection>()
+        .cloned()
+        .unwrap_or_default();
     if !connection.is_proven() {
         match operator.failed.doubt(client, &credentials, Instant::now()) {
             Decision::None => {}
@@ -103,6 +126,8 @@ pub(super) async fn require(State(state): State<AppState>, mut request: Request,
         tracing::warn!(%client, "operator credentials are wrong");
         return unauthorized();
     }
-    request.extensions_mut().insert(Actor(operator.name.clone()));
+    request
+        .extensions_mut()
+        .insert(Actor(operator.name.clone()));
     next.run(request).await
 }

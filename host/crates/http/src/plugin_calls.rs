@@ -20,8 +20,13 @@ const MAX_KEY: usize = 255;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// Headers of a relayed response that describe its content.
-const RELAYED: [HeaderName; 5] =
-    [header::CONTENT_TYPE, header::CONTENT_RANGE, header::ACCEPT_RANGES, header::ETAG, header::LAST_MODIFIED];
+const RELAYED: [HeaderName; 5] = [
+    header::CONTENT_TYPE,
+    header::CONTENT_RANGE,
+    header::ACCEPT_RANGES,
+    header::ETAG,
+    header::LAST_MODIFIED,
+];
 
 pub(crate) fn routes(routes: Routes) -> Routes {
     routes.add_raw::<PluginsCall, _>(call)
@@ -38,16 +43,33 @@ async fn call(
 impl ReadBody for CallRequest {
     async fn read(request: Request, state: &AppState) -> Result<Self, ApiError> {
         let idempotency_key = idempotency_key(request.headers())?;
-        let range = request.headers().get(header::RANGE).map(|range| range.as_bytes().to_vec());
-        let axum::Json(Object(call)) = axum::Json::<Object<Call>>::from_request(request, state).await?;
-        Ok(Self { call, idempotency_key, range })
+        let range = request
+            .headers()
+            .get(header::RANGE)
+            .map(|range| range.as_bytes().to_vec());
+        let axum::Json(Object(call)) =
+            axum::Json::<Object<Call>>::from_request(request, state).await?;
+        Ok(Self {
+            call,
+            idempotency_key,
+            range,
+        })
     }
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
-    let Some(given) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
-    let key = given.to_str().ok().filter(|key| (1..=MAX_KEY).contains(&key.len()));
-    let wrong = || ApiError::invalid(format!("idempotency-key: 1 to {MAX_KEY} characters of ASCII"));
+    let Some(given) = headers.get(IDEMPOTENCY_KEY) else {
+        return Ok(None);
+    };
+    let key = given
+        .to_str()
+        .ok()
+        .filter(|key| (1..=MAX_KEY).contains(&key.len()));
+    let wrong = || {
+        ApiError::invalid(format!(
+            "idempotency-key: 1 to {MAX_KEY} characters of ASCII"
+        ))
+    };
     key.map(|key| Some(key.to_owned())).ok_or_else(wrong)
 }
 
@@ -60,8 +82,12 @@ fn respond(answer: Answer) -> Result<Response, ApiError> {
             let document = RawValue::from_string(text).map_err(|_| ApiError::internal())?;
             axum::Json(Success::from(document)).into_response()
         }
-        AnswerBody::Bytes { content_type, content } => {
-            let content_type = HeaderValue::from_str(&content_type).map_err(|_| ApiError::internal())?;
+        AnswerBody::Bytes {
+            content_type,
+            content,
+        } => {
+            let content_type =
+                HeaderValue::from_str(&content_type).map_err(|_| ApiError::internal())?;
             ([(header::CONTENT_TYPE, content_type)], content).into_response()
         }
         AnswerBody::Relayed(relayed) => relay(relayed),
@@ -69,18 +95,29 @@ fn respond(answer: Answer) -> Result<Response, ApiError> {
     let headers = response.headers_mut();
     if kind == "bytes" || kind == "relay" {
         // Foreign content on the operators' origin: browsers must download it and not show it.
-        headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-        headers.insert(header::CONTENT_DISPOSITION, HeaderValue::from_static("attachment"));
+        headers.insert(
+            header::X_CONTENT_TYPE_OPTIONS,
+            HeaderValue::from_static("nosniff"),
+        );
+        headers.insert(
+            header::CONTENT_DISPOSITION,
+            HeaderValue::from_static("attachment"),
+        );
     }
     headers.insert(ANSWER, HeaderValue::from_static(kind));
-    headers.extend(answer.status.map(|status| (STATUS, HeaderValue::from(status))));
+    headers.extend(
+        answer
+            .status
+            .map(|status| (STATUS, HeaderValue::from(status))),
+    );
     Ok(response)
 }
 
 /// Passes on only status and content; other headers, above all cookies, are not for the client.
 fn relay(relayed: HttpResponse) -> Response {
     let mut response = relayed.body.into_response();
-    *response.status_mut() = StatusCode::from_u16(relayed.status).unwrap_or(StatusCode::BAD_GATEWAY);
+    *response.status_mut() =
+        StatusCode::from_u16(relayed.status).unwrap_or(StatusCode::BAD_GATEWAY);
     response.headers_mut().remove(header::CONTENT_TYPE);
     for (name, value) in relayed.headers {
         if let Some(name) = RELAYED.iter().find(|known| known.as_str() == name)
@@ -98,9 +135,19 @@ mod tests {
 
     #[test]
     fn a_relayed_response_keeps_its_status_and_loses_what_is_not_its_content() {
-        let headers = [("content-type", "audio/mpeg"), ("set-cookie", "a=b"), ("content-range", "bytes 0-1/9")];
-        let headers = headers.map(|(name, value)| (name.to_owned(), value.as_bytes().to_vec())).to_vec();
-        let response = relay(HttpResponse { status: 206, headers, body: b"ab".to_vec() });
+        let headers = [
+            ("content-type", "audio/mpeg"),
+            ("set-cookie", "a=b"),
+            ("content-range", "bytes 0-1/9"),
+        ];
+        let headers = headers
+            .map(|(name, value)| (name.to_owned(), value.as_bytes().to_vec()))
+            .to_vec();
+        let response = relay(HttpResponse {
+            status: 206,
+            headers,
+            body: b"ab".to_vec(),
+        });
         assert_eq!(response.status(), 206);
         let mut names: Vec<&str> = response.headers().keys().map(HeaderName::as_str).collect();
         names.sort_unstable();

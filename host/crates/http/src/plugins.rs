@@ -5,10 +5,11 @@ use http::HeaderMap;
 use patchbay_api::body::{AnyDocument, Json};
 use patchbay_api::headers;
 use patchbay_api::plugins::{
-    Activated, Activation, Difference, GrantView, PluginStatus, PluginSummary, PluginsActivate, PluginsDeactivate,
-    PluginsDelete, PluginsDiff, PluginsGrant, PluginsGrants, PluginsHistory, PluginsList, PluginsPrune, PluginsPush,
-    PluginsRelease, PluginsRevisions, PluginsRevoke, PluginsRollback, PluginsSetSettings, PluginsSettings,
-    PluginsStatus, PrunedRevision, Released, RevisionSummary, SignedComponent, Staged,
+    Activated, Activation, Difference, GrantView, PluginStatus, PluginSummary, PluginsActivate,
+    PluginsDeactivate, PluginsDelete, PluginsDiff, PluginsGrant, PluginsGrants, PluginsHistory,
+    PluginsList, PluginsPrune, PluginsPush, PluginsRelease, PluginsRevisions, PluginsRevoke,
+    PluginsRollback, PluginsSetSettings, PluginsSettings, PluginsStatus, PrunedRevision, Released,
+    RevisionSummary, SignedComponent, Staged,
 };
 use patchbay_api::sql::{DatabaseActivity, SqlActivity};
 use patchbay_app::plugin_administration::PluginAdministration;
@@ -45,11 +46,19 @@ pub(crate) fn routes(routes: Routes) -> Routes {
         .add(database_activity)
 }
 
-async fn list(plugins: PluginAdministration, _: Caller, _: Ask<PluginsList>) -> Result<Vec<PluginSummary>, Error> {
+async fn list(
+    plugins: PluginAdministration,
+    _: Caller,
+    _: Ask<PluginsList>,
+) -> Result<Vec<PluginSummary>, Error> {
     plugins.list().await
 }
 
-async fn push(plugins: PluginAdministration, who: Caller, ask: Ask<PluginsPush>) -> Result<Staged, Error> {
+async fn push(
+    plugins: PluginAdministration,
+    who: Caller,
+    ask: Ask<PluginsPush>,
+) -> Result<Staged, Error> {
     plugins.push(&who, &ask.body).await
 }
 
@@ -61,25 +70,45 @@ async fn revisions(
     plugins.revisions(&ask.path.name).await
 }
 
-async fn activate(plugins: PluginAdministration, who: Caller, ask: Ask<PluginsActivate>) -> Result<Activated, Error> {
+async fn activate(
+    plugins: PluginAdministration,
+    who: Caller,
+    ask: Ask<PluginsActivate>,
+) -> Result<Activated, Error> {
     let Json(wanted) = ask.body;
     plugins.activate(&who, &ask.path.name, &wanted).await
 }
 
-async fn rollback(plugins: PluginAdministration, who: Caller, ask: Ask<PluginsRollback>) -> Result<Activated, Error> {
+async fn rollback(
+    plugins: PluginAdministration,
+    who: Caller,
+    ask: Ask<PluginsRollback>,
+) -> Result<Activated, Error> {
     plugins.rollback(&who, &ask.path.name).await
 }
 
-async fn deactivate(plugins: PluginAdministration, who: Caller, ask: Ask<PluginsDeactivate>) -> Result<(), Error> {
+async fn deactivate(
+    plugins: PluginAdministration,
+    who: Caller,
+    ask: Ask<PluginsDeactivate>,
+) -> Result<(), Error> {
     plugins.deactivate(&who, &ask.path.name).await
 }
 
-async fn release(plugins: PluginAdministration, who: Caller, ask: Ask<PluginsRelease>) -> Result<Released, Error> {
+async fn release(
+    plugins: PluginAdministration,
+    who: Caller,
+    ask: Ask<PluginsRelease>,
+) -> Result<Released, Error> {
     let Json(why) = ask.body;
     plugins.release(&who, &ask.path.name, &why).await
 }
 
-async fn delete(plugins: PluginAdministration, who: Caller, ask: Ask<PluginsDelete>) -> Result<String, Error> {
+async fn delete(
+    plugins: PluginAdministration,
+    who: Caller,
+    ask: Ask<PluginsDelete>,
+) -> Result<String, Error> {
     plugins.delete(&who, &ask.path.name, &ask.path.digest).await
 }
 
@@ -91,37 +120,71 @@ async fn prune(
     plugins.prune(&who, ask.body.0.dry_run).await
 }
 
-async fn status(plugins: PluginAdministration, _: Caller, ask: Ask<PluginsStatus>) -> Result<PluginStatus, Error> {
+async fn status(
+    plugins: PluginAdministration,
+    _: Caller,
+    ask: Ask<PluginsStatus>,
+) -> Result<PluginStatus, Error> {
     plugins.status(&ask.path.name).await
 }
 
-async fn history(plugins: PluginAdministration, _: Caller, ask: Ask<PluginsHistory>) -> Result<Vec<Activation>, Error> {
+async fn history(
+    plugins: PluginAdministration,
+    _: Caller,
+    ask: Ask<PluginsHistory>,
+) -> Result<Vec<Activation>, Error> {
     plugins.history(&ask.path.name).await
 }
 
-async fn diff(plugins: PluginAdministration, _: Caller, ask: Ask<PluginsDiff>) -> Result<Difference, Error> {
-    plugins.diff(&ask.path.name, &ask.query.from, &ask.query.to).await
+async fn diff(
+    plugins: PluginAdministration,
+    _: Caller,
+    ask: Ask<PluginsDiff>,
+) -> Result<Difference, Error> {
+    plugins
+        .diff(&ask.path.name, &ask.query.from, &ask.query.to)
+        .await
 }
 
-async fn grants(plugins: PluginAdministration, _: Caller, ask: Ask<PluginsGrants>) -> Result<Vec<GrantView>, Error> {
+async fn grants(
+    plugins: PluginAdministration,
+    _: Caller,
+    ask: Ask<PluginsGrants>,
+) -> Result<Vec<GrantView>, Error> {
     plugins.grants(&ask.path.name).await
 }
 
-async fn grant(plugins: PluginAdministration, who: Caller, ask: Ask<PluginsGrant>) -> Result<(), Error> {
+async fn grant(
+    plugins: PluginAdministration,
+    who: Caller,
+    ask: Ask<PluginsGrant>,
+) -> Result<(), Error> {
     let Json(asks) = ask.body;
     plugins.grant(&who, &ask.path.name, &asks).await
 }
 
-async fn revoke(plugins: PluginAdministration, who: Caller, ask: Ask<PluginsRevoke>) -> Result<Vec<String>, Error> {
+async fn revoke(
+    plugins: PluginAdministration,
+    who: Caller,
+    ask: Ask<PluginsRevoke>,
+) -> Result<Vec<String>, Error> {
     let Json(asks) = ask.body;
     plugins.revoke(&who, &ask.path.name, &asks).await
 }
 
-async fn settings(plugins: PluginAdministration, who: Caller, ask: Ask<PluginsSettings>) -> Result<Value, Error> {
+async fn settings(
+    plugins: PluginAdministration,
+    who: Caller,
+    ask: Ask<PluginsSettings>,
+) -> Result<Value, Error> {
     plugins.settings(&who, &ask.path.name, &ask.query).await
 }
 
-async fn set_settings(plugins: PluginAdministration, who: Caller, ask: Ask<PluginsSetSettings>) -> Result<(), Error> {
+async fn set_settings(
+    plugins: PluginAdministration,
+    who: Caller,
+    ask: Ask<PluginsSetSettings>,
+) -> Result<(), Error> {
     let AnyDocument(settings) = ask.body;
     plugins.set_settings(&who, &ask.path.name, &settings).await
 }
@@ -141,7 +204,11 @@ impl ReadBody for SignedComponent {
         let limit = state.max_component_bytes;
         let component = axum::body::to_bytes(request.into_body(), limit).await;
         let component = component.map_err(|error| ApiError::of_body(&error, limit))?;
-        Ok(Self { component: component.into(), signatures, source })
+        Ok(Self {
+            component: component.into(),
+            signatures,
+            source,
+        })
     }
 }
 
@@ -151,14 +218,20 @@ fn signatures(headers: &HeaderMap) -> Result<Vec<Signature>, ApiError> {
     for value in headers.get_all(signature::HEADER) {
         let text = value.to_str().unwrap_or_default();
         for one in text.split(',') {
-            let parsed = one.parse().map_err(|error| ApiError::invalid(format!("{}: {error}", signature::HEADER)))?;
+            let parsed = one
+                .parse()
+                .map_err(|error| ApiError::invalid(format!("{}: {error}", signature::HEADER)))?;
             if !found.contains(&parsed) {
                 found.push(parsed);
             }
         }
     }
     if found.len() > signature::MAX_SIGNATURES {
-        let message = format!("{}: at most {} signatures", signature::HEADER, signature::MAX_SIGNATURES);
+        let message = format!(
+            "{}: at most {} signatures",
+            signature::HEADER,
+            signature::MAX_SIGNATURES
+        );
         return Err(ApiError::invalid(message));
     }
     Ok(found)
@@ -166,8 +239,18 @@ fn signatures(headers: &HeaderMap) -> Result<Vec<Signature>, ApiError> {
 
 /// Origin of the file as stated by the client; informative only.
 fn source(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
-    let Some(value) = headers.get(headers::SOURCE) else { return Ok(None) };
-    let text = value.to_str().ok().filter(|text| text.len() <= MAX_SOURCE_BYTES);
-    let wrong = || ApiError::invalid(format!("{}: at most {MAX_SOURCE_BYTES} characters of ASCII", headers::SOURCE));
+    let Some(value) = headers.get(headers::SOURCE) else {
+        return Ok(None);
+    };
+    let text = value
+        .to_str()
+        .ok()
+        .filter(|text| text.len() <= MAX_SOURCE_BYTES);
+    let wrong = || {
+        ApiError::invalid(format!(
+            "{}: at most {MAX_SOURCE_BYTES} characters of ASCII",
+            headers::SOURCE
+        ))
+    };
     text.map(|text| Some(text.to_owned())).ok_or_else(wrong)
 }

@@ -2,9 +2,10 @@
 
 use patchbay_api::body::Json;
 use patchbay_api::queues::{
-    AllDone, Done, MigratedRepeatable, Queue, QueueOverview, QueuesClean, QueuesConcurrency, QueuesDrain, QueuesList,
-    QueuesMigrateRepeatables, QueuesObliterate, QueuesPause, QueuesPauseAll, QueuesPutBack, QueuesRateLimit,
-    QueuesResume, QueuesResumeAll, QueuesShow, QueuesWhy, Reason,
+    AllDone, Done, MigratedRepeatable, Queue, QueueOverview, QueuesClean, QueuesConcurrency,
+    QueuesDrain, QueuesList, QueuesMigrateRepeatables, QueuesObliterate, QueuesPause,
+    QueuesPauseAll, QueuesPutBack, QueuesRateLimit, QueuesResume, QueuesResumeAll, QueuesShow,
+    QueuesWhy, Reason,
 };
 use patchbay_app::queues::Queues;
 use patchbay_app::{Caller, Error};
@@ -49,11 +50,19 @@ async fn resume(queues: Queues, who: Caller, ask: Ask<QueuesResume>) -> Result<D
     queues.resume(&who, &ask.path.queue).await
 }
 
-async fn pause_all(queues: Queues, who: Caller, ask: Ask<QueuesPauseAll>) -> Result<AllDone, Error> {
+async fn pause_all(
+    queues: Queues,
+    who: Caller,
+    ask: Ask<QueuesPauseAll>,
+) -> Result<AllDone, Error> {
     queues.pause_all(&who, ask.body.0.all).await
 }
 
-async fn resume_all(queues: Queues, who: Caller, ask: Ask<QueuesResumeAll>) -> Result<AllDone, Error> {
+async fn resume_all(
+    queues: Queues,
+    who: Caller,
+    ask: Ask<QueuesResumeAll>,
+) -> Result<AllDone, Error> {
     queues.resume_all(&who, ask.body.0.all).await
 }
 
@@ -72,12 +81,20 @@ async fn put_back(queues: Queues, who: Caller, ask: Ask<QueuesPutBack>) -> Resul
     queues.put_back(&who, &ask.path.queue, what).await
 }
 
-async fn obliterate(queues: Queues, who: Caller, ask: Ask<QueuesObliterate>) -> Result<Done, Error> {
+async fn obliterate(
+    queues: Queues,
+    who: Caller,
+    ask: Ask<QueuesObliterate>,
+) -> Result<Done, Error> {
     let Json(sure) = ask.body;
     queues.obliterate(&who, &ask.path.queue, sure).await
 }
 
-async fn limit_concurrency(queues: Queues, who: Caller, ask: Ask<QueuesConcurrency>) -> Result<(), Error> {
+async fn limit_concurrency(
+    queues: Queues,
+    who: Caller,
+    ask: Ask<QueuesConcurrency>,
+) -> Result<(), Error> {
     let Json(limit) = ask.body;
     queues.limit_concurrency(&who, &ask.path.queue, limit).await
 }

@@ -17,10 +17,16 @@ const PLATFORM: HeaderName = HeaderName::from_static("x-platform");
 
 /// Opens the span of the request, returns its id in the answer, and sets a [`Trace`] for handlers
 /// that enqueue.
-pub(super) async fn trace(State(default_platform): State<Arc<str>>, mut request: Request, next: Next) -> Response {
+pub(super) async fn trace(
+    State(default_platform): State<Arc<str>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     let request_id = Uuid::now_v7().to_string();
-    let correlation_id = acceptable(request.headers(), &CORRELATION_ID).unwrap_or_else(|| request_id.clone());
-    let platform = acceptable(request.headers(), &PLATFORM).unwrap_or_else(|| default_platform.as_ref().to_owned());
+    let correlation_id =
+        acceptable(request.headers(), &CORRELATION_ID).unwrap_or_else(|| request_id.clone());
+    let platform = acceptable(request.headers(), &PLATFORM)
+        .unwrap_or_else(|| default_platform.as_ref().to_owned());
     let span = tracing::info_span!(
         "request",
         method = %request.method(),

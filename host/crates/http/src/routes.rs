@@ -11,7 +11,9 @@ use axum::routing::{MethodFilter, MethodRouter, on};
 use http::request::Parts;
 use patchbay_api::answer::{Answer, AnyJson, Data, List, Nothing, Success};
 use patchbay_api::body::{AnyDocument, Body, ExpectedForm, Json, NoBody, Object, SecretJson};
-use patchbay_api::operation::{Access, Effect, Endpoint, Method, Operation, PathParams, Query as _};
+use patchbay_api::operation::{
+    Access, Effect, Endpoint, Method, Operation, PathParams, Query as _,
+};
 use patchbay_api::path::unescaped;
 use patchbay_app::Caller;
 use patchbay_model::job::Trace;
@@ -20,7 +22,9 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 use utoipa::openapi::extensions::ExtensionsBuilder;
-use utoipa::openapi::path::{HttpMethod, OperationBuilder, ParameterBuilder, ParameterIn, PathItem, Paths};
+use utoipa::openapi::path::{
+    HttpMethod, OperationBuilder, ParameterBuilder, ParameterIn, PathItem, Paths,
+};
 use utoipa::openapi::security::SecurityRequirement;
 use utoipa::openapi::{ContentBuilder, RefOr, Required, ResponseBuilder, ResponsesBuilder};
 use utoipa_axum::router::OpenApiRouter;
@@ -39,7 +43,10 @@ pub(crate) struct Ask<E: Endpoint> {
 
 /// How a body of this kind is read.
 pub(crate) trait ReadBody: Body {
-    fn read(request: Request, state: &AppState) -> impl Future<Output = Result<Self, ApiError>> + Send;
+    fn read(
+        request: Request,
+        state: &AppState,
+    ) -> impl Future<Output = Result<Self, ApiError>> + Send;
 }
 
 impl ReadBody for NoBody {
@@ -50,26 +57,40 @@ impl ReadBody for NoBody {
 
 impl<T: ToSchema + Serialize + DeserializeOwned + Send + 'static> ReadBody for Json<T> {
     async fn read(request: Request, state: &AppState) -> Result<Self, ApiError> {
-        let axum::Json(Object(document)) = axum::Json::<Object<T>>::from_request(request, state).await?;
+        let axum::Json(Object(document)) =
+            axum::Json::<Object<T>>::from_request(request, state).await?;
         Ok(Self(document))
     }
 }
 
-impl<T: ToSchema + ExpectedForm + Serialize + DeserializeOwned + Send + 'static> ReadBody for SecretJson<T> {
+impl<T: ToSchema + ExpectedForm + Serialize + DeserializeOwned + Send + 'static> ReadBody
+    for SecretJson<T>
+{
     async fn read(request: Request, state: &AppState) -> Result<Self, ApiError> {
         let document = axum::Json::<Object<T>>::from_request(request, state).await;
         // The message of serde would quote the document, which contains a secret.
-        document.map(|axum::Json(Object(document))| Self(document)).map_err(|rejection| {
-            let is_large = rejection.status() == http::StatusCode::PAYLOAD_TOO_LARGE;
-            let code = if is_large { "too-large" } else { "invalid-input" };
-            ApiError::new(rejection.status(), code, format!("the body is not {}", T::FORM))
-        })
+        document
+            .map(|axum::Json(Object(document))| Self(document))
+            .map_err(|rejection| {
+                let is_large = rejection.status() == http::StatusCode::PAYLOAD_TOO_LARGE;
+                let code = if is_large {
+                    "too-large"
+                } else {
+                    "invalid-input"
+                };
+                ApiError::new(
+                    rejection.status(),
+                    code,
+                    format!("the body is not {}", T::FORM),
+                )
+            })
     }
 }
 
 impl ReadBody for AnyDocument {
     async fn read(request: Request, state: &AppState) -> Result<Self, ApiError> {
-        let axum::Json(document) = axum::Json::<Box<serde_json::value::RawValue>>::from_request(request, state).await?;
+        let axum::Json(document) =
+            axum::Json::<Box<serde_json::value::RawValue>>::from_request(request, state).await?;
         Ok(Self(document))
     }
 }
@@ -90,8 +111,12 @@ async fn read_path<P: PathParams>(parts: &mut Parts, state: &AppState) -> Result
     let params = RawPathParams::from_request_parts(parts, state)
         .await
         .map_err(|_| ApiError::invalid("a part of the path is not UTF-8"))?;
-    let segments: Vec<String> = params.iter().map(|(_, segment)| unescaped(segment).to_owned()).collect();
-    P::from_segments(&segments).ok_or_else(|| ApiError::invalid("a part of the path is not a number"))
+    let segments: Vec<String> = params
+        .iter()
+        .map(|(_, segment)| unescaped(segment).to_owned())
+        .collect();
+    P::from_segments(&segments)
+        .ok_or_else(|| ApiError::invalid("a part of the path is not a number"))
 }
 
 impl FromRequestParts<AppState> for CallerExtractor {
@@ -99,7 +124,9 @@ impl FromRequestParts<AppState> for CallerExtractor {
 
     async fn from_request_parts(parts: &mut Parts, _state: &AppState) -> Result<Self, ApiError> {
         // The middlewares of every operator route set both.
-        let Some(Actor(actor)) = parts.extensions.get().cloned() else { return Err(ApiError::internal()) };
+        let Some(Actor(actor)) = parts.extensions.get().cloned() else {
+            return Err(ApiError::internal());
+        };
         let trace = parts.extensions.get::<Trace>().cloned().unwrap_or_default();
         Ok(Self(Caller { actor, trace }))
     }
@@ -133,7 +160,12 @@ impl WriteAnswer for AnyJson {
 /// The handler of an operation: takes its use cases, the caller and the request, and returns the
 /// answer of the row. Implemented by functions of three arguments.
 pub(crate) trait Translate<E: Endpoint, M>: Clone + Send + Sync + 'static {
-    fn translate(self, state: AppState, who: Caller, ask: Ask<E>) -> Pin<Box<dyn Future<Output = Response> + Send>>;
+    fn translate(
+        self,
+        state: AppState,
+        who: Caller,
+        ask: Ask<E>,
+    ) -> Pin<Box<dyn Future<Output = Response> + Send>>;
 }
 
 impl<E, D, R, F, Fut> Translate<E, (D, R)> for F
@@ -144,7 +176,12 @@ where
     F: FnOnce(D, Caller, Ask<E>) -> Fut + Clone + Send + Sync + 'static,
     Fut: Future<Output = Result<R, patchbay_app::Error>> + Send + 'static,
 {
-    fn translate(self, state: AppState, who: Caller, ask: Ask<E>) -> Pin<Box<dyn Future<Output = Response> + Send>> {
+    fn translate(
+        self,
+        state: AppState,
+        who: Caller,
+        ask: Ask<E>,
+    ) -> Pin<Box<dyn Future<Output = Response> + Send>> {
         Box::pin(async move {
             match self(D::from_ref(&state), who, ask).await {
                 Ok(reply) => axum::Json(reply.into()).into_response(),
@@ -163,11 +200,18 @@ pub(crate) struct Routes {
 
 impl Routes {
     pub(crate) fn new(state: &AppState) -> Self {
-        Self { router: OpenApiRouter::new(), state: state.clone(), served: Vec::new() }
+        Self {
+            router: OpenApiRouter::new(),
+            state: state.clone(),
+            served: Vec::new(),
+        }
     }
 
     /// Adds an operation for operators.
-    pub(crate) fn add<E: Endpoint<Body: ReadBody>, M: 'static>(self, handler: impl Translate<E, M>) -> Self {
+    pub(crate) fn add<E: Endpoint<Body: ReadBody>, M: 'static>(
+        self,
+        handler: impl Translate<E, M>,
+    ) -> Self {
         self.add_raw::<E, _>(
             async move |CallerExtractor(who): CallerExtractor,
                         axum::extract::State(state): axum::extract::State<AppState>,
@@ -176,21 +220,36 @@ impl Routes {
     }
 
     /// Adds an operation whose answer has no envelope.
-    pub(crate) fn add_raw<E: Endpoint, T: 'static>(mut self, handler: impl Handler<T, AppState>) -> Self {
+    pub(crate) fn add_raw<E: Endpoint, T: 'static>(
+        mut self,
+        handler: impl Handler<T, AppState>,
+    ) -> Self {
         let operation = const { &E::OPERATION };
         let (filter, _) = method_of(operation.method);
         let mut route: MethodRouter<AppState> = on(filter, handler);
         if operation.may_change() {
-            route = route.layer(middleware::from_fn_with_state(self.state.clone(), run_to_end::run));
+            route = route.layer(middleware::from_fn_with_state(
+                self.state.clone(),
+                run_to_end::run,
+            ));
         }
         if operation.access == Access::Operator {
             // Only for operators: nobody else may cause this host to send spans.
             route = route
-                .layer(middleware::from_fn_with_state(self.state.clone(), request_span::open))
-                .layer(middleware::from_fn_with_state(self.state.clone(), operator_login::require));
+                .layer(middleware::from_fn_with_state(
+                    self.state.clone(),
+                    request_span::open,
+                ))
+                .layer(middleware::from_fn_with_state(
+                    self.state.clone(),
+                    operator_login::require,
+                ));
         }
         if operation.access == Access::OperatorByDefault && self.state.metrics.needs_operator {
-            route = route.layer(middleware::from_fn_with_state(self.state.clone(), operator_login::require));
+            route = route.layer(middleware::from_fn_with_state(
+                self.state.clone(),
+                operator_login::require,
+            ));
         }
         let (schemas, paths) = document::<E>();
         self.router = self.router.routes((schemas, paths, route));
@@ -200,8 +259,10 @@ impl Routes {
 
     /// Returns the router; fails if an operation of the table has no handler.
     pub(crate) fn finish(self) -> OpenApiRouter<AppState> {
-        let missing: Vec<&str> =
-            patchbay_api::operations().map(|operation| operation.id).filter(|id| !self.served.contains(id)).collect();
+        let missing: Vec<&str> = patchbay_api::operations()
+            .map(|operation| operation.id)
+            .filter(|id| !self.served.contains(id))
+            .collect();
         assert!(missing.is_empty(), "nobody serves {missing:?}");
         self.router
     }
@@ -224,11 +285,21 @@ fn document<E: Endpoint>() -> Documented {
     let operation: &Operation = &E::OPERATION;
     let mut schemas = Vec::new();
     let about = operation.about.trim();
-    let mut builder =
-        OperationBuilder::new().operation_id(Some(operation.id)).tag(operation.domain()).summary(Some(about));
+    let mut builder = OperationBuilder::new()
+        .operation_id(Some(operation.id))
+        .tag(operation.domain())
+        .summary(Some(about));
     for ((name, about), schema) in E::Path::PLACES.iter().zip(E::Path::schemas()) {
-        let place = ParameterBuilder::new().name(*name).parameter_in(ParameterIn::Path).required(Required::True);
-        builder = builder.parameter(place.description(Some(about.trim())).schema(Some(schema)).build());
+        let place = ParameterBuilder::new()
+            .name(*name)
+            .parameter_in(ParameterIn::Path)
+            .required(Required::True);
+        builder = builder.parameter(
+            place
+                .description(Some(about.trim()))
+                .schema(Some(schema))
+                .build(),
+        );
     }
     for parameter in E::Query::parameters() {
         builder = builder.parameter(parameter);
@@ -241,7 +312,10 @@ fn document<E: Endpoint>() -> Documented {
     for (status, meaning) in operation.errors {
         let mut response = ResponseBuilder::new().description(*meaning);
         if let Some(schema) = E::Answer::failure(*status, &mut schemas) {
-            response = response.content("application/json", ContentBuilder::new().schema(Some(schema)).build());
+            response = response.content(
+                "application/json",
+                ContentBuilder::new().schema(Some(schema)).build(),
+            );
         }
         responses = responses.response(status.to_string(), response.build());
     }
@@ -250,7 +324,10 @@ fn document<E: Endpoint>() -> Documented {
     }
     builder = builder.responses(responses.build());
     if operation.access != Access::Anyone {
-        builder = builder.security(SecurityRequirement::new("operator", std::iter::empty::<String>()));
+        builder = builder.security(SecurityRequirement::new(
+            "operator",
+            std::iter::empty::<String>(),
+        ));
     }
     if operation.access == Access::OperatorByDefault {
         builder = builder.security(SecurityRequirement::default());
@@ -266,6 +343,8 @@ fn document<E: Endpoint>() -> Documented {
     let built = builder.extensions(Some(extensions.build())).build();
     let (_, method) = method_of(operation.method);
     let mut paths = Paths::new();
-    paths.paths.insert(operation.path.to_owned(), PathItem::new(method, built));
+    paths
+        .paths
+        .insert(operation.path.to_owned(), PathItem::new(method, built));
     (schemas, paths)
 }

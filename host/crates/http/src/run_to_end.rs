@@ -14,7 +14,11 @@ use crate::error::ApiError;
 /// point. So operations that may change something run in a task of their own, and the host waits
 /// for them when it stops.
 pub(crate) async fn run(State(state): State<AppState>, request: Request, next: Next) -> Response {
-    match state.operations.spawn(next.run(request).in_current_span()).await {
+    match state
+        .operations
+        .spawn(next.run(request).in_current_span())
+        .await
+    {
         Ok(response) => response,
         Err(error) => match error.try_into_panic() {
             Ok(panic) => resume_unwind(panic),

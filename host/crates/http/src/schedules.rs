@@ -3,8 +3,8 @@
 use patchbay_api::body::Json;
 use patchbay_api::schedules::{
     ClientScheduler, ScheduleView, ScheduledJob, SchedulesChange, SchedulesCreate, SchedulesList,
-    SchedulesListOfClients, SchedulesPause, SchedulesPreview, SchedulesRemove, SchedulesResume, SchedulesRun,
-    SchedulesShow,
+    SchedulesListOfClients, SchedulesPause, SchedulesPreview, SchedulesRemove, SchedulesResume,
+    SchedulesRun, SchedulesShow,
 };
 use patchbay_app::schedules::Schedules;
 use patchbay_app::{Caller, Error};
@@ -25,7 +25,11 @@ pub(crate) fn routes(routes: Routes) -> Routes {
         .add(preview)
 }
 
-async fn list(schedules: Schedules, _: Caller, _: Ask<SchedulesList>) -> Result<Vec<ScheduleView>, Error> {
+async fn list(
+    schedules: Schedules,
+    _: Caller,
+    _: Ask<SchedulesList>,
+) -> Result<Vec<ScheduleView>, Error> {
     schedules.list().await
 }
 
@@ -37,16 +41,28 @@ async fn list_of_clients(
     schedules.list_of_clients().await
 }
 
-async fn show(schedules: Schedules, who: Caller, ask: Ask<SchedulesShow>) -> Result<ScheduleView, Error> {
+async fn show(
+    schedules: Schedules,
+    who: Caller,
+    ask: Ask<SchedulesShow>,
+) -> Result<ScheduleView, Error> {
     schedules.show(&who, &ask.path.id, &ask.query).await
 }
 
-async fn create(schedules: Schedules, who: Caller, ask: Ask<SchedulesCreate>) -> Result<ScheduleView, Error> {
+async fn create(
+    schedules: Schedules,
+    who: Caller,
+    ask: Ask<SchedulesCreate>,
+) -> Result<ScheduleView, Error> {
     let Json(wanted) = ask.body;
     schedules.create(&who, wanted).await
 }
 
-async fn change(schedules: Schedules, who: Caller, ask: Ask<SchedulesChange>) -> Result<ScheduleView, Error> {
+async fn change(
+    schedules: Schedules,
+    who: Caller,
+    ask: Ask<SchedulesChange>,
+) -> Result<ScheduleView, Error> {
     let Json(change) = ask.body;
     schedules.change(&who, &ask.path.id, change).await
 }
@@ -55,19 +71,35 @@ async fn remove(schedules: Schedules, who: Caller, ask: Ask<SchedulesRemove>) ->
     schedules.remove(&who, &ask.path.id).await
 }
 
-async fn pause(schedules: Schedules, who: Caller, ask: Ask<SchedulesPause>) -> Result<ScheduleView, Error> {
+async fn pause(
+    schedules: Schedules,
+    who: Caller,
+    ask: Ask<SchedulesPause>,
+) -> Result<ScheduleView, Error> {
     schedules.pause(&who, &ask.path.id).await
 }
 
-async fn resume(schedules: Schedules, who: Caller, ask: Ask<SchedulesResume>) -> Result<ScheduleView, Error> {
+async fn resume(
+    schedules: Schedules,
+    who: Caller,
+    ask: Ask<SchedulesResume>,
+) -> Result<ScheduleView, Error> {
     schedules.resume(&who, &ask.path.id).await
 }
 
-async fn run(schedules: Schedules, who: Caller, ask: Ask<SchedulesRun>) -> Result<ScheduledJob, Error> {
+async fn run(
+    schedules: Schedules,
+    who: Caller,
+    ask: Ask<SchedulesRun>,
+) -> Result<ScheduledJob, Error> {
     schedules.run(&who, &ask.path.id).await
 }
 
-async fn preview(schedules: Schedules, _: Caller, ask: Ask<SchedulesPreview>) -> Result<Vec<String>, Error> {
+async fn preview(
+    schedules: Schedules,
+    _: Caller,
+    ask: Ask<SchedulesPreview>,
+) -> Result<Vec<String>, Error> {
     let Json(wanted) = ask.body;
     schedules.preview(&wanted)
 }

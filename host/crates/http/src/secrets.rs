@@ -1,7 +1,9 @@
 //! Routes of secrets of plugins.
 
 use patchbay_api::body::SecretJson;
-use patchbay_api::secrets::{Rekeyed, Secret, SecretsList, SecretsRekey, SecretsRemove, SecretsRotate, SecretsSet};
+use patchbay_api::secrets::{
+    Rekeyed, Secret, SecretsList, SecretsRekey, SecretsRemove, SecretsRotate, SecretsSet,
+};
 use patchbay_app::secrets::Secrets;
 use patchbay_app::{Caller, Error};
 
@@ -17,12 +19,16 @@ async fn list(secrets: Secrets, _: Caller, ask: Ask<SecretsList>) -> Result<Vec<
 
 async fn set(secrets: Secrets, who: Caller, ask: Ask<SecretsSet>) -> Result<Secret, Error> {
     let SecretJson(new) = ask.body;
-    secrets.set(&who, &ask.path.name, &ask.path.secret, new).await
+    secrets
+        .set(&who, &ask.path.name, &ask.path.secret, new)
+        .await
 }
 
 async fn rotate(secrets: Secrets, who: Caller, ask: Ask<SecretsRotate>) -> Result<Secret, Error> {
     let SecretJson(new) = ask.body;
-    secrets.rotate(&who, &ask.path.name, &ask.path.secret, new).await
+    secrets
+        .rotate(&who, &ask.path.name, &ask.path.secret, new)
+        .await
 }
 
 async fn remove(secrets: Secrets, who: Caller, ask: Ask<SecretsRemove>) -> Result<(), Error> {

@@ -44,9 +44,12 @@ pub struct HttpLimits {
     pub allowed_origins: Arc<[String]>,
 }
 
-/// The address where HTTP is served. Taken before any job is: a host that cannot listen does not start.
+/// The address where HTTP is served. Taken before any job is: a host that cannot listen does not
+/// start.
 pub async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address}"))
 }
 
 /// The server.
@@ -59,8 +62,18 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    pub(crate) fn new(listener: TcpListener, router: Router, limits: HttpLimits, operations: TaskTracker) -> Self {
-        Self { listener: Mutex::new(Some(listener)), router, limits, operations }
+    pub(crate) fn new(
+        listener: TcpListener,
+        router: Router,
+        limits: HttpLimits,
+        operations: TaskTracker,
+    ) -> Self {
+        Self {
+            listener: Mutex::new(Some(listener)),
+            router,
+            limits,
+            operations,
+        }
     }
 }
 
@@ -88,7 +101,8 @@ impl Service for Server {
     }
 }
 
-/// Serves until `stop`, and gives what is open then. Only HTTP/1: telling it from HTTP/2 reads from a client without a time limit.
+/// Serves until `stop`, and gives what is open then. Only HTTP/1: telling it from HTTP/2 reads from
+/// a client without a time limit.
 async fn serve(
     listener: &mut TcpListener,
     router: &Router,
@@ -96,13 +110,19 @@ async fn serve(
     stop: &CancellationToken,
 ) -> GracefulShutdown {
     let mut builder = Builder::new(TokioExecutor::new()).http1_only();
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.header_timeout);
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.header_timeout);
     let places = Arc::new(Semaphore::new(limits.max_connections));
     let graceful = GracefulShutdown::new();
     loop {
         let next = async {
             if places.available_permits() == 0 {
-                warn!(open = limits.max_connections, "as many connections as http.max_connections allows: others wait");
+                warn!(
+                    open = limits.max_connections,
+                    "as many connections as http.max_connections allows: others wait"
+                );
             }
             let place = Arc::clone(&places).acquire_owned().await;
             // This is axum's `accept`: after an error, such as too many open files, it waits and
@@ -115,15 +135,18 @@ async fn serve(
         };
         let proxies = Arc::clone(&limits.trusted_proxies);
         let connection = Connection::default();
-        let service = TowerToHyperService::new(router.clone().map_request(move |mut request: Request<_>| {
-            let client = ClientAddress::of(peer.ip(), request.headers(), &proxies);
-            request.extensions_mut().insert(client);
-            request.extensions_mut().insert(connection.clone());
-            request
-        }));
+        let service =
+            TowerToHyperService::new(router.clone().map_request(move |mut request: Request<_>| {
+                let client = ClientAddress::of(peer.ip(), request.headers(), &proxies);
+                request.extensions_mut().insert(client);
+                request.extensions_mut().insert(connection.clone());
+                request
+            }));
         let mut stream = TimeoutStream::new(stream);
         stream.set_write_timeout(Some(limits.write_timeout));
-        let connection = builder.serve_connection(TokioIo::new(Box::pin(stream)), service).into_owned();
+        let connection = builder
+            .serve_connection(TokioIo::new(Box::pin(stream)), service)
+            .into_owned();
         let connection = graceful.watch(connection);
         tokio::spawn(async move {
             if let Err(error) = connection.await {

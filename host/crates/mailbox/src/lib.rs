@@ -69,14 +69,18 @@ impl Address {
     /// All spellings of the same mailbox, except for letter case: domain in ASCII and Unicode,
     /// local part with and without quotes. The first one is what [`fmt::Display`] writes.
     pub fn spellings(&self) -> Vec<String> {
-        let (unicode, _) = Uts46::new().to_unicode(self.domain.as_bytes(), AsciiDenyList::URL, Hyphens::Allow);
+        let (unicode, _) =
+            Uts46::new().to_unicode(self.domain.as_bytes(), AsciiDenyList::URL, Hyphens::Allow);
         let mut locals = [quoted(&self.local), self.local.clone()];
         if is_dot_atom(&self.local) {
             locals.reverse();
         }
         let domains = [&*self.domain, &*unicode];
         let domains = &domains[..if unicode == self.domain { 1 } else { 2 }];
-        domains.iter().flat_map(|domain| locals.iter().map(move |local| format!("{local}@{domain}"))).collect()
+        domains
+            .iter()
+            .flat_map(|domain| locals.iter().map(move |local| format!("{local}@{domain}")))
+            .collect()
     }
 
     /// Whether every server accepts it. A local part that is not ASCII needs SMTPUTF8 (RFC 6531); a
@@ -140,7 +144,9 @@ pub fn parse_list(text: &str) -> Result<Vec<Mailbox>, AddressError> {
         let entry = scanner.entry()?;
         let end = scanner.take();
         match end {
-            Some(':') if !in_group && entry.angle.is_none() && !entry.bare.contains('@') => in_group = true,
+            Some(':') if !in_group && entry.angle.is_none() && !entry.bare.contains('@') => {
+                in_group = true
+            }
             None | Some(',' | ';') => {
                 if !entry.is_empty() {
                     boxes.push(entry.mailbox()?);
@@ -160,22 +166,40 @@ pub fn parse_list(text: &str) -> Result<Vec<Mailbox>, AddressError> {
 
 /// A domain in its ASCII form, or a literal such as `[192.0.2.1]`; nothing if the text is neither.
 pub fn domain_to_ascii(text: &str) -> Option<String> {
-    if let Some(literal) = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+    if let Some(literal) = text
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+    {
         let is_ip = match literal.split_once(':') {
             Some((tag, v6)) => tag.eq_ignore_ascii_case("IPv6") && v6.parse::<Ipv6Addr>().is_ok(),
             None => literal.parse::<Ipv4Addr>().is_ok(),
         };
         return is_ip.then(|| text.to_owned());
     }
-    let ascii = Uts46::new().to_ascii(text.as_bytes(), AsciiDenyList::URL, Hyphens::Allow, DnsLength::Verify).ok()?;
+    let ascii = Uts46::new()
+        .to_ascii(
+            text.as_bytes(),
+            AsciiDenyList::URL,
+            Hyphens::Allow,
+            DnsLength::Verify,
+        )
+        .ok()?;
     let plain = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_');
-    ascii.split('.').all(|label| !label.is_empty() && label.bytes().all(plain)).then(|| ascii.into_owned())
+    ascii
+        .split('.')
+        .all(|label| !label.is_empty() && label.bytes().all(plain))
+        .then(|| ascii.into_owned())
 }
 
 /// Also refuses line breaks that only Unicode has: some readers end a line there.
 fn refuse_controls(text: &str) -> Result<(), AddressError> {
-    let is_control = |c: char| (c.is_control() && c != '\t') || matches!(c, '\u{2028}' | '\u{2029}');
-    if text.chars().any(is_control) { Err(AddressError::Control) } else { Ok(()) }
+    let is_control =
+        |c: char| (c.is_control() && c != '\t') || matches!(c, '\u{2028}' | '\u{2029}');
+    if text.chars().any(is_control) {
+        Err(AddressError::Control)
+    } else {
+        Ok(())
+    }
 }
 
 struct Scanner<'a> {
@@ -216,7 +240,9 @@ impl Scanner<'_> {
                     self.take();
                     entry.angle = Some(self.angle()?);
                 }
-                _ if entry.angle.is_some() && !next.is_whitespace() => return Err(AddressError::NoAddress),
+                _ if entry.angle.is_some() && !next.is_whitespace() => {
+                    return Err(AddressError::NoAddress);
+                }
                 '"' => {
                     let (raw, text) = self.quoted()?;
                     entry.bare.push_str(&raw);
@@ -312,9 +338,15 @@ impl Entry {
         };
         let tidy = |name: String| name.split_whitespace().collect::<Vec<_>>().join(" ");
         // `a@b (Name)` is the form before RFC 822; nodemailer reads it so.
-        let name = name.map(tidy).filter(|name| !name.is_empty()).or_else(|| self.comment.map(tidy));
+        let name = name
+            .map(tidy)
+            .filter(|name| !name.is_empty())
+            .or_else(|| self.comment.map(tidy));
         let name = name.filter(|name| !name.is_empty());
-        if name.as_ref().is_some_and(|name| name.len() > MAX_NAME_BYTES) {
+        if name
+            .as_ref()
+            .is_some_and(|name| name.len() > MAX_NAME_BYTES)
+        {
             return Err(AddressError::LongName);
         }
         Ok(Mailbox { name, address })
@@ -343,16 +375,23 @@ fn address(text: &str) -> Result<Address, AddressError> {
     }
     let domain = domain_to_ascii(domain).ok_or(AddressError::Domain)?;
     let address = Address { local, domain };
-    if address.to_string().len() > MAX_ADDRESS_BYTES { Err(AddressError::TooLong) } else { Ok(address) }
+    if address.to_string().len() > MAX_ADDRESS_BYTES {
+        Err(AddressError::TooLong)
+    } else {
+        Ok(address)
+    }
 }
 
 /// `atext` of RFC 5322 and RFC 6532.
 fn is_atom(c: char) -> bool {
-    c.is_ascii_alphanumeric() || "!#$%&'*+-/=?^_`{|}~".contains(c) || (!c.is_ascii() && !c.is_whitespace())
+    c.is_ascii_alphanumeric()
+        || "!#$%&'*+-/=?^_`{|}~".contains(c)
+        || (!c.is_ascii() && !c.is_whitespace())
 }
 
 fn is_dot_atom(text: &str) -> bool {
-    text.split('.').all(|part| !part.is_empty() && part.chars().all(is_atom))
+    text.split('.')
+        .all(|part| !part.is_empty() && part.chars().all(is_atom))
 }
 
 #[cfg(test)]

@@ -2,7 +2,10 @@ use super::*;
 
 fn read(text: &str) -> Vec<(Option<String>, String)> {
     let boxes = parse_list(text).unwrap_or_else(|error| panic!("{text}: {error}"));
-    boxes.into_iter().map(|one| (one.name, one.address.to_string())).collect()
+    boxes
+        .into_iter()
+        .map(|one| (one.name, one.address.to_string()))
+        .collect()
 }
 
 fn named(name: &str, address: &str) -> (Option<String>, String) {
@@ -20,12 +23,21 @@ fn every_form_of_a_mailbox_is_read() {
         ("  A.b+c@X.Org ", bare("A.b+c@x.org")),
         ("<a@x.org>", bare("a@x.org")),
         ("Ada Lovelace <a@x.org>", named("Ada Lovelace", "a@x.org")),
-        ("Ada  L. O'Neil <a@x.org>", named("Ada L. O'Neil", "a@x.org")),
+        (
+            "Ada  L. O'Neil <a@x.org>",
+            named("Ada L. O'Neil", "a@x.org"),
+        ),
         ("\"Last, First\" <a@x.org>", named("Last, First", "a@x.org")),
-        ("\"She said \\\"hi\\\" \\\\\" <a@x.org>", named("She said \"hi\" \\", "a@x.org")),
+        (
+            "\"She said \\\"hi\\\" \\\\\" <a@x.org>",
+            named("She said \"hi\" \\", "a@x.org"),
+        ),
         ("Jörg 👋 <a@x.org>", named("Jörg 👋", "a@x.org")),
         ("a@x.org <b@y.org>", named("a@x.org", "b@y.org")),
-        ("a@x.org (Ada (the first))", named("Ada the first", "a@x.org")),
+        (
+            "a@x.org (Ada (the first))",
+            named("Ada the first", "a@x.org"),
+        ),
         ("Ada (at work) <a(b)@x.org>", named("Ada", "a@x.org")),
         ("\"a b\"@x.org", bare("\"a b\"@x.org")),
         ("\"a@b, c\"@x.org", bare("\"a@b, c\"@x.org")),
@@ -47,11 +59,20 @@ fn every_form_of_a_mailbox_is_read() {
 fn lists_groups_and_empty_places_are_read() {
     assert_eq!(
         read("a@x.org, \"Last, First\" <b@x.org>,, Team: c@x.org, D <d@x.org>; , e@x.org,"),
-        [bare("a@x.org"), named("Last, First", "b@x.org"), bare("c@x.org"), named("D", "d@x.org"), bare("e@x.org")]
+        [
+            bare("a@x.org"),
+            named("Last, First", "b@x.org"),
+            bare("c@x.org"),
+            named("D", "d@x.org"),
+            bare("e@x.org")
+        ]
     );
     assert_eq!(read("undisclosed-recipients:;"), []);
     assert_eq!(read(" "), []);
-    assert_eq!("a@x.org, b@x.org".parse::<Mailbox>(), Err(AddressError::Several));
+    assert_eq!(
+        "a@x.org, b@x.org".parse::<Mailbox>(),
+        Err(AddressError::Several)
+    );
     assert_eq!("".parse::<Mailbox>(), Err(AddressError::Nobody));
 }
 
@@ -86,37 +107,90 @@ fn what_is_no_address_or_would_be_more_than_one_line_is_refused() {
     ] {
         assert_eq!(parse_list(text), Err(expected), "{text:?}");
     }
-    assert_eq!("Ada <a@x.org>".parse::<Address>(), Err(AddressError::NoAddress), "an envelope has no names");
-    assert_eq!(format!("{}@x.org", "a".repeat(300)).parse::<Address>(), Err(AddressError::TooLong));
-    assert_eq!(format!("{} <a@x.org>", "n".repeat(400)).parse::<Mailbox>(), Err(AddressError::LongName));
+    assert_eq!(
+        "Ada <a@x.org>".parse::<Address>(),
+        Err(AddressError::NoAddress),
+        "an envelope has no names"
+    );
+    assert_eq!(
+        format!("{}@x.org", "a".repeat(300)).parse::<Address>(),
+        Err(AddressError::TooLong)
+    );
+    assert_eq!(
+        format!("{} <a@x.org>", "n".repeat(400)).parse::<Mailbox>(),
+        Err(AddressError::LongName)
+    );
 }
 
 #[test]
 fn what_is_written_reads_back_the_same() {
-    for text in ["a..b.@x.org", "\"a \\\"b\\\" \\\\ c\"@x.org", "info@müller.example", "ü@x.org", "a@[192.0.2.1]"] {
+    for text in [
+        "a..b.@x.org",
+        "\"a \\\"b\\\" \\\\ c\"@x.org",
+        "info@müller.example",
+        "ü@x.org",
+        "a@[192.0.2.1]",
+    ] {
         let address: Address = text.parse().expect("an address");
-        assert_eq!(address.to_string().parse::<Address>().as_ref(), Ok(&address), "{text}");
+        assert_eq!(
+            address.to_string().parse::<Address>().as_ref(),
+            Ok(&address),
+            "{text}"
+        );
     }
 }
 
 #[test]
 fn only_a_local_part_beyond_ascii_needs_smtputf8() {
-    assert!("info@müller.example".parse::<Address>().expect("an address").is_ascii());
-    assert!(!"jörg@example.com".parse::<Address>().expect("an address").is_ascii());
     assert!(
-        "A@X.org".parse::<Address>().expect("an address").is_same(&"a@x.ORG".parse::<Address>().expect("an address"))
+        "info@müller.example"
+            .parse::<Address>()
+            .expect("an address")
+            .is_ascii()
+    );
+    assert!(
+        !"jörg@example.com"
+            .parse::<Address>()
+            .expect("an address")
+            .is_ascii()
+    );
+    assert!(
+        "A@X.org"
+            .parse::<Address>()
+            .expect("an address")
+            .is_same(&"a@x.ORG".parse::<Address>().expect("an address"))
     );
 }
 
 #[test]
 fn an_address_is_known_in_each_of_its_spellings() {
     let spellings = |text: &str| text.parse::<Address>().expect("an address").spellings();
-    assert_eq!(spellings("Ada@Example.com"), ["Ada@example.com", "\"Ada\"@example.com"]);
-    assert_eq!(spellings("a..b@example.com"), ["\"a..b\"@example.com", "a..b@example.com"]);
-    assert_eq!(spellings("\"a..b\"@example.com"), spellings("a..b@example.com"));
-    let both = ["x@xn--bcher-kva.example", "\"x\"@xn--bcher-kva.example", "x@bücher.example", "\"x\"@bücher.example"];
     assert_eq!(
-        (spellings("x@BÜCHER.example"), spellings("x@xn--bcher-kva.example")),
-        (both.map(String::from).to_vec(), both.map(String::from).to_vec())
+        spellings("Ada@Example.com"),
+        ["Ada@example.com", "\"Ada\"@example.com"]
+    );
+    assert_eq!(
+        spellings("a..b@example.com"),
+        ["\"a..b\"@example.com", "a..b@example.com"]
+    );
+    assert_eq!(
+        spellings("\"a..b\"@example.com"),
+        spellings("a..b@example.com")
+    );
+    let both = [
+        "x@xn--bcher-kva.example",
+        "\"x\"@xn--bcher-kva.example",
+        "x@bücher.example",
+        "\"x\"@bücher.example",
+    ];
+    assert_eq!(
+        (
+            spellings("x@BÜCHER.example"),
+            spellings("x@xn--bcher-kva.example")
+        ),
+        (
+            both.map(String::from).to_vec(),
+            both.map(String::from).to_vec()
+        )
     );
 }

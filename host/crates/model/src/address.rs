@@ -9,7 +9,9 @@ pub fn is_loopback(url: &str) -> bool {
     match url.as_ref().and_then(Url::host) {
         Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
         Some(Host::Ipv4(address)) => address.is_loopback() || address.is_unspecified(),
-        Some(Host::Ipv6(address)) => address.to_canonical().is_loopback() || address.is_unspecified(),
+        Some(Host::Ipv6(address)) => {
+            address.to_canonical().is_loopback() || address.is_unspecified()
+        }
         None => false,
     }
 }
@@ -30,7 +32,12 @@ mod tests {
         ] {
             assert!(is_loopback(url), "{url}");
         }
-        for url in ["http://10.0.0.1", "https://patchbay.example", "http://localhost.example", "nonsense"] {
+        for url in [
+            "http://10.0.0.1",
+            "https://patchbay.example",
+            "http://localhost.example",
+            "nonsense",
+        ] {
             assert!(!is_loopback(url), "{url}");
         }
     }

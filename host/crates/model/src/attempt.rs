@@ -67,8 +67,14 @@ fn is_zero(n: &u32) -> bool {
 impl AttemptRecord {
     /// The failure that ended the job: its code and normalised message.
     pub fn dead_letter(&self) -> Option<(&str, String)> {
-        let code = self.code.as_deref().filter(|_| self.verdict == VerdictKind::Fail)?;
-        Some((code, normalised(self.message.as_deref().unwrap_or_default())))
+        let code = self
+            .code
+            .as_deref()
+            .filter(|_| self.verdict == VerdictKind::Fail)?;
+        Some((
+            code,
+            normalised(self.message.as_deref().unwrap_or_default()),
+        ))
     }
 }
 

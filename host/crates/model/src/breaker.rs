@@ -14,8 +14,11 @@ pub const WITHIN_MS: RangeInclusive<u64> = 1_000..=600_000;
 /// longest time for which a host's recovery can go unnoticed.
 pub const OPEN_MS: RangeInclusive<u64> = 500..=600_000;
 
-const DEFAULT: BreakerLimits =
-    BreakerLimits { failures: 5, within: Duration::from_secs(30), open: Duration::from_secs(15) };
+const DEFAULT: BreakerLimits = BreakerLimits {
+    failures: 5,
+    within: Duration::from_secs(30),
+    open: Duration::from_secs(15),
+};
 
 /// `breaker = { failures = 5, within_ms = 30_000, open_ms = 15_000 }`, which are the defaults.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,11 +59,16 @@ impl BreakerSpec {
 
     /// The error names the field that is out of range, and why.
     pub(crate) fn check(&self) -> Result<(), (&'static str, String)> {
-        fn within<T: PartialOrd + std::fmt::Display>(value: Option<T>, range: RangeInclusive<T>) -> Result<(), String> {
+        fn within<T: PartialOrd + std::fmt::Display>(
+            value: Option<T>,
+            range: RangeInclusive<T>,
+        ) -> Result<(), String> {
             match value {
-                Some(value) if !range.contains(&value) => {
-                    Err(format!("{value} is not from {} to {}", range.start(), range.end()))
-                }
+                Some(value) if !range.contains(&value) => Err(format!(
+                    "{value} is not from {} to {}",
+                    range.start(),
+                    range.end()
+                )),
                 _ => Ok(()),
             }
         }

@@ -53,12 +53,23 @@ impl Export {
 impl BuildSpec {
     /// Takes the section out of a whole plugin.toml. The error is the wrong key, and why.
     pub(crate) fn take_from(manifest: &mut Value) -> Result<Self, (String, String)> {
-        let section = manifest.as_object_mut().and_then(|manifest| manifest.remove("build"));
-        let Some(section) = section else { return Ok(Self::default()) };
-        let spec: Self = serde_json::from_value(section).map_err(|error| ("build".to_owned(), error.to_string()))?;
+        let section = manifest
+            .as_object_mut()
+            .and_then(|manifest| manifest.remove("build"));
+        let Some(section) = section else {
+            return Ok(Self::default());
+        };
+        let spec: Self = serde_json::from_value(section)
+            .map_err(|error| ("build".to_owned(), error.to_string()))?;
         match (&spec.command, &spec.component) {
-            (Some(_), None) => Err(("build.component".into(), "name the file that the command makes".into())),
-            (None, Some(_)) => Err(("build.command".into(), "say what makes the component".into())),
+            (Some(_), None) => Err((
+                "build.component".into(),
+                "name the file that the command makes".into(),
+            )),
+            (None, Some(_)) => Err((
+                "build.command".into(),
+                "say what makes the component".into(),
+            )),
             _ => Ok(spec),
         }
     }
@@ -72,17 +83,24 @@ mod tests {
     const MANIFEST: &str = "name = \"hello\"\nversion = \"1.0.0\"\nwit = \"0.1\"\n";
 
     fn read(section: &str) -> Result<(Manifest, BuildSpec), ManifestError> {
-        Manifest::with_build_from_toml(&format!("{MANIFEST}[build]\n{section}"), |_| Err("no file".into()))
+        Manifest::with_build_from_toml(&format!("{MANIFEST}[build]\n{section}"), |_| {
+            Err("no file".into())
+        })
     }
 
     #[test]
     fn how_it_is_built_is_not_part_of_what_is_packed() {
         let (manifest, build) =
-            read("command = \"make\"\ncomponent = \"out/hello.wasm\"\nwatch = [\"src\"]").expect("valid");
+            read("command = \"make\"\ncomponent = \"out/hello.wasm\"\nwatch = [\"src\"]")
+                .expect("valid");
         assert_eq!(build.command.as_deref(), Some("make"));
-        assert_eq!(manifest, Manifest::from_toml(MANIFEST, |_| Err("no file".into())).expect("valid"));
+        assert_eq!(
+            manifest,
+            Manifest::from_toml(MANIFEST, |_| Err("no file".into())).expect("valid")
+        );
         let packed = r#"{"format":1,"name":"hello","version":"1.0.0","wit":"0.1","build":{"command":"make"}}"#;
-        let refused = Manifest::from_packed(packed.as_bytes()).expect_err("a host runs no commands of others");
+        let refused = Manifest::from_packed(packed.as_bytes())
+            .expect_err("a host runs no commands of others");
         assert!(refused.to_string().contains("build"), "{refused}");
     }
 

@@ -18,16 +18,32 @@ pub struct CapabilityError {
 impl CapabilityError {
     /// Not in the manifest, not granted, or not available here.
     pub fn denied(message: impl Into<String>) -> Self {
-        Self { code: "denied", message: message.into(), retryable: false }
+        Self {
+            code: "denied",
+            message: message.into(),
+            retryable: false,
+        }
     }
     pub fn invalid(message: impl Into<String>) -> Self {
-        Self { code: "invalid", message: message.into(), retryable: false }
+        Self {
+            code: "invalid",
+            message: message.into(),
+            retryable: false,
+        }
     }
     pub fn too_large(message: impl Into<String>) -> Self {
-        Self { code: "too-large", message: message.into(), retryable: false }
+        Self {
+            code: "too-large",
+            message: message.into(),
+            retryable: false,
+        }
     }
     pub fn unavailable(message: impl Into<String>) -> Self {
-        Self { code: "unavailable", message: message.into(), retryable: true }
+        Self {
+            code: "unavailable",
+            message: message.into(),
+            retryable: true,
+        }
     }
 }
 

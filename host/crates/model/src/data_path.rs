@@ -54,7 +54,11 @@ impl DataPath {
     }
 
     fn collected(&self, data: &str, most: usize) -> Vec<String> {
-        let mut values = Values { all: Vec::new(), known: HashSet::new(), most };
+        let mut values = Values {
+            all: Vec::new(),
+            known: HashSet::new(),
+            most,
+        };
         if let Ok(data) = serde_json::from_str::<&RawValue>(data) {
             let keys: Vec<&str> = self.keys().collect();
             collect(data, &keys, MAX_LISTS, &mut values);
@@ -71,7 +75,9 @@ fn collect(value: &RawValue, keys: &[&str], lists: usize, values: &mut Values) {
     match (value.get().as_bytes().first(), keys) {
         (Some(b'['), _) if lists > 0 => {
             let elements: Vec<&RawValue> = serde_json::from_str(value.get()).unwrap_or_default();
-            elements.into_iter().for_each(|element| collect(element, keys, lists - 1, values));
+            elements
+                .into_iter()
+                .for_each(|element| collect(element, keys, lists - 1, values));
         }
         (Some(b'{'), [key, rest @ ..]) => {
             let fields: HashMap<std::borrow::Cow<'_, str>, &RawValue> =
@@ -85,7 +91,11 @@ fn collect(value: &RawValue, keys: &[&str], lists: usize, values: &mut Values) {
             let mut within: Vec<String> = addresses(&text).map(str::to_lowercase).collect();
             if text.contains('@') {
                 let mailboxes = patchbay_mailbox::parse_list(&text).unwrap_or_default();
-                within.extend(mailboxes.iter().map(|mailbox| mailbox.address.to_string().to_lowercase()));
+                within.extend(
+                    mailboxes
+                        .iter()
+                        .map(|mailbox| mailbox.address.to_string().to_lowercase()),
+                );
             }
             values.add(text);
             within.into_iter().for_each(|address| values.add(address));
@@ -114,7 +124,10 @@ impl Values {
 /// Mail addresses in a text such as `Asha <asha@example.com>, ravi@example.com`.
 pub(crate) fn addresses(text: &str) -> impl Iterator<Item = &str> {
     let parts = text.split(|c: char| c.is_whitespace() || ",;:<>()[]\"'".contains(c));
-    parts.filter(|part| part.split_once('@').is_some_and(|(name, host)| !name.is_empty() && !host.is_empty()))
+    parts.filter(|part| {
+        part.split_once('@')
+            .is_some_and(|(name, host)| !name.is_empty() && !host.is_empty())
+    })
 }
 
 impl FromStr for DataPath {
@@ -124,7 +137,11 @@ impl FromStr for DataPath {
         let is_path = text.len() <= MAX_BYTES
             && keys().count() <= MAX_KEYS
             && keys().all(|key| !key.is_empty() && !key.contains(char::is_control));
-        if is_path { Ok(Self(text.to_owned())) } else { Err(InvalidPath(text.chars().take(MAX_BYTES).collect())) }
+        if is_path {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(InvalidPath(text.chars().take(MAX_BYTES).collect()))
+        }
     }
 }
 
@@ -163,31 +180,63 @@ mod tests {
         ] {
             assert_eq!(path(at).values(data), expected, "{at}");
         }
-        assert_eq!(path("a").values("{\"a\": 1"), [""; 0], "no JSON has no values");
+        assert_eq!(
+            path("a").values("{\"a\": 1"),
+            [""; 0],
+            "no JSON has no values"
+        );
         let many = json!({ "a": (0..1_000).collect::<Vec<_>>() }).to_string();
         assert_eq!(path("a").values(&many).len(), MAX_VALUES);
-        assert!(path("a").values(&json!({ "a": "x".repeat(MAX_VALUE_BYTES + 1) }).to_string()).is_empty());
-        let nested = |levels: usize| format!("{{\"a\":{}1{}}}", "[".repeat(levels), "]".repeat(levels));
+        assert!(
+            path("a")
+                .values(&json!({ "a": "x".repeat(MAX_VALUE_BYTES + 1) }).to_string())
+                .is_empty()
+        );
+        let nested =
+            |levels: usize| format!("{{\"a\":{}1{}}}", "[".repeat(levels), "]".repeat(levels));
         assert_eq!(path("a").values(&nested(MAX_LISTS)), ["1"]);
-        assert!(path("a").values(&nested(100_000)).is_empty(), "and no overflow of the stack");
+        assert!(
+            path("a").values(&nested(100_000)).is_empty(),
+            "and no overflow of the stack"
+        );
     }
 
     #[test]
     fn a_text_with_mail_addresses_has_each_of_them_as_a_value() {
         let data = r#"{"to": "Asha <Asha@Example.com>, ravi@example.com", "cc": ["x@y.z"]}"#;
         let all = "Asha <Asha@Example.com>, ravi@example.com";
-        assert_eq!(path("to").values(data), [all, "asha@example.com", "ravi@example.com"]);
+        assert_eq!(
+            path("to").values(data),
+            [all, "asha@example.com", "ravi@example.com"]
+        );
         assert_eq!(path("cc").values(data), ["x@y.z"]);
         let other = r#"{"to": "Asha <X@Bücher.example>", "quoted": "A <\"a..b\"@y.z>"}"#;
-        assert_eq!(path("to").values(other)[1..], ["x@bücher.example", "x@xn--bcher-kva.example"]);
+        assert_eq!(
+            path("to").values(other)[1..],
+            ["x@bücher.example", "x@xn--bcher-kva.example"]
+        );
         assert!(path("quoted").holds(other, &["\"a..b\"@y.z".into()]));
-        let many = json!({ "to": (0..1_000).map(|n| format!("p{n}@y.z")).collect::<Vec<_>>() }).to_string();
-        assert!(path("to").holds(&many, &["p999@y.z".into()]) && !path("to").holds(&many, &["p1000@y.z".into()]));
+        let many = json!({ "to": (0..1_000).map(|n| format!("p{n}@y.z")).collect::<Vec<_>>() })
+            .to_string();
+        assert!(
+            path("to").holds(&many, &["p999@y.z".into()])
+                && !path("to").holds(&many, &["p1000@y.z".into()])
+        );
     }
 
     #[test]
     fn what_is_no_path_is_refused() {
-        for text in ["", ".", "a.", ".a", "a..b", "a\nb", "a\0b", "a.b.c.d.e.f.g.h.i", &"x".repeat(129)] {
+        for text in [
+            "",
+            ".",
+            "a.",
+            ".a",
+            "a..b",
+            "a\nb",
+            "a\0b",
+            "a.b.c.d.e.f.g.h.i",
+            &"x".repeat(129),
+        ] {
             assert!(text.parse::<DataPath>().is_err(), "{text:?}");
         }
     }

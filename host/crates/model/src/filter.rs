@@ -15,7 +15,10 @@ const MAX_DATA: usize = 8;
 /// All conditions that are set must hold; an empty filter matches everything. The names are the
 /// same in JSON and in a query string (`data.<path>` for each value of job data).
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(try_from = "std::collections::BTreeMap<String, String>", into = "std::collections::BTreeMap<String, String>")]
+#[serde(
+    try_from = "std::collections::BTreeMap<String, String>",
+    into = "std::collections::BTreeMap<String, String>"
+)]
 pub struct Filter {
     /// `queue`
     pub queue: Option<QueueName>,
@@ -64,16 +67,24 @@ pub const KEYS: &str = "queue, job, name, from, to, outcome, verdict, code, text
 
 impl Filter {
     /// A name given twice is refused, since one of the two values would be ignored.
-    pub fn from_pairs(pairs: impl IntoIterator<Item = (String, String)>) -> Result<Self, FilterError> {
+    pub fn from_pairs(
+        pairs: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, FilterError> {
         let mut filter = Self::default();
         let mut seen = std::collections::BTreeSet::new();
         for (key, value) in pairs {
-            let refuse = |reason: String| FilterError { key: key.clone(), reason };
+            let refuse = |reason: String| FilterError {
+                key: key.clone(),
+                reason,
+            };
             if !seen.insert(key.clone()) {
                 return Err(refuse("given twice".into()));
             }
             // A job added by Node may have an empty name.
-            if (value.is_empty() && key != "name") || value.len() > MAX_VALUE_BYTES || value.contains('\0') {
+            if (value.is_empty() && key != "name")
+                || value.len() > MAX_VALUE_BYTES
+                || value.contains('\0')
+            {
                 return Err(refuse(format!("1 to {MAX_VALUE_BYTES} bytes, without NUL")));
             }
             match key.as_str() {
@@ -126,7 +137,10 @@ impl Filter {
         if let (Some(from), Some(to)) = (filter.from, filter.to)
             && from >= to
         {
-            return Err(FilterError { key: "to".into(), reason: "it must be later than from".into() });
+            return Err(FilterError {
+                key: "to".into(),
+                reason: "it must be later than from".into(),
+            });
         }
         filter.data.sort();
         Ok(filter)
@@ -152,14 +166,29 @@ impl Filter {
             ("platform", self.platform.clone()),
             ("dead-letter", self.dead_letter.map(|id| id.to_string())),
         ];
-        let named = named.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?)));
-        named.chain(self.data.iter().map(|(path, value)| (format!("data.{path}"), value.clone()))).collect()
+        let named = named
+            .into_iter()
+            .filter_map(|(key, value)| Some((key.to_owned(), value?)));
+        named
+            .chain(
+                self.data
+                    .iter()
+                    .map(|(path, value)| (format!("data.{path}"), value.clone())),
+            )
+            .collect()
     }
 
     /// A copy for records, without values of job data, which may be personal.
     pub fn without_data(&self) -> Self {
-        let data = self.data.iter().map(|(path, _)| (path.clone(), "…".to_owned())).collect();
-        Self { data, ..self.clone() }
+        let data = self
+            .data
+            .iter()
+            .map(|(path, _)| (path.clone(), "…".to_owned()))
+            .collect();
+        Self {
+            data,
+            ..self.clone()
+        }
     }
 
     pub fn is_everything(&self) -> bool {
@@ -186,9 +215,15 @@ fn word<T: serde::de::DeserializeOwned>(text: &str) -> Option<T> {
 
 /// The range of years excludes mistyped ones, and both sides can hold it.
 fn time(text: &str) -> Result<DateTime<Utc>, String> {
-    let time = DateTime::parse_from_rfc3339(text).map_err(|_| "a time like 2026-01-31T08:00:00Z".to_owned())?.to_utc();
+    let time = DateTime::parse_from_rfc3339(text)
+        .map_err(|_| "a time like 2026-01-31T08:00:00Z".to_owned())?
+        .to_utc();
     let year = chrono::Datelike::year(&time);
-    if (1970..10_000).contains(&year) { Ok(time) } else { Err("a year from 1970 to 9999".into()) }
+    if (1970..10_000).contains(&year) {
+        Ok(time)
+    } else {
+        Err("a year from 1970 to 9999".into())
+    }
 }
 
 #[cfg(test)]
@@ -196,7 +231,11 @@ mod tests {
     use super::*;
 
     fn of(pairs: &[(&str, &str)]) -> Result<Filter, FilterError> {
-        Filter::from_pairs(pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())))
+        Filter::from_pairs(
+            pairs
+                .iter()
+                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned())),
+        )
     }
 
     #[test]
@@ -210,9 +249,15 @@ mod tests {
             ("text", "100%_\\"),
         ];
         let filter = of(&pairs).expect("a filter");
-        assert_eq!(Filter::from_pairs(filter.pairs()).expect("its own pairs"), filter);
+        assert_eq!(
+            Filter::from_pairs(filter.pairs()).expect("its own pairs"),
+            filter
+        );
         let json = serde_json::to_string(&filter).expect("JSON");
-        assert_eq!(serde_json::from_str::<Filter>(&json).expect("its own JSON"), filter);
+        assert_eq!(
+            serde_json::from_str::<Filter>(&json).expect("its own JSON"),
+            filter
+        );
         assert!(!filter.is_everything() && Filter::default().is_everything());
     }
 
@@ -223,7 +268,13 @@ mod tests {
             (&[("queue", "a:b")], "queue"),
             (&[("from", "yesterday")], "from"),
             (&[("from", "-5000-01-01T00:00:00Z")], "from"),
-            (&[("from", "2026-01-02T00:00:00Z"), ("to", "2026-01-01T00:00:00Z")], "to"),
+            (
+                &[
+                    ("from", "2026-01-02T00:00:00Z"),
+                    ("to", "2026-01-01T00:00:00Z"),
+                ],
+                "to",
+            ),
             (&[("outcome", "bad")], "outcome"),
             (&[("revision", "xyz1")], "revision"),
             (&[("text", "")], "text"),

@@ -26,9 +26,15 @@ pub fn normalised(message: &str) -> String {
             out.push_str("'…'");
             rest = &next[end + 1..];
         } else if c.is_alphanumeric() {
-            let end = rest.find(|c: char| !c.is_alphanumeric() && !matches!(c, '-' | '_')).unwrap_or(rest.len());
+            let end = rest
+                .find(|c: char| !c.is_alphanumeric() && !matches!(c, '-' | '_'))
+                .unwrap_or(rest.len());
             let (word, after) = rest.split_at(end);
-            out.push_str(if word.contains(|c: char| c.is_ascii_digit()) { "#" } else { word });
+            out.push_str(if word.contains(|c: char| c.is_ascii_digit()) {
+                "#"
+            } else {
+                word
+            });
             rest = after;
         } else {
             out.push(c);
@@ -62,7 +68,10 @@ mod tests {
             ("user 12 not found", "user 99 not found"),
             ("cannot reach 10.0.0.1:443", "cannot reach 10.0.0.77:8443"),
             ("no lead 'Asha Rao'", "no lead 'Ravi'"),
-            ("id 6b1f0f0e-aaaa-4bbb-8ccc-0123456789ab is gone", "id 11111111-aaaa-4bbb-8ccc-0123456789ab is gone"),
+            (
+                "id 6b1f0f0e-aaaa-4bbb-8ccc-0123456789ab is gone",
+                "id 11111111-aaaa-4bbb-8ccc-0123456789ab is gone",
+            ),
             ("it's 5 late", "it's 6 late"),
             ("first\nsecond", "first\nother"),
         ] {
@@ -73,7 +82,16 @@ mod tests {
 
     #[test]
     fn any_text_is_normalised_within_its_bound() {
-        for text in ["", "\"", "'é'", "é'", "`é", &"é".repeat(4_000), &"\"".repeat(9_001), &"a\"".repeat(5_000)] {
+        for text in [
+            "",
+            "\"",
+            "'é'",
+            "é'",
+            "`é",
+            &"é".repeat(4_000),
+            &"\"".repeat(9_001),
+            &"a\"".repeat(5_000),
+        ] {
             assert!(normalised(text).len() <= MAX_BYTES, "{text:.10}");
         }
     }

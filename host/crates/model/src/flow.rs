@@ -74,12 +74,18 @@ pub enum InvalidFlow {
 
 impl Flow {
     pub fn leaf(job: NewJob) -> Self {
-        Self { job, on_failure: ChildFailure::default(), children: Vec::new() }
+        Self {
+            job,
+            on_failure: ChildFailure::default(),
+            children: Vec::new(),
+        }
     }
 
     /// Builds a tree from a list in which every job but the first names its parent by index. The
     /// parent must come first. Guests use this form, since WIT has no recursive types.
-    pub fn from_list(list: Vec<(NewJob, ChildFailure, Option<usize>)>) -> Result<Self, InvalidFlow> {
+    pub fn from_list(
+        list: Vec<(NewJob, ChildFailure, Option<usize>)>,
+    ) -> Result<Self, InvalidFlow> {
         if list.len() > MAX_NODES {
             return Err(InvalidFlow::TooMany);
         }
@@ -93,7 +99,14 @@ impl Flow {
             if let Some(reason) = reason {
                 return Err(InvalidFlow::Order { place, reason });
             }
-            nodes.push((Self { job, on_failure, children: Vec::new() }, parent));
+            nodes.push((
+                Self {
+                    job,
+                    on_failure,
+                    children: Vec::new(),
+                },
+                parent,
+            ));
         }
         // From the end, so that each job has all its children before it moves into its parent.
         while let Some((mut node, parent)) = nodes.pop() {
@@ -103,7 +116,10 @@ impl Flow {
                 None => return Ok(node),
             }
         }
-        Err(InvalidFlow::Order { place: 0, reason: "a flow has at least one job" })
+        Err(InvalidFlow::Order {
+            place: 0,
+            reason: "a flow has at least one job",
+        })
     }
 
     /// All jobs, each parent before its children.
@@ -131,7 +147,10 @@ impl Flow {
             if let Some(id) = &node.job.id
                 && !ids.insert((&node.job.queue, id))
             {
-                return Err(InvalidFlow::SameId { queue: node.job.queue.to_string(), id: id.to_string() });
+                return Err(InvalidFlow::SameId {
+                    queue: node.job.queue.to_string(),
+                    id: id.to_string(),
+                });
             }
             rest.extend(node.children.iter().map(|child| (child, depth + 1)));
         }
@@ -149,17 +168,34 @@ mod tests {
 
     #[test]
     fn a_list_becomes_the_tree_it_describes() {
-        let list = [("root", None), ("a", Some(0)), ("b", Some(0)), ("a1", Some(1))];
-        let list = list.into_iter().map(|(name, parent)| (job(name), ChildFailure::Wait, parent)).collect();
+        let list = [
+            ("root", None),
+            ("a", Some(0)),
+            ("b", Some(0)),
+            ("a1", Some(1)),
+        ];
+        let list = list
+            .into_iter()
+            .map(|(name, parent)| (job(name), ChildFailure::Wait, parent))
+            .collect();
         let mut flow = Flow::from_list(list).expect("a tree");
-        let names: Vec<String> = flow.jobs_mut().into_iter().map(|job| job.name.clone()).collect();
+        let names: Vec<String> = flow
+            .jobs_mut()
+            .into_iter()
+            .map(|job| job.name.clone())
+            .collect();
         assert_eq!(names, ["root", "a", "a1", "b"]);
     }
 
     #[test]
     fn a_list_that_is_no_tree_is_refused() {
         let list = |parents: &[Option<usize>]| {
-            Flow::from_list(parents.iter().map(|&parent| (job("n"), ChildFailure::Wait, parent)).collect())
+            Flow::from_list(
+                parents
+                    .iter()
+                    .map(|&parent| (job("n"), ChildFailure::Wait, parent))
+                    .collect(),
+            )
         };
         assert!(list(&[]).is_err());
         assert!(list(&[None, None]).is_err());
@@ -172,11 +208,19 @@ mod tests {
         let mut wide = Flow::leaf(job("root"));
         wide.children = (0..MAX_NODES).map(|_| Flow::leaf(job("child"))).collect();
         assert_eq!(wide.check(), Err(InvalidFlow::TooMany));
-        let deep = (0..MAX_DEPTH)
-            .fold(Flow::leaf(job("end")), |child, _| Flow { children: vec![child], ..Flow::leaf(job("level")) });
+        let deep = (0..MAX_DEPTH).fold(Flow::leaf(job("end")), |child, _| Flow {
+            children: vec![child],
+            ..Flow::leaf(job("level"))
+        });
         assert_eq!(deep.check(), Err(InvalidFlow::TooDeep));
-        let twin = Flow::leaf(NewJob { id: Some("x".parse().expect("an id")), ..job("twin") });
-        let twins = Flow { children: vec![twin.clone(), twin], ..Flow::leaf(job("root")) };
+        let twin = Flow::leaf(NewJob {
+            id: Some("x".parse().expect("an id")),
+            ..job("twin")
+        });
+        let twins = Flow {
+            children: vec![twin.clone(), twin],
+            ..Flow::leaf(job("root"))
+        };
         assert!(matches!(twins.check(), Err(InvalidFlow::SameId { .. })));
     }
 }

@@ -50,8 +50,13 @@ impl Ask {
                 EgressAuth::Query { name, .. } => format!("query {name}"),
                 EgressAuth::Form { name, .. } => format!("form {name}"),
                 // The client's secret is sent there.
-                EgressAuth::OAuth2 { token_url, scope, .. } => {
-                    let scope = scope.as_ref().map(|scope| format!(" for {scope:?}")).unwrap_or_default();
+                EgressAuth::OAuth2 {
+                    token_url, scope, ..
+                } => {
+                    let scope = scope
+                        .as_ref()
+                        .map(|scope| format!(" for {scope:?}"))
+                        .unwrap_or_default();
                     format!("oauth2 by {token_url}{scope}")
                 }
             };
@@ -80,7 +85,11 @@ impl Ask {
     }
 
     pub fn sql(table: &TableName, access: &TableAccess) -> Self {
-        Self(format!("sql {} {table}{}", access.privilege, access.column_list()))
+        Self(format!(
+            "sql {} {table}{}",
+            access.privilege,
+            access.column_list()
+        ))
     }
 
     pub fn audit(trail: &TrailName) -> Self {
@@ -102,15 +111,34 @@ impl Manifest {
     /// Everything that an operator must grant before the plugin may do it. The plugin's own queues,
     /// schedules, routes and webhooks need no grant: whoever activates the plugin wants them.
     pub fn asks(&self) -> BTreeSet<Ask> {
-        let mut asks: BTreeSet<Ask> = self.secrets.iter().map(|secret| Ask::secret(&secret.name)).collect();
+        let mut asks: BTreeSet<Ask> = self
+            .secrets
+            .iter()
+            .map(|secret| Ask::secret(&secret.name))
+            .collect();
         asks.extend(self.egress.iter().map(Ask::http));
-        asks.extend(self.enqueue.iter().flat_map(|spec| &spec.queues).map(Ask::enqueue));
+        asks.extend(
+            self.enqueue
+                .iter()
+                .flat_map(|spec| &spec.queues)
+                .map(Ask::enqueue),
+        );
         if let Some(kv) = &self.kv {
             asks.insert(Ask::kv());
             asks.extend(kv.prefixes.iter().map(|prefix| Ask::shared_kv(prefix)));
         }
-        asks.extend(self.sql.iter().flat_map(SqlSpec::accesses).map(|(table, access)| Ask::sql(table, access)));
-        asks.extend(self.audit.iter().flat_map(|spec| &spec.trails).map(Ask::audit));
+        asks.extend(
+            self.sql
+                .iter()
+                .flat_map(SqlSpec::accesses)
+                .map(|(table, access)| Ask::sql(table, access)),
+        );
+        asks.extend(
+            self.audit
+                .iter()
+                .flat_map(|spec| &spec.trails)
+                .map(Ask::audit),
+        );
         if self.smtp.as_ref().is_some_and(|smtp| smtp.allowed) {
             asks.insert(Ask::smtp());
         }
@@ -160,9 +188,18 @@ mod tests {
     fn each_privilege_on_each_table_is_an_ask_of_its_own_with_its_columns() {
         let manifest = "name = \"crm\"\nversion = \"1.0.0\"\nwit = \"0.1\"\n[sql]\n\
             tables = { \"crm.leads\" = [\"update\", \"select(phone, id)\"], \"crm.calls\" = [\"insert\"] }\n";
-        let asks = Manifest::from_toml(manifest, |_| Err("none".into())).expect("valid").asks();
+        let asks = Manifest::from_toml(manifest, |_| Err("none".into()))
+            .expect("valid")
+            .asks();
         let asks: Vec<&str> = asks.iter().map(Ask::as_str).collect();
-        assert_eq!(asks, ["sql insert crm.calls", "sql select crm.leads(id, phone)", "sql update crm.leads"]);
+        assert_eq!(
+            asks,
+            [
+                "sql insert crm.calls",
+                "sql select crm.leads(id, phone)",
+                "sql update crm.leads"
+            ]
+        );
     }
 
     fn rule(text: &str) -> EgressRule {
@@ -171,16 +208,24 @@ mod tests {
 
     #[test]
     fn a_rule_that_reaches_more_or_carries_other_credentials_is_another_ask() {
-        let plain = Ask::http(&rule(r#"{"url":"https://a.example/**","methods":["POST","GET"]}"#));
+        let plain = Ask::http(&rule(
+            r#"{"url":"https://a.example/**","methods":["POST","GET"]}"#,
+        ));
         assert_eq!(plain.as_str(), "http GET,POST https://a.example/**");
         let others = [
             r#"{"url":"https://a.example/**","methods":["GET"]}"#,
             r#"{"url":"https://a.example/**","methods":["GET","POST"],"allow_addresses":["10.0.0.0/8"]}"#,
             r#"{"url":"https://a.example/**","methods":["GET","POST"],"auth":{"bearer":{"token":"T"}}}"#,
         ];
-        let asks: HashSet<Ask> = others.iter().map(|text| Ask::http(&rule(text))).chain([plain]).collect();
+        let asks: HashSet<Ask> = others
+            .iter()
+            .map(|text| Ask::http(&rule(text)))
+            .chain([plain])
+            .collect();
         assert_eq!(asks.len(), 4);
-        assert!(asks.contains(&Ask::new("http GET,POST https://a.example/** as bearer (T)")));
+        assert!(asks.contains(&Ask::new(
+            "http GET,POST https://a.example/** as bearer (T)"
+        )));
     }
 
     #[test]
@@ -193,7 +238,11 @@ mod tests {
             Ask::http(&rule(&json.to_string()))
         };
         let asked = oauth2("https://login.example/token", "a");
-        assert_ne!(asked, oauth2("https://login.evil/token", "a"), "the client's secret goes there");
+        assert_ne!(
+            asked,
+            oauth2("https://login.evil/token", "a"),
+            "the client's secret goes there"
+        );
         assert_ne!(asked, oauth2("https://login.example/token", "a b"));
         let text = "http GET https://a.example/** as oauth2 by https://login.example/token for \"a\" (ID, SECRET)";
         assert_eq!(asked.as_str(), text);

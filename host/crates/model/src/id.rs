@@ -83,7 +83,8 @@ impl QueueName {
     /// Whether we may create this queue: people must read and type the name, and put it into URLs.
     pub fn check_new(&self) -> Result<(), InvalidId> {
         let text = self.as_str();
-        let is_plain = text.len() <= 128 && text == text.trim() && !text.chars().any(char::is_control);
+        let is_plain =
+            text.len() <= 128 && text == text.trim() && !text.chars().any(char::is_control);
         if is_plain && ![".", ".."].contains(&text) {
             return Ok(());
         }
@@ -147,7 +148,9 @@ pub enum InvalidNewId {
     )]
     Colon,
     /// Nobody could type it, or put it into a URL.
-    #[error("a job's own id has 1 to 256 bytes without control characters, and is neither '.' nor '..'")]
+    #[error(
+        "a job's own id has 1 to 256 bytes without control characters, and is neither '.' nor '..'"
+    )]
     Unprintable,
 }
 
@@ -170,9 +173,14 @@ impl JobId {
             Err(InvalidNewId::Colon)
         } else if self.is_queue_key() {
             Err(InvalidNewId::QueueKey(self.clone()))
-        } else if text == "NaN" || (!digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())) {
+        } else if text == "NaN"
+            || (!digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()))
+        {
             Err(InvalidNewId::Number(self.clone()))
-        } else if text.len() > 256 || text.chars().any(char::is_control) || [".", ".."].contains(&text) {
+        } else if text.len() > 256
+            || text.chars().any(char::is_control)
+            || [".", ".."].contains(&text)
+        {
             Err(InvalidNewId::Unprintable)
         } else {
             Ok(())
@@ -295,7 +303,8 @@ mod tests {
         for id in QUEUE_KEYS {
             let error = refused(id).expect("refused");
             assert!(
-                matches!(error, InvalidNewId::QueueKey(_)) && error.to_string().contains(&format!("job-{id}")),
+                matches!(error, InvalidNewId::QueueKey(_))
+                    && error.to_string().contains(&format!("job-{id}")),
                 "{id}"
             );
         }
@@ -308,7 +317,11 @@ mod tests {
             (":", false),
         ] {
             assert_eq!(refused(id), Some(InvalidNewId::Colon), "{id}");
-            assert_eq!(id.parse::<JobId>().expect("an id").is_queue_key(), is_own, "{id}");
+            assert_eq!(
+                id.parse::<JobId>().expect("an id").is_queue_key(),
+                is_own,
+                "{id}"
+            );
         }
         for id in ["0", "7", "-7", "007", "NaN", "99999999999999999999999"] {
             assert!(matches!(refused(id), Some(InvalidNewId::Number(_))), "{id}");
@@ -316,8 +329,20 @@ mod tests {
         for id in ["a\nb", ".", "..", &"a".repeat(257), "\u{9b}"] {
             assert_eq!(refused(id), Some(InvalidNewId::Unprintable), "{id:?}");
         }
-        for id in ["job-failed", "Failed", "faile", "failed ", "a/b", "-", "-x", "1e3", "1.5", "отчёт 7", "😀", "~."]
-        {
+        for id in [
+            "job-failed",
+            "Failed",
+            "faile",
+            "failed ",
+            "a/b",
+            "-",
+            "-x",
+            "1e3",
+            "1.5",
+            "отчёт 7",
+            "😀",
+            "~.",
+        ] {
             assert_eq!(refused(id), None, "{id}");
         }
     }
@@ -333,8 +358,13 @@ mod tests {
     #[test]
     fn what_is_expected_is_said_in_english() {
         let said = |error: InvalidId| error.to_string();
-        assert!(said("X".parse::<TrailName>().expect_err("upper case")).starts_with("not an audit trail name: "));
-        assert!(said("x".parse::<PluginName>().expect_err("short")).starts_with("not a plugin name: "));
+        assert!(
+            said("X".parse::<TrailName>().expect_err("upper case"))
+                .starts_with("not an audit trail name: ")
+        );
+        assert!(
+            said("x".parse::<PluginName>().expect_err("short")).starts_with("not a plugin name: ")
+        );
     }
 
     #[test]

@@ -149,7 +149,10 @@ pub struct Trace {
 /// A job's name in the trail of operators' actions: `queue/id`. Slashes in the queue's name are
 /// escaped, so that no two jobs have the same name.
 pub fn trail_name(queue: &QueueName, id: &JobId) -> String {
-    format!("{}/{id}", queue.as_str().replace('%', "%25").replace('/', "%2F"))
+    format!(
+        "{}/{id}",
+        queue.as_str().replace('%', "%25").replace('/', "%2F")
+    )
 }
 
 /// Identity of one job over time. Includes its creation: ids restart at 1 after a flush of Redis.
@@ -200,7 +203,9 @@ mod tests {
 
     #[test]
     fn no_two_jobs_have_one_name_in_the_trail() {
-        let name = |queue: &str, id: &str| trail_name(&queue.parse().expect("a name"), &id.parse().expect("an id"));
+        let name = |queue: &str, id: &str| {
+            trail_name(&queue.parse().expect("a name"), &id.parse().expect("an id"))
+        };
         assert_eq!(name("emailQueue", "7"), "emailQueue/7");
         assert_ne!(name("a/b", "c"), name("a", "b/c"));
         assert_ne!(name("a%2Fb", "c"), name("a/b", "c"));
@@ -211,7 +216,13 @@ mod tests {
         assert_eq!(key("1", 5).idempotency_key(), key("1", 5).idempotency_key());
         assert_ne!(key("1", 5).idempotency_key(), key("1", 6).idempotency_key());
         assert_ne!(key("1", 5).idempotency_key(), key("2", 5).idempotency_key());
-        assert_eq!(key("1", 5).idempotency_key(), key("1", 5).idempotency_key_of(None));
-        assert_ne!(key("1", 5).idempotency_key_of(Some("a")), key("1", 5).idempotency_key_of(Some("b")));
+        assert_eq!(
+            key("1", 5).idempotency_key(),
+            key("1", 5).idempotency_key_of(None)
+        );
+        assert_ne!(
+            key("1", 5).idempotency_key_of(Some("a")),
+            key("1", 5).idempotency_key_of(Some("b"))
+        );
     }
 }

@@ -83,10 +83,20 @@ pub fn any_state<'de, D: Deserializer<'de>>(deserializer: D) -> Result<JobState,
 
 /// What [`any_state`] reads, for the document.
 pub fn any_state_schema() -> ObjectBuilder {
-    use JobState::{Active, Completed, Delayed, Failed, Prioritized, Unknown, Waiting, WaitingChildren};
-    let states = [Waiting, Prioritized, Delayed, WaitingChildren, Active, Completed, Failed, Unknown];
-    let about =
-        "Where it is. `unknown`: nothing holds it, which a fault or a mix of BullMQ's versions can leave behind";
+    use JobState::{
+        Active, Completed, Delayed, Failed, Prioritized, Unknown, Waiting, WaitingChildren,
+    };
+    let states = [
+        Waiting,
+        Prioritized,
+        Delayed,
+        WaitingChildren,
+        Active,
+        Completed,
+        Failed,
+        Unknown,
+    ];
+    let about = "Where it is. `unknown`: nothing holds it, which a fault or a mix of BullMQ's versions can leave behind";
     ObjectBuilder::new()
         .schema_type(Type::String)
         .enum_values(Some(states.map(|state| state.to_string())))

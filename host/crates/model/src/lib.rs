@@ -4,7 +4,8 @@
 //! Owns types and pure rules. Never does I/O, never reads the clock, and knows nothing of Redis,
 //! SQL, HTTP clients or wasm. Only parsing can fail here, and each failure names the field.
 
-/// What serde's `try_from = "String", into = "String"` needs of a type that is read and shown as a text.
+/// What serde's `try_from = "String", into = "String"` needs of a type that is read and shown as a
+/// text.
 macro_rules! text_form {
     ($name:ty) => {
         impl TryFrom<String> for $name {
@@ -56,6 +57,8 @@ pub mod sql;
 mod trace_parent;
 
 pub use data_path::DataPath;
-pub use id::{InvalidId, InvalidNewId, JobId, PluginName, QueueName, RevisionDigest, SecretName, TrailName};
+pub use id::{
+    InvalidId, InvalidNewId, JobId, PluginName, QueueName, RevisionDigest, SecretName, TrailName,
+};
 pub use redaction::Redaction;
 pub use trace_parent::{InvalidTraceParent, TraceParent};

@@ -67,14 +67,24 @@ impl Answer {
     /// Why the answer cannot be passed on: too large, not JSON, or not valid in HTTP.
     pub fn check(&self, max_json_bytes: usize) -> Result<(), String> {
         if let Some(status) = self.status.filter(|status| !(200..=599).contains(status)) {
-            return Err(format!("status {status}; an answer has one from 200 to 599"));
+            return Err(format!(
+                "status {status}; an answer has one from 200 to 599"
+            ));
         }
         match &self.body {
             Body::Empty | Body::Relay(_) => Ok(()),
             Body::Json(text) => check_json(text, max_json_bytes),
-            Body::Bytes { content_type, content } => {
-                let printable = content_type.bytes().all(|byte| (0x20..0x7f).contains(&byte));
-                if !printable || !content_type.contains('/') || content_type.len() > MAX_CONTENT_TYPE_BYTES {
+            Body::Bytes {
+                content_type,
+                content,
+            } => {
+                let printable = content_type
+                    .bytes()
+                    .all(|byte| (0x20..0x7f).contains(&byte));
+                if !printable
+                    || !content_type.contains('/')
+                    || content_type.len() > MAX_CONTENT_TYPE_BYTES
+                {
                     return Err("not a content type".into());
                 }
                 check_length(content.len(), MAX_CONTENT_BYTES)
@@ -93,7 +103,11 @@ pub fn check_json(text: &str, max_bytes: usize) -> Result<(), String> {
 }
 
 fn check_length(bytes: usize, most: usize) -> Result<(), String> {
-    if bytes > most { Err(format!("{bytes} bytes; the limit is {most}")) } else { Ok(()) }
+    if bytes > most {
+        Err(format!("{bytes} bytes; the limit is {most}"))
+    } else {
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -101,23 +115,43 @@ mod tests {
     use super::*;
 
     fn checked(status: Option<u16>, body: Body) -> Result<(), String> {
-        Answer { status, headers: Vec::new(), body }.check(8)
+        Answer {
+            status,
+            headers: Vec::new(),
+            body,
+        }
+        .check(8)
     }
 
     fn bytes(content_type: &str, length: usize) -> Body {
-        Body::Bytes { content_type: content_type.into(), content: vec![0; length] }
+        Body::Bytes {
+            content_type: content_type.into(),
+            content: vec![0; length],
+        }
     }
 
     #[test]
     fn what_cannot_be_passed_on_is_refused_with_the_reason() {
         assert_eq!(checked(Some(201), Body::Json("[1]".into())), Ok(()));
-        assert_eq!(checked(None, bytes("audio/mpeg", MAX_CONTENT_BYTES)), Ok(()));
+        assert_eq!(
+            checked(None, bytes("audio/mpeg", MAX_CONTENT_BYTES)),
+            Ok(())
+        );
         let refused = |status, body| checked(status, body).expect_err("refused");
-        assert_eq!(refused(None, Body::Json("[1,2,3,4]".into())), "9 bytes; the limit is 8");
+        assert_eq!(
+            refused(None, Body::Json("[1,2,3,4]".into())),
+            "9 bytes; the limit is 8"
+        );
         assert!(refused(None, Body::Json("[1".into())).starts_with("not JSON"));
         assert!(refused(Some(101), Body::Empty).starts_with("status 101"));
-        assert_eq!(refused(None, bytes("audio/mpeg\r\nset-cookie: x", 1)), "not a content type");
+        assert_eq!(
+            refused(None, bytes("audio/mpeg\r\nset-cookie: x", 1)),
+            "not a content type"
+        );
         assert_eq!(refused(None, bytes("", 1)), "not a content type");
-        assert_eq!(refused(None, bytes("a/b", MAX_CONTENT_BYTES + 1)), "16777217 bytes; the limit is 16777216");
+        assert_eq!(
+            refused(None, bytes("a/b", MAX_CONTENT_BYTES + 1)),
+            "16777217 bytes; the limit is 16777216"
+        );
     }
 }

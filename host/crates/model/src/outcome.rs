@@ -124,7 +124,9 @@ impl Outcome {
     pub fn cut(&mut self, mask: &Mask) {
         let message = match self {
             Self::Failed(failure) => &mut failure.message,
-            Self::Trapped(message) | Self::InvalidResult(message) | Self::HostFault(message) => message,
+            Self::Trapped(message) | Self::InvalidResult(message) | Self::HostFault(message) => {
+                message
+            }
             Self::Completed(_) | Self::Deadline(_) | Self::MemoryLimit(_) => return,
         };
         mask.cut(message, MAX_MESSAGE_BYTES);
@@ -136,8 +138,14 @@ impl Outcome {
             Self::Completed(_) => return None,
             Self::Failed(failure) => format!("{}: {}", failure.code, failure.message),
             Self::Trapped(message) => format!("trapped: {message}"),
-            Self::Deadline(limit) => format!("deadline: the call was ended after {} ms", limit.as_millis()),
-            Self::MemoryLimit(bytes) => format!("memory-limit: the plugin needed more than its {} MiB", bytes >> 20),
+            Self::Deadline(limit) => format!(
+                "deadline: the call was ended after {} ms",
+                limit.as_millis()
+            ),
+            Self::MemoryLimit(bytes) => format!(
+                "memory-limit: the plugin needed more than its {} MiB",
+                bytes >> 20
+            ),
             Self::InvalidResult(message) => format!("invalid-result: {message}"),
             Self::HostFault(message) => format!("host-fault: {message}"),
         })
@@ -154,7 +162,8 @@ impl Failure {
             self.message = "(the plugin gave no message)".into();
         }
         let usable = |details: &String| {
-            details.len() <= MAX_DETAILS_BYTES && serde_json::from_str::<serde::de::IgnoredAny>(details).is_ok()
+            details.len() <= MAX_DETAILS_BYTES
+                && serde_json::from_str::<serde::de::IgnoredAny>(details).is_ok()
         };
         self.details = self.details.filter(usable);
         self
@@ -162,17 +171,32 @@ impl Failure {
 }
 
 fn kebab_case(code: &str) -> String {
-    let mut text: String =
-        code.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect();
+    let mut text: String = code
+        .chars()
+        .map(|c| {
+            if c.is_ascii_alphanumeric() {
+                c.to_ascii_lowercase()
+            } else {
+                '-'
+            }
+        })
+        .collect();
     text.truncate(MAX_CODE_BYTES);
     let text = text.trim_matches('-');
-    if text.is_empty() { "unspecified".into() } else { text.into() }
+    if text.is_empty() {
+        "unspecified".into()
+    } else {
+        text.into()
+    }
 }
 
 /// Cuts at a character boundary.
 pub fn truncate(text: &mut String, max_bytes: usize) {
     if text.len() > max_bytes {
-        let end = (0..=max_bytes).rev().find(|&i| text.is_char_boundary(i)).unwrap_or(0);
+        let end = (0..=max_bytes)
+            .rev()
+            .find(|&i| text.is_char_boundary(i))
+            .unwrap_or(0);
         text.truncate(end);
     }
 }
@@ -195,7 +219,10 @@ mod tests {
         assert_eq!(failure.details, None);
         let mut outcome = Outcome::Failed(failure);
         outcome.cut(&Mask::default());
-        assert_eq!(outcome.reason().map(|reason| reason.len()), Some("bad-credentials: ".len() + MAX_MESSAGE_BYTES));
+        assert_eq!(
+            outcome.reason().map(|reason| reason.len()),
+            Some("bad-credentials: ".len() + MAX_MESSAGE_BYTES)
+        );
     }
 
     #[test]

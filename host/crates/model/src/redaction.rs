@@ -45,13 +45,22 @@ pub struct Shown<'t> {
 impl Redaction {
     /// Hides these paths, and names that mean a secret.
     pub fn new(paths: &[DataPath]) -> Self {
-        Self { paths: paths.to_vec() }
+        Self {
+            paths: paths.to_vec(),
+        }
     }
 
     /// Whether a value at this path is hidden.
     pub fn covers(&self, path: &str) -> bool {
-        let is_below = |known: &DataPath| path.strip_prefix(known.as_str()).is_some_and(|rest| rest.starts_with('.'));
-        path.split('.').any(is_secret) || self.paths.iter().any(|known| known.as_str() == path || is_below(known))
+        let is_below = |known: &DataPath| {
+            path.strip_prefix(known.as_str())
+                .is_some_and(|rest| rest.starts_with('.'))
+        };
+        path.split('.').any(is_secret)
+            || self
+                .paths
+                .iter()
+                .any(|known| known.as_str() == path || is_below(known))
     }
 
     /// A job's data, and the mask that finds its hidden values in other texts. If anything is
@@ -65,7 +74,11 @@ impl Redaction {
         let mut values = self.values(data);
         values.extend(others);
         let mask = Mask::new(values);
-        let mut walk = Walk { search: Search::Mask(&mask), hides_bare: self.hides_anything(), hidden: 0 };
+        let mut walk = Walk {
+            search: Search::Mask(&mask),
+            hides_bare: self.hides_anything(),
+            hidden: 0,
+        };
         (self.walk(data, &mut walk), mask)
     }
 
@@ -74,14 +87,25 @@ impl Redaction {
         let mut values = Vec::new();
         self.walk(
             data,
-            &mut Walk { search: Search::Values(&mut values), hides_bare: self.hides_anything(), hidden: 0 },
+            &mut Walk {
+                search: Search::Values(&mut values),
+                hides_bare: self.hides_anything(),
+                hidden: 0,
+            },
         );
         values
     }
 
     /// Redacts another document of the job: its result, its progress, its options.
     pub fn document<'t>(&self, document: &'t str, mask: &Mask) -> Shown<'t> {
-        self.walk(document, &mut Walk { search: Search::Mask(mask), hides_bare: false, hidden: 0 })
+        self.walk(
+            document,
+            &mut Walk {
+                search: Search::Mask(mask),
+                hides_bare: false,
+                hidden: 0,
+            },
+        )
     }
 
     fn hides_anything(&self) -> bool {
@@ -93,17 +117,33 @@ impl Redaction {
         let document = serde_json::from_str::<&RawValue>(text);
         if !text.is_empty() && (hides_all || (document.is_err() && self.hides_anything())) {
             walk.note(text.to_owned());
-            return Shown { text: REDACTED.into(), hidden: 1 };
+            return Shown {
+                text: REDACTED.into(),
+                hidden: 1,
+            };
         }
         let Ok(document) = document else {
             let shown = walk.text(text);
-            return Shown { hidden: usize::from(shown != text), text: shown };
+            return Shown {
+                hidden: usize::from(shown != text),
+                text: shown,
+            };
         };
-        let paths: Vec<Vec<&str>> = self.paths.iter().map(|path| path.as_str().split('.').collect()).collect();
+        let paths: Vec<Vec<&str>> = self
+            .paths
+            .iter()
+            .map(|path| path.as_str().split('.').collect())
+            .collect();
         let paths: Vec<&[&str]> = paths.iter().map(Vec::as_slice).collect();
         match walk.changed(document, &paths, 0) {
-            Some(changed) => Shown { text: changed.into(), hidden: walk.hidden },
-            None => Shown { text: text.into(), hidden: 0 },
+            Some(changed) => Shown {
+                text: changed.into(),
+                hidden: walk.hidden,
+            },
+            None => Shown {
+                text: text.into(),
+                hidden: 0,
+            },
         }
     }
 }
@@ -141,18 +181,23 @@ impl Walk<'_> {
             }
             b'[' => {
                 let elements: Vec<&RawValue> = serde_json::from_str(value.get()).ok()?;
-                let shown: Vec<Option<String>> =
-                    elements.iter().map(|element| self.changed(element, paths, depth + 1)).collect();
+                let shown: Vec<Option<String>> = elements
+                    .iter()
+                    .map(|element| self.changed(element, paths, depth + 1))
+                    .collect();
                 let is_changed = shown.iter().any(Option::is_some);
-                let parts =
-                    shown.into_iter().zip(elements).map(|(new, old)| new.unwrap_or_else(|| old.get().to_owned()));
+                let parts = shown
+                    .into_iter()
+                    .zip(elements)
+                    .map(|(new, old)| new.unwrap_or_else(|| old.get().to_owned()));
                 is_changed.then(|| format!("[{}]", parts.collect::<Vec<_>>().join(",")))
             }
             b't' | b'f' => None,
             _ if self.hides_bare && tells(value) => Some(self.hide(value)),
             b'"' => {
                 let text: String = serde_json::from_str(value.get()).ok()?;
-                let within = nested_document(&text).and_then(|within| self.changed(within, paths, depth + 1));
+                let within = nested_document(&text)
+                    .and_then(|within| self.changed(within, paths, depth + 1));
                 // Values that are hidden inside were counted there.
                 let (shown, hidden) = match &within {
                     Some(within) => (self.text(within), 0),
@@ -165,19 +210,29 @@ impl Walk<'_> {
                 Some(Value::from(shown).to_string())
             }
             _ => match &self.search {
-                Search::Mask(mask) if mask.text(value.get()) != value.get() => Some(self.hide(value)),
+                Search::Mask(mask) if mask.text(value.get()) != value.get() => {
+                    Some(self.hide(value))
+                }
                 _ => None,
             },
         }
     }
 
-    fn changed_object(&mut self, value: &RawValue, paths: &[&[&str]], depth: usize) -> Option<String> {
+    fn changed_object(
+        &mut self,
+        value: &RawValue,
+        paths: &[&[&str]],
+        depth: usize,
+    ) -> Option<String> {
         let Members(members) = serde_json::from_str(value.get()).ok()?;
         let mut is_changed = false;
         let mut parts = Vec::with_capacity(members.len());
         for (name, member) in members {
-            let deeper: Vec<&[&str]> =
-                paths.iter().filter(|keys| keys.first() == Some(&&*name)).map(|keys| &keys[1..]).collect();
+            let deeper: Vec<&[&str]> = paths
+                .iter()
+                .filter(|keys| keys.first() == Some(&&*name))
+                .map(|keys| &keys[1..])
+                .collect();
             // A template may be called `otp`: an object's values are judged by their own names.
             let is_group = member.get().starts_with('{') && !holds_secrets(&name);
             let shown = if is_secret(&name) && tells(member) && !is_group {
@@ -229,7 +284,10 @@ fn nested_document(text: &str) -> Option<&RawValue> {
 
 /// Null, true, false and empty values are no secrets.
 fn tells(value: &RawValue) -> bool {
-    !matches!(value.get(), "null" | "true" | "false" | "\"\"" | "[]" | "{}")
+    !matches!(
+        value.get(),
+        "null" | "true" | "false" | "\"\"" | "[]" | "{}"
+    )
 }
 
 /// Collects all texts and numbers, including those in documents within texts.
@@ -241,14 +299,20 @@ fn collect(value: &RawValue, values: &mut Vec<String>, depth: usize) {
     match value.get().as_bytes().first() {
         Some(b'{') => {
             let Members(members) = serde_json::from_str(value.get()).unwrap_or_default();
-            members.iter().for_each(|(_, member)| collect(member, values, depth + 1));
+            members
+                .iter()
+                .for_each(|(_, member)| collect(member, values, depth + 1));
         }
         Some(b'[') => {
             let elements: Vec<&RawValue> = serde_json::from_str(value.get()).unwrap_or_default();
-            elements.iter().for_each(|element| collect(element, values, depth + 1));
+            elements
+                .iter()
+                .for_each(|element| collect(element, values, depth + 1));
         }
         Some(b'"') => {
-            let Ok(text) = serde_json::from_str::<String>(value.get()) else { return };
+            let Ok(text) = serde_json::from_str::<String>(value.get()) else {
+                return;
+            };
             if let Some(within) = nested_document(&text) {
                 collect(within, values, depth + 1);
             }
@@ -288,7 +352,9 @@ pub fn mark_in(document: &str) -> Option<String> {
     if !document.contains(REDACTED) {
         return None;
     }
-    let found = serde_json::from_str::<Value>(document).ok().and_then(|value| place_of_mark(&value));
+    let found = serde_json::from_str::<Value>(document)
+        .ok()
+        .and_then(|value| place_of_mark(&value));
     Some(found.unwrap_or_else(|| "/".into()))
 }
 
@@ -300,9 +366,9 @@ fn place_of_mark(value: &Value) -> Option<String> {
             let mut places = elements.iter().enumerate();
             places.find_map(|(n, element)| Some(format!("/{n}{}", place_of_mark(element)?)))
         }
-        Value::Object(fields) => {
-            fields.iter().find_map(|(name, field)| Some(format!("/{}{}", escape(name), place_of_mark(field)?)))
-        }
+        Value::Object(fields) => fields
+            .iter()
+            .find_map(|(name, field)| Some(format!("/{}{}", escape(name), place_of_mark(field)?))),
         _ => None,
     }
 }
@@ -312,7 +378,12 @@ mod tests {
     use super::*;
 
     fn redaction(paths: &[&str]) -> Redaction {
-        Redaction::new(&paths.iter().map(|path| path.parse().expect("a path")).collect::<Vec<_>>())
+        Redaction::new(
+            &paths
+                .iter()
+                .map(|path| path.parse().expect("a path"))
+                .collect::<Vec<_>>(),
+        )
     }
 
     fn shown(paths: &[&str], data: &str) -> String {
@@ -327,9 +398,16 @@ mod tests {
             r#"{"z":1.50,"to":"[redacted]","deep":{"Password":"[redacted]","ok":true,"otp":null},"n":12345678901234567890123}"#
         );
         let plain = r#"{ "b" : 1e5, "a":[ 1 ] , "a": 2}"#;
-        assert_eq!(shown(&["to"], plain), plain, "spaces, order, numbers and names that come twice");
         assert_eq!(
-            shown(&["list.phone", "none"], r#"{"list":[{"phone":[1,2]},3],"none":null}"#),
+            shown(&["to"], plain),
+            plain,
+            "spaces, order, numbers and names that come twice"
+        );
+        assert_eq!(
+            shown(
+                &["list.phone", "none"],
+                r#"{"list":[{"phone":[1,2]},3],"none":null}"#
+            ),
             r#"{"list":[{"phone":"[redacted]"},3],"none":null}"#
         );
         let groups = r#"{"otp":{"subject":"Your code","token":"t1"},"credentials":{"user":"u"}}"#;
@@ -337,10 +415,17 @@ mod tests {
             shown(&[], groups),
             r#"{"otp":{"subject":"Your code","token":"[redacted]"},"credentials":"[redacted]"}"#
         );
-        assert_eq!(shown(&["a"], "{\"a"), REDACTED, "what is no JSON has no paths");
+        assert_eq!(
+            shown(&["a"], "{\"a"),
+            REDACTED,
+            "what is no JSON has no paths"
+        );
         assert_eq!(shown(&[], "{\"a"), "{\"a");
         let deep = format!("{}\"hunter2\"{}", "[".repeat(100_000), "]".repeat(100_000));
-        assert!(!shown(&[], &deep).contains("hunter2"), "and no overflow of the stack");
+        assert!(
+            !shown(&[], &deep).contains("hunter2"),
+            "and no overflow of the stack"
+        );
     }
 
     #[test]
@@ -352,51 +437,86 @@ mod tests {
                 .to_string();
         let (_, mask) = redaction.data(&data);
         for (text, expected) in [
-            ("no mailbox ASHA@example.com here", "no mailbox [redacted] here"),
+            (
+                "no mailbox ASHA@example.com here",
+                "no mailbox [redacted] here",
+            ),
             ("GET /?to=asha%40example.com", "GET /?to=[redacted]"),
             ("said hunter2.", "said [redacted]."),
-            ("after 47110 ms, code 4711", "after 47110 ms, code [redacted]"),
+            (
+                "after 47110 ms, code 4711",
+                "after 47110 ms, code [redacted]",
+            ),
             ("nothing of it", "nothing of it"),
-            ("password=abc&x=1 \"token\": \"a\\\"b\", done", "password=[redacted]&x=1 \"token\": \"[redacted]\", done"),
-            ("Authorization: Bearer abc.def1", "Authorization: Bearer [redacted]"),
+            (
+                "password=abc&x=1 \"token\": \"a\\\"b\", done",
+                "password=[redacted]&x=1 \"token\": \"[redacted]\", done",
+            ),
+            (
+                "Authorization: Bearer abc.def1",
+                "Authorization: Bearer [redacted]",
+            ),
             ("password: is missing", "password: is missing"),
             ("Basic authentication failed", "Basic authentication failed"),
         ] {
             assert_eq!(mask.text(text), expected);
         }
         assert!(!mask.text(&format!("it was {long}")).contains("xxx"));
-        let result =
-            r#"{"input":{"to":"Asha <asha@example.com>"},"accepted":["asha@example.com"],"code":4711,"n":4712}"#;
+        let result = r#"{"input":{"to":"Asha <asha@example.com>"},"accepted":["asha@example.com"],"code":4711,"n":4712}"#;
         assert_eq!(
             redaction.document(result, &mask).text,
             r#"{"input":{"to":"[redacted]"},"accepted":["[redacted]"],"code":"[redacted]","n":4712}"#
         );
         assert!(mask.finds("x hunter2") && !mask.finds("hunter23"));
-        assert_eq!(mask.replaced("hunter2 hunter2", "[erased]"), "[erased] [erased]");
+        assert_eq!(
+            mask.replaced("hunter2 hunter2", "[erased]"),
+            "[erased] [erased]"
+        );
     }
 
     #[test]
     fn data_that_has_no_paths_is_hidden_whole_where_anything_is() {
-        let twice = serde_json::json!(r#"{"to":"ada@example.com","lines":["Grace Hopper"],"n":1}"#).to_string();
+        let twice = serde_json::json!(r#"{"to":"ada@example.com","lines":["Grace Hopper"],"n":1}"#)
+            .to_string();
         let (shown_twice, mask) = redaction(&["to"]).data(&twice);
-        assert_eq!((&*shown_twice.text, shown_twice.hidden), (r#""[redacted]""#, 1));
-        assert_eq!(mask.text("no mailbox Ada@example.com for Grace Hopper"), "no mailbox [redacted] for [redacted]");
+        assert_eq!(
+            (&*shown_twice.text, shown_twice.hidden),
+            (r#""[redacted]""#, 1)
+        );
+        assert_eq!(
+            mask.text("no mailbox Ada@example.com for Grace Hopper"),
+            "no mailbox [redacted] for [redacted]"
+        );
         for (data, expected) in [
             (r#""ada@example.com""#, r#""[redacted]""#),
             ("4711", r#""[redacted]""#),
-            (r#"["ada@example.com",[4711],true,null,{"n":1}]"#, r#"["[redacted]",["[redacted]"],true,null,{"n":1}]"#),
+            (
+                r#"["ada@example.com",[4711],true,null,{"n":1}]"#,
+                r#"["[redacted]",["[redacted]"],true,null,{"n":1}]"#,
+            ),
             ("ada@example.com", REDACTED),
         ] {
             let (shown, mask) = redaction(&["to"]).data(data);
             assert_eq!(shown.text, expected, "{data}");
             let said = mask.text("sent to ada@example.com, code 4711").into_owned();
-            assert!(said.contains(REDACTED) && (!data.contains("ada") || !said.contains("ada")), "{data}: {said}");
+            assert!(
+                said.contains(REDACTED) && (!data.contains("ada") || !said.contains("ada")),
+                "{data}: {said}"
+            );
         }
         for data in ["true", "null", r#""""#, "{}", "[]"] {
             assert_eq!(redaction(&["to"]).data(data).0.text, data);
         }
-        assert_eq!(shown(&[], r#""ada@example.com""#), r#""ada@example.com""#, "nothing is to be hidden");
-        assert_eq!(redaction(&["to"]).document("50", &Mask::default()).text, "50", "progress and results are no data");
+        assert_eq!(
+            shown(&[], r#""ada@example.com""#),
+            r#""ada@example.com""#,
+            "nothing is to be hidden"
+        );
+        assert_eq!(
+            redaction(&["to"]).document("50", &Mask::default()).text,
+            "50",
+            "progress and results are no data"
+        );
     }
 
     #[test]
@@ -406,7 +526,8 @@ mod tests {
             shown(&["body.to"], &data.to_string()),
             r#"{"body":"{\"to\":\"[redacted]\",\"password\":\"[redacted]\",\"n\":1}","n":1}"#
         );
-        let hidden = serde_json::json!({ "body": r#"{"to":["ada@example.com"],"code":4711}"# }).to_string();
+        let hidden =
+            serde_json::json!({ "body": r#"{"to":["ada@example.com"],"code":4711}"# }).to_string();
         let (shown, mask) = redaction(&["body"]).data(&hidden);
         assert_eq!(shown.text, r#"{"body":"[redacted]"}"#);
         assert_eq!(mask.text("ada@example.com 4711"), "[redacted] [redacted]");
@@ -427,7 +548,11 @@ mod tests {
 
     #[test]
     fn every_one_of_many_values_is_hidden_and_too_many_hide_everything() {
-        let people = |count: usize| (0..count).map(|n| format!("person{n}@example.com")).collect::<Vec<_>>();
+        let people = |count: usize| {
+            (0..count)
+                .map(|n| format!("person{n}@example.com"))
+                .collect::<Vec<_>>()
+        };
         let few = people(3_000);
         let data = serde_json::json!({ "n": 1, "to": few }).to_string();
         let (shown, mask) = redaction(&["to"]).data(&data);
@@ -439,9 +564,18 @@ mod tests {
 
         let data = serde_json::json!({ "to": people(60_000), "n": 1 }).to_string();
         let (shown, mask) = redaction(&["to"]).data(&data);
-        assert_eq!((&*shown.text, &*redaction(&[]).document(&result, &mask).text), (REDACTED, REDACTED));
-        assert_eq!((mask.text("sent"), mask.text("")), (REDACTED.into(), "".into()));
-        assert!(!mask.is_empty() && !mask.finds("sent"), "nobody is erased by it");
+        assert_eq!(
+            (&*shown.text, &*redaction(&[]).document(&result, &mask).text),
+            (REDACTED, REDACTED)
+        );
+        assert_eq!(
+            (mask.text("sent"), mask.text("")),
+            (REDACTED.into(), "".into())
+        );
+        assert!(
+            !mask.is_empty() && !mask.finds("sent"),
+            "nobody is erased by it"
+        );
     }
 
     #[test]
@@ -468,15 +602,22 @@ mod tests {
     #[test]
     fn a_document_that_holds_the_mark_is_known_by_the_place() {
         assert_eq!(mark_in(r#"{"a":1}"#), None);
-        assert_eq!(mark_in(r#"{"a/b":[1,{"c":"x [redacted]"}]}"#).as_deref(), Some("/a~1b/1/c"));
+        assert_eq!(
+            mark_in(r#"{"a/b":[1,{"c":"x [redacted]"}]}"#).as_deref(),
+            Some("/a~1b/1/c")
+        );
     }
 
     #[test]
     fn a_path_is_covered_by_itself_its_parent_and_its_name() {
         let redaction = redaction(&["lead.phone", "to"]);
-        for (path, is_covered) in
-            [("to", true), ("to.x", true), ("lead.phone", true), ("lead.id", false), ("a.password", true)]
-        {
+        for (path, is_covered) in [
+            ("to", true),
+            ("to.x", true),
+            ("lead.phone", true),
+            ("lead.id", false),
+            ("a.password", true),
+        ] {
             assert_eq!(redaction.covers(path), is_covered, "{path}");
         }
     }

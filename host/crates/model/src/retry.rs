@@ -59,7 +59,10 @@ impl Backoff {
     /// Names the maximum when a manifest's backoff becomes a job's own, which has none by default.
     pub(crate) fn with_explicit_maximum(self) -> Self {
         let max = (self.kind == BackoffKind::Exponential).then(|| self.longest());
-        Self { max: self.max.or(max), ..self }
+        Self {
+            max: self.max.or(max),
+            ..self
+        }
     }
 
     /// `attempts_made` is 1 after the first attempt; `random` is uniform in 0.0..1.0.
@@ -67,7 +70,9 @@ impl Backoff {
         let max = self.longest().min(MAX_DELAY);
         let base = match self.kind {
             BackoffKind::Fixed => self.delay,
-            BackoffKind::Exponential => self.delay.saturating_mul(2u32.saturating_pow(attempts_made.saturating_sub(1))),
+            BackoffKind::Exponential => self
+                .delay
+                .saturating_mul(2u32.saturating_pow(attempts_made.saturating_sub(1))),
         };
         let base = base.min(max);
         match self.jitter {
@@ -75,7 +80,11 @@ impl Backoff {
             None => {
                 let longer = base.mul_f64(1.0 + DEFAULT_JITTER * random);
                 // At the maximum, the delay can only become shorter.
-                if longer <= max { longer } else { base.mul_f64(1.0 - DEFAULT_JITTER * random) }
+                if longer <= max {
+                    longer
+                } else {
+                    base.mul_f64(1.0 - DEFAULT_JITTER * random)
+                }
             }
         }
     }
@@ -94,9 +103,18 @@ impl RetryPolicy {
     /// The job's own values, else the manifest's, else one attempt.
     ///
     /// BullMQ's producers write `attempts: 0` when the caller gave none, so 0 counts as absent.
-    pub fn merge(job: (Option<u32>, Option<Backoff>), manifest: (Option<u32>, Option<Backoff>)) -> Self {
-        let own = job.1.map(|own| Backoff { max: own.max.or(Some(MAX_DELAY)), ..own });
-        Self { attempts: job.0.filter(|&n| n > 0).or(manifest.0).unwrap_or(1).max(1), backoff: own.or(manifest.1) }
+    pub fn merge(
+        job: (Option<u32>, Option<Backoff>),
+        manifest: (Option<u32>, Option<Backoff>),
+    ) -> Self {
+        let own = job.1.map(|own| Backoff {
+            max: own.max.or(Some(MAX_DELAY)),
+            ..own
+        });
+        Self {
+            attempts: job.0.filter(|&n| n > 0).or(manifest.0).unwrap_or(1).max(1),
+            backoff: own.or(manifest.1),
+        }
     }
 }
 
@@ -117,7 +135,9 @@ pub enum Verdict {
 /// it may be deferred. The wait is lengthened at random, so that jobs that were deferred together
 /// do not come back together.
 pub fn least_deferral(before: u32, random: f64) -> Duration {
-    let doubled = FIRST_DEFERRAL.saturating_mul(2u32.saturating_pow(before)).min(MAX_LEAST_DEFERRAL);
+    let doubled = FIRST_DEFERRAL
+        .saturating_mul(2u32.saturating_pow(before))
+        .min(MAX_LEAST_DEFERRAL);
     doubled.mul_f64(1.0 + DEFAULT_JITTER * random)
 }
 
@@ -134,16 +154,28 @@ pub struct Past {
 
 /// `random` is uniform in 0.0..1.0.
 pub fn decide(outcome: &Outcome, policy: &RetryPolicy, past: &Past, random: f64) -> Verdict {
-    let Past { attempts_made, since_first_deferral, least_deferral } = *past;
+    let Past {
+        attempts_made,
+        since_first_deferral,
+        least_deferral,
+    } = *past;
     let counted = |delay: Option<Duration>| {
         if attempts_made >= policy.attempts {
             return Verdict::Fail;
         }
-        let backoff = || policy.backoff.map_or(Duration::ZERO, |b| b.delay_after(attempts_made, random));
+        let backoff = || {
+            policy
+                .backoff
+                .map_or(Duration::ZERO, |b| b.delay_after(attempts_made, random))
+        };
         Verdict::RetryAfter(delay.unwrap_or_else(backoff))
     };
     let deferred = |delay: Duration| {
-        if since_first_deferral < MAX_DEFER_AGE { Verdict::Defer(delay.max(least_deferral)) } else { counted(None) }
+        if since_first_deferral < MAX_DEFER_AGE {
+            Verdict::Defer(delay.max(least_deferral))
+        } else {
+            counted(None)
+        }
     };
     match outcome {
         Outcome::Completed(_) => Verdict::Complete,
@@ -167,11 +199,20 @@ mod tests {
     const MINUTE: Duration = Duration::from_secs(60);
 
     fn failed(retry: Retry) -> Outcome {
-        Outcome::Failed(Failure { code: "unavailable".into(), message: String::new(), retry, details: None })
+        Outcome::Failed(Failure {
+            code: "unavailable".into(),
+            message: String::new(),
+            retry,
+            details: None,
+        })
     }
 
     fn past(attempts_made: u32, since_first_deferral: Duration) -> Past {
-        Past { attempts_made, since_first_deferral, least_deferral: FIRST_DEFERRAL }
+        Past {
+            attempts_made,
+            since_first_deferral,
+            least_deferral: FIRST_DEFERRAL,
+        }
     }
 
     fn policy(attempts: u32) -> RetryPolicy {
@@ -181,27 +222,40 @@ mod tests {
             max: Some(Duration::from_secs(10)),
             jitter: Some(0.0),
         };
-        RetryPolicy { attempts, backoff: Some(backoff) }
+        RetryPolicy {
+            attempts,
+            backoff: Some(backoff),
+        }
     }
 
     #[test]
     fn exponential_delays_double_up_to_the_maximum() {
         let backoff = policy(9).backoff.expect("set");
-        let delays: Vec<u64> = (1..=6).map(|n| backoff.delay_after(n, 0.5).as_secs()).collect();
+        let delays: Vec<u64> = (1..=6)
+            .map(|n| backoff.delay_after(n, 0.5).as_secs())
+            .collect();
         assert_eq!(delays, [1, 2, 4, 8, 10, 10]);
         assert_eq!(backoff.delay_after(u32::MAX, 0.5).as_secs(), 10);
     }
 
     #[test]
     fn full_jitter_spreads_over_the_whole_delay() {
-        let backoff = Backoff { jitter: Some(1.0), ..policy(2).backoff.expect("set") };
+        let backoff = Backoff {
+            jitter: Some(1.0),
+            ..policy(2).backoff.expect("set")
+        };
         assert_eq!(backoff.delay_after(1, 0.0), Duration::from_secs(1));
         assert_eq!(backoff.delay_after(1, 1.0), Duration::ZERO);
     }
 
     #[test]
-    fn without_a_word_about_jitter_no_retry_comes_sooner_than_asked_and_none_later_than_the_maximum() {
-        let backoff = Backoff { jitter: None, max: Some(Duration::from_secs(8)), ..policy(9).backoff.expect("set") };
+    fn without_a_word_about_jitter_no_retry_comes_sooner_than_asked_and_none_later_than_the_maximum()
+     {
+        let backoff = Backoff {
+            jitter: None,
+            max: Some(Duration::from_secs(8)),
+            ..policy(9).backoff.expect("set")
+        };
         assert_eq!(backoff.delay_after(2, 0.0), Duration::from_secs(2));
         assert_eq!(backoff.delay_after(2, 0.5), Duration::from_millis(2_200));
         assert_eq!(backoff.delay_after(4, 0.5), Duration::from_millis(7_200));
@@ -210,42 +264,87 @@ mod tests {
     #[test]
     fn a_jobs_own_backoff_has_no_maximum_and_a_manifests_doubling_ends_at_a_day() {
         let day = Duration::from_secs(24 * 3600);
-        let exponential =
-            Backoff { kind: BackoffKind::Exponential, delay: Duration::from_secs(3600), max: None, jitter: Some(0.0) };
-        let fixed = Backoff { kind: BackoffKind::Fixed, delay: 2 * day, ..exponential };
-        let delay = |policy: RetryPolicy, made| policy.backoff.map(|backoff| backoff.delay_after(made, 0.5));
+        let exponential = Backoff {
+            kind: BackoffKind::Exponential,
+            delay: Duration::from_secs(3600),
+            max: None,
+            jitter: Some(0.0),
+        };
+        let fixed = Backoff {
+            kind: BackoffKind::Fixed,
+            delay: 2 * day,
+            ..exponential
+        };
+        let delay = |policy: RetryPolicy, made| {
+            policy.backoff.map(|backoff| backoff.delay_after(made, 0.5))
+        };
         let own = |backoff| RetryPolicy::merge((Some(20), Some(backoff)), (None, None));
         let manifests = |backoff| RetryPolicy::merge((Some(20), None), (None, Some(backoff)));
         assert_eq!(delay(own(fixed), 1), Some(2 * day));
-        assert_eq!(delay(own(exponential), 10), Some(Duration::from_secs(3600 * 512)));
+        assert_eq!(
+            delay(own(exponential), 10),
+            Some(Duration::from_secs(3600 * 512))
+        );
         assert_eq!(delay(own(exponential), 100), Some(MAX_DELAY));
         assert_eq!(delay(manifests(fixed), 1), Some(2 * day));
         assert_eq!(delay(manifests(exponential), 10), Some(day));
-        let spread = Backoff { jitter: None, ..fixed };
+        let spread = Backoff {
+            jitter: None,
+            ..fixed
+        };
         for random in [0.0, 0.5, 1.0] {
-            assert!(delay(manifests(spread), 1) >= Some(2 * day), "no retry comes sooner than asked");
-            assert_eq!(spread.delay_after(1, random), 2 * day.mul_f64(1.0 + DEFAULT_JITTER * random));
+            assert!(
+                delay(manifests(spread), 1) >= Some(2 * day),
+                "no retry comes sooner than asked"
+            );
+            assert_eq!(
+                spread.delay_after(1, random),
+                2 * day.mul_f64(1.0 + DEFAULT_JITTER * random)
+            );
         }
     }
 
     #[test]
     fn a_job_with_attempts_left_is_retried_and_one_without_fails() {
         let outcome = failed(Retry::Backoff);
-        assert_eq!(decide(&outcome, &policy(3), &past(1, MINUTE), 0.0), Verdict::RetryAfter(Duration::from_secs(1)));
-        assert_eq!(decide(&outcome, &policy(3), &past(3, MINUTE), 0.0), Verdict::Fail);
+        assert_eq!(
+            decide(&outcome, &policy(3), &past(1, MINUTE), 0.0),
+            Verdict::RetryAfter(Duration::from_secs(1))
+        );
+        assert_eq!(
+            decide(&outcome, &policy(3), &past(3, MINUTE), 0.0),
+            Verdict::Fail
+        );
     }
 
     #[test]
     fn never_fails_at_once_whatever_attempts_remain() {
-        assert_eq!(decide(&failed(Retry::Never), &policy(9), &past(1, MINUTE), 0.0), Verdict::Fail);
-        assert_eq!(decide(&Outcome::InvalidResult(String::new()), &policy(9), &past(1, MINUTE), 0.0), Verdict::Fail);
+        assert_eq!(
+            decide(&failed(Retry::Never), &policy(9), &past(1, MINUTE), 0.0),
+            Verdict::Fail
+        );
+        assert_eq!(
+            decide(
+                &Outcome::InvalidResult(String::new()),
+                &policy(9),
+                &past(1, MINUTE),
+                0.0
+            ),
+            Verdict::Fail
+        );
     }
 
     #[test]
     fn deferring_burns_no_attempt_for_a_day_and_counts_afterwards() {
         let outcome = failed(Retry::Defer(MINUTE));
-        assert_eq!(decide(&outcome, &policy(1), &past(1, MINUTE), 0.0), Verdict::Defer(MINUTE));
-        assert_eq!(decide(&outcome, &policy(1), &past(1, MAX_DEFER_AGE), 0.0), Verdict::Fail);
+        assert_eq!(
+            decide(&outcome, &policy(1), &past(1, MINUTE), 0.0),
+            Verdict::Defer(MINUTE)
+        );
+        assert_eq!(
+            decide(&outcome, &policy(1), &past(1, MAX_DEFER_AGE), 0.0),
+            Verdict::Fail
+        );
         assert_eq!(
             decide(&outcome, &policy(2), &past(1, MAX_DEFER_AGE), 0.0),
             Verdict::RetryAfter(Duration::from_secs(1))
@@ -254,10 +353,16 @@ mod tests {
 
     #[test]
     fn the_least_wait_of_deferrals_in_a_row_doubles_from_a_second_to_five_minutes() {
-        let seconds: Vec<u64> = (0..11).map(|before| least_deferral(before, 0.0).as_secs()).collect();
+        let seconds: Vec<u64> = (0..11)
+            .map(|before| least_deferral(before, 0.0).as_secs())
+            .collect();
         assert_eq!(seconds, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]);
         assert_eq!(least_deferral(u32::MAX, 0.0), MAX_LEAST_DEFERRAL);
-        assert_eq!(least_deferral(0, 0.5), Duration::from_millis(1_100), "spread, and never shorter");
+        assert_eq!(
+            least_deferral(0, 0.5),
+            Duration::from_millis(1_100),
+            "spread, and never shorter"
+        );
     }
 
     #[test]
@@ -269,23 +374,47 @@ mod tests {
                 Verdict::Defer(Duration::from_secs(1))
             );
         }
-        let longer = Past { least_deferral: 2 * MINUTE, ..second };
-        assert_eq!(decide(&failed(Retry::Defer(MINUTE)), &policy(1), &longer, 0.0), Verdict::Defer(2 * MINUTE));
+        let longer = Past {
+            least_deferral: 2 * MINUTE,
+            ..second
+        };
+        assert_eq!(
+            decide(&failed(Retry::Defer(MINUTE)), &policy(1), &longer, 0.0),
+            Verdict::Defer(2 * MINUTE)
+        );
         assert_eq!(
             decide(&Outcome::HostFault(String::new()), &policy(1), &longer, 0.0),
             Verdict::Defer(2 * MINUTE),
             "the host's own trouble, too"
         );
         let ages = Duration::from_millis(u64::MAX);
-        assert_eq!(decide(&failed(Retry::Defer(ages)), &policy(1), &second, 0.0), Verdict::Defer(MAX_DEFER_AGE));
-        assert_eq!(decide(&failed(Retry::After(ages)), &policy(2), &second, 0.0), Verdict::RetryAfter(MAX_AFTER));
+        assert_eq!(
+            decide(&failed(Retry::Defer(ages)), &policy(1), &second, 0.0),
+            Verdict::Defer(MAX_DEFER_AGE)
+        );
+        assert_eq!(
+            decide(&failed(Retry::After(ages)), &policy(2), &second, 0.0),
+            Verdict::RetryAfter(MAX_AFTER)
+        );
     }
 
     #[test]
     fn a_job_that_sets_no_attempts_takes_the_manifests() {
         let ours = policy(5).backoff;
-        assert_eq!(RetryPolicy::merge((Some(0), None), (Some(5), ours)).attempts, 5);
-        assert_eq!(RetryPolicy::merge((Some(2), None), (Some(5), ours)).attempts, 2);
-        assert_eq!(RetryPolicy::merge((None, None), (None, None)), RetryPolicy { attempts: 1, backoff: None });
+        assert_eq!(
+            RetryPolicy::merge((Some(0), None), (Some(5), ours)).attempts,
+            5
+        );
+        assert_eq!(
+            RetryPolicy::merge((Some(2), None), (Some(5), ours)).attempts,
+            2
+        );
+        assert_eq!(
+            RetryPolicy::merge((None, None), (None, None)),
+            RetryPolicy {
+                attempts: 1,
+                backoff: None
+            }
+        );
     }
 }

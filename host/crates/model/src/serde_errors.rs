@@ -24,19 +24,40 @@ pub fn plain_reason(text: &str) -> String {
         "invalid value: ",
         "invalid digit found in string",
     ];
-    let found = REASONS.iter().filter_map(|start| text.find(start).map(|at| (at, *start))).min();
-    let Some((at, kind)) = found else { return text.to_owned() };
+    let found = REASONS
+        .iter()
+        .filter_map(|start| text.find(start).map(|at| (at, *start)))
+        .min();
+    let Some((at, kind)) = found else {
+        return text.to_owned();
+    };
     let (path, rest) = (text[..at].trim_end_matches(": "), &text[at + kind.len()..]);
     let (named, expected) = rest.split_once("expected ").unwrap_or((rest, ""));
     let name = named.split('`').next().unwrap_or_default();
-    let field = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
-    let at = if path.is_empty() { String::new() } else { format!("{path}: ") };
+    let field = |name: &str| {
+        if path.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{path}.{name}")
+        }
+    };
+    let at = if path.is_empty() {
+        String::new()
+    } else {
+        format!("{path}: ")
+    };
     match kind {
         // The path already ends with the unknown field if serde knows it.
         "unknown field `" => {
-            let field = if path.rsplit('.').next() == Some(name) { path.to_owned() } else { field(name) };
+            let field = if path.rsplit('.').next() == Some(name) {
+                path.to_owned()
+            } else {
+                field(name)
+            };
             match names(expected) {
-                known if known.is_empty() => format!("{field} is no known field; there are none here"),
+                known if known.is_empty() => {
+                    format!("{field} is no known field; there are none here")
+                }
                 known => format!("{field} is no known field; known are {known}"),
             }
         }
@@ -50,7 +71,12 @@ pub fn plain_reason(text: &str) -> String {
 
 /// The names in ``one of `a`, `b` ``, without quotes.
 fn names(expected: &str) -> String {
-    expected.split('`').skip(1).step_by(2).collect::<Vec<_>>().join(", ")
+    expected
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 fn wanted(expected: &str) -> String {
@@ -123,20 +149,36 @@ mod tests {
 
     #[test]
     fn each_misfit_names_its_field_and_what_may_stand_there() {
-        let inner = |value: Value| refused(json!({ "name": "a", "inner": [{ "kind": "fixed" }, value] }));
+        let inner =
+            |value: Value| refused(json!({ "name": "a", "inner": [{ "kind": "fixed" }, value] }));
         assert_eq!(refused(json!({})), "name is missing");
-        assert_eq!(refused(json!({ "name": 5 })), "name: must be text, not such a number");
-        assert_eq!(refused(json!({ "name": "a", "nmae": 1 })), "nmae is no known field; known are name, inner");
+        assert_eq!(
+            refused(json!({ "name": 5 })),
+            "name: must be text, not such a number"
+        );
+        assert_eq!(
+            refused(json!({ "name": "a", "nmae": 1 })),
+            "nmae is no known field; known are name, inner"
+        );
         assert_eq!(refused(json!("text")), "must be an object, not text");
         assert_eq!(inner(json!({})), "inner[1].kind is missing");
-        assert_eq!(inner(json!({ "kind": "linear" })), "inner[1].kind: \"linear\" is none of fixed, exponential");
+        assert_eq!(
+            inner(json!({ "kind": "linear" })),
+            "inner[1].kind: \"linear\" is none of fixed, exponential"
+        );
         let negative = inner(json!({ "kind": "fixed", "count": -1 }));
-        assert_eq!(negative, "inner[1].count: must be a whole number from 0 to 4294967295, not such a number");
+        assert_eq!(
+            negative,
+            "inner[1].count: must be a whole number from 0 to 4294967295, not such a number"
+        );
         assert_eq!(
             inner(json!({ "kind": "fixed", "on": null, "x": 1 })),
             "inner[1].x is no known field; known are kind, count, on"
         );
-        assert_eq!(inner(json!({ "kind": "fixed", "on": "yes" })), "inner[1].on: must be true or false, not text");
+        assert_eq!(
+            inner(json!({ "kind": "fixed", "on": "yes" })),
+            "inner[1].on: must be true or false, not text"
+        );
     }
 
     #[test]
@@ -145,6 +187,9 @@ mod tests {
             plain_reason("queue: not a queue name: 1 to 128 at line 1 column 7"),
             "queue: not a queue name: 1 to 128"
         );
-        assert_eq!(plain_reason("limit: invalid digit found in string"), "limit: must be a whole number");
+        assert_eq!(
+            plain_reason("limit: invalid digit found in string"),
+            "limit: must be a whole number"
+        );
     }
 }

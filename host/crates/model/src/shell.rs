@@ -38,7 +38,11 @@ pub fn word(text: &str) -> Cow<'_, str> {
 /// Arguments of one of our commands that must not be read as options, whatever they begin with.
 pub fn arguments(names: &[&str]) -> String {
     let words: Vec<Cow<'_, str>> = names.iter().map(|name| word(name)).collect();
-    let separator = if names.iter().any(|name| name.starts_with('-')) { "-- " } else { "" };
+    let separator = if names.iter().any(|name| name.starts_with('-')) {
+        "-- "
+    } else {
+        ""
+    };
     format!("{separator}{}", words.join(" "))
 }
 
@@ -75,12 +79,24 @@ mod tests {
 
     #[test]
     fn a_shell_reads_back_what_was_quoted() {
-        for name in
-            ["a b", "it's", "a\nb", "\u{1b}[2J\u{9b}1", "\\", "$HOME `x` \"y\" !", "-n", "\t1", "\u{202e}7", "отчёты😀"]
-        {
+        for name in [
+            "a b",
+            "it's",
+            "a\nb",
+            "\u{1b}[2J\u{9b}1",
+            "\\",
+            "$HOME `x` \"y\" !",
+            "-n",
+            "\t1",
+            "\u{202e}7",
+            "отчёты😀",
+        ] {
             let script = format!("printf %s {}", word(name));
             // Dash, which is often /bin/sh, does not know `$'…'`.
-            let output = std::process::Command::new("bash").args(["-c", &script]).output().expect("bash");
+            let output = std::process::Command::new("bash")
+                .args(["-c", &script])
+                .output()
+                .expect("bash");
             assert_eq!(String::from_utf8_lossy(&output.stdout), name, "{script}");
         }
     }

@@ -53,7 +53,8 @@ impl FromStr for KeyId {
     type Err = FormatError;
     fn from_str(text: &str) -> Result<Self, FormatError> {
         let mut bytes = [0; 8];
-        hex::decode_to_slice(text, &mut bytes).map_err(|_| format_error("a key id is 16 hexadecimal digits"))?;
+        hex::decode_to_slice(text, &mut bytes)
+            .map_err(|_| format_error("a key id is 16 hexadecimal digits"))?;
         Ok(Self(bytes))
     }
 }
@@ -84,7 +85,9 @@ impl PublicKey {
 
     fn strong(key: VerifyingKey) -> Result<Self, FormatError> {
         if key.is_weak() {
-            return Err(format_error("this public key is weak: anybody can make signatures that fit it"));
+            return Err(format_error(
+                "this public key is weak: anybody can make signatures that fit it",
+            ));
         }
         Ok(Self(key))
     }
@@ -97,20 +100,32 @@ impl FromStr for PublicKey {
     fn from_str(text: &str) -> Result<Self, FormatError> {
         let text = text.trim();
         if text.contains("PRIVATE KEY") {
-            return Err(format_error("this is a private key, which belongs to whoever signs and to nobody else"));
+            return Err(format_error(
+                "this is a private key, which belongs to whoever signs and to nobody else",
+            ));
         }
         if text.starts_with(PUBLIC_PEM) {
             let key = VerifyingKey::from_public_key_pem(text);
-            return Self::strong(key.map_err(|_| format_error("this PEM block is no Ed25519 public key"))?);
+            return Self::strong(
+                key.map_err(|_| format_error("this PEM block is no Ed25519 public key"))?,
+            );
         }
-        let encoded = text
-            .strip_prefix(KEY_PREFIX)
-            .ok_or_else(|| format_error(format!("a public key is {KEY_PREFIX} and 44 characters of base64")))?;
-        let bytes: [u8; 32] =
-            STANDARD.decode(encoded).ok().and_then(|bytes| bytes.try_into().ok()).ok_or_else(|| {
-                format_error(format!("after {KEY_PREFIX} come 44 characters: the base64 of 32 bytes"))
+        let encoded = text.strip_prefix(KEY_PREFIX).ok_or_else(|| {
+            format_error(format!(
+                "a public key is {KEY_PREFIX} and 44 characters of base64"
+            ))
+        })?;
+        let bytes: [u8; 32] = STANDARD
+            .decode(encoded)
+            .ok()
+            .and_then(|bytes| bytes.try_into().ok())
+            .ok_or_else(|| {
+                format_error(format!(
+                    "after {KEY_PREFIX} come 44 characters: the base64 of 32 bytes"
+                ))
             })?;
-        let key = VerifyingKey::from_bytes(&bytes).map_err(|_| format_error("these 32 bytes are no Ed25519 key"))?;
+        let key = VerifyingKey::from_bytes(&bytes)
+            .map_err(|_| format_error("these 32 bytes are no Ed25519 key"))?;
         Self::strong(key)
     }
 }
@@ -140,9 +155,17 @@ pub fn read_public_keys(text: &str) -> Result<Vec<PublicKey>, FormatError> {
                 }
             }
         }
-        keys.push(block.parse().map_err(|error| format_error(format!("line {}: {error}", at + 1)))?);
+        keys.push(
+            block
+                .parse()
+                .map_err(|error| format_error(format!("line {}: {error}", at + 1)))?,
+        );
     }
-    if keys.is_empty() { Err(format_error("there is no public key in it")) } else { Ok(keys) }
+    if keys.is_empty() {
+        Err(format_error("there is no public key in it"))
+    } else {
+        Ok(keys)
+    }
 }
 
 /// Must never be printed.
@@ -156,13 +179,20 @@ impl PrivateKey {
     /// Reads PKCS#8 in PEM.
     pub fn from_pem(text: &str) -> Result<Self, FormatError> {
         let key = SigningKey::from_pkcs8_pem(text.trim());
-        Ok(Self(key.map_err(|_| format_error("no Ed25519 private key in PEM (BEGIN PRIVATE KEY)"))?))
+        Ok(Self(key.map_err(|_| {
+            format_error("no Ed25519 private key in PEM (BEGIN PRIVATE KEY)")
+        })?))
     }
 
     /// Without the public half, which OpenSSL 3.0 cannot read.
     pub fn to_pem(&self) -> Result<String, FormatError> {
-        let bytes = KeypairBytes { secret_key: self.0.to_bytes(), public_key: None };
-        let pem = bytes.to_pkcs8_pem(LineEnding::LF).map_err(|error| format_error(error.to_string()))?;
+        let bytes = KeypairBytes {
+            secret_key: self.0.to_bytes(),
+            public_key: None,
+        };
+        let pem = bytes
+            .to_pkcs8_pem(LineEnding::LF)
+            .map_err(|error| format_error(error.to_string()))?;
         Ok(pem.as_str().to_owned())
     }
 
@@ -171,7 +201,10 @@ impl PrivateKey {
     }
 
     pub fn sign(&self, digest: &RevisionDigest) -> Signature {
-        Signature { key: self.public().id(), bytes: self.0.sign(&message(digest)).to_bytes() }
+        Signature {
+            key: self.public().id(),
+            bytes: self.0.sign(&message(digest)).to_bytes(),
+        }
     }
 }
 
@@ -197,21 +230,32 @@ pub struct Signature {
 impl Signature {
     /// Reads stored parts; absent when they are not a signature.
     pub fn from_parts(key: &str, bytes: &[u8]) -> Option<Self> {
-        Some(Self { key: key.parse().ok()?, bytes: bytes.try_into().ok()? })
+        Some(Self {
+            key: key.parse().ok()?,
+            bytes: bytes.try_into().ok()?,
+        })
     }
 }
 
 impl FromStr for Signature {
     type Err = FormatError;
     fn from_str(text: &str) -> Result<Self, FormatError> {
-        let (key, encoded) = text
-            .trim()
-            .split_once(':')
-            .ok_or_else(|| format_error("a signature is a key id, a colon and 88 characters of base64"))?;
-        let bytes = STANDARD.decode(encoded).ok().and_then(|bytes| bytes.try_into().ok());
-        let bytes = bytes
-            .ok_or_else(|| format_error("after the key id come 88 characters: the base64 of a signature's 64 bytes"))?;
-        Ok(Self { key: key.parse()?, bytes })
+        let (key, encoded) = text.trim().split_once(':').ok_or_else(|| {
+            format_error("a signature is a key id, a colon and 88 characters of base64")
+        })?;
+        let bytes = STANDARD
+            .decode(encoded)
+            .ok()
+            .and_then(|bytes| bytes.try_into().ok());
+        let bytes = bytes.ok_or_else(|| {
+            format_error(
+                "after the key id come 88 characters: the base64 of a signature's 64 bytes",
+            )
+        })?;
+        Ok(Self {
+            key: key.parse()?,
+            bytes,
+        })
     }
 }
 
@@ -223,19 +267,30 @@ impl fmt::Display for Signature {
 
 /// Every signature of a `.sig` file; at least one.
 pub fn read_signatures(text: &str) -> Result<Vec<Signature>, FormatError> {
-    let lines = text.lines().map(str::trim).enumerate().filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
+    let lines = text
+        .lines()
+        .map(str::trim)
+        .enumerate()
+        .filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
     let signatures = lines
-        .map(|(at, line)| line.parse().map_err(|error| format_error(format!("line {}: {error}", at + 1))))
+        .map(|(at, line)| {
+            line.parse()
+                .map_err(|error| format_error(format!("line {}: {error}", at + 1)))
+        })
         .collect::<Result<Vec<Signature>, FormatError>>()?;
     match signatures.len() {
         0 => Err(format_error("there is no signature in it")),
-        n if n > MAX_SIGNATURES => Err(format_error(format!("{n} signatures are more than {MAX_SIGNATURES}"))),
+        n if n > MAX_SIGNATURES => Err(format_error(format!(
+            "{n} signatures are more than {MAX_SIGNATURES}"
+        ))),
         _ => Ok(signatures),
     }
 }
 
 /// Whether this host trusts one signature.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum Standing {
     /// It fits the file, and its key is trusted.
@@ -250,7 +305,9 @@ pub enum Standing {
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Untrusted {
-    #[error("the plugin is not signed; it must be signed by a trusted key ({trusted}): see `patchbay plugin sign`")]
+    #[error(
+        "the plugin is not signed; it must be signed by a trusted key ({trusted}): see `patchbay plugin sign`"
+    )]
     Unsigned { trusted: String },
     #[error("the plugin is signed by {keys} and by no trusted key ({trusted})")]
     UnknownKey { keys: String, trusted: String },
@@ -291,30 +348,51 @@ impl TrustedKeys {
             return Standing::Unchecked;
         }
         // Two keys may share an id: somebody who causes that must not lock the other key out.
-        let mut of_that_id = self.0.iter().filter(|key| key.id() == signature.key).peekable();
+        let mut of_that_id = self
+            .0
+            .iter()
+            .filter(|key| key.id() == signature.key)
+            .peekable();
         if of_that_id.peek().is_none() {
             return Standing::UnknownKey;
         }
-        if of_that_id.any(|key| key.verifies(digest, signature)) { Standing::Trusted } else { Standing::Wrong }
+        if of_that_id.any(|key| key.verifies(digest, signature)) {
+            Standing::Trusted
+        } else {
+            Standing::Wrong
+        }
     }
 
     /// The check at a load: one trusted signature is enough.
-    pub fn check(&self, digest: &RevisionDigest, signatures: &[Signature]) -> Result<(), Untrusted> {
+    pub fn check(
+        &self,
+        digest: &RevisionDigest,
+        signatures: &[Signature],
+    ) -> Result<(), Untrusted> {
         if self.0.is_empty() {
             return Ok(());
         }
         let standing = |signature: &&Signature| self.standing(digest, signature);
-        if signatures.iter().any(|signature| standing(&signature) == Standing::Trusted) {
+        if signatures
+            .iter()
+            .any(|signature| standing(&signature) == Standing::Trusted)
+        {
             return Ok(());
         }
         let trusted = self.ids();
-        if let Some(wrong) = signatures.iter().find(|signature| standing(signature) == Standing::Wrong) {
+        if let Some(wrong) = signatures
+            .iter()
+            .find(|signature| standing(signature) == Standing::Wrong)
+        {
             return Err(Untrusted::Wrong { key: wrong.key });
         }
         if signatures.is_empty() {
             return Err(Untrusted::Unsigned { trusted });
         }
-        Err(Untrusted::UnknownKey { keys: listed(signatures.iter().map(|signature| signature.key)), trusted })
+        Err(Untrusted::UnknownKey {
+            keys: listed(signatures.iter().map(|signature| signature.key)),
+            trusted,
+        })
     }
 
     /// The check at an upload: as [`Self::check`] with the signatures that are kept already, and
@@ -325,7 +403,10 @@ impl TrustedKeys {
         given: &[Signature],
         kept: &[Signature],
     ) -> Result<(), Untrusted> {
-        if let Some(wrong) = given.iter().find(|signature| self.standing(digest, signature) == Standing::Wrong) {
+        if let Some(wrong) = given
+            .iter()
+            .find(|signature| self.standing(digest, signature) == Standing::Wrong)
+        {
             return Err(Untrusted::Wrong { key: wrong.key });
         }
         self.check(digest, &[given, kept].concat())
@@ -344,8 +425,7 @@ mod tests {
     const PRIVATE: &str = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIAcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcH\n-----END PRIVATE KEY-----\n";
     const PUBLIC: &str = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA6kpsY+KcUgq+9VB7Ey7F+ZVHdq6+vnuSQh7qaRRG0iw=\n-----END PUBLIC KEY-----\n";
     const ONE_LINE: &str = "ed25519:6kpsY+KcUgq+9VB7Ey7F+ZVHdq6+vnuSQh7qaRRG0iw=";
-    const SIGNATURE: &str =
-        "fe812c12f3ab4ce6:bdsr4JlcU4VQIUGzQT/ylt5rF9Vc9X1cpODi4tt8Bfvz1p8AT3dJxOgKwsn8j5bFCeo2DRI8rdhQ5XK0FBs2AQ==";
+    const SIGNATURE: &str = "fe812c12f3ab4ce6:bdsr4JlcU4VQIUGzQT/ylt5rF9Vc9X1cpODi4tt8Bfvz1p8AT3dJxOgKwsn8j5bFCeo2DRI8rdhQ5XK0FBs2AQ==";
 
     fn file() -> RevisionDigest {
         RevisionDigest::of(b"component")
@@ -362,15 +442,30 @@ mod tests {
         assert_eq!(key().public().to_string(), ONE_LINE);
         assert_eq!(key().sign(&file()).to_string(), SIGNATURE);
         let signature: Signature = SIGNATURE.parse().expect("a signature");
-        assert!(ONE_LINE.parse::<PublicKey>().expect("a key").verifies(&file(), &signature));
+        assert!(
+            ONE_LINE
+                .parse::<PublicKey>()
+                .expect("a key")
+                .verifies(&file(), &signature)
+        );
     }
 
     #[test]
     fn a_signature_fits_one_file_and_one_key() {
         let signature = key().sign(&file());
         assert!(key().public().verifies(&file(), &signature));
-        assert!(!key().public().verifies(&RevisionDigest::of(b"component2"), &signature), "another file");
-        assert!(!PrivateKey::generate().public().verifies(&file(), &signature), "another key");
+        assert!(
+            !key()
+                .public()
+                .verifies(&RevisionDigest::of(b"component2"), &signature),
+            "another file"
+        );
+        assert!(
+            !PrivateKey::generate()
+                .public()
+                .verifies(&file(), &signature),
+            "another key"
+        );
         for at in 0..64 {
             let mut changed = signature.clone();
             changed.bytes[at] ^= 1;
@@ -380,7 +475,10 @@ mod tests {
 
     #[test]
     fn what_the_same_key_has_signed_for_another_purpose_is_no_signature_of_a_plugin() {
-        let signed = |message: &[u8]| Signature { key: key().public().id(), bytes: key().0.sign(message).to_bytes() };
+        let signed = |message: &[u8]| Signature {
+            key: key().public().id(),
+            bytes: key().0.sign(message).to_bytes(),
+        };
         let digest = file();
         for other in [
             digest.as_bytes().to_vec(),
@@ -418,28 +516,52 @@ mod tests {
     fn keys_that_are_none_are_refused_and_never_quoted() {
         for (bad, reason) in [
             ("", "a public key is ed25519:"),
-            ("6kpsY+KcUgq+9VB7Ey7F+ZVHdq6+vnuSQh7qaRRG0iw=", "a public key is ed25519:"),
+            (
+                "6kpsY+KcUgq+9VB7Ey7F+ZVHdq6+vnuSQh7qaRRG0iw=",
+                "a public key is ed25519:",
+            ),
             ("ed25519:6kpsY", "44 characters"),
-            ("ed25519:AgAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=", "no Ed25519 key"),
-            ("ed25519:AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=", "weak"),
+            (
+                "ed25519:AgAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=",
+                "no Ed25519 key",
+            ),
+            (
+                "ed25519:AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=",
+                "weak",
+            ),
             (PRIVATE, "private key"),
-            ("-----BEGIN PUBLIC KEY-----\nMCow\n-----END PUBLIC KEY-----", "PEM"),
+            (
+                "-----BEGIN PUBLIC KEY-----\nMCow\n-----END PUBLIC KEY-----",
+                "PEM",
+            ),
         ] {
             let error = bad.parse::<PublicKey>().expect_err(bad).to_string();
-            assert!(error.contains(reason) && !error.contains("BwcHBwcH"), "{bad}: {error}");
+            assert!(
+                error.contains(reason) && !error.contains("BwcHBwcH"),
+                "{bad}: {error}"
+            );
         }
         assert!(PrivateKey::from_pem(PUBLIC).is_err());
-        assert!(!format!("{:?}", key()).contains("7, 7"), "private keys are never printed");
+        assert!(
+            !format!("{:?}", key()).contains("7, 7"),
+            "private keys are never printed"
+        );
     }
 
     #[test]
     fn files_of_keys_mix_both_forms_with_comments() {
         let other = PrivateKey::generate().public();
-        let text = format!("# the build server\n{ONE_LINE}\n\n# the release team\n{PUBLIC}{other}\n");
+        let text =
+            format!("# the build server\n{ONE_LINE}\n\n# the release team\n{PUBLIC}{other}\n");
         let keys = read_public_keys(&text).expect("three keys");
         assert_eq!(keys, [key().public(), key().public(), other.clone()]);
-        assert_eq!(TrustedKeys::new(keys).ids(), format!("fe812c12f3ab4ce6, {}", other.id()), "each once");
-        let broken = read_public_keys(&format!("{ONE_LINE}\nnonsense\n")).expect_err("a broken line");
+        assert_eq!(
+            TrustedKeys::new(keys).ids(),
+            format!("fe812c12f3ab4ce6, {}", other.id()),
+            "each once"
+        );
+        let broken =
+            read_public_keys(&format!("{ONE_LINE}\nnonsense\n")).expect_err("a broken line");
         assert!(broken.to_string().starts_with("line 2: "), "{broken}");
         for none in ["", "# nothing\n", "-----BEGIN PUBLIC KEY-----\n"] {
             assert!(read_public_keys(none).is_err(), "{none:?}");
@@ -454,40 +576,71 @@ mod tests {
         assert_eq!(none.standing(&file(), &good), Standing::Unchecked);
         let trusted = TrustedKeys::new([key().public()]);
         assert_eq!(trusted.check(&file(), std::slice::from_ref(&good)), Ok(()));
-        assert!(matches!(trusted.check(&file(), &[]), Err(Untrusted::Unsigned { .. })));
+        assert!(matches!(
+            trusted.check(&file(), &[]),
+            Err(Untrusted::Unsigned { .. })
+        ));
         let stranger = PrivateKey::generate();
         assert!(matches!(
             trusted.check(&file(), &[stranger.sign(&file())]),
             Err(Untrusted::UnknownKey { keys, .. }) if keys == stranger.public().id().to_string()
         ));
         let other_file = key().sign(&RevisionDigest::of(b"other"));
-        assert!(matches!(trusted.check(&file(), std::slice::from_ref(&other_file)), Err(Untrusted::Wrong { .. })));
+        assert!(matches!(
+            trusted.check(&file(), std::slice::from_ref(&other_file)),
+            Err(Untrusted::Wrong { .. })
+        ));
         // The id is only a claim: a stranger's signature with a trusted id is wrong.
-        let claimed = Signature { key: key().public().id(), ..stranger.sign(&file()) };
+        let claimed = Signature {
+            key: key().public().id(),
+            ..stranger.sign(&file())
+        };
         assert_eq!(trusted.standing(&file(), &claimed), Standing::Wrong);
     }
 
     #[test]
-    fn during_a_rotation_either_key_is_enough_and_a_wrong_signature_is_never_accepted_for_keeping() {
+    fn during_a_rotation_either_key_is_enough_and_a_wrong_signature_is_never_accepted_for_keeping()
+    {
         let (old, new) = (key(), PrivateKey::generate());
         let both = [old.sign(&file()), new.sign(&file())];
-        for trusted in [vec![old.public()], vec![new.public()], vec![old.public(), new.public()]] {
+        for trusted in [
+            vec![old.public()],
+            vec![new.public()],
+            vec![old.public(), new.public()],
+        ] {
             let trusted = TrustedKeys::new(trusted);
             assert_eq!(trusted.check(&file(), &both), Ok(()));
             assert_eq!(trusted.check_upload(&file(), &both, &[]), Ok(()));
-            assert_eq!(trusted.check_upload(&file(), &[], &both), Ok(()), "signed before");
+            assert_eq!(
+                trusted.check_upload(&file(), &[], &both),
+                Ok(()),
+                "signed before"
+            );
         }
         let wrong = old.sign(&RevisionDigest::of(b"other"));
         let trusted = TrustedKeys::new([old.public(), new.public()]);
         let mixed = [wrong.clone(), new.sign(&file())];
-        assert_eq!(trusted.check(&file(), &mixed), Ok(()), "one good one is enough to run");
-        assert_eq!(trusted.check_upload(&file(), &mixed, &[]), Err(Untrusted::Wrong { key: wrong.key }));
+        assert_eq!(
+            trusted.check(&file(), &mixed),
+            Ok(()),
+            "one good one is enough to run"
+        );
+        assert_eq!(
+            trusted.check_upload(&file(), &mixed, &[]),
+            Err(Untrusted::Wrong { key: wrong.key })
+        );
     }
 
     #[test]
     fn signature_files_hold_one_per_line() {
-        let text = format!("# release 1.4\n{SIGNATURE}\n\n{}\n", PrivateKey::generate().sign(&file()));
-        assert_eq!(read_signatures(&text).map(|signatures| signatures.len()), Ok(2));
+        let text = format!(
+            "# release 1.4\n{SIGNATURE}\n\n{}\n",
+            PrivateKey::generate().sign(&file())
+        );
+        assert_eq!(
+            read_signatures(&text).map(|signatures| signatures.len()),
+            Ok(2)
+        );
         assert!(read_signatures("\n").is_err());
         assert!(read_signatures(&format!("{SIGNATURE}\n").repeat(17)).is_err());
     }

@@ -14,7 +14,12 @@ use crate::PluginName;
 use crate::job::NewJob;
 
 /// Schemas that no plugin may use: Postgres's own and the host's.
-const RESERVED_SCHEMAS: [&str; 4] = ["information_schema", "patchbay", "patchbay_outbox", "pg_catalog"];
+const RESERVED_SCHEMAS: [&str; 4] = [
+    "information_schema",
+    "patchbay",
+    "patchbay_outbox",
+    "pg_catalog",
+];
 /// Postgres cuts off longer names, and two cut names may be equal.
 const MAX_NAME_BYTES: usize = 63;
 
@@ -34,10 +39,16 @@ impl SqlSpec {
         for (table, accesses) in &self.tables {
             let key = format!("sql.tables.{table}");
             if accesses.is_empty() {
-                return Err((key, "name at least one of select, insert, update and delete".into()));
+                return Err((
+                    key,
+                    "name at least one of select, insert, update and delete".into(),
+                ));
             }
             let mut seen = BTreeSet::new();
-            if let Some(twice) = accesses.iter().find(|access| !seen.insert(access.privilege)) {
+            if let Some(twice) = accesses
+                .iter()
+                .find(|access| !seen.insert(access.privilege))
+            {
                 return Err((key, format!("{} is named twice", twice.privilege)));
             }
         }
@@ -45,7 +56,9 @@ impl SqlSpec {
     }
 
     pub fn accesses(&self) -> impl Iterator<Item = (&TableName, &TableAccess)> {
-        self.tables.iter().flat_map(|(table, accesses)| accesses.iter().map(move |access| (table, access)))
+        self.tables
+            .iter()
+            .flat_map(|(table, accesses)| accesses.iter().map(move |access| (table, access)))
     }
 }
 
@@ -102,21 +115,34 @@ fn check_name(name: &str) -> Result<(), String> {
     let fits = (1..=MAX_NAME_BYTES).contains(&name.len())
         && !name.starts_with(|c: char| c.is_ascii_digit())
         && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
-    if fits { Ok(()) } else { Err(format!("{name:?} is no usable name: letters, digits and '_'")) }
+    if fits {
+        Ok(())
+    } else {
+        Err(format!(
+            "{name:?} is no usable name: letters, digits and '_'"
+        ))
+    }
 }
 
 impl FromStr for TableName {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
         let Some((schema, table)) = text.split_once('.') else {
-            return Err(format!("{text:?} needs its schema, as in \"public.{text}\""));
+            return Err(format!(
+                "{text:?} needs its schema, as in \"public.{text}\""
+            ));
         };
         check_name(schema)?;
         check_name(table)?;
         if RESERVED_SCHEMAS.contains(&schema) || schema.starts_with("pg_") {
-            return Err(format!("no plugin is granted anything in the schema {schema}"));
+            return Err(format!(
+                "no plugin is granted anything in the schema {schema}"
+            ));
         }
-        Ok(Self { schema: schema.to_owned(), table: table.to_owned() })
+        Ok(Self {
+            schema: schema.to_owned(),
+            table: table.to_owned(),
+        })
     }
 }
 
@@ -143,7 +169,14 @@ impl TableAccess {
         if self.columns.is_empty() {
             return String::new();
         }
-        format!("({})", self.columns.iter().map(String::as_str).collect::<Vec<_>>().join(", "))
+        format!(
+            "({})",
+            self.columns
+                .iter()
+                .map(String::as_str)
+                .collect::<Vec<_>>()
+                .join(", ")
+        )
     }
 }
 
@@ -153,14 +186,24 @@ impl FromStr for TableAccess {
         let (name, list) = match text.split_once('(') {
             None => (text, None),
             Some((name, rest)) => {
-                let list = rest.trim_end().strip_suffix(')').ok_or_else(|| format!("{text:?} lacks its ')'"))?;
+                let list = rest
+                    .trim_end()
+                    .strip_suffix(')')
+                    .ok_or_else(|| format!("{text:?} lacks its ')'"))?;
                 (name, Some(list))
             }
         };
-        let privilege = Privilege::ALL.into_iter().find(|privilege| privilege.as_str() == name.trim());
-        let privilege = privilege.ok_or_else(|| format!("{name:?} is none of select, insert, update and delete"))?;
+        let privilege = Privilege::ALL
+            .into_iter()
+            .find(|privilege| privilege.as_str() == name.trim());
+        let privilege = privilege
+            .ok_or_else(|| format!("{name:?} is none of select, insert, update and delete"))?;
         let mut columns = BTreeSet::new();
-        for column in list.into_iter().flat_map(|list| list.split(',')).map(str::trim) {
+        for column in list
+            .into_iter()
+            .flat_map(|list| list.split(','))
+            .map(str::trim)
+        {
             check_name(column)?;
             columns.insert(column.to_owned());
         }
@@ -228,17 +271,28 @@ pub struct SqlError {
 impl SqlError {
     /// An error of the host's own, not retryable.
     pub fn new(code: &str, message: impl Into<String>) -> Self {
-        Self { code: code.into(), message: message.into(), constraint: None, retryable: false }
+        Self {
+            code: code.into(),
+            message: message.into(),
+            constraint: None,
+            retryable: false,
+        }
     }
     /// Not in the manifest, not granted, or not possible now.
     pub fn denied(message: impl Into<String>) -> Self {
         Self::new("denied", message)
     }
     pub fn timeout(message: impl Into<String>) -> Self {
-        Self { retryable: true, ..Self::new("timeout", message) }
+        Self {
+            retryable: true,
+            ..Self::new("timeout", message)
+        }
     }
     pub fn unavailable(message: impl Into<String>) -> Self {
-        Self { retryable: true, ..Self::new("unavailable", message) }
+        Self {
+            retryable: true,
+            ..Self::new("unavailable", message)
+        }
     }
 }
 
@@ -289,8 +343,19 @@ mod tests {
     fn column_lists_are_read_in_any_order_and_written_in_one() {
         let access: TableAccess = "select( phone,id )".parse().expect("valid");
         assert_eq!(access.to_string(), "select(id, phone)");
-        assert_eq!("insert".parse::<TableAccess>().expect("valid").to_string(), "insert");
-        for wrong in ["drop", "select(", "select()", "select(a b)", "select(\"a\")", "delete(a)", "truncate"] {
+        assert_eq!(
+            "insert".parse::<TableAccess>().expect("valid").to_string(),
+            "insert"
+        );
+        for wrong in [
+            "drop",
+            "select(",
+            "select()",
+            "select(a b)",
+            "select(\"a\")",
+            "delete(a)",
+            "truncate",
+        ] {
             assert!(wrong.parse::<TableAccess>().is_err(), "{wrong}");
         }
     }
@@ -298,7 +363,15 @@ mod tests {
     #[test]
     fn a_table_needs_a_schema_and_not_one_of_the_hosts() {
         assert!("crm.leads".parse::<TableName>().is_ok());
-        for wrong in ["leads", "patchbay.revisions", "pg_catalog.pg_authid", "pg_toast.x", "a.b.c", "a.\"b", ".b"] {
+        for wrong in [
+            "leads",
+            "patchbay.revisions",
+            "pg_catalog.pg_authid",
+            "pg_toast.x",
+            "a.b.c",
+            "a.\"b",
+            ".b",
+        ] {
             assert!(wrong.parse::<TableName>().is_err(), "{wrong}");
         }
     }

@@ -25,7 +25,13 @@ pub struct InvalidTraceParent;
 
 impl fmt::Display for TraceParent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "00-{:032x}-{:016x}-{:02x}", self.trace_id, self.span_id, u8::from(self.sampled))
+        write!(
+            f,
+            "00-{:032x}-{:016x}-{:02x}",
+            self.trace_id,
+            self.span_id,
+            u8::from(self.sampled)
+        )
     }
 }
 
@@ -36,15 +42,26 @@ impl FromStr for TraceParent {
         let mut parts = text.split('-');
         let mut field = |digits: usize| {
             let part = parts.next().ok_or(InvalidTraceParent)?;
-            let valid = part.len() == digits && part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
-            if valid { u128::from_str_radix(part, 16).map_err(|_| InvalidTraceParent) } else { Err(InvalidTraceParent) }
+            let valid = part.len() == digits
+                && part
+                    .bytes()
+                    .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+            if valid {
+                u128::from_str_radix(part, 16).map_err(|_| InvalidTraceParent)
+            } else {
+                Err(InvalidTraceParent)
+            }
         };
         let (version, trace_id, span_id, flags) = (field(2)?, field(32)?, field(16)?, field(2)?);
         let more = parts.next().is_some();
         if version == 0xff || (version == 0 && more) || trace_id == 0 || span_id == 0 {
             return Err(InvalidTraceParent);
         }
-        Ok(Self { trace_id, span_id: u64::try_from(span_id).map_err(|_| InvalidTraceParent)?, sampled: flags & 1 == 1 })
+        Ok(Self {
+            trace_id,
+            span_id: u64::try_from(span_id).map_err(|_| InvalidTraceParent)?,
+            sampled: flags & 1 == 1,
+        })
     }
 }
 
@@ -55,7 +72,9 @@ impl Serialize for TraceParent {
 }
 
 /// For a field that anybody may have written: an invalid value counts as absent.
-pub(crate) fn lenient<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<TraceParent>, D::Error> {
+pub(crate) fn lenient<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<TraceParent>, D::Error> {
     let value = serde_json::Value::deserialize(deserializer)?;
     Ok(value.as_str().and_then(|text| text.parse().ok()))
 }
@@ -69,8 +88,15 @@ mod tests {
         let text = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
         let parent: TraceParent = text.parse().expect("a traceparent");
         assert_eq!((parent.to_string().as_str(), parent.sampled), (text, true));
-        let later = "01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-02-more".parse::<TraceParent>();
-        assert_eq!(later, Ok(TraceParent { sampled: false, ..parent }));
+        let later =
+            "01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-02-more".parse::<TraceParent>();
+        assert_eq!(
+            later,
+            Ok(TraceParent {
+                sampled: false,
+                ..parent
+            })
+        );
         for wrong in [
             "",
             "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
@@ -81,7 +107,11 @@ mod tests {
             "00-+bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
             "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7",
         ] {
-            assert_eq!(wrong.parse::<TraceParent>(), Err(InvalidTraceParent), "{wrong}");
+            assert_eq!(
+                wrong.parse::<TraceParent>(),
+                Err(InvalidTraceParent),
+                "{wrong}"
+            );
         }
     }
 }

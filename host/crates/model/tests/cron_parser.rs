@@ -57,38 +57,58 @@ struct Case {
 
 #[test]
 fn ticks_are_those_of_cron_parser() {
-    let given = std::env::var("PATCHBAY_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
+    let given = std::env::var("PATCHBAY_TEST_SEED")
+        .ok()
+        .and_then(|seed| seed.parse().ok());
     let seed: u64 = given.unwrap_or_else(rand::random);
     println!("PATCHBAY_TEST_SEED={seed}");
     let mut lot = StdRng::seed_from_u64(seed);
     let mut cases: Vec<Case> = (0..CASES).map(|_| case(&mut lot)).collect();
     // A pattern that never matches costs Node thousands of steps, so it is here only once.
-    cases.push(Case { pattern: "0 0 31 2 *".into(), tz: "UTC".into(), from: 0 });
+    cases.push(Case {
+        pattern: "0 0 31 2 *".into(),
+        tz: "UTC".into(),
+        from: 0,
+    });
     let answers = ask_node(&cases);
     assert_eq!(answers.len(), cases.len());
     let mut compared = 0;
     let mut differences = Vec::new();
     for (case, theirs) in cases.iter().zip(answers) {
         // We may read what it refuses.
-        let Value::Array(theirs) = theirs else { continue };
+        let Value::Array(theirs) = theirs else {
+            continue;
+        };
         let theirs: Vec<i64> = theirs.iter().filter_map(Value::as_i64).collect();
         compared += 1;
         match ours(case, theirs.len().max(1)) {
             Ok(ours) if ours == theirs => {}
             ours => {
                 let ours = ours.map_or_else(|why| why, |ours| shown(&ours));
-                differences.push(format!("{case:?}\n  theirs {}\n  ours   {ours}", shown(&theirs)));
+                differences.push(format!(
+                    "{case:?}\n  theirs {}\n  ours   {ours}",
+                    shown(&theirs)
+                ));
             }
         }
     }
     println!("{compared} of {} compared", cases.len());
-    assert!(compared > CASES / 2, "the lot draws too much that nobody takes: {compared}");
+    assert!(
+        compared > CASES / 2,
+        "the lot draws too much that nobody takes: {compared}"
+    );
     let some = differences[..differences.len().min(12)].join("\n");
-    assert!(differences.is_empty(), "{} of {compared} differ, for example:\n{some}", differences.len());
+    assert!(
+        differences.is_empty(),
+        "{} of {compared} differ, for example:\n{some}",
+        differences.len()
+    );
 }
 
 fn shown(ticks: &[i64]) -> String {
-    let time = |ms: &i64| DateTime::from_timestamp_millis(*ms).map_or_else(String::new, |at| at.to_rfc3339());
+    let time = |ms: &i64| {
+        DateTime::from_timestamp_millis(*ms).map_or_else(String::new, |at| at.to_rfc3339())
+    };
     ticks.iter().map(time).collect::<Vec<_>>().join(" ")
 }
 
@@ -115,10 +135,15 @@ fn ask_node(cases: &[Case]) -> Vec<Value> {
         .spawn()
         .expect("node runs: `scripts/setup test` installs it");
     let mut stdin = node.stdin.take().expect("it is piped");
-    stdin.write_all(&serde_json::to_vec(cases).expect("JSON")).expect("node reads");
+    stdin
+        .write_all(&serde_json::to_vec(cases).expect("JSON"))
+        .expect("node reads");
     drop(stdin);
     let output = node.wait_with_output().expect("node ends");
-    assert!(output.status.success(), "cron.mjs failed: run `scripts/setup test`");
+    assert!(
+        output.status.success(),
+        "cron.mjs failed: run `scripts/setup test`"
+    );
     serde_json::from_slice(&output.stdout).expect("cron.mjs prints JSON")
 }
 
@@ -129,7 +154,11 @@ fn pick<'a>(lot: &mut StdRng, from: &[&'a str]) -> &'a str {
 fn case(lot: &mut StdRng) -> Case {
     let tz = pick(lot, &ZONES).to_owned();
     let patterns: Vec<&str> = PATTERNS.split('|').collect();
-    let pattern = if lot.random_bool(0.25) { pick(lot, &patterns).to_owned() } else { pattern(lot) };
+    let pattern = if lot.random_bool(0.25) {
+        pick(lot, &patterns).to_owned()
+    } else {
+        pattern(lot)
+    };
     // 2024 to 2029.
     let mut from = lot.random_range(1_704_067_200_000_i64..1_893_456_000_000);
     if lot.random_bool(0.6) {
@@ -143,26 +172,40 @@ fn case(lot: &mut StdRng) -> Case {
 
 /// The next change of the zone's offset, or the same time if there is none.
 fn near_a_shift(tz: &str, from: i64) -> i64 {
-    let Ok(Zone::Iana(zone)) = tz.parse::<Zone>() else { return from };
+    let Ok(Zone::Iana(zone)) = tz.parse::<Zone>() else {
+        return from;
+    };
     let offset = |zone: Tz, ms: i64| {
-        let at = DateTime::from_timestamp_millis(ms).expect("a time").naive_utc();
+        let at = DateTime::from_timestamp_millis(ms)
+            .expect("a time")
+            .naive_utc();
         zone.offset_from_utc_datetime(&at).fix().local_minus_utc()
     };
     let start = from / HOUR_MS * HOUR_MS;
     let mut days = (0..400).map(|day| start + day * 24 * HOUR_MS);
-    let Some(day) = days.find(|ms| offset(zone, *ms) != offset(zone, *ms + 24 * HOUR_MS)) else { return from };
+    let Some(day) = days.find(|ms| offset(zone, *ms) != offset(zone, *ms + 24 * HOUR_MS)) else {
+        return from;
+    };
     let mut hours = (0..24).map(|hour| day + hour * HOUR_MS);
-    hours.find(|ms| offset(zone, *ms) != offset(zone, *ms + HOUR_MS)).map_or(from, |ms| ms + HOUR_MS)
+    hours
+        .find(|ms| offset(zone, *ms) != offset(zone, *ms + HOUR_MS))
+        .map_or(from, |ms| ms + HOUR_MS)
 }
 
 fn pattern(lot: &mut StdRng) -> String {
-    let fields = *[1, 2, 3, 4, 5, 5, 5, 5, 6, 6, 6].choose(lot).expect("counts");
+    let fields = *[1, 2, 3, 4, 5, 5, 5, 5, 6, 6, 6]
+        .choose(lot)
+        .expect("counts");
     let days = match lot.random_bool(0.1) {
         true => pick(lot, &["L", "?", "15,L", "L,1"]).to_owned(),
         false => field(lot, 1, 31, 0.6),
     };
     let months = match lot.random_bool(0.15) {
-        true => pick(lot, &["JAN", "mar,Oct", "feb-jun", "mar-nov/2", "oct-DEC", "11/1"]).to_owned(),
+        true => pick(
+            lot,
+            &["JAN", "mar,Oct", "feb-jun", "mar-nov/2", "oct-DEC", "11/1"],
+        )
+        .to_owned(),
         false => field(lot, 1, 12, 0.7),
     };
     let odd_weekdays = "sun MON-Fri 7 5L 2#1 fri#5 0L 6L,1 5-7 1/2 ? sat,SUN 0#2 7#1 */3 7L";
@@ -170,7 +213,14 @@ fn pattern(lot: &mut StdRng) -> String {
         true => pick(lot, &odd_weekdays.split(' ').collect::<Vec<_>>()).to_owned(),
         false => field(lot, 0, 7, 0.6),
     };
-    let all = [field(lot, 0, 59, 0.5), field(lot, 0, 59, 0.3), field(lot, 0, 23, 0.3), days, months, weekdays];
+    let all = [
+        field(lot, 0, 59, 0.5),
+        field(lot, 0, 59, 0.3),
+        field(lot, 0, 23, 0.3),
+        days,
+        months,
+        weekdays,
+    ];
     all[6 - fields..].join(pick(lot, &[" ", " ", " ", "  "]))
 }
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 use base64::Engine;
 use redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
 use redis::{
-    Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo, RedisError, RedisResult,
-    TlsCertificates, TlsMode,
+    Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo,
+    RedisError, RedisResult, TlsCertificates, TlsMode,
 };
 use tokio::sync::Mutex;
 
@@ -64,7 +64,10 @@ pub struct SentinelConfig {
 
 impl std::fmt::Debug for SentinelConfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SentinelConfig").field("addresses", &self.addresses).field("master", &self.master).finish()
+        f.debug_struct("SentinelConfig")
+            .field("addresses", &self.addresses)
+            .field("master", &self.master)
+            .finish()
     }
 }
 
@@ -75,9 +78,16 @@ impl RedisConfig {
         let info = parse(&self.url)?;
         let is_tls = matches!(info.addr(), ConnectionAddr::TcpTls { .. });
         if !is_tls && (self.tls.ca.is_some() || self.tls.identity.is_some()) {
-            return Err("certificates are configured and TLS is not: set redis.tls, or write rediss://".into());
+            return Err(
+                "certificates are configured and TLS is not: set redis.tls, or write rediss://"
+                    .into(),
+            );
         }
-        for address in self.sentinel.iter().flat_map(|sentinel| &sentinel.addresses) {
+        for address in self
+            .sentinel
+            .iter()
+            .flat_map(|sentinel| &sentinel.addresses)
+        {
             host_and_port(address)?;
         }
         Ok(())
@@ -88,17 +98,28 @@ fn parse(url: &str) -> Result<ConnectionInfo, String> {
     let wrong = || {
         Err("it is no redis://, rediss:// or unix:// URL; special characters in a password must be percent-encoded there (or set redis.host and redis.password)".into())
     };
-    let Some(parsed) = redis::parse_redis_url(url) else { return wrong() };
+    let Some(parsed) = redis::parse_redis_url(url) else {
+        return wrong();
+    };
     // A password with one of these characters ends the address early. The rest of the URL,
     // including the host, then lands in the fragment, query or path.
     let elsewhere = [parsed.fragment(), parsed.query(), Some(parsed.path())];
-    if parsed.has_host() && elsewhere.into_iter().flatten().any(|part| part.contains('@')) {
+    if parsed.has_host()
+        && elsewhere
+            .into_iter()
+            .flatten()
+            .any(|part| part.contains('@'))
+    {
         return wrong();
     }
     // The library's error texts contain no part of the URL.
-    let info = url.into_connection_info().map_err(|error| error.to_string())?;
+    let info = url
+        .into_connection_info()
+        .map_err(|error| error.to_string())?;
     match info.addr() {
-        ConnectionAddr::TcpTls { insecure: true, .. } => Err("#insecure is not supported: set redis.ca_file".into()),
+        ConnectionAddr::TcpTls { insecure: true, .. } => {
+            Err("#insecure is not supported: set redis.ca_file".into())
+        }
         _ => Ok(info),
     }
 }
@@ -108,14 +129,27 @@ fn host_and_port(address: &str) -> Result<(String, u16), String> {
     let (host, port) = match address.strip_prefix('[') {
         Some(rest) => {
             let (host, rest) = rest.split_once(']').ok_or_else(wrong)?;
-            (host, rest.strip_prefix(':').or((!rest.is_empty()).then_some("-")))
+            (
+                host,
+                rest.strip_prefix(':').or((!rest.is_empty()).then_some("-")),
+            )
         }
         // More than one colon means an IPv6 address without a port.
         None if address.matches(':').count() > 1 => (address, None),
-        None => address.split_once(':').map_or((address, None), |(host, port)| (host, Some(port))),
+        None => address
+            .split_once(':')
+            .map_or((address, None), |(host, port)| (host, Some(port))),
     };
-    let port = port.map_or(Ok(SENTINEL_PORT), str::parse).ok().filter(|port| *port > 0).ok_or_else(wrong)?;
-    if host.is_empty() || host.contains(['/', '@', ' ']) { Err(wrong()) } else { Ok((host.to_owned(), port)) }
+    let port = port
+        .map_or(Ok(SENTINEL_PORT), str::parse)
+        .ok()
+        .filter(|port| *port > 0)
+        .ok_or_else(wrong)?;
+    if host.is_empty() || host.contains(['/', '@', ' ']) {
+        Err(wrong())
+    } else {
+        Ok((host.to_owned(), port))
+    }
 }
 
 pub(crate) enum Access {
@@ -133,7 +167,11 @@ impl Access {
     pub(crate) fn new(config: &RedisConfig) -> RedisResult<Self> {
         let info = parse(&config.url).map_err(invalid)?;
         let is_tls = matches!(info.addr(), ConnectionAddr::TcpTls { .. });
-        let certificates = if is_tls { Some(config.tls.read()?) } else { None };
+        let certificates = if is_tls {
+            Some(config.tls.read()?)
+        } else {
+            None
+        };
         let Some(sentinel) = &config.sentinel else {
             return Ok(Self::Direct(Box::new(match certificates {
                 Some(certificates) => Client::build_with_tls(info, certificates)?,
@@ -143,17 +181,28 @@ impl Access {
         let address = |text: &String| {
             let (host, port) = host_and_port(text).map_err(invalid)?;
             Ok::<_, RedisError>(match is_tls {
-                true => ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None },
+                true => ConnectionAddr::TcpTls {
+                    host,
+                    port,
+                    insecure: false,
+                    tls_params: None,
+                },
                 false => ConnectionAddr::Tcp(host, port),
             })
         };
-        let addresses = sentinel.addresses.iter().map(address).collect::<RedisResult<Vec<_>>>()?;
+        let addresses = sentinel
+            .addresses
+            .iter()
+            .map(address)
+            .collect::<RedisResult<Vec<_>>>()?;
         let login = info.redis_settings();
-        let mut builder = SentinelClientBuilder::new(addresses, &sentinel.master, SentinelServerType::Master)?
-            .set_client_to_redis_db(login.db());
+        let mut builder =
+            SentinelClientBuilder::new(addresses, &sentinel.master, SentinelServerType::Master)?
+                .set_client_to_redis_db(login.db());
         if is_tls {
-            builder =
-                builder.set_client_to_redis_tls_mode(TlsMode::Secure).set_client_to_sentinel_tls_mode(TlsMode::Secure);
+            builder = builder
+                .set_client_to_redis_tls_mode(TlsMode::Secure)
+                .set_client_to_sentinel_tls_mode(TlsMode::Secure);
         }
         if let Some(certificates) = certificates {
             builder = builder
@@ -182,8 +231,11 @@ impl Access {
             Self::Direct(client) => Ok(Client::clone(client)),
             Self::Sentinel(sentinel) => {
                 let asked = async { sentinel.lock().await.async_get_client().await };
-                let no_answer = |_| RedisError::from(std::io::Error::from(std::io::ErrorKind::TimedOut));
-                tokio::time::timeout(SENTINEL_LIMIT, asked).await.map_err(no_answer)?
+                let no_answer =
+                    |_| RedisError::from(std::io::Error::from(std::io::ErrorKind::TimedOut));
+                tokio::time::timeout(SENTINEL_LIMIT, asked)
+                    .await
+                    .map_err(no_answer)?
             }
         }
     }
@@ -192,19 +244,24 @@ impl Access {
 impl TlsFiles {
     fn read(&self) -> RedisResult<TlsCertificates> {
         let file = |path: &Path| {
-            std::fs::read(path).map_err(|error| invalid(format!("cannot read {}: {error}", path.display())))
+            std::fs::read(path)
+                .map_err(|error| invalid(format!("cannot read {}: {error}", path.display())))
         };
         let root_cert = match &self.ca {
             Some(path) => file(path)?,
             None => trusted_by_the_system(),
         };
         let client_tls = match &self.identity {
-            Some((certificate, key)) => {
-                Some(ClientTlsConfig { client_cert: file(certificate)?, client_key: file(key)? })
-            }
+            Some((certificate, key)) => Some(ClientTlsConfig {
+                client_cert: file(certificate)?,
+                client_key: file(key)?,
+            }),
             None => None,
         };
-        Ok(TlsCertificates { client_tls, root_cert: Some(root_cert) })
+        Ok(TlsCertificates {
+            client_tls,
+            root_cert: Some(root_cert),
+        })
     }
 }
 
@@ -215,7 +272,10 @@ fn trusted_by_the_system() -> Vec<u8> {
     let mut pem = String::new();
     for certificate in rustls_native_certs::load_native_certs().certs {
         // One unreadable certificate must not invalidate the others.
-        if rustls::RootCertStore::empty().add(certificate.clone()).is_ok() {
+        if rustls::RootCertStore::empty()
+            .add(certificate.clone())
+            .is_ok()
+        {
             let text = base64::engine::general_purpose::STANDARD.encode(certificate);
             pem += &format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n");
         }
@@ -224,7 +284,12 @@ fn trusted_by_the_system() -> Vec<u8> {
 }
 
 fn invalid(message: String) -> RedisError {
-    (ErrorKind::InvalidClientConfig, "Redis's address cannot be used", message).into()
+    (
+        ErrorKind::InvalidClientConfig,
+        "Redis's address cannot be used",
+        message,
+    )
+        .into()
 }
 
 #[cfg(test)]
@@ -233,7 +298,13 @@ mod tests {
 
     #[test]
     fn addresses_of_every_form_are_read_and_wrong_ones_named_without_the_password() {
-        let check = |url: &str| RedisConfig { url: url.into(), ..RedisConfig::default() }.check();
+        let check = |url: &str| {
+            RedisConfig {
+                url: url.into(),
+                ..RedisConfig::default()
+            }
+            .check()
+        };
         for url in [
             "redis://r/",
             "redis://:p%40ss%23word@r:6380/3",

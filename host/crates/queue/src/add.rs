@@ -29,7 +29,9 @@ impl Broker {
                 ids[place] = Some(id);
             }
         }
-        ids.into_iter().map(|id| id.ok_or_else(|| QueueError::Invalid("BullMQ gave no id".into()))).collect()
+        ids.into_iter()
+            .map(|id| id.ok_or_else(|| QueueError::Invalid("BullMQ gave no id".into())))
+            .collect()
     }
 
     /// Whether [`Broker::add`] would accept these jobs. For jobs that are added later.
@@ -46,6 +48,14 @@ impl Broker {
         check(job, self.now_ms())?;
         let keys = self.keys(&job.queue);
         let (script, script_keys) = script_for(job, &keys);
-        addition(script, &script_keys, &keys, job, job.id.clone(), self.now_ms(), None)
+        addition(
+            script,
+            &script_keys,
+            &keys,
+            job,
+            job.id.clone(),
+            self.now_ms(),
+            None,
+        )
     }
 }

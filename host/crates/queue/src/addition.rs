@@ -37,12 +37,16 @@ pub(crate) fn addition(
     created_ms: u64,
     parent: Option<&Parent>,
 ) -> Result<Addition, QueueError> {
-    let deduplication = job.deduplication.as_ref().map(|once| format!("{}:de:{}", keys.base(), once.key));
+    let deduplication = job
+        .deduplication
+        .as_ref()
+        .map(|once| format!("{}:de:{}", keys.base(), once.key));
     let mut opts = opts::encode(job);
     let parent_key = parent.map(|parent| format!("{}:{}", parent.queue_key, parent.id));
     let described = parent.map(|parent| {
         opts["parent"] = serde_json::json!({ "id": parent.id.as_str(), "queue": parent.queue_key });
-        let mut described = serde_json::json!({ "id": parent.id.as_str(), "queueKey": parent.queue_key });
+        let mut described =
+            serde_json::json!({ "id": parent.id.as_str(), "queueKey": parent.queue_key });
         if let Some(name) = parent.on_failure {
             described[name] = true.into();
             opts[name] = true.into();
@@ -63,17 +67,31 @@ pub(crate) fn addition(
         &deduplication,
         parent.is_some(),
     );
-    let packed = |error: rmp_serde::encode::Error| QueueError::Invalid(format!("the job cannot be written: {error}"));
+    let packed = |error: rmp_serde::encode::Error| {
+        QueueError::Invalid(format!("the job cannot be written: {error}"))
+    };
     let call = Call::new(script, script_keys)
         .arg(rmp_serde::to_vec(&head).map_err(packed)?)
         .arg(&job.data)
         .arg(rmp_serde::to_vec_named::<Value>(&opts).map_err(packed)?);
-    Ok(Addition { call, queue: job.queue.clone(), id, deduplication })
+    Ok(Addition {
+        call,
+        queue: job.queue.clone(),
+        id,
+        deduplication,
+    })
 }
 
 pub(crate) fn script_for(job: &NewJob, keys: &QueueKeys) -> (&'static Script, Vec<String>) {
     if job.delay.is_some_and(|delay| !delay.is_zero()) {
-        let keys = vec![keys.marker(), keys.meta(), keys.id(), keys.delayed(), keys.completed(), keys.events()];
+        let keys = vec![
+            keys.marker(),
+            keys.meta(),
+            keys.id(),
+            keys.delayed(),
+            keys.completed(),
+            keys.events(),
+        ];
         (&scripts::ADD_DELAYED, keys)
     } else if job.priority.is_some_and(|priority| priority > 0) {
         let keys = vec![
@@ -109,8 +127,12 @@ pub(crate) fn id_of_reply(reply: redis::Value) -> Result<JobId, QueueError> {
     if let redis::Value::Int(code) = reply
         && code < 0
     {
-        return Err(QueueError::Invalid(format!("BullMQ refused the job (code {code})")));
+        return Err(QueueError::Invalid(format!(
+            "BullMQ refused the job (code {code})"
+        )));
     }
-    let text: String = redis::from_redis_value(reply).map_err(|error| QueueError::Invalid(error.to_string()))?;
-    text.parse().map_err(|error: patchbay_model::InvalidId| QueueError::Invalid(error.to_string()))
+    let text: String =
+        redis::from_redis_value(reply).map_err(|error| QueueError::Invalid(error.to_string()))?;
+    text.parse()
+        .map_err(|error: patchbay_model::InvalidId| QueueError::Invalid(error.to_string()))
 }

@@ -42,14 +42,23 @@ pub(crate) fn append(key: &str, record: &AttemptRecord) -> redis::RedisResult<re
 }
 
 /// Like [`append`], for a Redis whose memory is full.
-pub(crate) fn append_when_full(key: &str, probe_key: &str, record: &AttemptRecord) -> redis::RedisResult<Call> {
+pub(crate) fn append_when_full(
+    key: &str,
+    probe_key: &str,
+    record: &AttemptRecord,
+) -> redis::RedisResult<Call> {
     Ok(Call::new(&APPEND_WHEN_FULL, &[key, probe_key]).arg(entry(record)?))
 }
 
 /// The arguments that follow the key in `XADD`.
 fn entry(record: &AttemptRecord) -> redis::RedisResult<Vec<Cow<'_, str>>> {
-    let json = serde_json::to_string(record)
-        .map_err(|error| (redis::ErrorKind::Client, "the record cannot be written", error.to_string()))?;
+    let json = serde_json::to_string(record).map_err(|error| {
+        (
+            redis::ErrorKind::Client,
+            "the record cannot be written",
+            error.to_string(),
+        )
+    })?;
     let mut entry = vec!["*".into(), "r".into(), json.into()];
     // Data and result are fields of their own: inside the record's JSON they would be escaped, and
     // parsed twice.
@@ -128,9 +137,14 @@ impl AttemptReader {
         }
         if self.look_for_dead <= Instant::now() {
             let mut command = redis::cmd("XAUTOCLAIM");
-            command.arg(&self.key).arg(GROUP).arg(&self.consumer).arg(IDLE.as_millis() as u64);
+            command
+                .arg(&self.key)
+                .arg(GROUP)
+                .arg(&self.consumer)
+                .arg(IDLE.as_millis() as u64);
             command.arg("0").arg("COUNT").arg(most);
-            let claimed: StreamAutoClaimReply = streams::read(command.query_async(connection).await?)?;
+            let claimed: StreamAutoClaimReply =
+                streams::read(command.query_async(connection).await?)?;
             if !claimed.claimed.is_empty() {
                 return Ok(claimed.claimed);
             }
@@ -145,7 +159,12 @@ impl AttemptReader {
 
     async fn make_group(&self) -> redis::RedisResult<()> {
         let mut command = redis::cmd("XGROUP");
-        command.arg("CREATE").arg(&self.key).arg(GROUP).arg("0").arg("MKSTREAM");
+        command
+            .arg("CREATE")
+            .arg(&self.key)
+            .arg(GROUP)
+            .arg("0")
+            .arg("MKSTREAM");
         match command.query_async(&mut self.connection.get()).await {
             Err(error) if error.code() != Some("BUSYGROUP") => Err(error),
             Ok(()) | Err(_) => Ok(()),
@@ -156,7 +175,10 @@ impl AttemptReader {
         let config = redis::AsyncConnectionConfig::new()
             .set_response_timeout(Some(BLOCK + SILENCE_LIMIT))
             .set_connection_timeout(Some(SILENCE_LIMIT));
-        self.connection.client().get_multiplexed_async_connection_with_config(&config).await
+        self.connection
+            .client()
+            .get_multiplexed_async_connection_with_config(&config)
+            .await
     }
 
     async fn read_group(
@@ -167,13 +189,22 @@ impl AttemptReader {
         block: Option<Duration>,
     ) -> redis::RedisResult<Vec<StreamId>> {
         let mut command = redis::cmd("XREADGROUP");
-        command.arg("GROUP").arg(GROUP).arg(&self.consumer).arg("COUNT").arg(most);
+        command
+            .arg("GROUP")
+            .arg(GROUP)
+            .arg(&self.consumer)
+            .arg("COUNT")
+            .arg(most);
         if let Some(block) = block {
             command.arg("BLOCK").arg(block.as_millis() as u64);
         }
         command.arg("STREAMS").arg(&self.key).arg(from);
         let reply: Option<StreamReadReply> = streams::read(command.query_async(connection).await?)?;
-        Ok(reply.into_iter().flat_map(|reply| reply.keys).flat_map(|key| key.ids).collect())
+        Ok(reply
+            .into_iter()
+            .flat_map(|reply| reply.keys)
+            .flat_map(|key| key.ids)
+            .collect())
     }
 
     /// Deletes entries that Postgres has. Entries that are not acknowledged are read again.
@@ -181,7 +212,8 @@ impl AttemptReader {
         let mut pipe = redis::pipe();
         pipe.cmd("XACK").arg(&self.key).arg(GROUP).arg(ids).ignore();
         pipe.cmd("XDEL").arg(&self.key).arg(ids).ignore();
-        let acknowledged: redis::RedisResult<()> = pipe.query_async(&mut self.connection.get()).await;
+        let acknowledged: redis::RedisResult<()> =
+            pipe.query_async(&mut self.connection.get()).await;
         self.unfinished |= acknowledged.is_err();
         Ok(acknowledged?)
     }
@@ -192,7 +224,8 @@ impl AttemptReader {
         let mut connection = self.connection.get();
         let mut find = redis::cmd("XRANGE");
         find.arg(&self.key).arg(id).arg(id);
-        let found: redis::streams::StreamRangeReply = streams::read(find.query_async(&mut connection).await?)?;
+        let found: redis::streams::StreamRangeReply =
+            streams::read(find.query_async(&mut connection).await?)?;
         let mut pipe = redis::pipe();
         pipe.atomic();
         for entry in found.ids {
@@ -205,7 +238,8 @@ impl AttemptReader {
                 .arg("reason")
                 .arg(reason);
             for (name, value) in entry.map {
-                pipe.arg(name).arg(redis::from_redis_value::<Vec<u8>>(value).unwrap_or_default());
+                pipe.arg(name)
+                    .arg(redis::from_redis_value::<Vec<u8>>(value).unwrap_or_default());
             }
             pipe.ignore();
         }
@@ -221,13 +255,21 @@ impl AttemptReader {
 }
 
 fn decode(mut entry: StreamId) -> Entry {
-    let mut field = |name: &str| entry.map.remove(name).and_then(|value| redis::from_redis_value::<String>(value).ok());
+    let mut field = |name: &str| {
+        entry
+            .map
+            .remove(name)
+            .and_then(|value| redis::from_redis_value::<String>(value).ok())
+    };
     let record = match field("r") {
         Some(json) => serde_json::from_str(&json).map_err(|error| error.to_string()),
         None => Err("it has no record".to_owned()),
     };
     let record = record.map(|record: AttemptRecord| AttemptRecord {
-        body: field("d").map(|data| Body { data, result: field("v") }),
+        body: field("d").map(|data| Body {
+            data,
+            result: field("v"),
+        }),
         ..record
     });
     (entry.id, record)

@@ -18,8 +18,16 @@ type Written = (QueueName, JobId);
 
 impl Broker {
     /// Adds all jobs or none, then runs `releases`. Parents come before their children.
-    pub(crate) async fn add_all(&self, additions: &[Addition], releases: &[Call]) -> Result<Vec<JobId>, QueueError> {
-        let calls: Vec<&Call> = additions.iter().map(|addition| &addition.call).chain(releases).collect();
+    pub(crate) async fn add_all(
+        &self,
+        additions: &[Addition],
+        releases: &[Call],
+    ) -> Result<Vec<JobId>, QueueError> {
+        let calls: Vec<&Call> = additions
+            .iter()
+            .map(|addition| &addition.call)
+            .chain(releases)
+            .collect();
         let mut connection = self.connection.get();
         if let [_, _, ..] = calls[..] {
             self.check_types(&self.shape_of(additions)).await?;
@@ -62,8 +70,10 @@ impl Broker {
         calls: &[&Call],
     ) -> Result<(Vec<RedisResult<Value>>, Vec<Written>), QueueError> {
         let queues = queues(additions);
-        let own: Vec<(&QueueName, &JobId)> =
-            additions.iter().filter_map(|addition| Some((&addition.queue, addition.id.as_ref()?))).collect();
+        let own: Vec<(&QueueName, &JobId)> = additions
+            .iter()
+            .filter_map(|addition| Some((&addition.queue, addition.id.as_ref()?)))
+            .collect();
         let mut pipe = redis::pipe();
         pipe.atomic().ignore_errors();
         for queue in &queues {
@@ -78,7 +88,8 @@ impl Broker {
         for queue in &queues {
             pipe.get(self.keys(queue).id());
         }
-        let mut replies: Vec<RedisResult<Value>> = pipe.query_async(&mut self.connection.get()).await?;
+        let mut replies: Vec<RedisResult<Value>> =
+            pipe.query_async(&mut self.connection.get()).await?;
         let after = replies.split_off(replies.len().saturating_sub(queues.len()));
         let answers = replies.split_off(queues.len() + own.len());
         let existed = replies.split_off(queues.len());
@@ -90,9 +101,13 @@ impl Broker {
         }
         // Inside a transaction nobody else increments the counter.
         for ((queue, before), after) in queues.into_iter().zip(replies).zip(after) {
-            if let (Ok(before), Ok(Some(after))) = (read::<Option<u64>>(before)?, read::<Option<u64>>(after)?) {
+            if let (Ok(before), Ok(Some(after))) =
+                (read::<Option<u64>>(before)?, read::<Option<u64>>(after)?)
+            {
                 let counted = before.unwrap_or(0) + 1..=after;
-                written.extend(counted.filter_map(|id| Some((queue.clone(), id.to_string().parse().ok()?))));
+                written.extend(
+                    counted.filter_map(|id| Some((queue.clone(), id.to_string().parse().ok()?))),
+                );
             }
         }
         Ok((answers, written))
@@ -100,7 +115,12 @@ impl Broker {
 
     /// Removes what a batch wrote before its error. Returns that error, with the damaged key if
     /// there is one.
-    async fn undo(&self, additions: &[Addition], written: Vec<Written>, error: QueueError) -> QueueError {
+    async fn undo(
+        &self,
+        additions: &[Addition],
+        written: Vec<Written>,
+        error: QueueError,
+    ) -> QueueError {
         let mut left = 0;
         for (queue, id) in &written {
             left += match self.take_back(queue, id).await {
@@ -112,11 +132,16 @@ impl Broker {
                 }
             };
         }
-        let found = if error.is_damage() { self.check_types(&self.shape_of(additions)).await.err() } else { None };
+        let found = if error.is_damage() {
+            self.check_types(&self.shape_of(additions)).await.err()
+        } else {
+            None
+        };
         match found.unwrap_or(error) {
-            QueueError::Damaged { what, source } if left > 0 => {
-                QueueError::Damaged { what: format!("{what}; {left} jobs of the batch are there all the same"), source }
-            }
+            QueueError::Damaged { what, source } if left > 0 => QueueError::Damaged {
+                what: format!("{what}; {left} jobs of the batch are there all the same"),
+                source,
+            },
             error => error,
         }
     }
@@ -124,7 +149,11 @@ impl Broker {
     /// Removes the job; false if a worker already has it.
     async fn take_back(&self, queue: &QueueName, id: &JobId) -> Result<bool, QueueError> {
         let keys = self.keys(queue);
-        match removal(&keys, id).invoke::<i64>(&mut self.connection.get()).await.map_err(QueueError::from) {
+        match removal(&keys, id)
+            .invoke::<i64>(&mut self.connection.get())
+            .await
+            .map_err(QueueError::from)
+        {
             // Either damaged data stops the script, or Redis is full: then the script can remove
             // the job but not write the event about it.
             Err(QueueError::Damaged { .. } | QueueError::MemoryFull(_)) => {
@@ -141,7 +170,10 @@ impl Broker {
 
     /// Every key that adding these jobs touches, with the type that BullMQ stores there.
     fn shape_of(&self, additions: &[Addition]) -> Vec<(String, &'static str)> {
-        let mut all: Vec<_> = queues(additions).into_iter().flat_map(|queue| shape(&self.keys(queue))).collect();
+        let mut all: Vec<_> = queues(additions)
+            .into_iter()
+            .flat_map(|queue| shape(&self.keys(queue)))
+            .collect();
         for addition in additions {
             if let Some(id) = &addition.id {
                 let key = self.keys(&addition.queue).job_key(id.as_str());

@@ -88,7 +88,10 @@ impl Broker {
 
     /// Sets the time zone for cron expressions that name none. The default is UTC.
     pub fn with_default_zone(self, default_zone: Zone) -> Self {
-        Self { default_zone, ..self }
+        Self {
+            default_zone,
+            ..self
+        }
     }
 
     /// The time zone of cron expressions that name none.
@@ -147,9 +150,18 @@ impl Broker {
 
     pub async fn server(&self) -> Result<ServerFacts, QueueError> {
         let standing = self.look().await;
-        let info: String = redis::cmd("INFO").query_async(&mut self.connection.get()).await?;
-        let fields: HashMap<&str, &str> = info.lines().filter_map(|line| line.trim().split_once(':')).collect();
-        let text = |name: &str| fields.get(name).map_or(String::new(), |value| (*value).to_owned());
+        let info: String = redis::cmd("INFO")
+            .query_async(&mut self.connection.get())
+            .await?;
+        let fields: HashMap<&str, &str> = info
+            .lines()
+            .filter_map(|line| line.trim().split_once(':'))
+            .collect();
+        let text = |name: &str| {
+            fields
+                .get(name)
+                .map_or(String::new(), |value| (*value).to_owned())
+        };
         Ok(ServerFacts {
             version: text("redis_version"),
             aof_enabled: text("aof_enabled") == "1",
@@ -165,12 +177,17 @@ impl Broker {
     /// Shuts the server down after it has saved its data. For `patchbay dev`, which started it.
     pub async fn shut_server_down(&self) {
         // The server replies by closing the connection.
-        let _: redis::RedisResult<()> = redis::cmd("SHUTDOWN").query_async(&mut self.connection.get()).await;
+        let _: redis::RedisResult<()> = redis::cmd("SHUTDOWN")
+            .query_async(&mut self.connection.get())
+            .await;
     }
 
     /// Whether Redis has any key of this queue.
     pub async fn exists(&self, queue: &QueueName) -> Result<bool, QueueError> {
-        Ok(redis::AsyncCommands::exists(&mut self.connection.get(), self.keys(queue).meta()).await?)
+        Ok(
+            redis::AsyncCommands::exists(&mut self.connection.get(), self.keys(queue).meta())
+                .await?,
+        )
     }
 
     /// Every queue that has a key in Redis. Scans all keys, so it is for people, not for every
@@ -192,7 +209,12 @@ impl Broker {
             let prefix = format!("{}:", self.config.prefix);
             // A key that is not UTF-8 belongs to no queue.
             let keys = keys.iter().filter_map(|key| std::str::from_utf8(key).ok());
-            found.extend(keys.filter_map(|key| key.strip_prefix(&prefix)?.strip_suffix(":meta")?.parse().ok()));
+            found.extend(keys.filter_map(|key| {
+                key.strip_prefix(&prefix)?
+                    .strip_suffix(":meta")?
+                    .parse()
+                    .ok()
+            }));
             cursor = next;
             if cursor == 0 {
                 found.sort();
@@ -203,7 +225,11 @@ impl Broker {
     }
 
     pub fn kv(&self) -> Kv {
-        Kv { connection: self.connection.clone(), prefix: self.config.own_prefix.clone(), memory: self.memory.clone() }
+        Kv {
+            connection: self.connection.clone(),
+            prefix: self.config.own_prefix.clone(),
+            memory: self.memory.clone(),
+        }
     }
 
     pub fn attempts(&self) -> AttemptReader {
@@ -234,9 +260,13 @@ impl Broker {
         let (key, mut connection) = (self.attempts_key(), self.connection.get());
         let mut range = redis::cmd("XRANGE");
         range.arg(&key).arg("-").arg("+").arg("COUNT").arg(1);
-        let oldest: redis::streams::StreamRangeReply = streams::read(range.query_async(&mut connection).await?)?;
+        let oldest: redis::streams::StreamRangeReply =
+            streams::read(range.query_async(&mut connection).await?)?;
         let now_ms = self.now_ms();
-        let since_ms = oldest.ids.first().and_then(|entry| entry.id.split('-').next()?.parse::<u64>().ok());
+        let since_ms = oldest
+            .ids
+            .first()
+            .and_then(|entry| entry.id.split('-').next()?.parse::<u64>().ok());
         Ok(since_ms.map(|since| Duration::from_millis(now_ms.saturating_sub(since))))
     }
 

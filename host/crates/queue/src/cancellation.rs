@@ -31,16 +31,32 @@ impl Broker {
     pub async fn kill(&self, queue: &QueueName, id: &JobId, by: &str) -> Result<(), QueueError> {
         const RULE: &str = "only running jobs can be killed";
         let state = async || -> Result<Option<(JobState, Option<String>)>, QueueError> {
-            Ok(self.job(queue, id).await?.map(|job| (job.state, job.processed_by)))
+            Ok(self
+                .job(queue, id)
+                .await?
+                .map(|job| (job.state, job.processed_by)))
         };
         match state().await? {
-            None => return Err(QueueError::NotFound { queue: queue.to_string(), id: id.to_string() }),
+            None => {
+                return Err(QueueError::NotFound {
+                    queue: queue.to_string(),
+                    id: id.to_string(),
+                });
+            }
             Some((JobState::Active, _)) => {}
             Some((state, _)) => return Err(QueueError::WrongState { state, rule: RULE }),
         }
-        let order = Kill { queue: queue.clone(), id: id.clone(), by: by.to_owned() };
-        let order = serde_json::to_string(&order).map_err(|error| QueueError::Invalid(error.to_string()))?;
-        self.connection.get().publish::<_, _, ()>(self.config.kill_channel(), order).await?;
+        let order = Kill {
+            queue: queue.clone(),
+            id: id.clone(),
+            by: by.to_owned(),
+        };
+        let order = serde_json::to_string(&order)
+            .map_err(|error| QueueError::Invalid(error.to_string()))?;
+        self.connection
+            .get()
+            .publish::<_, _, ()>(self.config.kill_channel(), order)
+            .await?;
         let give_up = Instant::now() + LIMIT;
         loop {
             match state().await? {
@@ -60,7 +76,11 @@ impl Broker {
         let orders = self.kills.get_or_init(|| {
             let (orders, receiver) = broadcast::channel(64);
             first = Some(receiver);
-            tokio::spawn(listen(self.connection.clone(), self.config.kill_channel(), orders.clone()));
+            tokio::spawn(listen(
+                self.connection.clone(),
+                self.config.kill_channel(),
+                orders.clone(),
+            ));
             orders
         });
         first.unwrap_or_else(|| orders.subscribe())
@@ -90,7 +110,9 @@ async fn pass_on(
         Ok::<_, redis::RedisError>(subscription)
     };
     let no_answer = |_| redis::RedisError::from(std::io::Error::from(std::io::ErrorKind::TimedOut));
-    let mut subscription = tokio::time::timeout(SUBSCRIBE_LIMIT, subscribing).await.map_err(no_answer)??;
+    let mut subscription = tokio::time::timeout(SUBSCRIBE_LIMIT, subscribing)
+        .await
+        .map_err(no_answer)??;
     let mut messages = subscription.on_message();
     loop {
         tokio::select! {

@@ -35,7 +35,9 @@ impl Look {
 impl Clock {
     /// Unix milliseconds. Uses this machine's clock until Redis has been asked.
     pub(crate) fn now_ms(&self) -> u64 {
-        let now = self.last().map_or_else(of_this_machine, |look| look.time_at(Instant::now()));
+        let now = self
+            .last()
+            .map_or_else(of_this_machine, |look| look.time_at(Instant::now()));
         u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
     }
 
@@ -51,7 +53,11 @@ impl Clock {
     /// clock was set.
     pub(crate) fn note(&self, time: Duration, asked: Instant, answered: Instant) {
         let error = answered.saturating_duration_since(asked) / 2;
-        let new = Look { at: answered, time: time + error, error };
+        let new = Look {
+            at: answered,
+            time: time + error,
+            error,
+        };
         let mut last = self.0.lock();
         let keep = last.is_some_and(|old| {
             let apart = old.time_at(answered).abs_diff(new.time);
@@ -68,7 +74,9 @@ impl Clock {
 }
 
 fn of_this_machine() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -85,9 +93,16 @@ mod tests {
         clock.note(Duration::from_secs(1_000), asked, after(2));
         assert_eq!(at(&clock), 1_000_001);
         clock.note(Duration::from_millis(1_000_010), after(2), after(402));
-        assert_eq!(clock.last().expect("a look").error, Duration::from_millis(1), "it may be 200 ms off");
+        assert_eq!(
+            clock.last().expect("a look").error,
+            Duration::from_millis(1),
+            "it may be 200 ms off"
+        );
         clock.note(Duration::from_secs(2_000), after(500), after(900));
-        assert!(clock.last().expect("a look").time >= Duration::from_secs(2_000), "another server's clock");
+        assert!(
+            clock.last().expect("a look").time >= Duration::from_secs(2_000),
+            "another server's clock"
+        );
     }
 
     #[test]

@@ -62,7 +62,8 @@ impl Standing {
 
     /// Whether this machine's clock is so wrong that this process takes no jobs.
     pub fn is_skewed(&self) -> bool {
-        self.skew_ms.is_some_and(|skew| skew.unsigned_abs() > MAX_CLOCK_SKEW_MS)
+        self.skew_ms
+            .is_some_and(|skew| skew.unsigned_abs() > MAX_CLOCK_SKEW_MS)
     }
 
     /// Whether workers take jobs. They also do while Redis is away, because their own requests
@@ -160,7 +161,13 @@ impl Connection {
     /// replaced, and the next commands use the new one.
     pub(crate) async fn look(&self) -> Standing {
         let asked = self.ask_or_replace().await;
-        if self.0.looks.fetch_add(1, Ordering::Relaxed).is_multiple_of(LOOKS_PER_SURVEY) && asked.is_ok() {
+        if self
+            .0
+            .looks
+            .fetch_add(1, Ordering::Relaxed)
+            .is_multiple_of(LOOKS_PER_SURVEY)
+            && asked.is_ok()
+        {
             self.survey().await;
         }
         let unfit = self.0.unfit.lock().clone();
@@ -169,12 +176,18 @@ impl Connection {
             // The kind of server explains more than the command that it refused.
             Err(error) => (
                 None,
-                unfit
-                    .filter(|unfit| !unfit.serves())
-                    .or(Some(error.trouble().unwrap_or_else(|| Trouble::Refused(error.to_string())))),
+                unfit.filter(|unfit| !unfit.serves()).or(Some(
+                    error
+                        .trouble()
+                        .unwrap_or_else(|| Trouble::Refused(error.to_string())),
+                )),
             ),
         };
-        let standing = Standing { trouble, skew_ms: self.0.clock.skew_ms(), round_trip };
+        let standing = Standing {
+            trouble,
+            skew_ms: self.0.clock.skew_ms(),
+            round_trip,
+        };
         self.note(standing.clone());
         standing
     }
@@ -213,11 +226,18 @@ impl Connection {
         let mut connection = connection.clone();
         let asked = Instant::now();
         let answers = tokio::time::timeout(SILENCE_LIMIT, pipe.query_async(&mut connection)).await;
-        let (time, written): (RedisResult<Value>, RedisResult<Value>) = answers.map_err(silent)??;
+        let (time, written): (RedisResult<Value>, RedisResult<Value>) =
+            answers.map_err(silent)??;
         let answered = Instant::now();
         written?;
-        if let Ok((seconds, micros)) = time.and_then(|time| Ok(redis::from_redis_value::<(u64, u64)>(time)?)) {
-            self.0.clock.note(Duration::new(seconds, 0) + Duration::from_micros(micros), asked, answered);
+        if let Ok((seconds, micros)) =
+            time.and_then(|time| Ok(redis::from_redis_value::<(u64, u64)>(time)?))
+        {
+            self.0.clock.note(
+                Duration::new(seconds, 0) + Duration::from_micros(micros),
+                asked,
+                answered,
+            );
         }
         Ok(answered.saturating_duration_since(asked))
     }
@@ -227,7 +247,12 @@ impl Connection {
     async fn survey(&self) {
         let command = redis::cmd("INFO");
         let mut connection = self.get();
-        let unfit = match tokio::time::timeout(SILENCE_LIMIT, command.query_async::<String>(&mut connection)).await {
+        let unfit = match tokio::time::timeout(
+            SILENCE_LIMIT,
+            command.query_async::<String>(&mut connection),
+        )
+        .await
+        {
             Ok(Ok(info)) => unfit(&info),
             Ok(Err(error)) => {
                 debug!(%error, "INFO is refused: cluster mode and maxmemory-policy of Redis are unknown");
@@ -250,12 +275,19 @@ impl Connection {
             return None;
         }
         let client = self.client();
-        let looked = tokio::time::timeout(SILENCE_LIMIT, rights::missing(&client, &self.0.config)).await;
+        let looked =
+            tokio::time::timeout(SILENCE_LIMIT, rights::missing(&client, &self.0.config)).await;
         // Without an answer, the last known result stays.
         if let Ok(Ok(missing)) = looked {
-            let essential = missing.iter().filter(|right| right.is_essential()).map(ToString::to_string);
+            let essential = missing
+                .iter()
+                .filter(|right| right.is_essential())
+                .map(ToString::to_string);
             let essential = essential.collect::<Vec<_>>().join(" ");
-            *known = (Some(Instant::now()), (!essential.is_empty()).then_some(Trouble::Rights(essential)));
+            *known = (
+                Some(Instant::now()),
+                (!essential.is_empty()).then_some(Trouble::Rights(essential)),
+            );
         }
         known.1.clone()
     }
@@ -288,7 +320,10 @@ impl Connection {
 /// Reads the reply of `INFO`. Other fields of a cluster or a Sentinel look like those of any
 /// server.
 fn unfit(info: &str) -> Option<Trouble> {
-    let field = |name: &str| info.lines().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(':'));
+    let field = |name: &str| {
+        info.lines()
+            .find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(':'))
+    };
     match field("redis_mode") {
         Some("cluster") => return Some(Trouble::Cluster),
         Some("sentinel") => return Some(Trouble::Sentinel),
@@ -319,7 +354,9 @@ async fn connect(access: &Access) -> Result<Live, QueueError> {
     // A server without TLS keeps waiting for the end of a line and never answers the handshake.
     let is_tls = access.is_tls();
     let unanswered = move |elapsed| if is_tls { no_tls() } else { silent(elapsed) };
-    let manager = tokio::time::timeout(CONNECT_LIMIT, connecting).await.map_err(unanswered)??;
+    let manager = tokio::time::timeout(CONNECT_LIMIT, connecting)
+        .await
+        .map_err(unanswered)??;
     Ok(Live { client, manager })
 }
 
@@ -341,16 +378,36 @@ mod tests {
         let of = |info: &str| unfit(info).map(|trouble| trouble.code());
         assert_eq!(of("redis_mode:cluster\r\nmaxmemory:0\r\n"), Some("cluster"));
         assert_eq!(of("redis_mode:sentinel\r\n"), Some("sentinel"));
-        assert_eq!(of("redis_mode:standalone\r\nmaxmemory:100\r\nmaxmemory_policy:allkeys-lru\r\n"), Some("evicts"));
-        assert_eq!(of("redis_mode:standalone\r\nmaxmemory:0\r\nmaxmemory_policy:allkeys-lru\r\n"), None);
-        assert_eq!(of("redis_mode:standalone\r\nmaxmemory:100\r\nmaxmemory_policy:noeviction\r\n"), None);
+        assert_eq!(
+            of("redis_mode:standalone\r\nmaxmemory:100\r\nmaxmemory_policy:allkeys-lru\r\n"),
+            Some("evicts")
+        );
+        assert_eq!(
+            of("redis_mode:standalone\r\nmaxmemory:0\r\nmaxmemory_policy:allkeys-lru\r\n"),
+            None
+        );
+        assert_eq!(
+            of("redis_mode:standalone\r\nmaxmemory:100\r\nmaxmemory_policy:noeviction\r\n"),
+            None
+        );
     }
 
     #[test]
     fn a_wrong_clock_or_a_server_that_cannot_serve_stops_the_taking_of_jobs() {
-        let takes = |trouble, skew_ms| Standing { trouble, skew_ms, round_trip: None }.takes_jobs();
+        let takes = |trouble, skew_ms| {
+            Standing {
+                trouble,
+                skew_ms,
+                round_trip: None,
+            }
+            .takes_jobs()
+        };
         assert!(takes(None, Some(-5_000)) && takes(None, None) && takes(Some(Trouble::Away), None));
         assert!(takes(Some(Trouble::Evicts("allkeys-lru".into())), Some(0)));
-        assert!(!takes(None, Some(5_001)) && !takes(None, Some(-600_000)) && !takes(Some(Trouble::Replica), Some(0)));
+        assert!(
+            !takes(None, Some(5_001))
+                && !takes(None, Some(-600_000))
+                && !takes(Some(Trouble::Replica), Some(0))
+        );
     }
 }

@@ -10,7 +10,9 @@ use crate::{Broker, QueueError};
 
 /// Reads one reply of a pipeline that continues after errors: its value, or what is wrong with the
 /// data. Fails when Redis cannot serve at all.
-pub(crate) fn read<T: FromRedisValue>(reply: RedisResult<Value>) -> Result<Result<T, String>, QueueError> {
+pub(crate) fn read<T: FromRedisValue>(
+    reply: RedisResult<Value>,
+) -> Result<Result<T, String>, QueueError> {
     let value = reply.and_then(|value| Ok(redis::from_redis_value(value)?));
     match value.map_err(QueueError::from) {
         Ok(value) => Ok(Ok(value)),
@@ -66,12 +68,19 @@ pub struct TakenKey {
 impl Broker {
     /// For each queue, its own keys that hold another program's value. One round trip.
     pub async fn taken_keys(&self, queues: &[QueueName]) -> Result<Vec<Vec<TakenKey>>, QueueError> {
-        let shapes: Vec<_> = queues.iter().map(|queue| (self.keys(queue), shape(&self.keys(queue)))).collect();
+        let shapes: Vec<_> = queues
+            .iter()
+            .map(|queue| (self.keys(queue), shape(&self.keys(queue))))
+            .collect();
         let mut pipe = redis::pipe();
         pipe.ignore_errors();
         for (_, shape) in &shapes {
             for (key, _) in shape {
-                pipe.cmd("TYPE").arg(key).cmd("HEXISTS").arg(key).arg("timestamp");
+                pipe.cmd("TYPE")
+                    .arg(key)
+                    .cmd("HEXISTS")
+                    .arg(key)
+                    .arg("timestamp");
             }
         }
         if shapes.is_empty() {
@@ -83,13 +92,23 @@ impl Broker {
         for (keys, shape) in shapes {
             let mut taken = Vec::new();
             for (key, wanted) in shape {
-                let found: String = read(replies.next().unwrap_or(Ok(Value::Nil)))?.unwrap_or_default();
+                let found: String =
+                    read(replies.next().unwrap_or(Ok(Value::Nil)))?.unwrap_or_default();
                 let is_job = read::<bool>(replies.next().unwrap_or(Ok(Value::Nil)))? == Ok(true);
                 if (found == wanted || found == "none" || found.is_empty()) && !is_job {
                     continue;
                 }
-                let name = key.strip_prefix(&keys.key_prefix()).unwrap_or(&key).to_owned();
-                taken.push(TakenKey { key, name, wanted, found, is_job });
+                let name = key
+                    .strip_prefix(&keys.key_prefix())
+                    .unwrap_or(&key)
+                    .to_owned();
+                taken.push(TakenKey {
+                    key,
+                    name,
+                    wanted,
+                    found,
+                    is_job,
+                });
             }
             all.push(taken);
         }
@@ -97,13 +116,20 @@ impl Broker {
     }
 
     /// Fails with the first key of a wrong type; absent keys are right. One round trip.
-    pub(crate) async fn check_types(&self, shape: &[(String, &'static str)]) -> Result<(), QueueError> {
+    pub(crate) async fn check_types(
+        &self,
+        shape: &[(String, &'static str)],
+    ) -> Result<(), QueueError> {
         let mut pipe = redis::pipe();
         for (key, _) in shape {
             pipe.cmd("TYPE").arg(key);
         }
         let types: Vec<String> = pipe.query_async(&mut self.connection.get()).await?;
-        match shape.iter().zip(types).find(|((_, wanted), found)| found != "none" && found != wanted) {
+        match shape
+            .iter()
+            .zip(types)
+            .find(|((_, wanted), found)| found != "none" && found != wanted)
+        {
             None => Ok(()),
             Some(((key, wanted), found)) => {
                 let what = format!("the key {key} is a {found}, and BullMQ keeps a {wanted} there");
@@ -120,13 +146,27 @@ pub(crate) fn take_away(pipe: &mut redis::Pipeline, keys: &QueueKeys, id: &[u8],
     for list in [keys.wait(), keys.paused(), keys.active()] {
         pipe.lrem(list, 0, id);
     }
-    for set in [keys.completed(), keys.failed(), keys.delayed(), keys.prioritized(), keys.waiting_children()] {
+    for set in [
+        keys.completed(),
+        keys.failed(),
+        keys.delayed(),
+        keys.prioritized(),
+        keys.waiting_children(),
+    ] {
         pipe.zrem(set, id);
     }
     pipe.srem(keys.stalled(), id);
     if with_keys {
         let key = [keys.key_prefix().as_bytes(), id].concat();
-        for part in ["", ":lock", ":logs", ":dependencies", ":processed", ":failed", ":unsuccessful"] {
+        for part in [
+            "",
+            ":lock",
+            ":logs",
+            ":dependencies",
+            ":processed",
+            ":failed",
+            ":unsuccessful",
+        ] {
             pipe.del([&key, part.as_bytes()].concat());
         }
     }

@@ -37,8 +37,18 @@ const MOST_READ: usize = 4_000;
 /// Events per round trip, and pages per scan. BullMQ keeps about 10,000 events.
 const EVENTS: usize = 500;
 const EVENT_PAGES: usize = 20;
-const FIELDS: [&str; 10] =
-    ["name", "opts", "timestamp", "processedOn", "finishedOn", "atm", "ats", "pb", "parentKey", "failedReason"];
+const FIELDS: [&str; 10] = [
+    "name",
+    "opts",
+    "timestamp",
+    "processedOn",
+    "finishedOn",
+    "atm",
+    "ats",
+    "pb",
+    "parentKey",
+    "failedReason",
+];
 
 #[derive(Debug)]
 pub struct EndedElsewhere {
@@ -103,18 +113,38 @@ impl Broker {
     ) -> Result<MirrorScan, QueueError> {
         let now_ms = self.now_ms();
         let first_ms = now_ms.saturating_sub(FIRST_MS);
-        let first =
-            || MirrorCursor { completed_from_ms: first_ms, failed_from_ms: first_ms, event: format!("{}-0", first_ms) };
+        let first = || MirrorCursor {
+            completed_from_ms: first_ms,
+            failed_from_ms: first_ms,
+            event: format!("{}-0", first_ms),
+        };
         let is_first = place.is_none();
         let place = place.cloned().unwrap_or_else(first);
-        let mut found = MirrorScan { ended: Vec::new(), gone: Vec::new(), place: place.clone(), read: 0 };
-        let mut look = Look { queues: self, queue, now_ms, sighted, found: &mut found };
-        let completed_from_ms = look.at_set(JobState::Completed, place.completed_from_ms).await?;
+        let mut found = MirrorScan {
+            ended: Vec::new(),
+            gone: Vec::new(),
+            place: place.clone(),
+            read: 0,
+        };
+        let mut look = Look {
+            queues: self,
+            queue,
+            now_ms,
+            sighted,
+            found: &mut found,
+        };
+        let completed_from_ms = look
+            .at_set(JobState::Completed, place.completed_from_ms)
+            .await?;
         let failed_from_ms = look.at_set(JobState::Failed, place.failed_from_ms).await?;
         let event = look.at_events(place.event, is_first).await?;
         let forgotten = completed_from_ms.min(failed_from_ms);
         sighted.0.retain(|_, ended_ms| *ended_ms >= forgotten);
-        found.place = MirrorCursor { completed_from_ms, failed_from_ms, event };
+        found.place = MirrorCursor {
+            completed_from_ms,
+            failed_from_ms,
+            event,
+        };
         Ok(found)
     }
 }
@@ -134,19 +164,35 @@ impl Look<'_> {
         // If Redis's clock was put back, the time behind it has not been scanned.
         let from_ms = from_ms.min(settled_ms);
         let keys = self.queues.keys(self.queue);
-        let key = if state == JobState::Completed { keys.completed() } else { keys.failed() };
+        let key = if state == JobState::Completed {
+            keys.completed()
+        } else {
+            keys.failed()
+        };
         let (mut at, mut at_same, mut listed, mut fresh_ones) = (from_ms as f64, 0, 0, 0);
         loop {
             let mut command = redis::cmd("ZRANGEBYSCORE");
-            command.arg(&key).arg(at).arg("+inf").arg("WITHSCORES").arg("LIMIT").arg(at_same).arg(PAGE);
-            let page: Vec<(Vec<u8>, f64)> = command.query_async(&mut self.queues.connection.get()).await?;
+            command
+                .arg(&key)
+                .arg(at)
+                .arg("+inf")
+                .arg("WITHSCORES")
+                .arg("LIMIT")
+                .arg(at_same)
+                .arg(PAGE);
+            let page: Vec<(Vec<u8>, f64)> = command
+                .query_async(&mut self.queues.connection.get())
+                .await?;
             for (_, score) in &page {
                 at_same = if *score == at { at_same + 1 } else { 1 };
                 at = *score;
             }
             let is_fresh = |(id, score): &&(Vec<u8>, f64)| !self.sighted.has(id, *score as u64);
-            let fresh: Vec<(Vec<u8>, JobState)> =
-                page.iter().filter(is_fresh).map(|(id, _)| (id.clone(), state)).collect();
+            let fresh: Vec<(Vec<u8>, JobState)> = page
+                .iter()
+                .filter(is_fresh)
+                .map(|(id, _)| (id.clone(), state))
+                .collect();
             listed += page.len();
             fresh_ones += fresh.len();
             self.read_jobs(fresh).await?;
@@ -156,7 +202,11 @@ impl Look<'_> {
             if listed >= MOST_LISTED || fresh_ones >= MOST_READ {
                 let reached = (at as u64).min(settled_ms);
                 // Always move on, even if more jobs than the limit ended in one millisecond.
-                return Ok(if reached > from_ms { reached } else { settled_ms.min(from_ms + 1) });
+                return Ok(if reached > from_ms {
+                    reached
+                } else {
+                    settled_ms.min(from_ms + 1)
+                });
             }
         }
     }
@@ -168,7 +218,9 @@ impl Look<'_> {
         let mut newest = redis::cmd("XREVRANGE");
         newest.arg(&key).arg("+").arg("-").arg("COUNT").arg(1);
         let newest: StreamRangeReply = streams::read(newest.query_async(&mut connection).await?)?;
-        let Some(newest) = newest.ids.into_iter().next() else { return Ok(place) };
+        let Some(newest) = newest.ids.into_iter().next() else {
+            return Ok(place);
+        };
         if order(&newest.id) < order(&place) {
             if is_first {
                 return Ok(newest.id);
@@ -179,9 +231,20 @@ impl Look<'_> {
         }
         for _ in 0..EVENT_PAGES {
             let mut command = redis::cmd("XRANGE");
-            command.arg(&key).arg(format!("({place}")).arg("+").arg("COUNT").arg(EVENTS);
-            let page: StreamRangeReply = streams::read(command.query_async(&mut connection).await?)?;
-            let (count, Some(last)) = (page.ids.len(), page.ids.last().map(|entry| entry.id.clone())) else { break };
+            command
+                .arg(&key)
+                .arg(format!("({place}"))
+                .arg("+")
+                .arg("COUNT")
+                .arg(EVENTS);
+            let page: StreamRangeReply =
+                streams::read(command.query_async(&mut connection).await?)?;
+            let (count, Some(last)) = (
+                page.ids.len(),
+                page.ids.last().map(|entry| entry.id.clone()),
+            ) else {
+                break;
+            };
             self.found.read += count;
             let ends: Vec<RemovedAtEnd> = page.ids.into_iter().filter_map(end).collect();
             self.follow(ends).await?;
@@ -204,12 +267,17 @@ impl Look<'_> {
             pipe.ignore_errors();
             for end in &page {
                 let id = end.id.as_str();
-                pipe.zscore(keys.completed(), id).zscore(keys.failed(), id).hget(keys.job_key(id), "timestamp");
+                pipe.zscore(keys.completed(), id)
+                    .zscore(keys.failed(), id)
+                    .hget(keys.job_key(id), "timestamp");
             }
-            let replies: Vec<RedisResult<Value>> = pipe.query_async(&mut self.queues.connection.get()).await?;
+            let replies: Vec<RedisResult<Value>> =
+                pipe.query_async(&mut self.queues.connection.get()).await?;
             let mut replies = replies.into_iter();
             let mut next = || -> Result<Option<f64>, QueueError> {
-                Ok(read(replies.next().unwrap_or(Ok(Value::Nil)))?.ok().flatten())
+                Ok(read(replies.next().unwrap_or(Ok(Value::Nil)))?
+                    .ok()
+                    .flatten())
             };
             let mut there = HashMap::new();
             for end in page {
@@ -246,15 +314,25 @@ impl Look<'_> {
         for (id, _) in &jobs {
             pipe.hmget([prefix.as_bytes(), id].concat(), &FIELDS[..]);
         }
-        let replies: Vec<RedisResult<Value>> = pipe.query_async(&mut self.queues.connection.get()).await?;
+        let replies: Vec<RedisResult<Value>> =
+            pipe.query_async(&mut self.queues.connection.get()).await?;
         self.found.read += jobs.len();
         for ((id, state), reply) in jobs.into_iter().zip(replies) {
             let values: Vec<Option<Vec<u8>>> = read(reply)?.unwrap_or_default();
-            let values = values.into_iter().map(|value| value.map(|value| text(&value))).collect();
+            let values = values
+                .into_iter()
+                .map(|value| value.map(|value| text(&value)))
+                .collect();
             let own = &self.queues.config.prefix;
-            let Some(job) = ended(own, self.queue, &text(&id), state, values) else { continue };
+            let Some(job) = ended(own, self.queue, &text(&id), state, values) else {
+                continue;
+            };
             self.sighted.0.insert(id, job.ended_ms);
-            if !job.worker.as_deref().is_some_and(|worker| worker.starts_with(WORKER_PREFIX)) {
+            if !job
+                .worker
+                .as_deref()
+                .is_some_and(|worker| worker.starts_with(WORKER_PREFIX))
+            {
                 self.found.ended.push(job);
             }
         }
@@ -271,10 +349,28 @@ fn ended(
     state: JobState,
     values: Vec<Option<String>>,
 ) -> Option<EndedElsewhere> {
-    let [name, opts, created, started, ended, attempt, starts, worker, parent, reason] = values.try_into().ok()?;
+    let [
+        name,
+        opts,
+        created,
+        started,
+        ended,
+        attempt,
+        starts,
+        worker,
+        parent,
+        reason,
+    ] = values.try_into().ok()?;
     let ms = |text: Option<String>| js::whole(&text?);
-    let count = |text: Option<String>| text.and_then(|text| text.parse().ok()).unwrap_or(0_u32).max(1);
-    let trace = opts.and_then(|opts| JobOpts::parse(&opts).ok()).unwrap_or_default().trace;
+    let count = |text: Option<String>| {
+        text.and_then(|text| text.parse().ok())
+            .unwrap_or(0_u32)
+            .max(1)
+    };
+    let trace = opts
+        .and_then(|opts| JobOpts::parse(&opts).ok())
+        .unwrap_or_default()
+        .trace;
     let attempt = count(attempt);
     Some(EndedElsewhere {
         id: id.parse().ok()?,
@@ -287,12 +383,17 @@ fn ended(
         worker,
         failure: (state == JobState::Failed).then(|| reason.unwrap_or_default()),
         // The same rule as in the work path.
-        correlation_id: trace.correlation_id.unwrap_or_else(|| format!("job:{queue}:{id}")),
+        correlation_id: trace
+            .correlation_id
+            .unwrap_or_else(|| format!("job:{queue}:{id}")),
         platform: trace.platform,
         // Both ids and prefixes may contain colons. For a parent under another prefix, only the
         // full key says where it is.
         parent: parent.map(|key| {
-            let own = key.strip_prefix(prefix).and_then(|rest| rest.strip_prefix(':')).map(str::to_owned);
+            let own = key
+                .strip_prefix(prefix)
+                .and_then(|rest| rest.strip_prefix(':'))
+                .map(str::to_owned);
             own.unwrap_or(key)
         }),
     })
@@ -300,13 +401,21 @@ fn ended(
 
 /// Reads an event, if it is about the end of a job.
 fn end(entry: redis::streams::StreamId) -> Option<RemovedAtEnd> {
-    let field = |name: &str| Some(text(&redis::from_redis_value::<Vec<u8>>(entry.map.get(name)?.clone()).ok()?));
+    let field = |name: &str| {
+        Some(text(
+            &redis::from_redis_value::<Vec<u8>>(entry.map.get(name)?.clone()).ok()?,
+        ))
+    };
     let failure = match field("event")?.as_str() {
         "completed" => None,
         "failed" => Some(field("failedReason").unwrap_or_default()),
         _ => return None,
     };
-    Some(RemovedAtEnd { id: field("jobId")?.parse().ok()?, ended_ms: order(&entry.id).0, failure })
+    Some(RemovedAtEnd {
+        id: field("jobId")?.parse().ok()?,
+        ended_ms: order(&entry.id).0,
+        failure,
+    })
 }
 
 /// Splits a stream id into its milliseconds and its sequence number.
@@ -323,17 +432,39 @@ mod tests {
     fn a_job_that_nobody_ran_is_no_attempt() {
         let queue = "q".parse().expect("a name");
         let fields = |started: Option<&str>| {
-            let all = [Some("n"), None, Some("1"), started, Some("3"), Some("2"), None, None, Some("a:b:p:7"), None];
-            all.into_iter().map(|text| text.map(str::to_owned)).collect()
+            let all = [
+                Some("n"),
+                None,
+                Some("1"),
+                started,
+                Some("3"),
+                Some("2"),
+                None,
+                None,
+                Some("a:b:p:7"),
+                None,
+            ];
+            all.into_iter()
+                .map(|text| text.map(str::to_owned))
+                .collect()
         };
         assert!(ended("a:b", &queue, "1", JobState::Failed, fields(None)).is_none());
-        let job = ended("a:b", &queue, "1", JobState::Failed, fields(Some("2"))).expect("an attempt");
-        assert_eq!((job.started, job.attempt, job.parent.as_deref()), (2, 2, Some("p:7")));
-        assert_eq!((job.failure.as_deref(), job.correlation_id.as_str()), (Some(""), "job:q:1"));
+        let job =
+            ended("a:b", &queue, "1", JobState::Failed, fields(Some("2"))).expect("an attempt");
+        assert_eq!(
+            (job.started, job.attempt, job.parent.as_deref()),
+            (2, 2, Some("p:7"))
+        );
+        assert_eq!(
+            (job.failure.as_deref(), job.correlation_id.as_str()),
+            (Some(""), "job:q:1")
+        );
     }
 
     #[test]
     fn entries_of_a_stream_are_in_order_of_their_numbers() {
-        assert!(order("9-10") > order("9-9") && order("10-0") > order("9-10") && order("x") == (0, 0));
+        assert!(
+            order("9-10") > order("9-9") && order("10-0") > order("9-10") && order("x") == (0, 0)
+        );
     }
 }

@@ -122,7 +122,12 @@ impl Deduplicated {
 /// Whether progress, result, failure or stack traces of the job contain one of the values. A flow's
 /// parent may contain its children's.
 fn says(job: &JobView, mask: &Mask) -> bool {
-    let mut texts = job.progress.iter().chain(&job.return_value).chain(&job.failed_reason).chain(&job.stacktrace);
+    let mut texts = job
+        .progress
+        .iter()
+        .chain(&job.return_value)
+        .chain(&job.failed_reason)
+        .chain(&job.stacktrace);
     !mask.is_empty() && texts.any(|text| mask.finds(text))
 }
 
@@ -147,11 +152,22 @@ impl Broker {
                 let page = self.jobs(queue, state, start, PAGE).await?;
                 let is_meant = |job: &JobView| path.holds(&job.data, values) || says(job, mask);
                 for job in page.jobs.into_iter().filter(is_meant) {
-                    let (Ok(id), Some(created_ms)) = (job.id.parse(), job.timestamp) else { continue };
-                    let key = JobKey { prefix: self.prefix().to_owned(), queue: queue.clone(), id, created_ms };
+                    let (Ok(id), Some(created_ms)) = (job.id.parse(), job.timestamp) else {
+                        continue;
+                    };
+                    let key = JobKey {
+                        prefix: self.prefix().to_owned(),
+                        queue: queue.clone(),
+                        id,
+                        created_ms,
+                    };
                     let schedule = job.schedule_id.filter(|_| job.finished_on.is_none());
                     if !found.iter().any(|known| known.key == key) {
-                        found.push(Located { key, state, schedule });
+                        found.push(Located {
+                            key,
+                            state,
+                            schedule,
+                        });
                     }
                 }
                 match page.next {
@@ -164,22 +180,44 @@ impl Broker {
     }
 
     /// One job by its id, in the form of [`Broker::jobs_with`].
-    pub async fn locate(&self, queue: &QueueName, id: &JobId) -> Result<Option<Located>, QueueError> {
-        let Some(job) = self.job(queue, id).await? else { return Ok(None) };
+    pub async fn locate(
+        &self,
+        queue: &QueueName,
+        id: &JobId,
+    ) -> Result<Option<Located>, QueueError> {
+        let Some(job) = self.job(queue, id).await? else {
+            return Ok(None);
+        };
         let created_ms = job.timestamp.unwrap_or(0);
-        let key = JobKey { prefix: self.prefix().to_owned(), queue: queue.clone(), id: id.clone(), created_ms };
+        let key = JobKey {
+            prefix: self.prefix().to_owned(),
+            queue: queue.clone(),
+            id: id.clone(),
+            created_ms,
+        };
         let schedule = job.schedule_id.filter(|_| job.finished_on.is_none());
-        Ok(Some(Located { key, state: job.state, schedule }))
+        Ok(Some(Located {
+            key,
+            state: job.state,
+            schedule,
+        }))
     }
 
     /// Removes a job from Redis. A job that has not run yet is removed only if `unfinished` is set.
-    pub async fn erase_job(&self, job: &JobKey, unfinished: bool) -> Result<EraseOutcome, QueueError> {
+    pub async fn erase_job(
+        &self,
+        job: &JobKey,
+        unfinished: bool,
+    ) -> Result<EraseOutcome, QueueError> {
         let Some(seen) = self.job(&job.queue, &job.id).await? else {
             return Ok(EraseOutcome::Gone);
         };
         // Another job may have this id by now. A hash without a timestamp is no complete job and is
         // removed by its id alone.
-        if seen.timestamp.is_some_and(|created| created != job.created_ms) {
+        if seen
+            .timestamp
+            .is_some_and(|created| created != job.created_ms)
+        {
             return Ok(EraseOutcome::Gone);
         }
         match seen.state {
@@ -211,7 +249,11 @@ impl Broker {
                 let reply = command.query_async(&mut self.connection.get()).await;
                 let fields: Vec<Option<Vec<u8>>> = read(reply)?.unwrap_or_default();
                 let mut fields = fields.into_iter();
-                let id = fields.next().flatten().map(|id| text(&id)).unwrap_or_default();
+                let id = fields
+                    .next()
+                    .flatten()
+                    .map(|id| text(&id))
+                    .unwrap_or_default();
                 if let Some(data) = fields.next().flatten() {
                     found.push(Deduplicated { id, key, data });
                 }
@@ -226,14 +268,26 @@ impl Broker {
     /// Deletes one of [`Broker::kept`]. False if it has become a job, or if another one has taken
     /// its place.
     pub async fn forget_kept(&self, kept: &Deduplicated) -> Result<bool, QueueError> {
-        let call = FORGET_KEPT.key(&kept.key).arg(&kept.data).invoke_async(&mut self.connection.get()).await;
+        let call = FORGET_KEPT
+            .key(&kept.key)
+            .arg(&kept.data)
+            .invoke_async(&mut self.connection.get())
+            .await;
         Ok(call.map(|deleted: i64| deleted > 0)?)
     }
 
     /// Counts what parents of any queue store about these jobs, or with one of the values. Also
     /// erases it, unless `only_count` is set.
-    pub async fn erase_child_results(&self, jobs: &[JobKey], mask: &Mask, only_count: bool) -> Result<u64, QueueError> {
-        let children: HashSet<String> = jobs.iter().map(|job| self.keys(&job.queue).job_key(job.id.as_str())).collect();
+    pub async fn erase_child_results(
+        &self,
+        jobs: &[JobKey],
+        mask: &Mask,
+        only_count: bool,
+    ) -> Result<u64, QueueError> {
+        let children: HashSet<String> = jobs
+            .iter()
+            .map(|job| self.keys(&job.queue).job_key(job.id.as_str()))
+            .collect();
         let prefix = format!("{}:", self.prefix());
         let mut count = 0;
         for (end, instead) in [(":processed", "null"), (":failed", ERASED)] {
@@ -241,12 +295,20 @@ impl Broker {
             loop {
                 let (next, keys) = self.keys_at(cursor, &prefix, end, "hash").await?;
                 for key in keys {
-                    let told = redis::cmd("HGETALL").arg(&key).query_async(&mut self.connection.get()).await;
+                    let told = redis::cmd("HGETALL")
+                        .arg(&key)
+                        .query_async(&mut self.connection.get())
+                        .await;
                     let told: Vec<(Vec<u8>, Vec<u8>)> = read(told)?.unwrap_or_default();
                     let is_meant = |(child, said): &(Vec<u8>, Vec<u8>)| {
-                        *said != instead.as_bytes() && (children.contains(&text(child)) || mask.finds(&text(said)))
+                        *said != instead.as_bytes()
+                            && (children.contains(&text(child)) || mask.finds(&text(said)))
                     };
-                    let meant: Vec<Vec<u8>> = told.into_iter().filter(is_meant).map(|(child, _)| child).collect();
+                    let meant: Vec<Vec<u8>> = told
+                        .into_iter()
+                        .filter(is_meant)
+                        .map(|(child, _)| child)
+                        .collect();
                     count += meant.len() as u64;
                     if !only_count && !meant.is_empty() {
                         let mut call = FORGET_TOLD.key(&key);
@@ -264,14 +326,20 @@ impl Broker {
     }
 
     /// Copies of removed jobs for which `is_meant` is true.
-    pub async fn copies(&self, mut is_meant: impl FnMut(&Copy) -> bool + Send) -> Result<Vec<Copy>, QueueError> {
+    pub async fn copies(
+        &self,
+        mut is_meant: impl FnMut(&Copy) -> bool + Send,
+    ) -> Result<Vec<Copy>, QueueError> {
         let prefix = format!("{}:bulk:", self.config.own_prefix);
         let mut found = Vec::new();
         let mut cursor = 0;
         loop {
             let (next, keys) = self.keys_at(cursor, &prefix, "", "hash").await?;
             let parts = keys.iter().filter_map(|key| {
-                let (bulk, job) = std::str::from_utf8(key).ok()?.strip_prefix(&prefix)?.split_once(':')?;
+                let (bulk, job) = std::str::from_utf8(key)
+                    .ok()?
+                    .strip_prefix(&prefix)?
+                    .split_once(':')?;
                 Some((key, bulk.parse::<i64>().ok()?, job)).filter(|(_, _, job)| *job != "notes")
             });
             for (key, bulk, job) in parts {
@@ -279,12 +347,23 @@ impl Broker {
                 command.arg(key).arg("timestamp").arg("data");
                 let reply = command.query_async(&mut self.connection.get()).await;
                 let fields: Vec<Option<Vec<u8>>> = read(reply)?.unwrap_or_default();
-                let mut fields = fields.into_iter().map(|field| field.map(|field| text(&field)));
+                let mut fields = fields
+                    .into_iter()
+                    .map(|field| field.map(|field| text(&field)));
                 let created_ms = fields.next().flatten().and_then(|at| at.parse().ok());
                 let data = fields.next().flatten().unwrap_or_default();
-                let copy = Copy { bulk, job: job.to_owned(), created_ms, key: key.clone(), data };
+                let copy = Copy {
+                    bulk,
+                    job: job.to_owned(),
+                    created_ms,
+                    key: key.clone(),
+                    data,
+                };
                 if is_meant(&copy) {
-                    found.push(Copy { data: String::new(), ..copy });
+                    found.push(Copy {
+                        data: String::new(),
+                        ..copy
+                    });
                 }
             }
             cursor = next;
@@ -298,7 +377,8 @@ impl Broker {
     pub async fn delete_copies(&self, copies: &[Copy]) -> Result<(), QueueError> {
         for copy in copies {
             let logs = [&copy.key[..], b":logs"].concat();
-            redis::AsyncCommands::del::<_, ()>(&mut self.connection.get(), (&copy.key, logs)).await?;
+            redis::AsyncCommands::del::<_, ()>(&mut self.connection.get(), (&copy.key, logs))
+                .await?;
         }
         Ok(())
     }
@@ -317,20 +397,30 @@ impl Broker {
         let (mut count, mut cursor) = (0, 0);
         loop {
             let (next, keys) = self.keys_at(cursor, &prefix, "", "string").await?;
-            let is_of = |key: &[u8], jobs: &HashSet<String>| text(key).split(':').any(|part| jobs.contains(part));
+            let is_of = |key: &[u8], jobs: &HashSet<String>| {
+                text(key).split(':').any(|part| jobs.contains(part))
+            };
             for key in keys {
                 if is_of(&key, spared) {
                     continue;
                 }
                 let is_meant = is_of(&key, jobs) || mask.finds(&text(&key)) || {
-                    let held = redis::cmd("GET").arg(&key).query_async(&mut self.connection.get()).await;
-                    let held: Option<Vec<u8>> = if mask.is_empty() { None } else { read(held)?.unwrap_or_default() };
+                    let held = redis::cmd("GET")
+                        .arg(&key)
+                        .query_async(&mut self.connection.get())
+                        .await;
+                    let held: Option<Vec<u8>> = if mask.is_empty() {
+                        None
+                    } else {
+                        read(held)?.unwrap_or_default()
+                    };
                     held.is_some_and(|held| mask.finds(&text(&held)))
                 };
                 if is_meant {
                     count += 1;
                     if !only_count {
-                        redis::AsyncCommands::del::<_, ()>(&mut self.connection.get(), &key).await?;
+                        redis::AsyncCommands::del::<_, ()>(&mut self.connection.get(), &key)
+                            .await?;
                     }
                 }
             }
@@ -352,7 +442,9 @@ impl Broker {
     ) -> Result<u64, QueueError> {
         let key = self.keys(queue).events();
         let is_meant = |fields: &[(String, String)]| {
-            fields.iter().any(|(name, value)| (name == "jobId" && jobs.contains(value)) || mask.finds(value))
+            fields
+                .iter()
+                .any(|(name, value)| (name == "jobId" && jobs.contains(value)) || mask.finds(value))
         };
         self.erase_entries(&key, is_meant, only_count).await
     }
@@ -372,7 +464,9 @@ impl Broker {
             jobs.contains(&format!("{}:{}", part("queue"), part("id")))
         };
         let is_meant = |fields: &[(String, String)]| {
-            fields.iter().any(|(name, value)| mask.finds(value) || (name == "r" && is_of_a_job(value)))
+            fields
+                .iter()
+                .any(|(name, value)| mask.finds(value) || (name == "r" && is_of_a_job(value)))
         };
         self.erase_entries(&key, is_meant, only_count).await
     }
@@ -389,9 +483,13 @@ impl Broker {
             command.arg(key).arg(&from).arg("+").arg("COUNT").arg(KEYS);
             let reply: RedisResult<Value> = command.query_async(&mut self.connection.get()).await;
             // A key that is no stream has no entries.
-            let Ok(reply) = read::<Value>(reply)? else { return Ok(count) };
+            let Ok(reply) = read::<Value>(reply)? else {
+                return Ok(count);
+            };
             let page: StreamRangeReply = streams::read(reply)?;
-            let Some(last) = page.ids.last().map(|entry| entry.id.clone()) else { return Ok(count) };
+            let Some(last) = page.ids.last().map(|entry| entry.id.clone()) else {
+                return Ok(count);
+            };
             let mut meant = Vec::new();
             for entry in page.ids {
                 let field = |(name, value)| {
@@ -405,7 +503,8 @@ impl Broker {
             }
             count += meant.len() as u64;
             if !only_count && !meant.is_empty() {
-                redis::AsyncCommands::xdel::<_, _, ()>(&mut self.connection.get(), key, &meant).await?;
+                redis::AsyncCommands::xdel::<_, _, ()>(&mut self.connection.get(), key, &meant)
+                    .await?;
             }
             from = format!("({last}");
         }
@@ -423,7 +522,11 @@ impl Broker {
             schedulers => schedulers?,
         };
         let of = |data: &Option<String>| data.as_ref().is_some_and(|data| path.holds(data, values));
-        Ok(schedulers.into_iter().filter(|scheduler| of(&scheduler.data)).map(|scheduler| scheduler.id).collect())
+        Ok(schedulers
+            .into_iter()
+            .filter(|scheduler| of(&scheduler.data))
+            .map(|scheduler| scheduler.id)
+            .collect())
     }
 
     /// One `SCAN` step: keys of type `kind` that begin with `prefix` and end with `end`.
@@ -434,10 +537,25 @@ impl Broker {
         end: &str,
         kind: &str,
     ) -> Result<(u64, Vec<Vec<u8>>), QueueError> {
-        let escaped: String =
-            prefix.chars().flat_map(|c| if "*?[]\\".contains(c) { vec!['\\', c] } else { vec![c] }).collect();
+        let escaped: String = prefix
+            .chars()
+            .flat_map(|c| {
+                if "*?[]\\".contains(c) {
+                    vec!['\\', c]
+                } else {
+                    vec![c]
+                }
+            })
+            .collect();
         let mut command = redis::cmd("SCAN");
-        command.arg(cursor).arg("MATCH").arg(format!("{escaped}*{end}")).arg("COUNT").arg(KEYS).arg("TYPE").arg(kind);
+        command
+            .arg(cursor)
+            .arg("MATCH")
+            .arg(format!("{escaped}*{end}"))
+            .arg("COUNT")
+            .arg(KEYS)
+            .arg("TYPE")
+            .arg(kind);
         Ok(command.query_async(&mut self.connection.get()).await?)
     }
 }

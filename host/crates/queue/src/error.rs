@@ -31,10 +31,15 @@ pub enum QueueError {
     #[error("job {} runs now: kill it first, or wait for its end", word(id))]
     Running { id: String },
     /// A schedule made the job and depends on it.
-    #[error("job {} is the next tick of a schedule: run the schedule now, or change or remove it instead", word(id))]
+    #[error(
+        "job {} is the next tick of a schedule: run the schedule now, or change or remove it instead",
+        word(id)
+    )]
     Scheduled { id: String },
     /// No worker ended the job in time.
-    #[error("it still runs on {worker}, which is no Patchbay host or cannot be reached; end it there")]
+    #[error(
+        "it still runs on {worker}, which is no Patchbay host or cannot be reached; end it there"
+    )]
     NotKilled { worker: String },
     /// Jobs of the queue run: wait, or pause it first.
     #[error("{active} jobs of the queue run now: pause it and wait for their end, or kill them")]
@@ -64,7 +69,10 @@ impl QueueError {
     /// Whether the cause is outside of the request and passes or can be repaired. The same request
     /// may then be sent again.
     pub fn is_passing(&self) -> bool {
-        matches!(self, Self::Unavailable(_) | Self::CannotServe { .. } | Self::MemoryFull(_))
+        matches!(
+            self,
+            Self::Unavailable(_) | Self::CannotServe { .. } | Self::MemoryFull(_)
+        )
     }
 
     /// The trouble of Redis, if that is the cause.
@@ -88,29 +96,44 @@ impl QueueError {
 impl From<redis::RedisError> for QueueError {
     fn from(error: redis::RedisError) -> Self {
         // Of the errors of a pipeline, the first one is the cause.
-        if let Some((_, first)) = error.clone().into_server_errors().as_deref().and_then(<[_]>::first) {
+        if let Some((_, first)) = error
+            .clone()
+            .into_server_errors()
+            .as_deref()
+            .and_then(<[_]>::first)
+        {
             let (code, detail) = (first.code(), first.details().unwrap_or_default());
             if is_full(&error) {
                 return Self::full();
             }
             if let Some(trouble) = Trouble::of_reply(code, detail) {
-                return Self::CannotServe { trouble, source: error };
+                return Self::CannotServe {
+                    trouble,
+                    source: error,
+                };
             }
             // The caller loads an unknown script and calls it again. Here Redis forgot it between
             // the two.
             if code == "NOSCRIPT" {
                 return Self::Unavailable(error);
             }
-            return Self::Damaged { what: said(code, detail), source: Some(error) };
+            return Self::Damaged {
+                what: said(code, detail),
+                source: Some(error),
+            };
         }
         if let Some(trouble) = Trouble::of_kind(&error) {
-            return Self::CannotServe { trouble, source: error };
+            return Self::CannotServe {
+                trouble,
+                source: error,
+            };
         }
         match error.kind() {
             // The text of such an error may quote the stored value.
-            ErrorKind::Parse | ErrorKind::UnexpectedReturnType => {
-                Self::Damaged { what: "a value is not of the form that it should have".into(), source: Some(error) }
-            }
+            ErrorKind::Parse | ErrorKind::UnexpectedReturnType => Self::Damaged {
+                what: "a value is not of the form that it should have".into(),
+                source: Some(error),
+            },
             ErrorKind::Client => Self::Invalid("what was given cannot be written to Redis".into()),
             _ => Self::Unavailable(error),
         }
@@ -173,11 +196,22 @@ mod tests {
         let wrong = told(
             b"-WRONGTYPE Operation against a key holding the wrong kind of value script: 1f, on @user_script:9.\r\n",
         );
-        assert!(wrong.is_damage() && wrong.to_string().contains("holding the wrong kind of value;"), "{wrong}");
+        assert!(
+            wrong.is_damage()
+                && wrong
+                    .to_string()
+                    .contains("holding the wrong kind of value;"),
+            "{wrong}"
+        );
         assert!(told(b"-ERR hash value is not an integer\r\n").is_damage());
-        let unreadable = redis::from_redis_value::<u64>(redis::Value::BulkString(b"secret".to_vec()));
-        let unreadable = QueueError::from(redis::RedisError::from(unreadable.expect_err("no number")));
-        assert!(unreadable.is_damage() && !unreadable.to_string().contains("secret"), "{unreadable}");
+        let unreadable =
+            redis::from_redis_value::<u64>(redis::Value::BulkString(b"secret".to_vec()));
+        let unreadable =
+            QueueError::from(redis::RedisError::from(unreadable.expect_err("no number")));
+        assert!(
+            unreadable.is_damage() && !unreadable.to_string().contains("secret"),
+            "{unreadable}"
+        );
         let away: redis::RedisError = std::io::Error::from(std::io::ErrorKind::TimedOut).into();
         assert!(matches!(QueueError::from(away), QueueError::Unavailable(_)));
     }

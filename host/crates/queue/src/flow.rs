@@ -21,7 +21,8 @@ impl Broker {
     /// children. Refused while Redis is nearly full.
     pub async fn add_flow(&self, mut flow: Flow) -> Result<Vec<(QueueName, JobId)>, QueueError> {
         self.memory.refuse_when_full().await?;
-        flow.check().map_err(|error| QueueError::Invalid(error.to_string()))?;
+        flow.check()
+            .map_err(|error| QueueError::Invalid(error.to_string()))?;
         let mut bytes = 0;
         for job in flow.jobs_mut() {
             self.fill(job);
@@ -29,11 +30,23 @@ impl Broker {
             bytes += job.data.len();
         }
         if bytes > MAX_FLOW_BYTES {
-            return Err(QueueError::Invalid(format!("a flow's data has at most {MAX_FLOW_BYTES} bytes in all")));
+            return Err(QueueError::Invalid(format!(
+                "a flow's data has at most {MAX_FLOW_BYTES} bytes in all"
+            )));
         }
-        let mut tree = Tree { queues: self, additions: Vec::new(), releases: Vec::new(), places: Vec::new() };
+        let mut tree = Tree {
+            queues: self,
+            additions: Vec::new(),
+            releases: Vec::new(),
+            places: Vec::new(),
+        };
         tree.add(&flow, None)?;
-        let Tree { additions, releases, places, .. } = tree;
+        let Tree {
+            additions,
+            releases,
+            places,
+            ..
+        } = tree;
         self.add_all(&additions, &releases).await?;
         Ok(places)
     }
@@ -54,31 +67,54 @@ impl Tree<'_> {
         let job = &node.job;
         let is_parent = !node.children.is_empty();
         refuse_deduplication(node, parent.is_some())?;
-        let id = match &job.id {
-            Some(id) => id.clone(),
-            None => Uuid::new_v4()
-                .to_string()
-                .parse()
-                .map_err(|error: patchbay_model::InvalidId| QueueError::Invalid(error.to_string()))?,
-        };
+        let id =
+            match &job.id {
+                Some(id) => id.clone(),
+                None => Uuid::new_v4().to_string().parse().map_err(
+                    |error: patchbay_model::InvalidId| QueueError::Invalid(error.to_string()),
+                )?,
+            };
         let keys = self.queues.keys(&job.queue);
         let (script, names) = if is_parent {
-            let names =
-                vec![keys.meta(), keys.id(), keys.delayed(), keys.waiting_children(), keys.completed(), keys.events()];
+            let names = vec![
+                keys.meta(),
+                keys.id(),
+                keys.delayed(),
+                keys.waiting_children(),
+                keys.completed(),
+                keys.events(),
+            ];
             (&*scripts::ADD_PARENT, names)
         } else {
             script_for(job, &keys)
         };
-        self.additions.push(addition(script, &names, &keys, job, Some(id.clone()), self.queues.now_ms(), parent)?);
+        self.additions.push(addition(
+            script,
+            &names,
+            &keys,
+            job,
+            Some(id.clone()),
+            self.queues.now_ms(),
+            parent,
+        )?);
         self.places.push((job.queue.clone(), id.clone()));
         if is_parent {
             let key = keys.job_key(id.as_str());
             let names = [key.clone(), format!("{key}:dependencies")];
             let release = Call::new(&scripts::RELEASE_PARENT, &names);
-            self.releases.push(release.arg(keys.base()).arg(id.as_str()).arg(self.queues.now_ms()));
+            self.releases.push(
+                release
+                    .arg(keys.base())
+                    .arg(id.as_str())
+                    .arg(self.queues.now_ms()),
+            );
         }
         for child in &node.children {
-            let parent = Parent { queue_key: keys.base(), id: id.clone(), on_failure: option(child.on_failure) };
+            let parent = Parent {
+                queue_key: keys.base(),
+                id: id.clone(),
+                on_failure: option(child.on_failure),
+            };
             self.add(child, Some(&parent))?;
         }
         Ok(())
@@ -89,12 +125,18 @@ impl Tree<'_> {
 /// job that does not know them. A child that is kept for later loses its parent. BullMQ refuses
 /// only the second.
 fn refuse_deduplication(node: &Flow, has_parent: bool) -> Result<(), QueueError> {
-    let Some(once) = &node.job.deduplication else { return Ok(()) };
+    let Some(once) = &node.job.deduplication else {
+        return Ok(());
+    };
     if !node.children.is_empty() {
-        return Err(QueueError::Invalid("a job with children cannot be de-duplicated".into()));
+        return Err(QueueError::Invalid(
+            "a job with children cannot be de-duplicated".into(),
+        ));
     }
     if has_parent && once.keep_last_if_active {
-        return Err(QueueError::Invalid("a flow's child cannot be kept for later (keepLastIfActive)".into()));
+        return Err(QueueError::Invalid(
+            "a flow's child cannot be kept for later (keepLastIfActive)".into(),
+        ));
     }
     Ok(())
 }

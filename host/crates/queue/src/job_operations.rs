@@ -32,11 +32,19 @@ impl Broker {
         let keys = self.keys(queue);
         // The job's id is the name of one of the queue's own keys. The script would delete that
         // key, and leave the id in the lists.
-        if let Some((key, wanted)) = damage::shape(&keys).into_iter().find(|(key, _)| key == &keys.job_key(id.as_str()))
+        if let Some((key, wanted)) = damage::shape(&keys)
+            .into_iter()
+            .find(|(key, _)| key == &keys.job_key(id.as_str()))
         {
-            return self.remove_from_own_key(&keys, &job, id, (&key, wanted)).await;
+            return self
+                .remove_from_own_key(&keys, &job, id, (&key, wanted))
+                .await;
         }
-        match removal(&keys, id).invoke::<i64>(&mut self.connection.get()).await.map_err(QueueError::from) {
+        match removal(&keys, id)
+            .invoke::<i64>(&mut self.connection.get())
+            .await
+            .map_err(QueueError::from)
+        {
             Ok(1) => Ok(()),
             Ok(OF_A_SCHEDULE) => Err(QueueError::Scheduled { id: id.to_string() }),
             Ok(_) => Err(QueueError::Running { id: id.to_string() }),
@@ -59,16 +67,29 @@ impl Broker {
             return Err(QueueError::Running { id: id.to_string() });
         }
         let mut connection = self.connection.get();
-        let found: String = redis::cmd("TYPE").arg(key).query_async(&mut connection).await?;
-        self.remove_by_hand(keys, id, wanted != "hash" && found == "hash").await?;
+        let found: String = redis::cmd("TYPE")
+            .arg(key)
+            .query_async(&mut connection)
+            .await?;
+        self.remove_by_hand(keys, id, wanted != "hash" && found == "hash")
+            .await?;
         if wanted == "hash" && found == "hash" {
             // One hash holds both. The queue's own fields stay.
-            redis::cmd("HDEL").arg(key).arg(&job_fields::BULLMQ).exec_async(&mut connection).await?;
+            redis::cmd("HDEL")
+                .arg(key)
+                .arg(&job_fields::BULLMQ)
+                .exec_async(&mut connection)
+                .await?;
         }
         Ok(())
     }
 
-    async fn remove_by_hand(&self, keys: &QueueKeys, id: &JobId, with_keys: bool) -> Result<(), QueueError> {
+    async fn remove_by_hand(
+        &self,
+        keys: &QueueKeys,
+        id: &JobId,
+        with_keys: bool,
+    ) -> Result<(), QueueError> {
         tracing::warn!(job = %id, queue = keys.name(), "what Redis holds of the job is damaged: removed without BullMQ's script");
         let taken = transaction::<redis::Value>(self.connection.get(), |pipe| {
             pipe.ignore_errors();
@@ -97,13 +118,21 @@ impl Broker {
             keys.events(),
             keys.marker(),
         ];
-        let call = Call::new(&scripts::PROMOTE, &names).arg(keys.key_prefix()).arg(id.as_str());
+        let call = Call::new(&scripts::PROMOTE, &names)
+            .arg(keys.key_prefix())
+            .arg(id.as_str());
         let code = call.invoke(&mut self.connection.get()).await?;
-        self.moved(code, 0, queue, id, "only delayed jobs can be promoted").await
+        self.moved(code, 0, queue, id, "only delayed jobs can be promoted")
+            .await
     }
 
     /// Makes a delayed job start after `delay` from now.
-    pub async fn set_delay(&self, queue: &QueueName, id: &JobId, delay: Duration) -> Result<(), QueueError> {
+    pub async fn set_delay(
+        &self,
+        queue: &QueueName,
+        id: &JobId,
+        delay: Duration,
+    ) -> Result<(), QueueError> {
         check_delay("a delay", delay)?;
         let job = self.known_job(queue, id).await?;
         if job.schedule_id.is_some() {
@@ -111,44 +140,82 @@ impl Broker {
         }
         let keys = self.keys(queue);
         let names = [keys.delayed(), keys.meta(), keys.marker(), keys.events()];
-        let call = Call::new(&scripts::CHANGE_DELAY, &names).arg(delay.as_millis() as u64).arg(self.now_ms());
+        let call = Call::new(&scripts::CHANGE_DELAY, &names)
+            .arg(delay.as_millis() as u64)
+            .arg(self.now_ms());
         let call = call.arg(id.as_str()).arg(keys.job_key(id.as_str()));
         let code = call.invoke(&mut self.connection.get()).await?;
-        self.moved(code, 0, queue, id, "only delayed jobs have a delay to change").await
+        self.moved(
+            code,
+            0,
+            queue,
+            id,
+            "only delayed jobs have a delay to change",
+        )
+        .await
     }
 
     /// Priority 0 puts the job before all prioritized jobs.
-    pub async fn set_priority(&self, queue: &QueueName, id: &JobId, priority: u32) -> Result<(), QueueError> {
+    pub async fn set_priority(
+        &self,
+        queue: &QueueName,
+        id: &JobId,
+        priority: u32,
+    ) -> Result<(), QueueError> {
         const RULE: &str = "only waiting, prioritized and delayed jobs have a priority to change";
         check_priority(priority)?;
         let job = self.known_job(queue, id).await?;
-        if !matches!(job.state, JobState::Waiting | JobState::Prioritized | JobState::Delayed) {
+        if !matches!(
+            job.state,
+            JobState::Waiting | JobState::Prioritized | JobState::Delayed
+        ) {
             return Err(wrong_state(job.state, RULE));
         }
         let keys = self.keys(queue);
-        let names =
-            [keys.wait(), keys.paused(), keys.meta(), keys.prioritized(), keys.active(), keys.pc(), keys.marker()];
-        let call = Call::new(&scripts::CHANGE_PRIORITY, &names).arg(priority).arg(keys.key_prefix()).arg(id.as_str());
+        let names = [
+            keys.wait(),
+            keys.paused(),
+            keys.meta(),
+            keys.prioritized(),
+            keys.active(),
+            keys.pc(),
+            keys.marker(),
+        ];
+        let call = Call::new(&scripts::CHANGE_PRIORITY, &names)
+            .arg(priority)
+            .arg(keys.key_prefix())
+            .arg(id.as_str());
         let code = call.arg("0").invoke(&mut self.connection.get()).await?;
         self.moved(code, 0, queue, id, RULE).await
     }
 
     /// Replaces a job's data (one JSON document). No effect on a running attempt, which has already
     /// read its data.
-    pub async fn set_data(&self, queue: &QueueName, id: &JobId, data: &str) -> Result<(), QueueError> {
+    pub async fn set_data(
+        &self,
+        queue: &QueueName,
+        id: &JobId,
+        data: &str,
+    ) -> Result<(), QueueError> {
         const RULE: &str = "a running job has read its data already";
         check_data(data)?;
         let job = self.known_job(queue, id).await?;
         if job.state == JobState::Active {
             return Err(wrong_state(job.state, RULE));
         }
-        let call = Call::new(&scripts::UPDATE_DATA, &[self.keys(queue).job_key(id.as_str())]).arg(data);
+        let call = Call::new(
+            &scripts::UPDATE_DATA,
+            &[self.keys(queue).job_key(id.as_str())],
+        )
+        .arg(data);
         let code = call.invoke(&mut self.connection.get()).await?;
         self.moved(code, 0, queue, id, RULE).await
     }
 
     async fn known_job(&self, queue: &QueueName, id: &JobId) -> Result<JobView, QueueError> {
-        self.job(queue, id).await?.ok_or_else(|| not_found(queue, id))
+        self.job(queue, id)
+            .await?
+            .ok_or_else(|| not_found(queue, id))
     }
 
     /// Maps a script's return code: done, not found, or no longer in a state that the script
@@ -173,7 +240,10 @@ const MISSING: i64 = -1;
 const OF_A_SCHEDULE: i64 = -8;
 
 fn not_found(queue: &QueueName, id: &JobId) -> QueueError {
-    QueueError::NotFound { queue: queue.to_string(), id: id.to_string() }
+    QueueError::NotFound {
+        queue: queue.to_string(),
+        id: id.to_string(),
+    }
 }
 
 fn wrong_state(state: JobState, rule: &'static str) -> QueueError {

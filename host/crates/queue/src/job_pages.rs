@@ -43,7 +43,10 @@ pub struct Cursor {
 
 impl fmt::Display for Cursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let score = self.score.map(|score| score.to_string()).unwrap_or_default();
+        let score = self
+            .score
+            .map(|score| score.to_string())
+            .unwrap_or_default();
         let plain = [format!("{} {score} ", self.state).as_bytes(), &self.id].concat();
         f.write_str(&URL_SAFE_NO_PAD.encode(plain))
     }
@@ -53,7 +56,11 @@ impl FromStr for Cursor {
     type Err = QueueError;
 
     fn from_str(encoded: &str) -> Result<Self, QueueError> {
-        let unknown = || QueueError::Invalid("unknown cursor: take `nextCursor` of the page before, or none".into());
+        let unknown = || {
+            QueueError::Invalid(
+                "unknown cursor: take `nextCursor` of the page before, or none".into(),
+            )
+        };
         let plain = URL_SAFE_NO_PAD.decode(encoded).map_err(|_| unknown())?;
         let mut parts = plain.splitn(3, |byte| *byte == b' ');
         let mut part = || parts.next().ok_or_else(unknown);
@@ -98,26 +105,46 @@ pub(crate) type Entry = (Vec<u8>, Option<f64>);
 
 impl Broker {
     /// Jobs in one state. `limit` is 1 to [`MAX_LISTED`].
-    pub async fn jobs(&self, queue: &QueueName, state: JobState, start: Start, limit: u64) -> Result<Page, QueueError> {
+    pub async fn jobs(
+        &self,
+        queue: &QueueName,
+        state: JobState,
+        start: Start,
+        limit: u64,
+    ) -> Result<Page, QueueError> {
         if !(1..=MAX_LISTED).contains(&limit) {
-            return Err(QueueError::Invalid(format!("a list has 1 to {MAX_LISTED} jobs (limit)")));
+            return Err(QueueError::Invalid(format!(
+                "a list has 1 to {MAX_LISTED} jobs (limit)"
+            )));
         }
         let shelf = self.shelf(queue, state).await?;
         let entries = match start {
             Start::Place(place) if place > MAX_OFFSET => {
-                return Err(QueueError::Invalid(format!("a list starts at most at place {MAX_OFFSET} (offset)")));
+                return Err(QueueError::Invalid(format!(
+                    "a list starts at most at place {MAX_OFFSET} (offset)"
+                )));
             }
             Start::Place(place) => self.entries(&shelf, place, limit).await?,
             Start::Behind(cursor) if cursor.state != state => {
-                let message = format!("unknown cursor: it is of the jobs in state {}, not {state}", cursor.state);
+                let message = format!(
+                    "unknown cursor: it is of the jobs in state {}, not {state}",
+                    cursor.state
+                );
                 return Err(QueueError::Invalid(message));
             }
             Start::Behind(cursor) => self.entries_behind(&shelf, &cursor, limit).await?.1,
         };
         let last = entries.last().filter(|_| entries.len() as u64 == limit);
-        let next = last.map(|(id, score)| Cursor { state, score: *score, id: id.clone() });
+        let next = last.map(|(id, score)| Cursor {
+            state,
+            score: *score,
+            id: id.clone(),
+        });
         if entries.is_empty() {
-            return Ok(Page { jobs: Vec::new(), next });
+            return Ok(Page {
+                jobs: Vec::new(),
+                next,
+            });
         }
         let keys = self.keys(queue);
         let mut pipe = redis::pipe();
@@ -127,18 +154,36 @@ impl Broker {
         }
         let hashes: Vec<RedisResult<Value>> = pipe.query_async(&mut self.connection.get()).await?;
         let view = |((id, _), hash): (Entry, _)| Ok(job_view(text(&id), state, read(hash)?));
-        let jobs = entries.into_iter().zip(hashes).map(view).collect::<Result<_, QueueError>>()?;
+        let jobs = entries
+            .into_iter()
+            .zip(hashes)
+            .map(view)
+            .collect::<Result<_, QueueError>>()?;
         Ok(Page { jobs, next })
     }
 
-    pub(crate) async fn shelf(&self, queue: &QueueName, state: JobState) -> Result<StateIndex, QueueError> {
+    pub(crate) async fn shelf(
+        &self,
+        queue: &QueueName,
+        state: JobState,
+    ) -> Result<StateIndex, QueueError> {
         let keys = self.keys(queue);
         let (key, kind) = match state {
             JobState::Waiting => {
-                let (waiting, put_aside): (u64, u64) =
-                    redis::pipe().llen(keys.wait()).llen(keys.paused()).query_async(&mut self.connection.get()).await?;
+                let (waiting, put_aside): (u64, u64) = redis::pipe()
+                    .llen(keys.wait())
+                    .llen(keys.paused())
+                    .query_async(&mut self.connection.get())
+                    .await?;
                 // BullMQ 5 pauses a queue by renaming its list.
-                (if waiting == 0 && put_aside > 0 { keys.paused() } else { keys.wait() }, Kind::List)
+                (
+                    if waiting == 0 && put_aside > 0 {
+                        keys.paused()
+                    } else {
+                        keys.wait()
+                    },
+                    Kind::List,
+                )
             }
             JobState::Active => (keys.active(), Kind::List),
             JobState::Prioritized => (keys.prioritized(), Kind::Ascending),
@@ -146,12 +191,21 @@ impl Broker {
             JobState::WaitingChildren => (keys.waiting_children(), Kind::Ascending),
             JobState::Completed => (keys.completed(), Kind::Descending),
             JobState::Failed => (keys.failed(), Kind::Descending),
-            JobState::Unknown => return Err(QueueError::Invalid("no list holds jobs in state unknown".into())),
+            JobState::Unknown => {
+                return Err(QueueError::Invalid(
+                    "no list holds jobs in state unknown".into(),
+                ));
+            }
         };
         Ok(StateIndex { key, kind })
     }
 
-    pub(crate) async fn entries(&self, shelf: &StateIndex, place: u64, count: u64) -> Result<Vec<Entry>, QueueError> {
+    pub(crate) async fn entries(
+        &self,
+        shelf: &StateIndex,
+        place: u64,
+        count: u64,
+    ) -> Result<Vec<Entry>, QueueError> {
         let (from, to) = (place as isize, (place + count) as isize - 1);
         let mut connection = self.connection.get();
         if shelf.kind == Kind::List {
@@ -160,10 +214,17 @@ impl Broker {
             return Ok(ids.into_iter().rev().map(|id| (id, None)).collect());
         }
         let scored: Vec<(Vec<u8>, f64)> = match shelf.kind {
-            Kind::Descending => connection.zrevrange_withscores(&shelf.key, from, to).await?,
+            Kind::Descending => {
+                connection
+                    .zrevrange_withscores(&shelf.key, from, to)
+                    .await?
+            }
             _ => connection.zrange_withscores(&shelf.key, from, to).await?,
         };
-        Ok(scored.into_iter().map(|(id, score)| (id, Some(score))).collect())
+        Ok(scored
+            .into_iter()
+            .map(|(id, score)| (id, Some(score)))
+            .collect())
     }
 
     /// Also returns the offset of the first entry.
@@ -174,7 +235,9 @@ impl Broker {
         count: u64,
     ) -> Result<(u64, Vec<Entry>), QueueError> {
         for _ in 0..TRIES {
-            let Some(place) = self.place_of(shelf, cursor).await? else { break };
+            let Some(place) = self.place_of(shelf, cursor).await? else {
+                break;
+            };
             // Includes the cursor's own job, to check that no other job has taken its offset
             // meanwhile.
             let mut entries = self.entries(shelf, place, count + 1).await?;
@@ -192,18 +255,28 @@ impl Broker {
                     Kind::Descending => (format!("({score}"), "+inf".to_owned()),
                     _ => ("-inf".to_owned(), format!("({score}")),
                 };
-                self.connection.get().zcount(&shelf.key, least, most).await?
+                self.connection
+                    .get()
+                    .zcount(&shelf.key, least, most)
+                    .await?
             }
         };
         Ok((place, self.entries(shelf, place, count).await?))
     }
 
-    async fn place_of(&self, shelf: &StateIndex, cursor: &Cursor) -> Result<Option<u64>, QueueError> {
+    async fn place_of(
+        &self,
+        shelf: &StateIndex,
+        cursor: &Cursor,
+    ) -> Result<Option<u64>, QueueError> {
         let mut connection = self.connection.get();
         Ok(match shelf.kind {
             Kind::List => {
                 let asked = transaction(connection, |pipe| {
-                    pipe.llen(&shelf.key).cmd("LPOS").arg(&shelf.key).arg(&cursor.id);
+                    pipe.llen(&shelf.key)
+                        .cmd("LPOS")
+                        .arg(&shelf.key)
+                        .arg(&cursor.id);
                 });
                 let (length, from_left): (u64, Option<u64>) = asked.await?;
                 from_left.map(|from_left| length - 1 - from_left)
@@ -222,20 +295,39 @@ mod tests {
     fn a_cursor_survives_its_way_through_a_client() {
         for (state, score, id) in [
             (JobState::Waiting, None, b"7".to_vec()),
-            (JobState::Prioritized, Some(9_007_199_254_740_991.0), b"a b \xff".to_vec()),
+            (
+                JobState::Prioritized,
+                Some(9_007_199_254_740_991.0),
+                b"a b \xff".to_vec(),
+            ),
             (JobState::Delayed, Some(7_214_233_600_123.5), Vec::new()),
         ] {
             let cursor = Cursor { state, score, id };
-            assert_eq!(cursor.to_string().parse::<Cursor>().expect("readable"), cursor);
+            assert_eq!(
+                cursor.to_string().parse::<Cursor>().expect("readable"),
+                cursor
+            );
         }
     }
 
     #[test]
     fn what_is_no_cursor_is_refused() {
-        for text in ["", "7", "!", "d2FpdGluZw"].map(str::to_owned).into_iter().chain(
-            ["nowhere  1", "failed x 1", "delayed NaN 1", "failed -nan 1", "delayed  1", "waiting 5 1", "active NaN 1"]
+        for text in ["", "7", "!", "d2FpdGluZw"]
+            .map(str::to_owned)
+            .into_iter()
+            .chain(
+                [
+                    "nowhere  1",
+                    "failed x 1",
+                    "delayed NaN 1",
+                    "failed -nan 1",
+                    "delayed  1",
+                    "waiting 5 1",
+                    "active NaN 1",
+                ]
                 .map(|plain| URL_SAFE_NO_PAD.encode(plain)),
-        ) {
+            )
+        {
             let text = text.as_str();
             let error = text.parse::<Cursor>().expect_err(text).to_string();
             assert!(error.contains("unknown cursor"), "{error}");

@@ -20,10 +20,13 @@ const MAX_DEDUPLICATION_BYTES: usize = 512;
 /// see [`crate::Broker::now_ms`].
 pub fn check(job: &NewJob, now_ms: u64) -> Result<(), QueueError> {
     if job.name.is_empty() || job.name.len() > 256 {
-        return Err(QueueError::Invalid("a job's name has 1 to 256 bytes".into()));
+        return Err(QueueError::Invalid(
+            "a job's name has 1 to 256 bytes".into(),
+        ));
     }
     if let Some(id) = &job.id {
-        id.check_new().map_err(|error| QueueError::Invalid(error.to_string()))?;
+        id.check_new()
+            .map_err(|error| QueueError::Invalid(error.to_string()))?;
     }
     check_values(job, now_ms)
 }
@@ -38,19 +41,43 @@ pub(crate) fn check_values(job: &NewJob, now_ms: u64) -> Result<(), QueueError> 
     }
     for (what, time) in [
         ("a delay", job.delay),
-        ("a backoff's delay", job.backoff.map(|backoff| backoff.delay)),
-        ("a backoff's maximum", job.backoff.and_then(|backoff| backoff.max)),
-        ("a de-duplication's time", job.deduplication.as_ref().and_then(|once| once.ttl)),
-        ("the time that a completed job stays", job.keep_completed.and_then(|keep| keep.age)),
-        ("the time that a failed job stays", job.keep_failed.and_then(|keep| keep.age)),
+        (
+            "a backoff's delay",
+            job.backoff.map(|backoff| backoff.delay),
+        ),
+        (
+            "a backoff's maximum",
+            job.backoff.and_then(|backoff| backoff.max),
+        ),
+        (
+            "a de-duplication's time",
+            job.deduplication.as_ref().and_then(|once| once.ttl),
+        ),
+        (
+            "the time that a completed job stays",
+            job.keep_completed.and_then(|keep| keep.age),
+        ),
+        (
+            "the time that a failed job stays",
+            job.keep_failed.and_then(|keep| keep.age),
+        ),
     ] {
         time.map_or(Ok(()), |time| check_delay(what, time))?;
     }
-    if [job.keep_completed, job.keep_failed].iter().flatten().any(|keep| keep.count > Some(MAX_KEPT)) {
-        return invalid(format!("at most {MAX_KEPT} finished jobs are kept by number; leave it out to keep all"));
+    if [job.keep_completed, job.keep_failed]
+        .iter()
+        .flatten()
+        .any(|keep| keep.count > Some(MAX_KEPT))
+    {
+        return invalid(format!(
+            "at most {MAX_KEPT} finished jobs are kept by number; leave it out to keep all"
+        ));
     }
     if let Some(backoff) = &job.backoff {
-        if backoff.jitter.is_some_and(|jitter| !(0.0..=1.0).contains(&jitter)) {
+        if backoff
+            .jitter
+            .is_some_and(|jitter| !(0.0..=1.0).contains(&jitter))
+        {
             return invalid("a backoff's jitter is between 0.0 and 1.0".into());
         }
         if backoff.max.is_some_and(|max| max < backoff.delay) {
@@ -66,16 +93,22 @@ pub(crate) fn check_values(job: &NewJob, now_ms: u64) -> Result<(), QueueError> 
             return invalid("a job expires at most five years after it could start".into());
         }
     }
-    job.deduplication.as_ref().map_or(Ok(()), check_deduplication)
+    job.deduplication
+        .as_ref()
+        .map_or(Ok(()), check_deduplication)
 }
 
 pub(crate) fn check_data(data: &str) -> Result<(), QueueError> {
     if data.len() > MAX_DATA_BYTES {
-        return Err(QueueError::Invalid(format!("the data is larger than {MAX_DATA_BYTES} bytes")));
+        return Err(QueueError::Invalid(format!(
+            "the data is larger than {MAX_DATA_BYTES} bytes"
+        )));
     }
     match serde_json::from_str::<&RawValue>(data) {
         Ok(_) => Ok(()),
-        Err(error) => Err(QueueError::Invalid(format!("the data is not JSON: {error}"))),
+        Err(error) => Err(QueueError::Invalid(format!(
+            "the data is not JSON: {error}"
+        ))),
     }
 }
 
@@ -89,7 +122,9 @@ pub(crate) fn check_delay(what: &str, time: Duration) -> Result<(), QueueError> 
 
 pub(crate) fn check_priority(priority: u32) -> Result<(), QueueError> {
     if priority > MAX_PRIORITY {
-        return Err(QueueError::Invalid(format!("a priority is at most {MAX_PRIORITY}")));
+        return Err(QueueError::Invalid(format!(
+            "a priority is at most {MAX_PRIORITY}"
+        )));
     }
     Ok(())
 }
@@ -123,27 +158,98 @@ mod tests {
     #[test]
     fn options_that_make_no_sense_are_refused_with_the_reason() {
         let once = |change: fn(&mut Deduplication)| {
-            let mut once = Deduplication { key: "k".into(), ..Deduplication::default() };
+            let mut once = Deduplication {
+                key: "k".into(),
+                ..Deduplication::default()
+            };
             change(&mut once);
-            NewJob { deduplication: Some(once), ..job() }
+            NewJob {
+                deduplication: Some(once),
+                ..job()
+            }
         };
         let backoff = |jitter, max| {
             let (delay, max) = (Duration::from_millis(5), Some(Duration::from_millis(max)));
-            NewJob { backoff: Some(Backoff { kind: BackoffKind::Fixed, delay, max, jitter: Some(jitter) }), ..job() }
+            NewJob {
+                backoff: Some(Backoff {
+                    kind: BackoffKind::Fixed,
+                    delay,
+                    max,
+                    jitter: Some(jitter),
+                }),
+                ..job()
+            }
         };
         for (job, reason) in [
-            (NewJob { priority: Some(MAX_PRIORITY + 1), ..job() }, "priority"),
-            (NewJob { attempts: Some(0), ..job() }, "attempt"),
-            (NewJob { delay: Some(MAX_DELAY * 2), ..job() }, "five years"),
-            (NewJob { expires_at_ms: Some(1), ..job() }, "expire"),
-            (NewJob { data: "nonsense".into(), ..job() }, "JSON"),
+            (
+                NewJob {
+                    priority: Some(MAX_PRIORITY + 1),
+                    ..job()
+                },
+                "priority",
+            ),
+            (
+                NewJob {
+                    attempts: Some(0),
+                    ..job()
+                },
+                "attempt",
+            ),
+            (
+                NewJob {
+                    delay: Some(MAX_DELAY * 2),
+                    ..job()
+                },
+                "five years",
+            ),
+            (
+                NewJob {
+                    expires_at_ms: Some(1),
+                    ..job()
+                },
+                "expire",
+            ),
+            (
+                NewJob {
+                    data: "nonsense".into(),
+                    ..job()
+                },
+                "JSON",
+            ),
             (once(|once| once.key.clear()), "id"),
             (once(|once| once.extend = true), "extend"),
             (once(|once| once.ttl = Some(Duration::ZERO)), "1 ms"),
-            (NewJob { expires_at_ms: Some(u64::MAX), ..job() }, "five years"),
-            (NewJob { keep_failed: Some(Keep { age: Some(Duration::MAX), count: None }), ..job() }, "five years"),
-            (NewJob { keep_completed: Some(Keep { age: None, count: Some(u64::MAX) }), ..job() }, "kept by number"),
-            (once(|once| once.ttl = Some(Duration::from_millis(u64::MAX))), "five years"),
+            (
+                NewJob {
+                    expires_at_ms: Some(u64::MAX),
+                    ..job()
+                },
+                "five years",
+            ),
+            (
+                NewJob {
+                    keep_failed: Some(Keep {
+                        age: Some(Duration::MAX),
+                        count: None,
+                    }),
+                    ..job()
+                },
+                "five years",
+            ),
+            (
+                NewJob {
+                    keep_completed: Some(Keep {
+                        age: None,
+                        count: Some(u64::MAX),
+                    }),
+                    ..job()
+                },
+                "kept by number",
+            ),
+            (
+                once(|once| once.ttl = Some(Duration::from_millis(u64::MAX))),
+                "five years",
+            ),
             (backoff(0.5, u64::MAX), "five years"),
             (backoff(1.5, 10), "jitter"),
             (backoff(0.5, 1), "maximum"),

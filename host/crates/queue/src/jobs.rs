@@ -10,7 +10,14 @@ use crate::view::{Hash, job_view};
 use crate::{Broker, JobView, QueueError};
 
 /// Fields that a job's hash has, and no other hash of a queue.
-const OF_A_JOB: [&str; 6] = ["timestamp", "processedOn", "finishedOn", "atm", "ats", "failedReason"];
+const OF_A_JOB: [&str; 6] = [
+    "timestamp",
+    "processedOn",
+    "finishedOn",
+    "atm",
+    "ats",
+    "failedReason",
+];
 
 /// Jobs whose data is read in one round trip. Each has up to 1 MiB of data.
 const DATA_AT_ONCE: usize = 25;
@@ -26,8 +33,11 @@ impl Broker {
             (keys.prioritized(), JobState::Prioritized),
             (keys.waiting_children(), JobState::WaitingChildren),
         ];
-        let lists =
-            [(keys.active(), JobState::Active), (keys.wait(), JobState::Waiting), (keys.paused(), JobState::Waiting)];
+        let lists = [
+            (keys.active(), JobState::Active),
+            (keys.wait(), JobState::Waiting),
+            (keys.paused(), JobState::Waiting),
+        ];
         // One transaction, so that state and fields are consistent. Every list and set is asked,
         // because only membership tells the state.
         let asked = transaction(self.connection.get(), |pipe| {
@@ -48,15 +58,27 @@ impl Broker {
             let there = read::<Value>(reply)?.is_ok_and(|value| value != Value::Nil);
             state = state.or(there.then_some(place));
         }
-        let is_job = hash.as_ref().is_ok_and(|fields| OF_A_JOB.iter().any(|name| fields.contains_key(name.as_bytes())));
+        let is_job = hash.as_ref().is_ok_and(|fields| {
+            OF_A_JOB
+                .iter()
+                .any(|name| fields.contains_key(name.as_bytes()))
+        });
         Ok(match state {
             None if !is_job => None,
-            state => Some(job_view(id.to_string(), state.unwrap_or(JobState::Unknown), hash)),
+            state => Some(job_view(
+                id.to_string(),
+                state.unwrap_or(JobState::Unknown),
+                hash,
+            )),
         })
     }
 
     /// The data of jobs, in the same order; empty where a job has none.
-    pub async fn data_of(&self, queue: &QueueName, ids: &[&str]) -> Result<Vec<String>, QueueError> {
+    pub async fn data_of(
+        &self,
+        queue: &QueueName,
+        ids: &[&str],
+    ) -> Result<Vec<String>, QueueError> {
         let keys = self.keys(queue);
         let mut data = Vec::with_capacity(ids.len());
         for ids in ids.chunks(DATA_AT_ONCE) {
@@ -65,7 +87,8 @@ impl Broker {
             for id in ids {
                 pipe.hget(keys.job_key(id), "data");
             }
-            let replies: Vec<RedisResult<Value>> = pipe.query_async(&mut self.connection.get()).await?;
+            let replies: Vec<RedisResult<Value>> =
+                pipe.query_async(&mut self.connection.get()).await?;
             for reply in replies {
                 let bytes = read::<Option<Vec<u8>>>(reply)?.ok().flatten();
                 data.push(bytes.map(|bytes| text(&bytes)).unwrap_or_default());
@@ -75,10 +98,19 @@ impl Broker {
     }
 
     /// The job's log lines, oldest first.
-    pub async fn job_logs(&self, queue: &QueueName, id: &JobId, most: u64) -> Result<Vec<String>, QueueError> {
+    pub async fn job_logs(
+        &self,
+        queue: &QueueName,
+        id: &JobId,
+        most: u64,
+    ) -> Result<Vec<String>, QueueError> {
         let key = format!("{}:logs", self.keys(queue).job_key(id.as_str()));
-        let lines: RedisResult<Value> =
-            redis::cmd("LRANGE").arg(key).arg(0).arg(most as isize - 1).query_async(&mut self.connection.get()).await;
+        let lines: RedisResult<Value> = redis::cmd("LRANGE")
+            .arg(key)
+            .arg(0)
+            .arg(most as isize - 1)
+            .query_async(&mut self.connection.get())
+            .await;
         Ok(match read::<Vec<Vec<u8>>>(lines)? {
             Ok(lines) => lines.iter().map(|line| text(line)).collect(),
             Err(what) => vec![format!("(the log cannot be read: {what})")],

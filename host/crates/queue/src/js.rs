@@ -25,11 +25,19 @@ pub(crate) fn number(value: &Value) -> Option<f64> {
 fn number_of(text: &str) -> Option<f64> {
     let text = text.trim_matches(|c: char| c.is_whitespace() || c == '\u{feff}');
     if let "Infinity" | "+Infinity" | "-Infinity" = text {
-        return Some(if text.starts_with('-') { f64::NEG_INFINITY } else { f64::INFINITY });
+        return Some(if text.starts_with('-') {
+            f64::NEG_INFINITY
+        } else {
+            f64::INFINITY
+        });
     }
     let radix = |prefix: [&str; 2], radix| {
-        let digits = prefix.into_iter().find_map(|prefix| text.strip_prefix(prefix))?;
-        u64::from_str_radix(digits, radix).ok().map(|number| number as f64)
+        let digits = prefix
+            .into_iter()
+            .find_map(|prefix| text.strip_prefix(prefix))?;
+        u64::from_str_radix(digits, radix)
+            .ok()
+            .map(|number| number as f64)
     };
     if text.is_empty() {
         return Some(0.0);
@@ -37,7 +45,9 @@ fn number_of(text: &str) -> Option<f64> {
     if !text.starts_with(|first: char| first.is_ascii_digit() || "+-.".contains(first)) {
         return None;
     }
-    let prefixed = radix(["0x", "0X"], 16).or_else(|| radix(["0o", "0O"], 8)).or_else(|| radix(["0b", "0B"], 2));
+    let prefixed = radix(["0x", "0X"], 16)
+        .or_else(|| radix(["0o", "0O"], 8))
+        .or_else(|| radix(["0b", "0B"], 2));
     // Excludes forms that only Rust reads, such as `+inf`.
     prefixed.or_else(|| text.parse().ok().filter(|number: &f64| number.is_finite()))
 }
@@ -57,7 +67,9 @@ pub(crate) fn is_true(value: &Value) -> bool {
 pub(crate) fn whole(text: &str) -> Option<u64> {
     let text = text.trim_start();
     let digits = text.strip_prefix('+').unwrap_or(text);
-    let end = digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len());
+    let end = digits
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(digits.len());
     digits[..end].parse().ok()
 }
 

@@ -29,14 +29,28 @@ impl Kv {
     pub async fn set(&self, key: &str, value: &[u8], ttl: Duration) -> Result<(), QueueError> {
         self.memory.refuse_when_full().await?;
         let ttl = ttl.as_millis() as u64;
-        Ok(self.connection.get().pset_ex(self.key(key), value, ttl.max(1)).await?)
+        Ok(self
+            .connection
+            .get()
+            .pset_ex(self.key(key), value, ttl.max(1))
+            .await?)
     }
 
     /// Writes only if the key is absent; false if it had a value.
-    pub async fn set_if_absent(&self, key: &str, value: &[u8], ttl: Duration) -> Result<bool, QueueError> {
+    pub async fn set_if_absent(
+        &self,
+        key: &str,
+        value: &[u8],
+        ttl: Duration,
+    ) -> Result<bool, QueueError> {
         self.memory.refuse_when_full().await?;
         let mut command = redis::cmd("SET");
-        command.arg(self.key(key)).arg(value).arg("PX").arg((ttl.as_millis() as u64).max(1)).arg("NX");
+        command
+            .arg(self.key(key))
+            .arg(value)
+            .arg("PX")
+            .arg((ttl.as_millis() as u64).max(1))
+            .arg("NX");
         let set: Option<String> = command.query_async(&mut self.connection.get()).await?;
         Ok(set.is_some())
     }

@@ -73,6 +73,6 @@ pub use stalled_jobs::Stalls;
 pub use trouble::Trouble;
 pub use view::trace_of;
 pub use worker::{
-    Delivery, Disposition, End, Gate, Handler, JobHandle, Keep, Pass, Refusal, Settlement, Unlimited, WorkerConfig,
-    WorkerHandle,
+    Delivery, Disposition, End, Gate, Handler, JobHandle, Keep, Pass, Refusal, Settlement,
+    Unlimited, WorkerConfig, WorkerHandle,
 };

@@ -22,7 +22,10 @@ pub(crate) struct Memory {
 
 impl Memory {
     pub(crate) fn new(connection: Connection) -> Self {
-        Self { connection, last: Arc::default() }
+        Self {
+            connection,
+            last: Arc::default(),
+        }
     }
 
     pub(crate) async fn refuse_when_full(&self) -> Result<(), QueueError> {
@@ -48,7 +51,10 @@ impl Memory {
 
     /// The used share of `maxmemory` now; `None` without such a limit.
     pub(crate) async fn share(&self) -> Result<Option<f64>, QueueError> {
-        let info: String = redis::cmd("INFO").arg("memory").query_async(&mut self.connection.get()).await?;
+        let info: String = redis::cmd("INFO")
+            .arg("memory")
+            .query_async(&mut self.connection.get())
+            .await?;
         Ok(share(&info))
     }
 }
@@ -60,8 +66,15 @@ fn share(info: &str) -> Option<f64> {
 
 /// Both in bytes. A limit of 0 means no limit.
 pub(crate) fn used_and_limit(info: &str) -> Option<(u64, u64)> {
-    let field =
-        |name: &str| info.lines().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(':')?.parse().ok());
+    let field = |name: &str| {
+        info.lines().find_map(|line| {
+            line.trim()
+                .strip_prefix(name)?
+                .strip_prefix(':')?
+                .parse()
+                .ok()
+        })
+    };
     field("used_memory").zip(field("maxmemory"))
 }
 

@@ -23,7 +23,9 @@ impl Broker {
     /// Stops all workers everywhere from taking jobs of the queue. Running jobs continue.
     pub async fn pause(&self, queue: &QueueName) -> Result<(), QueueError> {
         let keys = self.keys(queue);
-        self.pause_or_resume([keys.wait(), keys.paused()], "paused", queue).await.map(drop)
+        self.pause_or_resume([keys.wait(), keys.paused()], "paused", queue)
+            .await
+            .map(drop)
     }
 
     /// Lets workers take jobs again, including jobs that a BullMQ 5 producer added to the paused
@@ -31,14 +33,31 @@ impl Broker {
     pub async fn resume(&self, queue: &QueueName) -> Result<(), QueueError> {
         let keys = self.keys(queue);
         // Thousands of such jobs move back in several steps.
-        while self.pause_or_resume([keys.paused(), keys.wait()], "resumed", queue).await? > 0 {}
+        while self
+            .pause_or_resume([keys.paused(), keys.wait()], "resumed", queue)
+            .await?
+            > 0
+        {}
         Ok(())
     }
 
-    async fn pause_or_resume(&self, lists: [String; 2], to: &str, queue: &QueueName) -> Result<u64, QueueError> {
+    async fn pause_or_resume(
+        &self,
+        lists: [String; 2],
+        to: &str,
+        queue: &QueueName,
+    ) -> Result<u64, QueueError> {
         let keys = self.keys(queue);
         let [from, into] = lists;
-        let names = [from, into, keys.meta(), keys.prioritized(), keys.events(), keys.delayed(), keys.marker()];
+        let names = [
+            from,
+            into,
+            keys.meta(),
+            keys.prioritized(),
+            keys.events(),
+            keys.delayed(),
+            keys.marker(),
+        ];
         let call = Call::new(&scripts::PAUSE, &names).arg(to).arg("1");
         Ok(call.invoke(&mut self.connection.get()).await?)
     }
@@ -51,9 +70,18 @@ impl Broker {
             Ok(counts.waiting + counts.prioritized + if delayed { counts.delayed } else { 0 })
         };
         let before = waiting().await?;
-        let names = [keys.wait(), keys.paused(), keys.delayed(), keys.prioritized(), keys.repeat()];
-        let call = Call::new(&scripts::DRAIN, &names).arg(keys.key_prefix()).arg(u8::from(delayed));
-        call.invoke::<redis::Value>(&mut self.connection.get()).await?;
+        let names = [
+            keys.wait(),
+            keys.paused(),
+            keys.delayed(),
+            keys.prioritized(),
+            keys.repeat(),
+        ];
+        let call = Call::new(&scripts::DRAIN, &names)
+            .arg(keys.key_prefix())
+            .arg(u8::from(delayed));
+        call.invoke::<redis::Value>(&mut self.connection.get())
+            .await?;
         Ok(before.saturating_sub(waiting().await?))
     }
 
@@ -73,14 +101,19 @@ impl Broker {
             JobState::Completed => (keys.completed(), "completed"),
             JobState::Failed => (keys.failed(), "failed"),
             JobState::Active | JobState::WaitingChildren | JobState::Unknown => {
-                return Err(QueueError::Invalid(format!("jobs in state {state} cannot be cleaned away")));
+                return Err(QueueError::Invalid(format!(
+                    "jobs in state {state} cannot be cleaned away"
+                )));
             }
         };
         let before = self.now_ms().saturating_sub(older_than.as_millis() as u64);
         let mut cleaned = 0;
         while cleaned < most {
             let batch = BATCH.min(most - cleaned);
-            let call = Call::new(&scripts::CLEAN, &[set.clone(), keys.events(), keys.repeat()]);
+            let call = Call::new(
+                &scripts::CLEAN,
+                &[set.clone(), keys.events(), keys.repeat()],
+            );
             let call = call.arg(keys.key_prefix()).arg(before).arg(batch).arg(name);
             let removed: Vec<String> = call.invoke(&mut self.connection.get()).await?;
             cleaned += removed.len() as u64;
@@ -92,13 +125,21 @@ impl Broker {
     }
 
     /// Moves every failed or completed job to waiting, or every delayed one that no schedule made.
-    pub async fn move_all_to_wait(&self, queue: &QueueName, state: JobState) -> Result<u64, QueueError> {
+    pub async fn move_all_to_wait(
+        &self,
+        queue: &QueueName,
+        state: JobState,
+    ) -> Result<u64, QueueError> {
         let keys = self.keys(queue);
         let (set, name) = match state {
             JobState::Failed => (keys.failed(), "failed"),
             JobState::Completed => (keys.completed(), "completed"),
             JobState::Delayed => return self.promote_all(queue).await,
-            other => return Err(QueueError::Invalid(format!("jobs in state {other} cannot be put back"))),
+            other => {
+                return Err(QueueError::Invalid(format!(
+                    "jobs in state {other} cannot be put back"
+                )));
+            }
         };
         // Jobs that fail again meanwhile are not moved a second time.
         let until = self.now_ms();
@@ -115,7 +156,10 @@ impl Broker {
                 keys.active(),
                 keys.marker(),
             ];
-            let call = Call::new(&scripts::MOVE_JOBS_TO_WAIT, &names).arg(BATCH).arg(until).arg(name);
+            let call = Call::new(&scripts::MOVE_JOBS_TO_WAIT, &names)
+                .arg(BATCH)
+                .arg(until)
+                .arg(name);
             let unfinished: u64 = call.invoke(&mut self.connection.get()).await?;
             moved += there.min(BATCH);
             if unfinished == 0 || there <= BATCH {
@@ -135,7 +179,11 @@ impl Broker {
             match self.promote(queue, &id).await {
                 Ok(()) => promoted += 1,
                 // It has started or was removed meanwhile, or belongs to a schedule.
-                Err(QueueError::Scheduled { .. } | QueueError::NotFound { .. } | QueueError::WrongState { .. }) => {}
+                Err(
+                    QueueError::Scheduled { .. }
+                    | QueueError::NotFound { .. }
+                    | QueueError::WrongState { .. },
+                ) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -148,11 +196,15 @@ impl Broker {
         let keys = self.keys(queue);
         let counts = self.counts(queue).await?;
         if counts.active > 0 {
-            return Err(QueueError::Busy { active: counts.active });
+            return Err(QueueError::Busy {
+                active: counts.active,
+            });
         }
         self.pause(queue).await?;
         loop {
-            let call = Call::new(&scripts::OBLITERATE, &[keys.meta(), keys.base() + ":"]).arg(BATCH).arg("");
+            let call = Call::new(&scripts::OBLITERATE, &[keys.meta(), keys.base() + ":"])
+                .arg(BATCH)
+                .arg("");
             match call.invoke::<i64>(&mut self.connection.get()).await? {
                 0 => return Ok(counts.total()),
                 code if code < 0 => {
@@ -169,12 +221,24 @@ impl Broker {
 
     /// Limits how many jobs of the queue run at once over all workers everywhere. `None` removes
     /// the limit.
-    pub async fn set_concurrency(&self, queue: &QueueName, most: Option<u32>) -> Result<(), QueueError> {
+    pub async fn set_concurrency(
+        &self,
+        queue: &QueueName,
+        most: Option<u32>,
+    ) -> Result<(), QueueError> {
         let meta = self.keys(queue).meta();
         let mut connection = self.connection.get();
         match most {
-            Some(0) => return Err(QueueError::Invalid("a limit of 0 would stop the queue: pause it instead".into())),
-            Some(most) => connection.hset::<_, _, _, ()>(meta, "concurrency", most).await?,
+            Some(0) => {
+                return Err(QueueError::Invalid(
+                    "a limit of 0 would stop the queue: pause it instead".into(),
+                ));
+            }
+            Some(most) => {
+                connection
+                    .hset::<_, _, _, ()>(meta, "concurrency", most)
+                    .await?
+            }
             None => connection.hdel::<_, _, ()>(meta, "concurrency").await?,
         }
         Ok(())
@@ -182,14 +246,24 @@ impl Broker {
 
     /// Limits how many jobs of the queue start per time over all workers everywhere. `None` leaves
     /// only the workers' own limits.
-    pub async fn set_rate(&self, queue: &QueueName, rate: Option<(u64, Duration)>) -> Result<(), QueueError> {
+    pub async fn set_rate(
+        &self,
+        queue: &QueueName,
+        rate: Option<(u64, Duration)>,
+    ) -> Result<(), QueueError> {
         let keys = self.keys(queue);
         let mut pipe = redis::pipe();
         // Starts under the old rate no longer count. Otherwise its time would have to end first.
         pipe.atomic().del(keys.limiter()).ignore();
         match rate {
-            Some((max, per)) if !(1..=MAX_RATE).contains(&max) || per.as_millis() == 0 || per > MAX_RATE_TIME => {
-                let text = format!("a rate is 1 to {MAX_RATE} jobs in 1 ms to one day; to stop the queue, pause it");
+            Some((max, per))
+                if !(1..=MAX_RATE).contains(&max)
+                    || per.as_millis() == 0
+                    || per > MAX_RATE_TIME =>
+            {
+                let text = format!(
+                    "a rate is 1 to {MAX_RATE} jobs in 1 ms to one day; to stop the queue, pause it"
+                );
                 return Err(QueueError::Invalid(text));
             }
             Some((max, per)) => {

@@ -20,10 +20,12 @@ struct Replies<'a> {
 impl Replies<'_> {
     /// The default value if the reply cannot be read.
     fn next<T: redis::FromRedisValue + Default>(&mut self, key: &str) -> Result<T, QueueError> {
-        Ok(read(self.replies.next().unwrap_or(Ok(Value::Nil)))?.unwrap_or_else(|what| {
-            self.note(format!("{key}: {what}"));
-            T::default()
-        }))
+        Ok(
+            read(self.replies.next().unwrap_or(Ok(Value::Nil)))?.unwrap_or_else(|what| {
+                self.note(format!("{key}: {what}"));
+                T::default()
+            }),
+        )
     }
 
     fn note(&mut self, error: String) {
@@ -33,9 +35,13 @@ impl Replies<'_> {
     /// A limit, as any client may have written it; `None` also if it is no number.
     fn limit(&mut self, key: &str, name: &str, value: Option<Vec<u8>>) -> Option<u64> {
         let value = value?;
-        let number = std::str::from_utf8(&value).ok().and_then(|value| value.parse().ok());
+        let number = std::str::from_utf8(&value)
+            .ok()
+            .and_then(|value| value.parse().ok());
         if number.is_none() {
-            self.note(format!("{key}: {name} is no number, so no worker takes jobs; set it anew"));
+            self.note(format!(
+                "{key}: {name} is no number, so no worker takes jobs; set it anew"
+            ));
         }
         number
     }
@@ -52,13 +58,29 @@ fn read_as<T: redis::FromRedisValue>(value: Value) -> RedisResult<T> {
 type Standing = (QueueOverview, Vec<Vec<u8>>);
 
 fn ask_lengths(pipe: &mut redis::Pipeline, keys: &QueueKeys) {
-    pipe.llen(keys.wait()).llen(keys.paused()).zcard(keys.prioritized()).zcard(keys.delayed());
-    pipe.llen(keys.active()).zcard(keys.waiting_children()).zcard(keys.completed()).zcard(keys.failed());
+    pipe.llen(keys.wait())
+        .llen(keys.paused())
+        .zcard(keys.prioritized())
+        .zcard(keys.delayed());
+    pipe.llen(keys.active())
+        .zcard(keys.waiting_children())
+        .zcard(keys.completed())
+        .zcard(keys.failed());
 }
 
 fn counts(lengths: Lengths, paused: bool) -> QueueCounts {
-    let (wait, put_aside, prioritized, delayed, active, waiting_children, completed, failed) = lengths;
-    QueueCounts { waiting: wait + put_aside, prioritized, delayed, active, waiting_children, completed, failed, paused }
+    let (wait, put_aside, prioritized, delayed, active, waiting_children, completed, failed) =
+        lengths;
+    QueueCounts {
+        waiting: wait + put_aside,
+        prioritized,
+        delayed,
+        active,
+        waiting_children,
+        completed,
+        failed,
+        paused,
+    }
 }
 
 impl Broker {
@@ -86,14 +108,22 @@ impl Broker {
             let keys = self.keys(name);
             ask_lengths(&mut pipe, &keys);
             pipe.hmget(keys.meta(), &["paused", "concurrency", "max", "duration"]);
-            pipe.lindex(keys.wait(), -1).zrange(keys.prioritized(), 0, 0).zrange_withscores(keys.delayed(), 0, 0);
+            pipe.lindex(keys.wait(), -1)
+                .zrange(keys.prioritized(), 0, 0)
+                .zrange_withscores(keys.delayed(), 0, 0);
             pipe.pttl(keys.limiter()).get(keys.limiter());
         }
         let replies: Vec<RedisResult<Value>> = pipe.query_async(&mut connection).await?;
         let mut replies = replies.into_iter();
         let mut standings = Vec::with_capacity(names.len());
         for name in names {
-            standings.push(self.standing(name, &mut Replies { replies: &mut replies, error: None })?);
+            standings.push(self.standing(
+                name,
+                &mut Replies {
+                    replies: &mut replies,
+                    error: None,
+                },
+            )?);
         }
         // The next jobs to run are the oldest of their kind.
         let mut pipe = redis::pipe();
@@ -104,8 +134,11 @@ impl Broker {
                 pipe.hget([prefix.as_bytes(), id].concat(), "timestamp");
             }
         }
-        let times: Vec<RedisResult<Value>> =
-            if pipe.is_empty() { Vec::new() } else { pipe.query_async(&mut connection).await? };
+        let times: Vec<RedisResult<Value>> = if pipe.is_empty() {
+            Vec::new()
+        } else {
+            pipe.query_async(&mut connection).await?
+        };
         let mut times = times.into_iter();
         let now = self.now_ms();
         let mut overview = Vec::with_capacity(names.len());
@@ -114,7 +147,12 @@ impl Broker {
             for reply in times.by_ref().take(oldest.len()) {
                 // A job without a readable time has no age. What is wrong with it shows when the
                 // job is read.
-                made.extend(read::<Option<String>>(reply)?.ok().flatten().and_then(|time| js::whole(&time)));
+                made.extend(
+                    read::<Option<String>>(reply)?
+                        .ok()
+                        .flatten()
+                        .and_then(|time| js::whole(&time)),
+                );
             }
             queue.oldest_waiting_ms = made.into_iter().min().map(|at| now.saturating_sub(at));
             overview.push(queue);
@@ -123,7 +161,11 @@ impl Broker {
     }
 
     /// One queue without the ages of its jobs, and the ids of the jobs that have waited longest.
-    fn standing(&self, name: &QueueName, replies: &mut Replies<'_>) -> Result<Standing, QueueError> {
+    fn standing(
+        &self,
+        name: &QueueName,
+        replies: &mut Replies<'_>,
+    ) -> Result<Standing, QueueError> {
         let keys = self.keys(name);
         let mut length = |key: String| replies.next::<u64>(&key);
         let lengths: Lengths = (
@@ -139,8 +181,8 @@ impl Broker {
         let meta = keys.meta();
         let mut limits = replies.next::<Vec<Option<Vec<u8>>>>(&meta)?.into_iter();
         let paused = limits.next().flatten().is_some();
-        let [concurrency, max, duration] =
-            ["concurrency", "max", "duration"].map(|limit| replies.limit(&meta, limit, limits.next().flatten()));
+        let [concurrency, max, duration] = ["concurrency", "max", "duration"]
+            .map(|limit| replies.limit(&meta, limit, limits.next().flatten()));
         let oldest: Option<Vec<u8>> = replies.next(&keys.wait())?;
         let first: Vec<Vec<u8>> = replies.next(&keys.prioritized())?;
         let next_delayed: Vec<(Vec<u8>, f64)> = replies.next(&keys.delayed())?;
@@ -152,7 +194,9 @@ impl Broker {
             counts: counts(lengths, paused),
             oldest_waiting_ms: None,
             // The score's lower bits only order jobs of the same millisecond.
-            next_delayed_at: next_delayed.first().map(|(_, score)| (score / 4096.0) as u64),
+            next_delayed_at: next_delayed
+                .first()
+                .map(|(_, score)| (score / 4096.0) as u64),
             concurrency,
             rate: max.zip(duration),
             rate_limited_ms: limited.then_some(limiter_ms.unsigned_abs()),
@@ -166,8 +210,14 @@ impl Broker {
     pub async fn workers(&self, queue: &QueueName) -> Result<Vec<String>, QueueError> {
         let keys = self.keys(queue);
         let (unnamed, named) = (keys.client_name(""), keys.client_name(":w:"));
-        let clients: String = redis::cmd("CLIENT").arg("LIST").query_async(&mut self.connection.get()).await?;
-        let names = clients.lines().filter_map(|line| line.split(' ').find_map(|field| field.strip_prefix("name=")));
+        let clients: String = redis::cmd("CLIENT")
+            .arg("LIST")
+            .query_async(&mut self.connection.get())
+            .await?;
+        let names = clients.lines().filter_map(|line| {
+            line.split(' ')
+                .find_map(|field| field.strip_prefix("name="))
+        });
         let workers: BTreeSet<String> = names
             .filter_map(|name| match name.strip_prefix(&named) {
                 Some(worker) => Some(worker.to_owned()),

@@ -16,7 +16,12 @@ use crate::scripts::{self, Call};
 const COPIES_STAY: Duration = Duration::from_secs(2 * 3_600);
 
 /// Moves a finished job back to waiting. `None` if the job is not finished.
-pub(crate) fn reprocessing(keys: &QueueKeys, id: &JobId, state: JobState, opts: &JobOpts) -> Option<Call> {
+pub(crate) fn reprocessing(
+    keys: &QueueKeys,
+    id: &JobId,
+    state: JobState,
+    opts: &JobOpts,
+) -> Option<Call> {
     let (set, property, previous) = match state {
         JobState::Failed => (keys.failed(), "failedReason", "failed"),
         JobState::Completed => (keys.completed(), "returnvalue", "completed"),
@@ -33,7 +38,11 @@ pub(crate) fn reprocessing(keys: &QueueKeys, id: &JobId, state: JobState, opts: 
         keys.prioritized(),
         keys.pc(),
     ];
-    let call = Call::new(&scripts::REPROCESS, &names).arg(id.as_str()).arg(opts.push()).arg(property).arg(previous);
+    let call = Call::new(&scripts::REPROCESS, &names)
+        .arg(id.as_str())
+        .arg(opts.push())
+        .arg(property)
+        .arg(previous);
     // Resets the attempts made, but not the attempts started: those distinguish the attempts in the
     // history.
     Some(call.arg("1").arg("0"))
@@ -41,7 +50,10 @@ pub(crate) fn reprocessing(keys: &QueueKeys, id: &JobId, state: JobState, opts: 
 
 /// Removes a job without its children.
 pub(crate) fn removal(keys: &QueueKeys, id: &JobId) -> Call {
-    let call = Call::new(&scripts::REMOVE_JOB, &[keys.job_key(id.as_str()), keys.repeat()]);
+    let call = Call::new(
+        &scripts::REMOVE_JOB,
+        &[keys.job_key(id.as_str()), keys.repeat()],
+    );
     call.arg(id.as_str()).arg("0").arg(keys.key_prefix())
 }
 
@@ -51,7 +63,13 @@ pub(crate) fn copy_key(own_prefix: &str, bulk: i64, queue: &QueueName, id: &JobI
 }
 
 /// Copies the job's hash and log, for undoing.
-pub(crate) fn copying(own_prefix: &str, bulk: i64, queue: &QueueName, id: &JobId, job: &str) -> Vec<Cmd> {
+pub(crate) fn copying(
+    own_prefix: &str,
+    bulk: i64,
+    queue: &QueueName,
+    id: &JobId,
+    job: &str,
+) -> Vec<Cmd> {
     let copy = copy_key(own_prefix, bulk, queue, id);
     let mut commands = Vec::new();
     for part in ["", ":logs"] {
@@ -66,7 +84,13 @@ pub(crate) fn copying(own_prefix: &str, bulk: i64, queue: &QueueName, id: &JobId
 }
 
 /// Removes a job that its worker has found marked as removed. A copy stays for undoing.
-pub(crate) fn taking_away(own_prefix: &str, bulk: i64, keys: &QueueKeys, queue: &QueueName, id: &JobId) -> Pipeline {
+pub(crate) fn taking_away(
+    own_prefix: &str,
+    bulk: i64,
+    keys: &QueueKeys,
+    queue: &QueueName,
+    id: &JobId,
+) -> Pipeline {
     let job = keys.job_key(id.as_str());
     let mut pipe = redis::pipe();
     pipe.atomic();
@@ -74,7 +98,8 @@ pub(crate) fn taking_away(own_prefix: &str, bulk: i64, keys: &QueueKeys, queue: 
         pipe.add_command(command);
     }
     // BullMQ's script does not touch a locked job, and here this worker holds the lock.
-    pipe.del(format!("{job}:lock")).srem(keys.stalled(), id.as_str());
+    pipe.del(format!("{job}:lock"))
+        .srem(keys.stalled(), id.as_str());
     pipe.add_command(removal(keys, id).command());
     pipe
 }

@@ -20,8 +20,13 @@ use crate::{Broker, QueueError};
 /// of such a key.
 fn parse(key: &str) -> Option<LegacyRepeatable> {
     let mut parts = key.rsplitn(5, ':');
-    let (pattern, zone, ends_at, id, name) =
-        (parts.next()?, parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let (pattern, zone, ends_at, id, name) = (
+        parts.next()?,
+        parts.next()?,
+        parts.next()?,
+        parts.next()?,
+        parts.next()?,
+    );
     let filled = |text: &str| (!text.is_empty()).then(|| text.to_owned());
     let every_ms = pattern.parse().ok();
     let has_date = ends_at.bytes().all(|b| b.is_ascii_digit());
@@ -32,7 +37,11 @@ fn parse(key: &str) -> Option<LegacyRepeatable> {
         key: key.to_owned(),
         name: name.to_owned(),
         id: filled(id),
-        pattern: if every_ms.is_some() { None } else { Some(filled(pattern)?) },
+        pattern: if every_ms.is_some() {
+            None
+        } else {
+            Some(filled(pattern)?)
+        },
         every_ms,
         zone: filled(zone),
         ends_at: ends_at.parse().ok(),
@@ -62,16 +71,22 @@ pub(crate) fn has_legacy_shape(key: &str) -> bool {
 
 /// Whether a member of the `repeat` set is a repeatable, judged by its hash.
 pub(crate) fn is_legacy(key: &str, fields: &HashMap<String, String>) -> bool {
-    let of_a_scheduler = ["ic", "data", "opts"].iter().any(|name| fields.contains_key(*name));
+    let of_a_scheduler = ["ic", "data", "opts"]
+        .iter()
+        .any(|name| fields.contains_key(*name));
     // MD5 is usual; others can be chosen.
-    let is_digest = [32, 40, 64, 128].contains(&key.len()) && key.bytes().all(|b| b.is_ascii_hexdigit());
+    let is_digest =
+        [32, 40, 64, 128].contains(&key.len()) && key.bytes().all(|b| b.is_ascii_hexdigit());
     !of_a_scheduler && (has_legacy_shape(key) || is_digest && !fields.is_empty())
 }
 
 impl Broker {
     /// The repeatables of a queue, each with its delayed jobs, and job schedulers whose ids look
     /// like repeatables.
-    pub async fn legacy_repeatables(&self, queue: &QueueName) -> Result<Vec<LegacyRepeatable>, QueueError> {
+    pub async fn legacy_repeatables(
+        &self,
+        queue: &QueueName,
+    ) -> Result<Vec<LegacyRepeatable>, QueueError> {
         let keys = self.keys(queue);
         let mut connection = self.connection.get();
         let mut found = Vec::new();
@@ -79,31 +94,53 @@ impl Broker {
             let fields = &scheduler.fields;
             let is_scheduler = !is_legacy(&key, fields);
             let by_key = parse(&key);
-            let by_hash = if is_scheduler { None } else { of_hash(&key, fields) };
-            found.extend(by_key.or(by_hash).map(|repeatable| LegacyRepeatable { is_scheduler, ..repeatable }));
+            let by_hash = if is_scheduler {
+                None
+            } else {
+                of_hash(&key, fields)
+            };
+            found.extend(by_key.or(by_hash).map(|repeatable| LegacyRepeatable {
+                is_scheduler,
+                ..repeatable
+            }));
         }
         if found.iter().all(|repeatable| repeatable.is_scheduler) {
             return Ok(found);
         }
         let delayed: Vec<String> = connection.zrange(keys.delayed(), 0, -1).await?;
-        let ticks: Vec<&String> = delayed.iter().filter(|id| id.starts_with("repeat:")).collect();
+        let ticks: Vec<&String> = delayed
+            .iter()
+            .filter(|id| id.starts_with("repeat:"))
+            .collect();
         let mut pipe = redis::pipe();
         for id in &ticks {
             pipe.hmget(keys.job_key(id), &["rjk", "opts", "data"]);
         }
         type Fields = (Option<String>, Option<String>, Option<String>);
-        let fields: Vec<Fields> = if ticks.is_empty() { Vec::new() } else { pipe.query_async(&mut connection).await? };
+        let fields: Vec<Fields> = if ticks.is_empty() {
+            Vec::new()
+        } else {
+            pipe.query_async(&mut connection).await?
+        };
         // Job id, data, limit.
         type Tick<'a> = (&'a String, Option<String>, Option<u64>);
         let mut by_key: HashMap<String, Vec<Tick<'_>>> = HashMap::new();
         for (id, (key, opts, data)) in ticks.into_iter().zip(fields) {
             // Older versions keep the key in the options only.
-            let opts = opts.and_then(|text| serde_json::from_str::<serde_json::Value>(&text).ok()).unwrap_or_default();
+            let opts = opts
+                .and_then(|text| serde_json::from_str::<serde_json::Value>(&text).ok())
+                .unwrap_or_default();
             let key = key.or_else(|| opts["repeat"]["key"].as_str().map(str::to_owned));
             let limit = opts["repeat"]["limit"].as_u64();
-            by_key.entry(key.unwrap_or_default()).or_default().push((id, data, limit));
+            by_key
+                .entry(key.unwrap_or_default())
+                .or_default()
+                .push((id, data, limit));
         }
-        for repeatable in found.iter_mut().filter(|repeatable| !repeatable.is_scheduler) {
+        for repeatable in found
+            .iter_mut()
+            .filter(|repeatable| !repeatable.is_scheduler)
+        {
             for (id, data, limit) in by_key.remove(&repeatable.key).unwrap_or_default() {
                 repeatable.jobs.push(id.clone());
                 repeatable.data = repeatable.data.take().or(data);
@@ -115,7 +152,11 @@ impl Broker {
 
     /// Removes one with its delayed jobs. Refused if it has become a job scheduler since it was
     /// listed.
-    pub async fn remove_legacy(&self, queue: &QueueName, repeatable: &LegacyRepeatable) -> Result<(), QueueError> {
+    pub async fn remove_legacy(
+        &self,
+        queue: &QueueName,
+        repeatable: &LegacyRepeatable,
+    ) -> Result<(), QueueError> {
         let keys = self.keys(queue);
         let scheduler = self.scheduler(queue, &repeatable.key).await?;
         if !scheduler.is_none_or(|scheduler| is_legacy(&repeatable.key, &scheduler.fields)) {
@@ -123,9 +164,13 @@ impl Broker {
         }
         let mut pipe = redis::pipe();
         pipe.atomic().zrem(keys.repeat(), &repeatable.key).ignore();
-        pipe.del(format!("{}:{}", keys.repeat(), repeatable.key)).ignore();
+        pipe.del(format!("{}:{}", keys.repeat(), repeatable.key))
+            .ignore();
         for id in &repeatable.jobs {
-            pipe.zrem(keys.delayed(), id).ignore().del(keys.job_key(id)).ignore();
+            pipe.zrem(keys.delayed(), id)
+                .ignore()
+                .del(keys.job_key(id))
+                .ignore();
         }
         Ok(pipe.query_async(&mut self.connection.get()).await?)
     }
@@ -142,25 +187,43 @@ mod tests {
             (cron.name.as_str(), cron.id.as_deref(), cron.zone.as_deref()),
             ("warn", Some("daily"), Some("Asia/Kolkata"))
         );
-        assert_eq!((cron.pattern.as_deref(), cron.every_ms), (Some("59 23 * * *"), None));
+        assert_eq!(
+            (cron.pattern.as_deref(), cron.every_ms),
+            (Some("59 23 * * *"), None)
+        );
         let every = parse("kpi::::900000").expect("a repeatable");
-        assert_eq!((every.name.as_str(), every.id, every.every_ms), ("kpi", None, Some(900_000)));
+        assert_eq!(
+            (every.name.as_str(), every.id, every.every_ms),
+            ("kpi", None, Some(900_000))
+        );
         assert_eq!(parse("mrlearn-sync-7"), None);
         assert_eq!(parse("a:b"), None);
-        assert_eq!(parse("tenant:42:eu:Europe/Berlin:0 9 * * *"), None, "eu is no date");
+        assert_eq!(
+            parse("tenant:42:eu:Europe/Berlin:0 9 * * *"),
+            None,
+            "eu is no date"
+        );
         assert_eq!(parse("a:b::d:e"), None, "e is no rhythm");
     }
 
     #[test]
     fn what_the_hash_holds_tells_a_repeatable_from_a_scheduler() {
-        let fields = |names: &[&str]| names.iter().map(|name| ((*name).to_owned(), "1".to_owned())).collect();
+        let fields = |names: &[&str]| {
+            names
+                .iter()
+                .map(|name| ((*name).to_owned(), "1".to_owned()))
+                .collect()
+        };
         let key = "tenant:42::Europe/Berlin:0 9 * * *";
         let digest = "0123456789abcdef0123456789abcdef";
         assert!(is_legacy(key, &fields(&[])) && is_legacy(key, &fields(&["name", "pattern"])));
         assert!(is_legacy(digest, &fields(&["name", "every"])) && !is_legacy(digest, &fields(&[])));
         for one in [key, digest] {
             assert!(!is_legacy(one, &fields(&["name", "pattern", "ic"])));
-            assert!(!is_legacy(one, &fields(&["name", "pattern", "data"])), "as early BullMQ 5 has them");
+            assert!(
+                !is_legacy(one, &fields(&["name", "pattern", "data"])),
+                "as early BullMQ 5 has them"
+            );
         }
         assert!(!is_legacy("daily", &fields(&["name", "pattern"])));
     }

@@ -112,8 +112,17 @@ const TRANSACTIONS: &[&str] = &["watch K", "unwatch", "exec", "multi", "discard"
 
 /// Commands that only operators need. Without them a host runs jobs as before, and some answers to
 /// operators are incomplete.
-const FOR_OPERATORS: &[&str] =
-    &["client|list", "client|setname", "copy", "echo", "info", "memory|usage", "scan", "xrevrange", "zrevrange"];
+const FOR_OPERATORS: &[&str] = &[
+    "client|list",
+    "client|setname",
+    "copy",
+    "echo",
+    "info",
+    "memory|usage",
+    "scan",
+    "xrevrange",
+    "zrevrange",
+];
 
 impl Right {
     /// Whether jobs are lost or do not run without it.
@@ -125,11 +134,17 @@ impl Right {
 /// The rights that Patchbay needs and the user lacks. Changes nothing: Redis checks rights before
 /// it queues a command in a transaction, and the transaction is discarded. Uses its own
 /// connections, which are closed afterwards.
-pub(crate) async fn missing(client: &redis::Client, config: &RedisConfig) -> Result<Vec<Right>, QueueError> {
+pub(crate) async fn missing(
+    client: &redis::Client,
+    config: &RedisConfig,
+) -> Result<Vec<Right>, QueueError> {
     let mut connection = client.get_multiplexed_async_connection().await?;
     let calls = |calls: &[&'static str]| -> Vec<(Right, redis::Cmd)> {
         let key = format!("{}:doctor", config.own_prefix);
-        calls.iter().map(|call| (Right::Command(name(call)), command(call, &key))).collect()
+        calls
+            .iter()
+            .map(|call| (Right::Command(name(call)), command(call, &key)))
+            .collect()
     };
     let mut missing = refused(&mut connection, calls(TRANSACTIONS), false).await?;
     if !missing.is_empty() {
@@ -138,7 +153,10 @@ pub(crate) async fn missing(client: &redis::Client, config: &RedisConfig) -> Res
     }
     let mut asked = calls(CALLS);
     for prefix in [&config.prefix, &config.own_prefix] {
-        asked.push((Right::Keys(prefix.clone()), command("del K", &format!("{prefix}:doctor:doctor"))));
+        asked.push((
+            Right::Keys(prefix.clone()),
+            command("del K", &format!("{prefix}:doctor:doctor")),
+        ));
     }
     let channel = config.kill_channel();
     let mut publish = redis::cmd("PUBLISH");
@@ -175,15 +193,29 @@ async fn refused(
     let replies: Vec<RedisResult<Value>> = pipe.query_async(connection).await?;
     let refused = asked.into_iter().zip(replies);
     Ok(refused
-        .filter_map(|((right, _), reply)| reply.err().filter(|error| lacks(&right, error.clone())).map(|_| right))
+        .filter_map(|((right, _), reply)| {
+            reply
+                .err()
+                .filter(|error| lacks(&right, error.clone()))
+                .map(|_| right)
+        })
         .collect())
 }
 
 /// Whether the error says that this right is missing. One call needs a command, a key and perhaps a
 /// channel.
 fn lacks(right: &Right, error: redis::RedisError) -> bool {
-    let QueueError::CannotServe { trouble: Trouble::Rights(said), .. } = QueueError::from(error) else { return false };
-    let (keys, channel) = (said.contains("the keys") || said.contains("a key"), said.contains("channel"));
+    let QueueError::CannotServe {
+        trouble: Trouble::Rights(said),
+        ..
+    } = QueueError::from(error)
+    else {
+        return false;
+    };
+    let (keys, channel) = (
+        said.contains("the keys") || said.contains("a key"),
+        said.contains("channel"),
+    );
     match right {
         Right::Command(_) => !keys && !channel,
         Right::Keys(_) => keys,
@@ -210,36 +242,61 @@ mod tests {
     use super::*;
 
     fn commands() -> BTreeSet<&'static str> {
-        CALLS.iter().chain(TRANSACTIONS).map(|call| name(call)).chain(["publish", "subscribe"]).collect()
+        CALLS
+            .iter()
+            .chain(TRANSACTIONS)
+            .map(|call| name(call))
+            .chain(["publish", "subscribe"])
+            .collect()
     }
 
     #[test]
     fn the_documented_user_has_these_rights_and_no_others() {
         let page = include_str!("../../../../docs/operations/infrastructure.md");
-        let line = page.split("```").find(|block| block.contains("ACL SETUSER")).expect("the line");
-        let documented: BTreeSet<&str> = line.split_whitespace().filter_map(|word| word.strip_prefix('+')).collect();
+        let line = page
+            .split("```")
+            .find(|block| block.contains("ACL SETUSER"))
+            .expect("the line");
+        let documented: BTreeSet<&str> = line
+            .split_whitespace()
+            .filter_map(|word| word.strip_prefix('+'))
+            .collect();
         let wanted = commands();
         assert_eq!(
             documented,
             wanted,
             "write: {}",
-            wanted.iter().map(|name| format!("+{name}")).collect::<Vec<_>>().join(" ")
+            wanted
+                .iter()
+                .map(|name| format!("+{name}"))
+                .collect::<Vec<_>>()
+                .join(" ")
         );
     }
 
     #[test]
     fn whatever_bullmqs_scripts_call_is_among_them() {
         let commands = commands();
-        for file in std::fs::read_dir(env!("OUT_DIR")).expect("the scripts").filter_map(Result::ok) {
+        for file in std::fs::read_dir(env!("OUT_DIR"))
+            .expect("the scripts")
+            .filter_map(Result::ok)
+        {
             let script = std::fs::read_to_string(file.path()).unwrap_or_default();
             // `rcall(pushCmd, …)` uses a command that is elsewhere in the script as text, or is
             // built as an argument: `'L') + 'PUSH'`.
             let calls = script.split(['"', '\'']).skip(1).step_by(2);
-            let calls = calls.filter(|text| text.len() > 2 && text.bytes().all(|byte| byte.is_ascii_uppercase()));
+            let calls = calls.filter(|text| {
+                text.len() > 2 && text.bytes().all(|byte| byte.is_ascii_uppercase())
+            });
             for call in calls.filter(|call| {
-                script.contains(&format!("call(\"{call}\"")) || (call.len() == 5 && call.ends_with("PUSH"))
+                script.contains(&format!("call(\"{call}\""))
+                    || (call.len() == 5 && call.ends_with("PUSH"))
             }) {
-                assert!(commands.contains(call.to_ascii_lowercase().as_str()), "{call} in {:?}", file.path());
+                assert!(
+                    commands.contains(call.to_ascii_lowercase().as_str()),
+                    "{call} in {:?}",
+                    file.path()
+                );
             }
         }
     }

@@ -25,7 +25,16 @@ const PAGE: u64 = 200;
 /// Page size if data is read: a job has up to 1 MiB of it.
 const PAGE_WITH_DATA: u64 = 25;
 /// `data` is last, and left out when the filter does not need it.
-const FIELDS: [&str; 8] = ["name", "opts", "timestamp", "processedOn", "finishedOn", "atm", "failedReason", "data"];
+const FIELDS: [&str; 8] = [
+    "name",
+    "opts",
+    "timestamp",
+    "processedOn",
+    "finishedOn",
+    "atm",
+    "failedReason",
+    "data",
+];
 
 #[derive(Debug)]
 pub struct Scanned {
@@ -57,33 +66,62 @@ impl<'a> Criteria<'a> {
             ("dead-letter", filter.dead_letter.is_some()),
         ];
         if let Some((key, _)) = of_attempts.iter().find(|(_, given)| *given) {
-            return invalid(format!("{key}: only finished attempts have one; search the history, without a state"));
+            return invalid(format!(
+                "{key}: only finished attempts have one; search the history, without a state"
+            ));
         }
         if filter.queue.as_ref().is_some_and(|named| named != queue) {
             return invalid(format!("queue: these are the jobs of {queue}"));
         }
         let path = |(path, value): &'a (String, String)| Ok((path.parse()?, value.as_str()));
-        let data: Result<Vec<_>, patchbay_model::data_path::InvalidPath> = filter.data.iter().map(path).collect();
+        let data: Result<Vec<_>, patchbay_model::data_path::InvalidPath> =
+            filter.data.iter().map(path).collect();
         let data = data.map_err(|error| QueueError::Invalid(error.to_string()))?;
-        Ok(Self { filter, text: filter.text.as_ref().map(|text| text.to_lowercase()), data })
+        Ok(Self {
+            filter,
+            text: filter.text.as_ref().map(|text| text.to_lowercase()),
+            data,
+        })
     }
 
     /// `data` is the job's data, if the filter has conditions on data.
     fn holds(&self, job: &ScannedJob, data: &str) -> bool {
-        let Filter { job: id, name, code, correlation_id, platform, from, to, .. } = self.filter;
-        let is = |wanted: &Option<String>, value: &str| wanted.as_ref().is_none_or(|wanted| wanted == value);
+        let Filter {
+            job: id,
+            name,
+            code,
+            correlation_id,
+            platform,
+            from,
+            to,
+            ..
+        } = self.filter;
+        let is = |wanted: &Option<String>, value: &str| {
+            wanted.as_ref().is_none_or(|wanted| wanted == value)
+        };
         // The end of a job that has ended, else its creation.
-        let at = job.finished_on.or(job.timestamp).and_then(|ms| i64::try_from(ms).ok());
+        let at = job
+            .finished_on
+            .or(job.timestamp)
+            .and_then(|ms| i64::try_from(ms).ok());
         let reason = job.failed_reason.as_deref().unwrap_or_default();
         id.as_ref().is_none_or(|id| id.as_str() == job.id)
             && is(name, &job.name)
             && is(correlation_id, &job.correlation_id)
             && is(platform, job.platform.as_deref().unwrap_or_default())
-            && code.as_ref().is_none_or(|code| reason.split(':').next() == Some(code))
+            && code
+                .as_ref()
+                .is_none_or(|code| reason.split(':').next() == Some(code))
             && from.is_none_or(|from| at.is_some_and(|at| at >= from.timestamp_millis()))
             && to.is_none_or(|to| at.is_some_and(|at| at < to.timestamp_millis()))
-            && self.text.as_ref().is_none_or(|text| reason.to_lowercase().contains(text))
-            && self.data.iter().all(|(path, value)| path.values(data).iter().any(|found| found == value))
+            && self
+                .text
+                .as_ref()
+                .is_none_or(|text| reason.to_lowercase().contains(text))
+            && self
+                .data
+                .iter()
+                .all(|(path, value)| path.values(data).iter().any(|found| found == value))
     }
 }
 
@@ -102,12 +140,24 @@ impl Broker {
         let began = Instant::now();
         let wanted = Criteria::new(filter, queue)?;
         if let Some(other) = after.as_ref().filter(|cursor| cursor.state != state) {
-            let message = format!("unknown cursor: it is of the jobs in state {}, not {state}", other.state);
+            let message = format!(
+                "unknown cursor: it is of the jobs in state {}, not {state}",
+                other.state
+            );
             return Err(QueueError::Invalid(message));
         }
         let shelf = self.shelf(queue, state).await?;
-        let page = if wanted.data.is_empty() { PAGE } else { PAGE_WITH_DATA };
-        let mut scanned = Scanned { jobs: Vec::new(), next: after, partial: false, looked_at: 0 };
+        let page = if wanted.data.is_empty() {
+            PAGE
+        } else {
+            PAGE_WITH_DATA
+        };
+        let mut scanned = Scanned {
+            jobs: Vec::new(),
+            next: after,
+            partial: false,
+            looked_at: 0,
+        };
         // A job that moves during the search is met twice, and listed once.
         let mut seen = HashSet::new();
         let mut place = 0;
@@ -117,8 +167,11 @@ impl Broker {
                 Some(cursor) => {
                     // Usually the last job is still at its place, which is quicker to check than to
                     // look up.
-                    let mut entries =
-                        if place > 0 { self.entries(&shelf, place - 1, page + 1).await? } else { Vec::new() };
+                    let mut entries = if place > 0 {
+                        self.entries(&shelf, place - 1, page + 1).await?
+                    } else {
+                        Vec::new()
+                    };
                     if entries.first().is_some_and(|(id, _)| *id == cursor.id) {
                         entries.remove(0);
                         entries
@@ -130,7 +183,9 @@ impl Broker {
                 }
             };
             let is_last = (entries.len() as u64) < page;
-            let jobs = self.look_at(queue, state, &entries, !wanted.data.is_empty()).await?;
+            let jobs = self
+                .look_at(queue, state, &entries, !wanted.data.is_empty())
+                .await?;
             for ((id, score), (job, data)) in entries.into_iter().zip(jobs) {
                 place += 1;
                 scanned.looked_at += 1;
@@ -161,7 +216,11 @@ impl Broker {
         entries: &[Entry],
         with_data: bool,
     ) -> Result<Vec<(ScannedJob, String)>, QueueError> {
-        let fields = if with_data { &FIELDS[..] } else { &FIELDS[..FIELDS.len() - 1] };
+        let fields = if with_data {
+            &FIELDS[..]
+        } else {
+            &FIELDS[..FIELDS.len() - 1]
+        };
         let prefix = self.keys(queue).key_prefix();
         let mut pipe = redis::pipe();
         pipe.ignore_errors();
@@ -175,16 +234,24 @@ impl Broker {
         let mut jobs = Vec::with_capacity(replies.len());
         for ((id, _), reply) in entries.iter().zip(replies) {
             let values: Vec<Option<Vec<u8>>> = read(reply)?.unwrap_or_default();
-            let mut values = values.into_iter().map(|value| value.map(|value| text(&value)));
+            let mut values = values
+                .into_iter()
+                .map(|value| value.map(|value| text(&value)));
             let mut next = || values.next().flatten();
             let id = text(id);
             let (name, opts) = (next().unwrap_or_default(), next());
-            let trace = opts.and_then(|opts| JobOpts::parse(&opts).ok()).unwrap_or_default().trace;
+            let trace = opts
+                .and_then(|opts| JobOpts::parse(&opts).ok())
+                .unwrap_or_default()
+                .trace;
             let mut number = || next().and_then(|text| js::whole(&text));
-            let (timestamp, processed_on, finished_on, attempts_made) = (number(), number(), number(), number());
+            let (timestamp, processed_on, finished_on, attempts_made) =
+                (number(), number(), number(), number());
             let job = ScannedJob {
                 // The same rule as in the work path.
-                correlation_id: trace.correlation_id.unwrap_or_else(|| format!("job:{queue}:{id}")),
+                correlation_id: trace
+                    .correlation_id
+                    .unwrap_or_else(|| format!("job:{queue}:{id}")),
                 platform: trace.platform,
                 id,
                 name,
@@ -192,7 +259,9 @@ impl Broker {
                 timestamp,
                 processed_on,
                 finished_on,
-                attempts_made: attempts_made.and_then(|made| u32::try_from(made).ok()).unwrap_or(0),
+                attempts_made: attempts_made
+                    .and_then(|made| u32::try_from(made).ok())
+                    .unwrap_or(0),
                 failed_reason: next(),
             };
             jobs.push((job, next().unwrap_or_default()));

@@ -49,14 +49,21 @@ impl Scheduler {
 
     /// Its definition in the form of a job's `repeat` options.
     pub(crate) fn repeat(&self) -> Map<String, Value> {
-        of_hash(self.fields.iter().map(|(name, text)| (name.as_str(), text.as_str())))
+        of_hash(
+            self.fields
+                .iter()
+                .map(|(name, text)| (name.as_str(), text.as_str())),
+        )
     }
 
     /// When the next tick is due and the options of its job; `None` if the last tick was the final
     /// one. Fails with what is wrong.
     fn next(&self, moment: Moment) -> Result<Option<(u64, Value)>, String> {
-        let mut opts: Map<String, Value> =
-            self.fields.get("opts").and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+        let mut opts: Map<String, Value> = self
+            .fields
+            .get("opts")
+            .and_then(|text| serde_json::from_str(text).ok())
+            .unwrap_or_default();
         let repeat = self.repeat();
         opts.insert("repeat".into(), Value::Object(repeat.clone()));
         next_opts(opts, &repeat, moment)
@@ -69,7 +76,9 @@ impl SchedulerSpec {
     pub fn stands_as(&self, there: &SchedulerView) -> bool {
         let rhythm = match &self.rhythm {
             Rhythm::Every(every) => there.every_ms == Some(every.as_millis() as u64),
-            Rhythm::Cron { pattern, zone } => there.pattern.as_ref() == Some(pattern) && &there.zone == zone,
+            Rhythm::Cron { pattern, zone } => {
+                there.pattern.as_ref() == Some(pattern) && &there.zone == zone
+            }
         };
         rhythm
             && there.alive
@@ -83,10 +92,19 @@ impl Broker {
     /// Every scheduler of a queue, ordered by next tick.
     pub async fn schedulers(&self, queue: &QueueName) -> Result<Vec<SchedulerView>, QueueError> {
         let all = self.all_schedulers(queue).await?;
-        Ok(all.into_iter().map(|(id, scheduler, alive)| self.view(queue, id, &scheduler, alive)).collect())
+        Ok(all
+            .into_iter()
+            .map(|(id, scheduler, alive)| self.view(queue, id, &scheduler, alive))
+            .collect())
     }
 
-    fn view(&self, queue: &QueueName, id: String, scheduler: &Scheduler, alive: bool) -> SchedulerView {
+    fn view(
+        &self,
+        queue: &QueueName,
+        id: String,
+        scheduler: &Scheduler,
+        alive: bool,
+    ) -> SchedulerView {
         let text = |name: &str| scheduler.fields.get(name).cloned();
         let number = |name: &str| text(name).and_then(|text| text.parse().ok());
         let legacy = is_legacy(&id, &scheduler.fields);
@@ -116,7 +134,10 @@ impl Broker {
     }
 
     /// Each scheduler with its id, and whether the job of its tick exists and has not ended.
-    pub(crate) async fn all_schedulers(&self, queue: &QueueName) -> Result<Vec<(String, Scheduler, bool)>, QueueError> {
+    pub(crate) async fn all_schedulers(
+        &self,
+        queue: &QueueName,
+    ) -> Result<Vec<(String, Scheduler, bool)>, QueueError> {
         let keys = self.keys(queue);
         let mut connection = self.connection.get();
         let ticks: Vec<(Vec<u8>, f64)> = connection.zrange_withscores(keys.repeat(), 0, -1).await?;
@@ -130,39 +151,74 @@ impl Broker {
         for (id, tick) in &ticks {
             let job = [b"repeat:", id.as_slice(), format!(":{tick}").as_bytes()].concat();
             pipe.hgetall([keys.repeat().as_bytes(), b":", id].concat());
-            pipe.hmget([keys.key_prefix().as_bytes(), &job].concat(), &["timestamp", "finishedOn"]);
+            pipe.hmget(
+                [keys.key_prefix().as_bytes(), &job].concat(),
+                &["timestamp", "finishedOn"],
+            );
         }
-        let replies: Vec<redis::RedisResult<redis::Value>> = pipe.query_async(&mut connection).await?;
+        let replies: Vec<redis::RedisResult<redis::Value>> =
+            pipe.query_async(&mut connection).await?;
         let mut replies = replies.into_iter();
         let mut all = Vec::with_capacity(ticks.len());
         for (id, tick) in ticks {
-            let fields = damage::read::<Vec<(Vec<u8>, Vec<u8>)>>(replies.next().unwrap_or(Ok(redis::Value::Nil)))?;
-            let job = damage::read::<[Option<Vec<u8>>; 2]>(replies.next().unwrap_or(Ok(redis::Value::Nil)))?;
+            let fields = damage::read::<Vec<(Vec<u8>, Vec<u8>)>>(
+                replies.next().unwrap_or(Ok(redis::Value::Nil)),
+            )?;
+            let job = damage::read::<[Option<Vec<u8>>; 2]>(
+                replies.next().unwrap_or(Ok(redis::Value::Nil)),
+            )?;
             let id = damage::text(&id);
             let is_ours = known.contains(&(queue.clone(), id.clone()));
-            let fields =
-                fields.unwrap_or_default().into_iter().map(|(name, value)| (damage::text(&name), damage::text(&value)));
+            let fields = fields
+                .unwrap_or_default()
+                .into_iter()
+                .map(|(name, value)| (damage::text(&name), damage::text(&value)));
             let alive = matches!(job, Ok([Some(_), None]));
-            all.push((id, Scheduler { tick, fields: fields.collect(), is_ours }, alive));
+            all.push((
+                id,
+                Scheduler {
+                    tick,
+                    fields: fields.collect(),
+                    is_ours,
+                },
+                alive,
+            ));
         }
         Ok(all)
     }
 
     /// One scheduler; `None` if it was removed.
-    pub(crate) async fn scheduler(&self, queue: &QueueName, id: &str) -> redis::RedisResult<Option<Scheduler>> {
+    pub(crate) async fn scheduler(
+        &self,
+        queue: &QueueName,
+        id: &str,
+    ) -> redis::RedisResult<Option<Scheduler>> {
         let keys = self.keys(queue);
         let mut pipe = redis::pipe();
-        pipe.zscore(keys.repeat(), id).hgetall(format!("{}:{id}", keys.repeat()));
+        pipe.zscore(keys.repeat(), id)
+            .hgetall(format!("{}:{id}", keys.repeat()));
         pipe.sismember(self.schedules_key(), format!("{queue}:{id}"));
         type Reply = (Option<f64>, Vec<(Vec<u8>, Vec<u8>)>, bool);
         let (tick, fields, is_ours): Reply = pipe.query_async(&mut self.connection.get()).await?;
-        let fields = fields.into_iter().map(|(name, value)| (damage::text(&name), damage::text(&value))).collect();
-        Ok(tick.map(|tick| Scheduler { tick, fields, is_ours }))
+        let fields = fields
+            .into_iter()
+            .map(|(name, value)| (damage::text(&name), damage::text(&value)))
+            .collect();
+        Ok(tick.map(|tick| Scheduler {
+            tick,
+            fields,
+            is_ours,
+        }))
     }
 
     pub(crate) fn moment(&self, scheduler: &Scheduler) -> Moment {
         let (now, tick) = (self.now_ms(), scheduler.tick.max(0.0) as u64);
-        Moment { last: tick, now, default_zone: self.default_zone(), is_ours: scheduler.is_ours }
+        Moment {
+            last: tick,
+            now,
+            default_zone: self.default_zone(),
+            is_ours: scheduler.is_ours,
+        }
     }
 
     /// Makes the tick after that of the job `producer`. False if another worker was quicker: the
@@ -194,8 +250,16 @@ impl Broker {
     }
 
     /// Stores the data, unless the scheduler has some.
-    pub(crate) async fn keep_scheduler_data(&self, queue: &QueueName, id: &str, data: &str) -> redis::RedisResult<()> {
-        self.connection.get().hset_nx(format!("{}:{id}", self.keys(queue).repeat()), "data", data).await
+    pub(crate) async fn keep_scheduler_data(
+        &self,
+        queue: &QueueName,
+        id: &str,
+        data: &str,
+    ) -> redis::RedisResult<()> {
+        self.connection
+            .get()
+            .hset_nx(format!("{}:{id}", self.keys(queue).repeat()), "data", data)
+            .await
     }
 
     /// Makes the next tick of other clients' schedulers that have lost it, because it could not be
@@ -215,8 +279,13 @@ impl Broker {
             } else if moment.now - moment.last < GRACE_MS {
                 continue;
             }
-            let Ok(Some((tick, opts))) = scheduler.next(moment) else { continue };
-            if self.make_tick(queue, &id, &scheduler.job_id(&id), tick, &opts).await? {
+            let Ok(Some((tick, opts))) = scheduler.next(moment) else {
+                continue;
+            };
+            if self
+                .make_tick(queue, &id, &scheduler.job_id(&id), tick, &opts)
+                .await?
+            {
                 revived.push(id);
             }
         }
@@ -225,28 +294,45 @@ impl Broker {
 
     /// Creates or replaces a scheduler, with the job of its next tick. Refused if it never ticks
     /// again.
-    pub async fn put_scheduler(&self, queue: &QueueName, spec: &SchedulerSpec) -> Result<(), QueueError> {
+    pub async fn put_scheduler(
+        &self,
+        queue: &QueueName,
+        spec: &SchedulerSpec,
+    ) -> Result<(), QueueError> {
         let keys = self.keys(queue);
         let now = self.now_ms();
-        let next = spec.rhythm.next_after(&spec.id, now).map_err(|error| QueueError::Invalid(error.to_string()))?;
-        let next = next.ok_or_else(|| QueueError::Invalid(format!("schedule {} never comes", spec.id)))?;
+        let next = spec
+            .rhythm
+            .next_after(&spec.id, now)
+            .map_err(|error| QueueError::Invalid(error.to_string()))?;
+        let next =
+            next.ok_or_else(|| QueueError::Invalid(format!("schedule {} never comes", spec.id)))?;
         let mut definition = Map::from_iter([("name".into(), json!(spec.name))]);
         let mut repeat = Map::from_iter([("count".into(), json!(1))]);
         let rhythm = match &spec.rhythm {
             Rhythm::Every(every) => vec![
                 ("every", json!(every.as_millis() as u64)),
-                ("offset", json!(spec.rhythm.offset(&spec.id).as_millis() as u64)),
+                (
+                    "offset",
+                    json!(spec.rhythm.offset(&spec.id).as_millis() as u64),
+                ),
             ],
             Rhythm::Cron { pattern, zone } => {
                 let zone = zone.as_ref().map(|zone| ("tz", json!(zone)));
-                std::iter::once(("pattern", json!(pattern))).chain(zone).collect()
+                std::iter::once(("pattern", json!(pattern)))
+                    .chain(zone)
+                    .collect()
             }
         };
         for (name, value) in rhythm {
             definition.insert(name.into(), value.clone());
             repeat.insert(name.into(), value);
         }
-        let template = if spec.skip_missed { json!({ "skipMissed": true }) } else { json!({}) };
+        let template = if spec.skip_missed {
+            json!({ "skipMissed": true })
+        } else {
+            json!({})
+        };
         let mut of_tick = template.clone();
         of_tick["repeat"] = Value::Object(repeat);
         of_tick["jobId"] = json!(format!("repeat:{}:{next}", spec.id));
@@ -267,7 +353,10 @@ impl Broker {
             .arg(now)
             .arg(keys.key_prefix())
             .arg("");
-        match call.invoke::<redis::Value>(&mut self.connection.get()).await? {
+        match call
+            .invoke::<redis::Value>(&mut self.connection.get())
+            .await?
+        {
             redis::Value::Int(code) if code < 0 => Err(QueueError::Invalid(format!(
                 "the tick of {} cannot be made: jobs of earlier ticks are in its place (code {code})",
                 spec.id
@@ -280,16 +369,24 @@ impl Broker {
     pub async fn known_schedules(&self) -> Result<HashSet<(QueueName, String)>, QueueError> {
         let known: Vec<String> = self.connection.get().smembers(self.schedules_key()).await?;
         // Neither names nor ids contain a colon.
-        let parse =
-            |text: &String| text.split_once(':').and_then(|(queue, id)| Some((queue.parse().ok()?, id.to_owned())));
+        let parse = |text: &String| {
+            text.split_once(':')
+                .and_then(|(queue, id)| Some((queue.parse().ok()?, id.to_owned())))
+        };
         Ok(known.iter().filter_map(parse).collect())
     }
 
-    pub async fn set_known_schedules(&self, known: &HashSet<(QueueName, String)>) -> Result<(), QueueError> {
+    pub async fn set_known_schedules(
+        &self,
+        known: &HashSet<(QueueName, String)>,
+    ) -> Result<(), QueueError> {
         let mut pipe = redis::pipe();
         pipe.atomic().del(self.schedules_key()).ignore();
         if !known.is_empty() {
-            let known: Vec<String> = known.iter().map(|(queue, id)| format!("{queue}:{id}")).collect();
+            let known: Vec<String> = known
+                .iter()
+                .map(|(queue, id)| format!("{queue}:{id}"))
+                .collect();
             pipe.sadd(self.schedules_key(), known).ignore();
         }
         Ok(pipe.query_async(&mut self.connection.get()).await?)
@@ -305,8 +402,15 @@ impl Broker {
         let keys = self.keys(queue);
         let mut connection = self.connection.get();
         let tick: Option<f64> = connection.zscore(keys.repeat(), id).await?;
-        let call = Call::new(&scripts::REMOVE_JOB_SCHEDULER, &[keys.repeat(), keys.delayed(), keys.events()]);
-        let code: i64 = call.arg(id).arg(keys.key_prefix()).invoke(&mut connection).await?;
+        let call = Call::new(
+            &scripts::REMOVE_JOB_SCHEDULER,
+            &[keys.repeat(), keys.delayed(), keys.events()],
+        );
+        let code: i64 = call
+            .arg(id)
+            .arg(keys.key_prefix())
+            .invoke(&mut connection)
+            .await?;
         // BullMQ's script removes only a delayed tick.
         if let Some(tick) = tick.and_then(|tick| format!("repeat:{id}:{tick}").parse().ok()) {
             self.remove_if_it_waits(queue, &tick).await?;

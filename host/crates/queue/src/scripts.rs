@@ -82,10 +82,17 @@ impl Call {
     }
 
     pub(crate) async fn load(&self, connection: &mut ConnectionManager) -> RedisResult<()> {
-        self.script.prepare_invoke().load_async(connection).await.map(drop)
+        self.script
+            .prepare_invoke()
+            .load_async(connection)
+            .await
+            .map(drop)
     }
 
-    pub(crate) async fn invoke<T: FromRedisValue>(&self, connection: &mut ConnectionManager) -> RedisResult<T> {
+    pub(crate) async fn invoke<T: FromRedisValue>(
+        &self,
+        connection: &mut ConnectionManager,
+    ) -> RedisResult<T> {
         match self.command.query_async(connection).await {
             Err(error) if is_unknown(&error) => {
                 self.load(connection).await?;
@@ -103,5 +110,10 @@ pub(crate) fn is_unknown(error: &redis::RedisError) -> bool {
 
 /// The error for an argument that MessagePack cannot encode.
 pub(crate) fn unwritable(error: rmp_serde::encode::Error) -> redis::RedisError {
-    (redis::ErrorKind::Client, "arguments cannot be written", error.to_string()).into()
+    (
+        redis::ErrorKind::Client,
+        "arguments cannot be written",
+        error.to_string(),
+    )
+        .into()
 }

@@ -25,11 +25,19 @@ impl Broker {
     /// says what is wrong with them.
     pub async fn census(&self, names: &[QueueName]) -> Result<ServerStats, QueueError> {
         let stream = self.attempts_key();
-        let late = self.now_ms().saturating_sub(MISSED_AFTER.as_millis() as u64);
+        let late = self
+            .now_ms()
+            .saturating_sub(MISSED_AFTER.as_millis() as u64);
         let mut pipe = redis::pipe();
         pipe.ignore_errors();
         pipe.cmd("INFO").arg("memory");
-        pipe.xlen(&stream).cmd("XRANGE").arg(&stream).arg("-").arg("+").arg("COUNT").arg(1);
+        pipe.xlen(&stream)
+            .cmd("XRANGE")
+            .arg(&stream)
+            .arg("-")
+            .arg("+")
+            .arg("COUNT")
+            .arg(1);
         for name in names {
             pipe.zcount(self.keys(name).repeat(), "-inf", late);
         }
@@ -39,7 +47,9 @@ impl Broker {
         let attempts_waiting = next(&mut replies)?;
         let oldest: Vec<(String, Value)> = next(&mut replies)?;
         // The entry's id begins with Redis's time when it was written.
-        let written = oldest.first().and_then(|(id, _)| id.split('-').next()?.parse::<u64>().ok());
+        let written = oldest
+            .first()
+            .and_then(|(id, _)| id.split('-').next()?.parse::<u64>().ok());
         let mut overdue = Vec::with_capacity(names.len());
         for name in names {
             overdue.push((name.clone(), next(&mut replies)?));

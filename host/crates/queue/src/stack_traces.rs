@@ -14,11 +14,21 @@ use crate::js;
 impl AttemptReader {
     /// Replaces every stack trace of the job that equals `old` with `new` (attempts that failed
     /// alike have the same trace). Returns whether there was one.
-    pub async fn replace_trace(&mut self, job: &JobKey, old: &str, new: &str) -> Result<bool, QueueError> {
+    pub async fn replace_trace(
+        &mut self,
+        job: &JobKey,
+        old: &str,
+        new: &str,
+    ) -> Result<bool, QueueError> {
         // A separate connection, because `WATCH` applies to a connection.
         let mut connection = match self.editing.take() {
             Some(connection) => connection,
-            None => self.connection.client().get_multiplexed_async_connection().await?,
+            None => {
+                self.connection
+                    .client()
+                    .get_multiplexed_async_connection()
+                    .await?
+            }
         };
         let replaced = replace(&mut connection, job, old, new).await?;
         // Not kept after an error, when the connection may still watch.
@@ -34,9 +44,15 @@ async fn replace(
     new: &str,
 ) -> redis::RedisResult<bool> {
     let key = format!("{}:{}:{}", job.prefix, job.queue, job.id);
-    redis::cmd("WATCH").arg(&key).query_async::<()>(connection).await?;
-    let (created, traces): (Option<String>, Option<String>) =
-        redis::cmd("HMGET").arg(&key).arg(&["timestamp", "stacktrace"]).query_async(connection).await?;
+    redis::cmd("WATCH")
+        .arg(&key)
+        .query_async::<()>(connection)
+        .await?;
+    let (created, traces): (Option<String>, Option<String>) = redis::cmd("HMGET")
+        .arg(&key)
+        .arg(&["timestamp", "stacktrace"])
+        .query_async(connection)
+        .await?;
     let changed = traces
         .filter(|_| created.and_then(|created| js::whole(&created)) == Some(job.created_ms))
         .and_then(|traces| replaced(&traces, old, new));
@@ -68,7 +84,10 @@ mod tests {
 
     #[test]
     fn only_equal_traces_are_replaced() {
-        assert_eq!(replaced(r#"["a","b","a"]"#, "a", "c").as_deref(), Some(r#"["c","b","c"]"#));
+        assert_eq!(
+            replaced(r#"["a","b","a"]"#, "a", "c").as_deref(),
+            Some(r#"["c","b","c"]"#)
+        );
         assert_eq!(replaced(r#"["a"]"#, "b", "c"), None);
         assert_eq!(replaced("nonsense", "b", "c"), None);
     }

@@ -30,6 +30,8 @@ impl Stalls {
             seen.retain(|(at, _)| at.elapsed() <= length);
         }
         all.retain(|_, seen| !seen.is_empty());
-        all.iter().map(|(queue, seen)| (queue.clone(), seen.iter().map(|(_, jobs)| jobs).sum())).collect()
+        all.iter()
+            .map(|(queue, seen)| (queue.clone(), seen.iter().map(|(_, jobs)| jobs).sum()))
+            .collect()
     }
 }

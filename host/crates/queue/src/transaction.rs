@@ -11,8 +11,9 @@ use redis::{FromRedisValue, Pipeline, RedisError, RedisResult, Script};
 
 /// Appends to a stream even when Redis is full: its first write deletes a missing key, which takes
 /// no memory.
-pub(crate) static APPEND_WHEN_FULL: LazyLock<Script> =
-    LazyLock::new(|| Script::new("redis.call('DEL', KEYS[2]) return redis.call('XADD', KEYS[1], unpack(ARGV))"));
+pub(crate) static APPEND_WHEN_FULL: LazyLock<Script> = LazyLock::new(|| {
+    Script::new("redis.call('DEL', KEYS[2]) return redis.call('XADD', KEYS[1], unpack(ARGV))")
+});
 
 /// Runs the commands of `write` in a transaction. If Redis is full, runs them without one, in the
 /// same order and one round trip.
@@ -36,12 +37,13 @@ pub(crate) async fn transaction<T: FromRedisValue>(
 /// Whether Redis refused because its memory is full.
 pub(crate) fn is_full(error: &RedisError) -> bool {
     // Before Redis 7, errors inside scripts have no code of their own.
-    let of_full = |code: &str, detail: &str| code == "OOM" || detail.contains("OOM command not allowed");
+    let of_full =
+        |code: &str, detail: &str| code == "OOM" || detail.contains("OOM command not allowed");
     match error.clone().into_server_errors() {
         // Of the errors of a pipeline, the first one is the cause.
-        Some(errors) => {
-            errors.first().is_some_and(|(_, first)| of_full(first.code(), first.details().unwrap_or_default()))
-        }
+        Some(errors) => errors
+            .first()
+            .is_some_and(|(_, first)| of_full(first.code(), first.details().unwrap_or_default())),
         None => error.code() == Some("OOM"),
     }
 }

@@ -68,7 +68,9 @@ impl Trouble {
     /// What to do about it.
     pub fn next(&self) -> &'static str {
         match self {
-            Self::Away => "Check that it runs and can be reached; work goes on by itself once it answers",
+            Self::Away => {
+                "Check that it runs and can be reached; work goes on by itself once it answers"
+            }
             Self::Loading => "Wait; work goes on by itself",
             Self::Replica => {
                 "During a failover, wait some seconds: Patchbay reconnects by itself. Otherwise give Patchbay the master's address, or redis.sentinels"
@@ -76,7 +78,9 @@ impl Trouble {
             Self::Cluster => {
                 "Give Patchbay a Redis that is no cluster: BullMQ's scripts and Patchbay's transactions touch keys of several slots"
             }
-            Self::Sentinel => "Set redis.sentinels to this address and redis.sentinel_master, and leave out redis.url",
+            Self::Sentinel => {
+                "Set redis.sentinels to this address and redis.sentinel_master, and leave out redis.url"
+            }
             Self::NoMaster => {
                 "Compare redis.sentinel_master with what `SENTINEL MASTERS` says; during a failover, wait"
             }
@@ -95,7 +99,9 @@ impl Trouble {
                 "Look why its replicas are not connected, or lower min-replicas-to-write; work goes on by itself"
             }
             Self::Busy => "Wait, or end that script with SCRIPT KILL",
-            Self::TooManyClients => "Raise maxclients, or look with CLIENT LIST who holds so many connections",
+            Self::TooManyClients => {
+                "Raise maxclients, or look with CLIENT LIST who holds so many connections"
+            }
             Self::Refused(_) => {
                 "Check that the address is Redis 7's own, with no command renamed; patchbay doctor says more"
             }
@@ -116,7 +122,9 @@ impl Trouble {
             && let Some((_, inner)) = detail.split_once("@user_script")
             && let Some(start) = inner.find(" -")
         {
-            let (code, detail) = inner[start + 2..].split_once(' ').unwrap_or((&inner[start + 2..], ""));
+            let (code, detail) = inner[start + 2..]
+                .split_once(' ')
+                .unwrap_or((&inner[start + 2..], ""));
             return Self::of_reply(code, detail);
         }
         // The reason why a whole transaction did not run is in the text, with its code.
@@ -147,23 +155,28 @@ impl Trouble {
     /// networking.c; 6.0 to 8).
     fn of_text(text: &str, said: impl FnOnce() -> String) -> Option<Self> {
         let is = |part: &str| text.contains(part);
-        Some(if is("unauthenticated multibulk length") || is("unauthenticated bulk length") {
-            // A command of more than ten words, or a long one, on a connection that has not logged
-            // in.
-            Self::Login
-        } else if is("unknown command") || is("nknown subcommand") {
-            Self::Refused(said())
-        } else if is("max number of clients") {
-            Self::TooManyClients
-        } else if is("The user executing the script") || is("ACL failure in script") {
-            Self::Rights(said())
-        } else if is("cluster node") || is("hash to the same slot") || is("not allowed in cluster mode") {
-            Self::Cluster
-        } else if is("DB index is out of range") || is("invalid DB index") {
-            Self::Database
-        } else {
-            return None;
-        })
+        Some(
+            if is("unauthenticated multibulk length") || is("unauthenticated bulk length") {
+                // A command of more than ten words, or a long one, on a connection that has not
+                // logged in.
+                Self::Login
+            } else if is("unknown command") || is("nknown subcommand") {
+                Self::Refused(said())
+            } else if is("max number of clients") {
+                Self::TooManyClients
+            } else if is("The user executing the script") || is("ACL failure in script") {
+                Self::Rights(said())
+            } else if is("cluster node")
+                || is("hash to the same slot")
+                || is("not allowed in cluster mode")
+            {
+                Self::Cluster
+            } else if is("DB index is out of range") || is("invalid DB index") {
+                Self::Database
+            } else {
+                return None;
+            },
+        )
     }
 
     /// From an error that is no reply, or whose text the library has wrapped.
@@ -175,10 +188,14 @@ impl Trouble {
             | ErrorKind::EmptySentinelList => Some(Self::NoMaster),
             ErrorKind::Io => {
                 let text = error.to_string();
-                let is_tls = ["certificate", "fatal alert", "corrupt message"].iter().any(|words| text.contains(words));
+                let is_tls = ["certificate", "fatal alert", "corrupt message"]
+                    .iter()
+                    .any(|words| text.contains(words));
                 is_tls.then_some(Self::Tls(text))
             }
-            ErrorKind::Server(_) | ErrorKind::Extension => Self::of_text(&error.to_string(), String::new),
+            ErrorKind::Server(_) | ErrorKind::Extension => {
+                Self::of_text(&error.to_string(), String::new)
+            }
             _ => None,
         }
     }
@@ -232,12 +249,12 @@ mod tests {
     #[test]
     fn what_a_script_met_is_told_whichever_redis_ran_it() {
         let of = |detail: &str| Trouble::of_reply("ERR", detail);
-        let before_7 =
-            "Error running script (call to f_3): @user_script:12: @user_script: 12: -READONLY You can't write";
+        let before_7 = "Error running script (call to f_3): @user_script:12: @user_script: 12: -READONLY You can't write";
         assert_eq!(of(before_7), Some(Trouble::Replica));
-        let in_7_0 =
-            "The user executing the script can't run this command or subcommand script: 1f, on @user_script:1.";
-        assert!(matches!(of(in_7_0), Some(Trouble::Rights(text)) if !text.contains("@user_script")));
+        let in_7_0 = "The user executing the script can't run this command or subcommand script: 1f, on @user_script:1.";
+        assert!(
+            matches!(of(in_7_0), Some(Trouble::Rights(text)) if !text.contains("@user_script"))
+        );
         let of_transaction = |detail| Trouble::of_reply("EXECABORT", detail);
         let exec = "Transaction discarded because of: NOPERM this user has no permissions to run the 'exec' command";
         assert!(matches!(of_transaction(exec), Some(Trouble::Rights(_))));
@@ -245,6 +262,9 @@ mod tests {
         assert_eq!(of_transaction(demoted), Some(Trouble::Replica));
         let slot = "Script attempted to access a non local key in a cluster node script: 1f, on @user_script:1.";
         assert_eq!(of(slot), Some(Trouble::Cluster));
-        assert_eq!(of("hash value is not an integer script: 1f, on @user_script:9."), None);
+        assert_eq!(
+            of("hash value is not an integer script: 1f, on @user_script:9."),
+            None
+        );
     }
 }

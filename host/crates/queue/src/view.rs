@@ -16,17 +16,23 @@ pub(crate) type Hash = Result<HashMap<Vec<u8>, Vec<u8>>, String>;
 
 /// What caused a job; the default where its options cannot be read.
 pub fn trace_of(job: &JobView) -> Trace {
-    JobOpts::parse(&job.opts).map(|opts| opts.trace).unwrap_or_default()
+    JobOpts::parse(&job.opts)
+        .map(|opts| opts.trace)
+        .unwrap_or_default()
 }
 
 pub(crate) fn job_view(id: String, state: JobState, hash: Hash) -> JobView {
     let damage = match &hash {
         Err(what) => Some(what.clone()),
-        Ok(fields) if !fields.contains_key(&b"timestamp"[..]) => Some("its hash is missing or incomplete".into()),
+        Ok(fields) if !fields.contains_key(&b"timestamp"[..]) => {
+            Some("its hash is missing or incomplete".into())
+        }
         Ok(_) => None,
     };
     let fields = hash.unwrap_or_default().into_iter();
-    let mut fields: HashMap<String, String> = fields.map(|(name, value)| (text(&name), text(&value))).collect();
+    let mut fields: HashMap<String, String> = fields
+        .map(|(name, value)| (text(&name), text(&value)))
+        .collect();
     let number = |text: Option<String>| text.and_then(|text| js::whole(&text));
     let count = |text: Option<String>| text.and_then(|text| text.parse().ok()).unwrap_or(0);
     JobView {
@@ -44,7 +50,10 @@ pub(crate) fn job_view(id: String, state: JobState, hash: Hash) -> JobView {
         progress: fields.remove("progress"),
         return_value: fields.remove("returnvalue"),
         failed_reason: fields.remove("failedReason"),
-        stacktrace: fields.remove("stacktrace").and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default(),
+        stacktrace: fields
+            .remove("stacktrace")
+            .and_then(|text| serde_json::from_str(&text).ok())
+            .unwrap_or_default(),
         processed_by: fields.remove("pb"),
         schedule_id: fields.remove("rjk"),
         removed_by: number(fields.remove(CANCELLED)).and_then(|bulk| i64::try_from(bulk).ok()),

@@ -14,8 +14,8 @@ use parking_lot::Mutex;
 use patchbay_model::job::{JobState, NewJob};
 use patchbay_model::{JobId, QueueName};
 use patchbay_queue::{
-    Broker, Delivery, Disposition, Gate, Handler, Keep, Pass, RedisConfig, Settlement, Start, Unlimited, WorkerConfig,
-    WorkerHandle,
+    Broker, Delivery, Disposition, Gate, Handler, Keep, Pass, RedisConfig, Settlement, Start,
+    Unlimited, WorkerConfig, WorkerHandle,
 };
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -50,7 +50,12 @@ enum End {
 }
 
 fn op() -> impl Strategy<Value = Op> {
-    let end = prop_oneof![Just(End::Complete), Just(End::Fail), Just(End::Retry), Just(End::HandBack)];
+    let end = prop_oneof![
+        Just(End::Complete),
+        Just(End::Fail),
+        Just(End::Retry),
+        Just(End::HandBack)
+    ];
     prop_oneof![
         4 => (0..3_u32).prop_map(|priority| Op::Add { priority }),
         2 => (0..2_u32).prop_map(|priority| Op::AddDelayed { priority }),
@@ -88,7 +93,11 @@ impl Model {
         if priority == 0 {
             return self.waiting.push_back((0, id));
         }
-        let place = self.prioritized.iter().position(|(other, _)| *other > priority).unwrap_or(self.prioritized.len());
+        let place = self
+            .prioritized
+            .iter()
+            .position(|(other, _)| *other > priority)
+            .unwrap_or(self.prioritized.len());
         self.prioritized.insert(place, (priority, id));
     }
 
@@ -96,7 +105,11 @@ impl Model {
         if priority == 0 {
             return self.waiting.push_front((0, id));
         }
-        let place = self.prioritized.iter().position(|(other, _)| *other >= priority).unwrap_or(self.prioritized.len());
+        let place = self
+            .prioritized
+            .iter()
+            .position(|(other, _)| *other >= priority)
+            .unwrap_or(self.prioritized.len());
         self.prioritized.insert(place, (priority, id));
     }
 
@@ -109,7 +122,12 @@ impl Model {
     }
 
     fn counts(&self) -> [u64; 5] {
-        let lists = [&self.prioritized, &self.delayed, &self.completed, &self.failed];
+        let lists = [
+            &self.prioritized,
+            &self.delayed,
+            &self.completed,
+            &self.failed,
+        ];
         let mut counts = [self.waiting.len() as u64, 0, 0, 0, 0];
         for (count, list) in counts[1..].iter_mut().zip(lists) {
             *count = list.len() as u64;
@@ -135,12 +153,22 @@ impl Handler for OneAtATime {
         self.ran.lock().push(delivery.key.id.to_string());
         let (reason, stack) = (String::from("as the test says"), String::from("nowhere"));
         let disposition = match self.end.lock().take() {
-            Some(End::Complete) => Disposition::Complete { value: "null".into() },
+            Some(End::Complete) => Disposition::Complete {
+                value: "null".into(),
+            },
             Some(End::Fail) => Disposition::Fail { reason, stack },
-            Some(End::Retry) => Disposition::Retry { delay: HOUR, reason, stack },
+            Some(End::Retry) => Disposition::Retry {
+                delay: HOUR,
+                reason,
+                stack,
+            },
             Some(End::HandBack) | None => Disposition::HandBack,
         };
-        Settlement { disposition, record: None, again_after: None }
+        Settlement {
+            disposition,
+            record: None,
+            again_after: None,
+        }
     }
 }
 
@@ -157,7 +185,9 @@ impl Gate for OpensLate {
     fn enter(&self) -> BoxFuture<'static, Box<dyn Pass>> {
         let mut open = self.0.subscribe();
         async move {
-            open.wait_for(|open| *open).await.expect("the gate is there as long as its worker");
+            open.wait_for(|open| *open)
+                .await
+                .expect("the gate is there as long as its worker");
             Unlimited.enter().await
         }
         .boxed()
@@ -179,8 +209,12 @@ fn id(text: &str) -> JobId {
 impl World {
     async fn new(url: &str) -> Self {
         let prefix = format!("m{}", uuid::Uuid::new_v4().simple());
-        let config =
-            RedisConfig { url: url.to_owned(), own_prefix: format!("{prefix}-own"), prefix, ..RedisConfig::default() };
+        let config = RedisConfig {
+            url: url.to_owned(),
+            own_prefix: format!("{prefix}-own"),
+            prefix,
+            ..RedisConfig::default()
+        };
         let queues = Broker::connect(config).await.expect("Redis answers");
         let queue: QueueName = "q".parse().expect("a name");
         let handler = Arc::new(OneAtATime::default());
@@ -203,12 +237,27 @@ impl World {
         worker.pause();
         gate.0.send_replace(true);
         *handler.worker.lock() = Some(Arc::clone(&worker));
-        Self { queues, queue, handler, worker, model: Model::default() }
+        Self {
+            queues,
+            queue,
+            handler,
+            worker,
+            model: Model::default(),
+        }
     }
 
     async fn add(&mut self, priority: u32, delay: Option<Duration>) -> String {
-        let job = NewJob { priority: Some(priority), delay, ..NewJob::new(self.queue.clone(), "n", "{}") };
-        self.queues.add(vec![job]).await.expect("added").remove(0).to_string()
+        let job = NewJob {
+            priority: Some(priority),
+            delay,
+            ..NewJob::new(self.queue.clone(), "n", "{}")
+        };
+        self.queues
+            .add(vec![job])
+            .await
+            .expect("added")
+            .remove(0)
+            .to_string()
     }
 
     async fn apply(&mut self, op: &Op) {
@@ -244,10 +293,14 @@ impl World {
                     self.model.waiting.remove(place).map(|(_, job)| job)
                 } else {
                     let place = place - self.model.waiting.len();
-                    (place < self.model.prioritized.len()).then(|| self.model.prioritized.remove(place).1)
+                    (place < self.model.prioritized.len())
+                        .then(|| self.model.prioritized.remove(place).1)
                 };
                 if let Some(job) = job {
-                    queues.set_priority(&queue, &id(&job), priority).await.expect("changed");
+                    queues
+                        .set_priority(&queue, &id(&job), priority)
+                        .await
+                        .expect("changed");
                     self.model.wait(priority, job);
                 }
             }
@@ -266,7 +319,10 @@ impl World {
                 }
             }
             Op::RetryAll => {
-                let moved = queues.move_all_to_wait(&queue, JobState::Failed).await.expect("moved");
+                let moved = queues
+                    .move_all_to_wait(&queue, JobState::Failed)
+                    .await
+                    .expect("moved");
                 assert_eq!(moved, self.model.failed.len() as u64);
                 // All at once and without priorities, as BullMQ's script does it. Their order among
                 // themselves is not promised.
@@ -281,14 +337,20 @@ impl World {
                 } else {
                     (JobState::Failed, &mut self.model.failed)
                 };
-                let cleaned = queues.clean(&queue, state, Duration::ZERO, 1_000).await.expect("cleaned");
+                let cleaned = queues
+                    .clean(&queue, state, Duration::ZERO, 1_000)
+                    .await
+                    .expect("cleaned");
                 assert_eq!(cleaned, list.len() as u64);
                 list.clear();
             }
             Op::Drain { delayed } => {
                 let waiting = self.model.waiting.len() + self.model.prioritized.len();
                 let expected = waiting + if delayed { self.model.delayed.len() } else { 0 };
-                assert_eq!(queues.drain(&queue, delayed).await.expect("drained"), expected as u64);
+                assert_eq!(
+                    queues.drain(&queue, delayed).await.expect("drained"),
+                    expected as u64
+                );
                 self.model.waiting.clear();
                 self.model.prioritized.clear();
                 if delayed {
@@ -299,7 +361,9 @@ impl World {
     }
 
     async fn run(&mut self, end: End) {
-        let Some((priority, expected)) = self.model.take() else { return };
+        let Some((priority, expected)) = self.model.take() else {
+            return;
+        };
         *self.handler.end.lock() = Some(end);
         let before = self.handler.ran.lock().len();
         self.worker.resume();
@@ -308,7 +372,9 @@ impl World {
                 tokio::task::yield_now().await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(10), ran).await.expect("a job waits, so one runs");
+        tokio::time::timeout(Duration::from_secs(10), ran)
+            .await
+            .expect("a job waits, so one runs");
         assert_eq!(
             self.handler.ran.lock()[before..],
             *std::slice::from_ref(&expected),
@@ -329,7 +395,12 @@ impl World {
             job = model.waiting.remove(place).map(|(_, job)| job);
         } else {
             place -= model.waiting.len();
-            for list in [&mut model.prioritized, &mut model.delayed, &mut model.completed, &mut model.failed] {
+            for list in [
+                &mut model.prioritized,
+                &mut model.delayed,
+                &mut model.completed,
+                &mut model.failed,
+            ] {
                 if place < list.len() {
                     job = Some(list.remove(place).1);
                     break;
@@ -338,8 +409,17 @@ impl World {
             }
         }
         if let Some(job) = job {
-            self.queues.remove(&self.queue, &id(&job)).await.expect("removed");
-            assert!(self.queues.job(&self.queue, &id(&job)).await.expect("an answer").is_none());
+            self.queues
+                .remove(&self.queue, &id(&job))
+                .await
+                .expect("removed");
+            assert!(
+                self.queues
+                    .job(&self.queue, &id(&job))
+                    .await
+                    .expect("an answer")
+                    .is_none()
+            );
         }
     }
 
@@ -347,7 +427,11 @@ impl World {
         // Page by page, so that cursors are compared with the model's order, too.
         let (mut ids, mut start) = (Vec::new(), Start::Place(0));
         loop {
-            let page = self.queues.jobs(&self.queue, state, start, 3).await.expect("a list");
+            let page = self
+                .queues
+                .jobs(&self.queue, state, start, 3)
+                .await
+                .expect("a list");
             ids.extend(page.jobs.into_iter().map(|job| job.id));
             match page.next {
                 Some(next) => start = Start::Behind(next),
@@ -358,7 +442,13 @@ impl World {
 
     async fn compare_counts(&self, after: &Op) {
         let counts = self.queues.counts(&self.queue).await.expect("counts");
-        let seen = [counts.waiting, counts.prioritized, counts.delayed, counts.completed, counts.failed];
+        let seen = [
+            counts.waiting,
+            counts.prioritized,
+            counts.delayed,
+            counts.completed,
+            counts.failed,
+        ];
         assert_eq!(
             (seen, counts.active, counts.paused),
             (self.model.counts(), 0, self.model.paused),
@@ -367,20 +457,31 @@ impl World {
     }
 
     async fn compare_order(&self) {
-        let names = |list: &[(u32, String)]| list.iter().map(|(_, job)| job.clone()).collect::<Vec<_>>();
+        let names =
+            |list: &[(u32, String)]| list.iter().map(|(_, job)| job.clone()).collect::<Vec<_>>();
         let sorted = |mut list: Vec<String>| {
             list.sort();
             list
         };
-        assert_eq!(self.ids(JobState::Waiting).await, names(&Vec::from(self.model.waiting.clone())));
-        assert_eq!(self.ids(JobState::Prioritized).await, names(&self.model.prioritized));
+        assert_eq!(
+            self.ids(JobState::Waiting).await,
+            names(&Vec::from(self.model.waiting.clone()))
+        );
+        assert_eq!(
+            self.ids(JobState::Prioritized).await,
+            names(&self.model.prioritized)
+        );
         for (state, list) in [
             (JobState::Delayed, &self.model.delayed),
             (JobState::Completed, &self.model.completed),
             (JobState::Failed, &self.model.failed),
         ] {
             // Within a millisecond, these sets are ordered by id.
-            assert_eq!(sorted(self.ids(state).await), sorted(names(list)), "{state}");
+            assert_eq!(
+                sorted(self.ids(state).await),
+                sorted(names(list)),
+                "{state}"
+            );
         }
     }
 }
@@ -390,9 +491,21 @@ fn random_operations_leave_the_queue_as_a_simple_model_says() {
     let Ok(url) = std::env::var("PATCHBAY_TEST_REDIS_URL") else {
         panic!("run `make test`, or set PATCHBAY_TEST_REDIS_URL");
     };
-    let cases = if std::env::var_os("PATCHBAY_TEST_FULL").is_some() { 1_000 } else { 100 };
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("threads");
-    let mut runner = TestRunner::new(Config { cases, failure_persistence: None, ..Config::default() });
+    let cases = if std::env::var_os("PATCHBAY_TEST_FULL").is_some() {
+        1_000
+    } else {
+        100
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("threads");
+    let mut runner = TestRunner::new(Config {
+        cases,
+        failure_persistence: None,
+        ..Config::default()
+    });
     let outcome = runner.run(&proptest::collection::vec(op(), 1..40), |ops| {
         runtime.block_on(async {
             let mut world = World::new(&url).await;

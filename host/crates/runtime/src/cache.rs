@@ -23,14 +23,27 @@ pub(crate) struct Cache {
 
 impl Cache {
     pub(crate) fn open(dir: &Path, key: [u8; 32], engine: Vec<u8>) -> Result<Self, RuntimeError> {
-        let io = |source| RuntimeError::Io { what: "cannot use the cache directory", source };
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io)?;
+        let io = |source| RuntimeError::Io {
+            what: "cannot use the cache directory",
+            source,
+        };
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)
+            .map_err(io)?;
         let metadata = fs::metadata(dir).map_err(io)?;
         let ours = metadata.uid() == rustix::process::geteuid().as_raw();
         if !ours || metadata.mode() & 0o022 != 0 {
-            return Err(io(std::io::Error::other("others own it or may write to it; make it yours with mode 0700")));
+            return Err(io(std::io::Error::other(
+                "others own it or may write to it; make it yours with mode 0700",
+            )));
         }
-        Ok(Self { dir: dir.to_owned(), key, engine })
+        Ok(Self {
+            dir: dir.to_owned(),
+            key,
+            engine,
+        })
     }
 
     fn path(&self, digest: &RevisionDigest) -> PathBuf {
@@ -38,7 +51,8 @@ impl Cache {
     }
 
     fn mac(&self, digest: &RevisionDigest, code: &[u8]) -> Hmac<Sha256> {
-        let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(&self.key).expect("HMAC takes any key");
+        let mut mac =
+            <Hmac<Sha256> as KeyInit>::new_from_slice(&self.key).expect("HMAC takes any key");
         mac.update(digest.as_bytes());
         mac.update(&(self.engine.len() as u64).to_be_bytes());
         mac.update(&self.engine);

@@ -98,7 +98,8 @@ pub(crate) async fn run(
             return call.await;
         }
         let called = AbortOnDropHandle::new(guests.spawn(call)).await;
-        called.unwrap_or_else(|error| failed(Outcome::HostFault(format!("the call broke: {error}"))))
+        called
+            .unwrap_or_else(|error| failed(Outcome::HostFault(format!("the call broke: {error}"))))
     };
     tokio::select! {
         report = ended => report,
@@ -108,12 +109,20 @@ pub(crate) async fn run(
 
 /// Takes the plugin's own limit first, because a call that waits for it must not occupy the pool.
 /// The semaphores are never closed.
-async fn take_slots(callee: &CallTarget) -> (Option<OwnedSemaphorePermit>, Option<OwnedSemaphorePermit>) {
+async fn take_slots(
+    callee: &CallTarget,
+) -> (Option<OwnedSemaphorePermit>, Option<OwnedSemaphorePermit>) {
     let own = match &callee.concurrency {
         Some(concurrency) => Arc::clone(concurrency).acquire_owned().await.ok(),
         None => None,
     };
-    (own, Arc::clone(&callee.sandbox.slots).acquire_many_owned(callee.weight).await.ok())
+    (
+        own,
+        Arc::clone(&callee.sandbox.slots)
+            .acquire_many_owned(callee.weight)
+            .await
+            .ok(),
+    )
 }
 
 async fn call(
@@ -134,22 +143,34 @@ async fn call(
     let output = |level| Output::new(Arc::clone(&log), level);
     let (stdout, stderr) = (output(LogLevel::Info), output(LogLevel::Warn));
     let host = callee.sandbox.host.clone();
-    let state = State::new(context, host, Arc::clone(&log), memory.clone(), (&stdout, &stderr));
+    let state = State::new(
+        context,
+        host,
+        Arc::clone(&log),
+        memory.clone(),
+        (&stdout, &stderr),
+    );
     let mut store = Store::new(&callee.sandbox.engine, state);
     store.limiter(|state| &mut state.memory);
-    store.set_hostcall_fuel(memory.limit().clamp(*HANDED_OVER.start(), *HANDED_OVER.end()));
+    store.set_hostcall_fuel(
+        memory
+            .limit()
+            .clamp(*HANDED_OVER.start(), *HANDED_OVER.end()),
+    );
     store.set_max_component_handles(MAX_HANDLES);
     store.set_epoch_deadline(1);
     let mut ticks = 0_u32;
     store.epoch_deadline_callback(move |mut store| {
         ticks += 1;
         store.data_mut().weigh();
-        Ok(if Instant::now() >= deadline || store.data().memory.is_exceeded() {
-            UpdateDeadline::Interrupt
-        } else {
-            let turns = if ticks <= SHORT_TICKS { 1 } else { LONG_TURNS };
-            UpdateDeadline::YieldCustom(1, Box::pin(let_others_run(turns, deadline)))
-        })
+        Ok(
+            if Instant::now() >= deadline || store.data().memory.is_exceeded() {
+                UpdateDeadline::Interrupt
+            } else {
+                let turns = if ticks <= SHORT_TICKS { 1 } else { LONG_TURNS };
+                UpdateDeadline::YieldCustom(1, Box::pin(let_others_run(turns, deadline)))
+            },
+        )
     });
     let deadline_ms = u64::try_from(now_ms().saturating_add(limit.as_millis())).unwrap_or(u64::MAX);
     let guest = async {
@@ -161,7 +182,9 @@ async fn call(
             () = tokio::time::sleep(limit) => Ended::Late,
         }
     };
-    let ended = AssertUnwindSafe(measured(guest, &cpu_ns)).catch_unwind().await;
+    let ended = AssertUnwindSafe(measured(guest, &cpu_ns))
+        .catch_unwind()
+        .await;
     let phase = store.data().phase;
     drop(store);
     let printed = last_printed(&stdout, &stderr);
@@ -169,11 +192,19 @@ async fn call(
     let (outcome, stack) = match ended {
         Ok(Ended::Late) => (Outcome::Deadline(limit), None),
         Ok(Ended::OutOfMemory) => (Outcome::MemoryLimit(memory.limit() as u64), None),
-        Ok(Ended::ByItself(Ok(Ok(returned)))) => (accepted(returned, limits.max_result_bytes, &mut answer), None),
+        Ok(Ended::ByItself(Ok(Ok(returned)))) => (
+            accepted(returned, limits.max_result_bytes, &mut answer),
+            None,
+        ),
         Ok(Ended::ByItself(Ok(Err(failure)))) => (Outcome::Failed(failure.sanitized()), None),
-        Ok(Ended::ByItself(Err(error))) => {
-            Broken { error: &error, phase, memory: &memory, limit, printed: &printed }.judge()
+        Ok(Ended::ByItself(Err(error))) => Broken {
+            error: &error,
+            phase,
+            memory: &memory,
+            limit,
+            printed: &printed,
         }
+        .judge(),
         // As in `State::outside`: the guest has found a way to cause the panic.
         Err(_) => (Outcome::Trapped(PANICKED.into()), None),
     };
@@ -230,11 +261,14 @@ async fn measured<F: Future>(future: F, cpu_ns: &AtomicU64) -> F::Output {
 
 fn thread_cpu_ns() -> u64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
+    u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000
+        + u64::try_from(time.tv_nsec).unwrap_or(0)
 }
 
 fn now_ms() -> u128 {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |time| time.as_millis())
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |time| time.as_millis())
 }
 
 /// Checks the result, or stores the answer beside it, if it can be passed on.

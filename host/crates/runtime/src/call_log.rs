@@ -19,12 +19,21 @@ pub(crate) struct CallLog {
 
 impl CallLog {
     pub(crate) fn new(context: Option<Arc<dyn CallContext>>, max_bytes: usize) -> Self {
-        Self { context, left: AtomicUsize::new(max_bytes), dropped: AtomicU64::new(0) }
+        Self {
+            context,
+            left: AtomicUsize::new(max_bytes),
+            dropped: AtomicU64::new(0),
+        }
     }
 
     /// Whether a line of this length still fits. Counts it as dropped if not.
     fn take(&self, bytes: usize) -> bool {
-        let fits = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes)).is_ok();
+        let fits = self
+            .left
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+                left.checked_sub(bytes)
+            })
+            .is_ok();
         if !fits {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
@@ -37,7 +46,11 @@ impl CallLog {
     }
 
     pub(crate) fn line(&self, level: LogLevel, mut line: String, fields: &[(String, String)]) {
-        let bytes = line.len() + fields.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+        let bytes = line.len()
+            + fields
+                .iter()
+                .map(|(name, value)| name.len() + value.len())
+                .sum::<usize>();
         if !self.take(bytes + 1) {
             return;
         }

@@ -30,7 +30,10 @@ pub(crate) async fn compile(
         let compiled = tokio::task::spawn_blocking(move || compile_here(&component)).await;
         return compiled.unwrap_or_else(|error| Err(Rejection::Compile(error.to_string()).into()));
     };
-    let io = |source| RuntimeError::Io { what: "cannot run the compiler", source };
+    let io = |source| RuntimeError::Io {
+        what: "cannot run the compiler",
+        source,
+    };
     let dir = tempfile::tempdir().map_err(io)?;
     let (input, output) = (dir.path().join("in.wasm"), dir.path().join("out.cwasm"));
     tokio::fs::write(&input, component).await.map_err(io)?;
@@ -46,13 +49,18 @@ pub(crate) async fn compile(
         .spawn()
         .map_err(io)?;
     let Ok(ended) = tokio::time::timeout(limit, child.wait_with_output()).await else {
-        return Err(Rejection::Compile(format!("it took longer than {} s", limit.as_secs())).into());
+        return Err(
+            Rejection::Compile(format!("it took longer than {} s", limit.as_secs())).into(),
+        );
     };
     let ended = ended.map_err(io)?;
     if !ended.status.success() {
         let text = String::from_utf8_lossy(&ended.stderr);
         let reason = match text.trim() {
-            "" => format!("the compiler ended with {} (out of its memory limit?)", ended.status),
+            "" => format!(
+                "the compiler ended with {} (out of its memory limit?)",
+                ended.status
+            ),
             text => text.lines().take(5).collect::<Vec<_>>().join(" "),
         };
         return Err(Rejection::Compile(reason).into());
@@ -62,7 +70,9 @@ pub(crate) async fn compile(
 
 fn compile_here(component: &[u8]) -> Result<Vec<u8>, LoadError> {
     let engine = engine::compiler()?;
-    Ok(engine.precompile_component(component).map_err(|error| Rejection::Compile(format!("{error:#}")))?)
+    Ok(engine
+        .precompile_component(component)
+        .map_err(|error| Rejection::Compile(format!("{error:#}")))?)
 }
 
 /// The hidden subcommand. Arguments: `<in> <out> <memory limit in bytes>`.
@@ -73,7 +83,10 @@ pub fn compile_child(args: impl Iterator<Item = OsString>) -> ExitCode {
         return ExitCode::from(2);
     };
     if let Some(bytes) = memory.to_str().and_then(|text| text.parse::<u64>().ok()) {
-        let limit = rustix::process::Rlimit { current: Some(bytes), maximum: Some(bytes) };
+        let limit = rustix::process::Rlimit {
+            current: Some(bytes),
+            maximum: Some(bytes),
+        };
         // Both are best effort: without them the time limit still holds.
         let _ = rustix::process::setrlimit(rustix::process::Resource::As, limit);
     }
@@ -81,7 +94,9 @@ pub fn compile_child(args: impl Iterator<Item = OsString>) -> ExitCode {
     let compiled = std::fs::read(Path::new(input))
         .map_err(|error| error.to_string())
         .and_then(|component| compile_here(&component).map_err(|error| error.to_string()))
-        .and_then(|code| std::fs::write(Path::new(output), code).map_err(|error| error.to_string()));
+        .and_then(|code| {
+            std::fs::write(Path::new(output), code).map_err(|error| error.to_string())
+        });
     match compiled {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -22,7 +22,10 @@ pub fn encode(file: Vec<u8>) -> Result<Vec<u8>, Rejection> {
             "it has no WIT world inside; link the file *_component_type.o that `wit-bindgen c` writes".into(),
         ));
     }
-    let (name, adapter) = (WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME, WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER);
+    let (name, adapter) = (
+        WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME,
+        WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER,
+    );
     let encoder = ComponentEncoder::default().module(&file).map_err(broken)?;
     let mut encoder = encoder.adapter(name, adapter).map_err(broken)?;
     encoder.encode().map_err(broken)

@@ -66,7 +66,10 @@ pub(crate) fn runner(calls: u32, max_memory_bytes: usize) -> Result<Engine, Runt
     match Engine::new(&pooled) {
         Ok(engine) => Ok(engine),
         Err(error) => {
-            tracing::warn!(error = format!("{error:#}"), "no pooled instances here; calls cost a little more");
+            tracing::warn!(
+                error = format!("{error:#}"),
+                "no pooled instances here; calls cost a little more"
+            );
             compiler()
         }
     }
@@ -87,5 +90,8 @@ pub(crate) fn start_ticker(engine: &Engine) -> Result<(), RuntimeError> {
         .name("epoch".into())
         .spawn(ticker)
         .map(drop)
-        .map_err(|source| RuntimeError::Io { what: "cannot start the epoch thread", source })
+        .map_err(|source| RuntimeError::Io {
+            what: "cannot start the epoch thread",
+            source,
+        })
 }

@@ -15,20 +15,36 @@ pub enum Rejection {
     DoubledManifest,
     #[error(transparent)]
     Manifest(#[from] ManifestError),
-    #[error("the component exports none of patchbay:plugin's interfaces (wrong world); it exports: {0}")]
+    #[error(
+        "the component exports none of patchbay:plugin's interfaces (wrong world); it exports: {0}"
+    )]
     NoExport(String),
-    #[error("the manifest names queues, but the component does not export the interface jobs of patchbay:plugin")]
+    #[error(
+        "the manifest names queues, but the component does not export the interface jobs of patchbay:plugin"
+    )]
     NoJobs,
     #[error(
         "the manifest names {section}, but the component does not export the interface {interface} of patchbay:plugin"
     )]
-    NoEndpoint { section: &'static str, interface: &'static str },
-    #[error("the component has {name}, and this host serves patchbay:plugin 0.1 and, as a draft, 0.2")]
+    NoEndpoint {
+        section: &'static str,
+        interface: &'static str,
+    },
+    #[error(
+        "the component has {name}, and this host serves patchbay:plugin 0.1 and, as a draft, 0.2"
+    )]
     UnknownWit { name: String },
-    #[error("the component has {first} and {second}: build all of it against one version of patchbay:plugin")]
+    #[error(
+        "the component has {first} and {second}: build all of it against one version of patchbay:plugin"
+    )]
     MixedWit { first: String, second: String },
-    #[error("the manifest says wit = {manifest:?}, and the component was built against {component}: make them agree")]
-    OtherWit { manifest: String, component: &'static str },
+    #[error(
+        "the manifest says wit = {manifest:?}, and the component was built against {component}: make them agree"
+    )]
+    OtherWit {
+        manifest: String,
+        component: &'static str,
+    },
     #[error(
         "it is built against WIT {wit}, a draft that may still change: build it against a released version, or set plugins.draft_wit = true on hosts that are not in production"
     )]
@@ -56,7 +72,11 @@ pub enum Rejection {
 }
 
 fn not_asked(imports: &[String]) -> String {
-    let count = if imports.len() == 1 { "1 interface" } else { &format!("{} interfaces", imports.len()) };
+    let count = if imports.len() == 1 {
+        "1 interface"
+    } else {
+        &format!("{} interfaces", imports.len())
+    };
     format!(
         "the component imports {count} that plugin.toml does not ask for: {}. Build it against its own world (`patchbay plugin build` \
          or `patchbay plugin wit` writes it to wit/), or ask for them in plugin.toml",
@@ -70,7 +90,10 @@ pub enum RuntimeError {
     #[error("the engine cannot be made: {0}")]
     Engine(String),
     #[error("{what}: {source}")]
-    Io { what: &'static str, source: std::io::Error },
+    Io {
+        what: &'static str,
+        source: std::io::Error,
+    },
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -2,8 +2,8 @@
 //!
 //! Whatever a running guest ends with is the guest's fault, even if the host's side of an interface
 //! refuses: the same call would end the same way again, and only failures that cost an attempt ever
-//! end. The host's faults are failures that the host itself has marked ([`HostError`]), and an instance
-//! that could not be made before the guest ran at all.
+//! end. The host's faults are failures that the host itself has marked ([`HostError`]), and an
+//! instance that could not be made before the guest ran at all.
 
 use std::time::Duration;
 
@@ -48,13 +48,27 @@ impl Broken<'_> {
             Outcome::Trapped(_) | Outcome::MemoryLimit(_) => self.printed,
             _ => "",
         };
-        let frames = self.error.downcast_ref::<WasmBacktrace>().map(frames).unwrap_or_default();
-        let stack = [printed, &frames].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("\n");
+        let frames = self
+            .error
+            .downcast_ref::<WasmBacktrace>()
+            .map(frames)
+            .unwrap_or_default();
+        let stack = [printed, &frames]
+            .into_iter()
+            .filter(|part| !part.is_empty())
+            .collect::<Vec<_>>()
+            .join("\n");
         (outcome, (!stack.is_empty()).then_some(stack))
     }
 
     fn outcome(&self) -> Outcome {
-        let Self { error, phase, memory, limit, .. } = *self;
+        let Self {
+            error,
+            phase,
+            memory,
+            limit,
+            ..
+        } = *self;
         if let Some(HostError(reason)) = error.downcast_ref() {
             return Outcome::HostFault((*reason).to_owned());
         }
@@ -75,7 +89,9 @@ impl Broken<'_> {
             Phase::Starting => Outcome::HostFault(format!("no instance could be made: {reason}")),
             // The guest's own allocator decides where its arguments are written into its memory, so
             // a wrong place is its fault.
-            Phase::Running if reason.starts_with("realloc return") => Outcome::Trapped(self.trapped()),
+            Phase::Running if reason.starts_with("realloc return") => {
+                Outcome::Trapped(self.trapped())
+            }
             // The guest has returned.
             Phase::Running => Outcome::InvalidResult(format!("it cannot be read: {reason}")),
         }
@@ -83,7 +99,10 @@ impl Broken<'_> {
 
     /// The panic or exception if the guest printed one, else what stopped it.
     fn trapped(&self) -> String {
-        let mut message = match (self.error.downcast_ref::<I32Exit>(), last_words::failure(self.printed)) {
+        let mut message = match (
+            self.error.downcast_ref::<I32Exit>(),
+            last_words::failure(self.printed),
+        ) {
             (_, Some(failure)) => failure,
             (Some(I32Exit(code)), None) => format!("it called exit({code}) instead of returning"),
             (None, None) => self.stopped_by(),
@@ -102,7 +121,10 @@ impl Broken<'_> {
                 "it held more than {MAX_HANDLES} resources at once (streams, pollables, requests, header lists)"
             );
         }
-        let place = self.error.downcast_ref::<WasmBacktrace>().and_then(|trace| trace.frames().first().map(place));
+        let place = self
+            .error
+            .downcast_ref::<WasmBacktrace>()
+            .and_then(|trace| trace.frames().first().map(place));
         match (self.error.downcast_ref::<Trap>(), place) {
             (Some(trap), Some(place)) => format!("{trap} at {place}"),
             (Some(trap), None) => trap.to_string(),
@@ -112,13 +134,21 @@ impl Broken<'_> {
 }
 
 fn place(frame: &wasmtime::FrameInfo) -> String {
-    let name = frame
-        .func_name()
-        .map_or_else(|| format!("function {}", frame.func_index()), |name| rustc_demangle::demangle(name).to_string());
-    format!("{name} (+0x{:x})", frame.module_offset().unwrap_or_default())
+    let name = frame.func_name().map_or_else(
+        || format!("function {}", frame.func_index()),
+        |name| rustc_demangle::demangle(name).to_string(),
+    );
+    format!(
+        "{name} (+0x{:x})",
+        frame.module_offset().unwrap_or_default()
+    )
 }
 
 fn frames(backtrace: &WasmBacktrace) -> String {
-    let lines = backtrace.frames().iter().take(MAX_FRAMES).map(|frame| format!("    at {}", place(frame)));
+    let lines = backtrace
+        .frames()
+        .iter()
+        .take(MAX_FRAMES)
+        .map(|frame| format!("    at {}", place(frame)));
     lines.collect::<Vec<_>>().join("\n")
 }

@@ -44,11 +44,17 @@ struct Sections {
 fn read(component: &[u8]) -> Result<Sections, Rejection> {
     let broken = |error: wasmparser::BinaryReaderError| Rejection::NotAComponent(error.to_string());
     if !Parser::is_component(component) {
-        let kind = if Parser::is_core_wasm(component) { "this is a core module" } else { "unknown file type" };
+        let kind = if Parser::is_core_wasm(component) {
+            "this is a core module"
+        } else {
+            "unknown file type"
+        };
         return Err(Rejection::NotAComponent(kind.into()));
     }
     // Also finds truncation, because every section is validated.
-    wasmparser::Validator::new().validate_all(component).map_err(broken)?;
+    wasmparser::Validator::new()
+        .validate_all(component)
+        .map_err(broken)?;
     let mut sections = Sections::default();
     let mut depth = 0u32;
     for payload in Parser::new(0).parse_all(component) {
@@ -58,7 +64,10 @@ fn read(component: &[u8]) -> Result<Sections, Rejection> {
             Payload::InstanceSection(reader) => {
                 for instance in reader {
                     // The other kind only renames existing instances.
-                    let made = matches!(instance.map_err(broken)?, wasmparser::Instance::Instantiate { .. });
+                    let made = matches!(
+                        instance.map_err(broken)?,
+                        wasmparser::Instance::Instantiate { .. }
+                    );
                     sections.core_instances += u32::from(made);
                 }
             }
@@ -69,12 +78,16 @@ fn read(component: &[u8]) -> Result<Sections, Rejection> {
             }
             Payload::ComponentImportSection(reader) if depth == 0 => {
                 for import in reader {
-                    sections.imports.push(import.map_err(broken)?.name.name.to_owned());
+                    sections
+                        .imports
+                        .push(import.map_err(broken)?.name.name.to_owned());
                 }
             }
             Payload::ComponentExportSection(reader) if depth == 0 => {
                 for export in reader {
-                    sections.exports.push(export.map_err(broken)?.name.name.to_owned());
+                    sections
+                        .exports
+                        .push(export.map_err(broken)?.name.name.to_owned());
                 }
             }
             _ => {}
@@ -94,24 +107,37 @@ pub fn inspect(component: &[u8]) -> Result<Inspected, Rejection> {
     check_imports(&manifest, &sections.imports)?;
     let wit = Wit::of(sections.exports.iter().chain(&sections.imports))?;
     if let Some(wit) = wit.filter(|wit| wit.as_str() != manifest.wit) {
-        return Err(Rejection::OtherWit { manifest: manifest.wit.clone(), component: wit.as_str() });
+        return Err(Rejection::OtherWit {
+            manifest: manifest.wit.clone(),
+            component: wit.as_str(),
+        });
     }
-    let is_ours = sections.exports.iter().any(|name| interface(name).is_some());
+    let is_ours = sections
+        .exports
+        .iter()
+        .any(|name| interface(name).is_some());
     if !manifest.queues.is_empty() && is_ours && !offers(&sections.exports, "jobs") {
         return Err(Rejection::NoJobs);
     }
-    for (is_named, section, interface) in
-        [(!manifest.routes.is_empty(), "routes", "operations"), (!manifest.webhooks.is_empty(), "webhooks", "webhooks")]
-    {
+    for (is_named, section, interface) in [
+        (!manifest.routes.is_empty(), "routes", "operations"),
+        (!manifest.webhooks.is_empty(), "webhooks", "webhooks"),
+    ] {
         if is_named && is_ours && !offers(&sections.exports, interface) {
             return Err(Rejection::NoEndpoint { section, interface });
         }
     }
-    let served = SERVED.iter().any(|interface| offers(&sections.exports, interface));
+    let served = SERVED
+        .iter()
+        .any(|interface| offers(&sections.exports, interface));
     let Some(wit) = wit.filter(|_| served) else {
         return Err(Rejection::NoExport(sections.exports.join(", ")));
     };
-    let weight = sections.core_instances.max(sections.tables).max(sections.memories * 2).max(engine::LEAST_WEIGHT);
+    let weight = sections
+        .core_instances
+        .max(sections.tables)
+        .max(sections.memories * 2)
+        .max(engine::LEAST_WEIGHT);
     if weight > engine::MOST_WEIGHT {
         let parts = format!(
             "{} core instances, {} memories and {} tables per call",
@@ -130,7 +156,10 @@ pub fn inspect(component: &[u8]) -> Result<Inspected, Rejection> {
 }
 
 fn offers(exports: &[String], wanted: &str) -> bool {
-    exports.iter().filter_map(|name| interface(name)).any(|(name, _)| name == wanted)
+    exports
+        .iter()
+        .filter_map(|name| interface(name))
+        .any(|(name, _)| name == wanted)
 }
 
 /// Checks that imports ⊆ asked. Every toolchain imports parts of WASI that it never uses; those are
@@ -149,10 +178,16 @@ fn check_imports(manifest: &Manifest, imports: &[String]) -> Result<(), Rejectio
                 missing.push(import.clone());
             }
         } else if !import.starts_with("wasi:") {
-            return Err(Rejection::Unknown { import: import.clone() });
+            return Err(Rejection::Unknown {
+                import: import.clone(),
+            });
         }
     }
-    if missing.is_empty() { Ok(()) } else { Err(Rejection::NotAsked { imports: missing }) }
+    if missing.is_empty() {
+        Ok(())
+    } else {
+        Err(Rejection::NotAsked { imports: missing })
+    }
 }
 
 /// Puts the manifest into a component that has none.

@@ -6,17 +6,30 @@
 //! Go and C.
 
 /// A line that begins with one of these is a complete failure message.
-const FAILURES: [&str; 4] = ["panic: ", "fatal error: ", "Assertion failed", "terminate called"];
+const FAILURES: [&str; 4] = [
+    "panic: ",
+    "fatal error: ",
+    "Assertion failed",
+    "terminate called",
+];
 
 /// The failure in a guest's last output, on one line; `None` if no runtime writes such text.
 pub(crate) fn failure(printed: &str) -> Option<String> {
     let lines: Vec<&str> = printed.lines().collect();
     // Interpreters first: the program that contains one panics because of the exception.
-    let of_interpreters = python(&lines).or_else(|| quickjs(&lines)).or_else(|| uncaught(&lines));
-    of_interpreters.or_else(|| starling_monkey(&lines)).or_else(|| rust(&lines)).or_else(|| {
-        let is_failure = |line: &&&str| FAILURES.iter().any(|start| line.starts_with(start));
-        lines.iter().rfind(is_failure).map(|line| (*line).to_owned())
-    })
+    let of_interpreters = python(&lines)
+        .or_else(|| quickjs(&lines))
+        .or_else(|| uncaught(&lines));
+    of_interpreters
+        .or_else(|| starling_monkey(&lines))
+        .or_else(|| rust(&lines))
+        .or_else(|| {
+            let is_failure = |line: &&&str| FAILURES.iter().any(|start| line.starts_with(start));
+            lines
+                .iter()
+                .rfind(is_failure)
+                .map(|line| (*line).to_owned())
+        })
 }
 
 /// Format: `thread '<unnamed>' (1) panicked at src/lib.rs:7:5:`, then the message, then a note.
@@ -25,7 +38,11 @@ fn rust(lines: &[&str]) -> Option<String> {
     let (_, place) = lines[at].split_once(" panicked at ")?;
     let place = place.trim_end_matches(':');
     let message = one_line(lines[at + 1..].iter().take_while(|line| !is_note(line)));
-    Some(if message.is_empty() { format!("panicked at {place}") } else { format!("panicked at {place}: {message}") })
+    Some(if message.is_empty() {
+        format!("panicked at {place}")
+    } else {
+        format!("panicked at {place}: {message}")
+    })
 }
 
 fn is_panic(line: &str) -> bool {
@@ -39,8 +56,13 @@ fn is_note(line: &str) -> bool {
 /// Format: `Traceback (most recent call last):`, then indented frames, then the exception. If
 /// several exceptions caused each other, the last one is the uncaught one.
 fn python(lines: &[&str]) -> Option<String> {
-    let at = lines.iter().rposition(|line| line.starts_with("Traceback (most recent call last):"))?;
-    let mut after = lines[at + 1..].iter().skip_while(|line| line.starts_with(' ') || line.is_empty()).peekable();
+    let at = lines
+        .iter()
+        .rposition(|line| line.starts_with("Traceback (most recent call last):"))?;
+    let mut after = lines[at + 1..]
+        .iter()
+        .skip_while(|line| line.starts_with(' ') || line.is_empty())
+        .peekable();
     after.peek()?;
     Some(one_line(after.take_while(|line| !is_panic(line))))
 }
@@ -48,19 +70,33 @@ fn python(lines: &[&str]) -> Option<String> {
 /// Format: `Exception { message: Some("…"), stack: Some("    at run (/p.js:4:39)\n") })`, which is
 /// Rust's debug format.
 fn quickjs(lines: &[&str]) -> Option<String> {
-    let line = lines.iter().rfind(|line| line.contains("Exception { message: Some(\""))?;
+    let line = lines
+        .iter()
+        .rfind(|line| line.contains("Exception { message: Some(\""))?;
     let (_, rest) = line.split_once("message: Some(\"")?;
-    let (message, rest) = rest.split_once("\"), stack: ").or_else(|| rest.split_once("\")"))?;
+    let (message, rest) = rest
+        .split_once("\"), stack: ")
+        .or_else(|| rest.split_once("\")"))?;
     let frames = rest.strip_prefix("Some(\"").unwrap_or_default();
     let place = frames.split("\\n").next().unwrap_or_default().trim();
-    let message = message.replace("\\n", " ").replace("\\\"", "\"").replace("\\'", "'");
-    Some(if place.starts_with("at ") { format!("{message} {place}") } else { message })
+    let message = message
+        .replace("\\n", " ")
+        .replace("\\\"", "\"")
+        .replace("\\'", "'");
+    Some(if place.starts_with("at ") {
+        format!("{message} {place}")
+    } else {
+        message
+    })
 }
 
 /// A JavaScript plugin prints this line (docs/plugins/languages.md) before its glue fails on an
 /// exception that is no failure of the contract.
 fn uncaught(lines: &[&str]) -> Option<String> {
-    lines.iter().rfind(|line| line.starts_with("Uncaught ")).map(|line| (*line).to_owned())
+    lines
+        .iter()
+        .rfind(|line| line.starts_with("Uncaught "))
+        .map(|line| (*line).to_owned())
 }
 
 /// Format: the message, `Stack:`, then frames.
@@ -71,7 +107,11 @@ fn starling_monkey(lines: &[&str]) -> Option<String> {
 }
 
 fn one_line<'a>(lines: impl Iterator<Item = &'a &'a str>) -> String {
-    lines.map(|line| line.trim()).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
+    lines
+        .map(|line| line.trim())
+        .filter(|line| !line.is_empty())
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 #[cfg(test)]
@@ -86,11 +126,19 @@ mod tests {
     fn rust_panics() {
         let printed = "starting\n\nthread '<unnamed>' (1) panicked at hostile/src/lib.rs:18:5:\non request\n\
                        note: run with `RUST_BACKTRACE=1` environment variable to display a backtrace";
-        assert_eq!(said(printed), "panicked at hostile/src/lib.rs:18:5: on request");
-        let printed =
-            "thread 'main' panicked at src/lib.rs:1:2:\nassertion `left == right` failed\n  left: 1\n right: 2";
-        assert_eq!(said(printed), "panicked at src/lib.rs:1:2: assertion `left == right` failed left: 1 right: 2");
-        assert_eq!(said("thread 'main' panicked at src/lib.rs:1:2:"), "panicked at src/lib.rs:1:2");
+        assert_eq!(
+            said(printed),
+            "panicked at hostile/src/lib.rs:18:5: on request"
+        );
+        let printed = "thread 'main' panicked at src/lib.rs:1:2:\nassertion `left == right` failed\n  left: 1\n right: 2";
+        assert_eq!(
+            said(printed),
+            "panicked at src/lib.rs:1:2: assertion `left == right` failed left: 1 right: 2"
+        );
+        assert_eq!(
+            said("thread 'main' panicked at src/lib.rs:1:2:"),
+            "panicked at src/lib.rs:1:2"
+        );
     }
 
     #[test]
@@ -109,7 +157,10 @@ mod tests {
                        Failed to call 'run': Value(Exception(\n\
                        Exception { message: Some(\"cannot read property 'length' of undefined\"), \
                        stack: Some(\"    at deep (/p.js:2:63)\\n    at run (/p.js:5:42)\\n\") })\n)\nnote: run with";
-        assert_eq!(said(printed), "cannot read property 'length' of undefined at deep (/p.js:2:63)");
+        assert_eq!(
+            said(printed),
+            "cannot read property 'length' of undefined at deep (/p.js:2:63)"
+        );
         let printed = "expected a string, received [undefined]\nStack:\n  run@/tmp/sources/initializer.js:25:11\n\n\
                        Redirecting call to abort() to mozalloc_abort";
         assert_eq!(said(printed), "expected a string, received [undefined]");
@@ -119,13 +170,24 @@ mod tests {
 
     #[test]
     fn others() {
-        assert_eq!(said("a\npanic: boom\n\ngoroutine 1 [running]:"), "panic: boom");
-        assert_eq!(said("Assertion failed: x > 0 (book.c: post: 41)"), "Assertion failed: x > 0 (book.c: post: 41)");
+        assert_eq!(
+            said("a\npanic: boom\n\ngoroutine 1 [running]:"),
+            "panic: boom"
+        );
+        assert_eq!(
+            said("Assertion failed: x > 0 (book.c: post: 41)"),
+            "Assertion failed: x > 0 (book.c: post: 41)"
+        );
     }
 
     #[test]
     fn what_is_no_failure_is_not_taken_for_one() {
-        for printed in ["", "connected\n3 rows", "Traceback (most recent call last):", "Stack:\n  a@b:1:2"] {
+        for printed in [
+            "",
+            "connected\n3 rows",
+            "Traceback (most recent call last):",
+            "Stack:\n  a@b:1:2",
+        ] {
             assert_eq!(failure(printed), None, "{printed}");
         }
     }

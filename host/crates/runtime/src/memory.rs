@@ -68,8 +68,15 @@ impl Account {
     }
 
     fn used(&self) -> usize {
-        let Balance { guest, held, weighed, .. } = &*self.0;
-        [guest, held, weighed].into_iter().fold(0, |sum, part| sum.saturating_add(part.load(Ordering::Relaxed)))
+        let Balance {
+            guest,
+            held,
+            weighed,
+            ..
+        } = &*self.0;
+        [guest, held, weighed].into_iter().fold(0, |sum, part| {
+            sum.saturating_add(part.load(Ordering::Relaxed))
+        })
     }
 
     /// Grants the guest this many bytes more, or records the refusal.
@@ -87,7 +94,10 @@ impl Account {
 
     /// Starts at zero bytes; see [`Held::add`].
     pub(crate) fn hold(&self) -> Held {
-        Held { account: self.clone(), bytes: 0 }
+        Held {
+            account: self.clone(),
+            bytes: 0,
+        }
     }
 
     /// Replaces the number of bytes that headers and requests take.
@@ -128,15 +138,30 @@ impl Drop for Held {
 
 impl ResourceLimiter for Account {
     /// wasmtime calls this for each memory of a component, so the limit applies to their sum.
-    fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
         // If the memory's own maximum is the reason, it is no refusal by the limit.
         let is_allowed = maximum.is_none_or(|maximum| desired <= maximum);
         Ok(is_allowed && self.grow(desired.saturating_sub(current)))
     }
 
-    fn table_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+    fn table_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
         let is_allowed = maximum.is_none_or(|maximum| desired <= maximum);
-        Ok(is_allowed && self.grow(desired.saturating_sub(current).saturating_mul(TABLE_ELEMENT_BYTES)))
+        Ok(is_allowed
+            && self.grow(
+                desired
+                    .saturating_sub(current)
+                    .saturating_mul(TABLE_ELEMENT_BYTES),
+            ))
     }
 }
 
@@ -148,14 +173,20 @@ mod tests {
     fn memories_tables_and_what_the_host_holds_have_one_limit() {
         let mut account = Account::new(1_000);
         assert!(account.memory_growing(0, 300, None).expect("never fails"));
-        assert!(account.memory_growing(0, 300, None).expect("never fails"), "another memory");
+        assert!(
+            account.memory_growing(0, 300, None).expect("never fails"),
+            "another memory"
+        );
         assert!(account.table_growing(0, 10, None).expect("never fails"));
         let mut held = account.hold();
         held.add(200);
         assert_eq!(account.used(), 880);
         assert!(!account.ran_out());
         assert!(!account.memory_growing(300, 500, None).expect("never fails"));
-        assert!(account.ran_out() && !account.is_exceeded(), "the guest was refused, and may go on");
+        assert!(
+            account.ran_out() && !account.is_exceeded(),
+            "the guest was refused, and may go on"
+        );
         drop(held);
         assert!(account.memory_growing(300, 500, None).expect("never fails"));
         assert_eq!(account.peak(), 880);
@@ -174,7 +205,11 @@ mod tests {
     #[test]
     fn a_memory_that_reaches_its_own_maximum_was_not_refused_by_the_limit() {
         let mut account = Account::new(1_000);
-        assert!(!account.memory_growing(0, 2_000, Some(500)).expect("never fails"));
+        assert!(
+            !account
+                .memory_growing(0, 2_000, Some(500))
+                .expect("never fails")
+        );
         assert!(!account.ran_out());
     }
 }

@@ -41,13 +41,21 @@ struct Written {
 
 impl Output {
     pub(crate) fn new(log: Arc<CallLog>, level: LogLevel) -> Self {
-        Self(Arc::new(Stream { log, level, written: Mutex::default() }))
+        Self(Arc::new(Stream {
+            log,
+            level,
+            written: Mutex::default(),
+        }))
     }
 
     fn take(&self, bytes: &[u8]) {
         let mut written = self.0.written.lock();
         for piece in bytes.split_inclusive(|&byte| byte == b'\n') {
-            for part in piece.strip_suffix(b"\n").unwrap_or(piece).chunks(MAX_LOG_LINE_BYTES) {
+            for part in piece
+                .strip_suffix(b"\n")
+                .unwrap_or(piece)
+                .chunks(MAX_LOG_LINE_BYTES)
+            {
                 // A guest that never ends its line must not fill the host's memory.
                 if written.partial.len() + part.len() > MAX_LOG_LINE_BYTES {
                     self.0.end_line(&mut written);

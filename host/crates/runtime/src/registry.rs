@@ -21,7 +21,11 @@ impl Registry {
 
     /// The active revision of the plugin that handles the queue.
     pub fn owner_of(&self, queue: &QueueName) -> Option<Arc<Revision>> {
-        self.active.load().values().find(|revision| revision.manifest().queue(queue).is_some()).cloned()
+        self.active
+            .load()
+            .values()
+            .find(|revision| revision.manifest().queue(queue).is_some())
+            .cloned()
     }
 
     pub fn snapshot(&self) -> Vec<Arc<Revision>> {

@@ -27,14 +27,23 @@ pub struct Revision {
 }
 
 impl Revision {
-    pub(crate) fn new(sandbox: Arc<Sandbox>, inspected: Inspected, exports: Box<dyn Exports>) -> Self {
+    pub(crate) fn new(
+        sandbox: Arc<Sandbox>,
+        inspected: Inspected,
+        exports: Box<dyn Exports>,
+    ) -> Self {
         let limits = &inspected.manifest.limits;
-        let memory_mb = limits.memory_mb.unwrap_or(sandbox.limits.default_memory_mb).min(sandbox.limits.max_memory_mb);
+        let memory_mb = limits
+            .memory_mb
+            .unwrap_or(sandbox.limits.default_memory_mb)
+            .min(sandbox.limits.max_memory_mb);
         let callee = CallTarget {
             sandbox,
             exports,
             weight: inspected.weight,
-            concurrency: limits.max_concurrency.map(|most| Arc::new(Semaphore::new(most as usize))),
+            concurrency: limits
+                .max_concurrency
+                .map(|most| Arc::new(Semaphore::new(most as usize))),
             memory_bytes: (memory_mb as usize) << 20,
         };
         Self {
@@ -67,7 +76,11 @@ impl Revision {
     /// Wall-clock limit of one call.
     pub fn deadline(&self) -> Duration {
         let limits = &self.callee.sandbox.limits;
-        self.manifest.limits.deadline_ms.map_or(limits.default_deadline, Duration::from_millis).min(limits.max_deadline)
+        self.manifest
+            .limits
+            .deadline_ms
+            .map_or(limits.default_deadline, Duration::from_millis)
+            .min(limits.max_deadline)
     }
 
     /// Runs one job in a fresh instance. Without a context, nothing outside is reachable. Never
@@ -75,16 +88,36 @@ impl Revision {
     pub async fn run_job(&self, job: JobCall, context: Option<Arc<dyn CallContext>>) -> CallReport {
         let (limit, cancel) = (self.deadline(), job.cancel.clone());
         let occupancy = Arc::clone(&job.occupancy);
-        call::run(Arc::clone(&self.callee), Entry::Job(Box::new(job)), context, limit, cancel, &occupancy).await
+        call::run(
+            Arc::clone(&self.callee),
+            Entry::Job(Box::new(job)),
+            context,
+            limit,
+            cancel,
+            &occupancy,
+        )
+        .await
     }
 
     /// Runs one operation, as [`Revision::run_job`] runs a job. It cannot be cancelled, because the
     /// caller waits for it.
-    pub async fn operate(&self, operation: OperationCall, context: Option<Arc<dyn CallContext>>) -> CallReport {
+    pub async fn operate(
+        &self,
+        operation: OperationCall,
+        context: Option<Arc<dyn CallContext>>,
+    ) -> CallReport {
         let (limit, never) = (self.deadline(), CancellationToken::new());
         let occupancy = Arc::clone(&operation.occupancy);
         let entry = Entry::Operation(Box::new(operation));
-        call::run(Arc::clone(&self.callee), entry, context, limit, never, &occupancy).await
+        call::run(
+            Arc::clone(&self.callee),
+            entry,
+            context,
+            limit,
+            never,
+            &occupancy,
+        )
+        .await
     }
 
     /// Makes an instance and calls nothing. Refuses components that cannot even start. Nothing
@@ -102,7 +135,11 @@ impl Revision {
                     Outcome::MemoryLimit(_) => format!("more than the {most}"),
                     _ => report.peak_memory_bytes.div_ceil(1 << 20).to_string(),
                 };
-                Err(Rejection::Memory { needs, limit: limit >> 20 }.into())
+                Err(Rejection::Memory {
+                    needs,
+                    limit: limit >> 20,
+                }
+                .into())
             }
             _ => Err(Rejection::Start(reason).into()),
         }
@@ -110,7 +147,15 @@ impl Revision {
 
     async fn start_with(&self, memory: usize) -> CallReport {
         let (never, uncounted) = (CancellationToken::new(), Occupancy::default());
-        call::run(Arc::clone(&self.callee), Entry::Start { memory }, None, SELF_TEST_LIMIT, never, &uncounted).await
+        call::run(
+            Arc::clone(&self.callee),
+            Entry::Start { memory },
+            None,
+            SELF_TEST_LIMIT,
+            never,
+            &uncounted,
+        )
+        .await
     }
 
     /// Whether it exports `lifecycle`.
@@ -120,7 +165,19 @@ impl Revision {
 
     /// Runs the plugin's self-test. The plugin must have one.
     pub async fn self_test(&self, context: Option<Arc<dyn CallContext>>) -> CallReport {
-        let (limit, never, uncounted) = (SELF_TEST_LIMIT, CancellationToken::new(), Occupancy::default());
-        call::run(Arc::clone(&self.callee), Entry::SelfTest, context, limit, never, &uncounted).await
+        let (limit, never, uncounted) = (
+            SELF_TEST_LIMIT,
+            CancellationToken::new(),
+            Occupancy::default(),
+        );
+        call::run(
+            Arc::clone(&self.callee),
+            Entry::SelfTest,
+            context,
+            limit,
+            never,
+            &uncounted,
+        )
+        .await
     }
 }

@@ -15,7 +15,9 @@ use crate::cache::Cache;
 use crate::compile::{self, CompilerCommand};
 use crate::sandbox::{HostLimits, Pool, Sandbox};
 use crate::state::State;
-use crate::{HostInterfaces, Inspected, LoadError, Registry, Rejection, Revision, RuntimeError, inspect, wit};
+use crate::{
+    HostInterfaces, Inspected, LoadError, Registry, Rejection, Revision, RuntimeError, inspect, wit,
+};
 
 /// How many loaded revisions stay in memory although they may be unused. Each takes a few
 /// megabytes.
@@ -71,12 +73,23 @@ impl Loaded {
 impl Runtime {
     /// Builds the engine and starts its epoch ticker. Must be called on the host's threads.
     /// `interfaces` are what plugins may import.
-    pub fn new(config: RuntimeConfig, interfaces: HostInterfaces) -> Result<Arc<Self>, RuntimeError> {
-        let sandbox = Sandbox::new(config.max_calls, config.worker_threads, config.limits.clone())?;
+    pub fn new(
+        config: RuntimeConfig,
+        interfaces: HostInterfaces,
+    ) -> Result<Arc<Self>, RuntimeError> {
+        let sandbox = Sandbox::new(
+            config.max_calls,
+            config.worker_threads,
+            config.limits.clone(),
+        )?;
         let mut linker = Linker::new(&sandbox.engine);
         wit::link(&mut linker, config.draft_wit, interfaces)
             .map_err(|error| RuntimeError::Engine(format!("{error:#}")))?;
-        let cache = Cache::open(&config.cache_dir, config.cache_key, compatibility(&sandbox.engine))?;
+        let cache = Cache::open(
+            &config.cache_dir,
+            config.cache_key,
+            compatibility(&sandbox.engine),
+        )?;
         Ok(Arc::new(Self {
             config,
             sandbox: Arc::new(sandbox),
@@ -95,7 +108,9 @@ impl Runtime {
         }
         let inspected = inspect::inspect(component)?;
         if inspected.wit.is_draft() && !self.config.draft_wit {
-            return Err(Rejection::DraftWit { wit: inspected.wit.as_str() });
+            return Err(Rejection::DraftWit {
+                wit: inspected.wit.as_str(),
+            });
         }
         Ok(inspected)
     }
@@ -127,8 +142,19 @@ impl Runtime {
         let code = match cached {
             Some(code) => code,
             None => {
-                let RuntimeConfig { compiler, compile_timeout, compile_memory_bytes, .. } = &self.config;
-                compile::compile(component, compiler.as_ref(), *compile_timeout, *compile_memory_bytes).await?
+                let RuntimeConfig {
+                    compiler,
+                    compile_timeout,
+                    compile_memory_bytes,
+                    ..
+                } = &self.config;
+                compile::compile(
+                    component,
+                    compiler.as_ref(),
+                    *compile_timeout,
+                    *compile_memory_bytes,
+                )
+                .await?
             }
         };
         let runtime = Arc::clone(self);
@@ -161,7 +187,12 @@ impl Runtime {
 
     /// Revisions that stay in memory although they may be unused.
     pub fn held(&self) -> Vec<RevisionDigest> {
-        self.loaded.lock().last.iter().map(|revision| revision.digest()).collect()
+        self.loaded
+            .lock()
+            .last
+            .iter()
+            .map(|revision| revision.digest())
+            .collect()
     }
 
     pub fn registry(&self) -> &Registry {
@@ -191,7 +222,9 @@ async fn aside<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, LoadError> + Send + 'static,
 ) -> Result<T, LoadError> {
     let done = tokio::task::spawn_blocking(work).await;
-    done.unwrap_or_else(|error| Err(RuntimeError::Engine(format!("loading it panicked: {error}")).into()))
+    done.unwrap_or_else(|error| {
+        Err(RuntimeError::Engine(format!("loading it panicked: {error}")).into())
+    })
 }
 
 fn compatibility(engine: &Engine) -> Vec<u8> {

@@ -44,7 +44,11 @@ pub(crate) struct Sandbox {
 
 impl Sandbox {
     /// Builds the engine and starts its epoch ticker. Must be called on the host's threads.
-    pub(crate) fn new(max_calls: usize, threads: usize, limits: HostLimits) -> Result<Self, RuntimeError> {
+    pub(crate) fn new(
+        max_calls: usize,
+        threads: usize,
+        limits: HostLimits,
+    ) -> Result<Self, RuntimeError> {
         let calls = u32::try_from(max_calls.max(1)).unwrap_or(u32::MAX);
         let engine = engine::runner(calls, (limits.max_memory_mb as usize) << 20)?;
         engine::start_ticker(&engine)?;
@@ -54,7 +58,10 @@ impl Sandbox {
             .on_thread_start(yield_to_host_threads)
             .enable_all()
             .build()
-            .map_err(|source| RuntimeError::Io { what: "cannot start the guests' threads", source })?;
+            .map_err(|source| RuntimeError::Io {
+                what: "cannot start the guests' threads",
+                source,
+            })?;
         let capacity = engine::capacity(calls) as usize;
         Ok(Self {
             limits,
@@ -67,11 +74,16 @@ impl Sandbox {
     }
 
     pub(crate) fn pool(&self) -> Pool {
-        Pool { slots: self.capacity, free: self.slots.available_permits() }
+        Pool {
+            slots: self.capacity,
+            free: self.slots.available_permits(),
+        }
     }
 
     pub(crate) fn guests(&self) -> tokio::runtime::Handle {
-        self.guests.as_ref().map_or_else(|| self.host.clone(), |guests| guests.handle().clone())
+        self.guests
+            .as_ref()
+            .map_or_else(|| self.host.clone(), |guests| guests.handle().clone())
     }
 }
 

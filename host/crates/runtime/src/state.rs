@@ -17,7 +17,8 @@ use crate::wasi_http::{Hooks, weigh};
 
 /// Measuring what the host holds takes time: at most one part in this many of a call's time.
 const WEIGHING: u32 = 4;
-pub(crate) const PANICKED: &str = "the host panicked in a call that this guest made; please report it";
+pub(crate) const PANICKED: &str =
+    "the host panicked in a call that this guest made; please report it";
 
 pub struct State {
     context: Option<Arc<dyn CallContext>>,
@@ -37,14 +38,21 @@ pub struct State {
 
 impl WasiView for State {
     fn ctx(&mut self) -> WasiCtxView<'_> {
-        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+        WasiCtxView {
+            ctx: &mut self.wasi,
+            table: &mut self.table,
+        }
     }
 }
 
 impl WasiHttpView for State {
     fn http(&mut self) -> WasiHttpCtxView<'_> {
         self.is_heavier = true;
-        WasiHttpCtxView { hooks: &mut self.hooks, table: &mut self.table, ctx: &mut self.http }
+        WasiHttpCtxView {
+            hooks: &mut self.hooks,
+            table: &mut self.table,
+            ctx: &mut self.http,
+        }
     }
 }
 
@@ -93,12 +101,14 @@ impl State {
         &mut self,
         act: impl Future<Output = T> + Send + 'static,
     ) -> wasmtime::Result<T> {
-        AbortOnDropHandle::new(self.host.spawn(act)).await.map_err(|error| match error.is_panic() {
-            // Not marked as the host's fault: this guest has found a way to cause the panic, and
-            // would cause it again each second for a day.
-            true => wasmtime::format_err!("{PANICKED}"),
-            false => HostError("the host is shutting down").into(),
-        })
+        AbortOnDropHandle::new(self.host.spawn(act))
+            .await
+            .map_err(|error| match error.is_panic() {
+                // Not marked as the host's fault: this guest has found a way to cause the panic,
+                // and would cause it again each second for a day.
+                true => wasmtime::format_err!("{PANICKED}"),
+                false => HostError("the host is shutting down").into(),
+            })
     }
 
     /// Measures how much the host holds for the guest. Between two measurements, it can grow only

@@ -41,12 +41,24 @@ impl Symbols {
         let mut open: Vec<Parts> = vec![Parts::default()];
         for payload in Parser::new(0).parse_all(component) {
             match payload.ok()? {
-                Payload::ModuleSection { unchecked_range, .. } | Payload::ComponentSection { unchecked_range, .. } => {
-                    open.push(Parts { bytes: unchecked_range, ..Parts::default() });
+                Payload::ModuleSection {
+                    unchecked_range, ..
                 }
-                Payload::CodeSectionStart { range, .. } => open.last_mut()?.code_start = range.start,
+                | Payload::ComponentSection {
+                    unchecked_range, ..
+                } => {
+                    open.push(Parts {
+                        bytes: unchecked_range,
+                        ..Parts::default()
+                    });
+                }
+                Payload::CodeSectionStart { range, .. } => {
+                    open.last_mut()?.code_start = range.start
+                }
                 Payload::CustomSection(section) if section.name().starts_with(".debug_") => {
-                    open.last_mut()?.debug.push((section.name().to_owned(), section.data().into()));
+                    open.last_mut()?
+                        .debug
+                        .push((section.name().to_owned(), section.data().into()));
                 }
                 Payload::End(_) => finished.extend(open.pop()),
                 _ => {}
@@ -58,15 +70,20 @@ impl Symbols {
 
     /// Adds file and line to each frame where they are known. For the format, see `fault::frames`.
     pub fn resolve(&self, backtrace: &str) -> String {
-        let lines: Vec<String> =
-            backtrace.lines().map(|line| self.line(line).unwrap_or_else(|| line.to_owned())).collect();
+        let lines: Vec<String> = backtrace
+            .lines()
+            .map(|line| self.line(line).unwrap_or_else(|| line.to_owned()))
+            .collect();
         lines.join("\n")
     }
 
     fn line(&self, line: &str) -> Option<String> {
         let (name, offset) = line.rsplit_once(" (+0x")?;
         let offset = usize::from_str_radix(offset.strip_suffix(')')?, 16).ok()?;
-        let module = self.modules.iter().find(|module| module.bytes.contains(&offset))?;
+        let module = self
+            .modules
+            .iter()
+            .find(|module| module.bytes.contains(&offset))?;
         let address = offset.checked_sub(module.code_start)? as u64;
         let lines = module.lines.lock();
         let location = lines.find_location(address).ok()??;
@@ -80,7 +97,11 @@ impl Parts {
             return None;
         }
         let section = |id: gimli::SectionId| -> Result<Slice, gimli::Error> {
-            let data = self.debug.iter().find(|(name, _)| name == id.name()).map(|(_, data)| Arc::clone(data));
+            let data = self
+                .debug
+                .iter()
+                .find(|(name, _)| name == id.name())
+                .map(|(_, data)| Arc::clone(data));
             Ok(Slice::new(data.unwrap_or_default(), LittleEndian))
         };
         let dwarf = gimli::Dwarf::load(section).ok()?;

@@ -12,7 +12,9 @@ use tokio::sync::Semaphore;
 use tokio_util::task::AbortOnDropHandle;
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi_http::p2::bindings::http::types::Method;
-use wasmtime_wasi_http::p2::types::{HostIncomingResponse, HostOutgoingRequest, HostOutgoingResponse};
+use wasmtime_wasi_http::p2::types::{
+    HostIncomingResponse, HostOutgoingRequest, HostOutgoingResponse,
+};
 use wasmtime_wasi_http::{Error, FieldMap, RequestOptions, Result, WasiBody, WasiHttpHooks};
 
 use crate::context::CallContext;
@@ -42,13 +44,27 @@ pub(crate) struct Hooks {
 }
 
 impl Hooks {
-    pub(crate) fn new(context: Option<Arc<dyn CallContext>>, host: tokio::runtime::Handle, memory: Account) -> Self {
-        Self { context, host, memory, places: Arc::new(Semaphore::new(MAX_REQUESTS)) }
+    pub(crate) fn new(
+        context: Option<Arc<dyn CallContext>>,
+        host: tokio::runtime::Handle,
+        memory: Account,
+    ) -> Self {
+        Self {
+            context,
+            host,
+            memory,
+            places: Arc::new(Semaphore::new(MAX_REQUESTS)),
+        }
     }
 }
 
 impl WasiHttpHooks for Hooks {
-    fn send_request(&mut self, request: http::Request<WasiBody>, options: Option<RequestOptions>, _: Done) -> Answer {
+    fn send_request(
+        &mut self,
+        request: http::Request<WasiBody>,
+        options: Option<RequestOptions>,
+        _: Done,
+    ) -> Answer {
         let (context, host) = (self.context.clone(), self.host.clone());
         let (memory, places) = (self.memory.clone(), Arc::clone(&self.places));
         Box::new(async move {
@@ -61,7 +77,9 @@ impl WasiHttpHooks for Hooks {
             let request = HttpRequest {
                 method: parts.method.to_string(),
                 url: parts.uri.to_string(),
-                headers: headers.map(|(name, value)| (name.to_string(), value.as_bytes().to_vec())).collect(),
+                headers: headers
+                    .map(|(name, value)| (name.to_string(), value.as_bytes().to_vec()))
+                    .collect(),
                 body: (!body.is_empty()).then_some(body),
                 timeout: options.and_then(|options| options.first_byte_timeout),
             };
@@ -85,7 +103,9 @@ async fn whole(mut body: WasiBody, held: &mut Held) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     while let Some(frame) = body.frame().await {
         // Trailers are dropped.
-        let Ok(data) = frame?.into_data() else { continue };
+        let Ok(data) = frame?.into_data() else {
+            continue;
+        };
         if bytes.len() + data.len() > MAX_REQUEST_BYTES {
             return Err(Error::HttpRequestBodySize(Some(MAX_REQUEST_BYTES as u64)));
         }
@@ -102,9 +122,14 @@ pub(crate) fn weigh(table: &mut ResourceTable) -> usize {
     let mut seen = HashSet::new();
     let mut fields = |fields: &FieldMap| {
         let map: &http::HeaderMap = fields;
-        let bytes =
-            |(name, value): (&http::HeaderName, &http::HeaderValue)| name.as_str().len() + value.len() + HEADER_BYTES;
-        if seen.insert(std::ptr::from_ref(map)) { map.iter().map(bytes).sum() } else { 0 }
+        let bytes = |(name, value): (&http::HeaderName, &http::HeaderValue)| {
+            name.as_str().len() + value.len() + HEADER_BYTES
+        };
+        if seen.insert(std::ptr::from_ref(map)) {
+            map.iter().map(bytes).sum()
+        } else {
+            0
+        }
     };
     let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
     let weight = |entry: &mut (dyn Any + Send)| {
@@ -117,10 +142,23 @@ pub(crate) fn weigh(table: &mut ResourceTable) -> usize {
             };
             // Counts data that is written and not read yet: nobody reads a body before the request
             // is sent.
-            let body = if request.body.is_some() { 2 * BODY_CHUNK_BYTES } else { 0 };
-            fields(&request.headers) + text(&request.authority) + text(&request.path_with_query) + method + body
+            let body = if request.body.is_some() {
+                2 * BODY_CHUNK_BYTES
+            } else {
+                0
+            };
+            fields(&request.headers)
+                + text(&request.authority)
+                + text(&request.path_with_query)
+                + method
+                + body
         } else if let Some(response) = entry.downcast_ref::<HostOutgoingResponse>() {
-            fields(&response.headers) + if response.body.is_some() { 2 * BODY_CHUNK_BYTES } else { 0 }
+            fields(&response.headers)
+                + if response.body.is_some() {
+                    2 * BODY_CHUNK_BYTES
+                } else {
+                    0
+                }
         } else if let Some(response) = entry.downcast_ref::<HostIncomingResponse>() {
             fields(&response.headers)
         } else {
@@ -132,7 +170,12 @@ pub(crate) fn weigh(table: &mut ResourceTable) -> usize {
 
 /// Headers that the guest's client or library sets, and that the host's client sets again.
 fn is_ours(name: &http::HeaderName) -> bool {
-    [http::header::HOST, http::header::CONTENT_LENGTH, http::header::TRANSFER_ENCODING].contains(name)
+    [
+        http::header::HOST,
+        http::header::CONTENT_LENGTH,
+        http::header::TRANSFER_ENCODING,
+    ]
+    .contains(name)
 }
 
 /// A body that the host holds until the guest has read and dropped it.
@@ -153,7 +196,10 @@ fn response(response: HttpResponse, mut held: Held) -> Result<http::Response<Was
         builder = builder.header(name, value.as_slice());
     }
     held.add(response.body.len());
-    let body = Bytes::from_owner(HeldBody { bytes: response.body, _held: held });
+    let body = Bytes::from_owner(HeldBody {
+        bytes: response.body,
+        _held: held,
+    });
     let body = Full::new(body).map_err(Error::from).boxed_unsync();
     builder.body(body).map_err(|_| Error::HttpProtocolError)
 }
@@ -164,7 +210,10 @@ fn error(error: HttpError) -> Error {
         HttpError::Timeout(TimeoutPhase::Connecting) => Error::ConnectionTimeout,
         HttpError::Timeout(TimeoutPhase::AwaitingResponse) => Error::HttpResponseTimeout,
         HttpError::Timeout(TimeoutPhase::ReadingBody) => Error::ConnectionReadTimeout,
-        HttpError::Dns(rcode) => Error::DnsError { rcode: Some(rcode), info_code: None },
+        HttpError::Dns(rcode) => Error::DnsError {
+            rcode: Some(rcode),
+            info_code: None,
+        },
         HttpError::Connect(_) => Error::ConnectionRefused,
         HttpError::Tls(_) => Error::TlsProtocolError,
         HttpError::TooLarge(bytes) => Error::HttpResponseBodySize(Some(bytes)),

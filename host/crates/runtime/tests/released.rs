@@ -19,7 +19,10 @@ const WHAT_TO_DO: &str = "\n\nWIT 0.1 is released, and plugins are built against
 fn broken(released: &str, now: &str) -> Result<(), String> {
     let mut resolve = Resolve::default();
     // Two packages of one name need two versions. The comparison ignores versions.
-    let before = read(&mut resolve, &released.replacen("@0.1.0;", "@0.1.0-before;", 1))?;
+    let before = read(
+        &mut resolve,
+        &released.replacen("@0.1.0;", "@0.1.0-before;", 1),
+    )?;
     let after = read(&mut resolve, now)?;
     let (before_text, after_text) = (canonical(&resolve, before)?, canonical(&resolve, after)?);
     for (name, world) in &resolve.packages[before].worlds {
@@ -34,7 +37,13 @@ fn broken(released: &str, now: &str) -> Result<(), String> {
         wit_component::semver_check(resolve.clone(), *world, *same)
             .map_err(|error| format!("the world {name} has changed: {error:#}"))?;
     }
-    match resolve.packages[after].name.version.as_ref().map(ToString::to_string).as_deref() {
+    match resolve.packages[after]
+        .name
+        .version
+        .as_ref()
+        .map(ToString::to_string)
+        .as_deref()
+    {
         Some("0.1.0") if before_text == after_text => Ok(()),
         Some("0.1.0") => Err("something has changed, and its version has not".into()),
         Some(patch) if patch.starts_with("0.1.") => Ok(()),
@@ -43,15 +52,23 @@ fn broken(released: &str, now: &str) -> Result<(), String> {
 }
 
 fn read(resolve: &mut Resolve, text: &str) -> Result<PackageId, String> {
-    resolve.push_str("plugin.wit", text).map_err(|error| format!("{error:#}"))
+    resolve
+        .push_str("plugin.wit", text)
+        .map_err(|error| format!("{error:#}"))
 }
 
 /// Without comments and version, in one spelling.
 fn canonical(resolve: &Resolve, package: PackageId) -> Result<String, String> {
     let mut printer = WitPrinter::default();
-    printer.emit_docs(false).print(resolve, package, &[]).map_err(|error| format!("{error:#}"))?;
+    printer
+        .emit_docs(false)
+        .print(resolve, package, &[])
+        .map_err(|error| format!("{error:#}"))?;
     let text = printer.output.to_string();
-    Ok(text.split_once(';').map(|(_, rest)| rest.to_owned()).unwrap_or_default())
+    Ok(text
+        .split_once(';')
+        .map(|(_, rest)| rest.to_owned())
+        .unwrap_or_default())
 }
 
 #[test]
@@ -74,11 +91,17 @@ fn every_change_that_the_linker_would_refuse_is_found() {
         ("    attempt: u32,\n", ""),
         ("    attempt: u32,\n", "    attempt: u64,\n"),
         ("enum level { trace,", "enum level { fatal, trace,"),
-        ("    denied(string),\n", "    denied(string),\n    withheld(string),\n"),
+        (
+            "    denied(string),\n",
+            "    denied(string),\n    withheld(string),\n",
+        ),
         ("    never,\n", ""),
         ("get: func(key: string)", "get: func(key: list<u8>)"),
         ("get: func(key: string)", "read: func(key: string)"),
-        ("  run: func(job: job)", "  stop: func();\n  run: func(job: job)"),
+        (
+            "  run: func(job: job)",
+            "  stop: func();\n  run: func(job: job)",
+        ),
         ("  export operations;\n", ""),
         ("world tested-plugin {\n", "world renamed {\n"),
         ("  import flows;\n", ""),
@@ -86,20 +109,33 @@ fn every_change_that_the_linker_would_refuse_is_found() {
         // Also as a patch: another version does not make the change allowed.
         let reason = changed(from, to).expect_err(from);
         println!("{from:?} → {to:?}: {reason}");
-        let patch = RELEASED.replacen("@0.1.0;", "@0.1.1;", 1).replacen(from, to, 1);
-        assert!(broken(RELEASED, &patch).is_err(), "{from:?} → {to:?} as 0.1.1");
+        let patch = RELEASED
+            .replacen("@0.1.0;", "@0.1.1;", 1)
+            .replacen(from, to, 1);
+        assert!(
+            broken(RELEASED, &patch).is_err(),
+            "{from:?} → {to:?} as 0.1.1"
+        );
     }
 }
 
 #[test]
 fn comments_may_change_and_a_patch_may_add_functions_to_imported_interfaces() {
     assert_eq!(
-        changed("/// How many milliseconds until the next probe.", "/// Milliseconds until the next probe."),
+        changed(
+            "/// How many milliseconds until the next probe.",
+            "/// Milliseconds until the next probe."
+        ),
         Ok(())
     );
-    let (from, to) = ("interface kv {\n", "interface kv {\n  touch: func(key: string);\n");
+    let (from, to) = (
+        "interface kv {\n",
+        "interface kv {\n  touch: func(key: string);\n",
+    );
     assert!(changed(from, to).is_err_and(|reason| reason.contains("its version has not")));
-    let patch = RELEASED.replacen("@0.1.0;", "@0.1.1;", 1).replacen(from, to, 1);
+    let patch = RELEASED
+        .replacen("@0.1.0;", "@0.1.1;", 1)
+        .replacen(from, to, 1);
     assert_eq!(broken(RELEASED, &patch), Ok(()));
     let other = RELEASED.replacen("@0.1.0;", "@0.2.0;", 1);
     assert!(broken(RELEASED, &other).is_err_and(|reason| reason.contains("0.2.0")));

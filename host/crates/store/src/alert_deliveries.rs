@@ -20,7 +20,6 @@ pub struct DueDelivery {
     pub id: i64,
     pub version: i32,
     pub body: Value,
-    /// Includes this try.
     pub tries: i32,
 }
 
@@ -49,12 +48,22 @@ impl Store {
         let query = sqlx::query(
             "insert into alert_deliveries (rule, subject, channel, body) values ($1, $2, $3, $4) on conflict do nothing",
         );
-        query.bind(rule).bind(subject).bind(channel).bind(body).execute(&self.pool).await?;
+        query
+            .bind(rule)
+            .bind(subject)
+            .bind(channel)
+            .bind(body)
+            .execute(&self.pool)
+            .await?;
         Ok(())
     }
 
     /// Claims the due deliveries of a channel, so that no other process tries them meanwhile.
-    pub async fn claim_deliveries(&self, channel: &str, most: i64) -> Result<Vec<DueDelivery>, StoreError> {
+    pub async fn claim_deliveries(
+        &self,
+        channel: &str,
+        most: i64,
+    ) -> Result<Vec<DueDelivery>, StoreError> {
         let query = sqlx::query_as(
             "update alert_deliveries set claimed_until = now() + make_interval(secs => $3), tries = tries + 1 \
              where id in (select id from alert_deliveries where channel = $1 and given_up_at is null \
@@ -62,28 +71,52 @@ impl Store {
              and (claimed_until is null or claimed_until <= now() or claimed_until > now() + make_interval(secs => $4)) \
              order by created_at limit $2 for update skip locked) returning id, version, body, tries",
         );
-        let query = query.bind(channel).bind(most).bind(CLAIM_S).bind(LONGEST_WAIT_S);
+        let query = query
+            .bind(channel)
+            .bind(most)
+            .bind(CLAIM_S)
+            .bind(LONGEST_WAIT_S);
         Ok(query.fetch_all(&self.pool).await?)
     }
 
     /// Deletes the delivery, unless a newer one has replaced it; the newer one is then due.
     pub async fn delivered(&self, delivery: &DueDelivery) -> Result<(), StoreError> {
         let query = sqlx::query("delete from alert_deliveries where id = $1 and version = $2");
-        if query.bind(delivery.id).bind(delivery.version).execute(&self.pool).await?.rows_affected() == 0 {
+        if query
+            .bind(delivery.id)
+            .bind(delivery.version)
+            .execute(&self.pool)
+            .await?
+            .rows_affected()
+            == 0
+        {
             self.give_back(delivery.id).await?;
         }
         Ok(())
     }
 
     /// Schedules another try after `wait`. Returns true if the delivery was given up instead.
-    pub async fn not_delivered(&self, delivery: &DueDelivery, wait: Duration, error: &str) -> Result<bool, StoreError> {
+    pub async fn not_delivered(
+        &self,
+        delivery: &DueDelivery,
+        wait: Duration,
+        error: &str,
+    ) -> Result<bool, StoreError> {
         let query = sqlx::query_scalar(
             "update alert_deliveries set claimed_until = null, last_error = $3, next_at = now() + make_interval(secs => $4), \
              given_up_at = case when created_at < now() - make_interval(hours => $5) then now() end \
              where id = $1 and version = $2 returning given_up_at is not null",
         );
-        let query = query.bind(delivery.id).bind(delivery.version).bind(error).bind(wait.as_secs_f64());
-        match query.bind(GIVE_UP_AFTER_H).fetch_optional(&self.pool).await? {
+        let query = query
+            .bind(delivery.id)
+            .bind(delivery.version)
+            .bind(error)
+            .bind(wait.as_secs_f64());
+        match query
+            .bind(GIVE_UP_AFTER_H)
+            .fetch_optional(&self.pool)
+            .await?
+        {
             Some(given_up) => Ok(given_up),
             None => {
                 self.give_back(delivery.id).await?;
@@ -107,7 +140,8 @@ impl Store {
              where channel = $1 and given_up_at is null",
         );
         let seconds: Option<f64> = query.bind(channel).fetch_one(&self.pool).await?;
-        Ok(seconds.map(|seconds| Duration::from_secs_f64(seconds.clamp(0.0, f64::from(LONGEST_WAIT_S)))))
+        Ok(seconds
+            .map(|seconds| Duration::from_secs_f64(seconds.clamp(0.0, f64::from(LONGEST_WAIT_S)))))
     }
 
     /// Every delivery that was not sent yet, or was given up.

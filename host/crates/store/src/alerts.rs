@@ -29,7 +29,6 @@ pub struct AlertRuleRow {
     pub runbook: Option<String>,
 }
 
-/// An open alert.
 #[derive(Debug, Clone, PartialEq, sqlx::FromRow)]
 pub struct AlertRow {
     pub rule: String,
@@ -117,15 +116,28 @@ async fn save(connection: &mut PgConnection, changes: &[AlertChange]) -> Result<
             Some(_) => {}
             None => {
                 let query = sqlx::query("delete from alerts where rule = $1 and subject = $2");
-                query.bind(&change.rule).bind(&change.subject).execute(&mut *tx).await?;
+                query
+                    .bind(&change.rule)
+                    .bind(&change.subject)
+                    .execute(&mut *tx)
+                    .await?;
             }
         }
         if let Some(event) = &change.event {
             let query = sqlx::query(
                 "insert into alert_events (at, rule, subject, event, severity, reason, silenced) values ($1, $2, $3, $4, $5, $6, $7)",
             );
-            let query = query.bind(event.at).bind(&event.rule).bind(&event.subject).bind(&event.event);
-            query.bind(&event.severity).bind(&event.reason).bind(event.silenced).execute(&mut *tx).await?;
+            let query = query
+                .bind(event.at)
+                .bind(&event.rule)
+                .bind(&event.subject)
+                .bind(&event.event);
+            query
+                .bind(&event.severity)
+                .bind(&event.reason)
+                .bind(event.silenced)
+                .execute(&mut *tx)
+                .await?;
         }
         if let Some((body, channels)) = &change.tell {
             // The newest message replaces one that was not sent yet, and follows one that is being
@@ -135,7 +147,13 @@ async fn save(connection: &mut PgConnection, changes: &[AlertChange]) -> Result<
                  on conflict (rule, subject, channel) do update set body = $4, version = d.version + 1, created_at = now(), \
                  next_at = now(), tries = 0, last_error = null, given_up_at = null",
             );
-            query.bind(&change.rule).bind(&change.subject).bind(channels).bind(body).execute(&mut *tx).await?;
+            query
+                .bind(&change.rule)
+                .bind(&change.subject)
+                .bind(channels)
+                .bind(body)
+                .execute(&mut *tx)
+                .await?;
         }
     }
     Ok(tx.commit().await?)
@@ -144,20 +162,33 @@ async fn save(connection: &mut PgConnection, changes: &[AlertChange]) -> Result<
 impl Leadership<'_> {
     /// Saves all changes or none. Fails when this process is no longer the leader.
     pub async fn save_alerts(&mut self, changes: &[AlertChange]) -> Result<(), StoreError> {
-        if changes.is_empty() { Ok(()) } else { save(self.0, changes).await }
+        if changes.is_empty() {
+            Ok(())
+        } else {
+            save(self.0, changes).await
+        }
     }
 
     /// Deletes old events, deliveries that were given up, and observations of lost processes.
     pub async fn prune_alerts(&mut self) -> Result<(), StoreError> {
         for (text, age) in [
-            ("delete from alert_events where at < now() - make_interval(days => $1)", EVENTS_DAYS),
+            (
+                "delete from alert_events where at < now() - make_interval(days => $1)",
+                EVENTS_DAYS,
+            ),
             // This includes deliveries of a channel that no host has any more.
             (
                 "delete from alert_deliveries where coalesce(given_up_at, created_at) < now() - make_interval(days => $1)",
                 GIVEN_UP_DAYS,
             ),
-            ("delete from alert_silences where ends_at < now() - make_interval(days => $1)", EVENTS_DAYS),
-            ("delete from alert_sightings where seen_at < now() - make_interval(secs => $1)", SIGHTINGS_KEPT_S),
+            (
+                "delete from alert_silences where ends_at < now() - make_interval(days => $1)",
+                EVENTS_DAYS,
+            ),
+            (
+                "delete from alert_sightings where seen_at < now() - make_interval(secs => $1)",
+                SIGHTINGS_KEPT_S,
+            ),
         ] {
             sqlx::query(text).bind(age).execute(&mut *self.0).await?;
         }
@@ -175,13 +206,20 @@ impl Store {
         save(&mut connection, changes).await
     }
 
-    /// All open alerts.
     pub async fn alerts(&self) -> Result<Vec<AlertRow>, StoreError> {
-        Ok(sqlx::query_as("select * from alerts order by rule, subject").fetch_all(&self.pool).await?)
+        Ok(
+            sqlx::query_as("select * from alerts order by rule, subject")
+                .fetch_all(&self.pool)
+                .await?,
+        )
     }
 
     /// Newest first.
-    pub async fn alert_events(&self, rule: Option<&str>, most: i64) -> Result<Vec<AlertEventRow>, StoreError> {
+    pub async fn alert_events(
+        &self,
+        rule: Option<&str>,
+        most: i64,
+    ) -> Result<Vec<AlertEventRow>, StoreError> {
         let query = sqlx::query_as(
             "select at, rule, subject, event, severity, reason, silenced from alert_events \
              where $1::text is null or rule = $1 order by id desc limit $2",
@@ -204,17 +242,32 @@ impl Store {
              at_least = coalesce($6, r.at_least), severity = coalesce($7, r.severity), runbook = coalesce($8, r.runbook), \
              changed_at = now(), changed_by = $9",
         );
-        let query = query.bind(&row.rule).bind(&row.subject).bind(row.enabled).bind(row.threshold).bind(row.hold_s);
-        let query = query.bind(row.at_least).bind(&row.severity).bind(&row.runbook).bind(actor);
+        let query = query
+            .bind(&row.rule)
+            .bind(&row.subject)
+            .bind(row.enabled)
+            .bind(row.threshold)
+            .bind(row.hold_s);
+        let query = query
+            .bind(row.at_least)
+            .bind(&row.severity)
+            .bind(&row.runbook)
+            .bind(actor);
         query.execute(&self.pool).await?;
         Ok(())
     }
 
     /// Restores the built-in values.
     pub async fn reset_alert_rule(&self, rule: &str, subject: &str) -> Result<(), StoreError> {
-        let query = sqlx::query("delete from alert_rules where rule = $1 and subject = $2").bind(rule).bind(subject);
+        let query = sqlx::query("delete from alert_rules where rule = $1 and subject = $2")
+            .bind(rule)
+            .bind(subject);
         if query.execute(&self.pool).await?.rows_affected() == 0 {
-            let scope = if subject.is_empty() { String::new() } else { format!(" for {subject}") };
+            let scope = if subject.is_empty() {
+                String::new()
+            } else {
+                format!(" for {subject}")
+            };
             let text = format!("nothing about {rule} is changed{scope}; see: patchbay alert rules");
             return Err(StoreError::NotFound(text));
         }
@@ -223,9 +276,11 @@ impl Store {
 
     /// Silences that have not ended.
     pub async fn alert_silences(&self) -> Result<Vec<SilenceRow>, StoreError> {
-        Ok(sqlx::query_as("select * from alert_silences where ends_at > now() order by id")
-            .fetch_all(&self.pool)
-            .await?)
+        Ok(
+            sqlx::query_as("select * from alert_silences where ends_at > now() order by id")
+                .fetch_all(&self.pool)
+                .await?,
+        )
     }
 
     pub async fn silence_alert(
@@ -240,14 +295,24 @@ impl Store {
             "insert into alert_silences (rule, subject, reason, created_by, ends_at) \
              values ($1, $2, $3, $4, now() + make_interval(secs => $5)) returning *",
         );
-        let query = query.bind(rule).bind(subject).bind(reason).bind(actor).bind(length.as_secs_f64());
+        let query = query
+            .bind(rule)
+            .bind(subject)
+            .bind(reason)
+            .bind(actor)
+            .bind(length.as_secs_f64());
         Ok(query.fetch_one(&self.pool).await?)
     }
 
     pub async fn end_silence(&self, id: i64) -> Result<(), StoreError> {
-        let query = sqlx::query("update alert_silences set ends_at = now() where id = $1 and ends_at > now()").bind(id);
+        let query = sqlx::query(
+            "update alert_silences set ends_at = now() where id = $1 and ends_at > now()",
+        )
+        .bind(id);
         if query.execute(&self.pool).await?.rows_affected() == 0 {
-            return Err(StoreError::NotFound(format!("no silence {id} is in force; see: patchbay alert silences")));
+            return Err(StoreError::NotFound(format!(
+                "no silence {id} is in force; see: patchbay alert silences"
+            )));
         }
         Ok(())
     }
@@ -264,7 +329,10 @@ impl Store {
 
     /// Called when this process ends.
     pub async fn forget_sightings(&self, host: &str) -> Result<(), StoreError> {
-        sqlx::query("delete from alert_sightings where host = $1").bind(host).execute(&self.pool).await?;
+        sqlx::query("delete from alert_sightings where host = $1")
+            .bind(host)
+            .execute(&self.pool)
+            .await?;
         Ok(())
     }
 
@@ -273,6 +341,9 @@ impl Store {
         let query = sqlx::query_as(
             "select host, sightings from alert_sightings where seen_at > now() - make_interval(secs => $1)",
         );
-        Ok(query.bind(within.as_secs_f64()).fetch_all(&self.pool).await?)
+        Ok(query
+            .bind(within.as_secs_f64())
+            .fetch_all(&self.pool)
+            .await?)
     }
 }

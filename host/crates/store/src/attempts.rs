@@ -38,7 +38,11 @@ pub(crate) const COLUMNS: &str = "started, attempt, name, plugin, revision, host
 
 /// Postgres refuses NUL in texts.
 pub(crate) fn without_nul(text: &str) -> Cow<'_, str> {
-    if text.contains('\0') { text.replace('\0', "\u{fffd}").into() } else { text.into() }
+    if text.contains('\0') {
+        text.replace('\0', "\u{fffd}").into()
+    } else {
+        text.into()
+    }
 }
 
 impl Store {
@@ -54,16 +58,31 @@ impl Store {
             "select * from (select {COLUMNS} from attempts where prefix = $1 and queue = $2 and job_id = $3 \
              order by started_at desc limit $4) a order by started_at"
         )));
-        let query = query.bind(prefix).bind(queue.as_str()).bind(job.as_str()).bind(most);
+        let query = query
+            .bind(prefix)
+            .bind(queue.as_str())
+            .bind(job.as_str())
+            .bind(most);
         Ok(query.fetch_all(&self.pool).await?)
     }
 
     /// How many attempts each revision of a plugin ran.
-    pub async fn attempts_by_revision(&self, plugin: &PluginName) -> Result<Vec<(RevisionDigest, i64)>, StoreError> {
-        let query = sqlx::query("select revision, attempts as n from revision_attempts where plugin = $1");
+    pub async fn attempts_by_revision(
+        &self,
+        plugin: &PluginName,
+    ) -> Result<Vec<(RevisionDigest, i64)>, StoreError> {
+        let query =
+            sqlx::query("select revision, attempts as n from revision_attempts where plugin = $1");
         let rows = query.bind(plugin.as_str()).fetch_all(&self.pool).await?;
         rows.into_iter()
-            .map(|row| Ok((row.try_get::<String, _>("revision")?.parse().map_err(damaged)?, row.try_get("n")?)))
+            .map(|row| {
+                Ok((
+                    row.try_get::<String, _>("revision")?
+                        .parse()
+                        .map_err(damaged)?,
+                    row.try_get("n")?,
+                ))
+            })
             .collect()
     }
 }

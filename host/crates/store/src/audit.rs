@@ -13,7 +13,6 @@ use crate::{Store, StoreError};
 pub struct TrailRow {
     /// The name that a plugin's manifest asks for.
     pub name: String,
-    /// One line.
     pub description: String,
     /// JSON Schema, draft 2020-12, of the entries.
     pub schema: Value,
@@ -38,7 +37,6 @@ pub struct AuditRow {
     pub job_id: Option<String>,
     /// Correlation id of the request that caused the entry.
     pub correlation_id: Option<String>,
-    /// By Postgres's clock.
     pub at: DateTime<Utc>,
     pub entry: Value,
 }
@@ -50,7 +48,6 @@ pub struct AuditFilter {
     pub plugin: Option<PluginName>,
     pub queue: Option<String>,
     pub job: Option<String>,
-    /// Inclusive.
     pub since: Option<DateTime<Utc>>,
     /// A cursor: only entries with smaller ids.
     pub before: Option<i64>,
@@ -59,13 +56,18 @@ pub struct AuditFilter {
 impl Store {
     /// Sorted by name.
     pub async fn audit_trails(&self) -> Result<Vec<TrailRow>, StoreError> {
-        Ok(sqlx::query_as("select * from audit_trails order by name").fetch_all(&self.pool).await?)
+        Ok(sqlx::query_as("select * from audit_trails order by name")
+            .fetch_all(&self.pool)
+            .await?)
     }
 
     /// The JSON Schema of a trail's entries; `None` when there is no such trail.
     pub async fn audit_schema(&self, trail: &TrailName) -> Result<Option<Value>, StoreError> {
         let query = sqlx::query_scalar("select schema from audit_trails where name = $1");
-        Ok(query.bind(trail.as_str()).fetch_optional(&self.pool).await?)
+        Ok(query
+            .bind(trail.as_str())
+            .fetch_optional(&self.pool)
+            .await?)
     }
 
     /// Creates a trail, or changes it for future entries. Without a description, the present one
@@ -82,7 +84,13 @@ impl Store {
              on conflict (name) do update set schema = $2, description = coalesce($3, audit_trails.description), \
              changed_at = now(), changed_by = $4 returning *",
         );
-        Ok(query.bind(name.as_str()).bind(schema).bind(description).bind(actor).fetch_one(&self.pool).await?)
+        Ok(query
+            .bind(name.as_str())
+            .bind(schema)
+            .bind(description)
+            .bind(actor)
+            .fetch_one(&self.pool)
+            .await?)
     }
 
     /// The trail takes no more entries; the present entries stay.
@@ -119,7 +127,11 @@ impl Store {
     }
 
     /// Newest first.
-    pub async fn audit_entries(&self, filter: &AuditFilter, most: i64) -> Result<Vec<AuditRow>, StoreError> {
+    pub async fn audit_entries(
+        &self,
+        filter: &AuditFilter,
+        most: i64,
+    ) -> Result<Vec<AuditRow>, StoreError> {
         // Only conditions that are set are part of the statement, so that each finds its index.
         let mut query = sqlx::QueryBuilder::new(
             "select id, trail, entry_key, plugin, revision, queue, job_id, correlation_id, at, entry from audit_entries where true",
@@ -130,8 +142,13 @@ impl Store {
             ("queue", filter.queue.as_deref()),
             ("job_id", filter.job.as_deref()),
         ];
-        for (column, value) in texts.into_iter().filter_map(|(column, value)| Some((column, value?))) {
-            query.push(format_args!(" and {column} = ")).push_bind(value);
+        for (column, value) in texts
+            .into_iter()
+            .filter_map(|(column, value)| Some((column, value?)))
+        {
+            query
+                .push(format_args!(" and {column} = "))
+                .push_bind(value);
         }
         if let Some(since) = filter.since {
             query.push(" and at >= ").push_bind(since);

@@ -25,7 +25,8 @@ impl TermKey {
     /// The same value at the same path gives the same term in every queue. `value` is the text of a
     /// string, or a number or boolean as it is written.
     pub fn term(&self, path: &DataPath, value: &str) -> Term {
-        let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).expect("HMAC takes keys of any length");
+        let mut mac =
+            Hmac::<Sha256>::new_from_slice(&self.0).expect("HMAC takes keys of any length");
         // The length comes first, so that two different pairs never give the same bytes.
         mac.update(&(path.as_str().len() as u64).to_be_bytes());
         mac.update(path.as_str().as_bytes());
@@ -42,11 +43,16 @@ mod tests {
 
     #[test]
     fn terms_differ_by_path_value_and_key() {
-        let term = |key: u8, path: &str, value: &str| TermKey([key; 32]).term(&path.parse().expect("a path"), value);
+        let term = |key: u8, path: &str, value: &str| {
+            TermKey([key; 32]).term(&path.parse().expect("a path"), value)
+        };
         assert_eq!(term(1, "lead.id", "42"), term(1, "lead.id", "42"));
-        for other in
-            [term(2, "lead.id", "42"), term(1, "lead.id", "43"), term(1, "lead", "id42"), term(1, "lead.i", "d42")]
-        {
+        for other in [
+            term(2, "lead.id", "42"),
+            term(1, "lead.id", "43"),
+            term(1, "lead", "id42"),
+            term(1, "lead.i", "d42"),
+        ] {
             assert_ne!(term(1, "lead.id", "42"), other);
         }
     }

@@ -1,7 +1,7 @@
 //! Bulk operations: their filters, the jobs that were chosen, and the result for each job.
 //!
-//! Operators begin, pause and cancel them from any host; the leader works them off ([`Leadership`]).
-//! Counts are updated in the same statement as the items that they count.
+//! Operators begin, pause and cancel them from any host; the leader works them off
+//! ([`Leadership`]). Counts are updated in the same statement as the items that they count.
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -81,7 +81,8 @@ pub struct BulkItem {
     pub score: Option<f64>,
 }
 
-const ITEM_COLUMNS: &str = "n, queue, job_id, job_created_ms, job_state, finished_on, state, reason, new_id, score";
+const ITEM_COLUMNS: &str =
+    "n, queue, job_id, job_created_ms, job_state, finished_on, state, reason, new_id, score";
 
 #[derive(Debug, Clone, Serialize)]
 pub struct NewBulkItem {
@@ -115,38 +116,73 @@ pub struct BulkReason {
 impl Store {
     /// Reserves the id of a new operation, for the audit trail.
     pub async fn next_bulk_id(&self) -> Result<i64, StoreError> {
-        Ok(sqlx::query_scalar("select nextval('bulk_ids')").fetch_one(&self.pool).await?)
+        Ok(sqlx::query_scalar("select nextval('bulk_ids')")
+            .fetch_one(&self.pool)
+            .await?)
     }
 
     /// Creates an operation; the leader begins with it.
     pub async fn begin_bulk(&self, new: &NewBulk<'_>) -> Result<BulkRow, StoreError> {
         // Each new operation deletes one old operation. So their number does not grow, and deleting
         // a large one that takes too long delays nobody.
-        let forget =
-            format!("delete from bulks where id = (select min(id) from bulks where ended_at < now() - {ITEMS_STAY})");
-        sqlx::query(sqlx::AssertSqlSafe(forget)).execute(&self.pool).await.ok();
+        let forget = format!(
+            "delete from bulks where id = (select min(id) from bulks where ended_at < now() - {ITEMS_STAY})"
+        );
+        sqlx::query(sqlx::AssertSqlSafe(forget))
+            .execute(&self.pool)
+            .await
+            .ok();
         let query = sqlx::query_as(sqlx::AssertSqlSafe(format!(
             "insert into bulks (id, prefix, kind, source, job_state, filter, identity, edits, actor, reason, stop_after) \
              values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) returning {COLUMNS}"
         )));
-        let query = query.bind(new.id).bind(new.prefix).bind(new.kind).bind(new.source).bind(&new.job_state);
-        let query = query.bind(&new.filter).bind(new.identity).bind(&new.edits).bind(new.actor).bind(new.reason);
+        let query = query
+            .bind(new.id)
+            .bind(new.prefix)
+            .bind(new.kind)
+            .bind(new.source)
+            .bind(&new.job_state);
+        let query = query
+            .bind(&new.filter)
+            .bind(new.identity)
+            .bind(&new.edits)
+            .bind(new.actor)
+            .bind(new.reason);
         Ok(query.bind(new.stop_after).fetch_one(&self.pool).await?)
     }
 
     /// Newest first.
-    pub async fn bulks(&self, prefix: &str, before: Option<i64>, most: i64) -> Result<Vec<BulkRow>, StoreError> {
+    pub async fn bulks(
+        &self,
+        prefix: &str,
+        before: Option<i64>,
+        most: i64,
+    ) -> Result<Vec<BulkRow>, StoreError> {
         let query = sqlx::query_as(sqlx::AssertSqlSafe(format!(
             "select {COLUMNS} from bulks where prefix = $1 and ($2::bigint is null or id < $2) order by id desc limit $3"
         )));
-        Ok(query.bind(prefix).bind(before).bind(most).fetch_all(&self.pool).await?)
+        Ok(query
+            .bind(prefix)
+            .bind(before)
+            .bind(most)
+            .fetch_all(&self.pool)
+            .await?)
     }
 
     pub async fn bulk(&self, prefix: &str, id: i64) -> Result<BulkRow, StoreError> {
-        let query =
-            sqlx::query_as(sqlx::AssertSqlSafe(format!("select {COLUMNS} from bulks where prefix = $1 and id = $2")));
-        let row = query.bind(prefix).bind(id).fetch_optional(&self.pool).await?;
-        row.ok_or_else(|| StoreError::NotFound(format!("there is no bulk operation {id}; see: patchbay bulk list")))
+        let query = sqlx::query_as(sqlx::AssertSqlSafe(format!(
+            "select {COLUMNS} from bulks where prefix = $1 and id = $2"
+        )));
+        let row = query
+            .bind(prefix)
+            .bind(id)
+            .fetch_optional(&self.pool)
+            .await?;
+        row.ok_or_else(|| {
+            StoreError::NotFound(format!(
+                "there is no bulk operation {id}; see: patchbay bulk list"
+            ))
+        })
     }
 
     /// Why jobs were skipped, failed or lost; the most frequent reason first.
@@ -169,35 +205,66 @@ impl Store {
         let query = sqlx::query_as(sqlx::AssertSqlSafe(format!(
             "select {ITEM_COLUMNS} from bulk_items where bulk = $1 and ($2::text is null or state = $2) and n > $3 order by n limit $4"
         )));
-        Ok(query.bind(id).bind(state).bind(behind).bind(most).fetch_all(&self.pool).await?)
+        Ok(query
+            .bind(id)
+            .bind(state)
+            .bind(behind)
+            .bind(most)
+            .fetch_all(&self.pool)
+            .await?)
     }
 
     /// Whether the leader has something to do.
     pub async fn has_active_bulks(&self, prefix: &str) -> Result<bool, StoreError> {
-        let query =
-            "select exists (select from bulks where prefix = $1 and state in ('matching', 'running', 'undoing'))";
-        Ok(sqlx::query_scalar(query).bind(prefix).fetch_one(&self.pool).await?)
+        let query = "select exists (select from bulks where prefix = $1 and state in ('matching', 'running', 'undoing'))";
+        Ok(sqlx::query_scalar(query)
+            .bind(prefix)
+            .fetch_one(&self.pool)
+            .await?)
     }
 
     /// Stops an operation where it is. Changes that were made stay.
     pub async fn cancel_bulk(&self, prefix: &str, id: i64) -> Result<BulkRow, StoreError> {
         let undo = format!("case when kind = 'remove' then now() + {UNDO} end");
-        let set = format!("state = 'cancelled', ended_at = now(), edits = null, undo_until = {undo}");
-        self.change_bulk(prefix, id, &set, "state in ('matching', 'running', 'paused')", "it has ended already").await
+        let set =
+            format!("state = 'cancelled', ended_at = now(), edits = null, undo_until = {undo}");
+        self.change_bulk(
+            prefix,
+            id,
+            &set,
+            "state in ('matching', 'running', 'paused')",
+            "it has ended already",
+        )
+        .await
     }
 
     /// Resumes a paused operation, to its end or for `more` jobs.
-    pub async fn resume_bulk(&self, prefix: &str, id: i64, more: Option<i64>) -> Result<BulkRow, StoreError> {
+    pub async fn resume_bulk(
+        &self,
+        prefix: &str,
+        id: i64,
+        more: Option<i64>,
+    ) -> Result<BulkRow, StoreError> {
         let stop = more.map_or("null".to_owned(), |more| format!("done + failed + {more}"));
         let set = format!("state = 'running', stop_after = {stop}");
-        self.change_bulk(prefix, id, &set, "state = 'paused'", "it is not paused").await
+        self.change_bulk(prefix, id, &set, "state = 'paused'", "it is not paused")
+            .await
     }
 
     /// Begins to put back the jobs that a removal has removed.
     pub async fn undo_bulk(&self, prefix: &str, id: i64) -> Result<BulkRow, StoreError> {
-        let condition = "kind = 'remove' and state in ('done', 'cancelled', 'failed') and undo_until > now()";
-        let rule = "only a removal that has ended, or was cancelled, within the last hour can be undone";
-        self.change_bulk(prefix, id, "state = 'undoing', ended_at = null", condition, rule).await
+        let condition =
+            "kind = 'remove' and state in ('done', 'cancelled', 'failed') and undo_until > now()";
+        let rule =
+            "only a removal that has ended, or was cancelled, within the last hour can be undone";
+        self.change_bulk(
+            prefix,
+            id,
+            "state = 'undoing', ended_at = null",
+            condition,
+            rule,
+        )
+        .await
     }
 
     async fn change_bulk(
@@ -211,11 +278,18 @@ impl Store {
         let query = sqlx::query_as(sqlx::AssertSqlSafe(format!(
             "update bulks set {set} where prefix = $1 and id = $2 and {condition} returning {COLUMNS}"
         )));
-        match query.bind(prefix).bind(id).fetch_optional(&self.pool).await? {
+        match query
+            .bind(prefix)
+            .bind(id)
+            .fetch_optional(&self.pool)
+            .await?
+        {
             Some(row) => Ok(row),
             None => {
                 let state = self.bulk(prefix, id).await?.state;
-                Err(StoreError::Conflict(format!("bulk operation {id} is {state}: {rule}")))
+                Err(StoreError::Conflict(format!(
+                    "bulk operation {id} is {state}: {rule}"
+                )))
             }
         }
     }
@@ -239,8 +313,8 @@ impl Leadership<'_> {
         items: &[NewBulkItem],
         next: Option<Value>,
     ) -> Result<(), StoreError> {
-        let rows =
-            serde_json::to_value(items).map_err(|error| StoreError::Internal(sqlx::Error::Encode(error.into())))?;
+        let rows = serde_json::to_value(items)
+            .map_err(|error| StoreError::Internal(sqlx::Error::Encode(error.into())))?;
         let query = sqlx::query(
             "with added as (insert into bulk_items (bulk, queue, job_id, job_created_ms, job_state, finished_on) \
              select $1, queue, job_id, job_created_ms, job_state, finished_on from jsonb_to_recordset($2) \
@@ -248,21 +322,39 @@ impl Leadership<'_> {
              update bulks set matched = matched + (select count(*) from added), place = $3, \
              state = case when state = 'matching' and $3::jsonb is null then 'running' else state end where id = $1",
         );
-        query.bind(id).bind(rows).bind(next).execute(&mut *self.0).await?;
+        query
+            .bind(id)
+            .bind(rows)
+            .bind(next)
+            .execute(&mut *self.0)
+            .await?;
         Ok(())
     }
 
     /// The next jobs to handle.
-    pub async fn pending_bulk_items(&mut self, id: i64, most: i64) -> Result<Vec<BulkItem>, StoreError> {
+    pub async fn pending_bulk_items(
+        &mut self,
+        id: i64,
+        most: i64,
+    ) -> Result<Vec<BulkItem>, StoreError> {
         self.items_in("pending", id, most).await
     }
 
     /// The next jobs to undo.
-    pub async fn done_bulk_items(&mut self, id: i64, most: i64) -> Result<Vec<BulkItem>, StoreError> {
+    pub async fn done_bulk_items(
+        &mut self,
+        id: i64,
+        most: i64,
+    ) -> Result<Vec<BulkItem>, StoreError> {
         self.items_in("done", id, most).await
     }
 
-    async fn items_in(&mut self, state: &str, id: i64, most: i64) -> Result<Vec<BulkItem>, StoreError> {
+    async fn items_in(
+        &mut self,
+        state: &str,
+        id: i64,
+        most: i64,
+    ) -> Result<Vec<BulkItem>, StoreError> {
         let query = sqlx::query_as(sqlx::AssertSqlSafe(format!(
             "select {ITEM_COLUMNS} from bulk_items where bulk = $1 and state = '{state}' order by n limit $2"
         )));
@@ -279,12 +371,15 @@ impl Leadership<'_> {
         since: DateTime<Utc>,
     ) -> Result<(), StoreError> {
         let storable = |outcome: &BulkOutcome| BulkOutcome {
-            reason: outcome.reason.as_deref().map(|reason| without_nul(reason).into_owned()),
+            reason: outcome
+                .reason
+                .as_deref()
+                .map(|reason| without_nul(reason).into_owned()),
             ..outcome.clone()
         };
         let rows: Vec<BulkOutcome> = outcomes.iter().map(storable).collect();
-        let rows =
-            serde_json::to_value(rows).map_err(|error| StoreError::Internal(sqlx::Error::Encode(error.into())))?;
+        let rows = serde_json::to_value(rows)
+            .map_err(|error| StoreError::Internal(sqlx::Error::Encode(error.into())))?;
         let query = sqlx::query(
             "with changed as (update bulk_items i set state = o.state, reason = o.reason, acted_at = $4, new_id = coalesce(o.new_id, i.new_id), \
              score = coalesce(o.score, i.score) from jsonb_to_recordset($2) \
@@ -298,21 +393,41 @@ impl Leadership<'_> {
              and b.done + b.skipped + b.failed + c.done + c.skipped + c.failed < b.matched then 'paused' else b.state end \
              from c where b.id = $1",
         );
-        query.bind(id).bind(rows).bind(from).bind(since).execute(&mut *self.0).await?;
+        query
+            .bind(id)
+            .bind(rows)
+            .bind(from)
+            .bind(since)
+            .execute(&mut *self.0)
+            .await?;
         Ok(())
     }
 
     /// Ends an operation that is still active, and returns it as it ended. The result is also
     /// written to the action of the operator who began it.
-    pub async fn end_bulk(&mut self, id: i64, state: &str, error: Option<&str>) -> Result<Option<BulkRow>, StoreError> {
+    pub async fn end_bulk(
+        &mut self,
+        id: i64,
+        state: &str,
+        error: Option<&str>,
+    ) -> Result<Option<BulkRow>, StoreError> {
         let query = sqlx::query_as::<_, BulkRow>(sqlx::AssertSqlSafe(format!(
             "update bulks set state = $2, error = $3, ended_at = now(), edits = null, \
              undo_until = case when kind = 'remove' and $2 <> 'undone' then now() + {UNDO} end \
              where id = $1 and state in ('matching', 'running', 'undoing') returning {COLUMNS}"
         )));
-        let ended = query.bind(id).bind(state).bind(error).fetch_optional(&mut *self.0).await?;
+        let ended = query
+            .bind(id)
+            .bind(state)
+            .bind(error)
+            .fetch_optional(&mut *self.0)
+            .await?;
         if let Some(row) = &ended {
-            let action = if state == "undone" { "bulk.undo".to_owned() } else { format!("bulk.{}", row.kind) };
+            let action = if state == "undone" {
+                "bulk.undo".to_owned()
+            } else {
+                format!("bulk.{}", row.kind)
+            };
             let mut result = serde_json::to_value(row).unwrap_or_default();
             // The filter's values may be personal, and the record of the action is kept.
             result.as_object_mut().map(|result| result.remove("filter"));
@@ -321,7 +436,13 @@ impl Leadership<'_> {
                  (select max(id) from operator_actions where action = $1 and target = $2)",
             );
             let target = format!("bulk/{id}");
-            query.bind(action).bind(target).bind(result).bind(error).execute(&mut *self.0).await?;
+            query
+                .bind(action)
+                .bind(target)
+                .bind(result)
+                .bind(error)
+                .execute(&mut *self.0)
+                .await?;
         }
         Ok(ended)
     }

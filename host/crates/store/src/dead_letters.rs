@@ -67,8 +67,7 @@ pub struct Ended {
     pub parent: Option<String>,
 }
 
-const OF_A_JOB: &str =
-    "queue, job_id, job_created_ms, name, started, finished_at, message, stack, correlation_id, platform, parent";
+const OF_A_JOB: &str = "queue, job_id, job_created_ms, name, started, finished_at, message, stack, correlation_id, platform, parent";
 
 impl Store {
     /// Open groups first, then those that were seen last.
@@ -83,19 +82,37 @@ impl Store {
              and ($3::text is null or plugin = $3) and ($4::boolean is null or (acknowledged_at is not null) = $4) \
              order by acknowledged_at is not null, last_seen desc, id limit $5"
         )));
-        let query = query.bind(prefix).bind(which.queue.as_ref().map(QueueName::as_str)).bind(&which.plugin);
-        Ok(query.bind(which.acknowledged).bind(most).fetch_all(&self.pool).await?)
+        let query = query
+            .bind(prefix)
+            .bind(which.queue.as_ref().map(QueueName::as_str))
+            .bind(&which.plugin);
+        Ok(query
+            .bind(which.acknowledged)
+            .bind(most)
+            .fetch_all(&self.pool)
+            .await?)
     }
 
     pub async fn dead_letter(&self, prefix: &str, id: i64) -> Result<DeadLetterRow, StoreError> {
         let query = sqlx::query_as(sqlx::AssertSqlSafe(format!(
             "select {COLUMNS} from dead_letters where prefix = $1 and id = $2"
         )));
-        found(query.bind(prefix).bind(id).fetch_optional(&self.pool).await?, id)
+        found(
+            query
+                .bind(prefix)
+                .bind(id)
+                .fetch_optional(&self.pool)
+                .await?,
+            id,
+        )
     }
 
     /// Groups of the same failure in other revisions, newest first.
-    pub async fn dead_letter_siblings(&self, prefix: &str, id: i64) -> Result<Vec<DeadLetterRow>, StoreError> {
+    pub async fn dead_letter_siblings(
+        &self,
+        prefix: &str,
+        id: i64,
+    ) -> Result<Vec<DeadLetterRow>, StoreError> {
         let query = sqlx::query_as(sqlx::AssertSqlSafe(format!(
             "select {COLUMNS} from dead_letters where prefix = $1 and id <> $2 and (queue, fingerprint) = \
              (select queue, fingerprint from dead_letters where prefix = $1 and id = $2) order by last_seen desc limit 20"
@@ -104,13 +121,27 @@ impl Store {
     }
 
     /// The newest failures of the group.
-    pub async fn dead_letter_jobs(&self, prefix: &str, id: i64, most: i64) -> Result<Vec<Ended>, StoreError> {
-        let columns = OF_A_JOB.split(", ").map(|column| format!("a.{column}")).collect::<Vec<_>>().join(", ");
+    pub async fn dead_letter_jobs(
+        &self,
+        prefix: &str,
+        id: i64,
+        most: i64,
+    ) -> Result<Vec<Ended>, StoreError> {
+        let columns = OF_A_JOB
+            .split(", ")
+            .map(|column| format!("a.{column}"))
+            .collect::<Vec<_>>()
+            .join(", ");
         let query = sqlx::query_as(sqlx::AssertSqlSafe(format!(
             "select {columns} from attempts a join dead_letters d on {OF_A_GROUP} where d.prefix = $1 and d.id = $2 \
              order by a.finished_at desc limit $3"
         )));
-        Ok(query.bind(prefix).bind(id).bind(most).fetch_all(&self.pool).await?)
+        Ok(query
+            .bind(prefix)
+            .bind(id)
+            .bind(most)
+            .fetch_all(&self.pool)
+            .await?)
     }
 
     /// How many jobs of the group have completed since, among the 10,000 that failed last.
@@ -121,7 +152,12 @@ impl Store {
              group by 1, 2, 3 order by 4 desc limit $3) j where exists (select from attempts b where b.prefix = $1 and b.queue = j.queue \
              and b.job_id = j.job_id and b.job_created_ms = j.job_created_ms and b.verdict = 'complete' and b.finished_at > j.at)"
         )));
-        Ok(query.bind(prefix).bind(id).bind(MOST_LOOKED_AT).fetch_one(&self.pool).await?)
+        Ok(query
+            .bind(prefix)
+            .bind(id)
+            .bind(MOST_LOOKED_AT)
+            .fetch_one(&self.pool)
+            .await?)
     }
 
     /// Acknowledges a group, or withdraws the acknowledgement.
@@ -135,10 +171,17 @@ impl Store {
             "update dead_letters set acknowledged_by = $3::text, acknowledged_at = case when $3::text is not null then now() end, \
              jobs_acknowledged = case when $3::text is not null then jobs end where prefix = $1 and id = $2 returning {COLUMNS}"
         )));
-        found(query.bind(prefix).bind(id).bind(by).fetch_optional(&self.pool).await?, id)
+        found(
+            query
+                .bind(prefix)
+                .bind(id)
+                .bind(by)
+                .fetch_optional(&self.pool)
+                .await?,
+            id,
+        )
     }
 
-    /// Replaces the note.
     pub async fn note_dead_letter(
         &self,
         prefix: &str,
@@ -167,7 +210,15 @@ impl Store {
         let query = sqlx::query_as(sqlx::AssertSqlSafe(format!(
             "update dead_letters set {column} = $3 where prefix = $1 and id = $2 returning {COLUMNS}"
         )));
-        found(query.bind(prefix).bind(id).bind(value).fetch_optional(&self.pool).await?, id)
+        found(
+            query
+                .bind(prefix)
+                .bind(id)
+                .bind(value)
+                .fetch_optional(&self.pool)
+                .await?,
+            id,
+        )
     }
 
     /// Number of groups that nobody has acknowledged, by queue.
@@ -180,21 +231,41 @@ impl Store {
 
     /// The last attempt of each job in the history, in the order of `jobs`.
     pub async fn last_attempts(&self, jobs: &[JobKey]) -> Result<Vec<Option<Ended>>, StoreError> {
-        let Some(first) = jobs.first() else { return Ok(Vec::new()) };
-        let (queues, ids): (Vec<&str>, Vec<&str>) =
-            jobs.iter().map(|job| (job.queue.as_str(), job.id.as_str())).unzip();
-        let created: Vec<i64> = jobs.iter().map(|job| i64::try_from(job.created_ms).unwrap_or(i64::MAX)).collect();
+        let Some(first) = jobs.first() else {
+            return Ok(Vec::new());
+        };
+        let (queues, ids): (Vec<&str>, Vec<&str>) = jobs
+            .iter()
+            .map(|job| (job.queue.as_str(), job.id.as_str()))
+            .unzip();
+        let created: Vec<i64> = jobs
+            .iter()
+            .map(|job| i64::try_from(job.created_ms).unwrap_or(i64::MAX))
+            .collect();
         let query = sqlx::query_as::<_, Ended>(sqlx::AssertSqlSafe(format!(
             "select a.* from unnest($2::text[], $3::text[], $4::bigint[]) as j (q, i, c), lateral (select {OF_A_JOB} from attempts \
              where prefix = $1 and queue = j.q and job_id = j.i and job_created_ms = j.c order by started desc, finished_at desc limit 1) a"
         )));
-        let rows = query.bind(&first.prefix).bind(&queues).bind(&ids).bind(&created).fetch_all(&self.pool).await?;
+        let rows = query
+            .bind(&first.prefix)
+            .bind(&queues)
+            .bind(&ids)
+            .bind(&created)
+            .fetch_all(&self.pool)
+            .await?;
         let of = |(queue, id, created): (&&str, &&str, &i64)| {
             rows.iter()
-                .find(|row| row.queue == **queue && row.job_id == **id && row.job_created_ms == *created)
+                .find(|row| {
+                    row.queue == **queue && row.job_id == **id && row.job_created_ms == *created
+                })
                 .cloned()
         };
-        Ok(queues.iter().zip(&ids).zip(&created).map(|((queue, id), created)| of((queue, id, created))).collect())
+        Ok(queues
+            .iter()
+            .zip(&ids)
+            .zip(&created)
+            .map(|((queue, id), created)| of((queue, id, created)))
+            .collect())
     }
 }
 
@@ -203,6 +274,8 @@ const OF_A_GROUP: &str = "a.prefix = d.prefix and a.queue = d.queue and a.finger
 
 fn found(row: Option<DeadLetterRow>, id: i64) -> Result<DeadLetterRow, StoreError> {
     row.ok_or_else(|| {
-        StoreError::NotFound(format!("there is no group of dead letters {id}; see: patchbay dead-letter list"))
+        StoreError::NotFound(format!(
+            "there is no group of dead letters {id}; see: patchbay dead-letter list"
+        ))
     })
 }

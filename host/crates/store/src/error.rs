@@ -66,7 +66,11 @@ impl std::fmt::Display for ReadOnly {
 
 /// The error's meaning for an administrator of Postgres.
 fn unavailable(error: &sqlx::Error) -> &'static str {
-    match error.as_database_error().and_then(|error| error.code()).as_deref() {
+    match error
+        .as_database_error()
+        .and_then(|error| error.code())
+        .as_deref()
+    {
         Some("53300") => {
             "Postgres has no connection left for this host (max_connections, or the limit of its login or database)"
         }
@@ -90,9 +94,10 @@ impl StoreError {
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
         match error {
-            sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::Tls(_) => {
-                Self::Unavailable(error)
-            }
+            sqlx::Error::Io(_)
+            | sqlx::Error::PoolTimedOut
+            | sqlx::Error::PoolClosed
+            | sqlx::Error::Tls(_) => Self::Unavailable(error),
             // A connection ended in the middle of an answer, usually while it was opened. The next
             // try uses another connection.
             sqlx::Error::Protocol(_) | sqlx::Error::BeginFailed => Self::Unavailable(error),
@@ -112,7 +117,9 @@ impl From<sqlx::Error> for StoreError {
                 Some(code) if code == "25006" => Self::ReadOnly(ReadOnly::Unknown),
                 Some(code) if is_passing(&code) => Self::Unavailable(error),
                 // Codes "character not in repertoire" and "untranslatable character".
-                Some(code) if ["22021", "22P05"].contains(&code.as_ref()) => Self::Unstorable(error),
+                Some(code) if ["22021", "22P05"].contains(&code.as_ref()) => {
+                    Self::Unstorable(error)
+                }
                 Some(code) if is_about_the_value(&code) => Self::Refused(error),
                 _ => Self::Internal(error),
             },
@@ -124,10 +131,14 @@ impl From<sqlx::Error> for StoreError {
 /// SQLSTATE classes that another try may not meet: connection (08), rollback (40), resources (53:
 /// connections, disk, memory), and shutdown, start or timeout (57).
 fn is_passing(code: &str) -> bool {
-    ["08", "40", "53", "57"].iter().any(|class| code.starts_with(class))
+    ["08", "40", "53", "57"]
+        .iter()
+        .any(|class| code.starts_with(class))
 }
 
 /// SQLSTATE classes: data (22), constraints (23), and limits on sizes (54).
 fn is_about_the_value(code: &str) -> bool {
-    ["22", "23", "54"].iter().any(|class| code.starts_with(class))
+    ["22", "23", "54"]
+        .iter()
+        .any(|class| code.starts_with(class))
 }

@@ -46,7 +46,8 @@ pub(crate) async fn grant(
 
 impl Store {
     pub async fn granted(&self, plugin: &PluginName) -> Result<Vec<Ask>, StoreError> {
-        let query = sqlx::query_scalar("select ask from grants where plugin = $1").bind(plugin.as_str());
+        let query =
+            sqlx::query_scalar("select ask from grants where plugin = $1").bind(plugin.as_str());
         let asks: Vec<String> = query.fetch_all(&self.pool).await?;
         Ok(asks.into_iter().map(Ask::new).collect())
     }
@@ -76,8 +77,12 @@ impl Store {
             .collect()
     }
 
-    /// Notifies every process.
-    pub async fn grant(&self, plugin: &PluginName, asks: &[Ask], actor: &str) -> Result<(), StoreError> {
+    pub async fn grant(
+        &self,
+        plugin: &PluginName,
+        asks: &[Ask],
+        actor: &str,
+    ) -> Result<(), StoreError> {
         let mut tx = self.pool.begin().await?;
         grant(&mut tx, plugin, asks, actor).await?;
         notify(&mut tx).await?;
@@ -87,12 +92,13 @@ impl Store {
     /// Revokes grants and notifies every process. Returns those that were granted.
     pub async fn revoke(&self, plugin: &PluginName, asks: &[Ask]) -> Result<Vec<Ask>, StoreError> {
         let mut tx = self.pool.begin().await?;
-        let mut revoked: Vec<String> =
-            sqlx::query_scalar("delete from grants where plugin = $1 and ask = any($2::text[]) returning ask")
-                .bind(plugin.as_str())
-                .bind(texts(asks))
-                .fetch_all(&mut *tx)
-                .await?;
+        let mut revoked: Vec<String> = sqlx::query_scalar(
+            "delete from grants where plugin = $1 and ask = any($2::text[]) returning ask",
+        )
+        .bind(plugin.as_str())
+        .bind(texts(asks))
+        .fetch_all(&mut *tx)
+        .await?;
         notify(&mut tx).await?;
         tx.commit().await?;
         revoked.sort();
@@ -102,10 +108,12 @@ impl Store {
     /// Grants all asks of a plugin from before grants existed. Does nothing the second time.
     pub async fn adopt_grants(&self, plugin: &PluginName, asks: &[Ask]) -> Result<(), StoreError> {
         let mut tx = self.pool.begin().await?;
-        let first = sqlx::query("update plugins set grants_adopted = true where name = $1 and not grants_adopted")
-            .bind(plugin.as_str())
-            .execute(&mut *tx)
-            .await?;
+        let first = sqlx::query(
+            "update plugins set grants_adopted = true where name = $1 and not grants_adopted",
+        )
+        .bind(plugin.as_str())
+        .execute(&mut *tx)
+        .await?;
         if first.rows_affected() > 0 {
             grant(&mut tx, plugin, asks, "upgrade").await?;
         }
@@ -116,9 +124,15 @@ impl Store {
         // All processes update in the same order, to avoid a deadlock between two of them.
         let mut uses: Vec<_> = uses.iter().collect();
         uses.sort();
-        let plugins: Vec<&str> = uses.iter().map(|((plugin, _), _)| plugin.as_str()).collect();
+        let plugins: Vec<&str> = uses
+            .iter()
+            .map(|((plugin, _), _)| plugin.as_str())
+            .collect();
         let asks: Vec<&str> = uses.iter().map(|((_, ask), _)| ask.as_str()).collect();
-        let counts: Vec<i64> = uses.iter().map(|(_, n)| i64::try_from(*n).unwrap_or(i64::MAX)).collect();
+        let counts: Vec<i64> = uses
+            .iter()
+            .map(|(_, n)| i64::try_from(*n).unwrap_or(i64::MAX))
+            .collect();
         sqlx::query(
             "insert into grant_uses (plugin, ask, day, uses) \
              select p, a, current_date, n from unnest($1::text[], $2::text[], $3::bigint[]) as t(p, a, n) \

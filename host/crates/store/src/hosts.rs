@@ -48,7 +48,12 @@ pub struct HostRow {
 }
 
 impl Store {
-    pub async fn report(&self, host: &str, version: &str, plugins: &Report) -> Result<(), StoreError> {
+    pub async fn report(
+        &self,
+        host: &str,
+        version: &str,
+        plugins: &Report,
+    ) -> Result<(), StoreError> {
         sqlx::query(
             "insert into hosts (host, version, plugins) values ($1, $2, $3) \
              on conflict (host) do update set version = $2, plugins = $3, seen_at = now()",
@@ -67,7 +72,10 @@ impl Store {
 
     /// Called when this process ends, so that nobody waits for it.
     pub async fn leave(&self, host: &str) -> Result<(), StoreError> {
-        sqlx::query("delete from hosts where host = $1").bind(host).execute(&self.pool).await?;
+        sqlx::query("delete from hosts where host = $1")
+            .bind(host)
+            .execute(&self.pool)
+            .await?;
         Ok(())
     }
 
@@ -88,7 +96,8 @@ impl Store {
                     host: row.try_get("host")?,
                     version: row.try_get("version")?,
                     plugins,
-                    silent_for: (silent_s > SILENT_AFTER_S).then(|| Duration::from_secs_f64(silent_s)),
+                    silent_for: (silent_s > SILENT_AFTER_S)
+                        .then(|| Duration::from_secs_f64(silent_s)),
                 })
             })
             .collect()

@@ -1,8 +1,10 @@
-//! Who leads: for each task that one process of the fleet does for all, the leader is whose session holds the task's advisory lock.
+//! Who leads: for each task that one process of the fleet does for all, the leader is whose session
+//! holds the task's advisory lock.
 //!
-//! The lock lives and dies with a connection of its own: a process that is killed loses it at once, one that is cut off within about 15 s,
-//! when Postgres finds its connection dead. What a leader writes it writes through that connection, so that a process that has lost the lock
-//! cannot write any more. Needs sessions: not through a pooler that shares them between clients.
+//! The lock lives and dies with a connection of its own: a process that is killed loses it at once,
+//! one that is cut off within about 15 s, when Postgres finds its connection dead. What a leader
+//! writes it writes through that connection, so that a process that has lost the lock cannot write
+//! any more. Needs sessions: not through a pooler that shares them between clients.
 
 use std::time::Duration;
 
@@ -12,12 +14,13 @@ use crate::{Store, StoreError};
 
 /// For the round trip that shows whether the lock is still held, and for taking it.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
-/// By which Postgres ends the session of a client that has vanished: after 5 s of silence it asks, and gives up after two answers missing.
+/// By which Postgres ends the session of a client that has vanished: after 5 s of silence it asks,
+/// and gives up after two answers missing.
 const KEEPALIVES: &str = "set tcp_keepalives_idle = 5; set tcp_keepalives_interval = 5; set tcp_keepalives_count = 2; \
      set tcp_user_timeout = 15000";
 
-/// Tasks of the leader, each with the number of its lock. Any numbers will do as long as they are always these: hosts of several versions
-/// run side by side.
+/// Tasks of the leader, each with the number of its lock. Any numbers will do as long as they are
+/// always these: hosts of several versions run side by side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(i64)]
 pub enum LeaderTask {
@@ -35,7 +38,6 @@ pub enum LeaderTask {
 pub struct Elector {
     store: Store,
     task: LeaderTask,
-    /// Holds the lock.
     session: Option<PgConnection>,
 }
 
@@ -45,16 +47,24 @@ pub struct Leadership<'a>(pub(crate) &'a mut PgConnection);
 impl Store {
     /// Takes nothing yet; see [`Elector::try_lead`].
     pub fn elector(&self, task: LeaderTask) -> Elector {
-        Elector { store: self.clone(), task, session: None }
+        Elector {
+            store: self.clone(),
+            task,
+            session: None,
+        }
     }
 }
 
 impl Elector {
-    /// Takes the lock, or shows that it is still held; nothing when another process holds it. To be called before each round of the task.
-    /// An error means that Postgres does not answer: then nobody can tell who leads.
+    /// Takes the lock, or shows that it is still held; nothing when another process holds it. To be
+    /// called before each round of the task. An error means that Postgres does not answer: then
+    /// nobody can tell who leads.
     pub async fn try_lead(&mut self) -> Result<Option<Leadership<'_>>, StoreError> {
         if let Some(mut session) = self.session.take()
-            && matches!(tokio::time::timeout(ANSWER_WITHIN, session.ping()).await, Ok(Ok(())))
+            && matches!(
+                tokio::time::timeout(ANSWER_WITHIN, session.ping()).await,
+                Ok(Ok(()))
+            )
         {
             return Ok(Some(Leadership(self.session.insert(session))));
         }
@@ -70,7 +80,9 @@ impl Elector {
             }
             Ok::<_, sqlx::Error>(Some(session))
         };
-        let taken = tokio::time::timeout(ANSWER_WITHIN, take).await.map_err(|_| StoreError::no_answer())??;
+        let taken = tokio::time::timeout(ANSWER_WITHIN, take)
+            .await
+            .map_err(|_| StoreError::no_answer())??;
         Ok(taken.map(|session| Leadership(self.session.insert(session))))
     }
 
@@ -78,7 +90,9 @@ impl Elector {
     pub async fn resign(&mut self) {
         if let Some(session) = self.session.take() {
             // One that cannot be closed ends with the process.
-            tokio::time::timeout(ANSWER_WITHIN, session.close()).await.ok();
+            tokio::time::timeout(ANSWER_WITHIN, session.close())
+                .await
+                .ok();
         }
     }
 }

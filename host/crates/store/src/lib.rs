@@ -44,15 +44,19 @@ pub use dead_letters::{DeadLetterRow, DeadLetters, Ended};
 pub use error::{ReadOnly, StoreError};
 pub use grants::{GrantRow, USES_DAYS};
 pub use history::{
-    BodyRow, Erased, ErasedJob, ErasureRow, HistoryKeyRow, HistoryTables, JobErasure, KeepAttempts, NewErasure,
-    PartitionRow, PendingErasure, Person, Prunable, Pruned, PrunedRow, Retention, RetentionRow, Texts,
+    BodyRow, Erased, ErasedJob, ErasureRow, HistoryKeyRow, HistoryTables, JobErasure, KeepAttempts,
+    NewErasure, PartitionRow, PendingErasure, Person, Prunable, Pruned, PrunedRow, Retention,
+    RetentionRow, Texts,
 };
 pub use hosts::{Failure, HostRow, Report, Running};
 pub use leader::{Elector, LeaderTask, Leadership};
 pub use plugin_sql::{
-    OutboxBatch, OutboxEntry, PlacesTaken, PluginActivity, PluginSql, RoleError, SqlActivity, SqlSession, Wanted,
+    OutboxBatch, OutboxEntry, PlacesTaken, PluginActivity, PluginSql, RoleError, SqlActivity,
+    SqlSession, Wanted,
 };
-pub use pool::{Changes, DatabaseFacts, MigrationReport, PoolUsage, Store, StoreConfig, StoreProbe};
+pub use pool::{
+    Changes, DatabaseFacts, MigrationReport, PoolUsage, Store, StoreConfig, StoreProbe,
+};
 pub use recent_events::{FailureRow, RecentAction};
 pub use recording::{NewAttempt, SealedBody};
 pub use redactions::RedactionRow;
@@ -60,7 +64,9 @@ pub use revision_pruning::{Keep, PrunedRevision};
 pub use revisions::{Activation, ActivationRow, ActiveRow, NewRevision, RevisionRow};
 pub use saved_searches::{MAX_SAVED_SEARCHES, SavedSearch, SavedSearchRow};
 pub use schedules::{ScheduleFields, ScheduleRow};
-pub use search::{Count, Found, FoundJob, FoundRow, MAX_FOUND, MAX_JOBS, SearchCursor, Selection, UnknownCursor};
+pub use search::{
+    Count, Found, FoundJob, FoundRow, MAX_FOUND, MAX_JOBS, SearchCursor, Selection, UnknownCursor,
+};
 pub use secrets::{Replace, Resealed, SealedSecret, SecretRow};
 pub use signatures::{NewSignature, SignatureRow};
 pub use statistics::{ActionRow, FailureRate, JobStatistics};

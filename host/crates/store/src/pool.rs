@@ -20,7 +20,8 @@ const MIGRATION_LOCK: i64 = 0x7061_7463_6862_6179;
 /// refuse `options` there, or are configured to ignore it, and tables would be created in another
 /// schema. No statement of the host takes seconds; one that does must not hold its connection for
 /// ever. JIT is off, because compiling a statement takes longer than running it.
-const SESSION: &str = "set search_path = patchbay, public; set statement_timeout = '30s'; set jit = off";
+const SESSION: &str =
+    "set search_path = patchbay, public; set statement_timeout = '30s'; set jit = off";
 /// The schemas that the migrations create.
 const OUR_SCHEMAS: [&str; 2] = ["patchbay", "patchbay_outbox"];
 /// A pooler may by chance hand out different sessions for a while, so the check is repeated.
@@ -57,7 +58,6 @@ pub struct DatabaseFacts {
     pub database: String,
     /// Whether the login may create schemas. Needed only while a schema is missing.
     pub can_create: bool,
-    /// Whether the schemas exist.
     pub is_installed: bool,
     /// The host's schemas, tables and sequences that the login does not own.
     pub foreign: Vec<String>,
@@ -111,7 +111,11 @@ impl Store {
         // Poolers do not know this parameter, and since Postgres 12 it changes nothing.
         let mut base = PgConnectOptions::from_str(&config.url)?.extra_float_digits(None);
         // With its brackets from the URL, an IPv6 address would be looked up as a host name.
-        if let Some(address) = base.get_host().strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        if let Some(address) = base
+            .get_host()
+            .strip_prefix('[')
+            .and_then(|rest| rest.strip_suffix(']'))
+        {
             let address = address.to_owned();
             base = base.host(&address);
         }
@@ -136,7 +140,13 @@ impl Store {
                 }
             })
             .connect_lazy_with(options.clone());
-        Ok(Self { pool, options, base, terms: Arc::default(), read_only_at })
+        Ok(Self {
+            pool,
+            options,
+            base,
+            terms: Arc::default(),
+            read_only_at,
+        })
     }
 
     /// A connection outside of the pool, with the settings of every session of the host.
@@ -156,7 +166,9 @@ impl Store {
                 Ok(()) => return Ok(()),
                 Err(error) => error,
             };
-            if !matches!(error, StoreError::Unavailable(_)) || tokio::time::Instant::now() + RETRY >= deadline {
+            if !matches!(error, StoreError::Unavailable(_))
+                || tokio::time::Instant::now() + RETRY >= deadline
+            {
                 return Err(error);
             }
             tokio::time::sleep(RETRY).await;
@@ -170,12 +182,28 @@ impl Store {
         other.close().await.ok();
         let facts = "select current_setting('server_version_num')::int, current_setting('server_version'), \
              current_setting('server_encoding'), pg_is_in_recovery(), current_setting('transaction_read_only')::bool";
-        let facts = sqlx::query_as(facts).persistent(false).fetch_one(&mut one).await;
-        let (version_num, version, encoding, is_standby, is_read_only): (i32, String, String, bool, bool) =
-            facts.map_err(|error| if lacks_its_statement(&error) { shared_sessions() } else { error.into() })?;
+        let facts = sqlx::query_as(facts)
+            .persistent(false)
+            .fetch_one(&mut one)
+            .await;
+        let (version_num, version, encoding, is_standby, is_read_only): (
+            i32,
+            String,
+            String,
+            bool,
+            bool,
+        ) = facts.map_err(|error| {
+            if lacks_its_statement(&error) {
+                shared_sessions()
+            } else {
+                error.into()
+            }
+        })?;
         one.close().await.ok();
         if version_num < OLDEST_VERSION_NUM {
-            return Err(StoreError::Unfit(format!("this is PostgreSQL {version}; Patchbay needs 15 or newer")));
+            return Err(StoreError::Unfit(format!(
+                "this is PostgreSQL {version}; Patchbay needs 15 or newer"
+            )));
         }
         if encoding != "UTF8" {
             return Err(StoreError::Unfit(format!(
@@ -196,23 +224,32 @@ impl Store {
         // than a statement may.
         let mut connection = self.session().await?;
         connection.execute("set statement_timeout = 0").await?;
-        sqlx::query("select pg_advisory_lock($1)").bind(MIGRATION_LOCK).execute(&mut connection).await?;
+        sqlx::query("select pg_advisory_lock($1)")
+            .bind(MIGRATION_LOCK)
+            .execute(&mut connection)
+            .await?;
         // Not `if not exists`: that needs the right to create even when the schema exists.
         let is_there = "select to_regnamespace('patchbay') is not null";
-        if !sqlx::query_scalar::<_, bool>(is_there).fetch_one(&mut connection).await? {
+        if !sqlx::query_scalar::<_, bool>(is_there)
+            .fetch_one(&mut connection)
+            .await?
+        {
             let made = connection.execute("create schema patchbay").await;
-            made.map_err(|error| match error.as_database_error().and_then(|error| error.code()).as_deref() {
+            made.map_err(|error| {
+                match error.as_database_error().and_then(|error| error.code()).as_deref() {
                 Some("42501") => StoreError::Unfit(
                     "this login may not make the schema patchbay. As an administrator of Postgres: \
                      grant create on database NAME to LOGIN (patchbay doctor writes the statement)"
                         .into(),
                 ),
                 _ => error.into(),
+            }
             })?;
         }
         // Otherwise everything would be created in the next schema of the path.
-        let first: Option<String> =
-            sqlx::query_scalar("select current_schema()::text").fetch_one(&mut connection).await?;
+        let first: Option<String> = sqlx::query_scalar("select current_schema()::text")
+            .fetch_one(&mut connection)
+            .await?;
         if first.as_deref() != Some("patchbay") {
             return Err(StoreError::Unfit(
                 "this login may not use the schema patchbay, or something between here and Postgres changes search_path. \
@@ -222,10 +259,18 @@ impl Store {
         }
         let before = applied(&mut connection).await?;
         // Not `run`: its future is not `Send` for every lifetime, and the caller may be a task.
-        sqlx::migrate!("../../../migrations").set_locking(false).run_direct(None, &mut connection, false).await?;
+        sqlx::migrate!("../../../migrations")
+            .set_locking(false)
+            .run_direct(None, &mut connection, false)
+            .await?;
         let after = applied(&mut connection).await?;
         connection.close().await?;
-        Ok(MigrationReport { applied: after.into_iter().filter(|name| !before.contains(name)).collect() })
+        Ok(MigrationReport {
+            applied: after
+                .into_iter()
+                .filter(|name| !before.contains(name))
+                .collect(),
+        })
     }
 
     /// Names of the migrations that are not applied yet.
@@ -233,7 +278,11 @@ impl Store {
         let mut connection = self.pool.acquire().await?;
         let done = applied(&mut connection).await?;
         let all = sqlx::migrate!("../../../migrations");
-        Ok(all.iter().map(|m| m.description.to_string()).filter(|name| !done.contains(name)).collect())
+        Ok(all
+            .iter()
+            .map(|m| m.description.to_string())
+            .filter(|name| !done.contains(name))
+            .collect())
     }
 
     /// Makes a round trip through the pool, and checks whether writing is possible.
@@ -248,7 +297,11 @@ impl Store {
         if read_only.is_some() {
             *self.read_only_at.lock() = Some(Instant::now());
         }
-        Ok(StoreProbe { waited, round_trip, read_only })
+        Ok(StoreProbe {
+            waited,
+            round_trip,
+            read_only,
+        })
     }
 
     /// Why the host cannot connect, if so. The pool only retries and does not report the reason.
@@ -260,7 +313,11 @@ impl Store {
     pub fn pool_usage(&self) -> PoolUsage {
         let open = self.pool.size() as usize;
         let idle = self.pool.num_idle().min(open);
-        PoolUsage { in_use: open - idle, idle, limit: self.pool.options().get_max_connections() as usize }
+        PoolUsage {
+            in_use: open - idle,
+            idle,
+            limit: self.pool.options().get_max_connections() as usize,
+        }
     }
 
     pub async fn facts(&self) -> Result<DatabaseFacts, StoreError> {
@@ -297,7 +354,9 @@ impl Store {
     pub async fn term_key(&self) -> Result<&TermKey, StoreError> {
         self.terms
             .get_or_try_init(|| async {
-                let key: Vec<u8> = sqlx::query_scalar("select key from installation").fetch_one(&self.pool).await?;
+                let key: Vec<u8> = sqlx::query_scalar("select key from installation")
+                    .fetch_one(&self.pool)
+                    .await?;
                 Ok(TermKey::derived_from(&key))
             })
             .await
@@ -305,7 +364,10 @@ impl Store {
 
     /// Listens for changes to plugins.
     pub fn changes(&self) -> Changes {
-        Changes { pool: self.pool.clone(), listener: None }
+        Changes {
+            pool: self.pool.clone(),
+            listener: None,
+        }
     }
 
     pub async fn close(&self) {
@@ -317,12 +379,19 @@ impl Store {
 /// `statement`): two clients get the same backend, or one client gets a different backend each
 /// time. Both connections are idle in between, so that a pooler can do this. Uses the simple
 /// protocol, because prepared statements are the first thing to fail behind such a pooler.
-async fn check_session_pooling(one: &mut PgConnection, other: &mut PgConnection) -> Result<(), StoreError> {
+async fn check_session_pooling(
+    one: &mut PgConnection,
+    other: &mut PgConnection,
+) -> Result<(), StoreError> {
     let mut seen: Option<(i32, i32)> = None;
     for _ in 0..SESSION_LOOKS {
         // One connection is asked twice in a row: two clients that alternate could each get their
         // own server of a round-robin.
-        let (first, again, second) = (backend_of(one).await?, backend_of(one).await?, backend_of(other).await?);
+        let (first, again, second) = (
+            backend_of(one).await?,
+            backend_of(one).await?,
+            backend_of(other).await?,
+        );
         let now = (first, second);
         if first != again || first == second || seen.is_some_and(|before| before != now) {
             return Err(shared_sessions());
@@ -348,20 +417,26 @@ fn lacks_its_statement(error: &sqlx::Error) -> bool {
 }
 
 async fn backend_of(connection: &mut PgConnection) -> Result<i32, StoreError> {
-    let row = connection.fetch_one(sqlx::raw_sql("select pg_backend_pid()")).await?;
+    let row = connection
+        .fetch_one(sqlx::raw_sql("select pg_backend_pid()"))
+        .await?;
     // The simple protocol returns text.
     let pid: String = row.try_get_unchecked(0)?;
-    pid.parse().map_err(|_| StoreError::Unfit(format!("pg_backend_pid() is {pid:?}")))
+    pid.parse()
+        .map_err(|_| StoreError::Unfit(format!("pg_backend_pid() is {pid:?}")))
 }
 
 async fn applied(connection: &mut PgConnection) -> Result<Vec<String>, StoreError> {
-    let there: bool = sqlx::query_scalar("select to_regclass('patchbay._sqlx_migrations') is not null")
-        .fetch_one(&mut *connection)
-        .await?;
+    let there: bool =
+        sqlx::query_scalar("select to_regclass('patchbay._sqlx_migrations') is not null")
+            .fetch_one(&mut *connection)
+            .await?;
     if !there {
         return Ok(Vec::new());
     }
-    let names = sqlx::query_scalar("select description from patchbay._sqlx_migrations where success order by version");
+    let names = sqlx::query_scalar(
+        "select description from patchbay._sqlx_migrations where success order by version",
+    );
     Ok(names.fetch_all(connection).await?)
 }
 

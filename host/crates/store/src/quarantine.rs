@@ -42,7 +42,11 @@ impl Store {
             "update plugins set generation = generation + 1 where name = $1 and active = $2 \
              and exists (select from revisions where digest = $2 and state = 'active')",
         );
-        let set = set.bind(plugin.as_str()).bind(digest.to_string()).execute(&mut *tx).await?;
+        let set = set
+            .bind(plugin.as_str())
+            .bind(digest.to_string())
+            .execute(&mut *tx)
+            .await?;
         if set.rows_affected() == 0 {
             return Ok(false);
         }
@@ -50,13 +54,15 @@ impl Store {
             .bind(digest.to_string())
             .execute(&mut *tx)
             .await?;
-        sqlx::query("insert into quarantines (plugin, digest, reason, began_by) values ($1, $2, $3, $4)")
-            .bind(plugin.as_str())
-            .bind(digest.to_string())
-            .bind(reason)
-            .bind(actor)
-            .execute(&mut *tx)
-            .await?;
+        sqlx::query(
+            "insert into quarantines (plugin, digest, reason, began_by) values ($1, $2, $3, $4)",
+        )
+        .bind(plugin.as_str())
+        .bind(digest.to_string())
+        .bind(reason)
+        .bind(actor)
+        .execute(&mut *tx)
+        .await?;
         sqlx::query(
             "insert into operator_actions (actor, action, target, details, ended_at) \
              values ($1, 'plugin.quarantine', $2, $3, now())",
@@ -72,14 +78,21 @@ impl Store {
     }
 
     /// Ends the quarantine of a plugin's revision, and notifies every process.
-    pub async fn release(&self, plugin: &PluginName, reason: &str, actor: &str) -> Result<RevisionDigest, StoreError> {
+    pub async fn release(
+        &self,
+        plugin: &PluginName,
+        reason: &str,
+        actor: &str,
+    ) -> Result<RevisionDigest, StoreError> {
         let mut tx = self.pool.begin().await?;
-        let active: Option<Option<String>> =
-            sqlx::query_scalar("update plugins set generation = generation + 1 where name = $1 returning active")
-                .bind(plugin.as_str())
-                .fetch_optional(&mut *tx)
-                .await?;
-        let active = active.ok_or_else(|| StoreError::NotFound(format!("no plugin is called {plugin}")))?;
+        let active: Option<Option<String>> = sqlx::query_scalar(
+            "update plugins set generation = generation + 1 where name = $1 returning active",
+        )
+        .bind(plugin.as_str())
+        .fetch_optional(&mut *tx)
+        .await?;
+        let active =
+            active.ok_or_else(|| StoreError::NotFound(format!("no plugin is called {plugin}")))?;
         let released: Option<String> = sqlx::query_scalar(
             "update revisions set state = 'active' where digest = $1 and state = 'quarantined' returning digest",
         )

@@ -48,15 +48,28 @@ impl Store {
              where prefix = $1 and finished_at > now() - make_interval(secs => $2) and outcome <> 'completed' \
              order by finished_at desc limit $3",
         );
-        Ok(query.bind(prefix).bind(within.as_secs_f64()).bind(most).fetch_all(&self.pool).await?)
+        Ok(query
+            .bind(prefix)
+            .bind(within.as_secs_f64())
+            .bind(most)
+            .fetch_all(&self.pool)
+            .await?)
     }
 
     /// Newest first.
-    pub async fn recent_actions(&self, within: Duration, most: i64) -> Result<Vec<RecentAction>, StoreError> {
+    pub async fn recent_actions(
+        &self,
+        within: Duration,
+        most: i64,
+    ) -> Result<Vec<RecentAction>, StoreError> {
         let query = sqlx::query_as(
             "select actor, action, target, began_at, ended_at, error from operator_actions \
              where began_at > now() - make_interval(secs => $1) order by id desc limit $2",
         );
-        Ok(query.bind(within.as_secs_f64()).bind(most).fetch_all(&self.pool).await?)
+        Ok(query
+            .bind(within.as_secs_f64())
+            .bind(most)
+            .fetch_all(&self.pool)
+            .await?)
     }
 }

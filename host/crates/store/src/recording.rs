@@ -93,11 +93,17 @@ impl<'a> From<&'a NewAttempt> for NewRow<'a> {
             outcome: record.outcome.as_str(),
             verdict: record.verdict.as_str(),
             code: record.code.as_deref().map(|text| fitting(text, MAX_NAME)),
-            message: record.message.as_deref().map(|text| fitting(text, MAX_MESSAGE)),
+            message: record
+                .message
+                .as_deref()
+                .map(|text| fitting(text, MAX_MESSAGE)),
             stack: record.stack.as_deref().map(|text| fitting(text, MAX_STACK)),
             correlation_id: fitting(&record.correlation_id, MAX_NAME),
             source: record.source.as_str(),
-            platform: record.platform.as_deref().map(|text| fitting(text, MAX_NAME)),
+            platform: record
+                .platform
+                .as_deref()
+                .map(|text| fitting(text, MAX_NAME)),
             parent: record.parent.as_deref().map(|text| fitting(text, MAX_NAME)),
             calls: calls(&record.calls).map(Json),
             stalled: number(record.stalled),
@@ -114,7 +120,8 @@ fn fitting(text: &str, most: usize) -> Cow<'_, str> {
     if text.len() <= most {
         return without_nul(text);
     }
-    let mut cut = without_nul(&text[..text.floor_char_boundary(most - '…'.len_utf8())]).into_owned();
+    let mut cut =
+        without_nul(&text[..text.floor_char_boundary(most - '…'.len_utf8())]).into_owned();
     cut.push('…');
     cut.into()
 }
@@ -125,17 +132,27 @@ fn within_range(at: DateTime<Utc>) -> DateTime<Utc> {
     match at.year() {
         ..1970 => DateTime::UNIX_EPOCH,
         1970..10_000 => at,
-        _ => Utc.with_ymd_and_hms(9999, 12, 31, 0, 0, 0).single().unwrap_or(DateTime::UNIX_EPOCH),
+        _ => Utc
+            .with_ymd_and_hms(9999, 12, 31, 0, 0, 0)
+            .single()
+            .unwrap_or(DateTime::UNIX_EPOCH),
     }
 }
 
 /// The calls that Postgres's JSON can hold.
 fn calls(calls: &[OutsideCall]) -> Option<Vec<&OutsideCall>> {
     let texts = |call: &OutsideCall| {
-        [&call.kind, &call.host, &call.result].into_iter().chain(&call.method).any(|text| text.contains('\0'))
+        [&call.kind, &call.host, &call.result]
+            .into_iter()
+            .chain(&call.method)
+            .any(|text| text.contains('\0'))
     };
     // One more than the limit: its entry counts the calls beyond the limit.
-    let calls: Vec<_> = calls.iter().filter(|call| !texts(call)).take(MAX_CALLS + 1).collect();
+    let calls: Vec<_> = calls
+        .iter()
+        .filter(|call| !texts(call))
+        .take(MAX_CALLS + 1)
+        .collect();
     (!calls.is_empty()).then_some(calls)
 }
 
@@ -179,8 +196,14 @@ const TERMS: &str = ", termed as (insert into attempt_terms (term, finished_at, 
 fn statement(rows: &[NewRow<'_>], has_terms: bool) -> String {
     let has_gaps = rows.iter().any(|row| row.stalled > 0 && row.started > 1);
     let has_dead_letters = rows.iter().any(|row| row.fingerprint.is_some());
-    let parts = [(DEAD_LETTERS, has_dead_letters), (GAPS, has_gaps), (TERMS, has_terms)];
-    let parts = parts.into_iter().filter_map(|(part, is_needed)| is_needed.then_some(part));
+    let parts = [
+        (DEAD_LETTERS, has_dead_letters),
+        (GAPS, has_gaps),
+        (TERMS, has_terms),
+    ];
+    let parts = parts
+        .into_iter()
+        .filter_map(|(part, is_needed)| is_needed.then_some(part));
     let mut statement = ROWS.to_owned();
     statement.extend(parts.chain([" select count(*) from added"]));
     statement
@@ -198,7 +221,9 @@ impl Store {
                 self.make_partitions(&times).await?;
                 self.insert(attempts).await.map_err(|error| match error {
                     // The row's content is not the reason, so the caller must retry, not drop it.
-                    StoreError::Refused(source) if lacks_partition(&source) => StoreError::Internal(source),
+                    StoreError::Refused(source) if lacks_partition(&source) => {
+                        StoreError::Internal(source)
+                    }
                     other => other,
                 })
             }
@@ -208,8 +233,10 @@ impl Store {
 
     async fn insert(&self, attempts: &[NewAttempt]) -> Result<u64, StoreError> {
         let rows: Vec<NewRow<'_>> = attempts.iter().map(NewRow::from).collect();
-        let terms =
-            attempts.iter().zip(1_i64..).flat_map(|(new, place)| new.terms.iter().map(move |term| (place, &term[..])));
+        let terms = attempts
+            .iter()
+            .zip(1_i64..)
+            .flat_map(|(new, place)| new.terms.iter().map(move |term| (place, &term[..])));
         let (places, terms): (Vec<i64>, Vec<&[u8]>) = terms.unzip();
         let insert = sqlx::query(sqlx::AssertSqlSafe(statement(&rows, !terms.is_empty())))
             .bind(column(&rows, |row| &*row.prefix))
@@ -237,9 +264,15 @@ impl Store {
             .bind(column(&rows, |row| row.stalled))
             .bind(column(&rows, |row| row.body_key))
             .bind(column(&rows, |row| row.body))
-            .bind(column(&rows, |row| row.fingerprint.as_ref().map(<[u8; 16]>::as_slice)))
+            .bind(column(&rows, |row| {
+                row.fingerprint.as_ref().map(<[u8; 16]>::as_slice)
+            }))
             .bind(column(&rows, |row| row.normalised.as_deref()));
-        let insert = if terms.is_empty() { insert } else { insert.bind(places).bind(terms) };
+        let insert = if terms.is_empty() {
+            insert
+        } else {
+            insert.bind(places).bind(terms)
+        };
         let added: i64 = insert.fetch_one(&self.pool).await?.try_get(0)?;
         Ok(added.unsigned_abs())
     }
@@ -256,7 +289,9 @@ fn has_no_place(error: &StoreError) -> bool {
 /// No partition takes the row. Postgres reports this as a failed check, but names no constraint.
 fn lacks_partition(error: &sqlx::Error) -> bool {
     let database = error.as_database_error();
-    database.is_some_and(|error| error.code().as_deref() == Some("23514") && error.constraint().is_none())
+    database.is_some_and(|error| {
+        error.code().as_deref() == Some("23514") && error.constraint().is_none()
+    })
 }
 
 #[cfg(test)]
@@ -269,7 +304,12 @@ mod tests {
 
     fn attempt() -> anyhow::Result<NewAttempt> {
         let now = Utc::now();
-        let job = JobKey { prefix: "bull".into(), queue: "q".parse()?, id: "1".parse()?, created_ms: u64::MAX };
+        let job = JobKey {
+            prefix: "bull".into(),
+            queue: "q".parse()?,
+            id: "1".parse()?,
+            created_ms: u64::MAX,
+        };
         let record = AttemptRecord {
             job,
             started: u32::MAX,
@@ -294,15 +334,25 @@ mod tests {
             values: Vec::new(),
             body: None,
         };
-        Ok(NewAttempt { record, body: None, terms: Vec::new() })
+        Ok(NewAttempt {
+            record,
+            body: None,
+            terms: Vec::new(),
+        })
     }
 
     #[test]
     fn what_postgres_cannot_hold_becomes_the_nearest_that_it_can() -> anyhow::Result<()> {
         let attempt = attempt()?;
         let row = NewRow::from(&attempt);
-        assert_eq!((row.job_created_ms, row.started, row.attempt), (i64::MAX, i32::MAX, i32::MAX));
-        assert_eq!((&*row.name, row.code.as_deref()), ("a\u{fffd}b", Some("\u{fffd}")));
+        assert_eq!(
+            (row.job_created_ms, row.started, row.attempt),
+            (i64::MAX, i32::MAX, i32::MAX)
+        );
+        assert_eq!(
+            (&*row.name, row.code.as_deref()),
+            ("a\u{fffd}b", Some("\u{fffd}"))
+        );
         assert_eq!(row.message.as_deref(), Some("no \\u0000 but its name"));
         Ok(())
     }
@@ -319,7 +369,10 @@ mod tests {
         assert!(message <= MAX_MESSAGE && message > MAX_MESSAGE - 4);
         assert!(row.name.len() <= MAX_NAME && row.name.ends_with('…'));
         let times = [row.started_at, row.finished_at].map(|at| at.to_rfc3339());
-        assert_eq!(times, ["1970-01-01T00:00:00+00:00", "9999-12-31T00:00:00+00:00"]);
+        assert_eq!(
+            times,
+            ["1970-01-01T00:00:00+00:00", "9999-12-31T00:00:00+00:00"]
+        );
         Ok(())
     }
 }

@@ -34,12 +34,15 @@ pub(crate) async fn note(
          on conflict (plugin, queue) do update set digest = excluded.digest, paths = excluded.paths, \
          ever = array(select distinct unnest(known.ever || excluded.paths))",
     );
-    query.bind(plugin.as_str()).bind(digest.to_string()).execute(connection).await?;
+    query
+        .bind(plugin.as_str())
+        .bind(digest.to_string())
+        .execute(connection)
+        .await?;
     Ok(())
 }
 
 impl Store {
-    /// For all queues.
     pub async fn redactions(&self) -> Result<Vec<RedactionRow>, StoreError> {
         let query = sqlx::query(
             "select k.queue, k.paths, k.ever, exists(select from plugins p join revisions r on r.digest = p.active \
@@ -47,12 +50,18 @@ impl Store {
         );
         let rows = query.fetch_all(&self.pool).await?;
         let paths = |texts: Vec<String>| -> Result<Vec<DataPath>, StoreError> {
-            texts.into_iter().map(|text| text.parse().map_err(damaged)).collect()
+            texts
+                .into_iter()
+                .map(|text| text.parse().map_err(damaged))
+                .collect()
         };
         rows.into_iter()
             .map(|row| {
                 Ok(RedactionRow {
-                    queue: row.try_get::<String, _>("queue")?.parse().map_err(damaged)?,
+                    queue: row
+                        .try_get::<String, _>("queue")?
+                        .parse()
+                        .map_err(damaged)?,
                     paths: paths(row.try_get("paths")?)?,
                     ever: paths(row.try_get("ever")?)?,
                     is_current: row.try_get("is_current")?,

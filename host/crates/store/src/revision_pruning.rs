@@ -49,13 +49,26 @@ fn pruned(row: PgRow) -> Result<PrunedRevision, StoreError> {
 
 impl Store {
     /// Deletes all revisions that are not kept, or lists them. Their attempts stay in the history.
-    pub async fn prune_revisions(&self, keep: Keep, dry_run: bool) -> Result<Vec<PrunedRevision>, StoreError> {
+    pub async fn prune_revisions(
+        &self,
+        keep: Keep,
+        dry_run: bool,
+    ) -> Result<Vec<PrunedRevision>, StoreError> {
         let statement = if dry_run {
-            format!("select {COLUMNS} from revisions where digest in ({UNNEEDED}) order by plugin, created_at")
+            format!(
+                "select {COLUMNS} from revisions where digest in ({UNNEEDED}) order by plugin, created_at"
+            )
         } else {
             format!("delete from revisions where digest in ({UNNEEDED}) returning {COLUMNS}")
         };
-        let query = sqlx::query(sqlx::AssertSqlSafe(statement)).bind(keep.revisions).bind(keep.days);
-        query.fetch_all(&self.pool).await?.into_iter().map(pruned).collect()
+        let query = sqlx::query(sqlx::AssertSqlSafe(statement))
+            .bind(keep.revisions)
+            .bind(keep.days);
+        query
+            .fetch_all(&self.pool)
+            .await?
+            .into_iter()
+            .map(pruned)
+            .collect()
     }
 }

@@ -128,29 +128,57 @@ impl Store {
     }
 
     /// For one plugin or for all; newest first.
-    pub async fn revisions(&self, plugin: Option<&PluginName>) -> Result<Vec<RevisionRow>, StoreError> {
-        let text = format!("{COLUMNS} where $1::text is null or plugin = $1 order by created_at desc");
-        let rows =
-            sqlx::query(sqlx::AssertSqlSafe(text)).bind(plugin.map(PluginName::as_str)).fetch_all(&self.pool).await?;
+    pub async fn revisions(
+        &self,
+        plugin: Option<&PluginName>,
+    ) -> Result<Vec<RevisionRow>, StoreError> {
+        let text =
+            format!("{COLUMNS} where $1::text is null or plugin = $1 order by created_at desc");
+        let rows = sqlx::query(sqlx::AssertSqlSafe(text))
+            .bind(plugin.map(PluginName::as_str))
+            .fetch_all(&self.pool)
+            .await?;
         rows.into_iter().map(revision).collect()
     }
 
     /// Revisions of a plugin whose digest begins with `prefix`.
-    pub async fn find_revisions(&self, plugin: &PluginName, prefix: &str) -> Result<Vec<RevisionRow>, StoreError> {
+    pub async fn find_revisions(
+        &self,
+        plugin: &PluginName,
+        prefix: &str,
+    ) -> Result<Vec<RevisionRow>, StoreError> {
         let text = format!("{COLUMNS} where plugin = $1 and starts_with(digest, $2)");
-        let query = sqlx::query(sqlx::AssertSqlSafe(text)).bind(plugin.as_str()).bind(prefix);
-        query.fetch_all(&self.pool).await?.into_iter().map(revision).collect()
+        let query = sqlx::query(sqlx::AssertSqlSafe(text))
+            .bind(plugin.as_str())
+            .bind(prefix);
+        query
+            .fetch_all(&self.pool)
+            .await?
+            .into_iter()
+            .map(revision)
+            .collect()
     }
 
     /// The actual digest of the file that is stored under this digest.
-    pub async fn component_digest(&self, digest: &RevisionDigest) -> Result<Option<RevisionDigest>, StoreError> {
-        let query = sqlx::query_scalar("select encode(sha256(component), 'hex') from revisions where digest = $1");
-        let found: Option<String> = query.bind(digest.to_string()).fetch_optional(&self.pool).await?;
-        found.map(|found| found.parse().map_err(damaged)).transpose()
+    pub async fn component_digest(
+        &self,
+        digest: &RevisionDigest,
+    ) -> Result<Option<RevisionDigest>, StoreError> {
+        let query = sqlx::query_scalar(
+            "select encode(sha256(component), 'hex') from revisions where digest = $1",
+        );
+        let found: Option<String> = query
+            .bind(digest.to_string())
+            .fetch_optional(&self.pool)
+            .await?;
+        found
+            .map(|found| found.parse().map_err(damaged))
+            .transpose()
     }
 
     pub async fn component(&self, digest: &RevisionDigest) -> Result<Option<Vec<u8>>, StoreError> {
-        let query = sqlx::query_scalar("select component from revisions where digest = $1").bind(digest.to_string());
+        let query = sqlx::query_scalar("select component from revisions where digest = $1")
+            .bind(digest.to_string());
         Ok(query.fetch_optional(&self.pool).await?)
     }
 
@@ -167,12 +195,19 @@ impl Store {
         refuse: impl FnOnce(&[RevisionRow]) -> Result<(), String> + Send,
     ) -> Result<Activation, StoreError> {
         let mut tx = self.pool.begin().await?;
-        sqlx::query("select pg_advisory_xact_lock($1)").bind(ACTIVATION_LOCK).execute(&mut *tx).await?;
+        sqlx::query("select pg_advisory_xact_lock($1)")
+            .bind(ACTIVATION_LOCK)
+            .execute(&mut *tx)
+            .await?;
         let text = format!(
             "{COLUMNS} where plugin <> $1 and digest = (select active from plugins where name = plugin) order by plugin"
         );
-        let others = sqlx::query(sqlx::AssertSqlSafe(text)).bind(plugin.as_str()).fetch_all(&mut *tx).await?;
-        let others: Vec<RevisionRow> = others.into_iter().map(revision).collect::<Result<_, _>>()?;
+        let others = sqlx::query(sqlx::AssertSqlSafe(text))
+            .bind(plugin.as_str())
+            .fetch_all(&mut *tx)
+            .await?;
+        let others: Vec<RevisionRow> =
+            others.into_iter().map(revision).collect::<Result<_, _>>()?;
         refuse(&others).map_err(StoreError::Conflict)?;
         let row = sqlx::query("select active from plugins where name = $1 for update")
             .bind(plugin.as_str())
@@ -180,10 +215,12 @@ impl Store {
             .await?
             .ok_or_else(|| StoreError::NotFound(format!("no plugin is called {plugin}")))?;
         let previous: Option<String> = row.try_get("active")?;
-        sqlx::query("update revisions set state = 'retired' where plugin = $1 and state = 'active'")
-            .bind(plugin.as_str())
-            .execute(&mut *tx)
-            .await?;
+        sqlx::query(
+            "update revisions set state = 'retired' where plugin = $1 and state = 'active'",
+        )
+        .bind(plugin.as_str())
+        .execute(&mut *tx)
+        .await?;
         let found = sqlx::query(
             "update revisions set state = 'active', activated_at = now() where plugin = $1 and digest = $2",
         )
@@ -192,7 +229,9 @@ impl Store {
         .execute(&mut *tx)
         .await?;
         if found.rows_affected() == 0 {
-            return Err(StoreError::NotFound(format!("{plugin} has no revision {digest}")));
+            return Err(StoreError::NotFound(format!(
+                "{plugin} has no revision {digest}"
+            )));
         }
         let generation: i64 = sqlx::query_scalar(
             "update plugins set active = $2, generation = generation + 1 where name = $1 returning generation",
@@ -201,24 +240,34 @@ impl Store {
         .bind(digest.to_string())
         .fetch_one(&mut *tx)
         .await?;
-        sqlx::query("insert into activations (plugin, digest, grants, actor) values ($1, $2, $3, $4)")
-            .bind(plugin.as_str())
-            .bind(digest.to_string())
-            .bind(grants)
-            .bind(actor)
-            .execute(&mut *tx)
-            .await?;
+        sqlx::query(
+            "insert into activations (plugin, digest, grants, actor) values ($1, $2, $3, $4)",
+        )
+        .bind(plugin.as_str())
+        .bind(digest.to_string())
+        .bind(grants)
+        .bind(actor)
+        .execute(&mut *tx)
+        .await?;
         crate::redactions::note(&mut tx, plugin, digest).await?;
         crate::quarantine::end(&mut tx, digest, actor, "activated").await?;
         crate::grants::grant(&mut tx, plugin, newly_granted, actor).await?;
         notify(&mut tx).await?;
         tx.commit().await?;
-        let previous = previous.map(|text| text.parse().map_err(damaged)).transpose()?;
-        Ok(Activation { previous, generation })
+        let previous = previous
+            .map(|text| text.parse().map_err(damaged))
+            .transpose()?;
+        Ok(Activation {
+            previous,
+            generation,
+        })
     }
 
     /// The last active revision before the present one that is still stored and not quarantined.
-    pub async fn rollback_target(&self, plugin: &PluginName) -> Result<Option<RevisionDigest>, StoreError> {
+    pub async fn rollback_target(
+        &self,
+        plugin: &PluginName,
+    ) -> Result<Option<RevisionDigest>, StoreError> {
         let target: Option<String> = sqlx::query_scalar(
             "select a.digest from activations a join plugins p on p.name = a.plugin \
              join revisions r on r.digest = a.digest \
@@ -242,21 +291,29 @@ impl Store {
         if stopped.rows_affected() == 0 {
             return Err(StoreError::NotFound(format!("{plugin} is not active")));
         }
-        sqlx::query("update revisions set state = 'retired' where plugin = $1 and state = 'active'")
-            .bind(plugin.as_str())
-            .execute(&mut *tx)
-            .await?;
-        sqlx::query("insert into activations (plugin, digest, grants, actor) values ($1, null, '{}', $2)")
-            .bind(plugin.as_str())
-            .bind(actor)
-            .execute(&mut *tx)
-            .await?;
+        sqlx::query(
+            "update revisions set state = 'retired' where plugin = $1 and state = 'active'",
+        )
+        .bind(plugin.as_str())
+        .execute(&mut *tx)
+        .await?;
+        sqlx::query(
+            "insert into activations (plugin, digest, grants, actor) values ($1, null, '{}', $2)",
+        )
+        .bind(plugin.as_str())
+        .bind(actor)
+        .execute(&mut *tx)
+        .await?;
         notify(&mut tx).await?;
         Ok(tx.commit().await?)
     }
 
     /// Deletes a revision that is not the plugin's current one.
-    pub async fn delete_revision(&self, digest: &RevisionDigest, _actor: &str) -> Result<(), StoreError> {
+    pub async fn delete_revision(
+        &self,
+        digest: &RevisionDigest,
+        _actor: &str,
+    ) -> Result<(), StoreError> {
         let state: Option<String> = sqlx::query_scalar(
             "delete from revisions where digest = $1 and not exists (select from plugins where active = $1) returning state",
         )
@@ -271,9 +328,9 @@ impl Store {
             return Ok(());
         }
         match self.component(digest).await? {
-            Some(_) => {
-                Err(StoreError::Conflict("it is the plugin's active revision: activate another one first".into()))
-            }
+            Some(_) => Err(StoreError::Conflict(
+                "it is the plugin's active revision: activate another one first".into(),
+            )),
             None => Err(StoreError::NotFound("no such revision".into())),
         }
     }
@@ -289,7 +346,9 @@ impl Store {
             .map(|row| {
                 let digest: Option<String> = row.try_get("digest")?;
                 Ok(ActivationRow {
-                    digest: digest.map(|text| text.parse().map_err(damaged)).transpose()?,
+                    digest: digest
+                        .map(|text| text.parse().map_err(damaged))
+                        .transpose()?,
                     version: row.try_get("version")?,
                     grants: row.try_get("grants")?,
                     actor: row.try_get("actor")?,
@@ -316,7 +375,11 @@ impl Store {
                     digest: digest(&row, "digest")?,
                     generation: row.try_get("generation")?,
                     settings: row.try_get("settings")?,
-                    granted: row.try_get::<Vec<String>, _>("granted")?.into_iter().map(Ask::new).collect(),
+                    granted: row
+                        .try_get::<Vec<String>, _>("granted")?
+                        .into_iter()
+                        .map(Ask::new)
+                        .collect(),
                     activated_at: row.try_get("activated_at")?,
                     grants_adopted: row.try_get("grants_adopted")?,
                 })
@@ -324,15 +387,20 @@ impl Store {
             .collect()
     }
 
-    /// As stored, without defaults.
     pub async fn settings(&self, plugin: &PluginName) -> Result<Value, StoreError> {
-        let query = sqlx::query_scalar("select settings from plugins where name = $1").bind(plugin.as_str());
+        let query = sqlx::query_scalar("select settings from plugins where name = $1")
+            .bind(plugin.as_str());
         let found: Option<Value> = query.fetch_optional(&self.pool).await?;
         found.ok_or_else(|| StoreError::NotFound(format!("no plugin is called {plugin}")))
     }
 
     /// Replaces all settings and notifies every process.
-    pub async fn set_settings(&self, plugin: &PluginName, settings: &Value, _actor: &str) -> Result<(), StoreError> {
+    pub async fn set_settings(
+        &self,
+        plugin: &PluginName,
+        settings: &Value,
+        _actor: &str,
+    ) -> Result<(), StoreError> {
         let mut tx = self.pool.begin().await?;
         sqlx::query("update plugins set settings = $2 where name = $1")
             .bind(plugin.as_str())
@@ -354,21 +422,49 @@ impl Store {
         let query = sqlx::query_scalar(
             "insert into operator_actions (actor, action, target, details) values ($1, $2, $3, $4) returning id",
         );
-        Ok(query.bind(actor).bind(action).bind(target).bind(details).fetch_one(&self.pool).await?)
+        Ok(query
+            .bind(actor)
+            .bind(action)
+            .bind(target)
+            .bind(details)
+            .fetch_one(&self.pool)
+            .await?)
     }
 
     /// Records how an action ended. A result with NUL (jobs in Redis may have it) cannot be stored.
-    pub async fn finish_action(&self, id: i64, end: &Result<Value, String>) -> Result<(), StoreError> {
-        let error = end.as_ref().err().map(|error| error.replace('\0', "\u{fffd}"));
-        match self.end_action(id, end.as_ref().ok(), error.as_deref()).await {
+    pub async fn finish_action(
+        &self,
+        id: i64,
+        end: &Result<Value, String>,
+    ) -> Result<(), StoreError> {
+        let error = end
+            .as_ref()
+            .err()
+            .map(|error| error.replace('\0', "\u{fffd}"));
+        match self
+            .end_action(id, end.as_ref().ok(), error.as_deref())
+            .await
+        {
             Err(StoreError::Unstorable(_)) => self.end_action(id, None, error.as_deref()).await,
             done => done,
         }
     }
 
-    async fn end_action(&self, id: i64, result: Option<&Value>, error: Option<&str>) -> Result<(), StoreError> {
-        let query = sqlx::query("update operator_actions set ended_at = now(), result = $2, error = $3 where id = $1");
-        query.bind(id).bind(result).bind(error).execute(&self.pool).await?;
+    async fn end_action(
+        &self,
+        id: i64,
+        result: Option<&Value>,
+        error: Option<&str>,
+    ) -> Result<(), StoreError> {
+        let query = sqlx::query(
+            "update operator_actions set ended_at = now(), result = $2, error = $3 where id = $1",
+        );
+        query
+            .bind(id)
+            .bind(result)
+            .bind(error)
+            .execute(&self.pool)
+            .await?;
         Ok(())
     }
 }

@@ -22,16 +22,30 @@ const COLUMNS: &str = "name, search, created_at, created_by, changed_at, changed
 impl Store {
     /// Sorted by name. `prefix` is BullMQ's key prefix.
     pub async fn saved_searches(&self, prefix: &str) -> Result<Vec<SavedSearchRow>, StoreError> {
-        let query =
-            format!("select {COLUMNS} from saved_searches where prefix = $1 and search is not null order by name");
-        Ok(sqlx::query_as(sqlx::AssertSqlSafe(query)).bind(prefix).fetch_all(&self.pool).await?)
+        let query = format!(
+            "select {COLUMNS} from saved_searches where prefix = $1 and search is not null order by name"
+        );
+        Ok(sqlx::query_as(sqlx::AssertSqlSafe(query))
+            .bind(prefix)
+            .fetch_all(&self.pool)
+            .await?)
     }
 
-    pub async fn saved_search(&self, prefix: &str, name: &str) -> Result<SavedSearchRow, StoreError> {
-        let query =
-            format!("select {COLUMNS} from saved_searches where prefix = $1 and name = $2 and search is not null");
-        let query = sqlx::query_as(sqlx::AssertSqlSafe(query)).bind(prefix).bind(name);
-        query.fetch_optional(&self.pool).await?.ok_or_else(|| unknown(name))
+    pub async fn saved_search(
+        &self,
+        prefix: &str,
+        name: &str,
+    ) -> Result<SavedSearchRow, StoreError> {
+        let query = format!(
+            "select {COLUMNS} from saved_searches where prefix = $1 and name = $2 and search is not null"
+        );
+        let query = sqlx::query_as(sqlx::AssertSqlSafe(query))
+            .bind(prefix)
+            .bind(name);
+        query
+            .fetch_optional(&self.pool)
+            .await?
+            .ok_or_else(|| unknown(name))
     }
 
     /// Creates or changes a saved search. The previous version is kept for [`Store::undo_search`].
@@ -48,7 +62,11 @@ impl Store {
              on conflict (prefix, name) do update set search = $3, previous = known.search, changed_at = now(), changed_by = $4 \
              returning {COLUMNS}"
         );
-        let query = sqlx::query_as(sqlx::AssertSqlSafe(query)).bind(prefix).bind(name).bind(Json(search)).bind(actor);
+        let query = sqlx::query_as(sqlx::AssertSqlSafe(query))
+            .bind(prefix)
+            .bind(name)
+            .bind(Json(search))
+            .bind(actor);
         query.bind(MAX_SAVED_SEARCHES).fetch_optional(&self.pool).await?.ok_or_else(|| {
             StoreError::Conflict(format!(
                 "there are {MAX_SAVED_SEARCHES} saved searches: forget some, see patchbay search saved"
@@ -57,13 +75,27 @@ impl Store {
     }
 
     /// Deletes a saved search; this can be undone.
-    pub async fn forget_search(&self, prefix: &str, name: &str, actor: &str) -> Result<(), StoreError> {
+    pub async fn forget_search(
+        &self,
+        prefix: &str,
+        name: &str,
+        actor: &str,
+    ) -> Result<(), StoreError> {
         let query = sqlx::query(
             "update saved_searches set previous = search, search = null, changed_at = now(), changed_by = $3 \
              where prefix = $1 and name = $2 and search is not null",
         );
-        let done = query.bind(prefix).bind(name).bind(actor).execute(&self.pool).await?;
-        if done.rows_affected() == 0 { Err(unknown(name)) } else { Ok(()) }
+        let done = query
+            .bind(prefix)
+            .bind(name)
+            .bind(actor)
+            .execute(&self.pool)
+            .await?;
+        if done.rows_affected() == 0 {
+            Err(unknown(name))
+        } else {
+            Ok(())
+        }
     }
 
     /// Restores the version before the last change; `None` when there was none. A second undo
@@ -78,12 +110,18 @@ impl Store {
             "update saved_searches set search = previous, previous = search, changed_at = now(), changed_by = $3 \
              where prefix = $1 and name = $2 returning search",
         );
-        let search: Option<Option<Json<SavedSearch>>> =
-            query.bind(prefix).bind(name).bind(actor).fetch_optional(&self.pool).await?;
+        let search: Option<Option<Json<SavedSearch>>> = query
+            .bind(prefix)
+            .bind(name)
+            .bind(actor)
+            .fetch_optional(&self.pool)
+            .await?;
         search.ok_or_else(|| unknown(name))
     }
 }
 
 fn unknown(name: &str) -> StoreError {
-    StoreError::NotFound(format!("there is no saved search {name}; see: patchbay search saved"))
+    StoreError::NotFound(format!(
+        "there is no saved search {name}; see: patchbay search saved"
+    ))
 }

@@ -22,7 +22,6 @@ pub struct ScheduleRow {
     pub tz: Option<String>,
     /// `skip` or `once`.
     pub missed: String,
-    /// One line.
     pub description: String,
     /// The plugin whose manifest declares it.
     pub plugin: Option<String>,
@@ -54,47 +53,83 @@ impl Store {
     /// Sorted by id.
     pub async fn schedules(&self) -> Result<Vec<ScheduleRow>, StoreError> {
         let text = format!("select {COLUMNS} from schedules order by id");
-        Ok(sqlx::query_as(sqlx::AssertSqlSafe(text)).fetch_all(&self.pool).await?)
+        Ok(sqlx::query_as(sqlx::AssertSqlSafe(text))
+            .fetch_all(&self.pool)
+            .await?)
     }
 
     pub async fn schedule(&self, id: &ScheduleId) -> Result<ScheduleRow, StoreError> {
         let text = format!("select {COLUMNS} from schedules where id = $1");
-        let row = sqlx::query_as(sqlx::AssertSqlSafe(text)).bind(id.as_str()).fetch_optional(&self.pool).await?;
+        let row = sqlx::query_as(sqlx::AssertSqlSafe(text))
+            .bind(id.as_str())
+            .fetch_optional(&self.pool)
+            .await?;
         row.ok_or_else(|| StoreError::NotFound(format!("there is no schedule {id}")))
     }
 
     /// Creates an operator's schedule. An id that exists is a conflict.
-    pub async fn create_schedule(&self, fields: &ScheduleFields, actor: &str) -> Result<(), StoreError> {
+    pub async fn create_schedule(
+        &self,
+        fields: &ScheduleFields,
+        actor: &str,
+    ) -> Result<(), StoreError> {
         let mut connection = self.pool.acquire().await?;
         if insert(&mut connection, fields, None, actor).await? {
             return Ok(());
         }
-        Err(StoreError::Conflict(format!("there is a schedule {} already: edit it instead", fields.id)))
+        Err(StoreError::Conflict(format!(
+            "there is a schedule {} already: edit it instead",
+            fields.id
+        )))
     }
 
-    pub async fn change_schedule(&self, fields: &ScheduleFields, actor: &str) -> Result<(), StoreError> {
+    pub async fn change_schedule(
+        &self,
+        fields: &ScheduleFields,
+        actor: &str,
+    ) -> Result<(), StoreError> {
         let query = sqlx::query(
             "update schedules set queue = $2, name = $3, data = $4, every_ms = $5, cron = $6, tz = $7, missed = $8, description = $9, \
              overridden = plugin is not null, updated_at = now(), updated_by = $10 where id = $1",
         );
-        let changed = bind(query, fields).bind(actor).execute(&self.pool).await?.rows_affected();
+        let changed = bind(query, fields)
+            .bind(actor)
+            .execute(&self.pool)
+            .await?
+            .rows_affected();
         found(changed, &fields.id)
     }
 
     /// Pauses or resumes the ticks.
-    pub async fn pause_schedule(&self, id: &ScheduleId, paused: bool, actor: &str) -> Result<(), StoreError> {
+    pub async fn pause_schedule(
+        &self,
+        id: &ScheduleId,
+        paused: bool,
+        actor: &str,
+    ) -> Result<(), StoreError> {
         let query = sqlx::query(
             "update schedules set paused_by = case when $2 then $3 end, paused_at = case when $2 then now() end, updated_at = now(), \
              updated_by = $3 where id = $1",
         );
-        found(query.bind(id.as_str()).bind(paused).bind(actor).execute(&self.pool).await?.rows_affected(), id)
+        found(
+            query
+                .bind(id.as_str())
+                .bind(paused)
+                .bind(actor)
+                .execute(&self.pool)
+                .await?
+                .rows_affected(),
+            id,
+        )
     }
 
     /// Deletes an operator's schedule. A plugin's would come back at the next sync.
     pub async fn delete_schedule(&self, id: &ScheduleId) -> Result<(), StoreError> {
         let row = self.schedule(id).await?;
         if let Some(plugin) = row.plugin {
-            let text = format!("{id} belongs to plugin {plugin}: pause it, or take it out of the plugin's manifest");
+            let text = format!(
+                "{id} belongs to plugin {plugin}: pause it, or take it out of the plugin's manifest"
+            );
             return Err(StoreError::Conflict(text));
         }
         sqlx::query("delete from schedules where id = $1 and plugin is null")
@@ -106,7 +141,11 @@ impl Store {
 
     /// Makes a plugin's schedules equal to its manifest, except for those that operators changed.
     /// An id that belongs to another owner is left alone; staging has refused it.
-    pub async fn sync_schedules(&self, plugin: &PluginName, wanted: &[ScheduleFields]) -> Result<(), StoreError> {
+    pub async fn sync_schedules(
+        &self,
+        plugin: &PluginName,
+        wanted: &[ScheduleFields],
+    ) -> Result<(), StoreError> {
         let mut transaction = self.pool.begin().await?;
         let ids: Vec<&str> = wanted.iter().map(|fields| fields.id.as_str()).collect();
         sqlx::query("delete from schedules where plugin = $1 and not (id = any($2))")
@@ -123,16 +162,23 @@ impl Store {
                  updated_at = now(), updated_by = $10 where id = $1 and plugin = $10 and not overridden and \
                  (queue, name, data, every_ms, cron, tz, missed, description) is distinct from ($2, $3, $4, $5, $6, $7, $8, $9)",
             );
-            bind(query, fields).bind(plugin.as_str()).execute(&mut *transaction).await?;
+            bind(query, fields)
+                .bind(plugin.as_str())
+                .execute(&mut *transaction)
+                .await?;
         }
         Ok(transaction.commit().await?)
     }
 
     pub async fn plugins_with_schedules(&self) -> Result<Vec<PluginName>, StoreError> {
-        let names: Vec<String> = sqlx::query_scalar("select distinct plugin from schedules where plugin is not null")
-            .fetch_all(&self.pool)
-            .await?;
-        Ok(names.into_iter().filter_map(|name| name.parse().ok()).collect())
+        let names: Vec<String> =
+            sqlx::query_scalar("select distinct plugin from schedules where plugin is not null")
+                .fetch_all(&self.pool)
+                .await?;
+        Ok(names
+            .into_iter()
+            .filter_map(|name| name.parse().ok())
+            .collect())
     }
 }
 
@@ -162,10 +208,16 @@ async fn insert(
         "insert into schedules (id, queue, name, data, every_ms, cron, tz, missed, description, plugin, created_by, updated_by) \
          values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $11) on conflict (id) do nothing",
     );
-    let query = bind(query, fields).bind(plugin.map(PluginName::as_str)).bind(actor);
+    let query = bind(query, fields)
+        .bind(plugin.map(PluginName::as_str))
+        .bind(actor);
     Ok(query.execute(connection).await?.rows_affected() == 1)
 }
 
 fn found(rows: u64, id: &ScheduleId) -> Result<(), StoreError> {
-    if rows == 0 { Err(StoreError::NotFound(format!("there is no schedule {id}"))) } else { Ok(()) }
+    if rows == 0 {
+        Err(StoreError::NotFound(format!("there is no schedule {id}")))
+    } else {
+        Ok(())
+    }
 }

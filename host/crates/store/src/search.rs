@@ -46,7 +46,6 @@ static SEARCHES: Semaphore = Semaphore::const_new(2);
 
 #[derive(Debug, Clone, Copy)]
 pub struct Selection<'a> {
-    /// BullMQ's key prefix.
     pub prefix: &'a str,
     pub filter: &'a Filter,
     /// One for each value of job data in the filter.
@@ -94,13 +93,27 @@ trait HasCursor {
 impl HasCursor for FoundRow {
     fn place(&self, width_ms: i64) -> SearchCursor {
         let at = &self.attempt;
-        SearchCursor::behind(at.finished_at, &self.queue, &self.job_id, self.job_created_ms, at.started, width_ms)
+        SearchCursor::behind(
+            at.finished_at,
+            &self.queue,
+            &self.job_id,
+            self.job_created_ms,
+            at.started,
+            width_ms,
+        )
     }
 }
 
 impl HasCursor for FoundJob {
     fn place(&self, width_ms: i64) -> SearchCursor {
-        SearchCursor::behind(self.finished_at, &self.queue, &self.job_id, self.job_created_ms, self.started, width_ms)
+        SearchCursor::behind(
+            self.finished_at,
+            &self.queue,
+            &self.job_id,
+            self.job_created_ms,
+            self.started,
+            width_ms,
+        )
     }
 }
 
@@ -120,13 +133,26 @@ impl Store {
         limit: usize,
         most: Duration,
     ) -> Result<Found<FoundRow>, StoreError> {
-        let columns: Vec<String> = COLUMNS.split(", ").map(|column| format!("a.{column}")).collect();
+        let columns: Vec<String> = COLUMNS
+            .split(", ")
+            .map(|column| format!("a.{column}"))
+            .collect();
         let columns = format!(
             "a.queue, a.job_id, a.job_created_ms, {}, (select d.id from dead_letters d where d.prefix = a.prefix and d.queue = a.queue \
              and d.fingerprint = a.fingerprint and d.plugin = coalesce(a.plugin, '') and d.revision = coalesce(a.revision, '')) as dead_letter",
             columns.join(", ")
         );
-        self.look(selection, &Projection { columns, once_a_job: false }, after, limit.clamp(1, MAX_FOUND), most).await
+        self.look(
+            selection,
+            &Projection {
+                columns,
+                once_a_job: false,
+            },
+            after,
+            limit.clamp(1, MAX_FOUND),
+            most,
+        )
+        .await
     }
 
     /// Jobs with matching attempts, each once, 1 to [`MAX_JOBS`], newest first. The order is stable
@@ -141,7 +167,17 @@ impl Store {
         most: Duration,
     ) -> Result<Found<FoundJob>, StoreError> {
         let columns = "a.queue, a.job_id, a.job_created_ms, a.started, a.finished_at".to_owned();
-        self.look(selection, &Projection { columns, once_a_job: true }, after, limit.clamp(1, MAX_JOBS), most).await
+        self.look(
+            selection,
+            &Projection {
+                columns,
+                once_a_job: true,
+            },
+            after,
+            limit.clamp(1, MAX_JOBS),
+            most,
+        )
+        .await
     }
 
     async fn look<T>(
@@ -158,19 +194,42 @@ impl Store {
         let began = Instant::now();
         let _place = self.searching().await?;
         let resolved = self.resolve(selection).await?;
-        let mut found = Found { rows: Vec::new(), next: None, partial: false };
-        let Some((oldest, newest)) = self.bounds(&resolved, most).await? else { return Ok(found) };
+        let mut found = Found {
+            rows: Vec::new(),
+            next: None,
+            partial: false,
+        };
+        let Some((oldest, newest)) = self.bounds(&resolved, most).await? else {
+            return Ok(found);
+        };
         let mut behind = after.filter(|place| place.row.is_some());
         let mut edge = after.map_or(newest, |place| place.time.min(newest));
-        let first = if resolved.is_pointed() { MAX_WIDTH_MS } else { FIRST_WIDTH_MS };
-        let mut width_ms = after.map_or(first, |place| place.width_ms).clamp(MIN_WIDTH_MS, MAX_WIDTH_MS);
+        let first = if resolved.is_pointed() {
+            MAX_WIDTH_MS
+        } else {
+            FIRST_WIDTH_MS
+        };
+        let mut width_ms = after
+            .map_or(first, |place| place.width_ms)
+            .clamp(MIN_WIDTH_MS, MAX_WIDTH_MS);
         while edge > oldest || (behind.is_some() && edge >= oldest) {
-            let from = edge.checked_sub_signed(TimeDelta::milliseconds(width_ms)).unwrap_or(oldest).max(oldest);
-            let window = Window { from, to: edge, behind };
+            let from = edge
+                .checked_sub_signed(TimeDelta::milliseconds(width_ms))
+                .unwrap_or(oldest)
+                .max(oldest);
+            let window = Window {
+                from,
+                to: edge,
+                behind,
+            };
             let query = query(&resolved, wanted, &window, limit - found.rows.len());
             let (asked, left) = (Instant::now(), most.saturating_sub(began.elapsed()));
             // The narrowest window gets all the time that is left, since there is no other way.
-            let limit_of_window = if width_ms == MIN_WIDTH_MS { most } else { left.min(WINDOW_LIMIT) };
+            let limit_of_window = if width_ms == MIN_WIDTH_MS {
+                most
+            } else {
+                left.min(WINDOW_LIMIT)
+            };
             let rows = self.within(limit_of_window, query).await?;
             for row in rows.iter().flatten() {
                 found.rows.push(T::from_row(row)?);
@@ -180,20 +239,30 @@ impl Store {
                 break;
             }
             if rows.is_none() {
-                width_ms = (width_ms.min((edge - from).num_milliseconds()) / WIDER).max(MIN_WIDTH_MS);
+                width_ms =
+                    (width_ms.min((edge - from).num_milliseconds()) / WIDER).max(MIN_WIDTH_MS);
             } else {
                 // An empty window may be followed only by emptiness: a clock that was years ahead
                 // must not make the next window as wide.
                 let is_empty = rows.is_some_and(|rows| rows.is_empty());
-                (edge, behind) = (if is_empty { self.end_before(from, oldest, most).await? } else { from }, None);
+                (edge, behind) = (
+                    if is_empty {
+                        self.end_before(from, oldest, most).await?
+                    } else {
+                        from
+                    },
+                    None,
+                );
                 if asked.elapsed() < QUICK {
                     width_ms = (width_ms * WIDER).min(MAX_WIDTH_MS);
                 }
             }
             let more = edge > oldest || behind.is_some();
             if more && began.elapsed() >= most {
-                found.next =
-                    Some(behind.map_or_else(|| SearchCursor::before(edge, width_ms), |row| row.with_width(width_ms)));
+                found.next = Some(behind.map_or_else(
+                    || SearchCursor::before(edge, width_ms),
+                    |row| row.with_width(width_ms),
+                ));
                 found.partial = true;
                 break;
             }
@@ -215,16 +284,27 @@ impl Store {
         resolved: &Resolved<'_>,
         most: Duration,
     ) -> Result<Option<(DateTime<Utc>, DateTime<Utc>)>, StoreError> {
-        let query = QueryBuilder::new("select min(finished_at) as oldest, max(finished_at) as newest from attempts");
-        let rows = self.within(most, query).await?.ok_or_else(StoreError::no_answer)?;
-        let row = rows.first().ok_or(StoreError::Internal(sqlx::Error::RowNotFound))?;
+        let query = QueryBuilder::new(
+            "select min(finished_at) as oldest, max(finished_at) as newest from attempts",
+        );
+        let rows = self
+            .within(most, query)
+            .await?
+            .ok_or_else(StoreError::no_answer)?;
+        let row = rows
+            .first()
+            .ok_or(StoreError::Internal(sqlx::Error::RowNotFound))?;
         let (oldest, newest): (Option<DateTime<Utc>>, Option<DateTime<Utc>>) =
             (row.try_get("oldest")?, row.try_get("newest")?);
-        let Some((oldest, newest)) = oldest.zip(newest) else { return Ok(None) };
+        let Some((oldest, newest)) = oldest.zip(newest) else {
+            return Ok(None);
+        };
         let filter = resolved.selection.filter;
         let newest = newest + TimeDelta::microseconds(1);
-        let bounds =
-            (filter.from.map_or(oldest, |from| from.max(oldest)), filter.to.map_or(newest, |to| to.min(newest)));
+        let bounds = (
+            filter.from.map_or(oldest, |from| from.max(oldest)),
+            filter.to.map_or(newest, |to| to.min(newest)),
+        );
         Ok((bounds.0 < bounds.1 && !resolved.is_nothing()).then_some(bounds))
     }
 
@@ -235,11 +315,21 @@ impl Store {
         oldest: DateTime<Utc>,
         most: Duration,
     ) -> Result<DateTime<Utc>, StoreError> {
-        let mut query = QueryBuilder::new("select max(finished_at) from attempts where finished_at < ");
+        let mut query =
+            QueryBuilder::new("select max(finished_at) from attempts where finished_at < ");
         query.push_bind(time);
-        let rows = self.within(most, query).await?.ok_or_else(StoreError::no_answer)?;
-        let newest: Option<DateTime<Utc>> = rows.first().map(|row| row.try_get(0)).transpose()?.flatten();
-        Ok(newest.map_or(oldest, |newest| (newest + TimeDelta::microseconds(1)).max(oldest)))
+        let rows = self
+            .within(most, query)
+            .await?
+            .ok_or_else(StoreError::no_answer)?;
+        let newest: Option<DateTime<Utc>> = rows
+            .first()
+            .map(|row| row.try_get(0))
+            .transpose()?
+            .flatten();
+        Ok(newest.map_or(oldest, |newest| {
+            (newest + TimeDelta::microseconds(1)).max(oldest)
+        }))
     }
 
     /// The rows, or `None` when there was no answer within this time.
@@ -251,7 +341,11 @@ impl Store {
         let mut transaction = self.bounded(most).await?;
         // The statement is planned with its values: the number of rows that have a value matters,
         // and differs between values.
-        let rows = query.build().persistent(false).fetch_all(&mut *transaction).await;
+        let rows = query
+            .build()
+            .persistent(false)
+            .fetch_all(&mut *transaction)
+            .await;
         match rows {
             Ok(rows) => {
                 transaction.commit().await?;
@@ -269,7 +363,10 @@ impl Store {
         // all rows of the cursor are read.
         let settings = "select set_config('statement_timeout', $1, true), set_config('jit', 'off', true), \
                         set_config('random_page_cost', '1.1', true), set_config('cursor_tuple_fraction', '1', true)";
-        sqlx::query(settings).bind(milliseconds(most)).execute(&mut *transaction).await?;
+        sqlx::query(settings)
+            .bind(milliseconds(most))
+            .execute(&mut *transaction)
+            .await?;
         Ok(transaction)
     }
 }
@@ -279,17 +376,29 @@ fn milliseconds(time: Duration) -> String {
 }
 
 fn is_timeout(error: &sqlx::Error) -> bool {
-    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "57014")
+    error
+        .as_database_error()
+        .and_then(|error| error.code())
+        .is_some_and(|code| code == "57014")
 }
 
-fn query(resolved: &Resolved<'_>, wanted: &Projection, window: &Window<'_>, limit: usize) -> QueryBuilder<Postgres> {
+fn query(
+    resolved: &Resolved<'_>,
+    wanted: &Projection,
+    window: &Window<'_>,
+    limit: usize,
+) -> QueryBuilder<Postgres> {
     let mut query = QueryBuilder::new(format!("select {} from ", wanted.columns));
     resolved.push(&mut query, "a", window);
     if wanted.once_a_job {
         query.push(" and not exists (select from ");
         let later = Window {
             from: window.from,
-            to: resolved.selection.filter.to.unwrap_or(DateTime::<Utc>::MAX_UTC),
+            to: resolved
+                .selection
+                .filter
+                .to
+                .unwrap_or(DateTime::<Utc>::MAX_UTC),
             behind: None,
         };
         resolved.push(&mut query, "n", &later);

@@ -21,7 +21,6 @@ pub struct SealedSecret {
     pub key_id: String,
     /// 12 bytes.
     pub nonce: Vec<u8>,
-    /// Includes the tag.
     pub ciphertext: Vec<u8>,
 }
 
@@ -85,7 +84,12 @@ impl Store {
              order by plugin, name, version desc"
         );
         let query = sqlx::query(sqlx::AssertSqlSafe(text)).bind(plugin.map(PluginName::as_str));
-        query.fetch_all(&self.pool).await?.into_iter().map(secret).collect()
+        query
+            .fetch_all(&self.pool)
+            .await?
+            .into_iter()
+            .map(secret)
+            .collect()
     }
 
     /// Stores a new version and notifies every process. `seal` gets its number, which is returned.
@@ -103,7 +107,9 @@ impl Store {
             .fetch_one(&mut *tx)
             .await?;
         if !known {
-            return Err(StoreError::NotFound(format!("no plugin is called {plugin}: push it first")));
+            return Err(StoreError::NotFound(format!(
+                "no plugin is called {plugin}: push it first"
+            )));
         }
         // Locks the name, so that changes of one secret run one after the other.
         let version: i32 = sqlx::query_scalar(
@@ -140,7 +146,11 @@ impl Store {
     }
 
     /// Deletes every version and notifies every process.
-    pub async fn delete_secret(&self, plugin: &PluginName, name: &SecretName) -> Result<(), StoreError> {
+    pub async fn delete_secret(
+        &self,
+        plugin: &PluginName,
+        name: &SecretName,
+    ) -> Result<(), StoreError> {
         let mut tx = self.pool.begin().await?;
         // Without this lock, a concurrent rotation would leave its new version behind.
         sqlx::query("select from secret_names where plugin = $1 and name = $2 for update")
@@ -165,10 +175,18 @@ impl Store {
         reseal: impl Fn(&SecretRow) -> Option<SealedSecret>,
     ) -> Result<Resealed, StoreError> {
         let mut tx = self.pool.begin().await?;
-        let text = format!("{COLUMNS} where key_id <> $1 and id >= $2 order by id limit $3 for update");
-        let query = sqlx::query(sqlx::AssertSqlSafe(text)).bind(key_id).bind(from).bind(limit);
-        let rows: Vec<SecretRow> =
-            query.fetch_all(&mut *tx).await?.into_iter().map(secret).collect::<Result<_, _>>()?;
+        let text =
+            format!("{COLUMNS} where key_id <> $1 and id >= $2 order by id limit $3 for update");
+        let query = sqlx::query(sqlx::AssertSqlSafe(text))
+            .bind(key_id)
+            .bind(from)
+            .bind(limit);
+        let rows: Vec<SecretRow> = query
+            .fetch_all(&mut *tx)
+            .await?
+            .into_iter()
+            .map(secret)
+            .collect::<Result<_, _>>()?;
         let next = rows.last().map(|row| row.id + 1);
         let (mut done, mut failed) = (0, Vec::new());
         for row in rows {
@@ -176,13 +194,15 @@ impl Store {
                 failed.push(row);
                 continue;
             };
-            sqlx::query("update secrets set key_id = $2, nonce = $3, ciphertext = $4 where id = $1")
-                .bind(row.id)
-                .bind(sealed.key_id)
-                .bind(sealed.nonce)
-                .bind(sealed.ciphertext)
-                .execute(&mut *tx)
-                .await?;
+            sqlx::query(
+                "update secrets set key_id = $2, nonce = $3, ciphertext = $4 where id = $1",
+            )
+            .bind(row.id)
+            .bind(sealed.key_id)
+            .bind(sealed.nonce)
+            .bind(sealed.ciphertext)
+            .execute(&mut *tx)
+            .await?;
             done += 1;
         }
         if done > 0 {
@@ -207,13 +227,25 @@ impl Store {
 
     /// Deletes versions that have ended; returns their number.
     pub async fn forget_ended_secrets(&self) -> Result<u64, StoreError> {
-        Ok(sqlx::query("delete from secrets where ends_at <= now()").execute(&self.pool).await?.rows_affected())
+        Ok(sqlx::query("delete from secrets where ends_at <= now()")
+            .execute(&self.pool)
+            .await?
+            .rows_affected())
     }
 }
 
-async fn delete(connection: &mut PgConnection, plugin: &PluginName, name: &SecretName) -> Result<u64, StoreError> {
+async fn delete(
+    connection: &mut PgConnection,
+    plugin: &PluginName,
+    name: &SecretName,
+) -> Result<u64, StoreError> {
     let query = sqlx::query("delete from secrets where plugin = $1 and name = $2");
-    Ok(query.bind(plugin.as_str()).bind(name.as_str()).execute(connection).await?.rows_affected())
+    Ok(query
+        .bind(plugin.as_str())
+        .bind(name.as_str())
+        .execute(connection)
+        .await?
+        .rows_affected())
 }
 
 async fn end_newest(
@@ -222,12 +254,13 @@ async fn end_newest(
     name: &SecretName,
     overlap: Duration,
 ) -> Result<(), StoreError> {
-    let earlier: Option<DateTime<Utc>> =
-        sqlx::query_scalar("select max(ends_at) from secrets where plugin = $1 and name = $2 and ends_at > now()")
-            .bind(plugin.as_str())
-            .bind(name.as_str())
-            .fetch_one(&mut *connection)
-            .await?;
+    let earlier: Option<DateTime<Utc>> = sqlx::query_scalar(
+        "select max(ends_at) from secrets where plugin = $1 and name = $2 and ends_at > now()",
+    )
+    .bind(plugin.as_str())
+    .bind(name.as_str())
+    .fetch_one(&mut *connection)
+    .await?;
     if let Some(until) = earlier {
         let until = until.to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
         return Err(StoreError::Conflict(format!(
@@ -242,7 +275,11 @@ async fn end_newest(
     .bind(overlap.as_secs_f64())
     .execute(connection)
     .await?;
-    if ended.rows_affected() == 0 { Err(not_kept(plugin, name)) } else { Ok(()) }
+    if ended.rows_affected() == 0 {
+        Err(not_kept(plugin, name))
+    } else {
+        Ok(())
+    }
 }
 
 fn not_kept(plugin: &PluginName, name: &SecretName) -> StoreError {

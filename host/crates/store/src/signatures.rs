@@ -68,20 +68,38 @@ pub(crate) async fn add(
 
 impl Store {
     /// Signatures of one revision, in the order of their arrival.
-    pub async fn signatures(&self, digest: &RevisionDigest) -> Result<Vec<SignatureRow>, StoreError> {
+    pub async fn signatures(
+        &self,
+        digest: &RevisionDigest,
+    ) -> Result<Vec<SignatureRow>, StoreError> {
         let query = sqlx::query(
             "select digest, key_id, signature, added_by, added_at from revision_signatures \
              where digest = $1 order by added_at, key_id",
         );
-        query.bind(digest.to_string()).fetch_all(&self.pool).await?.into_iter().map(signature).collect()
+        query
+            .bind(digest.to_string())
+            .fetch_all(&self.pool)
+            .await?
+            .into_iter()
+            .map(signature)
+            .collect()
     }
 
     /// Signatures of all revisions of a plugin.
-    pub async fn signatures_of(&self, plugin: &PluginName) -> Result<Vec<SignatureRow>, StoreError> {
+    pub async fn signatures_of(
+        &self,
+        plugin: &PluginName,
+    ) -> Result<Vec<SignatureRow>, StoreError> {
         let query = sqlx::query(
             "select s.digest, s.key_id, s.signature, s.added_by, s.added_at from revision_signatures s \
              join revisions r using (digest) where r.plugin = $1 order by s.added_at, s.key_id",
         );
-        query.bind(plugin.as_str()).fetch_all(&self.pool).await?.into_iter().map(signature).collect()
+        query
+            .bind(plugin.as_str())
+            .fetch_all(&self.pool)
+            .await?
+            .into_iter()
+            .map(signature)
+            .collect()
     }
 }

@@ -31,7 +31,6 @@ pub struct FailureRate {
     pub queue: String,
     /// Jobs that failed for good and have not run since.
     pub failed: i64,
-    /// Jobs that ended.
     pub ended: i64,
 }
 
@@ -56,17 +55,31 @@ impl Store {
              where known.queue is not null) select queue from known where queue is not null",
         );
         let names = query.bind(prefix).fetch_all(&self.pool).await?;
-        Ok(names.into_iter().flatten().filter_map(|name| name.parse().ok()).collect())
+        Ok(names
+            .into_iter()
+            .flatten()
+            .filter_map(|name| name.parse().ok())
+            .collect())
     }
 
     /// Whether the queue has at least one recorded attempt.
     pub async fn has_history(&self, prefix: &str, queue: &QueueName) -> Result<bool, StoreError> {
-        let query = sqlx::query_scalar("select exists (select from attempts where prefix = $1 and queue = $2)");
-        Ok(query.bind(prefix).bind(queue.as_str()).fetch_one(&self.pool).await?)
+        let query = sqlx::query_scalar(
+            "select exists (select from attempts where prefix = $1 and queue = $2)",
+        );
+        Ok(query
+            .bind(prefix)
+            .bind(queue.as_str())
+            .fetch_one(&self.pool)
+            .await?)
     }
 
     /// Per kind of job, the busiest first.
-    pub async fn job_statistics(&self, prefix: &str, queue: &QueueName) -> Result<Vec<JobStatistics>, StoreError> {
+    pub async fn job_statistics(
+        &self,
+        prefix: &str,
+        queue: &QueueName,
+    ) -> Result<Vec<JobStatistics>, StoreError> {
         let query = sqlx::query_as(
             "select name, count(*) filter (where finished_at > now() - interval '1 minute') as last_minute, \
              count(*) filter (where finished_at > now() - interval '15 minutes') as last_15_minutes, \
@@ -78,11 +91,19 @@ impl Store {
              from attempts where prefix = $1 and queue = $2 and finished_at > now() - interval '1 day') of_last_day \
              group by name order by count(*) desc, name",
         );
-        Ok(query.bind(prefix).bind(queue.as_str()).fetch_all(&self.pool).await?)
+        Ok(query
+            .bind(prefix)
+            .bind(queue.as_str())
+            .fetch_all(&self.pool)
+            .await?)
     }
 
     /// Queues with a failure within this time. A retried job counts once, by its last end.
-    pub async fn failure_rates(&self, prefix: &str, within: Duration) -> Result<Vec<FailureRate>, StoreError> {
+    pub async fn failure_rates(
+        &self,
+        prefix: &str,
+        within: Duration,
+    ) -> Result<Vec<FailureRate>, StoreError> {
         // Reads only the last minutes, by the index over times. Whether a job has run since is
         // looked up by the primary key, for failures only.
         let query = sqlx::query_as(
@@ -93,15 +114,27 @@ impl Store {
              and a.job_created_ms = ended.job_created_ms and a.started > ended.started)) as failed \
              from ended group by queue having bool_or(verdict = 'fail') order by queue",
         );
-        Ok(query.bind(prefix).bind(within.as_secs_f64()).fetch_all(&self.pool).await?)
+        Ok(query
+            .bind(prefix)
+            .bind(within.as_secs_f64())
+            .fetch_all(&self.pool)
+            .await?)
     }
 
     /// The last completed action of these kinds on any of these targets.
-    pub async fn last_action(&self, actions: &[&str], targets: &[&str]) -> Result<Option<ActionRow>, StoreError> {
+    pub async fn last_action(
+        &self,
+        actions: &[&str],
+        targets: &[&str],
+    ) -> Result<Option<ActionRow>, StoreError> {
         let query = sqlx::query_as(
             "select actor, action, target, began_at from operator_actions \
              where action = any($1) and target = any($2) and ended_at is not null and error is null order by id desc limit 1",
         );
-        Ok(query.bind(actions).bind(targets).fetch_optional(&self.pool).await?)
+        Ok(query
+            .bind(actions)
+            .bind(targets)
+            .fetch_optional(&self.pool)
+            .await?)
     }
 }

@@ -70,12 +70,20 @@ pub struct Relative {
 
 impl Store {
     /// The newest attempts of jobs that had this id, oldest first. `prefix` is BullMQ's key prefix.
-    pub async fn lives(&self, prefix: &str, queue: &QueueName, job: &JobId) -> Result<Vec<FoundRow>, StoreError> {
+    pub async fn lives(
+        &self,
+        prefix: &str,
+        queue: &QueueName,
+        job: &JobId,
+    ) -> Result<Vec<FoundRow>, StoreError> {
         let query = format!(
             "select queue, job_id, job_created_ms, null::bigint as dead_letter, {COLUMNS} from attempts \
              where prefix = $1 and queue = $2 and job_id = $3 order by finished_at desc, started desc limit $4"
         );
-        let query = sqlx::query_as(sqlx::AssertSqlSafe(query)).bind(prefix).bind(queue.as_str()).bind(job.as_str());
+        let query = sqlx::query_as(sqlx::AssertSqlSafe(query))
+            .bind(prefix)
+            .bind(queue.as_str())
+            .bind(job.as_str());
         let mut rows: Vec<FoundRow> = query.bind(MAX_ATTEMPTS).fetch_all(&self.pool).await?;
         rows.reverse();
         Ok(rows)
@@ -100,19 +108,39 @@ impl Store {
         let target = trail_name(queue, job);
         let node = json!([{ "queue": queue.as_str(), "id": job.as_str() }]);
         // A producer may write any number; there are no actions outside of this range.
-        let created_ms: Vec<i64> = created_ms.iter().map(|ms| (*ms).clamp(0, LATEST_MS)).collect();
-        let query = query.bind(target).bind(created_ms).bind(queue.as_str()).bind(job.as_str());
-        Ok(query.bind(MAX_RECORDS).bind(node).fetch_all(&self.pool).await?)
+        let created_ms: Vec<i64> = created_ms
+            .iter()
+            .map(|ms| (*ms).clamp(0, LATEST_MS))
+            .collect();
+        let query = query
+            .bind(target)
+            .bind(created_ms)
+            .bind(queue.as_str())
+            .bind(job.as_str());
+        Ok(query
+            .bind(MAX_RECORDS)
+            .bind(node)
+            .fetch_all(&self.pool)
+            .await?)
     }
 
     /// Bulk operations that chose the job or added it, oldest first.
-    pub async fn job_bulks(&self, prefix: &str, queue: &QueueName, job: &JobId) -> Result<Vec<JobBulk>, StoreError> {
+    pub async fn job_bulks(
+        &self,
+        prefix: &str,
+        queue: &QueueName,
+        job: &JobId,
+    ) -> Result<Vec<JobBulk>, StoreError> {
         let query = sqlx::query_as(
             "select b.id as bulk, b.kind, b.actor, coalesce(i.acted_at, b.created_at) as at, i.job_id, i.job_created_ms, i.state, \
              i.reason, i.new_id from bulk_items i join bulks b on b.id = i.bulk \
              where b.prefix = $1 and i.queue = $2 and (i.job_id = $3 or i.new_id = $3) order by b.id desc, i.n limit $4",
         );
-        let query = query.bind(prefix).bind(queue.as_str()).bind(job.as_str()).bind(MAX_RECORDS);
+        let query = query
+            .bind(prefix)
+            .bind(queue.as_str())
+            .bind(job.as_str())
+            .bind(MAX_RECORDS);
         let mut items: Vec<JobBulk> = query.fetch_all(&self.pool).await?;
         items.reverse();
         Ok(items)
@@ -130,7 +158,11 @@ impl Store {
             "select at, trail, entry_key, plugin, queue, job_id from audit_entries \
              where (queue = $1 and job_id = $2) or correlation_id = any($3) order by id desc limit $4",
         );
-        let query = query.bind(queue.as_str()).bind(job.as_str()).bind(correlation_ids).bind(MAX_RECORDS);
+        let query = query
+            .bind(queue.as_str())
+            .bind(job.as_str())
+            .bind(correlation_ids)
+            .bind(MAX_RECORDS);
         let mut entries: Vec<JobAudit> = query.fetch_all(&self.pool).await?;
         entries.reverse();
         Ok(entries)
@@ -149,7 +181,11 @@ impl Store {
              where prefix = $1 and correlation_id = any($2) and not (queue = $3 and job_id = $4) \
              order by queue, job_id, finished_at desc) jobs order by finished_at limit $5",
         );
-        let query = query.bind(prefix).bind(correlation_ids).bind(queue.as_str()).bind(job.as_str());
+        let query = query
+            .bind(prefix)
+            .bind(correlation_ids)
+            .bind(queue.as_str())
+            .bind(job.as_str());
         Ok(query.bind(MAX_RELATIVES).fetch_all(&self.pool).await?)
     }
 

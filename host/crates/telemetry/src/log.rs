@@ -33,7 +33,9 @@ pub struct DroppedLines(Arc<OnceLock<ErrorCounter>>);
 impl DroppedLines {
     /// Since the start of the process.
     pub fn count(&self) -> u64 {
-        self.0.get().map_or(0, |counter| counter.dropped_lines() as u64)
+        self.0
+            .get()
+            .map_or(0, |counter| counter.dropped_lines() as u64)
     }
 }
 
@@ -49,7 +51,9 @@ pub struct Logging {
 impl Logging {
     /// Writes the lines that are left, for at most 2 s. Call it at the end of the process.
     pub fn flush(&mut self) {
-        let Some(guard) = self.guard.take() else { return };
+        let Some(guard) = self.guard.take() else {
+            return;
+        };
         // A thread that may be left behind: the guard prints to stdout when it cannot flush.
         at_most(FLUSH_WITHIN, move || drop(guard));
     }
@@ -57,28 +61,57 @@ impl Logging {
 
 /// Starts logging to standard output. If `as_json` is absent: text on a terminal, JSON elsewhere.
 pub fn start(as_json: Option<bool>, filter: &str) -> anyhow::Result<Logging> {
-    let filter = EnvFilter::builder().parse(filter).map_err(|error| anyhow::anyhow!("log.filter: {error}"))?;
+    let filter = EnvFilter::builder()
+        .parse(filter)
+        .map_err(|error| anyhow::anyhow!("log.filter: {error}"))?;
     let is_terminal = io::stdout().is_terminal();
     let as_json = as_json.unwrap_or(!is_terminal);
     let (lines, dropped) = (RecentLines::default(), DroppedLines::default());
     // Not `Stdout`: the writing thread would hold its lock while it waits.
     let output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
-    let writer = Writer { output, dropped: dropped.clone(), as_json, told: 0, told_at: None };
-    let builder = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(BUFFERED_LINES).thread_name("log");
+    let writer = Writer {
+        output,
+        dropped: dropped.clone(),
+        as_json,
+        told: 0,
+        told_at: None,
+    };
+    let builder = NonBlockingBuilder::default()
+        .lossy(true)
+        .buffered_lines_limit(BUFFERED_LINES)
+        .thread_name("log");
     let (buffer, guard) = builder.finish(writer);
     // Cannot fail: it was never set before.
     let _set = dropped.0.set(buffer.error_counter());
     let layer = if as_json {
-        fmt::layer().with_writer(buffer).json().flatten_event(true).with_current_span(false).with_filter(filter).boxed()
+        fmt::layer()
+            .with_writer(buffer)
+            .json()
+            .flatten_event(true)
+            .with_current_span(false)
+            .with_filter(filter)
+            .boxed()
     } else {
-        fmt::layer().with_writer(buffer).with_ansi(is_terminal).with_filter(filter).boxed()
+        fmt::layer()
+            .with_writer(buffer)
+            .with_ansi(is_terminal)
+            .with_filter(filter)
+            .boxed()
     };
     tracing_subscriber::registry()
         .with(layer)
-        .with(lines.clone().with_filter(tracing::level_filters::LevelFilter::INFO))
+        .with(
+            lines
+                .clone()
+                .with_filter(tracing::level_filters::LevelFilter::INFO),
+        )
         .try_init()?;
     std::panic::set_hook(Box::new(log_panic));
-    Ok(Logging { lines, dropped, guard: Some(guard) })
+    Ok(Logging {
+        lines,
+        dropped,
+        guard: Some(guard),
+    })
 }
 
 /// Prints the last words of a process, which ends even if its reader does not read.
@@ -88,10 +121,12 @@ pub fn last_words(print: impl FnOnce() + Send + 'static) {
 
 fn at_most(limit: Duration, act: impl FnOnce() + Send + 'static) {
     let (done, is_done) = std::sync::mpsc::sync_channel(1);
-    let spawned = std::thread::Builder::new().name("flush".into()).spawn(move || {
-        act();
-        done.send(()).ok();
-    });
+    let spawned = std::thread::Builder::new()
+        .name("flush".into())
+        .spawn(move || {
+            act();
+            done.send(()).ok();
+        });
     if spawned.is_ok() {
         // An error means that the thread has ended.
         is_done.recv_timeout(limit).ok();
@@ -101,7 +136,10 @@ fn at_most(limit: Duration, act: impl FnOnce() + Send + 'static) {
 /// Replaces the standard hook, which writes to standard error and blocks on a full pipe.
 fn log_panic(panic: &std::panic::PanicHookInfo<'_>) {
     let message = panic.payload_as_str().unwrap_or("(not a text)");
-    let location = panic.location().map(ToString::to_string).unwrap_or_default();
+    let location = panic
+        .location()
+        .map(ToString::to_string)
+        .unwrap_or_default();
     let thread = std::thread::current();
     let thread = thread.name().unwrap_or_default();
     let backtrace = std::backtrace::Backtrace::force_capture();

@@ -44,7 +44,9 @@ impl RecentLines {
         kept.bytes += line.len();
         kept.lines.push_back(line);
         while kept.lines.len() > MAX_LINES || kept.bytes > MAX_BYTES {
-            let Some(oldest) = kept.lines.pop_front() else { break };
+            let Some(oldest) = kept.lines.pop_front() else {
+                break;
+            };
             kept.bytes -= oldest.len();
         }
     }
@@ -57,10 +59,15 @@ impl<S: Subscriber> Layer<S> for RecentLines {
             return;
         }
         let quotes_plugins = metadata.target().starts_with("patchbay_capability");
-        let mut fields = Fields { of: Map::new(), quotes_plugins };
+        let mut fields = Fields {
+            of: Map::new(),
+            quotes_plugins,
+        };
         let now = Utc::now().to_rfc3339_opts(SecondsFormat::Millis, true);
         fields.of.insert("timestamp".into(), now.into());
-        fields.of.insert("level".into(), metadata.level().as_str().into());
+        fields
+            .of
+            .insert("level".into(), metadata.level().as_str().into());
         fields.of.insert("target".into(), metadata.target().into());
         event.record(&mut fields);
         self.keep(Value::Object(fields.of).to_string());
@@ -79,7 +86,8 @@ const NAMING: [&str; 4] = ["job", "name", "client", "panic"];
 
 impl Fields {
     fn text(&mut self, field: &Field, text: &str) {
-        let hidden = NAMING.contains(&field.name()) && !text.bytes().all(|byte| byte.is_ascii_digit());
+        let hidden =
+            NAMING.contains(&field.name()) && !text.bytes().all(|byte| byte.is_ascii_digit());
         let text = match field.name() {
             _ if hidden => "…".to_owned(),
             "error" if self.quotes_plugins => redact_foreign(text),
@@ -124,17 +132,29 @@ mod tests {
     #[test]
     fn lines_of_the_host_are_kept_and_those_of_plugins_are_not() {
         let lines = RecentLines::default();
-        tracing::subscriber::with_default(tracing_subscriber::registry().with(lines.clone()), || {
-            tracing::info!(to = "asha@example.com", jobs = 3, job = %"asha", "settled");
-            tracing::info!(target: "patchbay_capability::egress", error = "denied: GET x.example/asha/1", "failed");
-            tracing::info!(target: "guest", "Asha has paid");
-            tracing::debug!("too much");
-        });
+        tracing::subscriber::with_default(
+            tracing_subscriber::registry().with(lines.clone()),
+            || {
+                tracing::info!(to = "asha@example.com", jobs = 3, job = %"asha", "settled");
+                tracing::info!(target: "patchbay_capability::egress", error = "denied: GET x.example/asha/1", "failed");
+                tracing::info!(target: "guest", "Asha has paid");
+                tracing::debug!("too much");
+            },
+        );
         let text = lines.text();
-        let kept: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
-        assert_eq!((kept.len(), &kept[1]["error"]), (2, &"denied: GET …".into()));
+        let kept: Vec<Value> = text
+            .lines()
+            .map(|line| serde_json::from_str(line).expect("JSON"))
+            .collect();
+        assert_eq!(
+            (kept.len(), &kept[1]["error"]),
+            (2, &"denied: GET …".into())
+        );
         let line = &kept[0];
-        assert_eq!((&line["message"], &line["to"], &line["jobs"]), (&"settled".into(), &"<address>".into(), &3.into()));
+        assert_eq!(
+            (&line["message"], &line["to"], &line["jobs"]),
+            (&"settled".into(), &"<address>".into(), &3.into())
+        );
         assert_eq!(line["job"], "…");
     }
 

@@ -29,12 +29,18 @@ fn unquoted(text: &str) -> String {
             return "<address>".into();
         }
         let word: Cow<'_, str> = match word.split_once('?') {
-            Some((url, query)) if url.contains("://") && !query.is_empty() => format!("{url}?…").into(),
+            Some((url, query)) if url.contains("://") && !query.is_empty() => {
+                format!("{url}?…").into()
+            }
             _ => word.to_owned().into(),
         };
         let is_digest = word.len() >= 12 && word.bytes().all(|byte| byte.is_ascii_hexdigit());
         let is_time = DateTime::parse_from_rfc3339(&word).is_ok();
-        if !is_digest && !is_time && longest_number(&word) >= LONG_NUMBER { "<number>".into() } else { word }
+        if !is_digest && !is_time && longest_number(&word) >= LONG_NUMBER {
+            "<number>".into()
+        } else {
+            word
+        }
     };
     text.split(' ').map(word).collect::<Vec<_>>().join(" ")
 }
@@ -79,12 +85,24 @@ mod tests {
     #[test]
     fn what_may_be_personal_goes_and_the_rest_stays() {
         for (text, left) in [
-            ("cannot reach smtp.example.com:587", "cannot reach smtp.example.com:587"),
+            (
+                "cannot reach smtp.example.com:587",
+                "cannot reach smtp.example.com:587",
+            ),
             ("asha@example.com is unknown", "<address> is unknown"),
             ("call +91-98765-43210 back", "call <number> back"),
-            ("due at 2026-11-26T05:48:40.123Z", "due at 2026-11-26T05:48:40.123Z"),
-            ("revision 4a0cf6eb3387 of \"Asha\" took 12.5 s", "revision 4a0cf6eb3387 of \"…\" took 12.5 s"),
-            ("GET https://api.example.com/v1?key=x failed", "GET https://api.example.com/v1?… failed"),
+            (
+                "due at 2026-11-26T05:48:40.123Z",
+                "due at 2026-11-26T05:48:40.123Z",
+            ),
+            (
+                "revision 4a0cf6eb3387 of \"Asha\" took 12.5 s",
+                "revision 4a0cf6eb3387 of \"…\" took 12.5 s",
+            ),
+            (
+                "GET https://api.example.com/v1?key=x failed",
+                "GET https://api.example.com/v1?… failed",
+            ),
             ("an open \"quote", "an open \"…\""),
         ] {
             assert_eq!(redact_own(text), left);

@@ -52,7 +52,15 @@ impl AttemptHandler {
         traces: Traces,
     ) -> Arc<Self> {
         let gates = QueueGates::new(Arc::clone(&quarantine));
-        Arc::new(Self { executor, host, quarantine, gates, budget, attempts: Arc::default(), traces })
+        Arc::new(Self {
+            executor,
+            host,
+            quarantine,
+            gates,
+            budget,
+            attempts: Arc::default(),
+            traces,
+        })
     }
 
     pub fn attempts(&self) -> Arc<AttemptMeters> {
@@ -61,7 +69,11 @@ impl AttemptHandler {
 
     async fn run(&self, mut delivery: Delivery) -> Settlement {
         if self.quarantine.holds(&delivery.key.queue) {
-            return Settlement { disposition: Disposition::HandBack, record: None, again_after: None };
+            return Settlement {
+                disposition: Disposition::HandBack,
+                record: None,
+                again_after: None,
+            };
         }
         let started_at = Utc::now();
         let execution = match &delivery.refusal {
@@ -82,7 +94,8 @@ impl AttemptHandler {
             _ => self.executor.mask(&delivery).await,
         };
         execution.outcome.cut(&mask);
-        self.gates.note(&delivery.key.queue, execution.refused.as_ref());
+        self.gates
+            .note(&delivery.key.queue, execution.refused.as_ref());
         let past = past(&delivery, &execution, rand::random());
         let verdict = decide(&execution.outcome, &execution.policy, &past, rand::random());
         let mut deferrals = delivery.deferrals;
@@ -99,17 +112,27 @@ impl AttemptHandler {
             // Whatever is decided about the plugin, the job keeps its attempts.
             let verdict = Verdict::Defer(Duration::ZERO);
             let record = self.record(&mut delivery, &mut execution, verdict, started_at, &mask);
-            return Settlement { disposition: Disposition::HandBack, record, again_after: None };
+            return Settlement {
+                disposition: Disposition::HandBack,
+                record,
+                again_after: None,
+            };
         }
         let record = self.record(&mut delivery, &mut execution, verdict, started_at, &mask);
         let again_after = again_after(&execution.policy, past.attempts_made);
-        Settlement { disposition: disposition(execution, verdict, deferrals), record, again_after }
+        Settlement {
+            disposition: disposition(execution, verdict, deferrals),
+            record,
+            again_after,
+        }
     }
 
     /// Records how the call ended. Returns whether it crashed in a quarantined revision, even if
     /// this very crash caused the quarantine.
     fn is_of_a_broken_plugin(&self, delivery: &Delivery, execution: &Execution) -> bool {
-        let Some((plugin, revision)) = &execution.ran_by else { return false };
+        let Some((plugin, revision)) = &execution.ran_by else {
+            return false;
+        };
         let kind = execution.outcome.kind();
         self.quarantine.note(plugin, *revision, &delivery.key, kind);
         quarantine::is_crash(kind) && self.quarantine.has(revision)
@@ -118,10 +141,17 @@ impl AttemptHandler {
     /// The job's id and name are left out, because its producer has chosen them.
     fn step(&self, delivery: &Delivery) -> Span {
         let queue = &delivery.key.queue;
-        let mut step = self.traces.span(SpanKind::Attempt, || format!("attempt {queue}"), &delivery.trace);
+        let mut step = self.traces.span(
+            SpanKind::Attempt,
+            || format!("attempt {queue}"),
+            &delivery.trace,
+        );
         step.set("messaging.system", "bullmq");
         step.set("messaging.destination.name", queue.to_string());
-        step.set("patchbay.attempt", i64::from(delivery.attempts_made.saturating_add(1)));
+        step.set(
+            "patchbay.attempt",
+            i64::from(delivery.attempts_made.saturating_add(1)),
+        );
         step
     }
 
@@ -170,15 +200,23 @@ impl AttemptHandler {
     }
 
     /// Only at the end of a job, and while the budget has room.
-    fn body(&self, delivery: &mut Delivery, execution: &Execution, verdict: Verdict) -> Option<Body> {
-        let is_end = matches!(verdict, Verdict::Complete | Verdict::Fail) && !delivery.data.is_empty();
+    fn body(
+        &self,
+        delivery: &mut Delivery,
+        execution: &Execution,
+        verdict: Verdict,
+    ) -> Option<Body> {
+        let is_end =
+            matches!(verdict, Verdict::Complete | Verdict::Fail) && !delivery.data.is_empty();
         let result = match &execution.outcome {
             Outcome::Completed(value) => Some(value),
             _ => None,
         };
         let bytes = delivery.data.len() + result.map_or(0, String::len);
-        (is_end && self.budget.takes(bytes))
-            .then(|| Body { data: std::mem::take(&mut delivery.data), result: result.cloned() })
+        (is_end && self.budget.takes(bytes)).then(|| Body {
+            data: std::mem::take(&mut delivery.data),
+            result: result.cloned(),
+        })
     }
 }
 
@@ -197,8 +235,9 @@ impl Handler for AttemptHandler {
         );
         step.name_in(&span);
         delivery.trace = step.causes(delivery.trace);
-        let waited =
-            delivery.ready_at_ms.map(|ready| Duration::from_millis(delivery.taken_at_ms.saturating_sub(ready)));
+        let waited = delivery
+            .ready_at_ms
+            .map(|ready| Duration::from_millis(delivery.taken_at_ms.saturating_sub(ready)));
         let settlement = self.run(delivery).instrument(span).await;
         if let Some(record) = &settlement.record {
             self.attempts.count(record, waited);
@@ -216,13 +255,17 @@ impl Handler for AttemptHandler {
 /// is a failure.
 fn refused(refusal: &Refusal) -> Outcome {
     match refusal {
-        Refusal::Missed(why) => Outcome::Completed(serde_json::json!({ "skipped": why }).to_string()),
-        Refusal::Unreadable(_) | Refusal::Condemned(_) | Refusal::Expired(_) => Outcome::Failed(Failure {
-            code: refusal.code().into(),
-            message: refusal.message().into(),
-            retry: Retry::Never,
-            details: None,
-        }),
+        Refusal::Missed(why) => {
+            Outcome::Completed(serde_json::json!({ "skipped": why }).to_string())
+        }
+        Refusal::Unreadable(_) | Refusal::Condemned(_) | Refusal::Expired(_) => {
+            Outcome::Failed(Failure {
+                code: refusal.code().into(),
+                message: refusal.message().into(),
+                retry: Retry::Never,
+                details: None,
+            })
+        }
     }
 }
 
@@ -246,9 +289,15 @@ fn unless_killed(execution: Execution, delivery: &Delivery) -> Execution {
 /// whatever the guest reported. `refused` is kept only if it is the reason. `random` is uniform in
 /// 0.0..1.0.
 fn unless_refused(execution: Execution, random: f64) -> Execution {
-    let failed = matches!(execution.outcome, Outcome::Failed(_) | Outcome::Trapped(_) | Outcome::Deadline(_));
+    let failed = matches!(
+        execution.outcome,
+        Outcome::Failed(_) | Outcome::Trapped(_) | Outcome::Deadline(_)
+    );
     let Some(refused) = execution.refused.as_ref().filter(|_| failed) else {
-        return Execution { refused: None, ..execution };
+        return Execution {
+            refused: None,
+            ..execution
+        };
     };
     let reason = execution.outcome.reason().unwrap_or_default();
     let failure = Failure {
@@ -258,10 +307,18 @@ fn unless_refused(execution: Execution, random: f64) -> Execution {
             refused.breaker.host()
         ),
         // Spread in time, so that jobs that were refused together do not return together.
-        retry: Retry::Defer(refused.retry_in.max(LEAST_WAIT).mul_f64(1.0 + SPREAD * random)),
+        retry: Retry::Defer(
+            refused
+                .retry_in
+                .max(LEAST_WAIT)
+                .mul_f64(1.0 + SPREAD * random),
+        ),
         details: None,
     };
-    Execution { outcome: Outcome::Failed(failure.sanitized()), ..execution }
+    Execution {
+        outcome: Outcome::Failed(failure.sanitized()),
+        ..execution
+    }
 }
 
 fn since_first_deferral(delivery: &Delivery) -> Duration {
@@ -289,14 +346,21 @@ fn tell_deferral(outcome: &Outcome, delay: Duration, in_a_row: u32) {
         Outcome::HostFault(reason) => {
             warn!(
                 reason,
-                delay_ms, in_a_row, "The host could not run the job. It runs again without using up an attempt."
+                delay_ms,
+                in_a_row,
+                "The host could not run the job. It runs again without using up an attempt."
             );
         }
-        Outcome::Failed(Failure { retry: Retry::Defer(asked), .. }) if *asked < delay => {
+        Outcome::Failed(Failure {
+            retry: Retry::Defer(asked),
+            ..
+        }) if *asked < delay => {
             let asked_ms = u64::try_from(asked.as_millis()).unwrap_or(u64::MAX);
             warn!(
                 asked_ms,
-                delay_ms, in_a_row, "The plugin deferred the job for less than the least time. It waits longer."
+                delay_ms,
+                in_a_row,
+                "The plugin deferred the job for less than the least time. It waits longer."
             );
         }
         _ => {}
@@ -306,8 +370,11 @@ fn tell_deferral(outcome: &Outcome, delay: Duration, in_a_row: u32) {
 /// The delay before a job runs again that returned before its children had ended; `None` if this
 /// was its last attempt.
 fn again_after(policy: &RetryPolicy, attempts_made: u32) -> Option<Duration> {
-    let backoff =
-        || policy.backoff.map_or(Duration::ZERO, |backoff| backoff.delay_after(attempts_made, rand::random()));
+    let backoff = || {
+        policy.backoff.map_or(Duration::ZERO, |backoff| {
+            backoff.delay_after(attempts_made, rand::random())
+        })
+    };
     (attempts_made < policy.attempts).then(backoff)
 }
 
@@ -324,8 +391,17 @@ fn disposition(execution: Execution, verdict: Verdict, deferrals: u32) -> Dispos
             Outcome::Completed(value) => Disposition::Complete { value },
             _ => Disposition::Fail { reason, stack },
         },
-        Verdict::RetryAfter(delay) => Disposition::Retry { delay, reason, stack },
-        Verdict::Defer(delay) => Disposition::Defer { delay, deferrals, reason, stack },
+        Verdict::RetryAfter(delay) => Disposition::Retry {
+            delay,
+            reason,
+            stack,
+        },
+        Verdict::Defer(delay) => Disposition::Defer {
+            delay,
+            deferrals,
+            reason,
+            stack,
+        },
         Verdict::Fail => Disposition::Fail { reason, stack },
     }
 }
@@ -337,32 +413,73 @@ mod tests {
     use super::*;
 
     fn ended(outcome: Outcome) -> Execution {
-        let breaker = Breakers::default().of(&"email".parse().expect("a name"), "https://a.example:443");
-        let refused = Some(Refused { breaker, retry_in: Duration::from_secs(10) });
-        let policy = RetryPolicy { attempts: 1, backoff: None };
-        unless_refused(Execution { ran_by: None, policy, outcome, stack: None, refused, calls: Vec::new() }, 0.5)
+        let breaker =
+            Breakers::default().of(&"email".parse().expect("a name"), "https://a.example:443");
+        let refused = Some(Refused {
+            breaker,
+            retry_in: Duration::from_secs(10),
+        });
+        let policy = RetryPolicy {
+            attempts: 1,
+            backoff: None,
+        };
+        unless_refused(
+            Execution {
+                ran_by: None,
+                policy,
+                outcome,
+                stack: None,
+                refused,
+                calls: Vec::new(),
+            },
+            0.5,
+        )
     }
 
     #[test]
-    fn whatever_a_guest_makes_of_an_open_breaker_its_job_waits_for_a_day_without_using_up_an_attempt() {
-        let never = Failure { code: "x".into(), message: "no".into(), retry: Retry::Never, details: None };
-        for outcome in
-            [Outcome::Failed(never), Outcome::Trapped("unwrap".into()), Outcome::Deadline(Duration::from_secs(30))]
-        {
+    fn whatever_a_guest_makes_of_an_open_breaker_its_job_waits_for_a_day_without_using_up_an_attempt()
+     {
+        let never = Failure {
+            code: "x".into(),
+            message: "no".into(),
+            retry: Retry::Never,
+            details: None,
+        };
+        for outcome in [
+            Outcome::Failed(never),
+            Outcome::Trapped("unwrap".into()),
+            Outcome::Deadline(Duration::from_secs(30)),
+        ] {
             let execution = ended(outcome);
             assert_eq!(execution.outcome.code(), Some("breaker-open"));
             let verdict = |since_first_deferral| {
-                let past = Past { attempts_made: 1, since_first_deferral, least_deferral: Duration::ZERO };
+                let past = Past {
+                    attempts_made: 1,
+                    since_first_deferral,
+                    least_deferral: Duration::ZERO,
+                };
                 decide(&execution.outcome, &execution.policy, &past, 0.0)
             };
-            assert_eq!(verdict(Duration::ZERO), Verdict::Defer(Duration::from_secs(11)), "and a tenth, to spread them");
-            assert_eq!(verdict(Duration::from_secs(24 * 3600)), Verdict::Fail, "then attempts count, and it had one");
+            assert_eq!(
+                verdict(Duration::ZERO),
+                Verdict::Defer(Duration::from_secs(11)),
+                "and a tenth, to spread them"
+            );
+            assert_eq!(
+                verdict(Duration::from_secs(24 * 3600)),
+                Verdict::Fail,
+                "then attempts count, and it had one"
+            );
         }
     }
 
     #[test]
     fn a_call_that_did_not_fail_by_it_is_settled_as_it_ended() {
-        for outcome in [Outcome::Completed("1".into()), Outcome::MemoryLimit(1), Outcome::InvalidResult("x".into())] {
+        for outcome in [
+            Outcome::Completed("1".into()),
+            Outcome::MemoryLimit(1),
+            Outcome::InvalidResult("x".into()),
+        ] {
             let execution = ended(outcome.clone());
             assert_eq!(execution.outcome, outcome);
             assert!(execution.refused.is_none(), "and holds up no queue");

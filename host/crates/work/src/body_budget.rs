@@ -82,19 +82,31 @@ impl BodyBudget {
 
     /// Why bodies of any size are left out now, if they are.
     pub fn no_bodies(&self) -> Option<NoBodies> {
-        let Recording { attempts, bodies, has_key, .. } = self.recording;
+        let Recording {
+            attempts,
+            bodies,
+            has_key,
+            ..
+        } = self.recording;
         let reasons = [
             (!attempts, NoBodies::Off),
             (!bodies, NoBodies::Unwanted),
             (!has_key, NoBodies::NoKey),
             (self.full.load(Ordering::Relaxed), NoBodies::Full),
         ];
-        reasons.into_iter().find_map(|(is_so, why)| is_so.then_some(why))
+        reasons
+            .into_iter()
+            .find_map(|(is_so, why)| is_so.then_some(why))
     }
 
     /// Whether there is room for a body of this size. Reserves the room if so.
     pub fn takes(&self, bytes: usize) -> bool {
-        let Recording { attempts, bodies, has_key, buffer_bytes } = self.recording;
+        let Recording {
+            attempts,
+            bodies,
+            has_key,
+            buffer_bytes,
+        } = self.recording;
         if !(attempts && bodies && has_key) || bytes > MAX_BODY_BYTES {
             return false;
         }
@@ -115,7 +127,8 @@ impl BodyBudget {
     fn sampled(&self, bytes: u64) {
         self.sampled.store(bytes, Ordering::Relaxed);
         self.written.store(0, Ordering::Relaxed);
-        self.full.store(bytes > self.recording.buffer_bytes, Ordering::Relaxed);
+        self.full
+            .store(bytes > self.recording.buffer_bytes, Ordering::Relaxed);
     }
 
     /// Samples the size of the stream until cancelled.
@@ -141,17 +154,28 @@ impl BodyBudget {
 mod tests {
     use super::*;
 
-    const ALL: Recording = Recording { attempts: true, bodies: true, has_key: true, buffer_bytes: 1_000 };
+    const ALL: Recording = Recording {
+        attempts: true,
+        bodies: true,
+        has_key: true,
+        buffer_bytes: 1_000,
+    };
 
     #[test]
     fn bodies_stay_out_once_the_stream_holds_its_share_and_come_back() {
         let budget = BodyBudget::new(ALL);
-        assert!(budget.takes(600) && !budget.takes(600), "what was written since the sample counts");
+        assert!(
+            budget.takes(600) && !budget.takes(600),
+            "what was written since the sample counts"
+        );
         assert_eq!(budget.no_bodies(), Some(NoBodies::Full));
         budget.sampled(500);
         assert!(budget.takes(400) && budget.no_bodies().is_none());
         budget.sampled(1_001);
-        assert_eq!((budget.takes(1), budget.no_bodies()), (false, Some(NoBodies::Full)));
+        assert_eq!(
+            (budget.takes(1), budget.no_bodies()),
+            (false, Some(NoBodies::Full))
+        );
         budget.sampled(0);
         assert!(budget.takes(1));
     }
@@ -159,14 +183,35 @@ mod tests {
     #[test]
     fn no_body_without_a_key_nor_against_the_operators_will_nor_beyond_the_limit() {
         for (recording, why) in [
-            (Recording { has_key: false, ..ALL }, NoBodies::NoKey),
-            (Recording { bodies: false, ..ALL }, NoBodies::Unwanted),
-            (Recording { attempts: false, ..ALL }, NoBodies::Off),
+            (
+                Recording {
+                    has_key: false,
+                    ..ALL
+                },
+                NoBodies::NoKey,
+            ),
+            (
+                Recording {
+                    bodies: false,
+                    ..ALL
+                },
+                NoBodies::Unwanted,
+            ),
+            (
+                Recording {
+                    attempts: false,
+                    ..ALL
+                },
+                NoBodies::Off,
+            ),
         ] {
             let budget = BodyBudget::new(recording);
             assert_eq!((budget.takes(1), budget.no_bodies()), (false, Some(why)));
         }
-        let budget = BodyBudget::new(Recording { buffer_bytes: u64::MAX, ..ALL });
+        let budget = BodyBudget::new(Recording {
+            buffer_bytes: u64::MAX,
+            ..ALL
+        });
         assert!(budget.takes(MAX_BODY_BYTES) && !budget.takes(MAX_BODY_BYTES + 1));
     }
 }

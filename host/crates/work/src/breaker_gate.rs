@@ -54,7 +54,10 @@ enum Admission {
 
 impl QueueGates {
     pub(super) fn new(quarantine: Arc<Quarantine>) -> Self {
-        Self { quarantine, queues: Mutex::default() }
+        Self {
+            quarantine,
+            queues: Mutex::default(),
+        }
     }
 
     fn of(&self, queue: &QueueName) -> Arc<QueueGate> {
@@ -68,8 +71,15 @@ impl QueueGates {
 
     /// Wraps `inner`, and stays shut while the queue is held.
     pub(super) fn gate(&self, queue: &QueueName, inner: Arc<dyn Gate>) -> Arc<dyn Gate> {
-        let brake = QuarantineHold { queue: queue.clone(), quarantine: Arc::clone(&self.quarantine) };
-        Arc::new(BreakerGate { gate: self.of(queue), brake, inner })
+        let brake = QuarantineHold {
+            queue: queue.clone(),
+            quarantine: Arc::clone(&self.quarantine),
+        };
+        Arc::new(BreakerGate {
+            gate: self.of(queue),
+            brake,
+            inner,
+        })
     }
 }
 
@@ -110,7 +120,10 @@ impl QueueGate {
 
     fn is_held(&self) -> bool {
         let state = self.state.lock();
-        let closed = state.breaker.as_ref().is_none_or(|breaker| breaker.is_closed());
+        let closed = state
+            .breaker
+            .as_ref()
+            .is_none_or(|breaker| breaker.is_closed());
         state.refused_in_a_row >= REFUSED_IN_A_ROW && !closed
     }
 
@@ -155,11 +168,20 @@ impl Gate for BreakerGate {
             Admission::Wait(_) | Admission::WaitForTrial(_) => return None,
         };
         let pass = self.inner.try_enter()?;
-        Some(Box::new(BreakerPass { pass, gate: Arc::clone(&self.gate), brake: self.brake.clone(), trial }))
+        Some(Box::new(BreakerPass {
+            pass,
+            gate: Arc::clone(&self.gate),
+            brake: self.brake.clone(),
+            trial,
+        }))
     }
 
     fn enter(&self) -> BoxFuture<'static, Box<dyn Pass>> {
-        let (gate, brake, inner) = (Arc::clone(&self.gate), self.brake.clone(), Arc::clone(&self.inner));
+        let (gate, brake, inner) = (
+            Arc::clone(&self.gate),
+            self.brake.clone(),
+            Arc::clone(&self.inner),
+        );
         async move {
             let mut changed = gate.changed.subscribe();
             loop {
@@ -237,13 +259,22 @@ mod tests {
             let gates = QueueGates::new(Quarantine::over(None, |_| None).0);
             let queue = "emailQueue".parse().expect("a name");
             let gate = gates.gate(&queue, Arc::new(Unlimited));
-            let breaker = Breakers::default().of(&"email".parse().expect("a name"), "https://a.example:443");
-            Self { gates, queue, breaker, gate }
+            let breaker =
+                Breakers::default().of(&"email".parse().expect("a name"), "https://a.example:443");
+            Self {
+                gates,
+                queue,
+                breaker,
+                gate,
+            }
         }
 
         fn refuse(&self, times: u32) {
             for _ in 0..times {
-                let refused = Refused { breaker: Arc::clone(&self.breaker), retry_in: Duration::from_secs(1) };
+                let refused = Refused {
+                    breaker: Arc::clone(&self.breaker),
+                    retry_in: Duration::from_secs(1),
+                };
                 self.gates.note(&self.queue, Some(&refused));
             }
         }
@@ -276,7 +307,9 @@ mod tests {
         assert!(world.gate.try_enter().is_some(), "not in a row");
         world.refuse(1);
         assert!(world.gate.try_enter().is_none());
-        let other = world.gates.gate(&"otherQueue".parse().expect("a name"), Arc::new(Unlimited));
+        let other = world
+            .gates
+            .gate(&"otherQueue".parse().expect("a name"), Arc::new(Unlimited));
         assert!(other.try_enter().is_some());
     }
 }

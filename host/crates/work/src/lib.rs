@@ -19,6 +19,8 @@ mod workers;
 
 pub use attempt::AttemptHandler;
 pub use executor::{Execution, Executor, correlation_id};
-pub use invoke::{Answer, AnswerBody, CallFailure, Entry, Invocation, Invoked, Invoker, Operation, RunningJob};
+pub use invoke::{
+    Answer, AnswerBody, CallFailure, Entry, Invocation, Invoked, Invoker, Operation, RunningJob,
+};
 pub use work::{Work, WorkConfig};
 pub use workers::{WorkerDefaults, Workers};

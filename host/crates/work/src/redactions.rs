@@ -21,7 +21,10 @@ pub struct Redactions {
 impl Redactions {
     /// Knows only the running manifests until [`Redactions::publish`].
     pub fn new(runtime: Arc<Runtime>) -> Arc<Self> {
-        Arc::new(Self { runtime, known: ArcSwap::default() })
+        Arc::new(Self {
+            runtime,
+            known: ArcSwap::default(),
+        })
     }
 
     /// For the jobs of this queue. If no plugin has ever handled it, only field names that mean a
@@ -31,20 +34,26 @@ impl Redactions {
         // Also include the revision that runs here while another one is the active one: that one
         // may not have been loaded.
         let owner = self.runtime.registry().owner_of(queue);
-        let spec = owner.as_ref().and_then(|revision| revision.manifest().queue(queue));
+        let spec = owner
+            .as_ref()
+            .and_then(|revision| revision.manifest().queue(queue));
         paths.extend(spec.iter().flat_map(|spec| spec.redact.iter().cloned()));
         redaction(paths)
     }
 
     /// The values that are redacted in these jobs' data, used for a parent's children.
     pub fn values(&self, jobs: &[ChildData]) -> Vec<String> {
-        jobs.iter().flat_map(|(queue, data)| self.of(queue).values(data)).collect()
+        jobs.iter()
+            .flat_map(|(queue, data)| self.of(queue).values(data))
+            .collect()
     }
 
     /// Combined for the jobs of all queues.
     pub fn of_any(&self) -> Redaction {
         let revisions = self.runtime.registry().snapshot();
-        let queues = revisions.iter().flat_map(|revision| &revision.manifest().queues);
+        let queues = revisions
+            .iter()
+            .flat_map(|revision| &revision.manifest().queues);
         let running = queues.flat_map(|spec| spec.redact.iter().cloned());
         let known = self.known.load();
         redaction(running.chain(known.values().flatten().cloned()).collect())

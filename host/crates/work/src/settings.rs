@@ -24,7 +24,11 @@ pub struct Settings {
 impl Settings {
     /// `mail_from` is for plugins that send mail and have an unset setting `from`.
     pub fn new(mail_from: Option<String>, default_platform: Arc<str>) -> Self {
-        Self { mail_from, default_platform, by_plugin: ArcSwap::default() }
+        Self {
+            mail_from,
+            default_platform,
+            by_plugin: ArcSwap::default(),
+        }
     }
 
     /// The platform that guests see for a job or request that names none.
@@ -34,7 +38,11 @@ impl Settings {
 
     /// The settings of one plugin; empty if it has none.
     pub fn of(&self, plugin: &PluginName) -> Effective {
-        self.by_plugin.load().get(plugin).cloned().unwrap_or_default()
+        self.by_plugin
+            .load()
+            .get(plugin)
+            .cloned()
+            .unwrap_or_default()
     }
 
     /// Replaces the settings of one plugin. Running calls keep theirs.
@@ -54,10 +62,18 @@ impl Settings {
     /// mail account's sender.
     pub fn effective(&self, manifest: &Manifest, stored: &Value) -> Map<String, Value> {
         let mut settings = stored.as_object().cloned().unwrap_or_default();
-        let properties =
-            manifest.settings.as_ref().and_then(|spec| spec.schema.get("properties")).and_then(Value::as_object);
+        let properties = manifest
+            .settings
+            .as_ref()
+            .and_then(|spec| spec.schema.get("properties"))
+            .and_then(Value::as_object);
         for (name, schema) in properties.into_iter().flatten() {
-            let from = || self.mail_from.clone().filter(|_| name == "from" && manifest.smtp.is_some()).map(Value::from);
+            let from = || {
+                self.mail_from
+                    .clone()
+                    .filter(|_| name == "from" && manifest.smtp.is_some())
+                    .map(Value::from)
+            };
             if !settings.contains_key(name)
                 && let Some(default) = schema.get("default").cloned().or_else(from)
             {
@@ -73,10 +89,17 @@ impl Settings {
 pub fn violations(manifest: &Manifest, settings: &Value) -> Vec<String> {
     let Some(spec) = &manifest.settings else {
         let empty = settings.as_object().is_some_and(Map::is_empty);
-        return if empty { Vec::new() } else { vec!["this plugin has no settings".to_owned()] };
+        return if empty {
+            Vec::new()
+        } else {
+            vec!["this plugin has no settings".to_owned()]
+        };
     };
     match Schema::new(&spec.schema) {
-        Ok(schema) => schema.fits(settings, Values::Shown, usize::MAX).err().unwrap_or_default(),
+        Ok(schema) => schema
+            .fits(settings, Values::Shown, usize::MAX)
+            .err()
+            .unwrap_or_default(),
         Err(reason) => vec![format!("the plugin's schema cannot be used: {reason}")],
     }
 }

@@ -60,7 +60,10 @@ impl Slots {
         Arc::new(Self {
             shared: Arc::new(Semaphore::new(max_jobs)),
             waiting: AtomicUsize::new(0),
-            ledger: Mutex::new(Ledger { reservable: max_jobs.saturating_sub(1), owed: Vec::new() }),
+            ledger: Mutex::new(Ledger {
+                reservable: max_jobs.saturating_sub(1),
+                owed: Vec::new(),
+            }),
             owed: AtomicUsize::new(0),
             used: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
@@ -80,11 +83,18 @@ impl Slots {
         ledger.reservable -= reserved;
         let free = self.shared.forget_permits(reserved);
         own.add_permits(free);
-        ledger.owed.extend((free..reserved).map(|_| Arc::clone(&own)));
+        ledger
+            .owed
+            .extend((free..reserved).map(|_| Arc::clone(&own)));
         self.owed.store(ledger.owed.len(), Ordering::Release);
         drop(ledger);
         let slots = Arc::clone(self);
-        Arc::new(QueueGate(Arc::new(QueueSlots { slots, own, reserved, waiting: AtomicUsize::new(0) })))
+        Arc::new(QueueGate(Arc::new(QueueSlots {
+            slots,
+            own,
+            reserved,
+            waiting: AtomicUsize::new(0),
+        })))
     }
 
     /// Counts a slot as used, unless the slots are closed. This order (and sequential consistency)
@@ -148,8 +158,16 @@ impl Gate for QueueGate {
         if self.0.slots.closed.load(Ordering::Relaxed) {
             return None;
         }
-        let own = Arc::clone(&self.0.own).try_acquire_owned().ok().map(Permit::Own);
-        let place = own.or_else(|| Arc::clone(&self.0.slots.shared).try_acquire_owned().ok().map(Permit::shared))?;
+        let own = Arc::clone(&self.0.own)
+            .try_acquire_owned()
+            .ok()
+            .map(Permit::Own);
+        let place = own.or_else(|| {
+            Arc::clone(&self.0.slots.shared)
+                .try_acquire_owned()
+                .ok()
+                .map(Permit::shared)
+        })?;
         QueuePass::new(place, &self.0).map(|pass| Box::new(pass) as Box<dyn Pass>)
     }
 
@@ -229,7 +247,10 @@ impl QueuePass {
             place.leave(&queue.slots);
             return None;
         }
-        Some(Self { place, queue: Arc::clone(queue) })
+        Some(Self {
+            place,
+            queue: Arc::clone(queue),
+        })
     }
 }
 
@@ -299,7 +320,8 @@ mod tests {
     }
 
     #[test]
-    fn a_reservation_made_while_all_are_in_use_is_filled_as_they_come_free_and_ends_with_its_queue() {
+    fn a_reservation_made_while_all_are_in_use_is_filled_as_they_come_free_and_ends_with_its_queue()
+    {
         let slots = Slots::new(2);
         let b = queue(&slots, "b", 0);
         let of_b = taken(&b);
@@ -335,7 +357,10 @@ mod tests {
         let second = more.now_or_never().expect("first in line");
         assert!(second.is_wanted());
         drop(second);
-        assert!(a.try_enter().is_none(), "it is in the hands of the one in line");
+        assert!(
+            a.try_enter().is_none(),
+            "it is in the hands of the one in line"
+        );
         assert!(!other.now_or_never().expect("its turn").is_wanted());
     }
 
@@ -343,11 +368,17 @@ mod tests {
     async fn a_job_that_must_run_alone_waits_for_the_others_and_keeps_new_ones_out() {
         let slots = Slots::new(3);
         let (a, b) = (queue(&slots, "a", 1), queue(&slots, "b", 0));
-        let (suspect, other) = (a.try_enter().expect("a place"), b.try_enter().expect("a place"));
+        let (suspect, other) = (
+            a.try_enter().expect("a place"),
+            b.try_enter().expect("a place"),
+        );
         let mut alone = suspect.alone().expect("nobody else is");
         assert!(other.alone().is_none(), "one at a time");
         assert!((&mut alone).now_or_never().is_none(), "the other one runs");
-        assert!(other.is_wanted() && b.try_enter().is_none(), "and fetches nothing more");
+        assert!(
+            other.is_wanted() && b.try_enter().is_none(),
+            "and fetches nothing more"
+        );
         let mut later = b.enter();
         assert!((&mut later).now_or_never().is_none());
         drop(other);

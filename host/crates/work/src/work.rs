@@ -31,7 +31,8 @@ pub struct WorkConfig {
     pub keep_retired: Duration,
 }
 
-/// Everything between a delivered job or a call and the plugin. Nothing works yet; see [`Workers::reconcile`].
+/// Everything between a delivered job or a call and the plugin. Nothing works yet; see
+/// [`Workers::reconcile`].
 pub struct Work {
     pub settings: Arc<Settings>,
     pub grants: Arc<Grants>,
@@ -81,7 +82,12 @@ impl Work {
             traces.clone(),
         );
         let attempts = handler.attempts();
-        let workers = Arc::new(Workers::new(queues.clone(), handler, Arc::clone(runtime), config.workers));
+        let workers = Arc::new(Workers::new(
+            queues.clone(),
+            handler,
+            Arc::clone(runtime),
+            config.workers,
+        ));
         Self {
             settings,
             grants,

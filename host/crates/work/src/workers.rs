@@ -41,8 +41,14 @@ const LOOKS_PER_LOCK: u32 = 6;
 
 /// Finished jobs kept in Redis when the manifest sets nothing: enough for Bull Board, and small
 /// enough for Redis. Postgres keeps the history.
-const KEEP_COMPLETED: Keep = Keep { age: Some(Duration::from_secs(24 * 3600)), count: Some(1_000) };
-const KEEP_FAILED: Keep = Keep { age: Some(Duration::from_secs(7 * 24 * 3600)), count: Some(5_000) };
+const KEEP_COMPLETED: Keep = Keep {
+    age: Some(Duration::from_secs(24 * 3600)),
+    count: Some(1_000),
+};
+const KEEP_FAILED: Keep = Keep {
+    age: Some(Duration::from_secs(7 * 24 * 3600)),
+    count: Some(5_000),
+};
 
 pub struct Workers {
     queues: Broker,
@@ -60,9 +66,21 @@ struct Running {
 }
 
 impl Workers {
-    pub fn new(queues: Broker, handler: Arc<AttemptHandler>, runtime: Arc<Runtime>, defaults: WorkerDefaults) -> Self {
+    pub fn new(
+        queues: Broker,
+        handler: Arc<AttemptHandler>,
+        runtime: Arc<Runtime>,
+        defaults: WorkerDefaults,
+    ) -> Self {
         let slots = Slots::new(defaults.max_jobs);
-        Self { queues, handler, slots, runtime, defaults, workers: Mutex::new(Some(HashMap::new())) }
+        Self {
+            queues,
+            handler,
+            slots,
+            runtime,
+            defaults,
+            workers: Mutex::new(Some(HashMap::new())),
+        }
     }
 
     /// Makes the workers match the active manifests.
@@ -78,15 +96,22 @@ impl Workers {
             .collect();
         self.queues.set_defaults(wanted.clone());
         let mut workers = self.workers.lock().await;
-        let Some(workers) = workers.as_mut() else { return };
+        let Some(workers) = workers.as_mut() else {
+            return;
+        };
         let outdated: Vec<QueueName> = workers
             .iter()
             .filter(|(name, running)| wanted.get(name) != Some(&running.spec))
             .map(|(name, _)| name.clone())
             .collect();
         for name in outdated {
-            let Some(mut running) = workers.remove(&name) else { continue };
-            if let Some(spec) = wanted.get(&name).filter(|spec| differs_only_in_concurrency(spec, &running.spec)) {
+            let Some(mut running) = workers.remove(&name) else {
+                continue;
+            };
+            if let Some(spec) = wanted
+                .get(&name)
+                .filter(|spec| differs_only_in_concurrency(spec, &running.spec))
+            {
                 running.handle.set_concurrency(concurrency(spec));
                 running.spec = spec.clone();
                 workers.insert(name, running);
@@ -107,14 +132,27 @@ impl Workers {
     /// their locks expire and another process takes them.
     pub async fn drain(&self) -> usize {
         let limit = self.defaults.drain_limit;
-        let workers: Vec<Running> =
-            self.workers.lock().await.take().into_iter().flatten().map(|(_, running)| running).collect();
+        let workers: Vec<Running> = self
+            .workers
+            .lock()
+            .await
+            .take()
+            .into_iter()
+            .flatten()
+            .map(|(_, running)| running)
+            .collect();
         for running in &workers {
             running.handle.pause();
         }
-        let left = join_all(workers.iter().map(|running| running.handle.drain(limit))).await.into_iter().sum();
+        let left = join_all(workers.iter().map(|running| running.handle.drain(limit)))
+            .await
+            .into_iter()
+            .sum();
         if left > 0 {
-            warn!(jobs = left, "still running at the drain limit; their locks expire and they run again");
+            warn!(
+                jobs = left,
+                "still running at the drain limit; their locks expire and they run again"
+            );
         }
         left
     }
@@ -133,7 +171,11 @@ impl Workers {
     /// Number of running jobs by queue. Empty from the start of the drain.
     pub async fn active_by_queue(&self) -> Vec<(QueueName, usize)> {
         let workers = self.workers.lock().await;
-        workers.iter().flatten().map(|(name, running)| (name.clone(), running.handle.active())).collect()
+        workers
+            .iter()
+            .flatten()
+            .map(|(name, running)| (name.clone(), running.handle.active()))
+            .collect()
     }
 
     fn start(&self, spec: QueueSpec) -> Running {
@@ -147,16 +189,23 @@ impl Workers {
             max_stalls: self.defaults.max_stalls,
             keep_completed: keep(retention.completed, KEEP_COMPLETED),
             keep_failed: keep(retention.failed, KEEP_FAILED),
-            rate: spec.rate.as_ref().map(|rate| (rate.max, Duration::from_millis(rate.per_ms))),
+            rate: spec
+                .rate
+                .as_ref()
+                .map(|rate| (rate.max, Duration::from_millis(rate.per_ms))),
             host: self.defaults.host.clone(),
             threads: self.runtime.guests(),
-            gate: self
-                .handler
-                .gates
-                .gate(&spec.name, self.slots.of_queue(&spec.name, spec.reserved.unwrap_or(0) as usize)),
+            gate: self.handler.gates.gate(
+                &spec.name,
+                self.slots
+                    .of_queue(&spec.name, spec.reserved.unwrap_or(0) as usize),
+            ),
         };
         info!(queue = %spec.name, concurrency = config.concurrency, "worker starting");
-        let handle = Arc::new(self.queues.spawn_worker(config, Arc::clone(&self.handler) as _));
+        let handle = Arc::new(
+            self.queues
+                .spawn_worker(config, Arc::clone(&self.handler) as _),
+        );
         Running { spec, handle }
     }
 }
@@ -166,7 +215,10 @@ fn concurrency(spec: &QueueSpec) -> usize {
 }
 
 fn keep(spec: Option<KeepSpec>, default: Keep) -> Keep {
-    spec.map_or(default, |spec| Keep { age: spec.age_s.map(Duration::from_secs), count: spec.count })
+    spec.map_or(default, |spec| Keep {
+        age: spec.age_s.map(Duration::from_secs),
+        count: spec.count,
+    })
 }
 
 /// Whether a running worker can stay: only the concurrency differs, which can be changed while it
@@ -174,8 +226,18 @@ fn keep(spec: Option<KeepSpec>, default: Keep) -> Keep {
 fn differs_only_in_concurrency(a: &QueueSpec, b: &QueueSpec) -> bool {
     // Lists every key, without `..`: a new key does not compile until somebody has decided whether
     // a worker is built from it.
-    let QueueSpec { rate, reserved, retention, name: _, concurrency: _, attempts, backoff, searchable, redact, jobs } =
-        a;
+    let QueueSpec {
+        rate,
+        reserved,
+        retention,
+        name: _,
+        concurrency: _,
+        attempts,
+        backoff,
+        searchable,
+        redact,
+        jobs,
+    } = a;
     // These are read for each job or call.
     let _ = (attempts, backoff, searchable, redact, jobs);
     *rate == b.rate && *reserved == b.reserved && *retention == b.retention

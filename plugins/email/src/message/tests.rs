@@ -38,7 +38,11 @@ fn file_named(filename: &str, cid: Option<&str>) -> Attachment {
 }
 
 fn written(message: Message) -> String {
-    let mime = message.mime(&mailbox("Us <us@example.com>"), "abc@example.com", SystemTime::UNIX_EPOCH);
+    let mime = message.mime(
+        &mailbox("Us <us@example.com>"),
+        "abc@example.com",
+        SystemTime::UNIX_EPOCH,
+    );
     String::from_utf8(mime).expect("ASCII")
 }
 
@@ -52,29 +56,51 @@ fn a_message_reads_back_as_it_was_meant() {
         attachments: vec![file_named("Rechnung №1.pdf", None)],
         ..message("Grüße 👋")
     };
-    assert_eq!(message.recipients(), ["joerg@xn--mller-kva.example", "hidden@example.com"]);
+    assert_eq!(
+        message.recipients(),
+        ["joerg@xn--mller-kva.example", "hidden@example.com"]
+    );
     let mime = written(message);
     assert!(mime.is_ascii(), "transports without 8BITMIME take it too");
     assert!(!mime.contains("hidden"), "blind copies are blind");
-    assert!(mime.contains("filename*=utf-8''Rechnung%20%E2%84%961.pdf"), "RFC 2231: {mime}");
-    let read = MessageParser::default().parse(mime.as_bytes()).expect("a message");
+    assert!(
+        mime.contains("filename*=utf-8''Rechnung%20%E2%84%961.pdf"),
+        "RFC 2231: {mime}"
+    );
+    let read = MessageParser::default()
+        .parse(mime.as_bytes())
+        .expect("a message");
     assert_eq!(read.subject(), Some("Grüße 👋"));
-    assert_eq!(read.to().and_then(|to| to.first()).and_then(|to| to.name()), Some("Jörg Müller"));
+    assert_eq!(
+        read.to().and_then(|to| to.first()).and_then(|to| to.name()),
+        Some("Jörg Müller")
+    );
     assert_eq!(read.message_id(), Some("abc@example.com"));
     let bodies = (read.body_text(0), read.body_html(0));
-    assert_eq!((bodies.0.as_deref(), bodies.1.as_deref()), (Some("Hallo"), Some("<p>Hallo</p>")));
+    assert_eq!(
+        (bodies.0.as_deref(), bodies.1.as_deref()),
+        (Some("Hallo"), Some("<p>Hallo</p>"))
+    );
     let attachment = read.attachment(0).expect("one");
-    assert_eq!((attachment.attachment_name(), attachment.contents()), (Some("Rechnung №1.pdf"), &[0u8, 1, 2][..]));
+    assert_eq!(
+        (attachment.attachment_name(), attachment.contents()),
+        (Some("Rechnung №1.pdf"), &[0u8, 1, 2][..])
+    );
 }
 
 #[test]
 fn a_long_subject_is_folded_at_a_space_and_holds_no_tab() {
     for length in 60..120 {
-        let subject = "word ".repeat(length / 5 + 1)[..length].trim_end().to_owned();
+        let subject = "word ".repeat(length / 5 + 1)[..length]
+            .trim_end()
+            .to_owned();
         let mime = written(message(&subject));
         assert!(!mime.contains('\t'), "{mime}");
         assert_eq!(
-            MessageParser::default().parse(mime.as_bytes()).expect("a message").subject(),
+            MessageParser::default()
+                .parse(mime.as_bytes())
+                .expect("a message")
+                .subject(),
             Some(subject.as_str())
         );
     }
@@ -84,7 +110,10 @@ fn a_long_subject_is_folded_at_a_space_and_holds_no_tab() {
 fn a_picture_stands_with_its_html_and_a_document_beside_both() {
     let mime = written(Message {
         html: Some("<img src=\"cid:logo\">".into()),
-        attachments: vec![file_named("logo.png", Some("logo")), file_named("bill.pdf", None)],
+        attachments: vec![
+            file_named("logo.png", Some("logo")),
+            file_named("bill.pdf", None),
+        ],
         ..message("s")
     });
     let order = [
@@ -96,12 +125,26 @@ fn a_picture_stands_with_its_html_and_a_document_beside_both() {
         "Content-ID: <logo>",
         "bill.pdf",
     ];
-    let places: Vec<_> =
-        order.iter().map(|text| mime.find(text).unwrap_or_else(|| panic!("{text} in {mime}"))).collect();
+    let places: Vec<_> = order
+        .iter()
+        .map(|text| {
+            mime.find(text)
+                .unwrap_or_else(|| panic!("{text} in {mime}"))
+        })
+        .collect();
     assert!(places.is_sorted(), "{mime}");
-    assert!(mime.contains("Content-Disposition: inline;\r\n filename=\"logo.png\""), "{mime}");
-    let without_html = written(Message { attachments: vec![file_named("logo.png", Some("logo"))], ..message("s") });
-    assert!(!without_html.contains("related") && without_html.contains("Content-Disposition: attachment"));
+    assert!(
+        mime.contains("Content-Disposition: inline;\r\n filename=\"logo.png\""),
+        "{mime}"
+    );
+    let without_html = written(Message {
+        attachments: vec![file_named("logo.png", Some("logo"))],
+        ..message("s")
+    });
+    assert!(
+        !without_html.contains("related")
+            && without_html.contains("Content-Disposition: attachment")
+    );
 }
 
 /// Texts that headers and bodies have trouble with.
@@ -134,7 +177,17 @@ fn text(random: &mut fastrand::Rng, longest: usize, is_header: bool) -> String {
         "100%",
     ];
     let controls = ["\0", "\u{1b}[31m", "\u{7f}", "\u{8}"];
-    let breaks = ["\n", "\r\n", "\n.\n", "\r\n.\r\n", "\n\n", "\nFrom ", "\t", " \n", "\n--\n"];
+    let breaks = [
+        "\n",
+        "\r\n",
+        "\n.\n",
+        "\r\n.\r\n",
+        "\n\n",
+        "\nFrom ",
+        "\t",
+        " \n",
+        "\n--\n",
+    ];
     let mut out = String::new();
     for _ in 0..random.usize(1..=longest) {
         match random.u8(0..20) {
@@ -172,19 +225,30 @@ fn drawn_mailbox(random: &mut fastrand::Rng) -> Mailbox {
 fn drawn(random: &mut fastrand::Rng) -> Message {
     let html = random.bool();
     let boxes = |random: &mut fastrand::Rng, least: usize| {
-        (least..=random.usize(least..=4)).map(|_| drawn_mailbox(random)).collect()
+        (least..=random.usize(least..=4))
+            .map(|_| drawn_mailbox(random))
+            .collect()
     };
     let files = random.usize(0..=3);
     Message {
         to: boxes(random, 1),
         cc: boxes(random, 2),
-        reply_to: if random.bool() { boxes(random, 1) } else { vec![] },
+        reply_to: if random.bool() {
+            boxes(random, 1)
+        } else {
+            vec![]
+        },
         subject: text(random, 25, true).trim().to_owned(),
         text: (!html || random.bool()).then(|| text(random, 60, false)),
         html: html.then(|| format!("<p>{}</p>", text(random, 60, false).replace('<', "&lt;"))),
         attachments: (0..files)
             .map(|n| Attachment {
-                filename: text(random, 6, true).trim().chars().take(80).collect::<String>() + &format!("{n}.bin"),
+                filename: text(random, 6, true)
+                    .trim()
+                    .chars()
+                    .take(80)
+                    .collect::<String>()
+                    + &format!("{n}.bin"),
                 content: (0..random.usize(0..300)).map(|_| random.u8(..)).collect(),
                 ..file_named("", random.bool().then_some("pic@x"))
             })
@@ -196,7 +260,10 @@ fn drawn(random: &mut fastrand::Rng) -> Message {
 /// What every reader must find.
 fn meant(message: &Message) -> Value {
     let boxes = |boxes: &[Mailbox]| -> Vec<Value> {
-        boxes.iter().map(|one| json!([one.name, unquoted(&one.address.to_string())])).collect()
+        boxes
+            .iter()
+            .map(|one| json!([one.name, unquoted(&one.address.to_string())]))
+            .collect()
     };
     let lines = |text: &Option<String>| text.as_deref().map(even);
     // Pictures come before documents, as they stand in the message.
@@ -219,7 +286,10 @@ fn unquoted(address: &str) -> String {
 
 /// Line ends are one of three, and the last one is the transport's.
 fn even(text: &str) -> String {
-    text.replace("\r\n", "\n").replace('\r', "\n").trim_end_matches('\n').to_owned()
+    text.replace("\r\n", "\n")
+        .replace('\r', "\n")
+        .trim_end_matches('\n')
+        .to_owned()
 }
 
 fn without_spaces(boxes: Value) -> Value {
@@ -241,13 +311,23 @@ fn evened(mut found: Value) -> Value {
 }
 
 fn found_by_mail_parser(mime: &str) -> Value {
-    let read = MessageParser::default().parse(mime.as_bytes()).expect("a message");
+    let read = MessageParser::default()
+        .parse(mime.as_bytes())
+        .expect("a message");
     let boxes = |address: Option<&mail_parser::Address<'_>>| -> Vec<Value> {
         let all = address.into_iter().flat_map(|list| list.iter());
-        all.map(|one| json!([one.name(), one.address().unwrap_or_default()])).collect()
+        all.map(|one| json!([one.name(), one.address().unwrap_or_default()]))
+            .collect()
     };
-    let has = |kind: &str| read.parts.iter().any(|part| part.is_content_type("text", kind));
-    let files = read.parts.iter().filter(|part| part.attachment_name().is_some());
+    let has = |kind: &str| {
+        read.parts
+            .iter()
+            .any(|part| part.is_content_type("text", kind))
+    };
+    let files = read
+        .parts
+        .iter()
+        .filter(|part| part.attachment_name().is_some());
     json!({
         "subject": read.subject().unwrap_or_default(), "from": boxes(read.from()), "to": boxes(read.to()), "cc": boxes(read.cc()),
         "replyTo": boxes(read.reply_to()), "messageId": format!("<{}>", read.message_id().unwrap_or_default()),
@@ -261,9 +341,20 @@ fn found_by_mail_parser(mime: &str) -> Value {
 fn found_by(program: &str, script: &str, input: &str) -> Vec<Value> {
     let interop = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/interop");
     let mut command = Command::new(program);
-    command.arg(script).current_dir(interop).stdin(Stdio::piped()).stdout(Stdio::piped());
-    let mut child = command.spawn().unwrap_or_else(|error| panic!("{program}: {error}"));
-    child.stdin.take().expect("its input").write_all(input.as_bytes()).expect("it reads");
+    command
+        .arg(script)
+        .current_dir(interop)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped());
+    let mut child = command
+        .spawn()
+        .unwrap_or_else(|error| panic!("{program}: {error}"));
+    child
+        .stdin
+        .take()
+        .expect("its input")
+        .write_all(input.as_bytes())
+        .expect("it reads");
     let output = child.wait_with_output().expect("it ends");
     assert!(output.status.success(), "{script} failed");
     serde_json::from_slice(&output.stdout).expect("JSON")
@@ -271,7 +362,9 @@ fn found_by(program: &str, script: &str, input: &str) -> Vec<Value> {
 
 #[test]
 fn three_parsers_find_in_every_mail_what_was_meant() {
-    let seed = std::env::var("PATCHBAY_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed = std::env::var("PATCHBAY_TEST_SEED")
+        .ok()
+        .and_then(|seed| seed.parse().ok());
     let seed: u64 = seed.unwrap_or_else(|| fastrand::u64(..));
     println!("PATCHBAY_TEST_SEED={seed}");
     let mut random = fastrand::Rng::with_seed(seed);
@@ -284,13 +377,34 @@ fn three_parsers_find_in_every_mail_what_was_meant() {
     for mime in &mails {
         assert!(mime.is_ascii(), "{mime}");
         assert!(mime.split("\r\n").all(|line| line.len() <= 998), "{mime}");
-        assert!(!mime.replace("\r\n", "").chars().any(|c| c.is_control() && c != '\t'), "{mime:?}");
+        assert!(
+            !mime
+                .replace("\r\n", "")
+                .chars()
+                .any(|c| c.is_control() && c != '\t'),
+            "{mime:?}"
+        );
         let header = mime.split("\r\n\r\n").next().unwrap_or_default();
-        assert!(!header.contains('\t') && header.split("\r\n").all(|line| line.len() <= 160), "{header}");
+        assert!(
+            !header.contains('\t') && header.split("\r\n").all(|line| line.len() <= 160),
+            "{header}"
+        );
     }
-    let input = json!(mails.iter().map(|mime| STANDARD.encode(mime)).collect::<Vec<_>>()).to_string();
+    let input = json!(
+        mails
+            .iter()
+            .map(|mime| STANDARD.encode(mime))
+            .collect::<Vec<_>>()
+    )
+    .to_string();
     let readers = [
-        ("Rust mail-parser", mails.iter().map(|mime| found_by_mail_parser(mime)).collect()),
+        (
+            "Rust mail-parser",
+            mails
+                .iter()
+                .map(|mime| found_by_mail_parser(mime))
+                .collect(),
+        ),
         ("Python email", found_by("python3", "parse-mail.py", &input)),
         ("npm mailparser", found_by("node", "parse-mail.mjs", &input)),
     ];
@@ -299,7 +413,8 @@ fn three_parsers_find_in_every_mail_what_was_meant() {
             let found = evened(found);
             for (field, meant) in meant.as_object().expect("an object") {
                 let (mut found, mut meant) = (found[field].clone(), meant.clone());
-                // Python 3.11 shows a space between two encoded words of a name, where RFC 2047 §6.2 has none.
+                // Python 3.11 shows a space between two encoded words of a name, where RFC 2047
+                // §6.2 has none.
                 if reader == "Python email" && ["to", "cc", "replyTo"].contains(&field.as_str()) {
                     (found, meant) = (without_spaces(found), without_spaces(meant));
                 }

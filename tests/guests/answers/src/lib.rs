@@ -32,9 +32,14 @@ impl Operations for Answers {
             "empty" => Ok(Answer::empty()),
             "relay" => Ok(Answer::relay(&text("url"))),
             "fail" => {
-                let retry = input["afterMs"].as_u64().map_or(Retry::Never, Retry::AfterMs);
+                let retry = input["afterMs"]
+                    .as_u64()
+                    .map_or(Retry::Never, Retry::AfterMs);
                 let details = Some(json!({ "field": "to" }).to_string());
-                Err(Failure { details, ..Failure::new(&text("code"), "failed on request", retry) })
+                Err(Failure {
+                    details,
+                    ..Failure::new(&text("code"), "failed on request", retry)
+                })
             }
             "upstream" => {
                 let request = http::Request {
@@ -46,7 +51,11 @@ impl Operations for Answers {
                 };
                 match http::send(&request) {
                     Ok(response) => Ok(Answer::json(&response.status.into())),
-                    Err(error) => Err(Failure::new("upstream", format!("{error:?}"), Retry::Backoff)),
+                    Err(error) => Err(Failure::new(
+                        "upstream",
+                        format!("{error:?}"),
+                        Retry::Backoff,
+                    )),
                 }
             }
             "panic" => panic!("on request"),
@@ -71,5 +80,9 @@ impl Operations for Answers {
 patchbay_plugin::export_operations!(Answers);
 
 fn answer(body: Body) -> Answer {
-    Answer { status: None, headers: vec![], body }
+    Answer {
+        status: None,
+        headers: vec![],
+        body,
+    }
 }

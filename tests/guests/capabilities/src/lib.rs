@@ -1,4 +1,5 @@
-//! Calls one capability so many times in a row and says how long that took, by its own clock. The job's name is the capability.
+//! Calls one capability so many times in a row and says how long that took, by its own clock. The
+//! job's name is the capability.
 //!
 //! Each answer is looked at: refusals are quicker than what is measured.
 
@@ -6,7 +7,8 @@ use std::fmt::Debug;
 use std::time::Instant;
 
 use patchbay_plugin::{
-    Failure, Job, Jobs, Retry, Value, bindings, flows, http, json, kv, log, queue, secrets, smtp, sql,
+    Failure, Job, Jobs, Retry, Value, bindings, flows, http, json, kv, log, queue, secrets, smtp,
+    sql,
 };
 
 struct Capabilities;
@@ -22,47 +24,88 @@ struct Asked {
 
 impl Jobs for Capabilities {
     fn run(job: Job) -> Result<Value, Failure> {
-        let Asked { calls, url, payload } = job.parse()?;
+        let Asked {
+            calls,
+            url,
+            payload,
+        } = job.parse()?;
         let bytes = payload.as_bytes();
         match job.name.as_str() {
             "log.write" => timed(calls, || {
-                log::write(log::Level::Info, "sent to the customer", &[("order".into(), "4711".into())]);
+                log::write(
+                    log::Level::Info,
+                    "sent to the customer",
+                    &[("order".into(), "4711".into())],
+                );
                 Ok(true)
             }),
             "progress.report" => timed(calls, || {
                 bindings::patchbay::plugin::progress::report("50");
                 Ok(true)
             }),
-            "settings.get" => timed(calls, || Ok(bindings::patchbay::plugin::settings::get("greeting").is_some())),
-            "secrets.sign-hmac" => {
-                timed(calls, || Ok(ok(secrets::sign_hmac("TOKEN", secrets::Hash::Sha256, bytes))?.len() == 32))
-            }
+            "settings.get" => timed(calls, || {
+                Ok(bindings::patchbay::plugin::settings::get("greeting").is_some())
+            }),
+            "secrets.sign-hmac" => timed(calls, || {
+                Ok(ok(secrets::sign_hmac("TOKEN", secrets::Hash::Sha256, bytes))?.len() == 32)
+            }),
             "secrets.verify-hmac" => {
                 let mac = ok(secrets::sign_hmac("TOKEN", secrets::Hash::Sha256, bytes))?;
-                timed(calls, || ok(secrets::verify_hmac("TOKEN", secrets::Hash::Sha256, bytes, &mac)))
+                timed(calls, || {
+                    ok(secrets::verify_hmac(
+                        "TOKEN",
+                        secrets::Hash::Sha256,
+                        bytes,
+                        &mac,
+                    ))
+                })
             }
             "secrets.matches" => timed(calls, || Ok(!ok(secrets::matches("TOKEN", bytes))?)),
             "http.send" => {
-                let request =
-                    http::Request { method: "GET".into(), url, headers: Vec::new(), body: None, timeout_ms: None };
-                timed(calls, || Ok(ok(http::send(&request))?.body.len() == payload.len()))
+                let request = http::Request {
+                    method: "GET".into(),
+                    url,
+                    headers: Vec::new(),
+                    body: None,
+                    timeout_ms: None,
+                };
+                timed(calls, || {
+                    Ok(ok(http::send(&request))?.body.len() == payload.len())
+                })
             }
             "kv.set" => timed(calls, || ok(kv::set("key", bytes, None)).map(|()| true)),
             "kv.get" => {
                 ok(kv::set("key", bytes, None))?;
-                timed(calls, || Ok(ok(kv::get("key"))?.is_some_and(|value| value == bytes)))
+                timed(calls, || {
+                    Ok(ok(kv::get("key"))?.is_some_and(|value| value == bytes))
+                })
             }
-            "queue.enqueue" => timed(calls, || Ok(ok(queue::enqueue(&[sink(&payload)]))?.len() == 1)),
+            "queue.enqueue" => timed(calls, || {
+                Ok(ok(queue::enqueue(&[sink(&payload)]))?.len() == 1)
+            }),
             "flows.enqueue" => timed(calls, || {
-                let node = |parent| flows::Node { job: sink(&payload), parent, on_failure: None };
+                let node = |parent| flows::Node {
+                    job: sink(&payload),
+                    parent,
+                    on_failure: None,
+                };
                 Ok(ok(flows::enqueue(&[node(None), node(Some(0))]))?.len() == 2)
             }),
             "sql.query" => timed(calls, || {
-                Ok(ok(sql::query("select name from bench.notes where id = $1", &[sql::Value::Int(1)]))?.rows.len() == 1)
+                Ok(ok(sql::query(
+                    "select name from bench.notes where id = $1",
+                    &[sql::Value::Int(1)],
+                ))?
+                .rows
+                .len()
+                    == 1)
             }),
             "sql.execute" => timed(calls, || {
                 let parameters = [sql::Value::Text(payload.clone()), sql::Value::Int(2)];
-                Ok(ok(sql::execute("update bench.notes set name = $1 where id = $2", &parameters))? == 1)
+                Ok(ok(sql::execute(
+                    "update bench.notes set name = $1 where id = $2",
+                    &parameters,
+                ))? == 1)
             }),
             "sql.batch" => timed(calls, || {
                 let statement = |id| sql::Statement {
@@ -73,11 +116,18 @@ impl Jobs for Capabilities {
                 Ok(ok(sql::batch(&[statement(3), statement(4)], &[]))?.len() == 2)
             }),
             "smtp.send" => {
-                let envelope =
-                    smtp::Envelope { sender: "bench@example.org".into(), recipients: vec!["ada@example.org".into()] };
-                let mail =
-                    format!("From: bench@example.org\r\nTo: ada@example.org\r\nSubject: bench\r\n\r\n{payload}\r\n");
-                timed(calls, || Ok(ok(smtp::send(&envelope, mail.as_bytes()))?.refused.is_empty()))
+                let envelope = smtp::Envelope {
+                    sender: "bench@example.org".into(),
+                    recipients: vec!["ada@example.org".into()],
+                };
+                let mail = format!(
+                    "From: bench@example.org\r\nTo: ada@example.org\r\nSubject: bench\r\n\r\n{payload}\r\n"
+                );
+                timed(calls, || {
+                    Ok(ok(smtp::send(&envelope, mail.as_bytes()))?
+                        .refused
+                        .is_empty())
+                })
             }
             other => Err(Failure::invalid_input("name", other)),
         }
@@ -90,7 +140,11 @@ patchbay_plugin::export_jobs!(Capabilities);
 fn timed(calls: u32, call: impl Fn() -> Result<bool, Failure>) -> Result<Value, Failure> {
     let call = || match call()? {
         true => Ok(()),
-        false => Err(Failure::new("unexpected-answer", "another answer than expected", Retry::Never)),
+        false => Err(Failure::new(
+            "unexpected-answer",
+            "another answer than expected",
+            Retry::Never,
+        )),
     };
     call()?;
     let started = Instant::now();

@@ -1,4 +1,5 @@
-//! Appends to audit trails as the job's data says: `{"trail": "…", "key": "…", "entry": …}`, or `"raw"` for an entry that is text.
+//! Appends to audit trails as the job's data says: `{"trail": "…", "key": "…", "entry": …}`, or
+//! `"raw"` for an entry that is text.
 
 use patchbay_plugin::{Failure, Job, Jobs, Retry, Value, audit, json};
 
@@ -9,9 +10,15 @@ fn text(step: &Value, name: &str) -> String {
 }
 
 fn append(step: &Value) -> Result<(), Failure> {
-    let entry = step["raw"].as_str().map_or_else(|| step["entry"].to_string(), str::to_owned);
+    let entry = step["raw"]
+        .as_str()
+        .map_or_else(|| step["entry"].to_string(), str::to_owned);
     audit::append(&text(step, "trail"), &text(step, "key"), &entry).map_err(|error| {
-        let retry = if error.retryable { Retry::Backoff } else { Retry::Never };
+        let retry = if error.retryable {
+            Retry::Backoff
+        } else {
+            Retry::Never
+        };
         Failure::new(&error.code, error.message, retry)
     })
 }
@@ -33,7 +40,11 @@ impl Jobs for Clerk {
             "append-then-fail-twice" => {
                 append(&data)?;
                 if job.attempt < 3 {
-                    return Err(Failure::new("on-request", "failed on request", Retry::Backoff));
+                    return Err(Failure::new(
+                        "on-request",
+                        "failed on request",
+                        Retry::Backoff,
+                    ));
                 }
                 Ok(Value::Null)
             }

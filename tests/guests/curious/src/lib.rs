@@ -1,5 +1,5 @@
-//! Reaches for what WASI offers elsewhere. Not part of the hostile guest, which is measured: what looks for an environment and for files
-//! makes each of its instances a third slower.
+//! Reaches for what WASI offers elsewhere. Not part of the hostile guest, which is measured: what
+//! looks for an environment and for files makes each of its instances a third slower.
 
 use std::net::{TcpListener, TcpStream, ToSocketAddrs, UdpSocket};
 

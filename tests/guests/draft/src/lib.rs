@@ -12,7 +12,12 @@ use bindings::patchbay::plugin::{kv, log};
 struct Draft;
 
 fn failure(code: &str, retry: Retry) -> Failure {
-    Failure { code: code.into(), message: "on request".into(), retry, details: None }
+    Failure {
+        code: code.into(),
+        message: "on request".into(),
+        retry,
+        details: None,
+    }
 }
 
 impl jobs::Guest for Draft {
@@ -23,7 +28,8 @@ impl jobs::Guest for Draft {
             ("defer", None) => Err(failure("not-yet", Retry::DeferMs(10))),
             ("defer", Some(since)) => Ok(format!(r#"{{"wit":"0.2","deferredSince":{since}}}"#)),
             _ => {
-                let count = kv::increment("count", 1, None).map_err(|error| failure(&error.code, Retry::Never))?;
+                let count = kv::increment("count", 1, None)
+                    .map_err(|error| failure(&error.code, Retry::Never))?;
                 Ok(format!(r#"{{"wit":"0.2","count":{count}}}"#))
             }
         }
@@ -33,13 +39,21 @@ impl jobs::Guest for Draft {
 impl operations::Guest for Draft {
     fn call(request: operations::Request) -> Result<operations::Answer, Failure> {
         let body = operations::Body::Json(format!(r#"{{"wit":"0.2","input":{}}}"#, request.input));
-        Ok(operations::Answer { status: None, headers: vec![], body })
+        Ok(operations::Answer {
+            status: None,
+            headers: vec![],
+            body,
+        })
     }
 }
 
 impl webhooks::Guest for Draft {
     fn verify(_: webhooks::Request) -> Result<webhooks::Accepted, webhooks::Rejected> {
-        Err(webhooks::Rejected { status: 404, code: "none".into(), message: "it has none".into() })
+        Err(webhooks::Rejected {
+            status: 404,
+            code: "none".into(),
+            message: "it has none".into(),
+        })
     }
 }
 
@@ -47,7 +61,9 @@ impl lifecycle::Guest for Draft {
     /// Passes only where nothing outside is reachable, and says so.
     fn self_test() -> Result<(), String> {
         let denied = |error: &CapabilityError| {
-            error.code == "denied" && error.message == "no outside capability is available here" && !error.retryable
+            error.code == "denied"
+                && error.message == "no outside capability is available here"
+                && !error.retryable
         };
         match kv::get("count") {
             Err(error) if denied(&error) => Ok(()),

@@ -3,7 +3,9 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use patchbay_plugin::{Failure, Job, Jobs, Retry, Value, flows, http, json, kv, log, progress, queue, secrets};
+use patchbay_plugin::{
+    Failure, Job, Jobs, Retry, Value, flows, http, json, kv, log, progress, queue, secrets,
+};
 
 mod wasi;
 
@@ -29,26 +31,47 @@ impl Jobs for Hostile {
     fn run(job: Job) -> Result<Value, Failure> {
         match job.name.as_str() {
             "noop" => Ok(Value::Null),
-            // What its data says, for comparing workers: `ends` names the end of each attempt, the last one those of all that follow.
+            // What its data says, for comparing workers: `ends` names the end of each attempt, the
+            // last one those of all that follow.
             "act" => {
                 let data: Value = job.parse()?;
-                for line in data["log"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+                for line in data["log"]
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .filter_map(Value::as_str)
+                {
                     log::write(log::Level::Info, line, &[]);
                 }
                 if !data["progress"].is_null() {
                     progress::report(&data["progress"].to_string());
                 }
-                // Which of those that ended in one millisecond a retention by number trims is a matter of chance.
+                // Which of those that ended in one millisecond a retention by number trims is a
+                // matter of chance.
                 std::thread::sleep(Duration::from_millis(2));
                 let ends = data["ends"].as_array().cloned().unwrap_or_default();
-                let end = ends.get(job.attempt as usize - 1).or(ends.last()).and_then(Value::as_str);
+                let end = ends
+                    .get(job.attempt as usize - 1)
+                    .or(ends.last())
+                    .and_then(Value::as_str);
                 match end.unwrap_or("ok") {
-                    "fail" => Err(Failure::new("on-request", format!("attempt {}", job.attempt), Retry::Backoff)),
-                    "never" => Err(Failure::new("on-request", format!("attempt {}", job.attempt), Retry::Never)),
+                    "fail" => Err(Failure::new(
+                        "on-request",
+                        format!("attempt {}", job.attempt),
+                        Retry::Backoff,
+                    )),
+                    "never" => Err(Failure::new(
+                        "on-request",
+                        format!("attempt {}", job.attempt),
+                        Retry::Never,
+                    )),
                     "children" => {
                         let children = flows::children().map_err(denied)?;
                         let outcome = |child: flows::Child| match child.outcome {
-                            Ok(result) => (child.id, patchbay_plugin::parse::<Value>(&result).unwrap_or_default()),
+                            Ok(result) => (
+                                child.id,
+                                patchbay_plugin::parse::<Value>(&result).unwrap_or_default(),
+                            ),
                             Err(reason) => (child.id, json!({ "failure": reason })),
                         };
                         Ok(Value::Object(children.into_iter().map(outcome).collect()))
@@ -67,7 +90,8 @@ impl Jobs for Hostile {
             "memory" => {
                 let mut hoard: Vec<Vec<u8>> = Vec::new();
                 loop {
-                    // Touched here and there: filling 64 MiB takes longer than the deadline when eight do it at once.
+                    // Touched here and there: filling 64 MiB takes longer than the deadline when
+                    // eight do it at once.
                     let mut chunk = Vec::with_capacity(1 << 20);
                     chunk.extend_from_slice(&[1; 64 << 10]);
                     hoard.push(black_box(chunk));
@@ -80,34 +104,58 @@ impl Jobs for Hostile {
             }
             // Inside an outside call: a server that takes the connection and never answers.
             "outside" => {
-                let url = data(&job)["url"].as_str().unwrap_or("http://127.0.0.1:9/").to_owned();
-                let request =
-                    http::Request { method: "GET".into(), url, headers: vec![], body: None, timeout_ms: None };
+                let url = data(&job)["url"]
+                    .as_str()
+                    .unwrap_or("http://127.0.0.1:9/")
+                    .to_owned();
+                let request = http::Request {
+                    method: "GET".into(),
+                    url,
+                    headers: vec![],
+                    body: None,
+                    timeout_ms: None,
+                };
                 match http::send(&request) {
-                    Ok(response) => {
-                        Ok(json!({ "status": response.status, "body": String::from_utf8_lossy(&response.body) }))
-                    }
+                    Ok(response) => Ok(
+                        json!({ "status": response.status, "body": String::from_utf8_lossy(&response.body) }),
+                    ),
                     Err(error) => Err(Failure::new("outside", format!("{error:?}"), Retry::Never)),
                 }
             }
             // What a good plugin does with an outside host: its trouble is an ordinary failure.
             "upstream" => {
                 let url = data(&job)["url"].as_str().unwrap_or_default().to_owned();
-                let request =
-                    http::Request { method: "GET".into(), url, headers: vec![], body: None, timeout_ms: None };
+                let request = http::Request {
+                    method: "GET".into(),
+                    url,
+                    headers: vec![],
+                    body: None,
+                    timeout_ms: None,
+                };
                 match http::send(&request) {
                     Ok(response) if response.status < 500 => Ok(response.status.into()),
-                    Ok(response) => {
-                        Err(Failure::new("upstream", format!("status {}", response.status), Retry::Backoff))
-                    }
-                    Err(error) => Err(Failure::new("upstream", format!("{error:?}"), Retry::Backoff)),
+                    Ok(response) => Err(Failure::new(
+                        "upstream",
+                        format!("status {}", response.status),
+                        Retry::Backoff,
+                    )),
+                    Err(error) => Err(Failure::new(
+                        "upstream",
+                        format!("{error:?}"),
+                        Retry::Backoff,
+                    )),
                 }
             }
             // What a brittle plugin does with it.
             "brittle" => {
                 let url = data(&job)["url"].as_str().unwrap_or_default().to_owned();
-                let request =
-                    http::Request { method: "GET".into(), url, headers: vec![], body: None, timeout_ms: None };
+                let request = http::Request {
+                    method: "GET".into(),
+                    url,
+                    headers: vec![],
+                    body: None,
+                    timeout_ms: None,
+                };
                 let status = http::send(&request).expect("an answer").status;
                 assert_eq!(status, 200);
                 Ok(status.into())
@@ -115,10 +163,13 @@ impl Jobs for Hostile {
             // A standard client's interface.
             "wasi-http" => {
                 let data = data(&job);
-                let (authority, path) =
-                    (data["authority"].as_str().unwrap_or_default(), data["path"].as_str().unwrap_or("/"));
-                let statuses: Result<Vec<u16>, Failure> =
-                    (0..data["times"].as_u64().unwrap_or(1)).map(|_| wasi_get(authority, path)).collect();
+                let (authority, path) = (
+                    data["authority"].as_str().unwrap_or_default(),
+                    data["path"].as_str().unwrap_or("/"),
+                );
+                let statuses: Result<Vec<u16>, Failure> = (0..data["times"].as_u64().unwrap_or(1))
+                    .map(|_| wasi_get(authority, path))
+                    .collect();
                 Ok(json!(statuses?))
             }
             "log" => {
@@ -161,8 +212,15 @@ impl Jobs for Hostile {
                 };
                 let data = data(&job);
                 let times = data["times"].as_u64().unwrap_or(1) as usize;
-                let message = data["message"].as_str().unwrap_or("failed on request").repeat(times);
-                Err(Failure::new(data["code"].as_str().unwrap_or("on-request"), message, retry))
+                let message = data["message"]
+                    .as_str()
+                    .unwrap_or("failed on request")
+                    .repeat(times);
+                Err(Failure::new(
+                    data["code"].as_str().unwrap_or("on-request"),
+                    message,
+                    retry,
+                ))
             }
             "bad-progress" => {
                 for value in ["NaN", "", "{", "null", "1e999"] {
@@ -189,7 +247,12 @@ impl Jobs for Hostile {
             "secret" if data(&job)["candidates"].is_array() => {
                 let data = data(&job);
                 let texts = |name: &str| -> Vec<String> {
-                    data[name].as_array().into_iter().flatten().filter_map(|v| v.as_str().map(str::to_owned)).collect()
+                    data[name]
+                        .as_array()
+                        .into_iter()
+                        .flatten()
+                        .filter_map(|v| v.as_str().map(str::to_owned))
+                        .collect()
                 };
                 let mut fits = Vec::new();
                 for candidate in texts("candidates") {
@@ -198,10 +261,13 @@ impl Jobs for Hostile {
                 let mut verified = Vec::new();
                 for mac in texts("macs") {
                     let mac = bytes(&mac);
-                    verified
-                        .push(secrets::verify_hmac("TOKEN", secrets::Hash::Sha256, b"message", &mac).map_err(denied)?);
+                    verified.push(
+                        secrets::verify_hmac("TOKEN", secrets::Hash::Sha256, b"message", &mac)
+                            .map_err(denied)?,
+                    );
                 }
-                let mac = secrets::sign_hmac("TOKEN", secrets::Hash::Sha256, b"message").map_err(denied)?;
+                let mac = secrets::sign_hmac("TOKEN", secrets::Hash::Sha256, b"message")
+                    .map_err(denied)?;
                 let mac: String = mac.iter().map(|byte| format!("{byte:02x}")).collect();
                 Ok(json!({ "fits": fits, "verified": verified, "mac": mac }))
             }
@@ -211,13 +277,17 @@ impl Jobs for Hostile {
                 "matches": (0..10).map(|_| secrets::matches("TOKEN", b"s3cret").is_ok()).filter(|ok| *ok).count(),
             })),
             "enqueue" => {
-                let queue = data(&job)["queue"].as_str().unwrap_or("otherQueue").to_owned();
+                let queue = data(&job)["queue"]
+                    .as_str()
+                    .unwrap_or("otherQueue")
+                    .to_owned();
                 let new = |n: u32| queue::NewJob::new(&queue, &format!("child-{n}"), &json!({}));
                 let mut jobs = [new(1), new(2)];
                 jobs[1].id = data(&job)["id"].as_str().map(str::to_owned);
                 Ok(json!(queue::enqueue(&jobs).map_err(denied)?))
             }
-            // A parent with two children in this queue, one of which fails; `parent` instead of the first's own.
+            // A parent with two children in this queue, one of which fails; `parent` instead of the
+            // first's own.
             "enqueue-flow" => {
                 let node = |name: &str, parent, on_failure: Option<&str>| flows::Node {
                     job: queue::NewJob::new("hostileQueue", name, &json!({ "name": name })),
@@ -240,7 +310,9 @@ impl Jobs for Hostile {
                 let children = flows::children().map_err(denied)?;
                 let child = |child: &flows::Child| match &child.outcome {
                     Ok(result) => json!({ "id": child.id, "queue": child.queue, "result": result }),
-                    Err(reason) => json!({ "id": child.id, "queue": child.queue, "failure": reason }),
+                    Err(reason) => {
+                        json!({ "id": child.id, "queue": child.queue, "failure": reason })
+                    }
                 };
                 Ok(children.iter().map(child).collect())
             }
@@ -257,8 +329,11 @@ fn wasi_get(authority: &str, path: &str) -> Result<u16, Failure> {
     use wasip2::http::types::{Fields, OutgoingRequest, Scheme};
     let failed = |what: String| Failure::new("outside", what, Retry::Never);
     let request = OutgoingRequest::new(Fields::new());
-    let set = request.set_scheme(Some(&Scheme::Http)).and_then(|()| request.set_authority(Some(authority)));
-    set.and_then(|()| request.set_path_with_query(Some(path))).map_err(|()| failed("not a URL".into()))?;
+    let set = request
+        .set_scheme(Some(&Scheme::Http))
+        .and_then(|()| request.set_authority(Some(authority)));
+    set.and_then(|()| request.set_path_with_query(Some(path)))
+        .map_err(|()| failed("not a URL".into()))?;
     let response = handle(request, None).map_err(|error| failed(format!("{error:?}")))?;
     response.subscribe().block();
     match response.get() {
@@ -269,7 +344,10 @@ fn wasi_get(authority: &str, path: &str) -> Result<u16, Failure> {
 
 /// From hexadecimal digits.
 fn bytes(hex: &str) -> Vec<u8> {
-    let byte = |i: usize| hex.get(i..i + 2).and_then(|digits| u8::from_str_radix(digits, 16).ok());
+    let byte = |i: usize| {
+        hex.get(i..i + 2)
+            .and_then(|digits| u8::from_str_radix(digits, 16).ok())
+    };
     (0..hex.len()).step_by(2).filter_map(byte).collect()
 }
 

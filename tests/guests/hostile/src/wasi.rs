@@ -22,7 +22,9 @@ pub fn misbehave(kind: &str) -> Option<Result<Value, Failure>> {
         "insecure-random" => drop(insecure::get_insecure_random_bytes(u64::MAX)),
         "random-mebibyte" => return Some(Ok(random::get_random_bytes(1 << 20).len().into())),
         "handles" => {
-            let pollables: Vec<Pollable> = (0..1_000_000).map(|_| subscribe_duration(u64::MAX)).collect();
+            let pollables: Vec<Pollable> = (0..1_000_000)
+                .map(|_| subscribe_duration(u64::MAX))
+                .collect();
             std::mem::forget(pollables);
         }
         "streams" => {
@@ -65,7 +67,9 @@ pub fn misbehave(kind: &str) -> Option<Result<Value, Failure>> {
         }
         "methods" => {
             let long = "X".repeat(4 << 20);
-            let requests: Vec<OutgoingRequest> = (0..1_000).map(|_| OutgoingRequest::new(Fields::new())).collect();
+            let requests: Vec<OutgoingRequest> = (0..1_000)
+                .map(|_| OutgoingRequest::new(Fields::new()))
+                .collect();
             for request in &requests {
                 let _ = request.set_method(&Method::Other(long.clone()));
             }
@@ -88,7 +92,9 @@ pub fn misbehave(kind: &str) -> Option<Result<Value, Failure>> {
             let request = OutgoingRequest::new(Fields::new());
             let body = request.body().expect("a body");
             request.set_scheme(Some(&Scheme::Http)).expect("a scheme");
-            request.set_authority(Some("127.0.0.1:9")).expect("an authority");
+            request
+                .set_authority(Some("127.0.0.1:9"))
+                .expect("an authority");
             std::mem::forget((body, handle(request, None)));
         }
         "poll-nothing" => drop(poll(&[])),

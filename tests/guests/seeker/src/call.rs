@@ -9,7 +9,13 @@ pub(crate) fn make(name: &str, data: &Value) -> String {
     match name {
         "http" => {
             let (method, url) = (text("method"), text("url"));
-            match http::send(&http::Request { method, url, headers: vec![], body: None, timeout_ms: None }) {
+            match http::send(&http::Request {
+                method,
+                url,
+                headers: vec![],
+                body: None,
+                timeout_ms: None,
+            }) {
                 Ok(answer) => readable(answer.status, &answer.headers, &answer.body),
                 Err(error) => format!("{error:?}"),
             }
@@ -17,16 +23,29 @@ pub(crate) fn make(name: &str, data: &Value) -> String {
         "wasi-http" => wasi_get(&text("url")).unwrap_or_else(|error| error),
         "secrets.is-configured" => secrets::is_configured(&text("secret")).to_string(),
         "secrets.matches" => format!("{:?}", secrets::matches(&text("secret"), b"a guess")),
-        "secrets.sign-hmac" => format!("{:?}", secrets::sign_hmac(&text("secret"), hash, b"message")),
-        "secrets.verify-hmac" => format!("{:?}", secrets::verify_hmac(&text("secret"), hash, b"message", b"no mac")),
+        "secrets.sign-hmac" => format!(
+            "{:?}",
+            secrets::sign_hmac(&text("secret"), hash, b"message")
+        ),
+        "secrets.verify-hmac" => format!(
+            "{:?}",
+            secrets::verify_hmac(&text("secret"), hash, b"message", b"no mac")
+        ),
         "smtp" => {
-            let envelope = smtp::Envelope { sender: text("sender"), recipients: vec![text("recipient")] };
+            let envelope = smtp::Envelope {
+                sender: text("sender"),
+                recipients: vec![text("recipient")],
+            };
             format!("{:?}", smtp::send(&envelope, text("mime").as_bytes()))
         }
         "sql.query" => format!("{:?}", sql::query(&text("text"), &[])),
         "sql.execute" => format!("{:?}", sql::execute(&text("text"), &[])),
         "sql.batch" => {
-            let statement = sql::Statement { text: text("text"), parameters: vec![], expect_rows: None };
+            let statement = sql::Statement {
+                text: text("text"),
+                parameters: vec![],
+                expect_rows: None,
+            };
             format!("{:?}", sql::batch(&[statement], &[new_job("after-commit")]))
         }
         "sql.transaction" => match sql::begin() {
@@ -35,11 +54,18 @@ pub(crate) fn make(name: &str, data: &Value) -> String {
         },
         "kv" => {
             let set = kv::set("key", text("value").as_bytes(), None);
-            format!("{set:?} {:?}", kv::get("key").map(|value| value.map(|v| String::from_utf8_lossy(&v).into_owned())))
+            format!(
+                "{set:?} {:?}",
+                kv::get("key").map(|value| value.map(|v| String::from_utf8_lossy(&v).into_owned()))
+            )
         }
         "queue" => format!("{:?}", queue::enqueue(&[new_job("from-a-guest")])),
         "flows" => {
-            let node = flows::Node { job: new_job("of-a-flow"), parent: None, on_failure: None };
+            let node = flows::Node {
+                job: new_job("of-a-flow"),
+                parent: None,
+                on_failure: None,
+            };
             format!("{:?} {:?}", flows::enqueue(&[node]), flows::children())
         }
         "settings" => patchbay_plugin::bindings::patchbay::plugin::settings::all(),
@@ -48,8 +74,14 @@ pub(crate) fn make(name: &str, data: &Value) -> String {
 }
 
 fn readable(status: u16, headers: &[(String, Vec<u8>)], body: &[u8]) -> String {
-    let headers = headers.iter().map(|(name, value)| format!("{name}: {}\n", String::from_utf8_lossy(value)));
-    format!("{status}\n{}\n{}", headers.collect::<String>(), String::from_utf8_lossy(body))
+    let headers = headers
+        .iter()
+        .map(|(name, value)| format!("{name}: {}\n", String::from_utf8_lossy(value)));
+    format!(
+        "{status}\n{}\n{}",
+        headers.collect::<String>(),
+        String::from_utf8_lossy(body)
+    )
 }
 
 fn wasi_get(url: &str) -> Result<String, String> {
@@ -57,10 +89,17 @@ fn wasi_get(url: &str) -> Result<String, String> {
     use wasip2::http::types::{Fields, OutgoingRequest, Scheme};
     let (scheme, rest) = url.split_once("://").ok_or("no scheme")?;
     let (authority, path) = rest.split_at(rest.find('/').ok_or("no path")?);
-    let scheme = if scheme == "https" { Scheme::Https } else { Scheme::Http };
+    let scheme = if scheme == "https" {
+        Scheme::Https
+    } else {
+        Scheme::Http
+    };
     let request = OutgoingRequest::new(Fields::new());
-    let set = request.set_scheme(Some(&scheme)).and_then(|()| request.set_authority(Some(authority)));
-    set.and_then(|()| request.set_path_with_query(Some(path))).map_err(|()| "not a URL")?;
+    let set = request
+        .set_scheme(Some(&scheme))
+        .and_then(|()| request.set_authority(Some(authority)));
+    set.and_then(|()| request.set_path_with_query(Some(path)))
+        .map_err(|()| "not a URL")?;
     let answer = handle(request, None).map_err(|error| format!("{error:?}"))?;
     answer.subscribe().block();
     let response = match answer.get() {

@@ -1,9 +1,11 @@
-//! All of the linear memory: stack, statics, heap, and what the heap has taken back and not used again.
+//! All of the linear memory: stack, statics, heap, and what the heap has taken back and not used
+//! again.
 
 /// What each byte of a needle was changed by.
 const MASK: u8 = 0x5a;
 
-/// Made before the call: what it takes of the heap afterwards would cover what the call has given back.
+/// Made before the call: what it takes of the heap afterwards would cover what the call has given
+/// back.
 pub(crate) struct Search {
     needles: Vec<Vec<u8>>,
     /// Places of the needles by their first two bytes.
@@ -17,7 +19,11 @@ impl Search {
         for (place, needle) in needles.iter().enumerate() {
             beginning[pair(needle[0] ^ MASK, needle[1] ^ MASK)].push(place);
         }
-        Self { found: vec![false; needles.len()], needles, beginning }
+        Self {
+            found: vec![false; needles.len()],
+            needles,
+            beginning,
+        }
     }
 
     pub(crate) fn needle(&self, place: usize) -> &[u8] {
@@ -32,7 +38,9 @@ impl Search {
                 self.found[place] |= is_at(&self.needles[place], at);
             }
         }
-        (0..self.found.len()).filter(|&place| self.found[place]).collect()
+        (0..self.found.len())
+            .filter(|&place| self.found[place])
+            .collect()
     }
 }
 
@@ -41,7 +49,11 @@ fn pair(first: u8, second: u8) -> usize {
 }
 
 fn is_at(needle: &[u8], at: usize) -> bool {
-    at + needle.len() <= size() && needle.iter().enumerate().all(|(i, changed)| byte(at + i) ^ MASK == *changed)
+    at + needle.len() <= size()
+        && needle
+            .iter()
+            .enumerate()
+            .all(|(i, changed)| byte(at + i) ^ MASK == *changed)
 }
 
 fn size() -> usize {
@@ -52,7 +64,8 @@ fn size() -> usize {
 }
 
 fn byte(at: usize) -> u8 {
-    // SAFETY: `at` is within the linear memory, every byte of which may be read; volatile, since nothing is known of what is there.
+    // SAFETY: `at` is within the linear memory, every byte of which may be read; volatile, since
+    // nothing is known of what is there.
     unsafe { core::ptr::with_exposed_provenance::<u8>(at).read_volatile() }
 }
 

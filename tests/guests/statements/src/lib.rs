@@ -1,4 +1,5 @@
-//! SQL as the job's data says: `[{"query": "…", "parameters": […]}, {"execute": "…"}]`. Each step's end is in the result; none fails the job.
+//! SQL as the job's data says: `[{"query": "…", "parameters": […]}, {"execute": "…"}]`. Each step's
+//! end is in the result; none fails the job.
 
 mod book;
 mod sync;
@@ -36,15 +37,25 @@ fn parameter(value: &Value) -> sql::Value {
             None => sql::Value::Float(number.as_f64().unwrap_or_default()),
         },
         Value::String(text) => sql::Value::Text(text.clone()),
-        Value::Array(bytes) => {
-            sql::Value::Bytes(bytes.iter().filter_map(|byte| u8::try_from(byte.as_u64()?).ok()).collect())
+        Value::Array(bytes) => sql::Value::Bytes(
+            bytes
+                .iter()
+                .filter_map(|byte| u8::try_from(byte.as_u64()?).ok())
+                .collect(),
+        ),
+        Value::Object(object) => {
+            sql::Value::Json(object.get("json").unwrap_or(&Value::Null).to_string())
         }
-        Value::Object(object) => sql::Value::Json(object.get("json").unwrap_or(&Value::Null).to_string()),
     }
 }
 
 fn parameters(step: &Value) -> Vec<sql::Value> {
-    step["parameters"].as_array().into_iter().flatten().map(parameter).collect()
+    step["parameters"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(parameter)
+        .collect()
 }
 
 fn value(value: &sql::Value) -> Value {
@@ -64,7 +75,10 @@ fn serde(text: &str) -> Value {
 }
 
 fn rows(rows: &sql::Rows) -> Value {
-    rows.rows.iter().map(|row| row.iter().map(value).collect::<Value>()).collect()
+    rows.rows
+        .iter()
+        .map(|row| row.iter().map(value).collect::<Value>())
+        .collect()
 }
 
 fn error(error: sql::Error) -> Value {
@@ -74,11 +88,17 @@ fn error(error: sql::Error) -> Value {
 fn jobs(data: &Value) -> Vec<queue::NewJob> {
     let job = |job: &Value| {
         let queue = job["queue"].as_str().unwrap_or("sqlQueue");
-        let mut new = queue::NewJob::new(queue, job["name"].as_str().unwrap_or("noop"), &job["data"]);
+        let mut new =
+            queue::NewJob::new(queue, job["name"].as_str().unwrap_or("noop"), &job["data"]);
         new.id = job["id"].as_str().map(str::to_owned);
         new
     };
-    data["jobs"].as_array().into_iter().flatten().map(job).collect()
+    data["jobs"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(job)
+        .collect()
 }
 
 fn each(data: &Value) -> Value {
@@ -86,7 +106,12 @@ fn each(data: &Value) -> Value {
         if let Some(text) = step["query"].as_str() {
             sql::query(text, &parameters(step)).map_or_else(error, |answer| rows(&answer))
         } else if let Some(text) = step["types"].as_str() {
-            let names = |rows: sql::Rows| rows.columns.iter().map(|column| json!(column.type_name)).collect();
+            let names = |rows: sql::Rows| {
+                rows.columns
+                    .iter()
+                    .map(|column| json!(column.type_name))
+                    .collect()
+            };
             sql::query(text, &parameters(step)).map_or_else(error, names)
         } else {
             let text = step["execute"].as_str().unwrap_or_default();
@@ -102,7 +127,12 @@ fn batch(data: &Value) -> Value {
         parameters: parameters(step),
         expect_rows: step["expect"].as_u64(),
     };
-    let statements: Vec<sql::Statement> = data["statements"].as_array().into_iter().flatten().map(statement).collect();
+    let statements: Vec<sql::Statement> = data["statements"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(statement)
+        .collect();
     sql::batch(&statements, &jobs(data)).map_or_else(error, |all| all.iter().map(rows).collect())
 }
 
@@ -113,11 +143,14 @@ fn transaction(data: &Value) -> Value {
     };
     let step = |step: &Value| {
         if let Some(text) = step["query"].as_str() {
-            open.query(text, &parameters(step)).map_or_else(error, |answer| rows(&answer))
+            open.query(text, &parameters(step))
+                .map_or_else(error, |answer| rows(&answer))
         } else if let Some(text) = step["execute"].as_str() {
-            open.execute(text, &parameters(step)).map_or_else(error, |affected| json!(affected))
+            open.execute(text, &parameters(step))
+                .map_or_else(error, |affected| json!(affected))
         } else if step["jobs"].is_array() {
-            open.enqueue(&jobs(step)).map_or_else(error, |()| Value::Null)
+            open.enqueue(&jobs(step))
+                .map_or_else(error, |()| Value::Null)
         } else if let Some(ms) = step["sleep"].as_u64() {
             std::thread::sleep(Duration::from_millis(ms));
             Value::Null

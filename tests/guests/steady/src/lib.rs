@@ -5,13 +5,16 @@ use patchbay_plugin::{Failure, Job, Jobs, Retry, Value, json, kv};
 struct Steady;
 
 impl Jobs for Steady {
-    /// Of the jobs that use a grant: whether they had it. A denial is no failure here; everything else is.
+    /// Of the jobs that use a grant: whether they had it. A denial is no failure here; everything
+    /// else is.
     fn run(job: Job) -> Result<Value, Failure> {
         match job.name.as_str() {
             "count" => {}
             "nap" => {
                 let data: Value = job.parse()?;
-                std::thread::sleep(std::time::Duration::from_millis(data["ms"].as_u64().unwrap_or_default()));
+                std::thread::sleep(std::time::Duration::from_millis(
+                    data["ms"].as_u64().unwrap_or_default(),
+                ));
                 return Ok(Value::Null);
             }
             _ => return Ok(Value::Null),

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use patchbay_api::alerts::{
-    Alert, AlertEvent, AlertHistoryQuery, AlertOverview, AlertRule, AlertRulesReset, AlertRulesSet, AlertsSilence,
-    AlertsTest, AlertsUnsilence, ChangedRule, ChannelTest, EndedSilence, NewSilence, RuleChange, Severity, Silence,
-    UndeliveredMessage,
+    Alert, AlertEvent, AlertHistoryQuery, AlertOverview, AlertRule, AlertRulesReset, AlertRulesSet,
+    AlertsSilence, AlertsTest, AlertsUnsilence, ChangedRule, ChannelTest, EndedSilence, NewSilence,
+    RuleChange, Severity, Silence, UndeliveredMessage,
 };
 use patchbay_store::{AlertEventRow, AlertRow, AlertRuleRow, SilenceRow, Store, UndeliveredRow};
 use serde_json::{Value, json};
@@ -33,7 +33,11 @@ pub struct Alerts {
 
 impl Alerts {
     pub(crate) fn new(parts: &Parts) -> Self {
-        Self { store: parts.store.clone(), watch: Arc::clone(&parts.alerts), actions: parts.actions.clone() }
+        Self {
+            store: parts.store.clone(),
+            watch: Arc::clone(&parts.alerts),
+            actions: parts.actions.clone(),
+        }
     }
 
     /// Lists firing and pending alerts, and messages that were not delivered.
@@ -42,7 +46,10 @@ impl Alerts {
         let alerts = self.store.alerts().await?;
         let undelivered = self.store.undelivered().await?;
         Ok(AlertOverview {
-            alerts: alerts.into_iter().map(|row| alert(row, &silences)).collect(),
+            alerts: alerts
+                .into_iter()
+                .map(|row| alert(row, &silences))
+                .collect(),
             undelivered: undelivered.into_iter().map(undelivered_message).collect(),
         })
     }
@@ -71,7 +78,12 @@ impl Alerts {
         }
     }
 
-    pub async fn set_rule(&self, who: &Caller, name: &str, change: RuleChange) -> Result<AlertRule, Error> {
+    pub async fn set_rule(
+        &self,
+        who: &Caller,
+        name: &str,
+        change: RuleChange,
+    ) -> Result<AlertRule, Error> {
         let rule = named(name)?;
         check(&change, rule)?;
         let details = serde_json::to_value(&change).unwrap_or(Value::Null);
@@ -89,22 +101,37 @@ impl Alerts {
             self.store.set_alert_rule(&row, &who.actor).await?;
             Ok(self.rule(rule, &self.store.alert_rules().await?))
         };
-        self.actions.record::<AlertRulesSet, _>(who, rule.name, details, act).await
+        self.actions
+            .record::<AlertRulesSet, _>(who, rule.name, details, act)
+            .await
     }
 
     /// Resets the rule for one subject. An empty `subject` means all subjects.
-    pub async fn reset_rule(&self, who: &Caller, name: &str, subject: &str) -> Result<AlertRule, Error> {
+    pub async fn reset_rule(
+        &self,
+        who: &Caller,
+        name: &str,
+        subject: &str,
+    ) -> Result<AlertRule, Error> {
         let rule = named(name)?;
         let act = async {
             self.store.reset_alert_rule(rule.name, subject).await?;
             Ok(self.rule(rule, &self.store.alert_rules().await?))
         };
-        self.actions.record::<AlertRulesReset, _>(who, rule.name, json!({ "subject": subject }), act).await
+        self.actions
+            .record::<AlertRulesReset, _>(who, rule.name, json!({ "subject": subject }), act)
+            .await
     }
 
     /// Lists the silences that have not ended.
     pub async fn silences(&self) -> Result<Vec<Silence>, Error> {
-        Ok(self.store.alert_silences().await?.into_iter().map(silence).collect())
+        Ok(self
+            .store
+            .alert_silences()
+            .await?
+            .into_iter()
+            .map(silence)
+            .collect())
     }
 
     pub async fn silence(&self, who: &Caller, new: NewSilence) -> Result<Silence, Error> {
@@ -117,23 +144,35 @@ impl Alerts {
         check_text("reason", &new.reason)?;
         let length = Duration::from_secs(new.for_s);
         if length.is_zero() || length > MAX_SILENCE {
-            return Err(Error::invalid(format!("forS: 1 to {} (30 days)", MAX_SILENCE.as_secs())));
+            return Err(Error::invalid(format!(
+                "forS: 1 to {} (30 days)",
+                MAX_SILENCE.as_secs()
+            )));
         }
         let details = serde_json::to_value(&new).unwrap_or(Value::Null);
         let act = async {
-            let made = self.store.silence_alert(&new.rule, &new.subject, length, &new.reason, &who.actor).await?;
+            let made = self
+                .store
+                .silence_alert(&new.rule, &new.subject, length, &new.reason, &who.actor)
+                .await?;
             Ok(silence(made))
         };
-        self.actions.record::<AlertsSilence, _>(who, &new.rule, details, act).await
+        self.actions
+            .record::<AlertsSilence, _>(who, &new.rule, details, act)
+            .await
     }
 
     pub async fn unsilence(&self, who: &Caller, id: &str) -> Result<EndedSilence, Error> {
-        let id: i64 = id.parse().map_err(|_| Error::invalid("silence: a number; see: patchbay alert silences"))?;
+        let id: i64 = id
+            .parse()
+            .map_err(|_| Error::invalid("silence: a number; see: patchbay alert silences"))?;
         let act = async {
             self.store.end_silence(id).await?;
             Ok(EndedSilence { id })
         };
-        self.actions.record::<AlertsUnsilence, _>(who, &id.to_string(), json!({}), act).await
+        self.actions
+            .record::<AlertsUnsilence, _>(who, &id.to_string(), json!({}), act)
+            .await
     }
 
     /// Lists what fired and recovered, newest first.
@@ -143,27 +182,37 @@ impl Alerts {
         if !(1..=MAX_EVENTS).contains(&limit) {
             return Err(Error::invalid(format!("limit: 1 to {MAX_EVENTS}")));
         }
-        let events = self.store.alert_events(rule.map(|rule| rule.name), limit).await?;
+        let events = self
+            .store
+            .alert_events(rule.map(|rule| rule.name), limit)
+            .await?;
         Ok(events.into_iter().map(event).collect())
     }
 
     /// Sends a test message over every channel of this host.
     pub async fn test(&self, who: &Caller) -> Result<Vec<ChannelTest>, Error> {
         let act = async { Ok(self.watch.test(&who.actor).await) };
-        self.actions.record::<AlertsTest, _>(who, "all", json!({}), act).await
+        self.actions
+            .record::<AlertsTest, _>(who, "all", json!({}), act)
+            .await
     }
 }
 
 fn named(rule: &str) -> Result<&'static Rule, Error> {
     Rule::named(rule).ok_or_else(|| {
         let names: Vec<&str> = RULES.iter().map(|rule| rule.name).collect();
-        Error::not_found(format!("there is no rule {rule}; there are {}", names.join(", ")))
+        Error::not_found(format!(
+            "there is no rule {rule}; there are {}",
+            names.join(", ")
+        ))
     })
 }
 
 fn check_text(name: &str, text: &str) -> Result<(), Error> {
     if text.trim().is_empty() || text.chars().count() > MAX_TEXT {
-        return Err(Error::invalid(format!("{name}: 1 to {MAX_TEXT} characters")));
+        return Err(Error::invalid(format!(
+            "{name}: 1 to {MAX_TEXT} characters"
+        )));
     }
     Ok(())
 }
@@ -171,7 +220,15 @@ fn check_text(name: &str, text: &str) -> Result<(), Error> {
 /// Refuses a change that makes no sense for this rule.
 fn check(change: &RuleChange, rule: &Rule) -> Result<(), Error> {
     let invalid = |message: &str| Err(Error::invalid(message));
-    let RuleChange { subject, enabled, threshold, hold_s, at_least, severity, runbook } = change;
+    let RuleChange {
+        subject,
+        enabled,
+        threshold,
+        hold_s,
+        at_least,
+        severity,
+        runbook,
+    } = change;
     if !subject.is_empty() {
         check_text("subject", subject)?;
     }
@@ -186,7 +243,9 @@ fn check(change: &RuleChange, rule: &Rule) -> Result<(), Error> {
         Some(threshold) if !threshold.is_finite() || threshold < 0.0 => {
             return invalid("threshold: a number of at least 0");
         }
-        Some(threshold) if threshold > 100.0 && rule.threshold.is_some_and(|(_, unit)| unit == "%") => {
+        Some(threshold)
+            if threshold > 100.0 && rule.threshold.is_some_and(|(_, unit)| unit == "%") =>
+        {
             return invalid("threshold: a percentage is at most 100");
         }
         _ => {}
@@ -200,7 +259,10 @@ fn check(change: &RuleChange, rule: &Rule) -> Result<(), Error> {
     if hold_s.is_some_and(|hold| !(0..=MAX_HOLD_S).contains(&hold)) {
         return Err(Error::invalid(format!("holdS: 0 to {MAX_HOLD_S}")));
     }
-    if severity.as_deref().is_some_and(|severity| Severity::parse(severity).is_none()) {
+    if severity
+        .as_deref()
+        .is_some_and(|severity| Severity::parse(severity).is_none())
+    {
         return invalid("severity: warning or critical");
     }
     if enabled.is_none()
@@ -210,7 +272,9 @@ fn check(change: &RuleChange, rule: &Rule) -> Result<(), Error> {
         && severity.is_none()
         && runbook.is_none()
     {
-        return invalid("nothing to change: give enabled, threshold, holdS, atLeast, severity or runbook");
+        return invalid(
+            "nothing to change: give enabled, threshold, holdS, atLeast, severity or runbook",
+        );
     }
     Ok(())
 }

@@ -36,25 +36,45 @@ pub(super) struct Channel {
 enum Transport {
     Webhook(reqwest::Client, Url),
     Slack(reqwest::Client, Url),
-    Mail { transport: Box<MailTransport>, from: Mailbox, to: Vec<Mailbox> },
+    Mail {
+        transport: Box<MailTransport>,
+        from: Mailbox,
+        to: Vec<Mailbox>,
+    },
 }
 
 /// Makes the configured channels.
 pub(super) fn channels(config: ChannelConfig) -> anyhow::Result<Vec<Channel>> {
     let webhook = config.webhook.map(|url| {
         let http = http_client(&url)?;
-        anyhow::Ok(Channel { name: "webhook", way: Transport::Webhook(http, url) })
+        anyhow::Ok(Channel {
+            name: "webhook",
+            way: Transport::Webhook(http, url),
+        })
     });
     let slack = config.slack.map(|url| {
         let http = http_client(&url)?;
-        anyhow::Ok(Channel { name: "slack", way: Transport::Slack(http, url) })
+        anyhow::Ok(Channel {
+            name: "slack",
+            way: Transport::Slack(http, url),
+        })
     });
     let mail = config.mail.filter(|_| !config.mail_to.is_empty());
     let mail = mail.map(|(account, from)| {
         // The channel has its own connections and timeout, so that mails of plugins do not delay
         // it.
-        let transport = Box::new(MailTransport::new(Some(MailConfig { timeout: TIMEOUT, ..account }))?);
-        anyhow::Ok(Channel { name: "mail", way: Transport::Mail { transport, from, to: config.mail_to } })
+        let transport = Box::new(MailTransport::new(Some(MailConfig {
+            timeout: TIMEOUT,
+            ..account
+        }))?);
+        anyhow::Ok(Channel {
+            name: "mail",
+            way: Transport::Mail {
+                transport,
+                from,
+                to: config.mail_to,
+            },
+        })
     });
     webhook.into_iter().chain(slack).chain(mail).collect()
 }
@@ -65,7 +85,10 @@ pub(super) fn http_client(url: &Url) -> Result<reqwest::Client, reqwest::Error> 
     if is_loopback(url.as_str()) {
         client = client.no_proxy();
     }
-    client.timeout(TIMEOUT).redirect(reqwest::redirect::Policy::none()).build()
+    client
+        .timeout(TIMEOUT)
+        .redirect(reqwest::redirect::Policy::none())
+        .build()
 }
 
 /// Sends the request, and succeeds when the answer has a status of success.
@@ -73,10 +96,14 @@ pub(super) async fn ask(request: reqwest::RequestBuilder) -> Result<(), String> 
     match request.send().await {
         Ok(response) if response.status().is_success() => Ok(()),
         Ok(response) => Err(format!("it answered with {}", response.status())),
-        Err(error) if error.is_timeout() => Err(format!("no answer within {} s", TIMEOUT.as_secs())),
+        Err(error) if error.is_timeout() => {
+            Err(format!("no answer within {} s", TIMEOUT.as_secs()))
+        }
         Err(error) => {
             let error = error.without_url();
-            let cause = std::iter::successors(std::error::Error::source(&error), |cause| cause.source()).last();
+            let cause =
+                std::iter::successors(std::error::Error::source(&error), |cause| cause.source())
+                    .last();
             Err(cause.map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}")))
         }
     }
@@ -87,10 +114,18 @@ impl Channel {
     pub(super) async fn send(&self, body: &Value) -> Result<(), String> {
         match &self.way {
             Transport::Webhook(http, url) => ask(http.post(url.clone()).json(body)).await,
-            Transport::Slack(http, url) => ask(http.post(url.clone()).json(&json!({ "text": slack(body) }))).await,
-            Transport::Mail { transport, from, to } => {
+            Transport::Slack(http, url) => {
+                ask(http.post(url.clone()).json(&json!({ "text": slack(body) }))).await
+            }
+            Transport::Mail {
+                transport,
+                from,
+                to,
+            } => {
                 let id = message_id(body);
-                transport.notify(from, to, &id, &subject(body), &text(body)).await
+                transport
+                    .notify(from, to, &id, &subject(body), &text(body))
+                    .await
             }
         }
     }
@@ -108,13 +143,21 @@ fn subject(body: &Value) -> String {
         "test" => "test".to_owned(),
         _ => field(body, "severity").to_owned(),
     };
-    let [environment, alert, subject] = ["environment", "alert", "subject"].map(|name| field(body, name));
-    format!("[{environment}] {} {alert}: {subject}", state.to_uppercase())
+    let [environment, alert, subject] =
+        ["environment", "alert", "subject"].map(|name| field(body, name));
+    format!(
+        "[{environment}] {} {alert}: {subject}",
+        state.to_uppercase()
+    )
 }
 
 fn text(body: &Value) -> String {
     let recovered = field(body, "event") == "recovered";
-    let mut lines = vec![format!("{}{}", if recovered { "It was: " } else { "" }, field(body, "reason"))];
+    let mut lines = vec![format!(
+        "{}{}",
+        if recovered { "It was: " } else { "" },
+        field(body, "reason")
+    )];
     let mut add = |label: &str, name: &str| {
         if !field(body, name).is_empty() {
             lines.push(format!("{label}: {}", field(body, name)));
@@ -132,14 +175,25 @@ fn text(body: &Value) -> String {
 
 /// Escapes the three characters that Slack reserves (api.slack.com, "Escaping text").
 fn slack(body: &Value) -> String {
-    let escape = |text: String| text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
-    format!("*{}*\n{}", escape(subject(body)), escape(text(body)).trim_end())
+    let escape = |text: String| {
+        text.replace('&', "&amp;")
+            .replace('<', "&lt;")
+            .replace('>', "&gt;")
+    };
+    format!(
+        "*{}*\n{}",
+        escape(subject(body)),
+        escape(text(body)).trim_end()
+    )
 }
 
 /// The id is the same for the same message, so that a repeat is recognised.
 fn message_id(body: &Value) -> String {
     use sha2::{Digest, Sha256};
-    format!("alert-{}", &hex::encode(Sha256::digest(body.to_string().as_bytes()))[..32])
+    format!(
+        "alert-{}",
+        &hex::encode(Sha256::digest(body.to_string().as_bytes()))[..32]
+    )
 }
 
 #[cfg(test)]
@@ -154,14 +208,19 @@ mod tests {
             "next": "patchbay queue why emailQueue", "runbook": "docs/operations/alerts.md#oldest-waiting",
             "since": "2026-11-24T19:14:15Z", "at": "2026-11-24T19:15:15Z",
         });
-        assert_eq!(subject(&body), "[production] WARNING oldest-waiting: emailQueue");
-        assert!(
-            slack(&body)
-                .starts_with("*[production] WARNING oldest-waiting: emailQueue*\n3 jobs wait in &lt;emailQueue&gt;")
+        assert_eq!(
+            subject(&body),
+            "[production] WARNING oldest-waiting: emailQueue"
         );
+        assert!(slack(&body).starts_with(
+            "*[production] WARNING oldest-waiting: emailQueue*\n3 jobs wait in &lt;emailQueue&gt;"
+        ));
         let firing = message_id(&body);
         body["event"] = "recovered".into();
-        assert_eq!(subject(&body), "[production] RECOVERED oldest-waiting: emailQueue");
+        assert_eq!(
+            subject(&body),
+            "[production] RECOVERED oldest-waiting: emailQueue"
+        );
         assert!(text(&body).starts_with("It was: 3 jobs wait") && !text(&body).contains("Next:"));
         assert_ne!(firing, message_id(&body));
     }

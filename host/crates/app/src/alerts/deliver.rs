@@ -55,9 +55,17 @@ pub(super) struct Deliveries {
 
 impl Deliveries {
     pub(super) fn new(store: Store, channels: Vec<Channel>) -> Self {
-        let counts = NAMES.into_iter().flat_map(|channel| RESULTS.map(|result| ((channel, result), 0)));
+        let counts = NAMES
+            .into_iter()
+            .flat_map(|channel| RESULTS.map(|result| ((channel, result), 0)));
         let counts = Mutex::new(counts.collect());
-        Self { store, channels, remembered: Mutex::default(), wake: watch::Sender::default(), counts }
+        Self {
+            store,
+            channels,
+            remembered: Mutex::default(),
+            wake: watch::Sender::default(),
+            counts,
+        }
     }
 
     /// Tells the loops that a delivery is due now.
@@ -75,7 +83,13 @@ impl Deliveries {
                 remembered.remove(0);
             }
             let (channel, body) = (channel.name, body.clone());
-            remembered.push(MemoryDelivery { channel, key, body, tries: 0, next: Instant::now() });
+            remembered.push(MemoryDelivery {
+                channel,
+                key,
+                body,
+                tries: 0,
+                next: Instant::now(),
+            });
         }
         drop(remembered);
         self.wake();
@@ -83,13 +97,20 @@ impl Deliveries {
 
     /// Writes the messages in memory to Postgres, which is back.
     pub(super) async fn store_remembered(&self) -> Result<(), StoreError> {
-        let waiting: Vec<_> =
-            self.remembered.lock().iter().map(|one| (one.channel, one.key.clone(), one.body.clone())).collect();
+        let waiting: Vec<_> = self
+            .remembered
+            .lock()
+            .iter()
+            .map(|one| (one.channel, one.key.clone(), one.body.clone()))
+            .collect();
         for (channel, (rule, subject), body) in waiting {
             answered(self.store.enqueue_delivery(&rule, &subject, channel, &body)).await?;
-            self.remembered
-                .lock()
-                .retain(|one| one.channel != channel || one.key.0 != rule || one.key.1 != subject || one.body != body);
+            self.remembered.lock().retain(|one| {
+                one.channel != channel
+                    || one.key.0 != rule
+                    || one.key.1 != subject
+                    || one.body != body
+            });
         }
         Ok(())
     }
@@ -106,7 +127,8 @@ impl Deliveries {
     /// Delivers until cancelled.
     pub(super) async fn run(self: Arc<Self>, poll: Duration, stop: CancellationToken) {
         let lines = self.channels.iter().map(|channel| self.line(channel, poll));
-        stop.run_until_cancelled(futures::future::join_all(lines)).await;
+        stop.run_until_cancelled(futures::future::join_all(lines))
+            .await;
         // Without a channel, this waits for `stop`.
         stop.cancelled().await;
     }
@@ -137,14 +159,20 @@ impl Deliveries {
         if tried == AT_ONCE {
             return Ok(Duration::ZERO);
         }
-        Ok(answered(self.store.next_delivery_in(channel.name)).await?.unwrap_or(Duration::MAX))
+        Ok(answered(self.store.next_delivery_in(channel.name))
+            .await?
+            .unwrap_or(Duration::MAX))
     }
 
     async fn tell(&self, channel: &Channel, delivery: DueDelivery) -> Result<(), StoreError> {
         match channel.send(&delivery.body).await {
             Ok(()) => {
                 self.count(channel.name, "delivered");
-                debug!(channel = channel.name, alert = delivery.body["alert"].as_str(), "alert delivered");
+                debug!(
+                    channel = channel.name,
+                    alert = delivery.body["alert"].as_str(),
+                    "alert delivered"
+                );
                 answered(self.store.delivered(&delivery)).await
             }
             Err(error) => {
@@ -169,7 +197,9 @@ impl Deliveries {
     async fn tell_remembered(&self, channel: &Channel) -> Option<Duration> {
         let next = || {
             let mut remembered = self.remembered.lock();
-            let place = remembered.iter().position(|one| one.channel == channel.name && one.next <= Instant::now())?;
+            let place = remembered
+                .iter()
+                .position(|one| one.channel == channel.name && one.next <= Instant::now())?;
             Some(remembered.remove(place))
         };
         while let Some(mut one) = next() {
@@ -187,21 +217,30 @@ impl Deliveries {
                     one.next = Instant::now() + wait(one.tries);
                     let mut remembered = self.remembered.lock();
                     // Not when a newer state has come meanwhile.
-                    if !remembered.iter().any(|other| other.channel == one.channel && other.key == one.key) {
+                    if !remembered
+                        .iter()
+                        .any(|other| other.channel == one.channel && other.key == one.key)
+                    {
                         remembered.push(one);
                     }
                 }
             }
         }
         let remembered = self.remembered.lock();
-        let next = remembered.iter().filter(|one| one.channel == channel.name).map(|one| one.next).min();
+        let next = remembered
+            .iter()
+            .filter(|one| one.channel == channel.name)
+            .map(|one| one.next)
+            .min();
         next.map(|next| next.saturating_duration_since(Instant::now()))
     }
 }
 
 /// The backoff before the next try.
 fn wait(tries: u32) -> Duration {
-    FIRST_WAIT.saturating_mul(1 << tries.saturating_sub(1).min(16)).min(LAST_WAIT)
+    FIRST_WAIT
+        .saturating_mul(1 << tries.saturating_sub(1).min(16))
+        .min(LAST_WAIT)
 }
 
 #[cfg(test)]
@@ -210,6 +249,9 @@ mod tests {
 
     #[test]
     fn waits_grow_to_five_minutes() {
-        assert_eq!([1, 2, 3, 9, 10, 40].map(|tries| wait(tries).as_secs()), [1, 2, 4, 256, 300, 300]);
+        assert_eq!(
+            [1, 2, 3, 9, 10, 40].map(|tries| wait(tries).as_secs()),
+            [1, 2, 4, 256, 300, 300]
+        );
     }
 }

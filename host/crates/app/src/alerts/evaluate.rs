@@ -38,21 +38,47 @@ pub(super) struct Round<'a> {
     pub repeat: Duration,
 }
 
-pub(super) fn evaluate(known: &AlertState, seen: &[RuleObservations], round: &Round<'_>) -> Vec<AlertChange> {
+pub(super) fn evaluate(
+    known: &AlertState,
+    seen: &[RuleObservations],
+    round: &Round<'_>,
+) -> Vec<AlertChange> {
     let mut changes = Vec::new();
     for seen in seen {
-        let Some(rule) = Rule::named(seen.rule) else { continue };
+        let Some(rule) = Rule::named(seen.rule) else {
+            continue;
+        };
         let met = met(known, rule, &seen.observations);
-        let standing = known.alerts.iter().filter(|((name, _), _)| name == rule.name);
-        let gone =
-            standing.filter(|((_, subject), _)| !met.iter().any(|(observation, _)| observation.subject == *subject));
-        let gone = gone.filter(|((_, subject), _)| {
-            seen.covers.subject(subject) || seen.observations.iter().any(|observation| observation.subject == *subject)
+        let standing = known
+            .alerts
+            .iter()
+            .filter(|((name, _), _)| name == rule.name);
+        let gone = standing.filter(|((_, subject), _)| {
+            !met.iter()
+                .any(|(observation, _)| observation.subject == *subject)
         });
-        changes.extend(gone.filter_map(|((_, subject), row)| change(known, rule, subject, Some(row), None, round)));
+        let gone = gone.filter(|((_, subject), _)| {
+            seen.covers.subject(subject)
+                || seen
+                    .observations
+                    .iter()
+                    .any(|observation| observation.subject == *subject)
+        });
+        changes.extend(gone.filter_map(|((_, subject), row)| {
+            change(known, rule, subject, Some(row), None, round)
+        }));
         changes.extend(met.iter().filter_map(|(observation, in_force)| {
-            let row = known.alerts.get(&(rule.name.to_owned(), observation.subject.clone()));
-            change(known, rule, &observation.subject, row, Some((observation, in_force)), round)
+            let row = known
+                .alerts
+                .get(&(rule.name.to_owned(), observation.subject.clone()));
+            change(
+                known,
+                rule,
+                &observation.subject,
+                row,
+                Some((observation, in_force)),
+                round,
+            )
         }));
     }
     changes
@@ -60,16 +86,36 @@ pub(super) fn evaluate(known: &AlertState, seen: &[RuleObservations], round: &Ro
 
 /// Observations that meet the rule's condition: those that did so before, and the worst of the
 /// others up to [`MOST_SUBJECTS`].
-fn met<'a>(known: &AlertState, rule: &Rule, observations: &'a [Observation]) -> Vec<(&'a Observation, InForce)> {
+fn met<'a>(
+    known: &AlertState,
+    rule: &Rule,
+    observations: &'a [Observation],
+) -> Vec<(&'a Observation, InForce)> {
     let mut met: Vec<(&Observation, InForce)> = observations
         .iter()
-        .map(|observation| (observation, in_force(rule, &observation.subject, &known.rules)))
-        .filter(|(observation, in_force)| in_force.is_met(rule, observation.value, observation.cases))
+        .map(|observation| {
+            (
+                observation,
+                in_force(rule, &observation.subject, &known.rules),
+            )
+        })
+        .filter(|(observation, in_force)| {
+            in_force.is_met(rule, observation.value, observation.cases)
+        })
         .collect();
-    let stands =
-        |observation: &Observation| known.alerts.contains_key(&(rule.name.to_owned(), observation.subject.clone()));
-    let badness = |observation: &Observation| observation.value.unwrap_or(0.0) * if rule.is_floor { -1.0 } else { 1.0 };
-    met.sort_by(|(a, _), (b, _)| stands(b).cmp(&stands(a)).then(badness(b).total_cmp(&badness(a))));
+    let stands = |observation: &Observation| {
+        known
+            .alerts
+            .contains_key(&(rule.name.to_owned(), observation.subject.clone()))
+    };
+    let badness = |observation: &Observation| {
+        observation.value.unwrap_or(0.0) * if rule.is_floor { -1.0 } else { 1.0 }
+    };
+    met.sort_by(|(a, _), (b, _)| {
+        stands(b)
+            .cmp(&stands(a))
+            .then(badness(b).total_cmp(&badness(a)))
+    });
     met.truncate(MOST_SUBJECTS);
     met
 }
@@ -82,13 +128,17 @@ fn change(
     met: Option<(&Observation, &InForce)>,
     round: &Round<'_>,
 ) -> Option<AlertChange> {
-    let hold = met.map_or_else(|| in_force(rule, subject, &known.rules).hold, |(_, in_force)| in_force.hold);
+    let hold = met.map_or_else(
+        || in_force(rule, subject, &known.rules).hold,
+        |(_, in_force)| in_force.hold,
+    );
     let look = AlertInput {
         holds: Some(met.is_some()),
         hold,
         // Without a channel nothing counts as announced, so the first channel that is added learns
         // what fires already.
-        silenced: known.channels.is_empty() || silenced(rule.name, subject, &known.silences).is_some(),
+        silenced: known.channels.is_empty()
+            || silenced(rule.name, subject, &known.silences).is_some(),
         passed: round.passed,
         repeat: round.repeat,
     };
@@ -99,7 +149,11 @@ fn change(
         |(observation, in_force)| notice(rule, observation, in_force, round),
     );
     let severity = met.map_or_else(
-        || row.map_or(rule.severity.as_str().to_owned(), |row| row.severity.clone()),
+        || {
+            row.map_or(rule.severity.as_str().to_owned(), |row| {
+                row.severity.clone()
+            })
+        },
         |(_, in_force)| in_force.severity.as_str().to_owned(),
     );
     let begins = next.event == Some(Event::Firing) && !before.is_some_and(|before| before.firing);
@@ -112,7 +166,9 @@ fn change(
         quiet_ms: ms(standing.quiet),
         announced: standing.announced,
         began_at: row.map_or(round.now, |row| row.began_at),
-        fired_at: row.and_then(|row| row.fired_at).or_else(|| standing.firing.then_some(round.now)),
+        fired_at: row
+            .and_then(|row| row.fired_at)
+            .or_else(|| standing.firing.then_some(round.now)),
         notice: notice.clone(),
     });
     if now.as_ref() == row && next.event.is_none() {
@@ -133,12 +189,22 @@ fn change(
         let body = body(rule, subject, event, &severity, &notice, since, round);
         (body, known.channels.iter().cloned().collect())
     });
-    Some(AlertChange { rule: rule.name.to_owned(), subject: subject.to_owned(), now, event, tell, begins })
+    Some(AlertChange {
+        rule: rule.name.to_owned(),
+        subject: subject.to_owned(),
+        now,
+        event,
+        tell,
+        begins,
+    })
 }
 
 /// What lists and messages show of an observation.
 fn notice(rule: &Rule, observation: &Observation, in_force: &InForce, round: &Round<'_>) -> Value {
-    let runbook = in_force.runbook.clone().unwrap_or_else(|| format!("{}#{}", round.runbooks, rule.name));
+    let runbook = in_force
+        .runbook
+        .clone()
+        .unwrap_or_else(|| format!("{}#{}", round.runbooks, rule.name));
     let rounded = observation.value.map(|value| (value * 10.0).round() / 10.0);
     json!({
         "reason": observation.reason,
@@ -201,7 +267,6 @@ fn ms(duration: Duration) -> i64 {
 }
 
 impl AlertState {
-    /// Applies the changes.
     pub(super) fn apply(&mut self, changes: &[AlertChange]) {
         for change in changes {
             let key = (change.rule.clone(), change.subject.clone());
@@ -230,12 +295,16 @@ mod tests {
     }
 
     fn told_by_mail() -> AlertState {
-        AlertState { channels: ["mail".into()].into(), ..AlertState::default() }
+        AlertState {
+            channels: ["mail".into()].into(),
+            ..AlertState::default()
+        }
     }
 
     fn waiting(observations: &[(&str, f64)], covers: Coverage) -> RuleObservations {
-        let observation =
-            |(subject, value): &(&str, f64)| Observation::new(*subject, *value, format!("{value} s"), "why".into());
+        let observation = |(subject, value): &(&str, f64)| {
+            Observation::new(*subject, *value, format!("{value} s"), "why".into())
+        };
         RuleObservations {
             rule: "oldest-waiting",
             observations: observations.iter().map(observation).collect(),
@@ -244,13 +313,22 @@ mod tests {
     }
 
     /// Evaluates the rounds in order. Returns the events that were sent.
-    fn run(known: &mut AlertState, rounds: impl IntoIterator<Item = (i64, RuleObservations)>) -> Vec<String> {
+    fn run(
+        known: &mut AlertState,
+        rounds: impl IntoIterator<Item = (i64, RuleObservations)>,
+    ) -> Vec<String> {
         let mut told = Vec::new();
         for (now, seen) in rounds {
             let changes = evaluate(known, &[seen], &round(now));
             known.apply(&changes);
-            let bodies = changes.iter().filter_map(|change| change.tell.as_ref()).map(|(body, _)| body);
-            told.extend(bodies.map(|body| format!("{} {}", body["event"], body["subject"]).replace('"', "")));
+            let bodies = changes
+                .iter()
+                .filter_map(|change| change.tell.as_ref())
+                .map(|(body, _)| body);
+            told.extend(
+                bodies
+                    .map(|body| format!("{} {}", body["event"], body["subject"]).replace('"', "")),
+            );
         }
         told
     }
@@ -261,9 +339,20 @@ mod tests {
         let good = || waiting(&[("q", 3.0)], Coverage::Everything);
         let mut known = told_by_mail();
         // The clock goes back a day after the first round, and a year ahead after the third.
-        let told = run(&mut known, [(100_000, bad()), (13_600, bad()), (13_660, bad()), (40_000_000, bad())]);
+        let told = run(
+            &mut known,
+            [
+                (100_000, bad()),
+                (13_600, bad()),
+                (13_660, bad()),
+                (40_000_000, bad()),
+            ],
+        );
         assert_eq!(told, ["firing q"]);
-        assert_eq!(run(&mut known, [(0, good()), (40_000_000, good())]), ["recovered q"]);
+        assert_eq!(
+            run(&mut known, [(0, good()), (40_000_000, good())]),
+            ["recovered q"]
+        );
         assert!(known.alerts.is_empty());
     }
 
@@ -271,7 +360,10 @@ mod tests {
     fn what_fires_before_there_is_a_channel_is_told_by_the_first_one() {
         let bad = || waiting(&[("q", 900.0)], Coverage::Everything);
         let mut known = AlertState::default();
-        assert_eq!(run(&mut known, [(0, bad()), (60, bad()), (120, bad())]), Vec::<String>::new());
+        assert_eq!(
+            run(&mut known, [(0, bad()), (60, bad()), (120, bad())]),
+            Vec::<String>::new()
+        );
         assert_eq!(known.alerts.len(), 1, "it is listed all the same");
         known.channels = told_by_mail().channels;
         assert_eq!(run(&mut known, [(180, bad()), (240, bad())]), ["firing q"]);
@@ -283,7 +375,10 @@ mod tests {
         let bad = || waiting(&[("q", 900.0)], Coverage::Everything);
         assert_eq!(run(&mut known, [(0, bad()), (60, bad())]), ["firing q"]);
         let elsewhere = || waiting(&[("other", 1.0)], Coverage::Only("other".into()));
-        assert_eq!(run(&mut known, [(120, elsewhere()), (180, elsewhere())]), Vec::<String>::new());
+        assert_eq!(
+            run(&mut known, [(120, elsewhere()), (180, elsewhere())]),
+            Vec::<String>::new()
+        );
         assert_eq!(known.alerts.len(), 1);
     }
 
@@ -291,14 +386,28 @@ mod tests {
     fn of_many_only_the_worst_are_told_and_those_that_stand_stay() {
         let names: Vec<String> = (0..100).map(|n| format!("q{n}")).collect();
         let seen = |offset: f64| {
-            let observations: Vec<(&str, f64)> =
-                names.iter().enumerate().map(|(n, name)| (name.as_str(), 1_000.0 + n as f64 * offset)).collect();
+            let observations: Vec<(&str, f64)> = names
+                .iter()
+                .enumerate()
+                .map(|(n, name)| (name.as_str(), 1_000.0 + n as f64 * offset))
+                .collect();
             waiting(&observations, Coverage::Everything)
         };
         let mut known = told_by_mail();
-        let told = run(&mut known, [(0, seen(1.0)), (60, seen(1.0)), (120, seen(-1.0)), (180, seen(-1.0))]);
+        let told = run(
+            &mut known,
+            [
+                (0, seen(1.0)),
+                (60, seen(1.0)),
+                (120, seen(-1.0)),
+                (180, seen(-1.0)),
+            ],
+        );
         assert_eq!(told.len(), MOST_SUBJECTS);
-        assert!(told.contains(&"firing q99".into()) && !told.contains(&"firing q0".into()), "{told:?}");
+        assert!(
+            told.contains(&"firing q99".into()) && !told.contains(&"firing q0".into()),
+            "{told:?}"
+        );
     }
 
     #[test]
@@ -306,17 +415,28 @@ mod tests {
         let mut known = told_by_mail();
         let bad = || waiting(&[("q", 900.0)], Coverage::Everything);
         assert_eq!(run(&mut known, [(0, bad()), (60, bad())]), ["firing q"]);
-        let off = AlertRuleRow { rule: "oldest-waiting".into(), enabled: Some(false), ..AlertRuleRow::default() };
+        let off = AlertRuleRow {
+            rule: "oldest-waiting".into(),
+            enabled: Some(false),
+            ..AlertRuleRow::default()
+        };
         known.rules.push(off);
-        assert_eq!(run(&mut known, [(120, bad()), (180, bad())]), ["recovered q"]);
+        assert_eq!(
+            run(&mut known, [(120, bad()), (180, bad())]),
+            ["recovered q"]
+        );
     }
 
     #[test]
     fn a_message_says_what_is_wrong_and_what_to_do_and_details_stand_beside_it() {
-        let mut observation = Observation::new("email", None, "it crashed".into(), "mend it".into());
+        let mut observation =
+            Observation::new("email", None, "it crashed".into(), "mend it".into());
         observation.details.insert("revision".into(), json!("abc"));
-        let seen =
-            RuleObservations { rule: "plugin-quarantined", observations: vec![observation], covers: Coverage::Nothing };
+        let seen = RuleObservations {
+            rule: "plugin-quarantined",
+            observations: vec![observation],
+            covers: Coverage::Nothing,
+        };
         let changes = evaluate(&told_by_mail(), &[seen], &round(0));
         let (body, channels) = changes[0].tell.as_ref().expect("told");
         assert_eq!(channels, &["mail"]);

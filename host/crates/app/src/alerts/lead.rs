@@ -20,7 +20,8 @@ const ROUND_LIMIT: Duration = Duration::from_secs(30);
 const PING_EVERY: Duration = Duration::from_secs(60);
 /// Rows that nobody asks for any more go.
 const FORGET_EVERY: Duration = Duration::from_secs(3_600);
-/// Queues of which only Redis knows are looked for once in so many rounds: it is a walk over all keys.
+/// Queues of which only Redis knows are looked for once in so many rounds: it is a walk over all
+/// keys.
 const ROUNDS_PER_WALK: u32 = 20;
 /// Millions of keys take seconds.
 const WALK_LIMIT: Duration = Duration::from_secs(20);
@@ -55,7 +56,11 @@ pub(super) struct Rounds {
 
 impl Rounds {
     pub(super) fn new(alerts: Arc<AlertWatch>) -> Self {
-        Self { alerts, memory: Memory::default(), own: HostReport::default() }
+        Self {
+            alerts,
+            memory: Memory::default(),
+            own: HostReport::default(),
+        }
     }
 }
 
@@ -76,7 +81,9 @@ impl LedTask for Rounds {
     }
 
     async fn round(&mut self, lead: &mut Leadership<'_>) -> anyhow::Result<Next> {
-        let evaluated = self.alerts.evaluate_as_leader(lead, self.own.clone(), &mut self.memory);
+        let evaluated = self
+            .alerts
+            .evaluate_as_leader(lead, self.own.clone(), &mut self.memory);
         let round = async { tokio::join!(self.alerts.report(&self.own), evaluated).1 };
         in_time(round).await?;
         Ok(Next::Later)
@@ -96,22 +103,31 @@ impl LedTask for Rounds {
 
     /// Otherwise its breakers would be open for others a while longer.
     async fn farewell(&mut self) {
-        self.alerts.sources.store.forget_sightings(self.alerts.host()).await.ok();
+        self.alerts
+            .sources
+            .store
+            .forget_sightings(self.alerts.host())
+            .await
+            .ok();
     }
 }
 
 async fn in_time(round: impl Future<Output = Result<(), StoreError>>) -> Result<(), StoreError> {
-    tokio::time::timeout(ROUND_LIMIT, round).await.unwrap_or_else(|_| {
-        warn!("a round of alerts takes too long and is given up; the next one follows");
-        Ok(())
-    })
+    tokio::time::timeout(ROUND_LIMIT, round)
+        .await
+        .unwrap_or_else(|_| {
+            warn!("a round of alerts takes too long and is given up; the next one follows");
+            Ok(())
+        })
 }
 
 impl AlertWatch {
     /// Tells the others what this process sees.
     async fn report(&self, own: &HostReport) {
         let report = serde_json::to_value(own).unwrap_or_default();
-        if let Err(error) = answered(self.sources.store.report_sightings(self.host(), &report)).await {
+        if let Err(error) =
+            answered(self.sources.store.report_sightings(self.host(), &report)).await
+        {
             debug!(%error, "what this process sees is not told to the others");
         }
     }
@@ -137,7 +153,8 @@ impl AlertWatch {
         let (seen, is_complete) = self.look(&sightings, memory).await?;
         let changes = evaluate(&known, &seen, &self.round(self.passed(memory)));
         if let Err(error) = answered(lead.save_alerts(&changes)).await {
-            // A Postgres that may only be read gives the lock and takes no alert: this process goes on with what it has read.
+            // A Postgres that may only be read gives the lock and takes no alert: this process goes
+            // on with what it has read.
             memory.known = Some(known);
             return Err(error);
         }
@@ -178,18 +195,25 @@ impl AlertWatch {
         let mut seen = self.sources.of_this_process(own);
         // The same as before: one that is not looked at would count as in order.
         memory.queues.extend(self.sources.plugins.queues());
-        if let Ok(in_redis) = tokio::time::timeout(super::ANSWER_WITHIN, self.sources.in_redis(&memory.queues)).await {
+        if let Ok(in_redis) =
+            tokio::time::timeout(super::ANSWER_WITHIN, self.sources.in_redis(&memory.queues)).await
+        {
             seen.extend(in_redis.unwrap_or_default());
         }
         let passed = self.passed(memory);
-        let Some(known) = &mut memory.known else { return };
+        let Some(known) = &mut memory.known else {
+            return;
+        };
         let changes = evaluate(known, &seen, &self.round(passed));
         known.apply(&changes);
         self.note_firing(known);
         self.log(&changes);
         self.tell_directly(&changes);
         let events = changes.into_iter().filter(|change| change.event.is_some());
-        memory.alone.extend(events.map(|change| AlertChange { tell: None, ..change }));
+        memory.alone.extend(events.map(|change| AlertChange {
+            tell: None,
+            ..change
+        }));
     }
 
     /// Everything; false when not everything could be looked at.
@@ -198,9 +222,16 @@ impl AlertWatch {
         sightings: &[(String, HostReport)],
         memory: &mut Memory,
     ) -> Result<(Vec<RuleObservations>, bool), StoreError> {
-        let Sources { store, queues, plugins, .. } = &self.sources;
+        let Sources {
+            store,
+            queues,
+            plugins,
+            ..
+        } = &self.sources;
         let hosts = answered(store.hosts()).await?.into_iter();
-        let silent: Vec<_> = hosts.filter_map(|host| Some((host.host, host.silent_for?))).collect();
+        let silent: Vec<_> = hosts
+            .filter_map(|host| Some((host.host, host.silent_for?)))
+            .collect();
         let mut seen = self.sources.of_processes(sightings, &silent);
         seen.extend(self.sources.in_postgres().await?);
         let schedules = self.sources.schedules().await?;
@@ -215,7 +246,8 @@ impl AlertWatch {
         }
         names.extend(memory.in_redis.iter().cloned());
         memory.queues.clone_from(&names);
-        let in_redis = tokio::time::timeout(super::ANSWER_WITHIN, self.sources.in_redis(&names)).await;
+        let in_redis =
+            tokio::time::timeout(super::ANSWER_WITHIN, self.sources.in_redis(&names)).await;
         let is_complete = schedules.is_some() && matches!(in_redis, Ok(Ok(_)));
         seen.extend(schedules.into_iter().flatten());
         seen.extend(in_redis.ok().and_then(Result::ok).unwrap_or_default());
@@ -224,13 +256,19 @@ impl AlertWatch {
 
     /// Since this process's last look.
     fn passed(&self, memory: &mut Memory) -> Duration {
-        let passed = memory.looked.replace(Instant::now()).map_or(Duration::ZERO, |at| at.elapsed());
+        let passed = memory
+            .looked
+            .replace(Instant::now())
+            .map_or(Duration::ZERO, |at| at.elapsed());
         passed.min(self.every * ROUNDS_COUNTED)
     }
 
-    /// Says that alerts work. Nobody waits for it, and a service that hangs gets one question at a time.
+    /// Says that alerts work. Nobody waits for it, and a service that hangs gets one question at a
+    /// time.
     fn send_ping(&self, memory: &mut Memory) {
-        let Some((http, url)) = self.ping.clone() else { return };
+        let Some((http, url)) = self.ping.clone() else {
+            return;
+        };
         if memory.pinged.is_some_and(|at| at.elapsed() < PING_EVERY) {
             return;
         }

@@ -92,7 +92,9 @@ impl AlertWatch {
         begun: mpsc::UnboundedReceiver<Begun>,
     ) -> anyhow::Result<Arc<Self>> {
         let channels = channel::channels(config.channels).context("alerts")?;
-        let ping = config.ping.map(|url| anyhow::Ok((channel::http_client(&url)?, url)));
+        let ping = config
+            .ping
+            .map(|url| anyhow::Ok((channel::http_client(&url)?, url)));
         let ping = ping.transpose().context("alerts")?;
         Ok(Arc::new(Self {
             deliveries: Arc::new(Deliveries::new(sources.store.clone(), channels)),
@@ -107,12 +109,19 @@ impl AlertWatch {
         }))
     }
 
-    async fn quarantined(&self, Begun { crash_loop, consequence }: &Begun) {
+    async fn quarantined(
+        &self,
+        Begun {
+            crash_loop,
+            consequence,
+        }: &Begun,
+    ) {
         let plugin = &crash_loop.plugin;
         let next = format!(
             "push and activate a mended revision, or: patchbay plugin rollback {plugin}, or: patchbay plugin release {plugin}"
         );
-        let mut observation = Observation::new(plugin.as_str(), None, crash_loop.reason.clone(), next);
+        let mut observation =
+            Observation::new(plugin.as_str(), None, crash_loop.reason.clone(), next);
         observation.details = observe::details([
             ("plugin", json!(plugin)),
             ("revision", json!(crash_loop.digest)),
@@ -123,7 +132,11 @@ impl AlertWatch {
     }
 
     async fn raise(&self, rule: &'static str, observation: Observation) {
-        let seen = [RuleObservations { rule, observations: vec![observation], covers: Coverage::Nothing }];
+        let seen = [RuleObservations {
+            rule,
+            observations: vec![observation],
+            covers: Coverage::Nothing,
+        }];
         let stored = async {
             let (known, _) = answered(self.known()).await?;
             let changes = evaluate(&known, &seen, &self.round(Duration::ZERO));
@@ -134,8 +147,10 @@ impl AlertWatch {
             Ok(changes) => self.log(&changes),
             Err(error) => {
                 warn!(%error, rule, "an alert is not stored; it is told all the same");
-                let known =
-                    AlertState { channels: self.channel_names().into_iter().collect(), ..AlertState::default() };
+                let known = AlertState {
+                    channels: self.channel_names().into_iter().collect(),
+                    ..AlertState::default()
+                };
                 let changes = evaluate(&known, &seen, &self.round(Duration::ZERO));
                 self.log(&changes);
                 self.tell_directly(&changes);
@@ -202,7 +217,11 @@ impl AlertWatch {
     }
 
     fn channel_names(&self) -> Vec<String> {
-        self.deliveries.channels.iter().map(|channel| channel.name.to_owned()).collect()
+        self.deliveries
+            .channels
+            .iter()
+            .map(|channel| channel.name.to_owned())
+            .collect()
     }
 
     /// Reads the state from Postgres, with the report of each process.
@@ -210,20 +229,36 @@ impl AlertWatch {
         let store = &self.sources.store;
         let (rules, silences) = (store.alert_rules().await?, store.alert_silences().await?);
         let alerts = store.alerts().await?.into_iter();
-        let alerts = alerts.map(|row| ((row.rule.clone(), row.subject.clone()), row)).collect();
+        let alerts = alerts
+            .map(|row| ((row.rule.clone(), row.subject.clone()), row))
+            .collect();
         let lately = (self.every * 3).max(Duration::from_secs(30));
         let sightings = store.sightings(lately).await?.into_iter();
-        let sightings: Vec<(String, HostReport)> =
-            sightings.map(|(host, seen)| (host, serde_json::from_value(seen).unwrap_or_default())).collect();
-        let channels = sightings.iter().flat_map(|(_, seen)| seen.channels.clone()).chain(self.channel_names());
+        let sightings: Vec<(String, HostReport)> = sightings
+            .map(|(host, seen)| (host, serde_json::from_value(seen).unwrap_or_default()))
+            .collect();
+        let channels = sightings
+            .iter()
+            .flat_map(|(_, seen)| seen.channels.clone())
+            .chain(self.channel_names());
         let channels = channels.collect();
-        Ok((AlertState { rules, silences, alerts, channels }, sightings))
+        Ok((
+            AlertState {
+                rules,
+                silences,
+                alerts,
+                channels,
+            },
+            sightings,
+        ))
     }
 
     fn note_firing(&self, known: &AlertState) {
         let mut firing = BTreeMap::new();
         for row in known.alerts.values().filter(|row| row.firing) {
-            *firing.entry((row.rule.clone(), row.severity.clone())).or_default() += 1;
+            *firing
+                .entry((row.rule.clone(), row.severity.clone()))
+                .or_default() += 1;
         }
         *self.firing.lock() = firing;
     }
@@ -233,7 +268,13 @@ impl AlertWatch {
         for event in changes.iter().filter_map(|change| change.event.as_ref()) {
             let (alert, subject, reason) = (&event.rule, &event.subject, &event.reason);
             if event.event == "recovered" {
-                info!(alert, subject, reason, silenced = event.silenced, "alert recovered");
+                info!(
+                    alert,
+                    subject,
+                    reason,
+                    silenced = event.silenced,
+                    "alert recovered"
+                );
             } else {
                 let (event, severity) = (&event.event, &event.severity);
                 error!(alert, event, severity, subject, reason, "alert");
@@ -241,11 +282,11 @@ impl AlertWatch {
         }
     }
 
-    /// Delivers without Postgres.
     fn tell_directly(&self, changes: &[AlertChange]) {
         for change in changes {
             if let Some((body, _)) = &change.tell {
-                self.deliveries.remember(&change.rule, &change.subject, body);
+                self.deliveries
+                    .remember(&change.rule, &change.subject, body);
             }
         }
     }
@@ -253,13 +294,18 @@ impl AlertWatch {
 
 /// Evaluates the alert rules: those of this process always, those of the fleet as the leader.
 pub fn evaluation(parts: &Parts) -> Arc<dyn Service> {
-    Arc::new(Led::new(parts.store.clone(), lead::Rounds::new(Arc::clone(&parts.alerts))))
+    Arc::new(Led::new(
+        parts.store.clone(),
+        lead::Rounds::new(Arc::clone(&parts.alerts)),
+    ))
 }
 
 /// Delivers alerts, and retries until they are delivered.
 pub fn delivery(parts: &Parts) -> Arc<dyn Service> {
     let alerts = Arc::clone(&parts.alerts);
-    task("alert-delivery", move |stop| Arc::clone(&alerts.deliveries).run(alerts.every, stop))
+    task("alert-delivery", move |stop| {
+        Arc::clone(&alerts.deliveries).run(alerts.every, stop)
+    })
 }
 
 /// Announces quarantines at once, without waiting for the next round. It is listed before the
@@ -297,6 +343,10 @@ impl Service for QuarantineAlerts {
 
 /// Limits a query to [`ANSWER_WITHIN`]: a connection that died without notice would block for
 /// minutes.
-async fn answered<T>(question: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-    tokio::time::timeout(ANSWER_WITHIN, question).await.unwrap_or_else(|_| Err(StoreError::no_answer()))
+async fn answered<T>(
+    question: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    tokio::time::timeout(ANSWER_WITHIN, question)
+        .await
+        .unwrap_or_else(|_| Err(StoreError::no_answer()))
 }

@@ -59,8 +59,20 @@ pub struct Observation {
 }
 
 impl Observation {
-    pub fn new(subject: impl Into<String>, value: impl Into<Option<f64>>, reason: String, next: String) -> Self {
-        Self { subject: subject.into(), value: value.into(), cases: None, reason, next, details: Map::new() }
+    pub fn new(
+        subject: impl Into<String>,
+        value: impl Into<Option<f64>>,
+        reason: String,
+        next: String,
+    ) -> Self {
+        Self {
+            subject: subject.into(),
+            value: value.into(),
+            cases: None,
+            reason,
+            next,
+            details: Map::new(),
+        }
     }
 }
 
@@ -100,10 +112,14 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// Observes this process.
     pub async fn own(&self, channels: Vec<String>) -> HostReport {
         let not_ready = self.health.not_ready().await;
-        let trouble = self.health.probe().await.redis_trouble.filter(|trouble| *trouble != Trouble::Away);
+        let trouble = self
+            .health
+            .probe()
+            .await
+            .redis_trouble
+            .filter(|trouble| *trouble != Trouble::Away);
         let open = self.outside.list().into_iter();
         // A breaker that an operator has opened is open on purpose.
         let open = open.filter(|story| !story.is_closed() && story.opened_by.is_none());
@@ -113,8 +129,16 @@ impl Sources {
                 .filter(|reason| reason.code != DRAINING)
                 .map(|reason| reason.code.into())
                 .collect(),
-            redis: trouble.map(|trouble| (trouble.code().into(), trouble.to_string(), trouble.next().into())),
-            breakers: open.map(|story| (story.plugin.to_string(), story.host)).collect(),
+            redis: trouble.map(|trouble| {
+                (
+                    trouble.code().into(),
+                    trouble.to_string(),
+                    trouble.next().into(),
+                )
+            }),
+            breakers: open
+                .map(|story| (story.plugin.to_string(), story.host))
+                .collect(),
             certificates: self.certificates.ends().into_iter().collect(),
             stalls: self
                 .queues
@@ -128,7 +152,11 @@ impl Sources {
     }
 
     /// Evaluates the reports of all processes.
-    pub fn of_processes(&self, all: &[(String, HostReport)], silent: &[(String, Duration)]) -> Vec<RuleObservations> {
+    pub fn of_processes(
+        &self,
+        all: &[(String, HostReport)],
+        silent: &[(String, Duration)],
+    ) -> Vec<RuleObservations> {
         let now = Utc::now().timestamp();
         let silent_ones = silent.iter().map(|(host, silent)| {
             let reason = format!("{host} has said nothing for {} s", silent.as_secs());
@@ -136,11 +164,16 @@ impl Sources {
             Observation::new(host, None, reason, next.into())
         });
         let is_silent = |host: &str| silent.iter().any(|(silent, _)| silent == host);
-        let others = all.iter().filter(|(host, seen)| !seen.not_ready.is_empty() && !is_silent(host));
+        let others = all
+            .iter()
+            .filter(|(host, seen)| !seen.not_ready.is_empty() && !is_silent(host));
         let others = others.map(|(host, seen)| unready(host, seen));
         vec![
             everything("health", silent_ones.chain(others)),
-            everything("redis-unfit", all.iter().find_map(|(_, seen)| redis_unfit(seen))),
+            everything(
+                "redis-unfit",
+                all.iter().find_map(|(_, seen)| redis_unfit(seen)),
+            ),
             everything("breaker-open", breakers(all)),
             everything("stalled", stalls(all)),
             everything("certificate", certificates(all, now)),
@@ -151,21 +184,39 @@ impl Sources {
     /// away.
     pub fn of_this_process(&self, own: &HostReport) -> Vec<RuleObservations> {
         let host = self.plugins.host();
-        let observations = if own.not_ready.is_empty() { Vec::new() } else { vec![unready(host, own)] };
-        let health = RuleObservations { rule: "health", observations, covers: Coverage::Only(host.to_owned()) };
+        let observations = if own.not_ready.is_empty() {
+            Vec::new()
+        } else {
+            vec![unready(host, own)]
+        };
+        let health = RuleObservations {
+            rule: "health",
+            observations,
+            covers: Coverage::Only(host.to_owned()),
+        };
         vec![health, everything("redis-unfit", redis_unfit(own))]
     }
 
     /// Observes Redis. `names` are queues.
-    pub async fn in_redis(&self, names: &BTreeSet<QueueName>) -> Result<Vec<RuleObservations>, QueueError> {
+    pub async fn in_redis(
+        &self,
+        names: &BTreeSet<QueueName>,
+    ) -> Result<Vec<RuleObservations>, QueueError> {
         let names: Vec<QueueName> = names.iter().cloned().collect();
         let queues = self.queues.overview(&names).await?;
         let share = self.queues.memory_share().await?.map(|share| share * 100.0);
         let lag = self.queues.attempts_waiting_for().await?;
         let memory = |rule| {
             let observation = share.map(|share| {
-                let reason = format!("Redis uses {share:.0} % of maxmemory; from 85 % on, new jobs are refused");
-                Observation::new("memory", share, reason, "patchbay queue clean QUEUE, or raise maxmemory".into())
+                let reason = format!(
+                    "Redis uses {share:.0} % of maxmemory; from 85 % on, new jobs are refused"
+                );
+                Observation::new(
+                    "memory",
+                    share,
+                    reason,
+                    "patchbay queue clean QUEUE, or raise maxmemory".into(),
+                )
             });
             everything(rule, observation)
         };
@@ -225,7 +276,9 @@ impl Sources {
         let now = Utc::now();
         let mut newest: HashMap<(String, String), DateTime<Utc>> = HashMap::new();
         for row in self.store.secrets(None).await? {
-            let set = newest.entry((row.plugin.to_string(), row.name.to_string())).or_insert(row.created_at);
+            let set = newest
+                .entry((row.plugin.to_string(), row.name.to_string()))
+                .or_insert(row.created_at);
             *set = (*set).max(row.created_at);
         }
         let secrets = newest.into_iter().map(|((plugin, name), set)| {
@@ -249,7 +302,10 @@ impl Sources {
     /// not answer.
     pub async fn schedules(&self) -> Result<Option<[RuleObservations; 2]>, StoreError> {
         let rows = self.store.schedules().await?;
-        let mut queues: BTreeSet<QueueName> = rows.iter().filter_map(|row| row.queue.parse().ok()).collect();
+        let mut queues: BTreeSet<QueueName> = rows
+            .iter()
+            .filter_map(|row| row.queue.parse().ok())
+            .collect();
         queues.extend(self.queues.handled());
         let queues: Vec<QueueName> = queues.into_iter().collect();
         let there = async {
@@ -258,52 +314,101 @@ impl Sources {
                 match self.queues.schedulers(&queue.name).await {
                     // The list of queues reports it.
                     Err(QueueError::Damaged { .. }) => {}
-                    schedulers => drop(there.insert(queue.name.to_string(), (queue.counts.paused, schedulers?))),
+                    schedulers => drop(
+                        there.insert(queue.name.to_string(), (queue.counts.paused, schedulers?)),
+                    ),
                 }
             }
             Ok::<_, QueueError>(there)
         };
-        let Ok(there) = there.await else { return Ok(None) };
+        let Ok(there) = there.await else {
+            return Ok(None);
+        };
         let now_ms = i64::try_from(self.queues.now_ms()).unwrap_or(i64::MAX);
-        let overdue = rows.iter().filter(|row| row.paused_by.is_none()).filter_map(|row| {
-            let (_, views) = there.get(&row.queue).filter(|(paused, _)| !paused)?;
-            let view = views.iter().find(|view| view.id == row.id && view.alive)?;
-            let late_s = now_ms.saturating_sub(i64::try_from(view.next_at).ok()?) / 1_000;
-            let (id, queue) = (&row.id, &row.queue);
-            let reason = format!("the tick of {id} in {queue} is {late_s} s late");
-            (late_s > 0).then(|| {
-                Observation::new(id, late_s as f64, reason, format!("patchbay queue why {}", arguments(&[queue])))
-            })
-        });
+        let overdue = rows
+            .iter()
+            .filter(|row| row.paused_by.is_none())
+            .filter_map(|row| {
+                let (_, views) = there.get(&row.queue).filter(|(paused, _)| !paused)?;
+                let view = views.iter().find(|view| view.id == row.id && view.alive)?;
+                let late_s = now_ms.saturating_sub(i64::try_from(view.next_at).ok()?) / 1_000;
+                let (id, queue) = (&row.id, &row.queue);
+                let reason = format!("the tick of {id} in {queue} is {late_s} s late");
+                (late_s > 0).then(|| {
+                    Observation::new(
+                        id,
+                        late_s as f64,
+                        reason,
+                        format!("patchbay queue why {}", arguments(&[queue])),
+                    )
+                })
+            });
         let zone = self.queues.default_zone();
-        let unusable = rows.iter().filter(|row| row.paused_by.is_none()).filter_map(|row| {
-            let reason = format!("schedule {} has no ticks: {}", row.id, spec(row, zone).err()?);
-            Some(Observation::new(&row.id, None, reason, format!("patchbay schedule edit {}", row.id)))
-        });
+        let unusable = rows
+            .iter()
+            .filter(|row| row.paused_by.is_none())
+            .filter_map(|row| {
+                let reason = format!(
+                    "schedule {} has no ticks: {}",
+                    row.id,
+                    spec(row, zone).err()?
+                );
+                Some(Observation::new(
+                    &row.id,
+                    None,
+                    reason,
+                    format!("patchbay schedule edit {}", row.id),
+                ))
+            });
         let stopped = there.iter().flat_map(|(queue, (_, views))| {
             views.iter().filter_map(move |view| {
-                let reason = format!("schedule {} of {queue} stops: {}", view.id, view.trouble.as_ref()?);
+                let reason = format!(
+                    "schedule {} of {queue} stops: {}",
+                    view.id,
+                    view.trouble.as_ref()?
+                );
                 let next = "mend it where it was made; patchbay schedule list";
-                Some(Observation::new(format!("{queue} {}", view.id), None, reason, next.into()))
+                Some(Observation::new(
+                    format!("{queue} {}", view.id),
+                    None,
+                    reason,
+                    next.into(),
+                ))
             })
         });
-        Ok(Some([everything("schedule-overdue", overdue), everything("schedule-stopped", unusable.chain(stopped))]))
+        Ok(Some([
+            everything("schedule-overdue", overdue),
+            everything("schedule-stopped", unusable.chain(stopped)),
+        ]))
     }
 }
 
-fn everything(rule: &'static str, observations: impl IntoIterator<Item = Observation>) -> RuleObservations {
-    RuleObservations { rule, observations: observations.into_iter().collect(), covers: Coverage::Everything }
+fn everything(
+    rule: &'static str,
+    observations: impl IntoIterator<Item = Observation>,
+) -> RuleObservations {
+    RuleObservations {
+        rule,
+        observations: observations.into_iter().collect(),
+        covers: Coverage::Everything,
+    }
 }
 
 pub(super) fn details<const N: usize>(fields: [(&str, Value); N]) -> Map<String, Value> {
-    fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    fields
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect()
 }
 
 fn oldest(queue: &QueueOverview) -> Option<Observation> {
     // Jobs of a paused queue wait because an operator wants it.
     let age_ms = queue.oldest_waiting_ms.filter(|_| !queue.counts.paused)?;
     let (name, waiting) = (&queue.name, queue.counts.waiting + queue.counts.prioritized);
-    let reason = format!("jobs that wait in {name}: {waiting}, the oldest for {} s", age_ms / 1_000);
+    let reason = format!(
+        "jobs that wait in {name}: {waiting}, the oldest for {} s",
+        age_ms / 1_000
+    );
     Some(Observation::new(
         name.as_str(),
         age_ms as f64 / 1e3,
@@ -328,7 +433,10 @@ fn unready(host: &str, seen: &HostReport) -> Observation {
         }
         code => code,
     });
-    let reason = format!("{host} is not ready: {}", words.collect::<Vec<_>>().join(", "));
+    let reason = format!(
+        "{host} is not ready: {}",
+        words.collect::<Vec<_>>().join(", ")
+    );
     Observation::new(host, None, reason, "patchbay doctor on its machine".into())
 }
 
@@ -340,9 +448,16 @@ fn breakers(all: &[(String, HostReport)]) -> impl Iterator<Item = Observation> {
         }
     }
     by.into_iter().map(|((plugin, host), processes)| {
-        let reason = format!("calls of {plugin} to {host} are refused on {}: it keeps failing", processes.join(", "));
-        let mut observation =
-            Observation::new(format!("{plugin} {host}"), None, reason, format!("see to {host}; patchbay breaker list"));
+        let reason = format!(
+            "calls of {plugin} to {host} are refused on {}: it keeps failing",
+            processes.join(", ")
+        );
+        let mut observation = Observation::new(
+            format!("{plugin} {host}"),
+            None,
+            reason,
+            format!("see to {host}; patchbay breaker list"),
+        );
         observation.details = details([("plugin", json!(plugin)), ("outsideHost", json!(host))]);
         observation
     })
@@ -354,23 +469,37 @@ fn stalls(all: &[(String, HostReport)]) -> impl Iterator<Item = Observation> {
         *by.entry(queue).or_default() += jobs;
     }
     by.into_iter().map(|(queue, jobs)| {
-        let reason = format!("in the last 10 min, jobs of {queue} that lost their worker and run again: {jobs}");
+        let reason = format!(
+            "in the last 10 min, jobs of {queue} that lost their worker and run again: {jobs}"
+        );
         let next = "look for a host that was killed, lost Redis, or had no time to renew its locks";
         Observation::new(queue, jobs as f64, reason, next.into())
     })
 }
 
-fn certificates(all: &[(String, HostReport)], now_unix_s: i64) -> impl Iterator<Item = Observation> {
+fn certificates(
+    all: &[(String, HostReport)],
+    now_unix_s: i64,
+) -> impl Iterator<Item = Observation> {
     let mut by: BTreeMap<&str, i64> = BTreeMap::new();
     for (host, ends) in all.iter().flat_map(|(_, seen)| &seen.certificates) {
         // Processes may have seen the old and the new certificate: the one that ends last counts.
-        by.entry(host).and_modify(|known| *known = (*known).max(*ends)).or_insert(*ends);
+        by.entry(host)
+            .and_modify(|known| *known = (*known).max(*ends))
+            .or_insert(*ends);
     }
     by.into_iter().map(move |(host, ends)| {
         let days = ends.saturating_sub(now_unix_s) as f64 / DAY_S;
-        let at = DateTime::from_timestamp(ends, 0).map(|at| at.date_naive().to_string()).unwrap_or_default();
+        let at = DateTime::from_timestamp(ends, 0)
+            .map(|at| at.date_naive().to_string())
+            .unwrap_or_default();
         let reason = format!("the certificate of {host} ends on {at}, in {days:.0} days");
-        Observation::new(host, days, reason, format!("ask whoever runs {host} to renew it"))
+        Observation::new(
+            host,
+            days,
+            reason,
+            format!("ask whoever runs {host} to renew it"),
+        )
     })
 }
 
@@ -386,24 +515,48 @@ mod tests {
 
     #[test]
     fn of_two_certificates_of_a_host_the_one_that_ends_last_counts() {
-        let with = |ends: i64| process(|seen| seen.certificates = [("api.example:443".into(), ends)].into());
-        let observations: Vec<Observation> = certificates(&[with(10 * 86_400), with(90 * 86_400)], 0).collect();
-        assert_eq!(observations.iter().map(|observation| observation.value).collect::<Vec<_>>(), [Some(90.0)]);
-        assert!(observations[0].reason.contains("ends on 1970-04-01, in 90 days"), "{}", observations[0].reason);
+        let with = |ends: i64| {
+            process(|seen| seen.certificates = [("api.example:443".into(), ends)].into())
+        };
+        let observations: Vec<Observation> =
+            certificates(&[with(10 * 86_400), with(90 * 86_400)], 0).collect();
+        assert_eq!(
+            observations
+                .iter()
+                .map(|observation| observation.value)
+                .collect::<Vec<_>>(),
+            [Some(90.0)]
+        );
+        assert!(
+            observations[0]
+                .reason
+                .contains("ends on 1970-04-01, in 90 days"),
+            "{}",
+            observations[0].reason
+        );
     }
 
     #[test]
     fn a_breaker_that_several_processes_have_open_is_one_subject_and_stalls_add_up() {
         let seen = |seen: &mut HostReport| {
-            seen.breakers.push(("email".into(), "smtp://mail.example:465".into()));
+            seen.breakers
+                .push(("email".into(), "smtp://mail.example:465".into()));
             seen.stalls.insert("emailQueue".into(), 2);
         };
         let both = [process(seen), process(seen)];
         let observations: Vec<Observation> = breakers(&both).collect();
         assert_eq!(
-            observations.iter().map(|observation| observation.subject.as_str()).collect::<Vec<_>>(),
+            observations
+                .iter()
+                .map(|observation| observation.subject.as_str())
+                .collect::<Vec<_>>(),
             ["email smtp://mail.example:465"]
         );
-        assert_eq!(stalls(&both).map(|observation| observation.value).collect::<Vec<_>>(), [Some(4.0)]);
+        assert_eq!(
+            stalls(&both)
+                .map(|observation| observation.value)
+                .collect::<Vec<_>>(),
+            [Some(4.0)]
+        );
     }
 }

@@ -25,8 +25,22 @@ pub struct Rule {
     pub about: &'static str,
 }
 
-const fn rule(name: &'static str, severity: Severity, subject: &'static str, about: &'static str) -> Rule {
-    Rule { name, severity, threshold: None, is_floor: false, hold: Duration::ZERO, at_least: None, subject, about }
+const fn rule(
+    name: &'static str,
+    severity: Severity,
+    subject: &'static str,
+    about: &'static str,
+) -> Rule {
+    Rule {
+        name,
+        severity,
+        threshold: None,
+        is_floor: false,
+        hold: Duration::ZERO,
+        at_least: None,
+        subject,
+        about,
+    }
 }
 
 const fn above(mut rule: Rule, threshold: f64, unit: &'static str) -> Rule {
@@ -51,10 +65,23 @@ const fn floor(mut rule: Rule) -> Rule {
 
 /// docs/operations/alerts.md says why each number is what it is.
 pub const RULES: &[Rule] = &[
-    held(rule("health", Critical, "host", "a host is not ready or has fallen silent"), 60),
+    held(
+        rule(
+            "health",
+            Critical,
+            "host",
+            "a host is not ready or has fallen silent",
+        ),
+        60,
+    ),
     held(
         above(
-            rule("oldest-waiting", Warning, "queue", "a job waits too long in a queue that is not paused"),
+            rule(
+                "oldest-waiting",
+                Warning,
+                "queue",
+                "a job waits too long in a queue that is not paused",
+            ),
             900.0,
             "s",
         ),
@@ -73,10 +100,32 @@ pub const RULES: &[Rule] = &[
         ),
         5,
     ),
-    above(rule("schedule-overdue", Warning, "schedule", "a schedule's tick is due and has not started"), 300.0, "s"),
-    held(rule("schedule-stopped", Warning, "schedule", "a schedule has no next tick, or its last one is ahead"), 60),
     above(
-        rule("history-lag", Warning, "history", "finished attempts wait too long for their copy to Postgres"),
+        rule(
+            "schedule-overdue",
+            Warning,
+            "schedule",
+            "a schedule's tick is due and has not started",
+        ),
+        300.0,
+        "s",
+    ),
+    held(
+        rule(
+            "schedule-stopped",
+            Warning,
+            "schedule",
+            "a schedule has no next tick, or its last one is ahead",
+        ),
+        60,
+    ),
+    above(
+        rule(
+            "history-lag",
+            Warning,
+            "history",
+            "finished attempts wait too long for their copy to Postgres",
+        ),
         300.0,
         "s",
     ),
@@ -89,25 +138,66 @@ pub const RULES: &[Rule] = &[
         ),
         10,
     ),
-    held(above(rule("redis-memory", Warning, "redis", "Redis fills up"), 75.0, "%"), 60),
-    above(rule("redis-full", Critical, "redis", "Redis is so full that new jobs are refused"), 85.0, "%"),
     held(
-        rule("breaker-open", Warning, "plugin and outside host", "an outside host has failed its plugin for minutes"),
+        above(
+            rule("redis-memory", Warning, "redis", "Redis fills up"),
+            75.0,
+            "%",
+        ),
+        60,
+    ),
+    above(
+        rule(
+            "redis-full",
+            Critical,
+            "redis",
+            "Redis is so full that new jobs are refused",
+        ),
+        85.0,
+        "%",
+    ),
+    held(
+        rule(
+            "breaker-open",
+            Warning,
+            "plugin and outside host",
+            "an outside host has failed its plugin for minutes",
+        ),
         300,
     ),
-    rule("plugin-quarantined", Critical, "plugin", "a plugin crashed again and again and stands still"),
+    rule(
+        "plugin-quarantined",
+        Critical,
+        "plugin",
+        "a plugin crashed again and again and stands still",
+    ),
     above(
-        rule("stalled", Warning, "queue", "jobs of the last 10 min run twice, since their worker was lost"),
+        rule(
+            "stalled",
+            Warning,
+            "queue",
+            "jobs of the last 10 min run twice, since their worker was lost",
+        ),
         1.0,
         "jobs",
     ),
     above(
-        rule("secret-age", Warning, "plugin and secret", "a secret of the vault has not been rotated for long"),
+        rule(
+            "secret-age",
+            Warning,
+            "plugin and secret",
+            "a secret of the vault has not been rotated for long",
+        ),
         180.0,
         "d",
     ),
     floor(above(
-        rule("certificate", Warning, "outside host", "the certificate of an outside host ends soon"),
+        rule(
+            "certificate",
+            Warning,
+            "outside host",
+            "the certificate of an outside host ends soon",
+        ),
         21.0,
         "d",
     )),
@@ -147,15 +237,30 @@ pub fn in_force(rule: &Rule, subject: &str, changes: &[AlertRuleRow]) -> InForce
         at_least: rule.at_least.unwrap_or(0),
         runbook: None,
     };
-    let mut changes: Vec<&AlertRuleRow> =
-        changes.iter().filter(|change| change.rule == rule.name && covers(&change.subject, subject)).collect();
-    changes.sort_by_key(|change| (!change.subject.ends_with('*') && !change.subject.is_empty(), change.subject.len()));
+    let mut changes: Vec<&AlertRuleRow> = changes
+        .iter()
+        .filter(|change| change.rule == rule.name && covers(&change.subject, subject))
+        .collect();
+    changes.sort_by_key(|change| {
+        (
+            !change.subject.ends_with('*') && !change.subject.is_empty(),
+            change.subject.len(),
+        )
+    });
     for change in changes {
         let number = |value: i32| u32::try_from(value).unwrap_or(0);
         in_force.enabled = change.enabled.unwrap_or(in_force.enabled);
-        in_force.severity = change.severity.as_deref().and_then(Severity::parse).unwrap_or(in_force.severity);
-        in_force.threshold = in_force.threshold.map(|threshold| change.threshold.unwrap_or(threshold));
-        in_force.hold = change.hold_s.map_or(in_force.hold, |hold| Duration::from_secs(number(hold).into()));
+        in_force.severity = change
+            .severity
+            .as_deref()
+            .and_then(Severity::parse)
+            .unwrap_or(in_force.severity);
+        in_force.threshold = in_force
+            .threshold
+            .map(|threshold| change.threshold.unwrap_or(threshold));
+        in_force.hold = change.hold_s.map_or(in_force.hold, |hold| {
+            Duration::from_secs(number(hold).into())
+        });
         in_force.at_least = change.at_least.map_or(in_force.at_least, number);
         in_force.runbook = change.runbook.clone().or(in_force.runbook);
     }
@@ -176,7 +281,11 @@ impl InForce {
 }
 
 /// The silence that covers an alert. If several do, the one that ends last.
-pub fn silenced<'a>(rule: &str, subject: &str, silences: &'a [SilenceRow]) -> Option<&'a SilenceRow> {
+pub fn silenced<'a>(
+    rule: &str,
+    subject: &str,
+    silences: &'a [SilenceRow],
+) -> Option<&'a SilenceRow> {
     let of_rule = |silence: &&SilenceRow| silence.rule == rule || silence.rule == ALL;
     silences
         .iter()
@@ -219,25 +328,47 @@ mod tests {
             change("emailQueueOther*", Some(1.0), None),
         ];
         let of = |subject| in_force(rule, subject, &changes);
-        assert_eq!((of("emailQueue").threshold, of("emailQueue").enabled), (Some(60.0), true));
-        assert_eq!((of("emails").threshold, of("emails").enabled), (Some(300.0), true));
-        assert_eq!((of("other").threshold, of("other").enabled), (Some(300.0), false));
+        assert_eq!(
+            (of("emailQueue").threshold, of("emailQueue").enabled),
+            (Some(60.0), true)
+        );
+        assert_eq!(
+            (of("emails").threshold, of("emails").enabled),
+            (Some(300.0), true)
+        );
+        assert_eq!(
+            (of("other").threshold, of("other").enabled),
+            (Some(300.0), false)
+        );
         assert_eq!(of("other").hold, rule.hold);
     }
 
     #[test]
     fn a_floor_is_met_below_and_few_cases_say_nothing() {
-        let (certificate, rate) =
-            (Rule::named("certificate").expect("a rule"), Rule::named("failure-rate").expect("a rule"));
-        let met = |rule: &Rule, value, cases| in_force(rule, "x", &[]).is_met(rule, Some(value), cases);
-        assert!(met(certificate, 20.9, None) && met(certificate, -3.0, None) && !met(certificate, 22.0, None));
-        assert!(met(rate, 100.0, Some(5)) && !met(rate, 100.0, Some(4)) && !met(rate, 19.0, Some(500)));
+        let (certificate, rate) = (
+            Rule::named("certificate").expect("a rule"),
+            Rule::named("failure-rate").expect("a rule"),
+        );
+        let met =
+            |rule: &Rule, value, cases| in_force(rule, "x", &[]).is_met(rule, Some(value), cases);
+        assert!(
+            met(certificate, 20.9, None)
+                && met(certificate, -3.0, None)
+                && !met(certificate, 22.0, None)
+        );
+        assert!(
+            met(rate, 100.0, Some(5)) && !met(rate, 100.0, Some(4)) && !met(rate, 19.0, Some(500))
+        );
     }
 
     #[test]
     fn names_are_unique_and_every_rule_says_what_it_is_about() {
         let names: std::collections::BTreeSet<&str> = RULES.iter().map(|rule| rule.name).collect();
         assert_eq!(names.len(), RULES.len());
-        assert!(RULES.iter().all(|rule| !rule.about.is_empty() && rule.name != ALL));
+        assert!(
+            RULES
+                .iter()
+                .all(|rule| !rule.about.is_empty() && rule.name != ALL)
+        );
     }
 }

@@ -14,7 +14,6 @@ const LONGEST_CLEAR: Duration = Duration::from_secs(60);
 /// An alert that is pending or firing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Standing {
-    /// Pending when false.
     pub(super) firing: bool,
     /// If pending: how long the condition has held. If firing: how long it has been gone.
     pub(super) held: Duration,
@@ -33,7 +32,6 @@ pub(super) enum Event {
 }
 
 impl Event {
-    /// The stable name.
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Firing => "firing",
@@ -50,7 +48,6 @@ pub(super) struct AlertInput {
     pub(super) holds: Option<bool>,
     /// How long the condition must hold before the alert fires.
     pub(super) hold: Duration,
-    /// Whether messages are suppressed.
     pub(super) silenced: bool,
     /// Time since the round before. Zero in a process's first round.
     pub(super) passed: Duration,
@@ -69,8 +66,14 @@ pub(super) struct Transition {
 }
 
 pub(super) fn step(before: Option<Standing>, look: &AlertInput) -> Transition {
-    let stays = |now| Transition { now, event: None, tell: false };
-    let Some(holds) = look.holds else { return stays(before) };
+    let stays = |now| Transition {
+        now,
+        event: None,
+        tell: false,
+    };
+    let Some(holds) = look.holds else {
+        return stays(before);
+    };
     match (before, holds) {
         (None, false) => stays(None),
         (None, true) => begin_or_wait(Duration::ZERO, look),
@@ -81,13 +84,25 @@ pub(super) fn step(before: Option<Standing>, look: &AlertInput) -> Transition {
             if held >= look.hold.min(LONGEST_CLEAR) {
                 // Also while silenced: whoever got a message that it fires gets one that it
                 // recovered.
-                return Transition { now: None, event: Some(Event::Recovered), tell: firing.announced };
+                return Transition {
+                    now: None,
+                    event: Some(Event::Recovered),
+                    tell: firing.announced,
+                };
             }
-            stays(Some(Standing { held, quiet: firing.quiet + look.passed, ..firing }))
+            stays(Some(Standing {
+                held,
+                quiet: firing.quiet + look.passed,
+                ..firing
+            }))
         }
         (Some(firing), true) => {
             let quiet = firing.quiet + look.passed;
-            let firing = Standing { held: Duration::ZERO, quiet, ..firing };
+            let firing = Standing {
+                held: Duration::ZERO,
+                quiet,
+                ..firing
+            };
             if look.silenced {
                 return stays(Some(firing));
             }
@@ -97,8 +112,16 @@ pub(super) fn step(before: Option<Standing>, look: &AlertInput) -> Transition {
                 true if quiet >= look.repeat => Event::StillFiring,
                 true => return stays(Some(firing)),
             };
-            let told = Standing { quiet: Duration::ZERO, announced: true, ..firing };
-            Transition { now: Some(told), event: Some(event), tell: true }
+            let told = Standing {
+                quiet: Duration::ZERO,
+                announced: true,
+                ..firing
+            };
+            Transition {
+                now: Some(told),
+                event: Some(event),
+                tell: true,
+            }
         }
     }
 }
@@ -107,8 +130,17 @@ fn begin_or_wait(held: Duration, look: &AlertInput) -> Transition {
     let firing = held >= look.hold;
     let tell = firing && !look.silenced;
     let held = if firing { Duration::ZERO } else { held };
-    let now = Standing { firing, held, quiet: Duration::ZERO, announced: tell };
-    Transition { now: Some(now), event: firing.then_some(Event::Firing), tell }
+    let now = Standing {
+        firing,
+        held,
+        quiet: Duration::ZERO,
+        announced: tell,
+    };
+    Transition {
+        now: Some(now),
+        event: firing.then_some(Event::Firing),
+        tell,
+    }
 }
 
 #[cfg(test)]
@@ -122,7 +154,10 @@ mod tests {
         passed: Duration::from_secs(15),
         repeat: Duration::from_secs(3_600),
     };
-    const GONE: AlertInput = AlertInput { holds: Some(false), ..LOOK };
+    const GONE: AlertInput = AlertInput {
+        holds: Some(false),
+        ..LOOK
+    };
 
     /// The last state, and the event of each round that was sent.
     fn told(looks: &[AlertInput]) -> (Option<Standing>, Vec<Option<Event>>) {
@@ -139,14 +174,32 @@ mod tests {
     #[test]
     fn a_condition_fires_once_it_has_held_long_enough_and_is_not_repeated() {
         let (standing, told) = told(&[LOOK; 8]);
-        assert_eq!(told, [None, None, None, None, Some(Event::Firing), None, None, None]);
+        assert_eq!(
+            told,
+            [
+                None,
+                None,
+                None,
+                None,
+                Some(Event::Firing),
+                None,
+                None,
+                None
+            ]
+        );
         assert!(standing.is_some_and(|standing| standing.firing && standing.announced));
     }
 
     #[test]
     fn one_that_need_not_hold_fires_and_recovers_at_once() {
-        let at_once = |look| AlertInput { hold: Duration::ZERO, ..look };
-        assert_eq!(told(&[at_once(LOOK), at_once(GONE)]).1, [Some(Event::Firing), Some(Event::Recovered)]);
+        let at_once = |look| AlertInput {
+            hold: Duration::ZERO,
+            ..look
+        };
+        assert_eq!(
+            told(&[at_once(LOOK), at_once(GONE)]).1,
+            [Some(Event::Firing), Some(Event::Recovered)]
+        );
     }
 
     #[test]
@@ -161,24 +214,51 @@ mod tests {
         let mut looks = vec![LOOK; 5];
         looks.extend([GONE, GONE, LOOK, GONE, GONE, GONE, GONE]);
         let (standing, told) = told(&looks);
-        assert_eq!(told.iter().filter(|told| told.is_some()).count(), 2, "{told:?}");
-        assert_eq!((standing, told.last()), (None, Some(&Some(Event::Recovered))));
+        assert_eq!(
+            told.iter().filter(|told| told.is_some()).count(),
+            2,
+            "{told:?}"
+        );
+        assert_eq!(
+            (standing, told.last()),
+            (None, Some(&Some(Event::Recovered)))
+        );
     }
 
     #[test]
     fn it_is_told_again_while_it_lasts() {
-        let often = AlertInput { repeat: Duration::from_secs(30), hold: Duration::ZERO, ..LOOK };
+        let often = AlertInput {
+            repeat: Duration::from_secs(30),
+            hold: Duration::ZERO,
+            ..LOOK
+        };
         assert_eq!(
             told(&[often; 5]).1,
-            [Some(Event::Firing), None, Some(Event::StillFiring), None, Some(Event::StillFiring)]
+            [
+                Some(Event::Firing),
+                None,
+                Some(Event::StillFiring),
+                None,
+                Some(Event::StillFiring)
+            ]
         );
     }
 
     #[test]
     fn nobody_could_look_changes_nothing() {
-        let unseen = AlertInput { holds: None, ..LOOK };
+        let unseen = AlertInput {
+            holds: None,
+            ..LOOK
+        };
         let pending = step(None, &LOOK).now;
-        assert_eq!(step(pending, &unseen), Transition { now: pending, event: None, tell: false });
+        assert_eq!(
+            step(pending, &unseen),
+            Transition {
+                now: pending,
+                event: None,
+                tell: false
+            }
+        );
         assert_eq!(step(None, &unseen).now, None);
         let firing = told(&[LOOK; 5]).0;
         assert_eq!(step(firing, &unseen).now, firing);
@@ -186,19 +266,48 @@ mod tests {
 
     #[test]
     fn what_begins_in_a_silence_is_told_when_that_ends_and_its_end_only_to_who_was_told() {
-        let at_once = AlertInput { hold: Duration::ZERO, ..LOOK };
-        let silent = AlertInput { silenced: true, ..at_once };
-        assert_eq!(told(&[silent, silent, at_once, silent]).1, [None, None, Some(Event::Firing), None]);
-        let gone = AlertInput { holds: Some(false), ..silent };
-        assert_eq!(told(&[at_once, gone]).1, [Some(Event::Firing), Some(Event::Recovered)], "silenced since");
+        let at_once = AlertInput {
+            hold: Duration::ZERO,
+            ..LOOK
+        };
+        let silent = AlertInput {
+            silenced: true,
+            ..at_once
+        };
+        assert_eq!(
+            told(&[silent, silent, at_once, silent]).1,
+            [None, None, Some(Event::Firing), None]
+        );
+        let gone = AlertInput {
+            holds: Some(false),
+            ..silent
+        };
+        assert_eq!(
+            told(&[at_once, gone]).1,
+            [Some(Event::Firing), Some(Event::Recovered)],
+            "silenced since"
+        );
         assert_eq!(told(&[silent, gone]).1, [None, None]);
-        assert_eq!(step(told(&[silent]).0, &gone).event, Some(Event::Recovered), "remembered all the same");
+        assert_eq!(
+            step(told(&[silent]).0, &gone).event,
+            Some(Event::Recovered),
+            "remembered all the same"
+        );
     }
 
     #[test]
     fn a_process_that_takes_over_counts_on_from_what_it_finds() {
-        let found = Standing { held: Duration::from_secs(50), ..step(None, &LOOK).now.expect("pending") };
-        let first = step(Some(found), &AlertInput { passed: Duration::ZERO, ..LOOK });
+        let found = Standing {
+            held: Duration::from_secs(50),
+            ..step(None, &LOOK).now.expect("pending")
+        };
+        let first = step(
+            Some(found),
+            &AlertInput {
+                passed: Duration::ZERO,
+                ..LOOK
+            },
+        );
         assert_eq!(first.now, Some(found));
         assert_eq!(step(first.now, &LOOK).event, Some(Event::Firing));
     }

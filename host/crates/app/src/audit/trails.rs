@@ -31,11 +31,18 @@ pub struct Trails {
 
 impl Trails {
     pub fn new(store: Store) -> Self {
-        Self { store, compiled: Mutex::default() }
+        Self {
+            store,
+            compiled: Mutex::default(),
+        }
     }
 
     async fn write(&self, entry: NewAuditEntry) -> Result<(), CapabilityError> {
-        let schema = self.store.audit_schema(&entry.trail).await.map_err(refused)?;
+        let schema = self
+            .store
+            .audit_schema(&entry.trail)
+            .await
+            .map_err(refused)?;
         let Some(schema) = schema else {
             return Err(CapabilityError::invalid(format!(
                 "there is no audit trail {name}: an operator makes it with patchbay audit trail set {name} SCHEMA-FILE",
@@ -45,40 +52,64 @@ impl Trails {
         let value: Value = serde_json::from_str(&entry.entry)
             .map_err(|error| CapabilityError::invalid(format!("the entry is not JSON: {error}")))?;
         if depth(&value) > MAX_ENTRY_LEVELS {
-            return Err(CapabilityError::invalid(format!("the entry nests more than {MAX_ENTRY_LEVELS} levels")));
+            return Err(CapabilityError::invalid(format!(
+                "the entry nests more than {MAX_ENTRY_LEVELS} levels"
+            )));
         }
         block_in_place(|| fits(&*self.compiled(&entry.trail, schema)?, &value))?;
         // What is stored is exactly what was checked: when a field name occurs twice, both readers
         // take the last one.
-        let written = self.store.append_audit(&NewAuditEntry { entry: value.to_string(), ..entry }).await;
+        let written = self
+            .store
+            .append_audit(&NewAuditEntry {
+                entry: value.to_string(),
+                ..entry
+            })
+            .await;
         written.map(drop).map_err(refused)
     }
 
     fn compiled(&self, trail: &TrailName, schema: Value) -> Result<Arc<Schema>, CapabilityError> {
-        if let Some((_, compiled)) = self.compiled.lock().get(trail).filter(|(of, _)| *of == schema) {
+        if let Some((_, compiled)) = self
+            .compiled
+            .lock()
+            .get(trail)
+            .filter(|(of, _)| *of == schema)
+        {
             return Ok(Arc::clone(compiled));
         }
         let compiled = Schema::new(&schema).map_err(|reason| {
             error!(%trail, %reason, "the schema of an audit trail cannot be used");
-            CapabilityError::unavailable("the trail's schema cannot be used; the host's log says why")
+            CapabilityError::unavailable(
+                "the trail's schema cannot be used; the host's log says why",
+            )
         })?;
         let compiled = Arc::new(compiled);
-        self.compiled.lock().insert(trail.clone(), (schema, Arc::clone(&compiled)));
+        self.compiled
+            .lock()
+            .insert(trail.clone(), (schema, Arc::clone(&compiled)));
         Ok(compiled)
     }
 }
 
 /// The error names what does not fit, never the values: the text becomes part of jobs' failures.
 fn fits(schema: &Schema, entry: &Value) -> Result<(), CapabilityError> {
-    schema.fits(entry, Values::Withheld, MAX_VIOLATIONS).map_err(|mut violations| {
-        violations.sort();
-        CapabilityError::invalid(format!("the entry does not fit the trail's schema: {}", violations.join("; ")))
-    })
+    schema
+        .fits(entry, Values::Withheld, MAX_VIOLATIONS)
+        .map_err(|mut violations| {
+            violations.sort();
+            CapabilityError::invalid(format!(
+                "the entry does not fit the trail's schema: {}",
+                violations.join("; ")
+            ))
+        })
 }
 
 fn refused(error: StoreError) -> CapabilityError {
     match error {
-        StoreError::Unavailable(_) | StoreError::ReadOnly(_) => CapabilityError::unavailable(error.to_string()),
+        StoreError::Unavailable(_) | StoreError::ReadOnly(_) => {
+            CapabilityError::unavailable(error.to_string())
+        }
         StoreError::Unstorable(_) => CapabilityError::invalid(error.to_string()),
         StoreError::Refused(_) => CapabilityError::invalid("Postgres refuses a value of the entry"),
         other => {
@@ -96,7 +127,9 @@ impl AuditTrails for Trails {
             message: "Postgres did not answer within the call's deadline".into(),
             retryable: true,
         };
-        tokio::time::timeout_at(deadline.into(), self.write(entry)).await.unwrap_or_else(|elapsed| Err(late(elapsed)))
+        tokio::time::timeout_at(deadline.into(), self.write(entry))
+            .await
+            .unwrap_or_else(|elapsed| Err(late(elapsed)))
     }
 }
 
@@ -116,8 +149,16 @@ mod tests {
         assert_eq!(fits(&schema, &json!({ "lead": 7 })), Ok(()));
         let error = fits(&schema, &json!({ "lead": "asha@example.com" })).expect_err("text");
         assert_eq!(error.code, "invalid");
-        assert!(error.message.contains("/lead: ") && !error.message.contains("asha"), "{}", error.message);
+        assert!(
+            error.message.contains("/lead: ") && !error.message.contains("asha"),
+            "{}",
+            error.message
+        );
         let error = fits(&schema, &json!({ "surplus": 1 })).expect_err("incomplete");
-        assert!(error.message.contains("lead") && error.message.contains("surplus"), "{}", error.message);
+        assert!(
+            error.message.contains("lead") && error.message.contains("surplus"),
+            "{}",
+            error.message
+        );
     }
 }

@@ -23,7 +23,10 @@ pub struct Breakers {
 
 impl Breakers {
     pub(crate) fn new(parts: &Parts) -> Self {
-        Self { outside: Arc::clone(&parts.outside), actions: parts.actions.clone() }
+        Self {
+            outside: Arc::clone(&parts.outside),
+            actions: parts.actions.clone(),
+        }
     }
 
     /// Lists every outside host that an active plugin names.
@@ -39,8 +42,13 @@ impl Breakers {
             breaker.hold(&who.actor, reason);
             self.view(&plugin, breaker.host())
         };
-        let (target, details) = (format!("{plugin} {}", order.host), json!({ "reason": reason }));
-        self.actions.record::<BreakersOpen, _>(who, &target, details, act).await
+        let (target, details) = (
+            format!("{plugin} {}", order.host),
+            json!({ "reason": reason }),
+        );
+        self.actions
+            .record::<BreakersOpen, _>(who, &target, details, act)
+            .await
     }
 
     /// Lets calls through again, whoever opened the breaker.
@@ -51,12 +59,21 @@ impl Breakers {
             breaker.close(&who.actor, reason);
             self.view(&plugin, breaker.host())
         };
-        let (target, details) = (format!("{plugin} {}", order.host), json!({ "reason": reason }));
-        self.actions.record::<BreakersClose, _>(who, &target, details, act).await
+        let (target, details) = (
+            format!("{plugin} {}", order.host),
+            json!({ "reason": reason }),
+        );
+        self.actions
+            .record::<BreakersClose, _>(who, &target, details, act)
+            .await
     }
 
     fn view(&self, plugin: &PluginName, host: &str) -> Result<BreakerView, Error> {
-        let view = self.outside.of(plugin).into_iter().find(|view| view.host == host);
+        let view = self
+            .outside
+            .of(plugin)
+            .into_iter()
+            .find(|view| view.host == host);
         view.ok_or_else(Error::internal)
     }
 }
@@ -65,7 +82,9 @@ fn checked(order: &BreakerOrder) -> Result<(PluginName, &str), Error> {
     let plugin: PluginName = order.plugin.parse()?;
     let reason = order.reason.trim();
     if reason.is_empty() || reason.chars().count() > MAX_REASON {
-        return Err(Error::invalid(format!("reason: say why, in at most {MAX_REASON} characters")));
+        return Err(Error::invalid(format!(
+            "reason: say why, in at most {MAX_REASON} characters"
+        )));
     }
     Ok((plugin, reason))
 }

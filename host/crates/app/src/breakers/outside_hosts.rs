@@ -25,8 +25,16 @@ pub struct OutsideHosts {
 
 impl OutsideHosts {
     /// `mail_server` is the configured one, in the form in which breakers name it.
-    pub fn new(runtime: Arc<Runtime>, breakers: Arc<Breakers>, mail_server: Option<String>) -> Self {
-        Self { runtime, breakers, mail_server }
+    pub fn new(
+        runtime: Arc<Runtime>,
+        breakers: Arc<Breakers>,
+        mail_server: Option<String>,
+    ) -> Self {
+        Self {
+            runtime,
+            breakers,
+            mail_server,
+        }
     }
 
     /// Ordered by plugin and host.
@@ -45,7 +53,9 @@ impl OutsideHosts {
     /// The outside hosts of one plugin. Empty when it is not active here.
     pub fn of(&self, plugin: &PluginName) -> Vec<BreakerView> {
         let revision = self.runtime.registry().get(plugin);
-        revision.map(|revision| self.of_manifest(revision.manifest())).unwrap_or_default()
+        revision
+            .map(|revision| self.of_manifest(revision.manifest()))
+            .unwrap_or_default()
     }
 
     /// Finds a breaker by `scheme://host:port`, or by a part of it that matches one host only. The
@@ -54,32 +64,55 @@ impl OutsideHosts {
         let known: Vec<String> = self.of(plugin).into_iter().map(|view| view.host).collect();
         let exact = known.iter().filter(|known| known.as_str() == host);
         let parts = |known: &str| {
-            let authority = known.split_once("://").map_or("", |(_, authority)| authority).to_owned();
-            let name = authority.rsplit_once(':').map_or("", |(name, _)| name).to_owned();
-            let without_port = known.rsplit_once(':').map_or("", |(start, _)| start).to_owned();
+            let authority = known
+                .split_once("://")
+                .map_or("", |(_, authority)| authority)
+                .to_owned();
+            let name = authority
+                .rsplit_once(':')
+                .map_or("", |(name, _)| name)
+                .to_owned();
+            let without_port = known
+                .rsplit_once(':')
+                .map_or("", |(start, _)| start)
+                .to_owned();
             [authority, name, without_port]
         };
-        let alike = known.iter().filter(|known| parts(known).iter().any(|part| part == host));
+        let alike = known
+            .iter()
+            .filter(|known| parts(known).iter().any(|part| part == host));
         let found: Vec<&String> = match exact.collect::<Vec<_>>() {
             exact if exact.is_empty() => alike.collect(),
             exact => exact,
         };
         match found[..] {
             [host] => Ok(self.breakers.of(plugin, host)),
-            [] if known.is_empty() => {
-                Err(Error::not_found(format!("no plugin {plugin} with outside hosts is active here")))
-            }
-            [] => Err(Error::not_found(format!("{plugin} names no host {host}; it names {}", known.join(", ")))),
-            [..] => Err(Error::not_found(format!("{plugin} names several hosts like {host}: {}", known.join(", ")))),
+            [] if known.is_empty() => Err(Error::not_found(format!(
+                "no plugin {plugin} with outside hosts is active here"
+            ))),
+            [] => Err(Error::not_found(format!(
+                "{plugin} names no host {host}; it names {}",
+                known.join(", ")
+            ))),
+            [..] => Err(Error::not_found(format!(
+                "{plugin} names several hosts like {host}: {}",
+                known.join(", ")
+            ))),
         }
     }
 
     fn of_manifest(&self, manifest: &Manifest) -> Vec<BreakerView> {
         let mut specs = egress::breakers(&manifest.egress);
-        if let (Some(smtp), Some(server)) = (manifest.smtp.as_ref().filter(|smtp| smtp.allowed), &self.mail_server) {
+        if let (Some(smtp), Some(server)) = (
+            manifest.smtp.as_ref().filter(|smtp| smtp.allowed),
+            &self.mail_server,
+        ) {
             specs.insert(server.clone(), smtp.breaker.unwrap_or_default());
         }
-        specs.into_iter().map(|(host, spec)| self.view(&manifest.name, host, spec)).collect()
+        specs
+            .into_iter()
+            .map(|(host, spec)| self.view(&manifest.name, host, spec))
+            .collect()
     }
 
     fn view(&self, plugin: &PluginName, host: String, spec: BreakerSpec) -> BreakerView {
@@ -108,9 +141,12 @@ impl OutsideHosts {
         match view.state {
             BreakerState::Closed => {}
             BreakerState::HalfOpen => shown.state = "half-open".to_owned(),
-            BreakerState::Open(left) => (shown.state, shown.probe_in_ms) = ("open".to_owned(), Some(ms(left))),
+            BreakerState::Open(left) => {
+                (shown.state, shown.probe_in_ms) = ("open".to_owned(), Some(ms(left)))
+            }
             BreakerState::Held { by, reason } => {
-                (shown.state, shown.opened_by, shown.reason) = ("open".to_owned(), Some(by), Some(reason));
+                (shown.state, shown.opened_by, shown.reason) =
+                    ("open".to_owned(), Some(by), Some(reason));
             }
         }
         shown

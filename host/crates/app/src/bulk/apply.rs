@@ -22,11 +22,21 @@ const MOST_BODIES: i64 = 20;
 const MAX_VIOLATIONS: usize = 5;
 
 impl BulkJobs {
-    pub(super) async fn act(&self, bulk: i64, plan: &Plan, items: &[Chosen]) -> Result<Vec<JobResult>, BulkError> {
+    pub(super) async fn act(
+        &self,
+        bulk: i64,
+        plan: &Plan,
+        items: &[Chosen],
+    ) -> Result<Vec<JobResult>, BulkError> {
         Ok(match (plan.kind, plan.source) {
-            (BulkKind::Retry, BulkSource::Live) => self.queues.retry_many(bulk, items, None).await?,
+            (BulkKind::Retry, BulkSource::Live) => {
+                self.queues.retry_many(bulk, items, None).await?
+            }
             (BulkKind::EditAndRetry, _) => {
-                let edits = plan.edits.as_ref().ok_or_else(|| BulkError::Stuck("what to edit is not known".into()))?;
+                let edits = plan
+                    .edits
+                    .as_ref()
+                    .ok_or_else(|| BulkError::Stuck("what to edit is not known".into()))?;
                 let schemas = Schemas::of(&self.runtime, items);
                 let edit = |item: &Chosen, name: &str, data: &str| {
                     let data = edits.apply(data)?;
@@ -37,7 +47,9 @@ impl BulkJobs {
             }
             (BulkKind::Remove, _) => self.queues.remove_many(bulk, items).await?,
             (BulkKind::EnqueueAgain, BulkSource::Live) => self.copy_jobs(bulk, items).await?,
-            (BulkKind::EnqueueAgain, BulkSource::History) => self.jobs_from_history(bulk, plan, items).await?,
+            (BulkKind::EnqueueAgain, BulkSource::History) => {
+                self.jobs_from_history(bulk, plan, items).await?
+            }
             (BulkKind::Retry, BulkSource::History) => self.retry_or_add(bulk, plan, items).await?,
         })
     }
@@ -45,12 +57,19 @@ impl BulkJobs {
     /// Adds copies of jobs that are in Redis.
     async fn copy_jobs(&self, bulk: i64, items: &[Chosen]) -> Result<Vec<JobResult>, BulkError> {
         let like = self.queues.like(items).await?;
-        let jobs = like.into_iter().map(|job| job.map(|job| (job, None)).map_err(str::to_owned));
+        let jobs = like
+            .into_iter()
+            .map(|job| job.map(|job| (job, None)).map_err(str::to_owned));
         self.add(bulk, items, jobs.collect()).await
     }
 
     /// Retries the jobs that are in Redis, and adds those anew that Redis has forgotten.
-    async fn retry_or_add(&self, bulk: i64, plan: &Plan, items: &[Chosen]) -> Result<Vec<JobResult>, BulkError> {
+    async fn retry_or_add(
+        &self,
+        bulk: i64,
+        plan: &Plan,
+        items: &[Chosen],
+    ) -> Result<Vec<JobResult>, BulkError> {
         let there = self.queues.still_there(items).await?;
         let mut fates: Vec<Option<JobResult>> = vec![None; items.len()];
         let (mut retried, mut forgotten) = (Vec::new(), Vec::new());
@@ -74,19 +93,31 @@ impl BulkJobs {
     }
 
     /// Adds jobs as the history has them.
-    async fn jobs_from_history(&self, bulk: i64, plan: &Plan, items: &[Chosen]) -> Result<Vec<JobResult>, BulkError> {
+    async fn jobs_from_history(
+        &self,
+        bulk: i64,
+        plan: &Plan,
+        items: &[Chosen],
+    ) -> Result<Vec<JobResult>, BulkError> {
         let keys: Vec<_> = items.iter().map(|item| item.key.clone()).collect();
         let remembered = self.store.last_attempts(&keys).await?;
         let mut jobs = Vec::with_capacity(items.len());
         for (item, ended) in items.iter().zip(remembered) {
             jobs.push(match ended {
                 None => Err("the history has forgotten it".to_owned()),
-                Some(ended) if ended.parent.is_some() => Err("it belonged to a flow: start the flow again".to_owned()),
+                Some(ended) if ended.parent.is_some() => {
+                    Err("it belonged to a flow: start the flow again".to_owned())
+                }
                 Some(ended) => match self.data_of(&item.key).await? {
                     Ok(data) => {
-                        let kept =
-                            PriorIdentity { key: item.key.clone(), started: ended.started.try_into().unwrap_or(0) };
-                        Ok((remembered_job(item, ended, data), (plan.key == Some(BulkIdentity::Keep)).then_some(kept)))
+                        let kept = PriorIdentity {
+                            key: item.key.clone(),
+                            started: ended.started.try_into().unwrap_or(0),
+                        };
+                        Ok((
+                            remembered_job(item, ended, data),
+                            (plan.key == Some(BulkIdentity::Keep)).then_some(kept),
+                        ))
                     }
                     Err(reason) => Err(reason),
                 },
@@ -97,7 +128,10 @@ impl BulkJobs {
 
     /// Reads a job's data. The inner error says why it is not known.
     async fn data_of(&self, job: &JobKey) -> Result<Result<String, String>, BulkError> {
-        let rows = self.store.bodies(&job.prefix, &job.queue, &job.id, MOST_BODIES).await?;
+        let rows = self
+            .store
+            .bodies(&job.prefix, &job.queue, &job.id, MOST_BODIES)
+            .await?;
         let is_its = |row: &BodyRow| u64::try_from(row.job_created_ms) == Ok(job.created_ms);
         let Some(row) = rows.into_iter().find(is_its) else {
             return Ok(Err("the history has not kept its data".into()));
@@ -122,12 +156,19 @@ impl BulkJobs {
             match job {
                 Ok((job, kept)) => {
                     places.push(place);
-                    additions.push(ReAddition { n: item.n, job, kept });
+                    additions.push(ReAddition {
+                        n: item.n,
+                        job,
+                        kept,
+                    });
                 }
                 Err(reason) => fates[place] = Some(JobResult::Skipped(reason.into())),
             }
         }
-        for (place, fate) in places.into_iter().zip(self.queues.add_again(bulk, additions).await?) {
+        for (place, fate) in places
+            .into_iter()
+            .zip(self.queues.add_again(bulk, additions).await?)
+        {
             fates[place] = Some(fate);
         }
         Ok(fates.into_iter().flatten().collect())
@@ -137,8 +178,15 @@ impl BulkJobs {
 /// Its options are the defaults of its queue: the history does not keep the producer's options.
 fn remembered_job(item: &Chosen, ended: Ended, data: String) -> NewJob {
     let correlation_id = Some(ended.correlation_id).filter(|id| !id.is_empty());
-    let trace = Trace { correlation_id, platform: ended.platform, ..Trace::default() };
-    NewJob { trace, ..NewJob::new(item.key.queue.clone(), ended.name, data) }
+    let trace = Trace {
+        correlation_id,
+        platform: ended.platform,
+        ..Trace::default()
+    };
+    NewJob {
+        trace,
+        ..NewJob::new(item.key.queue.clone(), ended.name, data)
+    }
 }
 
 /// The schemas that active plugins declare for job data.
@@ -151,10 +199,20 @@ impl Schemas {
         queues.sort();
         queues.dedup();
         for queue in queues {
-            let Some(owner) = runtime.registry().owner_of(queue) else { continue };
-            for job in owner.manifest().queue(queue).into_iter().flat_map(|queue| &queue.jobs) {
+            let Some(owner) = runtime.registry().owner_of(queue) else {
+                continue;
+            };
+            for job in owner
+                .manifest()
+                .queue(queue)
+                .into_iter()
+                .flat_map(|queue| &queue.jobs)
+            {
                 // Valid: it was checked when the plugin was staged.
-                let schema = job.schema.as_ref().and_then(|schema| block_in_place(|| Schema::new(schema)).ok());
+                let schema = job
+                    .schema
+                    .as_ref()
+                    .and_then(|schema| block_in_place(|| Schema::new(schema)).ok());
                 schemas.extend(schema.map(|schema| ((queue.clone(), job.name.clone()), schema)));
             }
         }
@@ -163,9 +221,18 @@ impl Schemas {
 
     /// Why the data does not fit the job's schema. The error names places, never values.
     pub(super) fn check(&self, queue: &QueueName, name: &str, data: &str) -> Result<(), String> {
-        let Some(schema) = self.0.get(&(queue.clone(), name.to_owned())) else { return Ok(()) };
-        let data: serde_json::Value = serde_json::from_str(data).map_err(|_| "its data is not JSON".to_owned())?;
-        block_in_place(|| schema.fits(&data, Values::Withheld, MAX_VIOLATIONS))
-            .map_err(|violations| format!("its data would not fit the plugin's schema: {}", violations.join("; ")))
+        let Some(schema) = self.0.get(&(queue.clone(), name.to_owned())) else {
+            return Ok(());
+        };
+        let data: serde_json::Value =
+            serde_json::from_str(data).map_err(|_| "its data is not JSON".to_owned())?;
+        block_in_place(|| schema.fits(&data, Values::Withheld, MAX_VIOLATIONS)).map_err(
+            |violations| {
+                format!(
+                    "its data would not fit the plugin's schema: {}",
+                    violations.join("; ")
+                )
+            },
+        )
     }
 }

@@ -28,11 +28,16 @@ impl FromStr for Path {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let parts: Vec<String> = match text.strip_prefix('/') {
-            Some(pointer) => pointer.split('/').map(|part| part.replace("~1", "/").replace("~0", "~")).collect(),
+            Some(pointer) => pointer
+                .split('/')
+                .map(|part| part.replace("~1", "/").replace("~0", "~"))
+                .collect(),
             None => text.split('.').map(str::to_owned).collect(),
         };
         if parts.iter().any(String::is_empty) || parts.len() > MAX_DEPTH || text.contains('\0') {
-            return Err(format!("{text:?} is no path: write lead.id or /lead/id, at most {MAX_DEPTH} deep"));
+            return Err(format!(
+                "{text:?} is no path: write lead.id or /lead/id, at most {MAX_DEPTH} deep"
+            ));
         }
         Ok(Self(parts))
     }
@@ -40,7 +45,9 @@ impl FromStr for Path {
 
 impl fmt::Display for Path {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|part| write!(f, "/{}", part.replace('~', "~0").replace('/', "~1")))
+        self.0
+            .iter()
+            .try_for_each(|part| write!(f, "/{}", part.replace('~', "~0").replace('/', "~1")))
     }
 }
 
@@ -49,14 +56,19 @@ impl Edits {
     /// they are left out.
     pub fn paths(&self) -> (Vec<String>, Vec<String>) {
         let set = self.set.iter().map(|(path, _)| path.to_string());
-        (set.collect(), self.unset.iter().map(ToString::to_string).collect())
+        (
+            set.collect(),
+            self.unset.iter().map(ToString::to_string).collect(),
+        )
     }
 
     /// Returns the changed document. The error says why it cannot be changed.
     pub fn apply(&self, data: &str) -> Result<String, String> {
-        let mut data: Box<RawValue> = serde_json::from_str(data).map_err(|_| "its data is not JSON".to_owned())?;
+        let mut data: Box<RawValue> =
+            serde_json::from_str(data).map_err(|_| "its data is not JSON".to_owned())?;
         for (path, value) in &self.set {
-            data = changed(&data, &path.0, Some(value)).ok_or_else(|| format!("its data has no place for {path}"))?;
+            data = changed(&data, &path.0, Some(value))
+                .ok_or_else(|| format!("its data has no place for {path}"))?;
         }
         for path in &self.unset {
             // A path that does not exist needs no removal.
@@ -70,7 +82,9 @@ impl Edits {
 
 /// `None` when the path leads through a value that has no members.
 fn changed(data: &RawValue, path: &[String], value: Option<&RawValue>) -> Option<Box<RawValue>> {
-    let Some((first, rest)) = path.split_first() else { return value.map(RawValue::to_owned) };
+    let Some((first, rest)) = path.split_first() else {
+        return value.map(RawValue::to_owned);
+    };
     let inner = |old: Option<&RawValue>| match (old, value) {
         _ if rest.is_empty() => value.map(RawValue::to_owned),
         (Some(old), _) => changed(old, rest, value),
@@ -89,7 +103,10 @@ fn changed(data: &RawValue, path: &[String], value: Option<&RawValue>) -> Option
         return serde_json::value::to_raw_value(&members).ok();
     }
     let mut items: Vec<Box<RawValue>> = serde_json::from_str(data.get()).ok()?;
-    let place = first.parse::<usize>().ok().filter(|place| *place < items.len())?;
+    let place = first
+        .parse::<usize>()
+        .ok()
+        .filter(|place| *place < items.len())?;
     match inner(Some(&items[place])) {
         Some(new) => items[place] = new,
         None if rest.is_empty() => drop(items.remove(place)),
@@ -132,10 +149,18 @@ mod tests {
     use super::*;
 
     fn edited(data: &str, set: &[(&str, &str)], unset: &[&str]) -> Result<String, String> {
-        let set =
-            set.iter().map(|(path, value)| (path.parse().expect("a path"), serde_json::from_str(value).expect("JSON")));
+        let set = set.iter().map(|(path, value)| {
+            (
+                path.parse().expect("a path"),
+                serde_json::from_str(value).expect("JSON"),
+            )
+        });
         let unset = unset.iter().map(|path| path.parse().expect("a path"));
-        Edits { set: set.collect(), unset: unset.collect() }.apply(data)
+        Edits {
+            set: set.collect(),
+            unset: unset.collect(),
+        }
+        .apply(data)
     }
 
     #[test]
@@ -145,8 +170,14 @@ mod tests {
             edited(data, &[("lead.id", "2"), ("/a.b", "[1.0]"), ("lead.tags.1", "\"c\"")], &[]),
             Ok(r#"{"z":123456789012345678901234567890,"lead":{"id":2,"tags":["a","c"]},"a.b":[1.0]}"#.into())
         );
-        assert_eq!(edited("{}", &[("a.b.c", "true")], &["x.y"]), Ok(r#"{"a":{"b":{"c":true}}}"#.into()));
-        assert_eq!(edited(r#"{"a":1,"b":[1,2]}"#, &[], &["a", "/b/0", "c"]), Ok(r#"{"b":[2]}"#.into()));
+        assert_eq!(
+            edited("{}", &[("a.b.c", "true")], &["x.y"]),
+            Ok(r#"{"a":{"b":{"c":true}}}"#.into())
+        );
+        assert_eq!(
+            edited(r#"{"a":1,"b":[1,2]}"#, &[], &["a", "/b/0", "c"]),
+            Ok(r#"{"b":[2]}"#.into())
+        );
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! Bulk operations: what operators do to all jobs that a filter means.
 //!
-//! One host of the fleet works them off, the leader of this task; it is taken over at once from one that is killed. The jobs are chosen
-//! first and written down; then they are worked off in batches, a batch of each operation in turn, with rests in between and longer ones
-//! while Redis is slow. Postgres knows which items are done, Redis what the last batch did: nothing is done twice, and nothing is left out.
+//! One host of the fleet works them off, the leader of this task; it is taken over at once from one
+//! that is killed. The jobs are chosen first and written down; then they are worked off in batches,
+//! a batch of each operation in turn, with rests in between and longer ones while Redis is slow.
+//! Postgres knows which items are done, Redis what the last batch did: nothing is done twice, and
+//! nothing is left out.
 
 mod apply;
 mod edit;
@@ -24,7 +26,9 @@ use patchbay_model::job::{JobKey, JobState};
 use patchbay_model::redaction::Mask;
 use patchbay_queue::{Broker, Chosen, JobResult, QueueError, Removed};
 use patchbay_runtime::Runtime;
-use patchbay_store::{BulkItem, BulkOutcome, BulkRow, LeaderTask, Leadership, NewBulkItem, Store, StoreError};
+use patchbay_store::{
+    BulkItem, BulkOutcome, BulkRow, LeaderTask, Leadership, NewBulkItem, Store, StoreError,
+};
 use patchbay_work::redactions::Redactions;
 use selection::{Candidate, Chooser, SelectionCursor};
 use tokio::sync::Notify;
@@ -39,9 +43,11 @@ pub use plan::{Plan, plan_of};
 
 /// Jobs per batch: a crash repeats the look at so many, and a cancellation is heard as soon.
 const BATCH: i64 = 100;
-/// How late an operation is noticed that was made on another host, and that Redis or Postgres is back.
+/// How late an operation is noticed that was made on another host, and that Redis or Postgres is
+/// back.
 const POLL: Duration = Duration::from_secs(1);
-/// A batch is followed by a rest as long as itself, so that at most half of the time is ours; and never by less.
+/// A batch is followed by a rest as long as itself, so that at most half of the time is ours; and
+/// never by less.
 const LEAST_REST: Duration = Duration::from_millis(20);
 const LONGEST_REST: Duration = Duration::from_secs(2);
 /// Redis answers in less than a millisecond: one that takes so long has much to do for others.
@@ -49,7 +55,8 @@ const SLOW: Duration = Duration::from_millis(25);
 /// Until it is asked again; at most so often, since an operation must end one day.
 const WHILE_SLOW: Duration = Duration::from_millis(250);
 const MOST_WAITS: usize = 8;
-/// How long a dry run counts: somebody waits for it. The history has too many to be counted to the end anyway.
+/// How long a dry run counts: somebody waits for it. The history has too many to be counted to the
+/// end anyway.
 const COUNT_HISTORY_FOR: Duration = Duration::from_millis(800);
 const COUNT_LIVE_FOR: Duration = Duration::from_secs(8);
 /// What becomes of an item.
@@ -60,10 +67,8 @@ const SAMPLE: usize = 5;
 /// Why an operation does not go on.
 #[derive(Debug, thiserror::Error)]
 pub enum BulkError {
-    /// Of Redis.
     #[error(transparent)]
     Queue(#[from] QueueError),
-    /// Of Postgres.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// Trying again does not help.
@@ -76,7 +81,9 @@ impl BulkError {
     fn passes(&self) -> bool {
         match self {
             Self::Queue(error) => error.is_passing(),
-            Self::Store(error) => !matches!(error, StoreError::NotFound(_) | StoreError::Conflict(_)),
+            Self::Store(error) => {
+                !matches!(error, StoreError::NotFound(_) | StoreError::Conflict(_))
+            }
             Self::Stuck(_) => false,
         }
     }
@@ -105,7 +112,10 @@ pub struct BulkJobs {
 
 /// Works off what there is. Cut off anywhere, it goes on from there.
 pub fn runner(parts: &Parts) -> Arc<dyn Service> {
-    Arc::new(Led::new(parts.store.clone(), Runner(Arc::clone(&parts.bulks))))
+    Arc::new(Led::new(
+        parts.store.clone(),
+        Runner(Arc::clone(&parts.bulks)),
+    ))
 }
 
 struct Runner(Arc<BulkJobs>);
@@ -121,7 +131,11 @@ impl LedTask for Runner {
     }
 
     async fn is_needed(&mut self) -> anyhow::Result<bool> {
-        Ok(self.0.store.has_active_bulks(self.0.queues.prefix()).await?)
+        Ok(self
+            .0
+            .store
+            .has_active_bulks(self.0.queues.prefix())
+            .await?)
     }
 
     async fn round(&mut self, lead: &mut Leadership<'_>) -> anyhow::Result<Next> {
@@ -143,8 +157,19 @@ impl BulkJobs {
         redactions: Arc<Redactions>,
     ) -> Arc<Self> {
         // Series that are there from the start show their first rise.
-        let handled = BulkKind::ALL.iter().flat_map(|kind| RESULTS.map(|result| ((*kind, result), 0))).collect();
-        Arc::new(Self { store, queues, runtime, bodies, redactions, wake: Notify::new(), handled: Mutex::new(handled) })
+        let handled = BulkKind::ALL
+            .iter()
+            .flat_map(|kind| RESULTS.map(|result| ((*kind, result), 0)))
+            .collect();
+        Arc::new(Self {
+            store,
+            queues,
+            runtime,
+            bodies,
+            redactions,
+            wake: Notify::new(),
+            handled: Mutex::new(handled),
+        })
     }
 
     /// There may be something to do.
@@ -155,25 +180,38 @@ impl BulkJobs {
     /// Jobs that this process has handled, by kind of operation and how it went.
     pub fn handled(&self) -> Vec<(&'static str, &'static str, u64)> {
         let handled = self.handled.lock();
-        handled.iter().map(|((kind, state), jobs)| (kind.as_str(), *state, *jobs)).collect()
+        handled
+            .iter()
+            .map(|((kind, state), jobs)| (kind.as_str(), *state, *jobs))
+            .collect()
     }
 
     /// Counts what is meant, and shows some of it. Changes nothing.
     pub async fn preview(&self, plan: &Plan, show: Show) -> Result<BulkPreview, BulkError> {
-        let chooser = Chooser { store: &self.store, queues: &self.queues, plan };
+        let chooser = Chooser {
+            store: &self.store,
+            queues: &self.queues,
+            plan,
+        };
         let began = Instant::now();
         let count_for = match plan.source {
             BulkSource::History => COUNT_HISTORY_FOR,
             BulkSource::Live => COUNT_LIVE_FOR,
         };
         let mut place = Some(chooser.begin().await?);
-        let mut preview = BulkPreview { matched: 0, complete: true, sample: Vec::new() };
+        let mut preview = BulkPreview {
+            matched: 0,
+            complete: true,
+            sample: Vec::new(),
+        };
         while let Some(here) = place {
             let (candidates, next) = chooser.page(here).await?;
             preview.matched += candidates.len() as u64;
             let some = candidates.into_iter().take(SAMPLE - preview.sample.len());
             for candidate in some {
-                preview.sample.push(self.sample(plan, candidate, show).await?);
+                preview
+                    .sample
+                    .push(self.sample(plan, candidate, show).await?);
             }
             preview.complete = next.is_none();
             place = next.filter(|_| began.elapsed() < count_for);
@@ -181,17 +219,33 @@ impl BulkJobs {
         Ok(preview)
     }
 
-    async fn sample(&self, plan: &Plan, candidate: Candidate, show: Show) -> Result<BulkSample, BulkError> {
-        let Candidate { chosen, name, mut failure, mut data } = candidate;
+    async fn sample(
+        &self,
+        plan: &Plan,
+        candidate: Candidate,
+        show: Show,
+    ) -> Result<BulkSample, BulkError> {
+        let Candidate {
+            chosen,
+            name,
+            mut failure,
+            mut data,
+        } = candidate;
         let redaction = self.redactions.of(&chosen.key.queue);
-        let children = self.queues.children_data(&chosen.key.queue, &[chosen.key.id.as_str()]).await?.concat();
+        let children = self
+            .queues
+            .children_data(&chosen.key.queue, &[chosen.key.id.as_str()])
+            .await?
+            .concat();
         // Also those of the data before it is edited.
         let mut hidden = self.redactions.values(&children);
         hidden.extend(data.iter().flat_map(|data| redaction.values(data)));
         let mut refused = None;
         if let (Some(edits), Some(old)) = (&plan.edits, &data) {
             let schemas = Schemas::of(&self.runtime, std::slice::from_ref(&chosen));
-            let edited = edits.apply(old).and_then(|new| schemas.check(&chosen.key.queue, &name, &new).map(|()| new));
+            let edited = edits
+                .apply(old)
+                .and_then(|new| schemas.check(&chosen.key.queue, &name, &new).map(|()| new));
             match edited {
                 Ok(new) => data = Some(new),
                 Err(reason) => refused = Some(reason),
@@ -199,7 +253,13 @@ impl BulkJobs {
         }
         if show != Show::Everything {
             Mask::new(hidden.clone()).hide(&mut failure);
-            data = data.map(|data| redaction.data_with_others(&data, hidden).0.text.into_owned());
+            data = data.map(|data| {
+                redaction
+                    .data_with_others(&data, hidden)
+                    .0
+                    .text
+                    .into_owned()
+            });
         }
         Ok(BulkSample {
             queue: chosen.key.queue.to_string(),
@@ -223,7 +283,8 @@ impl BulkJobs {
                 Err(error) if error.passes() => return Err(error),
                 Err(error) => {
                     error!(bulk = row.id, %error, "a bulk operation cannot go on");
-                    lead.end_bulk(row.id, "failed", Some(&error.to_string())).await?;
+                    lead.end_bulk(row.id, "failed", Some(&error.to_string()))
+                        .await?;
                 }
             }
             tokio::time::sleep(began.elapsed().clamp(LEAST_REST, LONGEST_REST)).await;
@@ -251,8 +312,16 @@ impl BulkJobs {
 
     async fn choose(&self, lead: &mut Leadership<'_>, row: &BulkRow) -> Result<(), BulkError> {
         let plan = Plan::of(row).map_err(BulkError::Stuck)?;
-        let chooser = Chooser { store: &self.store, queues: &self.queues, plan: &plan };
-        let place = match row.place.clone().map(serde_json::from_value::<SelectionCursor>) {
+        let chooser = Chooser {
+            store: &self.store,
+            queues: &self.queues,
+            plan: &plan,
+        };
+        let place = match row
+            .place
+            .clone()
+            .map(serde_json::from_value::<SelectionCursor>)
+        {
             Some(Ok(place)) => place,
             // Chosen twice is chosen once.
             Some(Err(_)) | None => chooser.begin().await?,
@@ -261,9 +330,17 @@ impl BulkJobs {
         let item = |candidate: Candidate| NewBulkItem {
             queue: candidate.chosen.key.queue.to_string(),
             job_id: candidate.chosen.key.id.to_string(),
-            job_created_ms: candidate.chosen.key.created_ms.try_into().unwrap_or(i64::MAX),
+            job_created_ms: candidate
+                .chosen
+                .key
+                .created_ms
+                .try_into()
+                .unwrap_or(i64::MAX),
             job_state: candidate.chosen.state.to_string(),
-            finished_on: candidate.chosen.finished_on.and_then(|at| at.try_into().ok()),
+            finished_on: candidate
+                .chosen
+                .finished_on
+                .and_then(|at| at.try_into().ok()),
         };
         let items: Vec<NewBulkItem> = candidates.into_iter().map(item).collect();
         let next = next.and_then(|place| serde_json::to_value(place).ok());
@@ -272,7 +349,9 @@ impl BulkJobs {
 
     async fn work_off(&self, lead: &mut Leadership<'_>, row: &BulkRow) -> Result<(), BulkError> {
         let plan = Plan::of(row).map_err(BulkError::Stuck)?;
-        let left = row.stop_after.map_or(BATCH, |stop| (stop - row.done - row.failed).clamp(1, BATCH));
+        let left = row
+            .stop_after
+            .map_or(BATCH, |stop| (stop - row.done - row.failed).clamp(1, BATCH));
         let items = lead.pending_bulk_items(row.id, left).await?;
         if items.is_empty() {
             return self.end(lead, row, "done").await;
@@ -281,8 +360,14 @@ impl BulkJobs {
         let chosen: Vec<Chosen> = items.iter().map(|(chosen, _)| chosen.clone()).collect();
         let since = Utc::now();
         let fates = self.act(row.id, &plan, &chosen).await?;
-        outcomes.extend(chosen.iter().zip(fates).map(|(chosen, fate)| outcome(chosen.n, fate, ["done", "skipped"])));
-        lead.record_bulk_items(row.id, "pending", &outcomes, since).await?;
+        outcomes.extend(
+            chosen
+                .iter()
+                .zip(fates)
+                .map(|(chosen, fate)| outcome(chosen.n, fate, ["done", "skipped"])),
+        );
+        lead.record_bulk_items(row.id, "pending", &outcomes, since)
+            .await?;
         self.count(plan.kind, &outcomes);
         Ok(())
     }
@@ -293,19 +378,50 @@ impl BulkJobs {
             return self.end(lead, row, "undone").await;
         }
         let (items, mut outcomes) = readable(self.queues.prefix(), items);
-        let removed: Vec<Removed> = items.into_iter().map(|(job, score)| Removed { job, score }).collect();
+        let removed: Vec<Removed> = items
+            .into_iter()
+            .map(|(job, score)| Removed { job, score })
+            .collect();
         let since = Utc::now();
         let fates = self.queues.restore_many(row.id, &removed).await?;
         outcomes.extend(
-            removed.iter().zip(fates).map(|(removed, fate)| outcome(removed.job.n, fate, ["restored", "lost"])),
+            removed
+                .iter()
+                .zip(fates)
+                .map(|(removed, fate)| outcome(removed.job.n, fate, ["restored", "lost"])),
         );
-        Ok(lead.record_bulk_items(row.id, "done", &outcomes, since).await?)
+        Ok(lead
+            .record_bulk_items(row.id, "done", &outcomes, since)
+            .await?)
     }
 
-    async fn end(&self, lead: &mut Leadership<'_>, row: &BulkRow, state: &str) -> Result<(), BulkError> {
+    async fn end(
+        &self,
+        lead: &mut Leadership<'_>,
+        row: &BulkRow,
+        state: &str,
+    ) -> Result<(), BulkError> {
         if let Some(row) = lead.end_bulk(row.id, state, None).await? {
-            let BulkRow { id, kind, matched, done, skipped, failed, restored, .. } = row;
-            info!(bulk = id, kind, matched, done, skipped, failed, restored, "a bulk operation has ended: {state}");
+            let BulkRow {
+                id,
+                kind,
+                matched,
+                done,
+                skipped,
+                failed,
+                restored,
+                ..
+            } = row;
+            info!(
+                bulk = id,
+                kind,
+                matched,
+                done,
+                skipped,
+                failed,
+                restored,
+                "a bulk operation has ended: {state}"
+            );
         }
         Ok(self.queues.forget_notes(row.id).await?)
     }
@@ -314,7 +430,9 @@ impl BulkJobs {
         let mut handled = self.handled.lock();
         for outcome in outcomes {
             let result = RESULTS.into_iter().find(|result| *result == outcome.state);
-            *handled.entry((kind, result.unwrap_or("failed"))).or_default() += 1;
+            *handled
+                .entry((kind, result.unwrap_or("failed")))
+                .or_default() += 1;
         }
     }
 }
@@ -331,13 +449,25 @@ fn readable(prefix: &str, items: Vec<BulkItem>) -> (Vec<(Chosen, Option<f64>)>, 
         };
         let state: JobState = serde_json::from_value(item.job_state.as_str().into()).ok()?;
         let finished_on = item.finished_on.and_then(|at| at.try_into().ok());
-        Some((Chosen { n: item.n, key, state, finished_on }, item.score))
+        Some((
+            Chosen {
+                n: item.n,
+                key,
+                state,
+                finished_on,
+            },
+            item.score,
+        ))
     };
     let mut chosen = Vec::with_capacity(items.len());
     for item in items {
         match read(&item) {
             Some(readable) => chosen.push(readable),
-            None => unreadable.push(outcome(item.n, JobResult::Failed("its name cannot be read".into()), ["", ""])),
+            None => unreadable.push(outcome(
+                item.n,
+                JobResult::Failed("its name cannot be read".into()),
+                ["", ""],
+            )),
         }
     }
     (chosen, unreadable)
@@ -350,7 +480,13 @@ fn outcome(n: i64, fate: JobResult, [done, skipped]: [&'static str; 2]) -> BulkO
         JobResult::Skipped(reason) => (skipped, Some(reason), None, None),
         JobResult::Failed(reason) => ("failed", Some(Cow::from(reason)), None, None),
     };
-    BulkOutcome { n, state: state.into(), reason: reason.map(Into::into), new_id, score }
+    BulkOutcome {
+        n,
+        state: state.into(),
+        reason: reason.map(Into::into),
+        new_id,
+        score,
+    }
 }
 
 impl From<BulkError> for crate::Error {

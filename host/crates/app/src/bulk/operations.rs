@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use patchbay_api::answer::Page;
 use patchbay_api::bulk::{
-    Bulk, BulkBegun, BulkCancel, BulkDetails, BulkIdentity, BulkItem, BulkPreview, BulkReason, BulkRequest, BulkResume,
-    BulkSource, BulkUndo, ListBulkItems, ListBulks, ResumeBulk,
+    Bulk, BulkBegun, BulkCancel, BulkDetails, BulkIdentity, BulkItem, BulkPreview, BulkReason,
+    BulkRequest, BulkResume, BulkSource, BulkUndo, ListBulkItems, ListBulks, ResumeBulk,
 };
 use patchbay_api::operation::Endpoint;
 use patchbay_model::filter::Filter;
@@ -43,7 +43,11 @@ impl BulkOperations {
             plugins: Arc::clone(&parts.plugins),
             bulks: Arc::clone(&parts.bulks),
             actions: parts.actions.clone(),
-            catalog: Catalog::new(parts.broker.clone(), parts.store.clone(), Arc::clone(&parts.plugins)),
+            catalog: Catalog::new(
+                parts.broker.clone(),
+                parts.store.clone(),
+                Arc::clone(&parts.plugins),
+            ),
         }
     }
 
@@ -57,21 +61,40 @@ impl BulkOperations {
             self.store.dead_letter(self.broker.prefix(), id).await?;
         }
         if request.dry_run {
-            return Ok(BulkBegun::Preview(self.preview(who, &plan, &request).await?));
+            return Ok(BulkBegun::Preview(
+                self.preview(who, &plan, &request).await?,
+            ));
         }
         let id = self.store.next_bulk_id().await?;
         let act = async {
-            let row = self.store.begin_bulk(&self.new_bulk(&who.actor, id, &plan, &request)?).await?;
+            let row = self
+                .store
+                .begin_bulk(&self.new_bulk(&who.actor, id, &plan, &request)?)
+                .await?;
             self.bulks.changed();
             Ok::<_, Error>(BulkBegun::Bulk(Box::new(self.view(row))))
         };
         let (action, target) = (format!("bulk.{}", plan.kind.as_str()), format!("bulk/{id}"));
         // Record the number of its row only: the row has the filter, whose values may be personal.
         let numbered = |_: &BulkBegun| json!({ "bulk": id });
-        self.actions.record_action(&who.actor, &action, &target, details(&plan, &request), act, numbered).await
+        self.actions
+            .record_action(
+                &who.actor,
+                &action,
+                &target,
+                details(&plan, &request),
+                act,
+                numbered,
+            )
+            .await
     }
 
-    async fn preview(&self, who: &Caller, plan: &Plan, request: &BulkRequest) -> Result<BulkPreview, Error> {
+    async fn preview(
+        &self,
+        who: &Caller,
+        plan: &Plan,
+        request: &BulkRequest,
+    ) -> Result<BulkPreview, Error> {
         let show = match (request.with_data, request.reveal) {
             (false, _) => Show::NoData,
             (true, false) => Show::Data,
@@ -82,42 +105,79 @@ impl BulkOperations {
             return preview.await;
         }
         let named = |preview: &BulkPreview| {
-            let jobs = preview.sample.iter().map(|job| format!("{}/{}", job.queue, job.id)).collect::<Vec<_>>();
+            let jobs = preview
+                .sample
+                .iter()
+                .map(|job| format!("{}/{}", job.queue, job.id))
+                .collect::<Vec<_>>();
             json!({ "jobs": jobs })
         };
         let details = json!({ "reason": request.reason });
-        self.actions.record_action(&who.actor, "bulk.reveal", "preview", details, preview, named).await
+        self.actions
+            .record_action(
+                &who.actor,
+                "bulk.reveal",
+                "preview",
+                details,
+                preview,
+                named,
+            )
+            .await
     }
 
     /// Newest first.
     pub async fn list(&self, part: ListBulks) -> Result<Page<Bulk>, Error> {
         let (before, limit) = page_of(part.cursor, part.limit)?;
-        let mut rows = self.store.bulks(self.broker.prefix(), before, limit as i64 + 1).await?;
+        let mut rows = self
+            .store
+            .bulks(self.broker.prefix(), before, limit as i64 + 1)
+            .await?;
         let more = rows.len() > limit;
         rows.truncate(limit);
         let next_cursor = rows.last().filter(|_| more).map(|row| row.id.to_string());
-        Ok(Page { items: rows.into_iter().map(|row| self.view(row)).collect(), next_cursor, partial: false })
+        Ok(Page {
+            items: rows.into_iter().map(|row| self.view(row)).collect(),
+            next_cursor,
+            partial: false,
+        })
     }
 
     pub async fn show(&self, id: i64) -> Result<BulkDetails, Error> {
         let bulk = self.view(self.store.bulk(self.broker.prefix(), id).await?);
         let reasons = self.store.bulk_reasons(id).await?.into_iter();
-        let reasons = reasons.map(|row| BulkReason { state: row.state, reason: row.reason, jobs: row.jobs });
-        Ok(BulkDetails { bulk, reasons: reasons.collect() })
+        let reasons = reasons.map(|row| BulkReason {
+            state: row.state,
+            reason: row.reason,
+            jobs: row.jobs,
+        });
+        Ok(BulkDetails {
+            bulk,
+            reasons: reasons.collect(),
+        })
     }
 
     pub async fn items(&self, id: i64, which: ListBulkItems) -> Result<Page<BulkItem>, Error> {
         let (behind, limit) = page_of(which.cursor, which.limit)?;
         let state = which.state.as_deref();
         if state.is_some_and(|state| !ITEM_STATES.contains(&state)) {
-            return Err(Error::invalid(format!("state: one of {}", ITEM_STATES.join(", "))));
+            return Err(Error::invalid(format!(
+                "state: one of {}",
+                ITEM_STATES.join(", ")
+            )));
         }
         self.store.bulk(self.broker.prefix(), id).await?;
-        let mut rows = self.store.bulk_items(id, state, behind.unwrap_or(0), limit as i64 + 1).await?;
+        let mut rows = self
+            .store
+            .bulk_items(id, state, behind.unwrap_or(0), limit as i64 + 1)
+            .await?;
         let more = rows.len() > limit;
         rows.truncate(limit);
         let next_cursor = rows.last().filter(|_| more).map(|row| row.n.to_string());
-        Ok(Page { items: rows.into_iter().map(item_view).collect(), next_cursor, partial: false })
+        Ok(Page {
+            items: rows.into_iter().map(item_view).collect(),
+            next_cursor,
+            partial: false,
+        })
     }
 
     pub async fn cancel(&self, who: &Caller, id: i64) -> Result<Bulk, Error> {
@@ -125,16 +185,25 @@ impl BulkOperations {
         self.change::<BulkCancel>(who, id, json!({}), act).await
     }
 
-    pub async fn resume(&self, who: &Caller, id: i64, ResumeBulk { first }: ResumeBulk) -> Result<Bulk, Error> {
+    pub async fn resume(
+        &self,
+        who: &Caller,
+        id: i64,
+        ResumeBulk { first }: ResumeBulk,
+    ) -> Result<Bulk, Error> {
         if first == Some(0) {
             return Err(Error::invalid("first: at least one"));
         }
         let act = async {
-            let row = self.store.resume_bulk(self.broker.prefix(), id, first.map(i64::from)).await?;
+            let row = self
+                .store
+                .resume_bulk(self.broker.prefix(), id, first.map(i64::from))
+                .await?;
             self.bulks.changed();
             Ok(row)
         };
-        self.change::<BulkResume>(who, id, json!({ "first": first }), act).await
+        self.change::<BulkResume>(who, id, json!({ "first": first }), act)
+            .await
     }
 
     pub async fn undo(&self, who: &Caller, id: i64) -> Result<Bulk, Error> {
@@ -155,7 +224,9 @@ impl BulkOperations {
     ) -> Result<Bulk, Error> {
         let act = async { Ok(self.view(act.await?)) };
         let numbered = |_: &Bulk| json!({ "bulk": id });
-        self.actions.record_as::<E, _>(who, &format!("bulk/{id}"), details, act, numbered).await
+        self.actions
+            .record_as::<E, _>(who, &format!("bulk/{id}"), details, act, numbered)
+            .await
     }
 
     fn new_bulk<'a>(
@@ -165,7 +236,12 @@ impl BulkOperations {
         plan: &Plan,
         request: &'a BulkRequest,
     ) -> Result<NewBulk<'a>, Error> {
-        let edits = plan.edits.as_ref().map(serde_json::to_string).transpose().map_err(|_| Error::internal())?;
+        let edits = plan
+            .edits
+            .as_ref()
+            .map(serde_json::to_string)
+            .transpose()
+            .map_err(|_| Error::internal())?;
         Ok(NewBulk {
             id,
             prefix: self.broker.prefix(),
@@ -219,7 +295,11 @@ impl BulkOperations {
 
 /// What is recorded of the request, without values that may be personal.
 fn details(plan: &Plan, request: &BulkRequest) -> Value {
-    let (set, unset) = plan.edits.as_ref().map(|edits| edits.paths()).unwrap_or_default();
+    let (set, unset) = plan
+        .edits
+        .as_ref()
+        .map(|edits| edits.paths())
+        .unwrap_or_default();
     json!({
         "filter": plan.filter.without_data(), "state": plan.state, "source": plan.source, "key": plan.key, "set": set, "unset": unset,
         "first": request.first, "reason": request.reason,
@@ -233,8 +313,15 @@ fn page_of(cursor: Option<String>, limit: Option<u16>) -> Result<(Option<i64>, u
     if !(1..=MAX_LIMIT).contains(&limit) {
         return Err(Error::invalid(format!("limit: 1 to {MAX_LIMIT}")));
     }
-    let unknown = |_| Error::invalid("unknown cursor: take `nextCursor` of the page before, or none");
-    Ok((cursor.map(|cursor| cursor.parse()).transpose().map_err(unknown)?, limit.into()))
+    let unknown =
+        |_| Error::invalid("unknown cursor: take `nextCursor` of the page before, or none");
+    Ok((
+        cursor
+            .map(|cursor| cursor.parse())
+            .transpose()
+            .map_err(unknown)?,
+        limit.into(),
+    ))
 }
 
 fn item_view(row: patchbay_store::BulkItem) -> BulkItem {

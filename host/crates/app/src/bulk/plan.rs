@@ -41,7 +41,8 @@ pub fn plan_of(request: &BulkRequest) -> Result<Plan, String> {
         return Err("reveal: it is for dryRun with withData".into());
     }
     for (path, _) in &request.filter.data {
-        path.parse::<DataPath>().map_err(|error| format!("data.{path}: {error}"))?;
+        path.parse::<DataPath>()
+            .map_err(|error| format!("data.{path}: {error}"))?;
     }
     let state = request.state.unwrap_or(JobState::Failed);
     let edits = edits_of(request)?;
@@ -57,8 +58,14 @@ pub fn plan_of(request: &BulkRequest) -> Result<Plan, String> {
     if request.first == Some(0) {
         return Err("first: at least one".into());
     }
-    if request.reason.as_ref().is_some_and(|reason| reason.chars().count() > MAX_REASON || reason.contains('\0')) {
-        return Err(format!("reason: at most {MAX_REASON} characters, without NUL"));
+    if request
+        .reason
+        .as_ref()
+        .is_some_and(|reason| reason.chars().count() > MAX_REASON || reason.contains('\0'))
+    {
+        return Err(format!(
+            "reason: at most {MAX_REASON} characters, without NUL"
+        ));
     }
     Ok(plan)
 }
@@ -69,22 +76,32 @@ fn edits_of(request: &BulkRequest) -> Result<Option<Edits>, String> {
         (false, true) => return Ok(None),
         (false, false) => return Err("set and unset are for edit-and-retry".into()),
         (true, true) => {
-            return Err("nothing to edit: set a value (set, --set) or take one out (unset, --unset)".into());
+            return Err(
+                "nothing to edit: set a value (set, --set) or take one out (unset, --unset)".into(),
+            );
         }
         (true, false) => {}
     }
     if request.set.len() + request.unset.len() > MAX_EDITS {
-        return Err(format!("at most {MAX_EDITS} paths are set or unset at once"));
+        return Err(format!(
+            "at most {MAX_EDITS} paths are set or unset at once"
+        ));
     }
     let mut edits = Edits::default();
     for (path, value) in &request.set {
         // Parsing also checks the depth: a value that is too deep for JSON readers must not get
         // into a job.
-        if value.get().len() > MAX_VALUE_BYTES || serde_json::from_str::<serde_json::Value>(value.get()).is_err() {
-            return Err(format!("{path}: a value has at most {MAX_VALUE_BYTES} bytes and nests less than 128 levels"));
+        if value.get().len() > MAX_VALUE_BYTES
+            || serde_json::from_str::<serde_json::Value>(value.get()).is_err()
+        {
+            return Err(format!(
+                "{path}: a value has at most {MAX_VALUE_BYTES} bytes and nests less than 128 levels"
+            ));
         }
         if let Some(place) = mark_in(value.get()) {
-            return Err(format!("{path}{place}: {REDACTED} stands for a value that was hidden; name the value"));
+            return Err(format!(
+                "{path}{place}: {REDACTED} stands for a value that was hidden; name the value"
+            ));
         }
         edits.set.push((path.parse::<Path>()?, value.clone()));
     }
@@ -105,7 +122,10 @@ impl Plan {
         let (kind, state) = (self.kind.as_str(), self.state);
         if !states.contains(&state) {
             let names: Vec<String> = states.iter().map(ToString::to_string).collect();
-            return Err(format!("state: {kind} is for jobs that are {}, not {state}", names.join(", ")));
+            return Err(format!(
+                "state: {kind} is for jobs that are {}, not {state}",
+                names.join(", ")
+            ));
         }
         if state == Waiting && asks_history(&self.filter) {
             return Err(
@@ -116,7 +136,9 @@ impl Plan {
         }
         let adds = match (self.kind, self.source) {
             (BulkKind::Retry, BulkSource::History) | (BulkKind::EnqueueAgain, _) => true,
-            (BulkKind::Retry | BulkKind::Remove | BulkKind::EditAndRetry, BulkSource::Live) => false,
+            (BulkKind::Retry | BulkKind::Remove | BulkKind::EditAndRetry, BulkSource::Live) => {
+                false
+            }
             (BulkKind::Remove | BulkKind::EditAndRetry, BulkSource::History) => {
                 return Err(format!("source: {kind} is for jobs that Redis has"));
             }
@@ -137,7 +159,8 @@ impl Plan {
 
     /// Reads a plan from its row.
     pub(super) fn of(row: &BulkRow) -> Result<Self, String> {
-        let unreadable = |error: serde_json::Error| format!("the operation cannot be read: {error}");
+        let unreadable =
+            |error: serde_json::Error| format!("the operation cannot be read: {error}");
         let word = |text: &str| serde_json::Value::from(text);
         Ok(Self {
             kind: serde_json::from_value(word(&row.kind)).map_err(unreadable)?,
@@ -150,7 +173,12 @@ impl Plan {
                 .map(|key| serde_json::from_value(word(key)))
                 .transpose()
                 .map_err(unreadable)?,
-            edits: row.edits.as_deref().map(serde_json::from_str).transpose().map_err(unreadable)?,
+            edits: row
+                .edits
+                .as_deref()
+                .map(serde_json::from_str)
+                .transpose()
+                .map_err(unreadable)?,
         })
     }
 }
@@ -178,18 +206,54 @@ mod tests {
         let some = serde_json::json!({ "queue": "q" });
         for (request, reason) in [
             (serde_json::json!({ "kind": "retry" }), "--everything"),
-            (serde_json::json!({ "kind": "retry", "filter": some, "everything": true }), "not both"),
-            (serde_json::json!({ "kind": "retry", "filter": some, "state": "waiting" }), "failed, completed"),
-            (serde_json::json!({ "kind": "retry", "filter": some, "source": "history" }), "--keep-key"),
-            (serde_json::json!({ "kind": "retry", "filter": some, "key": "new" }), "leaves them who they are"),
-            (serde_json::json!({ "kind": "enqueue-again", "filter": some }), "--new-key"),
-            (serde_json::json!({ "kind": "enqueue-again", "filter": some, "key": "keep" }), "retry"),
-            (serde_json::json!({ "kind": "remove", "filter": some, "source": "history" }), "Redis has"),
-            (serde_json::json!({ "kind": "edit-and-retry", "filter": some }), "--set"),
-            (serde_json::json!({ "kind": "retry", "filter": some, "set": { "a": 1 } }), "edit-and-retry"),
-            (serde_json::json!({ "kind": "edit-and-retry", "filter": some, "set": { "": 1 } }), "path"),
-            (serde_json::json!({ "kind": "retry", "filter": some, "first": 0 }), "first"),
-            (serde_json::json!({ "kind": "retry", "filter": { "data.a..b": "1" } }), "data.a..b"),
+            (
+                serde_json::json!({ "kind": "retry", "filter": some, "everything": true }),
+                "not both",
+            ),
+            (
+                serde_json::json!({ "kind": "retry", "filter": some, "state": "waiting" }),
+                "failed, completed",
+            ),
+            (
+                serde_json::json!({ "kind": "retry", "filter": some, "source": "history" }),
+                "--keep-key",
+            ),
+            (
+                serde_json::json!({ "kind": "retry", "filter": some, "key": "new" }),
+                "leaves them who they are",
+            ),
+            (
+                serde_json::json!({ "kind": "enqueue-again", "filter": some }),
+                "--new-key",
+            ),
+            (
+                serde_json::json!({ "kind": "enqueue-again", "filter": some, "key": "keep" }),
+                "retry",
+            ),
+            (
+                serde_json::json!({ "kind": "remove", "filter": some, "source": "history" }),
+                "Redis has",
+            ),
+            (
+                serde_json::json!({ "kind": "edit-and-retry", "filter": some }),
+                "--set",
+            ),
+            (
+                serde_json::json!({ "kind": "retry", "filter": some, "set": { "a": 1 } }),
+                "edit-and-retry",
+            ),
+            (
+                serde_json::json!({ "kind": "edit-and-retry", "filter": some, "set": { "": 1 } }),
+                "path",
+            ),
+            (
+                serde_json::json!({ "kind": "retry", "filter": some, "first": 0 }),
+                "first",
+            ),
+            (
+                serde_json::json!({ "kind": "retry", "filter": { "data.a..b": "1" } }),
+                "data.a..b",
+            ),
             (
                 serde_json::json!({ "kind": "remove", "filter": { "dead-letter": "1" }, "state": "waiting" }),
                 "once it has run",

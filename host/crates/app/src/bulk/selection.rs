@@ -25,9 +25,15 @@ const LOOK_FOR: Duration = Duration::from_secs(2);
 #[serde(rename_all = "kebab-case")]
 pub(super) enum SelectionCursor {
     /// In Redis: the queues that are left. The cursor belongs to the first one.
-    Live { queues: Vec<QueueName>, cursor: Option<String> },
+    Live {
+        queues: Vec<QueueName>,
+        cursor: Option<String>,
+    },
     /// In the history: attempts that had ended at `until`.
-    History { until: DateTime<Utc>, cursor: Option<String> },
+    History {
+        until: DateTime<Utc>,
+        cursor: Option<String>,
+    },
 }
 
 /// A job that matches.
@@ -50,13 +56,19 @@ impl Chooser<'_> {
     /// The cursor of the first page.
     pub(super) async fn begin(&self) -> Result<SelectionCursor, BulkError> {
         if self.plan.source == BulkSource::History || asks_history(&self.plan.filter) {
-            return Ok(SelectionCursor::History { until: Utc::now(), cursor: None });
+            return Ok(SelectionCursor::History {
+                until: Utc::now(),
+                cursor: None,
+            });
         }
         let queues = match &self.plan.filter.queue {
             Some(queue) => vec![queue.clone()],
             None => self.queues.list().await?,
         };
-        Ok(SelectionCursor::Live { queues, cursor: None })
+        Ok(SelectionCursor::Live {
+            queues,
+            cursor: None,
+        })
     }
 
     /// Returns a page and the next cursor. A page may be empty before the end.
@@ -75,19 +87,35 @@ impl Chooser<'_> {
         mut left: Vec<QueueName>,
         cursor: Option<String>,
     ) -> Result<(Vec<Candidate>, Option<SelectionCursor>), BulkError> {
-        let Some(queue) = left.first().cloned() else { return Ok((Vec::new(), None)) };
+        let Some(queue) = left.first().cloned() else {
+            return Ok((Vec::new(), None));
+        };
         let start = match cursor {
             Some(cursor) => Start::Behind(cursor.parse()?),
             None => Start::Place(0),
         };
-        let page = self.queues.jobs(&queue, self.plan.state, start, MAX_LISTED).await?;
-        let matching = page.jobs.into_iter().filter(|job| matches(&self.plan.filter, job));
-        let candidates = matching.filter_map(|job| self.candidate(&queue, job)).collect();
+        let page = self
+            .queues
+            .jobs(&queue, self.plan.state, start, MAX_LISTED)
+            .await?;
+        let matching = page
+            .jobs
+            .into_iter()
+            .filter(|job| matches(&self.plan.filter, job));
+        let candidates = matching
+            .filter_map(|job| self.candidate(&queue, job))
+            .collect();
         let cursor = page.next.map(|cursor| cursor.to_string());
         if cursor.is_none() {
             left.remove(0);
         }
-        Ok((candidates, (!left.is_empty()).then_some(SelectionCursor::Live { queues: left, cursor })))
+        Ok((
+            candidates,
+            (!left.is_empty()).then_some(SelectionCursor::Live {
+                queues: left,
+                cursor,
+            }),
+        ))
     }
 
     /// `None` when fields of the job are missing: an operator has to look at it.
@@ -98,8 +126,18 @@ impl Chooser<'_> {
             id: job.id.parse().ok()?,
             created_ms: job.timestamp?,
         };
-        let chosen = Chosen { n: 0, key, state: self.plan.state, finished_on: job.finished_on };
-        Some(Candidate { chosen, name: job.name, failure: job.failed_reason, data: Some(job.data) })
+        let chosen = Chosen {
+            n: 0,
+            key,
+            state: self.plan.state,
+            finished_on: job.finished_on,
+        };
+        Some(Candidate {
+            chosen,
+            name: job.name,
+            failure: job.failed_reason,
+            data: Some(job.data),
+        })
     }
 
     async fn history(
@@ -109,29 +147,66 @@ impl Chooser<'_> {
     ) -> Result<(Vec<Candidate>, Option<SelectionCursor>), BulkError> {
         let filter = self.of_state(until);
         let terms = self.terms(&filter).await?;
-        let selection = Selection { prefix: self.queues.prefix(), filter: &filter, terms: &terms };
-        let unknown = |_| BulkError::Stuck("the place where choosing had got to cannot be read".into());
-        let after = cursor.map(|cursor| cursor.parse().map_err(unknown)).transpose()?;
-        let found = self.store.matching_jobs(selection, after.as_ref(), PAGE, LOOK_FOR).await?;
-        let next = found.next.map(|place| SelectionCursor::History { until, cursor: Some(place.to_string()) });
-        let jobs: Vec<(FoundJob, JobKey)> =
-            found.rows.into_iter().filter_map(|job| key(self.queues.prefix(), &job).map(|key| (job, key))).collect();
+        let selection = Selection {
+            prefix: self.queues.prefix(),
+            filter: &filter,
+            terms: &terms,
+        };
+        let unknown =
+            |_| BulkError::Stuck("the place where choosing had got to cannot be read".into());
+        let after = cursor
+            .map(|cursor| cursor.parse().map_err(unknown))
+            .transpose()?;
+        let found = self
+            .store
+            .matching_jobs(selection, after.as_ref(), PAGE, LOOK_FOR)
+            .await?;
+        let next = found.next.map(|place| SelectionCursor::History {
+            until,
+            cursor: Some(place.to_string()),
+        });
+        let jobs: Vec<(FoundJob, JobKey)> = found
+            .rows
+            .into_iter()
+            .filter_map(|job| key(self.queues.prefix(), &job).map(|key| (job, key)))
+            .collect();
         let keys: Vec<JobKey> = jobs.iter().map(|(_, key)| key.clone()).collect();
         let last = self.store.last_attempts(&keys).await?;
         let mut candidates = Vec::new();
         for ((job, key), last) in jobs.into_iter().zip(last) {
             // The job has run again since, so the attempt that matches is not its last one.
-            let Some(last) = last.filter(|last| last.finished_at == job.finished_at) else { continue };
+            let Some(last) = last.filter(|last| last.finished_at == job.finished_at) else {
+                continue;
+            };
             let finished_on = u64::try_from(last.finished_at.timestamp_millis()).ok();
-            let chosen = Chosen { n: 0, key, state: self.plan.state, finished_on };
-            candidates.push(Candidate { chosen, name: last.name, failure: last.message, data: None });
+            let chosen = Chosen {
+                n: 0,
+                key,
+                state: self.plan.state,
+                finished_on,
+            };
+            candidates.push(Candidate {
+                chosen,
+                name: last.name,
+                failure: last.message,
+                data: None,
+            });
         }
         if self.plan.source == BulkSource::Live {
-            let chosen: Vec<Chosen> = candidates.iter().map(|candidate| candidate.chosen.clone()).collect();
+            let chosen: Vec<Chosen> = candidates
+                .iter()
+                .map(|candidate| candidate.chosen.clone())
+                .collect();
             let there = self.queues.still_there(&chosen).await?;
             let both = candidates.into_iter().zip(there);
-            candidates =
-                both.filter_map(|(candidate, there)| Some(Candidate { chosen: there?, ..candidate })).collect();
+            candidates = both
+                .filter_map(|(candidate, there)| {
+                    Some(Candidate {
+                        chosen: there?,
+                        ..candidate
+                    })
+                })
+                .collect();
         }
         Ok((candidates, next))
     }
@@ -153,9 +228,9 @@ impl Chooser<'_> {
     async fn terms(&self, filter: &Filter) -> Result<Vec<Term>, BulkError> {
         let mut terms = Vec::with_capacity(filter.data.len());
         for (path, value) in &filter.data {
-            let path: DataPath = path
-                .parse()
-                .map_err(|error| BulkError::Stuck(format!("data.{path} is no path of job data: {error}")))?;
+            let path: DataPath = path.parse().map_err(|error| {
+                BulkError::Stuck(format!("data.{path} is no path of job data: {error}"))
+            })?;
             terms.push(self.store.term_key().await?.term(&path, value));
         }
         Ok(terms)
@@ -175,19 +250,30 @@ fn key(prefix: &str, job: &FoundJob) -> Option<JobKey> {
 fn matches(filter: &Filter, job: &JobView) -> bool {
     let failure = job.failed_reason.as_deref().unwrap_or_default();
     // For a job that has not ended, the time when it was made.
-    let at = job.finished_on.or(job.timestamp).and_then(|ms| DateTime::from_timestamp_millis(ms.try_into().ok()?));
+    let at = job
+        .finished_on
+        .or(job.timestamp)
+        .and_then(|ms| DateTime::from_timestamp_millis(ms.try_into().ok()?));
     let trace = trace_of(job);
-    let is = |wanted: &Option<String>, value: Option<&str>| wanted.is_none() || wanted.as_deref() == value;
+    let is = |wanted: &Option<String>, value: Option<&str>| {
+        wanted.is_none() || wanted.as_deref() == value
+    };
     job.removed_by.is_none()
         && filter.job.as_ref().is_none_or(|id| id.as_str() == job.id)
         && is(&filter.name, Some(&job.name))
-        && filter.from.is_none_or(|from| at.is_some_and(|at| at >= from))
+        && filter
+            .from
+            .is_none_or(|from| at.is_some_and(|at| at >= from))
         && filter.to.is_none_or(|to| at.is_some_and(|at| at < to))
         && is(&filter.code, failure.split_once(": ").map(|(code, _)| code))
-        && filter.text.as_ref().is_none_or(|text| failure.to_lowercase().contains(&text.to_lowercase()))
+        && filter
+            .text
+            .as_ref()
+            .is_none_or(|text| failure.to_lowercase().contains(&text.to_lowercase()))
         && is(&filter.correlation_id, trace.correlation_id.as_deref())
         && is(&filter.platform, trace.platform.as_deref())
         && filter.data.iter().all(|(path, value)| {
-            path.parse::<DataPath>().is_ok_and(|path| path.values(&job.data).iter().any(|found| found == value))
+            path.parse::<DataPath>()
+                .is_ok_and(|path| path.values(&job.data).iter().any(|found| found == value))
         })
 }

@@ -76,7 +76,10 @@ pub struct Exposition {
 impl Exposition {
     /// Takes the present time as the start of the process.
     pub fn new(sources: Sources) -> Self {
-        Self { sources, started: SystemTime::now() }
+        Self {
+            sources,
+            started: SystemTime::now(),
+        }
     }
 
     /// Writes the page. Asks Postgres and Redis, each within the limit of a health probe.
@@ -98,19 +101,34 @@ impl Exposition {
             ..
         } = &self.sources;
         meters.reconcile();
-        let dead_letters =
-            async { tokio::time::timeout(STORE_LIMIT, store.open_dead_letters(queues.prefix())).await.ok()?.ok() };
-        let (probe, standing, dead_letters, mut jobs) =
-            tokio::join!(health.probe(), self.queues(), dead_letters, workers.active_by_queue());
+        let dead_letters = async {
+            tokio::time::timeout(STORE_LIMIT, store.open_dead_letters(queues.prefix()))
+                .await
+                .ok()?
+                .ok()
+        };
+        let (probe, standing, dead_letters, mut jobs) = tokio::join!(
+            health.probe(),
+            self.queues(),
+            dead_letters,
+            workers.active_by_queue()
+        );
         jobs.sort();
         let unsettled = queues.unsettled();
         let page = Page {
             revisions: meters.read(),
             breakers: outside.list(),
-            sql: sql.usage().into_iter().map(|(plugin, places, ended)| (plugin, (places, ended))).collect(),
+            sql: sql
+                .usage()
+                .into_iter()
+                .map(|(plugin, places, ended)| (plugin, (places, ended)))
+                .collect(),
             plugins: {
                 let active = runtime.registry().snapshot();
-                active.iter().map(|revision| revision.plugin().clone()).collect()
+                active
+                    .iter()
+                    .map(|revision| revision.plugin().clone())
+                    .collect()
             },
             quarantined_plugins: quarantine.quarantined_plugins(),
             quarantines: quarantine.begun(),
@@ -151,7 +169,13 @@ impl Exposition {
 
     /// Reads from Redis the state of the queues of active and quarantined plugins.
     async fn queues(&self) -> Option<(Vec<QueueOverview>, ServerStats)> {
-        let Sources { plugins, queues, attempts, quarantine, .. } = &self.sources;
+        let Sources {
+            plugins,
+            queues,
+            attempts,
+            quarantine,
+            ..
+        } = &self.sources;
         let mut names = plugins.queues();
         for queue in &names {
             // The queue has series from now on, with zeros.
@@ -196,12 +220,24 @@ struct Page {
 }
 
 /// The labels of a revision's series.
-fn labels<'a, const N: usize>(meters: &'a RevisionMeters, more: [(&'a str, &'a str); N]) -> Labels<'a> {
-    [("plugin", meters.plugin.as_str()), ("revision", meters.revision.as_str())].into_iter().chain(more).collect()
+fn labels<'a, const N: usize>(
+    meters: &'a RevisionMeters,
+    more: [(&'a str, &'a str); N],
+) -> Labels<'a> {
+    [
+        ("plugin", meters.plugin.as_str()),
+        ("revision", meters.revision.as_str()),
+    ]
+    .into_iter()
+    .chain(more)
+    .collect()
 }
 
 fn breaker_labels(breaker: &BreakerView) -> Labels<'_> {
-    vec![("plugin", breaker.plugin.as_str()), ("host", breaker.host.as_str())]
+    vec![
+        ("plugin", breaker.plugin.as_str()),
+        ("host", breaker.host.as_str()),
+    ]
 }
 
 impl Collector for Page {
@@ -225,10 +261,12 @@ impl Page {
     }
 
     fn calls(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
-        let active = self
-            .revisions
-            .iter()
-            .map(|(meters, active)| (labels(meters, [("version", meters.version.as_str())]), u32::from(*active)));
+        let active = self.revisions.iter().map(|(meters, active)| {
+            (
+                labels(meters, [("version", meters.version.as_str())]),
+                u32::from(*active),
+            )
+        });
         family(
             encoder,
             "patchbay_revision_active",
@@ -237,7 +275,12 @@ impl Page {
         )
         .gauges(active)?;
         let activated = self.revisions.iter().filter_map(|(meters, _)| {
-            let at = self.standing.activated.get(&meters.digest)?.timestamp_millis() as f64 / 1e3;
+            let at = self
+                .standing
+                .activated
+                .get(&meters.digest)?
+                .timestamp_millis() as f64
+                / 1e3;
             Some((labels(meters, [("version", meters.version.as_str())]), at))
         });
         family(
@@ -250,26 +293,69 @@ impl Page {
         let outcomes = self.each().flat_map(|meters| {
             let counts = OutcomeKind::ALL.iter().zip(&meters.outcomes);
             counts.map(|(outcome, count)| {
-                (labels(meters, [("outcome", outcome.as_str())]), count.load(Ordering::Relaxed))
+                (
+                    labels(meters, [("outcome", outcome.as_str())]),
+                    count.load(Ordering::Relaxed),
+                )
             })
         });
-        family(encoder, "patchbay_calls", "Calls that have ended, by outcome", None).counters(outcomes)?;
+        family(
+            encoder,
+            "patchbay_calls",
+            "Calls that have ended, by outcome",
+            None,
+        )
+        .counters(outcomes)?;
         family(
             encoder,
             "patchbay_call_duration",
             "Wall clock of a call, its wait for a slot not included",
             Unit::Seconds,
         )
-        .histograms(self.each().map(|meters| (labels(meters, []), meters.duration.read())))?;
-        let cpu = |meters: &RevisionMeters| Duration::from_nanos(meters.cpu_ns.load(Ordering::Relaxed)).as_secs_f64();
-        family(encoder, "patchbay_call_cpu", "Processor time of calls that have ended", Unit::Seconds)
-            .counters(self.each().map(|meters| (labels(meters, []), cpu(meters))))?;
-        family(encoder, "patchbay_call_peak_memory", "Largest linear memory of a call", Unit::Bytes)
-            .histograms(self.each().map(|meters| (labels(meters, []), meters.peak_memory.read())))?;
-        family(encoder, "patchbay_calls_in_flight", "Calls that have a slot now", None)
-            .gauges(self.each().map(|meters| (labels(meters, []), meters.occupancy.running())))?;
-        family(encoder, "patchbay_calls_waiting", "Calls that wait for a slot or for their plugin's own limit", None)
-            .gauges(self.each().map(|meters| (labels(meters, []), meters.occupancy.waiting())))
+        .histograms(
+            self.each()
+                .map(|meters| (labels(meters, []), meters.duration.read())),
+        )?;
+        let cpu = |meters: &RevisionMeters| {
+            Duration::from_nanos(meters.cpu_ns.load(Ordering::Relaxed)).as_secs_f64()
+        };
+        family(
+            encoder,
+            "patchbay_call_cpu",
+            "Processor time of calls that have ended",
+            Unit::Seconds,
+        )
+        .counters(self.each().map(|meters| (labels(meters, []), cpu(meters))))?;
+        family(
+            encoder,
+            "patchbay_call_peak_memory",
+            "Largest linear memory of a call",
+            Unit::Bytes,
+        )
+        .histograms(
+            self.each()
+                .map(|meters| (labels(meters, []), meters.peak_memory.read())),
+        )?;
+        family(
+            encoder,
+            "patchbay_calls_in_flight",
+            "Calls that have a slot now",
+            None,
+        )
+        .gauges(
+            self.each()
+                .map(|meters| (labels(meters, []), meters.occupancy.running())),
+        )?;
+        family(
+            encoder,
+            "patchbay_calls_waiting",
+            "Calls that wait for a slot or for their plugin's own limit",
+            None,
+        )
+        .gauges(
+            self.each()
+                .map(|meters| (labels(meters, []), meters.occupancy.waiting())),
+        )
     }
 
     fn outside(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
@@ -279,40 +365,87 @@ impl Page {
                 .host_calls()
                 .map(|(kind, reading)| (labels(meters, [("capability", kind.as_str())]), reading))
         });
-        family(encoder, "patchbay_host_call_duration", "Time in host calls that reach outside", Unit::Seconds)
-            .histograms(host_calls)?;
+        family(
+            encoder,
+            "patchbay_host_call_duration",
+            "Time in host calls that reach outside",
+            Unit::Seconds,
+        )
+        .histograms(host_calls)?;
         let requests = self.each().flat_map(|meters| {
             let requests = meters.outside.requests();
-            requests.map(|(host, status, count)| (labels(meters, [("host", host), ("status", status)]), count))
+            requests.map(|(host, status, count)| {
+                (labels(meters, [("host", host), ("status", status)]), count)
+            })
         });
-        family(encoder, "patchbay_egress_requests", "Outbound requests by host and class of status", None)
-            .counters(requests)?;
+        family(
+            encoder,
+            "patchbay_egress_requests",
+            "Outbound requests by host and class of status",
+            None,
+        )
+        .counters(requests)?;
         let mails = self.each().flat_map(|meters| {
             let mails = meters.outside.mails();
             mails.map(|(phase, count)| (labels(meters, [("phase", phase)]), count))
         });
-        family(encoder, "patchbay_mail_sends", "Mails by the phase in which they ended", None).counters(mails)
+        family(
+            encoder,
+            "patchbay_mail_sends",
+            "Mails by the phase in which they ended",
+            None,
+        )
+        .counters(mails)
     }
 
     fn breakers(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
         let states = self.breakers.iter().flat_map(|story| {
             BREAKER_STATES.map(|state| {
-                let labels = breaker_labels(story).into_iter().chain([("state", state)]).collect();
+                let labels = breaker_labels(story)
+                    .into_iter()
+                    .chain([("state", state)])
+                    .collect();
                 (labels, u32::from(story.state == state))
             })
         });
-        family(encoder, "patchbay_breaker_state", "1 for the state in which the breaker is", None).gauges(states)?;
-        family(encoder, "patchbay_breaker_opened", "How often the breaker has opened", None)
-            .counters(self.breakers.iter().map(|story| (breaker_labels(story), story.times_opened)))?;
-        family(encoder, "patchbay_breaker_deferred_jobs", "How often a job was deferred because of the breaker", None)
-            .counters(self.breakers.iter().map(|story| (breaker_labels(story), story.deferred_jobs)))
+        family(
+            encoder,
+            "patchbay_breaker_state",
+            "1 for the state in which the breaker is",
+            None,
+        )
+        .gauges(states)?;
+        family(
+            encoder,
+            "patchbay_breaker_opened",
+            "How often the breaker has opened",
+            None,
+        )
+        .counters(
+            self.breakers
+                .iter()
+                .map(|story| (breaker_labels(story), story.times_opened)),
+        )?;
+        family(
+            encoder,
+            "patchbay_breaker_deferred_jobs",
+            "How often a job was deferred because of the breaker",
+            None,
+        )
+        .counters(
+            self.breakers
+                .iter()
+                .map(|story| (breaker_labels(story), story.deferred_jobs)),
+        )
     }
 
     fn sql(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
         // Plugins without a login are included: they use no connections, and 0 says so.
         let each = |value: fn(&(PlacesTaken, u64)) -> u64| {
             let of = move |plugin| self.sql.get(plugin).map_or(0, value);
-            self.plugins.iter().map(move |plugin| (vec![("plugin", plugin.as_str())], of(plugin)))
+            self.plugins
+                .iter()
+                .map(move |plugin| (vec![("plugin", plugin.as_str())], of(plugin)))
         };
         family(
             encoder,
@@ -321,8 +454,13 @@ impl Page {
             None,
         )
         .gauges(each(|(places, _)| places.in_use as u64))?;
-        family(encoder, "patchbay_sql_calls_waiting", "Calls that wait for a database connection", None)
-            .gauges(each(|(places, _)| places.waiting as u64))?;
+        family(
+            encoder,
+            "patchbay_sql_calls_waiting",
+            "Calls that wait for a database connection",
+            None,
+        )
+        .gauges(each(|(places, _)| places.waiting as u64))?;
         family(
             encoder,
             "patchbay_sql_backends_ended",
@@ -333,18 +471,38 @@ impl Page {
     }
 
     fn repair(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
-        let open = self.dead_letters.iter().map(|(queue, groups)| (vec![("queue", queue.as_str())], *groups));
-        family(encoder, "patchbay_dead_letters", "Groups of dead letters that nobody has acknowledged", None)
-            .gauges(open)?;
-        let jobs =
-            self.bulk_jobs.iter().map(|(kind, result, jobs)| (vec![("kind", *kind), ("result", *result)], *jobs));
-        family(encoder, "patchbay_bulk_jobs", "Jobs that bulk operations have handled", None).counters(jobs)
+        let open = self
+            .dead_letters
+            .iter()
+            .map(|(queue, groups)| (vec![("queue", queue.as_str())], *groups));
+        family(
+            encoder,
+            "patchbay_dead_letters",
+            "Groups of dead letters that nobody has acknowledged",
+            None,
+        )
+        .gauges(open)?;
+        let jobs = self
+            .bulk_jobs
+            .iter()
+            .map(|(kind, result, jobs)| (vec![("kind", *kind), ("result", *result)], *jobs));
+        family(
+            encoder,
+            "patchbay_bulk_jobs",
+            "Jobs that bulk operations have handled",
+            None,
+        )
+        .counters(jobs)
     }
 
     fn quarantines(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
         let known = self.plugins.union(&self.quarantined_plugins);
-        let still = known
-            .map(|plugin| (vec![("plugin", plugin.as_str())], u32::from(self.quarantined_plugins.contains(plugin))));
+        let still = known.map(|plugin| {
+            (
+                vec![("plugin", plugin.as_str())],
+                u32::from(self.quarantined_plugins.contains(plugin)),
+            )
+        });
         family(
             encoder,
             "patchbay_plugin_quarantined",
@@ -352,56 +510,153 @@ impl Page {
             None,
         )
         .gauges(still)?;
-        let begun = self.plugins.union(&self.quarantined_plugins).flat_map(|plugin| {
-            CRASHES.map(|kind| {
-                let count = self.quarantines.get(&(plugin.clone(), kind)).copied().unwrap_or(0);
-                (vec![("plugin", plugin.as_str()), ("reason", kind.as_str())], count)
-            })
-        });
-        family(encoder, "patchbay_quarantines", "Quarantines that this host has begun, by what most crashes were", None)
-            .counters(begun)
+        let begun = self
+            .plugins
+            .union(&self.quarantined_plugins)
+            .flat_map(|plugin| {
+                CRASHES.map(|kind| {
+                    let count = self
+                        .quarantines
+                        .get(&(plugin.clone(), kind))
+                        .copied()
+                        .unwrap_or(0);
+                    (
+                        vec![("plugin", plugin.as_str()), ("reason", kind.as_str())],
+                        count,
+                    )
+                })
+            });
+        family(
+            encoder,
+            "patchbay_quarantines",
+            "Quarantines that this host has begun, by what most crashes were",
+            None,
+        )
+        .counters(begun)
     }
 
     fn alerts(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
         // Rules that do not fire are included, so that "nothing fires" differs from "nobody
         // evaluates".
-        let quiet = RULES.iter().filter(|rule| !self.firing.keys().any(|(name, _)| name == rule.name));
-        let quiet = quiet.map(|rule| (vec![("rule", rule.name), ("severity", rule.severity.as_str())], 0));
-        let firing = self
-            .firing
+        let quiet = RULES
             .iter()
-            .map(|((rule, severity), count)| (vec![("rule", rule.as_str()), ("severity", severity.as_str())], *count));
-        family(encoder, "patchbay_alerts_firing", "Alerts that fire, of all hosts", None)
-            .gauges(firing.chain(quiet))?;
-        let told = self
-            .told
-            .iter()
-            .map(|((channel, result), count)| (vec![("channel", *channel), ("result", *result)], *count));
-        family(encoder, "patchbay_alert_deliveries", "Tries of this host to tell of an alert", None).counters(told)
+            .filter(|rule| !self.firing.keys().any(|(name, _)| name == rule.name));
+        let quiet = quiet.map(|rule| {
+            (
+                vec![("rule", rule.name), ("severity", rule.severity.as_str())],
+                0,
+            )
+        });
+        let firing = self.firing.iter().map(|((rule, severity), count)| {
+            (
+                vec![("rule", rule.as_str()), ("severity", severity.as_str())],
+                *count,
+            )
+        });
+        family(
+            encoder,
+            "patchbay_alerts_firing",
+            "Alerts that fire, of all hosts",
+            None,
+        )
+        .gauges(firing.chain(quiet))?;
+        let told = self.told.iter().map(|((channel, result), count)| {
+            (vec![("channel", *channel), ("result", *result)], *count)
+        });
+        family(
+            encoder,
+            "patchbay_alert_deliveries",
+            "Tries of this host to tell of an alert",
+            None,
+        )
+        .counters(told)
     }
 
     fn host(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
         let build = vec![("version", env!("CARGO_PKG_VERSION"))];
-        family(encoder, "patchbay_build_info", "1; the version of the host", None).gauges([(build, 1u32)])?;
-        family(encoder, "patchbay_pool_slots", "Slots of the pool of instances; a call takes at least four", None)
-            .gauge(Some(self.pool.slots))?;
-        family(encoder, "patchbay_pool_slots_in_use", "Slots that calls have now", None)
-            .gauge(Some(self.pool.slots.saturating_sub(self.pool.free)))?;
-        let jobs = self.jobs.iter().map(|(queue, jobs)| (vec![("queue", queue.as_str())], *jobs));
-        family(encoder, "patchbay_jobs_in_flight", "Jobs that run here now", None).gauges(jobs)?;
-        family(encoder, "patchbay_jobs_limit", "Jobs at once over all queues", None).gauge(Some(self.max_jobs))?;
-        let unsettled = self.unsettled.iter().map(|(kind, count)| (vec![("kind", *kind)], *count));
-        family(encoder, "patchbay_settle_failures", "Settlements that did not happen at once, or at all", None)
-            .counters(unsettled)?;
-        let restarts = self.service_restarts.iter().map(|(service, restarts)| (vec![("service", *service)], *restarts));
-        family(encoder, "patchbay_service_restarts", "Background services that ended and were restarted", None)
-            .counters(restarts)?;
-        family(encoder, "patchbay_log_lines_dropped", "Lines of the log that nobody read in time", None)
-            .counters([(Labels::new(), self.dropped_lines)])?;
-        let up = [("postgres", self.probe.database), ("redis", self.probe.redis)];
-        family(encoder, "patchbay_dependency_up", "1 when it answered this scrape's probe in time", None)
-            .gauges(up.map(|(name, trip)| (vec![("dependency", name)], u32::from(trip.is_some()))))?;
-        let writable = self.probe.database.map(|_| u32::from(self.probe.read_only.is_none()));
+        family(
+            encoder,
+            "patchbay_build_info",
+            "1; the version of the host",
+            None,
+        )
+        .gauges([(build, 1u32)])?;
+        family(
+            encoder,
+            "patchbay_pool_slots",
+            "Slots of the pool of instances; a call takes at least four",
+            None,
+        )
+        .gauge(Some(self.pool.slots))?;
+        family(
+            encoder,
+            "patchbay_pool_slots_in_use",
+            "Slots that calls have now",
+            None,
+        )
+        .gauge(Some(self.pool.slots.saturating_sub(self.pool.free)))?;
+        let jobs = self
+            .jobs
+            .iter()
+            .map(|(queue, jobs)| (vec![("queue", queue.as_str())], *jobs));
+        family(
+            encoder,
+            "patchbay_jobs_in_flight",
+            "Jobs that run here now",
+            None,
+        )
+        .gauges(jobs)?;
+        family(
+            encoder,
+            "patchbay_jobs_limit",
+            "Jobs at once over all queues",
+            None,
+        )
+        .gauge(Some(self.max_jobs))?;
+        let unsettled = self
+            .unsettled
+            .iter()
+            .map(|(kind, count)| (vec![("kind", *kind)], *count));
+        family(
+            encoder,
+            "patchbay_settle_failures",
+            "Settlements that did not happen at once, or at all",
+            None,
+        )
+        .counters(unsettled)?;
+        let restarts = self
+            .service_restarts
+            .iter()
+            .map(|(service, restarts)| (vec![("service", *service)], *restarts));
+        family(
+            encoder,
+            "patchbay_service_restarts",
+            "Background services that ended and were restarted",
+            None,
+        )
+        .counters(restarts)?;
+        family(
+            encoder,
+            "patchbay_log_lines_dropped",
+            "Lines of the log that nobody read in time",
+            None,
+        )
+        .counters([(Labels::new(), self.dropped_lines)])?;
+        let up = [
+            ("postgres", self.probe.database),
+            ("redis", self.probe.redis),
+        ];
+        family(
+            encoder,
+            "patchbay_dependency_up",
+            "1 when it answered this scrape's probe in time",
+            None,
+        )
+        .gauges(up.map(|(name, trip)| (vec![("dependency", name)], u32::from(trip.is_some()))))?;
+        let writable = self
+            .probe
+            .database
+            .map(|_| u32::from(self.probe.read_only.is_none()));
         family(
             encoder,
             "patchbay_postgres_writable",
@@ -409,27 +664,72 @@ impl Page {
             None,
         )
         .gauge(writable)?;
-        let trips = up.into_iter().filter_map(|(name, trip)| Some((vec![("dependency", name)], trip?.as_secs_f64())));
-        family(encoder, "patchbay_dependency_probe", "Round trip of this scrape's probe", Unit::Seconds)
-            .gauges(trips)?;
+        let trips = up
+            .into_iter()
+            .filter_map(|(name, trip)| Some((vec![("dependency", name)], trip?.as_secs_f64())));
+        family(
+            encoder,
+            "patchbay_dependency_probe",
+            "Round trip of this scrape's probe",
+            Unit::Seconds,
+        )
+        .gauges(trips)?;
         let skew = self.probe.skew_ms.map(|ms| ms as f64 / 1e3);
-        family(encoder, "patchbay_clock_skew", "This machine's clock minus Redis's", Unit::Seconds).gauge(skew)?;
+        family(
+            encoder,
+            "patchbay_clock_skew",
+            "This machine's clock minus Redis's",
+            Unit::Seconds,
+        )
+        .gauge(skew)?;
         let age = self.converged_ago.map(|age| age.as_secs_f64());
-        family(encoder, "patchbay_convergence_age", "Since this host last saw which plugins are active", Unit::Seconds)
-            .gauge(age)
+        family(
+            encoder,
+            "patchbay_convergence_age",
+            "Since this host last saw which plugins are active",
+            Unit::Seconds,
+        )
+        .gauge(age)
     }
 
     fn process(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
         let process = &self.process;
-        family(encoder, "process_cpu", "Processor time of this process", Unit::Seconds)
-            .counters(process.cpu_seconds.map(|seconds| (Labels::new(), seconds)))?;
-        family(encoder, "process_resident_memory", "Resident memory", Unit::Bytes).gauge(process.resident_bytes)?;
-        family(encoder, "process_virtual_memory", "Address space; the pool of instances reserves much", Unit::Bytes)
-            .gauge(process.virtual_bytes)?;
+        family(
+            encoder,
+            "process_cpu",
+            "Processor time of this process",
+            Unit::Seconds,
+        )
+        .counters(process.cpu_seconds.map(|seconds| (Labels::new(), seconds)))?;
+        family(
+            encoder,
+            "process_resident_memory",
+            "Resident memory",
+            Unit::Bytes,
+        )
+        .gauge(process.resident_bytes)?;
+        family(
+            encoder,
+            "process_virtual_memory",
+            "Address space; the pool of instances reserves much",
+            Unit::Bytes,
+        )
+        .gauge(process.virtual_bytes)?;
         family(encoder, "process_threads", "Threads", None).gauge(process.threads)?;
-        family(encoder, "process_open_fds", "Open files and connections", None).gauge(process.open_files)?;
+        family(
+            encoder,
+            "process_open_fds",
+            "Open files and connections",
+            None,
+        )
+        .gauge(process.open_files)?;
         family(encoder, "process_max_fds", "Most of them", None).gauge(process.max_files)?;
-        family(encoder, "process_start_time", "When the host started, since 1970", Unit::Seconds)
-            .gauge(Some(unix_seconds(self.started)))
+        family(
+            encoder,
+            "process_start_time",
+            "When the host started, since 1970",
+            Unit::Seconds,
+        )
+        .gauge(Some(unix_seconds(self.started)))
     }
 }

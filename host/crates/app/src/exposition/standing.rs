@@ -51,7 +51,9 @@ impl Standing {
     }
 
     fn in_redis(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
-        let Some((queues, census)) = &self.queues else { return Ok(()) };
+        let Some((queues, census)) = &self.queues else {
+            return Ok(());
+        };
         let jobs = queues.iter().flat_map(|queue| {
             let counts = &queue.counts;
             let states = [
@@ -63,7 +65,9 @@ impl Standing {
                 ("completed", counts.completed),
                 ("failed", counts.failed),
             ];
-            states.into_iter().map(|(state, count)| (with(&queue.name, "state", state), count))
+            states
+                .into_iter()
+                .map(|(state, count)| (with(&queue.name, "state", state), count))
         });
         family(
             encoder,
@@ -72,9 +76,23 @@ impl Standing {
             None,
         )
         .gauges(jobs)?;
-        family(encoder, "patchbay_queue_paused", "1 while an operator or a BullMQ client has paused the queue", None)
-            .gauges(queues.iter().map(|queue| (of(&queue.name), u32::from(queue.counts.paused))))?;
-        let oldest = queues.iter().map(|queue| (of(&queue.name), queue.oldest_waiting_ms.unwrap_or(0) as f64 / 1e3));
+        family(
+            encoder,
+            "patchbay_queue_paused",
+            "1 while an operator or a BullMQ client has paused the queue",
+            None,
+        )
+        .gauges(
+            queues
+                .iter()
+                .map(|queue| (of(&queue.name), u32::from(queue.counts.paused))),
+        )?;
+        let oldest = queues.iter().map(|queue| {
+            (
+                of(&queue.name),
+                queue.oldest_waiting_ms.unwrap_or(0) as f64 / 1e3,
+            )
+        });
         family(
             encoder,
             "patchbay_queue_oldest_waiting",
@@ -82,16 +100,28 @@ impl Standing {
             Unit::Seconds,
         )
         .gauges(oldest)?;
-        let damaged = queues.iter().map(|queue| (of(&queue.name), u32::from(queue.error.is_some())));
-        family(encoder, "patchbay_queue_damaged", "1 when what Redis holds of the queue cannot be read", None)
-            .gauges(damaged)?;
+        let damaged = queues
+            .iter()
+            .map(|queue| (of(&queue.name), u32::from(queue.error.is_some())));
+        family(
+            encoder,
+            "patchbay_queue_damaged",
+            "1 when what Redis holds of the queue cannot be read",
+            None,
+        )
+        .gauges(damaged)?;
         family(
             encoder,
             "patchbay_schedules_overdue",
             "Schedules whose tick is due for a minute and has not started",
             None,
         )
-        .gauges(census.overdue.iter().map(|(queue, count)| (of(queue), *count)))?;
+        .gauges(
+            census
+                .overdue
+                .iter()
+                .map(|(queue, count)| (of(queue), *count)),
+        )?;
         family(
             encoder,
             "patchbay_attempts_waiting",
@@ -100,62 +130,166 @@ impl Standing {
         )
         .gauge(Some(census.attempts_waiting))?;
         let lag = census.history_lag_ms as f64 / 1e3;
-        family(encoder, "patchbay_history_lag", "Age of the oldest attempt that Postgres does not have", Unit::Seconds)
-            .gauge(Some(lag))?;
-        family(encoder, "patchbay_redis_memory_used", "What Redis uses", Unit::Bytes)
-            .gauge(census.memory.map(|(used, _)| used))?;
-        family(encoder, "patchbay_redis_memory_max", "What Redis may use; 0: as much as there is", Unit::Bytes)
-            .gauge(census.memory.map(|(_, limit)| limit))
+        family(
+            encoder,
+            "patchbay_history_lag",
+            "Age of the oldest attempt that Postgres does not have",
+            Unit::Seconds,
+        )
+        .gauge(Some(lag))?;
+        family(
+            encoder,
+            "patchbay_redis_memory_used",
+            "What Redis uses",
+            Unit::Bytes,
+        )
+        .gauge(census.memory.map(|(used, _)| used))?;
+        family(
+            encoder,
+            "patchbay_redis_memory_max",
+            "What Redis may use; 0: as much as there is",
+            Unit::Bytes,
+        )
+        .gauge(census.memory.map(|(_, limit)| limit))
     }
 
     fn attempts(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
         let outcomes = self.attempts.iter().flat_map(|(queue, meters)| {
             let counts = OutcomeKind::ALL.iter().zip(&meters.outcomes);
-            counts.map(|(outcome, n)| (with(queue, "outcome", outcome.as_str()), n.load(Ordering::Relaxed)))
+            counts.map(|(outcome, n)| {
+                (
+                    with(queue, "outcome", outcome.as_str()),
+                    n.load(Ordering::Relaxed),
+                )
+            })
         });
-        family(encoder, "patchbay_attempts", "Attempts that have ended here, by outcome", None).counters(outcomes)?;
+        family(
+            encoder,
+            "patchbay_attempts",
+            "Attempts that have ended here, by outcome",
+            None,
+        )
+        .counters(outcomes)?;
         let verdicts = self.attempts.iter().flat_map(|(queue, meters)| {
             let counts = VERDICTS.iter().zip(&meters.verdicts);
-            counts.map(|(verdict, n)| (with(queue, "verdict", verdict.as_str()), n.load(Ordering::Relaxed)))
+            counts.map(|(verdict, n)| {
+                (
+                    with(queue, "verdict", verdict.as_str()),
+                    n.load(Ordering::Relaxed),
+                )
+            })
         });
-        family(encoder, "patchbay_attempt_verdicts", "The same by what was done with the job then", None)
-            .counters(verdicts)?;
-        let durations = self.attempts.iter().map(|(queue, meters)| (of(queue), meters.duration.read()));
-        family(encoder, "patchbay_attempt_duration", "Wall clock of an attempt, from taken to decided", Unit::Seconds)
-            .histograms(durations)?;
-        let waits = self.attempts.iter().map(|(queue, meters)| (of(queue), meters.wait.read()));
-        family(encoder, "patchbay_queue_wait", "From when a job could run until its first attempt began", Unit::Seconds)
-            .histograms(waits)
+        family(
+            encoder,
+            "patchbay_attempt_verdicts",
+            "The same by what was done with the job then",
+            None,
+        )
+        .counters(verdicts)?;
+        let durations = self
+            .attempts
+            .iter()
+            .map(|(queue, meters)| (of(queue), meters.duration.read()));
+        family(
+            encoder,
+            "patchbay_attempt_duration",
+            "Wall clock of an attempt, from taken to decided",
+            Unit::Seconds,
+        )
+        .histograms(durations)?;
+        let waits = self
+            .attempts
+            .iter()
+            .map(|(queue, meters)| (of(queue), meters.wait.read()));
+        family(
+            encoder,
+            "patchbay_queue_wait",
+            "From when a job could run until its first attempt began",
+            Unit::Seconds,
+        )
+        .histograms(waits)
     }
 
     fn requests(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
         let counts = self.requests.iter().flat_map(|reading| {
             reading.statuses.iter().map(|(status, count)| {
-                (vec![("method", reading.method), ("route", &*reading.route), ("status", &**status)], *count)
+                (
+                    vec![
+                        ("method", reading.method),
+                        ("route", &*reading.route),
+                        ("status", &**status),
+                    ],
+                    *count,
+                )
             })
         });
-        family(encoder, "patchbay_http_requests", "HTTP requests by template of their route", None).counters(counts)?;
+        family(
+            encoder,
+            "patchbay_http_requests",
+            "HTTP requests by template of their route",
+            None,
+        )
+        .counters(counts)?;
         let durations = self.requests.iter().map(|reading| {
-            (vec![("method", reading.method), ("route", reading.route.as_str())], reading.duration.clone())
+            (
+                vec![
+                    ("method", reading.method),
+                    ("route", reading.route.as_str()),
+                ],
+                reading.duration.clone(),
+            )
         });
-        family(encoder, "patchbay_http_request_duration", "From a request's head to its answer's", Unit::Seconds)
-            .histograms(durations)
+        family(
+            encoder,
+            "patchbay_http_request_duration",
+            "From a request's head to its answer's",
+            Unit::Seconds,
+        )
+        .histograms(durations)
     }
 
     fn spans(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
-        let Counts { sent, failed, dropped } = &*self.spans;
+        let Counts {
+            sent,
+            failed,
+            dropped,
+        } = &*self.spans;
         let results = [("sent", sent), ("failed", failed), ("dropped", dropped)];
-        family(encoder, "patchbay_trace_spans", "Spans that have ended, by what became of them", None)
-            .counters(results.map(|(result, count)| (vec![("result", result)], count.load(Ordering::Relaxed))))
+        family(
+            encoder,
+            "patchbay_trace_spans",
+            "Spans that have ended, by what became of them",
+            None,
+        )
+        .counters(
+            results
+                .map(|(result, count)| (vec![("result", result)], count.load(Ordering::Relaxed))),
+        )
     }
 
     fn pool(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
         let states = [("in-use", self.pool.in_use), ("idle", self.pool.idle)];
-        family(encoder, "patchbay_postgres_connections", "Connections of the host's own pool", None)
-            .gauges(states.map(|(state, count)| (vec![("state", state)], count)))?;
-        family(encoder, "patchbay_postgres_connections_limit", "Most of them", None).gauge(Some(self.pool.limit))?;
+        family(
+            encoder,
+            "patchbay_postgres_connections",
+            "Connections of the host's own pool",
+            None,
+        )
+        .gauges(states.map(|(state, count)| (vec![("state", state)], count)))?;
+        family(
+            encoder,
+            "patchbay_postgres_connections_limit",
+            "Most of them",
+            None,
+        )
+        .gauge(Some(self.pool.limit))?;
         let wait = self.pool_wait.map(|wait| wait.as_secs_f64());
-        family(encoder, "patchbay_postgres_pool_wait", "This scrape's wait for a connection of the pool", Unit::Seconds)
-            .gauge(wait)
+        family(
+            encoder,
+            "patchbay_postgres_pool_wait",
+            "This scrape's wait for a connection of the pool",
+            Unit::Seconds,
+        )
+        .gauge(wait)
     }
 }

@@ -20,14 +20,26 @@ impl History {
             self.catalog.known(queue.as_str()).await?;
         }
         let searchable = self.plugins.searchable(wanted.queue.as_ref());
-        let undeclared = wanted.person.as_ref().is_some_and(|(path, _)| !searchable.contains(path));
-        let erasing = Erasing { store: &self.store, queues: &self.broker, bodies: Some(&self.parts.bodies) };
+        let undeclared = wanted
+            .person
+            .as_ref()
+            .is_some_and(|(path, _)| !searchable.contains(path));
+        let erasing = Erasing {
+            store: &self.store,
+            queues: &self.broker,
+            bodies: Some(&self.parts.bodies),
+        };
         if request.dry_run {
-            return Ok(Erasure { undeclared, ..erasing.preview(&wanted).await? });
+            return Ok(Erasure {
+                undeclared,
+                ..erasing.preview(&wanted).await?
+            });
         }
         // The value is what must be erased, so the record holds only its keyed hash.
         let term = match &wanted.person {
-            Some((path, value)) => Some(hex::encode(self.store.term_key().await?.term(path, value))),
+            Some((path, value)) => {
+                Some(hex::encode(self.store.term_key().await?.term(path, value)))
+            }
             None => None,
         };
         let details = json!({
@@ -46,16 +58,26 @@ impl History {
             _ => "history".to_owned(),
         };
         let act = async {
-            let asker = Requester { actor: &who.actor, reason: request.reason.trim() };
-            Ok(Erasure { undeclared, ..erasing.erase(&wanted, asker).await? })
+            let asker = Requester {
+                actor: &who.actor,
+                reason: request.reason.trim(),
+            };
+            Ok(Erasure {
+                undeclared,
+                ..erasing.erase(&wanted, asker).await?
+            })
         };
-        self.actions.record_as::<HistoryErase, _>(who, &target, details, act, counts).await
+        self.actions
+            .record_as::<HistoryErase, _>(who, &target, details, act, counts)
+            .await
     }
 }
 
 fn wanted(asked: &Erase) -> Result<EraseTarget, Error> {
     let person = match (&asked.path, &asked.value) {
-        (Some(path), Some(value)) if (1..=MAX_VALUE_BYTES).contains(&value.len()) && !value.contains('\0') => {
+        (Some(path), Some(value))
+            if (1..=MAX_VALUE_BYTES).contains(&value.len()) && !value.contains('\0') =>
+        {
             Some((path.clone(), value.clone()))
         }
         (Some(_), Some(_)) => {
@@ -69,20 +91,34 @@ fn wanted(asked: &Erase) -> Result<EraseTarget, Error> {
                 "name a person by path and value, as in \"path\": \"customer.phone\", or one job by queue and job",
             ));
         }
-        _ => return Err(Error::invalid("path and value belong together: give both, or neither and name a job")),
+        _ => {
+            return Err(Error::invalid(
+                "path and value belong together: give both, or neither and name a job",
+            ));
+        }
     };
     if asked.job.is_some() && asked.queue.is_none() {
         return Err(Error::invalid("job: name its queue, too"));
     }
     let reason = asked.reason.trim();
     if reason.is_empty() || asked.reason.chars().count() > MAX_REASON || reason.contains('\0') {
-        return Err(Error::invalid(format!("reason: 1 to {MAX_REASON} characters, for the record")));
+        return Err(Error::invalid(format!(
+            "reason: 1 to {MAX_REASON} characters, for the record"
+        )));
     }
     let names = |value: &String| {
-        reason.to_lowercase().contains(&value.to_lowercase()) || Mask::new([value.clone()]).finds(reason)
+        reason.to_lowercase().contains(&value.to_lowercase())
+            || Mask::new([value.clone()]).finds(reason)
     };
     if asked.value.as_ref().is_some_and(names) {
-        return Err(Error::invalid("reason: it stays in the record, so it must not hold the value that is erased"));
+        return Err(Error::invalid(
+            "reason: it stays in the record, so it must not hold the value that is erased",
+        ));
     }
-    Ok(EraseTarget { person, queue: asked.queue.clone(), job: asked.job.clone(), unfinished: asked.unfinished })
+    Ok(EraseTarget {
+        person,
+        queue: asked.queue.clone(),
+        job: asked.job.clone(),
+        unfinished: asked.unfinished,
+    })
 }

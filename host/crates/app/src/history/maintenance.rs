@@ -1,5 +1,6 @@
-//! What one process of the fleet does for the history of all: partitions ahead of time, rows for attempts that nobody told the end of,
-//! ending erasures that were cut short, and forgetting what is older than it is to be kept.
+//! What one process of the fleet does for the history of all: partitions ahead of time, rows for
+//! attempts that nobody told the end of, ending erasures that were cut short, and forgetting what
+//! is older than it is to be kept.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,12 +16,13 @@ use crate::Parts;
 use crate::leader::{Led, LedTask, Next};
 use crate::service::Service;
 
-/// Between rounds; how soon a gap is filled, and how long nobody does it when the process that did ends.
+/// Between rounds; how soon a gap is filled, and how long nobody does it when the process that did
+/// ends.
 const ROUND: Duration = Duration::from_secs(5);
 /// Between looks at partitions and at what is old.
 const PRUNE_EVERY: Duration = Duration::from_secs(3_600);
-/// A gap is left alone for so long at least, beyond the age of the oldest entry that is still in the stream: what happened before it may be
-/// that entry.
+/// A gap is left alone for so long at least, beyond the age of the oldest entry that is still in
+/// the stream: what happened before it may be that entry.
 const GAP_AFTER: Duration = Duration::from_secs(5);
 /// The month that runs, and so many more.
 const MONTHS_AHEAD: u32 = 1;
@@ -56,7 +58,13 @@ impl LedTask for Maintenance {
 
     async fn round(&mut self, lead: &mut Leadership<'_>) -> anyhow::Result<Next> {
         fill_gaps(lead, &self.queues).await?;
-        Erasing { store: &self.store, queues: &self.queues, bodies: None }.go_on().await?;
+        Erasing {
+            store: &self.store,
+            queues: &self.queues,
+            bodies: None,
+        }
+        .go_on()
+        .await?;
         if self.looked.is_none_or(|at| at.elapsed() >= PRUNE_EVERY) {
             prune(lead, &self.store, self.keep).await?;
             self.looked = Some(Instant::now());
@@ -70,7 +78,10 @@ async fn fill_gaps(lead: &mut Leadership<'_>, queues: &Broker) -> anyhow::Result
     loop {
         let (filled, more) = lead.fill_gaps(oldest + GAP_AFTER).await?;
         if filled > 0 {
-            info!(attempts = filled, "attempts that no worker has told the end of are in the history as worker-lost");
+            info!(
+                attempts = filled,
+                "attempts that no worker has told the end of are in the history as worker-lost"
+            );
         }
         if !more {
             break;
@@ -82,9 +93,12 @@ async fn fill_gaps(lead: &mut Leadership<'_>, queues: &Broker) -> anyhow::Result
 
 async fn prune(lead: &mut Leadership<'_>, store: &Store, keep: KeepAttempts) -> anyhow::Result<()> {
     let now = Utc::now();
-    let months: Vec<_> = (0..=MONTHS_AHEAD).filter_map(|ahead| now.checked_add_months(Months::new(ahead))).collect();
+    let months: Vec<_> = (0..=MONTHS_AHEAD)
+        .filter_map(|ahead| now.checked_add_months(Months::new(ahead)))
+        .collect();
     store.make_partitions(&months).await?;
-    let is_due = |at: chrono::DateTime<Utc>| (now - at).to_std().unwrap_or(Duration::MAX) >= PRUNE_EVERY;
+    let is_due =
+        |at: chrono::DateTime<Utc>| (now - at).to_std().unwrap_or(Duration::MAX) >= PRUNE_EVERY;
     if !lead.pruned_at().await?.is_none_or(is_due) {
         return Ok(());
     }

@@ -1,8 +1,10 @@
-//! The mirror: one process of the fleet copies to the history what workers that are no hosts have ended. Best effort, final outcomes only.
+//! The mirror: one process of the fleet copies to the history what workers that are no hosts have
+//! ended. Best effort, final outcomes only.
 //!
-//! A job tells which worker had it last, and a host's name begins like no other, so what a host ran is never copied: its own record comes with
-//! the settlement. Of a job that was removed as it ended nobody can tell; those are copied only of queues that no plugin names. How far it
-//! has looked is remembered after what it found, so a kill repeats a look, and repeating changes nothing.
+//! A job tells which worker had it last, and a host's name begins like no other, so what a host ran
+//! is never copied: its own record comes with the settlement. Of a job that was removed as it ended
+//! nobody can tell; those are copied only of queues that no plugin names. How far it has looked is
+//! remembered after what it found, so a kill repeats a look, and repeating changes nothing.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -30,7 +32,6 @@ const ROUNDS_PER_WALK: u32 = 4;
 const WALK_LIMIT: Duration = Duration::from_secs(20);
 /// Jobs and events read per round; queues beyond wait for the next one.
 const MOST_PER_ROUND: usize = 20_000;
-/// Rows per statement.
 const BATCH: usize = 500;
 /// Between a worker's clock and Redis's: two ends of one job that are so close are one.
 const CLOCKS_DIFFER_BY_S: f64 = 60.0;
@@ -81,11 +82,15 @@ impl LedTask for Mirror {
             if read >= MOST_PER_ROUND {
                 break;
             }
-            let Some(queue) = self.turn.pop_front() else { break };
+            let Some(queue) = self.turn.pop_front() else {
+                break;
+            };
             self.turn.push_back(queue.clone());
             // Until it is kept, what was seen counts as unseen.
             let mut sighted = self.sighted.remove(&queue).unwrap_or_default();
-            read += self.look_at(&queue, places.get(&queue), &mut sighted, lead).await?;
+            read += self
+                .look_at(&queue, places.get(&queue), &mut sighted, lead)
+                .await?;
             self.sighted.insert(queue, sighted);
         }
         Ok(Next::Later)
@@ -94,12 +99,18 @@ impl LedTask for Mirror {
 
 impl Mirror {
     async fn find_queues(&mut self) -> anyhow::Result<()> {
-        if self.walked.is_some_and(|at| at.elapsed() < self.every * ROUNDS_PER_WALK) {
+        if self
+            .walked
+            .is_some_and(|at| at.elapsed() < self.every * ROUNDS_PER_WALK)
+        {
             return Ok(());
         }
         let found = tokio::time::timeout(WALK_LIMIT, self.queues.list()).await??;
         self.turn.retain(|queue| found.binary_search(queue).is_ok());
-        let new: Vec<_> = found.into_iter().filter(|queue| !self.turn.contains(queue)).collect();
+        let new: Vec<_> = found
+            .into_iter()
+            .filter(|queue| !self.turn.contains(queue))
+            .collect();
         self.turn.extend(new);
         self.sighted.retain(|queue, _| self.turn.contains(queue));
         self.walked = Some(Instant::now());
@@ -124,16 +135,39 @@ impl Mirror {
         };
         let prefix = self.queues.prefix();
         let ended = self.without_what_is_hidden(queue, found.ended).await?;
-        self.keep(ended.into_iter().map(|job| of_job(prefix, queue, job)).collect()).await?;
+        self.keep(
+            ended
+                .into_iter()
+                .map(|job| of_job(prefix, queue, job))
+                .collect(),
+        )
+        .await?;
         if !found.gone.is_empty() && !self.store.may_be_worked_by_hosts(prefix, queue).await? {
             // An earlier look may have met them while they were there.
-            let ends: Vec<_> = found.gone.iter().map(|end| (&end.id, end.ended_ms)).collect();
-            let known = self.store.known_ends(prefix, queue, &ends, CLOCKS_DIFFER_BY_S).await?;
-            let unknown = found.gone.into_iter().enumerate().filter(|(place, _)| !known.contains(place));
-            self.keep(unknown.map(|(_, end)| of_gone(prefix, queue, end)).collect()).await?;
+            let ends: Vec<_> = found
+                .gone
+                .iter()
+                .map(|end| (&end.id, end.ended_ms))
+                .collect();
+            let known = self
+                .store
+                .known_ends(prefix, queue, &ends, CLOCKS_DIFFER_BY_S)
+                .await?;
+            let unknown = found
+                .gone
+                .into_iter()
+                .enumerate()
+                .filter(|(place, _)| !known.contains(place));
+            self.keep(
+                unknown
+                    .map(|(_, end)| of_gone(prefix, queue, end))
+                    .collect(),
+            )
+            .await?;
         }
         if found.read > 0 || place.is_none() {
-            lead.remember_mirror_place(prefix, queue, &found.place).await?;
+            lead.remember_mirror_place(prefix, queue, &found.place)
+                .await?;
         }
         Ok(found.read)
     }
@@ -144,21 +178,31 @@ impl Mirror {
         queue: &QueueName,
         mut ended: Vec<EndedElsewhere>,
     ) -> anyhow::Result<Vec<EndedElsewhere>> {
-        let failed: Vec<&mut EndedElsewhere> = ended.iter_mut().filter(|job| job.failure.is_some()).collect();
+        let failed: Vec<&mut EndedElsewhere> = ended
+            .iter_mut()
+            .filter(|job| job.failure.is_some())
+            .collect();
         let ids: Vec<&str> = failed.iter().map(|job| job.id.as_str()).collect();
         let data = self.queues.data_of(queue, &ids).await?;
         let children = self.queues.children_data(queue, &ids).await?;
         let redaction = self.plugins.redaction(queue);
         for ((job, data), children) in failed.into_iter().zip(data).zip(children) {
-            let (_, mask) = redaction.data_with_others(&data, self.plugins.hidden_values(&children));
+            let (_, mask) =
+                redaction.data_with_others(&data, self.plugins.hidden_values(&children));
             mask.hide(&mut job.failure);
         }
         Ok(ended)
     }
 
     async fn keep(&self, records: Vec<AttemptRecord>) -> anyhow::Result<()> {
-        let attempts: Vec<_> =
-            records.into_iter().map(|record| NewAttempt { record, body: None, terms: Vec::new() }).collect();
+        let attempts: Vec<_> = records
+            .into_iter()
+            .map(|record| NewAttempt {
+                record,
+                body: None,
+                terms: Vec::new(),
+            })
+            .collect();
         for attempts in attempts.chunks(BATCH) {
             // What Postgres refuses for what is in it is named in the log, and left out.
             recorder::record(&self.store, attempts).await?;
@@ -168,12 +212,20 @@ impl Mirror {
 }
 
 fn of_job(prefix: &str, queue: &QueueName, job: EndedElsewhere) -> AttemptRecord {
-    let key = JobKey { prefix: prefix.to_owned(), queue: queue.clone(), id: job.id, created_ms: job.created_ms };
+    let key = JobKey {
+        prefix: prefix.to_owned(),
+        queue: queue.clone(),
+        id: job.id,
+        created_ms: job.created_ms,
+    };
     AttemptRecord {
         started: job.started,
         attempt: job.attempt,
         name: job.name,
-        host: job.worker.filter(|name| !name.is_empty()).unwrap_or_else(|| SOMEBODY.to_owned()),
+        host: job
+            .worker
+            .filter(|name| !name.is_empty())
+            .unwrap_or_else(|| SOMEBODY.to_owned()),
         started_at: at(job.started_ms),
         correlation_id: job.correlation_id,
         platform: job.platform,
@@ -182,9 +234,15 @@ fn of_job(prefix: &str, queue: &QueueName, job: EndedElsewhere) -> AttemptRecord
     }
 }
 
-/// Without the time when it was made, which tells it from others of its id: the time of its end does.
+/// Without the time when it was made, which tells it from others of its id: the time of its end
+/// does.
 fn of_gone(prefix: &str, queue: &QueueName, end: RemovedAtEnd) -> AttemptRecord {
-    let key = JobKey { prefix: prefix.to_owned(), queue: queue.clone(), id: end.id, created_ms: 0 };
+    let key = JobKey {
+        prefix: prefix.to_owned(),
+        queue: queue.clone(),
+        id: end.id,
+        created_ms: 0,
+    };
     record(key, end.ended_ms, end.failure)
 }
 
@@ -221,5 +279,8 @@ fn record(job: JobKey, ended_ms: u64, failure: Option<String>) -> AttemptRecord 
 
 /// Workers' clocks may say anything; the store bounds what it keeps.
 fn at(ms: u64) -> DateTime<Utc> {
-    i64::try_from(ms).ok().and_then(DateTime::from_timestamp_millis).unwrap_or(DateTime::<Utc>::MAX_UTC)
+    i64::try_from(ms)
+        .ok()
+        .and_then(DateTime::from_timestamp_millis)
+        .unwrap_or(DateTime::<Utc>::MAX_UTC)
 }

@@ -51,7 +51,9 @@ pub use sealed_bodies::{SealedBodies, Unopened};
 /// Checks how much of Redis's memory the records of attempts take.
 pub fn body_budget(parts: &Parts) -> Arc<dyn Service> {
     let (budget, queues) = (Arc::clone(&parts.history.budget), parts.broker.clone());
-    task("body-budget", move |stop| Arc::clone(&budget).watch(queues.clone(), stop))
+    task("body-budget", move |stop| {
+        Arc::clone(&budget).watch(queues.clone(), stop)
+    })
 }
 
 pub struct HistoryParts {

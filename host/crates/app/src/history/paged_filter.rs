@@ -16,13 +16,21 @@ pub(crate) struct PagedFilter {
 
 impl PagedFilter {
     pub(crate) fn new(pairs: Vec<(String, String)>) -> Result<Self, Error> {
-        let mut asked = Self { filter: Vec::new(), cursor: None, limit: DEFAULT_LIMIT };
+        let mut asked = Self {
+            filter: Vec::new(),
+            cursor: None,
+            limit: DEFAULT_LIMIT,
+        };
         for (key, value) in pairs {
             match key.as_str() {
                 "cursor" => asked.cursor = Some(value),
                 "limit" => {
-                    let limit = value.parse().ok().filter(|limit| (1..=MAX_FOUND).contains(limit));
-                    asked.limit = limit.ok_or_else(|| Error::invalid(format!("limit: 1 to {MAX_FOUND}")))?;
+                    let limit = value
+                        .parse()
+                        .ok()
+                        .filter(|limit| (1..=MAX_FOUND).contains(limit));
+                    asked.limit =
+                        limit.ok_or_else(|| Error::invalid(format!("limit: 1 to {MAX_FOUND}")))?;
                 }
                 _ => asked.filter.push((key, value)),
             }

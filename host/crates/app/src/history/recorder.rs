@@ -42,10 +42,15 @@ const PAUSE_AFTER_ERROR: Duration = Duration::from_secs(1);
 /// rarely fail at the same time.
 const MAX_SYMBOLS: usize = 4;
 
-/// Records until the end, and then what the drain has produced; anything beyond stays in the stream for the next process.
+/// Records until the end, and then what the drain has produced; anything beyond stays in the stream
+/// for the next process.
 pub fn recorder(parts: &Parts) -> Arc<dyn Service> {
     let bodies = Arc::clone(&parts.history.bodies);
-    Arc::new(Recording { queues: parts.broker.clone(), store: parts.store.clone(), bodies })
+    Arc::new(Recording {
+        queues: parts.broker.clone(),
+        store: parts.store.clone(),
+        bodies,
+    })
 }
 
 struct Recording {
@@ -61,18 +66,31 @@ impl Service for Recording {
     }
 
     async fn run(&self, stop: CancellationToken) -> anyhow::Result<()> {
-        run(self.queues.attempts(), self.store.clone(), Arc::clone(&self.bodies), stop).await;
+        run(
+            self.queues.attempts(),
+            self.store.clone(),
+            Arc::clone(&self.bodies),
+            stop,
+        )
+        .await;
         Ok(())
     }
 
     async fn finish(&self) -> anyhow::Result<()> {
         let flushed = flush(self.queues.attempts(), &self.store, &self.bodies).await;
-        flushed.map(drop).context("attempts stay in Redis until the next start")
+        flushed
+            .map(drop)
+            .context("attempts stay in Redis until the next start")
     }
 }
 
 /// Runs until cancelled.
-pub async fn run(stream: AttemptReader, store: Store, bodies: Arc<SealedBodies>, stop: CancellationToken) {
+pub async fn run(
+    stream: AttemptReader,
+    store: Store,
+    bodies: Arc<SealedBodies>,
+    stop: CancellationToken,
+) {
     let mut recorder = Recorder::new(stream, &store, &bodies);
     while !stop.is_cancelled() {
         let step = async {
@@ -80,7 +98,10 @@ pub async fn run(stream: AttemptReader, store: Store, bodies: Arc<SealedBodies>,
                 Ok(copied) if copied.is_full => {}
                 Ok(_) => tokio::time::sleep(GATHER).await,
                 Err(error) => {
-                    warn!(error = format!("{error:#}"), "attempts not copied to Postgres; trying again");
+                    warn!(
+                        error = format!("{error:#}"),
+                        "attempts not copied to Postgres; trying again"
+                    );
                     tokio::time::sleep(PAUSE_AFTER_ERROR).await;
                 }
             }
@@ -94,7 +115,11 @@ pub async fn run(stream: AttemptReader, store: Store, bodies: Arc<SealedBodies>,
 
 /// Copies what is in the stream, for the end of a drain and for tests. Returns the number of
 /// entries taken.
-pub async fn flush(stream: AttemptReader, store: &Store, bodies: &SealedBodies) -> anyhow::Result<usize> {
+pub async fn flush(
+    stream: AttemptReader,
+    store: &Store,
+    bodies: &SealedBodies,
+) -> anyhow::Result<usize> {
     let mut total = 0;
     let mut recorder = Recorder::new(stream, store, bodies);
     loop {
@@ -125,12 +150,22 @@ struct Recorder<'a> {
 
 impl<'a> Recorder<'a> {
     fn new(stream: AttemptReader, store: &'a Store, bodies: &'a SealedBodies) -> Self {
-        Self { stream, store, bodies, backtraces: Backtraces::new(store), months: HashSet::new(), batch: BATCH }
+        Self {
+            stream,
+            store,
+            bodies,
+            backtraces: Backtraces::new(store),
+            months: HashSet::new(),
+            batch: BATCH,
+        }
     }
 
     async fn copy(&mut self, waits: bool) -> anyhow::Result<Copied> {
         let entries = self.stream.read(self.batch, waits).await?;
-        let copied = Copied { taken: entries.len(), is_full: entries.len() >= self.batch };
+        let copied = Copied {
+            taken: entries.len(),
+            is_full: entries.len() >= self.batch,
+        };
         if copied.taken > 0 {
             let done = self.copy_entries(entries).await;
             done.inspect_err(|_| self.stream.put_back())?;
@@ -149,7 +184,8 @@ impl<'a> Recorder<'a> {
                     bytes += size(&record);
                     let (names_only, message) = (record.stack.clone(), record.message.clone());
                     let record = self.backtraces.resolve(record).await;
-                    if let (Some(old), Some(message), Some(new)) = (names_only, message, &record.stack)
+                    if let (Some(old), Some(message), Some(new)) =
+                        (names_only, message, &record.stack)
                         && old != *new
                     {
                         let text = |stack: &str| format!("{message}\n{stack}");
@@ -165,7 +201,11 @@ impl<'a> Recorder<'a> {
                 }
             }
         }
-        self.batch = if bytes > BATCH_BYTES { (self.batch / 2).max(1) } else { (self.batch * 2).min(BATCH) };
+        self.batch = if bytes > BATCH_BYTES {
+            (self.batch / 2).max(1)
+        } else {
+            (self.batch * 2).min(BATCH)
+        };
         self.make_months(&records).await?;
         let attempts = self.bodies.prepare(records).await?;
         for (attempts, ids) in pieces(&attempts, &ids) {
@@ -188,8 +228,11 @@ impl<'a> Recorder<'a> {
     /// Makes partitions of months that the duty has not made. Without its own partition, a record
     /// would go to the one for records with wrong clocks.
     async fn make_months(&mut self, records: &[AttemptRecord]) -> Result<(), StoreError> {
-        let month = |record: &AttemptRecord| (record.finished_at.year(), record.finished_at.month());
-        let new = records.iter().filter(|record| !self.months.contains(&month(record)));
+        let month =
+            |record: &AttemptRecord| (record.finished_at.year(), record.finished_at.month());
+        let new = records
+            .iter()
+            .filter(|record| !self.months.contains(&month(record)));
         let times: Vec<_> = new.map(|record| record.finished_at).collect();
         if !times.is_empty() {
             if self.store.make_partitions(&times).await? > 0 {
@@ -204,7 +247,12 @@ impl<'a> Recorder<'a> {
 /// About how many bytes a record takes in an insert.
 fn size(record: &AttemptRecord) -> usize {
     let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
-    text(&record.message) + text(&record.stack) + record.body.as_ref().map_or(0, patchbay_model::attempt::Body::bytes)
+    text(&record.message)
+        + text(&record.stack)
+        + record
+            .body
+            .as_ref()
+            .map_or(0, patchbay_model::attempt::Body::bytes)
 }
 
 /// Splits into pieces of about [`BATCH_BYTES`].
@@ -218,11 +266,17 @@ fn pieces<'a>(
             bytes += size(&new.record) + new.body.as_ref().map_or(0, |body| body.bytes.len());
             bytes <= BATCH_BYTES
         };
-        let length = attempts.iter().take_while(fits).count().max(1).min(attempts.len());
+        let length = attempts
+            .iter()
+            .take_while(fits)
+            .count()
+            .max(1)
+            .min(attempts.len());
         if length == 0 {
             return None;
         }
-        let ((piece, attempts_left), (of_piece, ids_left)) = (attempts.split_at(length), ids.split_at(length));
+        let ((piece, attempts_left), (of_piece, ids_left)) =
+            (attempts.split_at(length), ids.split_at(length));
         (attempts, ids) = (attempts_left, ids_left);
         Some((piece, of_piece))
     })
@@ -231,7 +285,10 @@ fn pieces<'a>(
 /// Records all in one statement. When Postgres refuses it for its content, records each by itself,
 /// so that a record that can never be stored does not block the rest. Returns the positions of
 /// those records, with the reason.
-pub async fn record(store: &Store, attempts: &[NewAttempt]) -> Result<Vec<(usize, String)>, StoreError> {
+pub async fn record(
+    store: &Store,
+    attempts: &[NewAttempt],
+) -> Result<Vec<(usize, String)>, StoreError> {
     match store.record_attempts(attempts).await {
         Err(StoreError::Refused(_) | StoreError::Unstorable(_)) => {}
         done => return done.map(|_| Vec::new()),
@@ -258,7 +315,10 @@ struct Backtraces<'a> {
 
 impl<'a> Backtraces<'a> {
     fn new(store: &'a Store) -> Self {
-        Self { store, known: HashMap::new() }
+        Self {
+            store,
+            known: HashMap::new(),
+        }
     }
 
     async fn resolve(&mut self, mut record: AttemptRecord) -> AttemptRecord {
@@ -281,7 +341,11 @@ impl<'a> Backtraces<'a> {
             return known.clone();
         }
         let component = self.store.component(&revision).await.ok().flatten();
-        let read = tokio::task::spawn_blocking(move || component.and_then(|bytes| Symbols::of(&bytes)).map(Arc::new));
+        let read = tokio::task::spawn_blocking(move || {
+            component
+                .and_then(|bytes| Symbols::of(&bytes))
+                .map(Arc::new)
+        });
         let symbols = read.await.ok().flatten();
         if self.known.len() >= MAX_SYMBOLS {
             self.known.clear();

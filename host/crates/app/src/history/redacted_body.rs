@@ -24,7 +24,11 @@ pub(crate) struct RedactedBody {
 
 impl RedactedBody {
     fn withheld(reason: impl Into<String>) -> Self {
-        Self { data: None, result: None, withheld: Some(reason.into()) }
+        Self {
+            data: None,
+            result: None,
+            withheld: Some(reason.into()),
+        }
     }
 }
 
@@ -49,8 +53,19 @@ pub(crate) struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     /// With `reveal`, the caller must record who reads.
-    pub(crate) fn new(bodies: &'a SealedBodies, plugins: &'a Plugins, queues: &'a Broker, reveal: bool) -> Self {
-        Self { bodies, plugins, queues, reveal, redactions: BTreeMap::new() }
+    pub(crate) fn new(
+        bodies: &'a SealedBodies,
+        plugins: &'a Plugins,
+        queues: &'a Broker,
+        reveal: bool,
+    ) -> Self {
+        Self {
+            bodies,
+            plugins,
+            queues,
+            reveal,
+            redactions: BTreeMap::new(),
+        }
     }
 
     /// Fails only when Postgres or Redis does not answer.
@@ -58,8 +73,16 @@ impl<'a> Reader<'a> {
         let (Ok(queue), Ok(id)) = (row.queue.parse::<QueueName>(), row.job_id.parse()) else {
             return Ok(RedactedBody::withheld("the row is damaged"));
         };
-        let known = || self.plugins.knows_redaction(&queue).then(|| self.plugins.redaction(&queue));
-        let redaction = self.redactions.entry(row.queue.clone()).or_insert_with(known).clone();
+        let known = || {
+            self.plugins
+                .knows_redaction(&queue)
+                .then(|| self.plugins.redaction(&queue))
+        };
+        let redaction = self
+            .redactions
+            .entry(row.queue.clone())
+            .or_insert_with(known)
+            .clone();
         let Some(redaction) = redaction.or_else(|| self.reveal.then(Redaction::default)) else {
             return Ok(RedactedBody::withheld(format!(
                 "no plugin has ever handled {queue} here, so nothing says what of its jobs may be shown"
@@ -73,16 +96,29 @@ impl<'a> Reader<'a> {
         };
         let started = row.started.unsigned_abs();
         Ok(match self.bodies.open(&job, started, &row.sealed()).await {
-            Ok(body) if self.reveal => {
-                RedactedBody { data: json(body.data), result: body.result.and_then(json), withheld: None }
-            }
+            Ok(body) if self.reveal => RedactedBody {
+                data: json(body.data),
+                result: body.result.and_then(json),
+                withheld: None,
+            },
             Ok(body) => {
                 // A parent sees its children's results. Their hidden values are known while Redis
                 // has the children.
-                let told = self.queues.children_data(&job.queue, &[job.id.as_str()]).await?.concat();
-                let (data, mask) = redaction.data_with_others(&body.data, self.plugins.hidden_values(&told));
-                let result = body.result.map(|result| redaction.document(&result, &mask).text.into_owned());
-                RedactedBody { data: json(data.text.into_owned()), result: result.and_then(json), withheld: None }
+                let told = self
+                    .queues
+                    .children_data(&job.queue, &[job.id.as_str()])
+                    .await?
+                    .concat();
+                let (data, mask) =
+                    redaction.data_with_others(&body.data, self.plugins.hidden_values(&told));
+                let result = body
+                    .result
+                    .map(|result| redaction.document(&result, &mask).text.into_owned());
+                RedactedBody {
+                    data: json(data.text.into_owned()),
+                    result: result.and_then(json),
+                    withheld: None,
+                }
             }
             Err(Unopened::Store(error)) => return Err(error.into()),
             Err(reason) => RedactedBody::withheld(reason.to_string()),
@@ -113,6 +149,9 @@ mod tests {
     fn what_cannot_be_read_is_shown_as_a_text() {
         let shown = |text: &str| json(text.to_owned()).map(|value| value.get().to_owned());
         assert_eq!(shown("{\"a").as_deref(), Some(r#""{\"a""#));
-        assert_eq!(shown("12345678901234567890123").as_deref(), Some("12345678901234567890123"));
+        assert_eq!(
+            shown("12345678901234567890123").as_deref(),
+            Some("12345678901234567890123")
+        );
     }
 }

@@ -52,7 +52,11 @@ pub(crate) fn found_view(row: FoundRow) -> FoundAttempt {
 }
 
 pub(super) fn partition_view(row: PartitionRow) -> Partition {
-    Partition { name: row.name, rows: row.rows, bytes: row.bytes }
+    Partition {
+        name: row.name,
+        rows: row.rows,
+        bytes: row.bytes,
+    }
 }
 
 pub(super) fn last_prune_view(row: PrunedRow) -> LastPrune {
@@ -73,8 +77,17 @@ pub(super) fn retention_view(stored: patchbay_store::Retention) -> Retention {
         changed_at: row.changed_at,
         changed_by: row.changed_by,
     });
-    let KeepAttempts { completed_days, other_days } = stored.default;
-    Retention { default: DefaultRetention { completed_days, other_days }, queues: queues.collect() }
+    let KeepAttempts {
+        completed_days,
+        other_days,
+    } = stored.default;
+    Retention {
+        default: DefaultRetention {
+            completed_days,
+            other_days,
+        },
+        queues: queues.collect(),
+    }
 }
 
 pub(super) fn pruned_view(done: patchbay_store::Pruned) -> Pruned {

@@ -16,7 +16,6 @@ const CONTENTS: &str = "contents.json";
 #[derive(Debug)]
 pub struct BundleFile {
     pub name: &'static str,
-    /// What the file contains.
     pub about: &'static str,
     /// Bytes, or why they are missing.
     pub content: Result<Vec<u8>, String>,
@@ -26,7 +25,6 @@ pub struct BundleFile {
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Entry {
     pub name: String,
-    /// What the file contains.
     pub about: String,
     /// Size. `None` when the file is missing.
     pub bytes: Option<usize>,
@@ -36,7 +34,6 @@ pub struct Entry {
 
 #[derive(Debug)]
 pub struct Title {
-    /// Who collected the archive.
     pub by: String,
     pub at: DateTime<Utc>,
     /// How far back it reaches.
@@ -46,8 +43,15 @@ pub struct Title {
 impl BundleFile {
     /// Makes a file of readable JSON.
     pub fn json(name: &'static str, about: &'static str, content: Result<Value, String>) -> Self {
-        let text = |value: Value| serde_json::to_string_pretty(&value).map_err(|error| error.to_string());
-        Self { name, about, content: content.and_then(text).map(|text| (text + "\n").into_bytes()) }
+        let text =
+            |value: Value| serde_json::to_string_pretty(&value).map_err(|error| error.to_string());
+        Self {
+            name,
+            about,
+            content: content
+                .and_then(text)
+                .map(|text| (text + "\n").into_bytes()),
+        }
     }
 }
 
@@ -91,15 +95,29 @@ pub fn contents(archive: &[u8]) -> io::Result<Vec<Entry>> {
             return Ok(serde_json::from_reader(entry)?);
         }
     }
-    Err(io::Error::new(io::ErrorKind::InvalidData, "the archive has no list of contents"))
+    Err(io::Error::new(
+        io::ErrorKind::InvalidData,
+        "the archive has no list of contents",
+    ))
 }
 
 fn readme(title: &Title, entries: &[Entry]) -> String {
     let Title { by, at, since } = title;
     let at = at.to_rfc3339_opts(SecondsFormat::Secs, true);
-    let mut text = format!("# Incident bundle of Patchbay\n\nCollected by {by} at {at}, looking back {since}.\n\n");
-    for Entry { name, about, missing, .. } in entries {
-        let missing = missing.as_ref().map(|why| format!(" **Missing**: {why}")).unwrap_or_default();
+    let mut text = format!(
+        "# Incident bundle of Patchbay\n\nCollected by {by} at {at}, looking back {since}.\n\n"
+    );
+    for Entry {
+        name,
+        about,
+        missing,
+        ..
+    } in entries
+    {
+        let missing = missing
+            .as_ref()
+            .map(|why| format!(" **Missing**: {why}"))
+            .unwrap_or_default();
         // Writing to a String cannot fail.
         let _ = writeln!(text, "- `{name}`: {about}.{missing}");
     }
@@ -114,17 +132,31 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_named_and_the_rest_is_there() -> io::Result<()> {
-        let title = Title { by: "host a:1".into(), at: DateTime::UNIX_EPOCH, since: "1 h".into() };
+        let title = Title {
+            by: "host a:1".into(),
+            at: DateTime::UNIX_EPOCH,
+            since: "1 h".into(),
+        };
         let parts = [
             BundleFile::json("there.json", "something", Ok(serde_json::json!({ "a": 1 }))),
-            BundleFile::json("gone.json", "something else", Err("Postgres does not answer".into())),
+            BundleFile::json(
+                "gone.json",
+                "something else",
+                Err("Postgres does not answer".into()),
+            ),
         ];
         let packed = archive(&title, &parts)?;
         let entries = contents(&packed)?;
         assert_eq!(entries[0].bytes, Some(13));
-        assert_eq!(entries[1].missing.as_deref(), Some("Postgres does not answer"));
+        assert_eq!(
+            entries[1].missing.as_deref(),
+            Some("Postgres does not answer")
+        );
         let text = readme(&title, &entries);
-        assert!(text.contains("`gone.json`: something else. **Missing**: Postgres does not answer"), "{text}");
+        assert!(
+            text.contains("`gone.json`: something else. **Missing**: Postgres does not answer"),
+            "{text}"
+        );
         Ok(())
     }
 }

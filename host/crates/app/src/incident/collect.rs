@@ -44,7 +44,6 @@ pub struct Sources {
 }
 
 pub struct Packed {
-    /// The file name.
     pub name: String,
     /// The `.tar.gz`.
     pub content: Vec<u8>,
@@ -86,35 +85,62 @@ impl Incident {
         }
         let recorded = self.record(who, since_s).await;
         let mut files = self.collect(Duration::from_secs(since_s)).await;
-        files.push(BundleFile::json("audited.json", "whether this bundle is in the operators' trail", recorded));
-        let title =
-            Title { by: format!("host {}", self.plugins.host()), at: Utc::now(), since: format!("{since_s} s") };
-        let name = format!("patchbay-incident-{}.tar.gz", title.at.format("%Y%m%dT%H%M%SZ"));
+        files.push(BundleFile::json(
+            "audited.json",
+            "whether this bundle is in the operators' trail",
+            recorded,
+        ));
+        let title = Title {
+            by: format!("host {}", self.plugins.host()),
+            at: Utc::now(),
+            since: format!("{since_s} s"),
+        };
+        let name = format!(
+            "patchbay-incident-{}.tar.gz",
+            title.at.format("%Y%m%dT%H%M%SZ")
+        );
         let packed = tokio::task::spawn_blocking(move || archive(&title, &files)).await;
-        let content = packed.map_err(|_| Error::internal())?.map_err(|_| Error::internal())?;
+        let content = packed
+            .map_err(|_| Error::internal())?
+            .map_err(|_| Error::internal())?;
         Ok(Packed { name, content })
     }
 
     /// Records the action where that is possible. A bundle must work without Postgres: then it is
     /// needed most.
     async fn record(&self, who: &Caller, since_s: u64) -> Result<Value, String> {
-        let action = const { IncidentBundle::OPERATION.audit.expect("a bundle is recorded") };
+        let action = const {
+            IncidentBundle::OPERATION
+                .audit
+                .expect("a bundle is recorded")
+        };
         let details = json!({ "sinceS": since_s });
         let noted = within(async {
-            let id = self.store.begin_action(&who.actor, action, "host", &details).await?;
+            let id = self
+                .store
+                .begin_action(&who.actor, action, "host", &details)
+                .await?;
             self.store.finish_action(id, &Ok(Value::Null)).await
         });
         match noted.await {
             Ok(()) => Ok(json!({ "action": action, "actor": who.actor })),
             Err(reason) => {
-                tracing::warn!(actor = who.actor, reason, "an incident bundle was made, and the trail does not say so");
+                tracing::warn!(
+                    actor = who.actor,
+                    reason,
+                    "an incident bundle was made, and the trail does not say so"
+                );
                 Err(reason)
             }
         }
     }
 
     async fn collect(&self, since: Duration) -> Vec<BundleFile> {
-        let Sources { configuration, findings, lines } = &*self.sources;
+        let Sources {
+            configuration,
+            findings,
+            lines,
+        } = &*self.sources;
         let metrics = async { self.exposition.text().await.map_err(|_| Error::internal()) };
         let (versions, health, metrics, queues, plugins, actions, failures, schedules, doctor) = tokio::join!(
             self.versions(),
@@ -131,7 +157,11 @@ impl Incident {
         let outside = self.outside.list();
         let log = lines.text().into_bytes();
         vec![
-            BundleFile::json("versions.json", "this host, the others, and what they run", versions),
+            BundleFile::json(
+                "versions.json",
+                "this host, the others, and what they run",
+                versions,
+            ),
             BundleFile::json(
                 "config.json",
                 "every key that is set, secrets as (set)",
@@ -147,17 +177,39 @@ impl Incident {
                 about: "the page that Prometheus reads",
                 content: metrics.map(String::into_bytes),
             },
-            BundleFile::json("queues.json", "counts, ages, limits, and why each queue does not move", queues),
-            BundleFile::json("plugins.json", "revisions and their states, quarantines", plugins),
-            BundleFile::json("actions.json", "what operators did, without details", actions),
-            BundleFile::json("failures.json", "attempts that did not complete, without their jobs", failures),
+            BundleFile::json(
+                "queues.json",
+                "counts, ages, limits, and why each queue does not move",
+                queues,
+            ),
+            BundleFile::json(
+                "plugins.json",
+                "revisions and their states, quarantines",
+                plugins,
+            ),
+            BundleFile::json(
+                "actions.json",
+                "what operators did, without details",
+                actions,
+            ),
+            BundleFile::json(
+                "failures.json",
+                "attempts that did not complete, without their jobs",
+                failures,
+            ),
             BundleFile::json("schedules.json", "schedules, without their data", schedules),
             BundleFile::json(
                 "breakers.json",
                 "outside hosts and their breakers, of this host",
-                serde_json::to_value(outside).map(scrubbed).map_err(|error| error.to_string()),
+                serde_json::to_value(outside)
+                    .map(scrubbed)
+                    .map_err(|error| error.to_string()),
             ),
-            BundleFile::json("doctor.json", "what `patchbay doctor` finds, asked by this host", doctor.map(scrubbed)),
+            BundleFile::json(
+                "doctor.json",
+                "what `patchbay doctor` finds, asked by this host",
+                doctor.map(scrubbed),
+            ),
             BundleFile {
                 name: "log.jsonl",
                 about: "the last lines of this host's log, info and above",
@@ -176,7 +228,9 @@ impl Incident {
         });
         let version = env!("CARGO_PKG_VERSION");
         let (hosts, unknown) = (hosts.clone().ok(), hosts.err());
-        Ok(json!({ "host": self.plugins.host(), "version": version, "hosts": hosts, "hostsUnknown": unknown }))
+        Ok(
+            json!({ "host": self.plugins.host(), "version": version, "hosts": hosts, "hostsUnknown": unknown }),
+        )
     }
 
     async fn health(&self) -> Value {
@@ -198,14 +252,24 @@ impl Incident {
         // The queues that Postgres and a scan of Redis know, or those of running plugins when these
         // do not answer.
         let names = within(self.queues.catalog().names()).await;
-        let names: Vec<QueueName> = names.map_or_else(|_| self.plugins.queues(), |names| names.into_iter().collect());
+        let names: Vec<QueueName> = names.map_or_else(
+            |_| self.plugins.queues(),
+            |names| names.into_iter().collect(),
+        );
         let overviews = within(self.broker.overview(&names)).await?;
-        let diagnosed = overviews.into_iter().enumerate().map(async |(place, overview)| {
-            let asked = place < MAX_QUEUES;
-            let why = if asked { json(self.queues.reasons(&overview.name)).await } else { Ok(Value::Null) };
-            let (why, unknown) = (why.clone().ok(), why.err());
-            json!({ "queue": overview, "why": why.map(scrubbed), "whyUnknown": unknown })
-        });
+        let diagnosed = overviews
+            .into_iter()
+            .enumerate()
+            .map(async |(place, overview)| {
+                let asked = place < MAX_QUEUES;
+                let why = if asked {
+                    json(self.queues.reasons(&overview.name)).await
+                } else {
+                    Ok(Value::Null)
+                };
+                let (why, unknown) = (why.clone().ok(), why.err());
+                json!({ "queue": overview, "why": why.map(scrubbed), "whyUnknown": unknown })
+            });
         Ok(join_all(diagnosed).await.into())
     }
 
@@ -233,7 +297,9 @@ impl Incident {
         let mut rows = self.store.recent_actions(since, MAX_ROWS).await?;
         for row in &mut rows {
             // The target is one job: keep the queue, and remove the job's id.
-            let names_jobs = ["job.", "history."].iter().any(|kind| row.action.starts_with(kind));
+            let names_jobs = ["job.", "history."]
+                .iter()
+                .any(|kind| row.action.starts_with(kind));
             if let Some((queue, _)) = row.target.split_once('/').filter(|_| names_jobs) {
                 row.target = queue.to_owned();
             }
@@ -243,7 +309,10 @@ impl Incident {
     }
 
     async fn failures(&self, since: Duration) -> Result<Value, Error> {
-        let mut rows = self.store.recent_failures(self.broker.prefix(), since, MAX_ROWS).await?;
+        let mut rows = self
+            .store
+            .recent_failures(self.broker.prefix(), since, MAX_ROWS)
+            .await?;
         for row in &mut rows {
             row.message = row.message.take().map(|message| redact_foreign(&message));
             row.code = row.code.take().map(|code| redact_foreign(&code));
@@ -253,7 +322,12 @@ impl Incident {
 
     async fn schedules(&self) -> Result<Value, Error> {
         let mut shown = serde_json::to_value(self.schedules.list().await?).unwrap_or_default();
-        for schedule in shown.as_array_mut().into_iter().flatten().filter_map(Value::as_object_mut) {
+        for schedule in shown
+            .as_array_mut()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_object_mut)
+        {
             schedule.remove("data");
         }
         Ok(scrubbed(shown))
@@ -268,7 +342,9 @@ async fn within<T, E: Into<Error>>(part: impl Future<Output = Result<T, E>>) -> 
     }
 }
 
-async fn json<T: Serialize, E: Into<Error>>(part: impl Future<Output = Result<T, E>>) -> Result<Value, String> {
+async fn json<T: Serialize, E: Into<Error>>(
+    part: impl Future<Output = Result<T, E>>,
+) -> Result<Value, String> {
     serde_json::to_value(within(part).await?).map_err(|error| error.to_string())
 }
 
@@ -277,7 +353,10 @@ fn scrubbed(value: Value) -> Value {
     match value {
         Value::String(text) => redact_own(&text).into(),
         Value::Array(items) => items.into_iter().map(scrubbed).collect(),
-        Value::Object(fields) => fields.into_iter().map(|(name, value)| (name, scrubbed(value))).collect(),
+        Value::Object(fields) => fields
+            .into_iter()
+            .map(|(name, value)| (name, scrubbed(value)))
+            .collect(),
         other => other,
     }
 }

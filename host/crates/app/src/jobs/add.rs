@@ -29,13 +29,17 @@ impl Jobs {
         let act = async {
             let ids = enqueue_span::end(span, self.broker.add(vec![job]).await)?;
             let id = ids.into_iter().next().ok_or_else(Error::internal)?;
-            Ok(Added { queue: queue.to_string(), id: id.to_string() })
+            Ok(Added {
+                queue: queue.to_string(),
+                id: id.to_string(),
+            })
         };
-        self.actions.record::<JobsAdd, _>(who, queue.as_str(), details, act).await
+        self.actions
+            .record::<JobsAdd, _>(who, queue.as_str(), details, act)
+            .await
     }
 }
 
-/// In BullMQ's form.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct KeepBody {
@@ -52,7 +56,9 @@ pub(crate) fn new_job(body: AddJob, queue: QueueName, trace: Trace) -> Result<Ne
         queue,
         name: body.name,
         // Kept as it was written: a number that the host cannot represent must not be rounded.
-        data: body.data.map_or_else(|| "{}".to_owned(), |data| data.get().to_owned()),
+        data: body
+            .data
+            .map_or_else(|| "{}".to_owned(), |data| data.get().to_owned()),
         id: body.id.map(|id| id.parse()).transpose()?,
         delay: body.delay_ms.map(Duration::from_millis),
         priority: body.priority,
@@ -72,19 +78,32 @@ pub(crate) fn new_job(body: AddJob, queue: QueueName, trace: Trace) -> Result<Ne
         }),
         lifo: body.lifo,
         expires_at_ms: body.expires_at_ms,
-        keep_completed: body.remove_on_complete.map(|wish| keep("removeOnComplete", wish)).transpose()?,
-        keep_failed: body.remove_on_fail.map(|wish| keep("removeOnFail", wish)).transpose()?,
+        keep_completed: body
+            .remove_on_complete
+            .map(|wish| keep("removeOnComplete", wish))
+            .transpose()?,
+        keep_failed: body
+            .remove_on_fail
+            .map(|wish| keep("removeOnFail", wish))
+            .transpose()?,
         trace,
     })
 }
 
 fn keep(name: &str, wish: Value) -> Result<Keep, Error> {
     let read = match &wish {
-        Value::Bool(remove) => Some(Keep { age: None, count: remove.then_some(0) }),
-        Value::Number(count) => count.as_u64().map(|count| Keep { age: None, count: Some(count) }),
-        Value::Object(_) => KeepBody::deserialize(&wish)
-            .ok()
-            .map(|body| Keep { age: body.age.map(Duration::from_secs), count: body.count }),
+        Value::Bool(remove) => Some(Keep {
+            age: None,
+            count: remove.then_some(0),
+        }),
+        Value::Number(count) => count.as_u64().map(|count| Keep {
+            age: None,
+            count: Some(count),
+        }),
+        Value::Object(_) => KeepBody::deserialize(&wish).ok().map(|body| Keep {
+            age: body.age.map(Duration::from_secs),
+            count: body.count,
+        }),
         _ => None,
     };
     let form = "is true, false, a number of jobs, or {\"age\": seconds, \"count\": jobs}";

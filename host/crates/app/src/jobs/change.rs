@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use patchbay_api::jobs::{
-    Delay, JobPath, JobsKill, JobsPromote, JobsRemove, JobsRetry, JobsSetData, JobsSetDelay, JobsSetPriority, Priority,
+    Delay, JobPath, JobsKill, JobsPromote, JobsRemove, JobsRetry, JobsSetData, JobsSetDelay,
+    JobsSetPriority, Priority,
 };
 use patchbay_api::operation::Endpoint;
 use patchbay_model::job::trail_name;
@@ -20,43 +21,79 @@ use crate::reveal::refuse_mark;
 impl Jobs {
     pub async fn retry(&self, who: &Caller, job: &JobPath) -> Result<(), Error> {
         let (queue, id) = self.named(job).await?;
-        self.change::<JobsRetry>(who, &queue, &id, json!({}), self.broker.retry(&queue, &id)).await
+        self.change::<JobsRetry>(who, &queue, &id, json!({}), self.broker.retry(&queue, &id))
+            .await
     }
 
     pub async fn remove(&self, who: &Caller, job: &JobPath) -> Result<(), Error> {
         let (queue, id) = self.named(job).await?;
-        self.change::<JobsRemove>(who, &queue, &id, json!({}), self.broker.remove(&queue, &id)).await
+        self.change::<JobsRemove>(who, &queue, &id, json!({}), self.broker.remove(&queue, &id))
+            .await
     }
 
     pub async fn promote(&self, who: &Caller, job: &JobPath) -> Result<(), Error> {
         let (queue, id) = self.named(job).await?;
-        self.change::<JobsPromote>(who, &queue, &id, json!({}), self.broker.promote(&queue, &id)).await
+        self.change::<JobsPromote>(
+            who,
+            &queue,
+            &id,
+            json!({}),
+            self.broker.promote(&queue, &id),
+        )
+        .await
     }
 
     pub async fn kill(&self, who: &Caller, job: &JobPath) -> Result<(), Error> {
         let (queue, id) = self.named(job).await?;
-        self.change::<JobsKill>(who, &queue, &id, json!({}), self.broker.kill(&queue, &id, &who.actor)).await
+        self.change::<JobsKill>(
+            who,
+            &queue,
+            &id,
+            json!({}),
+            self.broker.kill(&queue, &id, &who.actor),
+        )
+        .await
     }
 
-    pub async fn set_data(&self, who: &Caller, job: &JobPath, data: &RawValue) -> Result<(), Error> {
+    pub async fn set_data(
+        &self,
+        who: &Caller,
+        job: &JobPath,
+        data: &RawValue,
+    ) -> Result<(), Error> {
         let (queue, id) = self.named(job).await?;
         refuse_mark("the data", data.get())?;
         // Data may be personal: the record says that it was changed, not to what.
         let details = json!({ "bytes": data.get().len() });
         let act = self.broker.set_data(&queue, &id, data.get());
-        self.change::<JobsSetData>(who, &queue, &id, details, act).await
+        self.change::<JobsSetData>(who, &queue, &id, details, act)
+            .await
     }
 
-    pub async fn set_delay(&self, who: &Caller, job: &JobPath, Delay { delay_ms }: Delay) -> Result<(), Error> {
+    pub async fn set_delay(
+        &self,
+        who: &Caller,
+        job: &JobPath,
+        Delay { delay_ms }: Delay,
+    ) -> Result<(), Error> {
         let (queue, id) = self.named(job).await?;
-        let act = self.broker.set_delay(&queue, &id, Duration::from_millis(delay_ms));
-        self.change::<JobsSetDelay>(who, &queue, &id, json!({ "delayMs": delay_ms }), act).await
+        let act = self
+            .broker
+            .set_delay(&queue, &id, Duration::from_millis(delay_ms));
+        self.change::<JobsSetDelay>(who, &queue, &id, json!({ "delayMs": delay_ms }), act)
+            .await
     }
 
-    pub async fn set_priority(&self, who: &Caller, job: &JobPath, wish: Priority) -> Result<(), Error> {
+    pub async fn set_priority(
+        &self,
+        who: &Caller,
+        job: &JobPath,
+        wish: Priority,
+    ) -> Result<(), Error> {
         let (queue, id) = self.named(job).await?;
         let act = self.broker.set_priority(&queue, &id, wish.priority);
-        self.change::<JobsSetPriority>(who, &queue, &id, json!({ "priority": wish.priority }), act).await
+        self.change::<JobsSetPriority>(who, &queue, &id, json!({ "priority": wish.priority }), act)
+            .await
     }
 
     async fn change<E: Endpoint>(
@@ -68,6 +105,8 @@ impl Jobs {
         act: impl Future<Output = Result<(), QueueError>>,
     ) -> Result<(), Error> {
         let act = async { Ok(act.await?) };
-        self.actions.record::<E, _>(who, &trail_name(queue, id), details, act).await
+        self.actions
+            .record::<E, _>(who, &trail_name(queue, id), details, act)
+            .await
     }
 }

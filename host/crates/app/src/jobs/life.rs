@@ -22,7 +22,6 @@ pub(super) struct JobFacts {
     pub actions: Vec<JobAction>,
     /// Bulk operations that chose or added the job.
     pub bulks: Vec<JobBulk>,
-    /// Entries of plugins.
     pub audit: Vec<JobAudit>,
     /// Erasures that removed its data.
     pub erasures: Vec<JobErasure>,
@@ -41,29 +40,43 @@ pub(super) struct JobFacts {
 pub(super) fn timeline(queue: &str, id: &str, known: JobFacts) -> Timeline {
     let mut lives: BTreeMap<i64, Life> = BTreeMap::new();
     for row in &known.attempts {
-        let life = lives.entry(row.job_created_ms).or_insert_with(|| new_life(row.job_created_ms));
+        let life = lives
+            .entry(row.job_created_ms)
+            .or_insert_with(|| new_life(row.job_created_ms));
         life.name.clone_from(&row.attempt.name);
-        life.correlation_id.get_or_insert_with(|| row.attempt.correlation_id.clone());
-        life.platform = life.platform.take().or_else(|| row.attempt.platform.clone());
+        life.correlation_id
+            .get_or_insert_with(|| row.attempt.correlation_id.clone());
+        life.platform = life
+            .platform
+            .take()
+            .or_else(|| row.attempt.platform.clone());
         life.parent = life.parent.take().or_else(|| row.attempt.parent.clone());
         life.events.push(attempt(row, &known.versions));
     }
     if let Some(job) = known.job {
-        let made = job.timestamp.and_then(|ms| i64::try_from(ms).ok()).unwrap_or(0);
+        let made = job
+            .timestamp
+            .and_then(|ms| i64::try_from(ms).ok())
+            .unwrap_or(0);
         let life = lives.entry(made).or_insert_with(|| new_life(made));
         is_in_redis(life, job, known.family, known.logs);
     }
     for erasure in &known.erasures {
         // Of an erased job that never ran, nothing else is left.
-        lives.entry(erasure.job_created_ms).or_insert_with(|| new_life(erasure.job_created_ms));
+        lives
+            .entry(erasure.job_created_ms)
+            .or_insert_with(|| new_life(erasure.job_created_ms));
     }
     for relative in &known.relatives {
         let key = format!("{}:{}", relative.queue, relative.job_id);
         for life in lives.values_mut() {
             if relative.parent.as_deref() == Some(&known.key) {
-                life.children.entry(key.clone()).or_insert_with(|| relative.outcome.clone());
+                life.children
+                    .entry(key.clone())
+                    .or_insert_with(|| relative.outcome.clone());
             } else {
-                life.same_request.insert(key.clone(), relative.outcome.clone());
+                life.same_request
+                    .insert(key.clone(), relative.outcome.clone());
             }
         }
     }
@@ -71,32 +84,87 @@ pub(super) fn timeline(queue: &str, id: &str, known: JobFacts) -> Timeline {
         // The operation chose this job, or added it. A job that was added with the same id
         // continues its life.
         let adds = item.job_id != id;
-        let place = if adds { made_at(&lives, item.at.timestamp_millis()) } else { Some(item.job_created_ms) };
+        let place = if adds {
+            made_at(&lives, item.at.timestamp_millis())
+        } else {
+            Some(item.job_created_ms)
+        };
         if let Some(life) = place.and_then(|made| lives.get_mut(&made)) {
-            life.events.push(Event { at: item.at, kind: bulk(&item, adds) });
+            life.events.push(Event {
+                at: item.at,
+                kind: bulk(&item, adds),
+            });
         }
     }
     for erasure in known.erasures {
-        let JobErasure { erasure, job_created_ms, at, actor, reason } = erasure;
+        let JobErasure {
+            erasure,
+            job_created_ms,
+            at,
+            actor,
+            reason,
+        } = erasure;
         if let Some(life) = lives.get_mut(&job_created_ms) {
-            life.events.push(Event { at, kind: EventKind::Erased { actor, reason, erasure } });
+            life.events.push(Event {
+                at,
+                kind: EventKind::Erased {
+                    actor,
+                    reason,
+                    erasure,
+                },
+            });
         }
     }
     let actions = known.actions.into_iter().map(|action| {
-        let JobAction { actor, action, began_at, error, .. } = action;
-        Event { at: began_at, kind: EventKind::Operator { actor, action, error } }
+        let JobAction {
+            actor,
+            action,
+            began_at,
+            error,
+            ..
+        } = action;
+        Event {
+            at: began_at,
+            kind: EventKind::Operator {
+                actor,
+                action,
+                error,
+            },
+        }
     });
     let entries = known.audit.into_iter().map(|entry| {
-        let by = entry.queue.zip(entry.job_id).map(|(queue, id)| format!("{queue}:{id}")).filter(|by| *by != known.key);
-        let JobAudit { at, trail, entry_key, plugin, .. } = entry;
-        Event { at, kind: EventKind::Audit { trail, entry_key, plugin, by } }
+        let by = entry
+            .queue
+            .zip(entry.job_id)
+            .map(|(queue, id)| format!("{queue}:{id}"))
+            .filter(|by| *by != known.key);
+        let JobAudit {
+            at,
+            trail,
+            entry_key,
+            plugin,
+            ..
+        } = entry;
+        Event {
+            at,
+            kind: EventKind::Audit {
+                trail,
+                entry_key,
+                plugin,
+                by,
+            },
+        }
     });
     for event in actions.chain(entries) {
         let at = event.at.timestamp_millis();
         let place = match adds(&event) {
             true => made_at(&lives, at),
             // Events before the first life (clocks differ) belong to the first.
-            false => lives.range(..=at).next_back().or(lives.iter().next()).map(|(made, _)| *made),
+            false => lives
+                .range(..=at)
+                .next_back()
+                .or(lives.iter().next())
+                .map(|(made, _)| *made),
         };
         if let Some(life) = place.and_then(|made| lives.get_mut(&made)) {
             life.events.push(event);
@@ -109,10 +177,15 @@ pub(super) fn timeline(queue: &str, id: &str, known: JobFacts) -> Timeline {
             EventKind::Added => 1,
             _ => 2,
         };
-        life.events.sort_by_key(|event| (event.at.timestamp_millis(), rank(event), event.at));
+        life.events
+            .sort_by_key(|event| (event.at.timestamp_millis(), rank(event), event.at));
         compute_waits(life);
     }
-    Timeline { queue: queue.to_owned(), id: id.to_owned(), lives: lives.into_values().collect() }
+    Timeline {
+        queue: queue.to_owned(),
+        id: id.to_owned(),
+        lives: lives.into_values().collect(),
+    }
 }
 
 /// The life that began nearest to this time. The time may come from the clock of another machine.
@@ -133,16 +206,23 @@ fn adds(event: &Event) -> bool {
 fn puts_back(event: &Event) -> bool {
     match &event.kind {
         EventKind::Operator { action, error, .. } => action == "job.retry" && error.is_none(),
-        EventKind::Bulk { action, state, added, like, .. } => {
-            action != "remove" && state == "done" && added.is_none() && like.is_none()
-        }
+        EventKind::Bulk {
+            action,
+            state,
+            added,
+            like,
+            ..
+        } => action != "remove" && state == "done" && added.is_none() && like.is_none(),
         _ => false,
     }
 }
 
 fn new_life(created_ms: i64) -> Life {
     let created_at = DateTime::from_timestamp_millis(created_ms);
-    let added = created_at.map(|at| Event { at, kind: EventKind::Added });
+    let added = created_at.map(|at| Event {
+        at,
+        kind: EventKind::Added,
+    });
     Life {
         created_at,
         name: String::new(),
@@ -164,7 +244,13 @@ fn compute_waits(life: &mut Life) {
         if puts_back(event) || matches!(event.kind, EventKind::Added) {
             since = Some(event.at);
         }
-        if let EventKind::Attempt { waited_ms, ended_at, verdict, .. } = &mut event.kind {
+        if let EventKind::Attempt {
+            waited_ms,
+            ended_at,
+            verdict,
+            ..
+        } = &mut event.kind
+        {
             // A clock that was set back must not make the wait negative.
             *waited_ms = since.map(|since| (event.at - since).num_milliseconds().max(0));
             let is_over = ["fail", "complete"].contains(&verdict.as_str());
@@ -179,11 +265,21 @@ fn is_in_redis(life: &mut Life, job: JobView, family: Family, logs: Vec<String>)
     life.correlation_id = life.correlation_id.take().or(family.correlation_id);
     life.platform = life.platform.take().or(family.platform);
     life.parent = life.parent.take().or(family.parent);
-    life.children = family.children.into_iter().map(|(key, state)| (key, state.to_owned())).collect();
+    life.children = family
+        .children
+        .into_iter()
+        .map(|(key, state)| (key, state.to_owned()))
+        .collect();
     for line in logs {
-        let time = line.split_whitespace().next().and_then(|word| DateTime::parse_from_rfc3339(word).ok());
+        let time = line
+            .split_whitespace()
+            .next()
+            .and_then(|word| DateTime::parse_from_rfc3339(word).ok());
         match time {
-            Some(at) => life.events.push(Event { at: at.to_utc(), kind: EventKind::Log { line } }),
+            Some(at) => life.events.push(Event {
+                at: at.to_utc(),
+                kind: EventKind::Log { line },
+            }),
             None => life.logs.push(line),
         }
     }
@@ -196,7 +292,10 @@ fn bulk(item: &JobBulk, adds: bool) -> EventKind {
         actor: item.actor.clone(),
         state: item.state.clone(),
         reason: item.reason.clone(),
-        added: item.new_id.clone().filter(|new| !adds && *new != item.job_id),
+        added: item
+            .new_id
+            .clone()
+            .filter(|new| !adds && *new != item.job_id),
         like: adds.then(|| item.job_id.clone()),
     }
 }
@@ -204,7 +303,13 @@ fn bulk(item: &JobBulk, adds: bool) -> EventKind {
 fn attempt(row: &FoundRow, versions: &BTreeMap<String, String>) -> Event {
     let at = row.attempt.clone();
     if at.source == "worker-lost" {
-        return Event { at: at.started_at, kind: EventKind::WorkerLost { started: at.started, host: at.host } };
+        return Event {
+            at: at.started_at,
+            kind: EventKind::WorkerLost {
+                started: at.started,
+                host: at.host,
+            },
+        };
     }
     let kind = EventKind::Attempt {
         started: at.started,
@@ -212,7 +317,10 @@ fn attempt(row: &FoundRow, versions: &BTreeMap<String, String>) -> Event {
         ended_at: at.finished_at,
         waited_ms: None,
         took_ms: (at.finished_at - at.started_at).num_milliseconds().max(0),
-        version: at.revision.as_ref().and_then(|digest| versions.get(digest).cloned()),
+        version: at
+            .revision
+            .as_ref()
+            .and_then(|digest| versions.get(digest).cloned()),
         host: at.host,
         plugin: at.plugin,
         revision: at.revision,
@@ -224,5 +332,8 @@ fn attempt(row: &FoundRow, versions: &BTreeMap<String, String>) -> Event {
         calls: at.calls.map(calls).unwrap_or_default(),
         source: at.source,
     };
-    Event { at: at.started_at, kind }
+    Event {
+        at: at.started_at,
+        kind,
+    }
 }

@@ -50,7 +50,11 @@ impl Jobs {
             store: parts.store.clone(),
             plugins: Arc::clone(&parts.plugins),
             actions: parts.actions.clone(),
-            catalog: Catalog::new(parts.broker.clone(), parts.store.clone(), Arc::clone(&parts.plugins)),
+            catalog: Catalog::new(
+                parts.broker.clone(),
+                parts.store.clone(),
+                Arc::clone(&parts.plugins),
+            ),
             traces: parts.traces.clone(),
         }
     }
@@ -62,13 +66,18 @@ impl Jobs {
         queue: &str,
         which: ListJobs,
     ) -> Result<patchbay_api::answer::Page<RedactedJob>, Error> {
-        let reveal = Reveal { reveal: which.reveal, reason: which.reason };
+        let reveal = Reveal {
+            reveal: which.reveal,
+            reason: which.reason,
+        };
         reveal::check(&reveal)?;
         let queue = self.catalog.known(queue).await?;
         let limit = which.limit.unwrap_or(DEFAULT_LISTED).min(MAX_LISTED);
         let start = match (which.offset, which.cursor) {
             (Some(_), Some(_)) => {
-                return Err(Error::invalid("a list starts at a place (offset) or behind a page (cursor), not both"));
+                return Err(Error::invalid(
+                    "a list starts at a place (offset) or behind a page (cursor), not both",
+                ));
             }
             (place, None) => Start::Place(place.unwrap_or(0)),
             (None, Some(cursor)) => Start::Behind(cursor.parse()?),
@@ -77,17 +86,30 @@ impl Jobs {
         let (items, next) = if reveal.reveal {
             let named = |listed: &Page| json!({ "jobs": listed.jobs.iter().map(|job| &job.id).collect::<Vec<_>>() });
             let (target, details) = (queue.as_str(), reveal::details(&reveal));
-            let listed = self.actions.record_as::<JobsList, _>(who, target, details, listed, named).await?;
+            let listed = self
+                .actions
+                .record_as::<JobsList, _>(who, target, details, listed, named)
+                .await?;
             (listed.jobs.into_iter().map(whole).collect(), listed.next)
         } else {
             let (redaction, listed) = (self.plugins.redaction(&queue), listed.await?);
             let ids: Vec<&str> = listed.jobs.iter().map(|job| job.id.as_str()).collect();
             let told = self.broker.children_data(&queue, &ids).await?;
-            let told = told.iter().map(|children| self.plugins.hidden_values(children));
-            let jobs = listed.jobs.into_iter().zip(told).map(|(job, told)| redacted::job(&redaction, told, job).0);
+            let told = told
+                .iter()
+                .map(|children| self.plugins.hidden_values(children));
+            let jobs = listed
+                .jobs
+                .into_iter()
+                .zip(told)
+                .map(|(job, told)| redacted::job(&redaction, told, job).0);
             (jobs.collect(), listed.next)
         };
-        Ok(patchbay_api::answer::Page { items, next_cursor: next.map(|cursor| cursor.to_string()), partial: false })
+        Ok(patchbay_api::answer::Page {
+            items,
+            next_cursor: next.map(|cursor| cursor.to_string()),
+            partial: false,
+        })
     }
 
     /// Shows a job with its log and attempts.
@@ -99,7 +121,11 @@ impl Jobs {
             return shown.await;
         }
         let target = trail_name(&queue, &id);
-        self.actions.record_as::<JobsShow, _>(who, &target, reveal::details(&reveal), shown, |_| Value::Null).await
+        self.actions
+            .record_as::<JobsShow, _>(who, &target, reveal::details(&reveal), shown, |_| {
+                Value::Null
+            })
+            .await
     }
 
     /// Parses the names. Refuses a queue that does not exist.
@@ -108,28 +134,54 @@ impl Jobs {
     }
 
     /// Hidden values of a job's children, whose results the job sees.
-    async fn hidden_of_children(&self, queue: &QueueName, id: &JobId) -> Result<Vec<String>, Error> {
-        let children = self.broker.children_data(queue, &[id.as_str()]).await?.concat();
+    async fn hidden_of_children(
+        &self,
+        queue: &QueueName,
+        id: &JobId,
+    ) -> Result<Vec<String>, Error> {
+        let children = self
+            .broker
+            .children_data(queue, &[id.as_str()])
+            .await?
+            .concat();
         Ok(self.plugins.hidden_values(&children))
     }
 
-    async fn with_attempts(&self, queue: &QueueName, id: &JobId, reveal: bool) -> Result<Job, Error> {
+    async fn with_attempts(
+        &self,
+        queue: &QueueName,
+        id: &JobId,
+        reveal: bool,
+    ) -> Result<Job, Error> {
         let job = self.broker.job(queue, id).await?;
         let job = job.ok_or_else(|| {
-            Error::not_found(format!("{} has no job {} in Redis", word(queue.as_str()), word(id.as_str())))
+            Error::not_found(format!(
+                "{} has no job {} in Redis",
+                word(queue.as_str()),
+                word(id.as_str())
+            ))
         })?;
         let mut logs = self.broker.job_logs(queue, id, MAX_LOGS_SHOWN).await?;
-        let mut attempts = self.store.attempts(self.broker.prefix(), queue, id, MAX_ATTEMPTS_SHOWN).await?;
+        let mut attempts = self
+            .store
+            .attempts(self.broker.prefix(), queue, id, MAX_ATTEMPTS_SHOWN)
+            .await?;
         let job = if reveal {
             whole(job)
         } else {
             let told = self.hidden_of_children(queue, id).await?;
             let (mut job, mask) = redacted::job(&self.plugins.redaction(queue), told, job);
             job.hidden += mask.hide(&mut logs);
-            attempts.iter_mut().for_each(|row| redacted::attempt(row, &mask));
+            attempts
+                .iter_mut()
+                .for_each(|row| redacted::attempt(row, &mask));
             job
         };
-        Ok(Job { job, logs, attempts: attempts.into_iter().map(attempt_view).collect() })
+        Ok(Job {
+            job,
+            logs,
+            attempts: attempts.into_iter().map(attempt_view).collect(),
+        })
     }
 }
 

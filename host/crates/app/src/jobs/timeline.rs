@@ -20,7 +20,12 @@ const MAX_LOGS: u64 = 500;
 
 impl Jobs {
     /// The timeline of a job, also after Redis has removed it.
-    pub async fn timeline(&self, who: &Caller, job: &JobPath, reveal: Reveal) -> Result<Timeline, Error> {
+    pub async fn timeline(
+        &self,
+        who: &Caller,
+        job: &JobPath,
+        reveal: Reveal,
+    ) -> Result<Timeline, Error> {
         reveal::check(&reveal)?;
         let (queue, id) = self.named(job).await?;
         let told = self.life(&queue, &id, reveal.reveal);
@@ -28,7 +33,11 @@ impl Jobs {
             return told.await;
         }
         let target = trail_name(&queue, &id);
-        self.actions.record_as::<JobsTimeline, _>(who, &target, reveal::details(&reveal), told, |_| Value::Null).await
+        self.actions
+            .record_as::<JobsTimeline, _>(who, &target, reveal::details(&reveal), told, |_| {
+                Value::Null
+            })
+            .await
     }
 
     async fn life(&self, queue: &QueueName, id: &JobId, reveal: bool) -> Result<Timeline, Error> {
@@ -49,17 +58,31 @@ impl Jobs {
                 }
             };
             mask.hide(&mut logs);
-            attempts.iter_mut().for_each(|row| redacted::attempt(&mut row.attempt, &mask));
+            attempts
+                .iter_mut()
+                .for_each(|row| redacted::attempt(&mut row.attempt, &mask));
         }
         if job.is_none() && attempts.is_empty() && erasures.is_empty() {
             let [queue, id] = [queue.as_str(), id.as_str()].map(word);
-            return Err(Error::not_found(format!("{queue} has no job {id}, neither in Redis nor in its history")));
+            return Err(Error::not_found(format!(
+                "{queue} has no job {id}, neither in Redis nor in its history"
+            )));
         }
         let mut created: Vec<i64> = attempts.iter().map(|row| row.job_created_ms).collect();
-        created.extend(job.as_ref().and_then(|job| job.timestamp).and_then(|ms| i64::try_from(ms).ok()));
-        let mut requests: Vec<String> = attempts.iter().map(|row| row.attempt.correlation_id.clone()).collect();
+        created.extend(
+            job.as_ref()
+                .and_then(|job| job.timestamp)
+                .and_then(|ms| i64::try_from(ms).ok()),
+        );
+        let mut requests: Vec<String> = attempts
+            .iter()
+            .map(|row| row.attempt.correlation_id.clone())
+            .collect();
         requests.extend(family.correlation_id.clone());
-        let mut digests: Vec<String> = attempts.iter().filter_map(|row| row.attempt.revision.clone()).collect();
+        let mut digests: Vec<String> = attempts
+            .iter()
+            .filter_map(|row| row.attempt.revision.clone())
+            .collect();
         for list in [&mut requests, &mut digests] {
             list.sort();
             list.dedup();

@@ -21,7 +21,11 @@ impl PluginAdministration {
         Ok(DatabaseActivity {
             max_connections: activity.max_connections,
             connections: activity.connections,
-            plugins: activity.plugins.into_iter().map(|of_plugin| self.plugin_activity(of_plugin)).collect(),
+            plugins: activity
+                .plugins
+                .into_iter()
+                .map(|of_plugin| self.plugin_activity(of_plugin))
+                .collect(),
         })
     }
 
@@ -29,7 +33,9 @@ impl PluginAdministration {
         let rows = self.store.revisions(Some(plugin)).await?;
         Ok(match rows.iter().any(|row| row.is_current) {
             _ if rows.is_empty() => format!("no plugin is called {plugin}"),
-            true => format!("{plugin} has no database login: its active revision asks for no tables"),
+            true => {
+                format!("{plugin} has no database login: its active revision asks for no tables")
+            }
             false => format!("{plugin} has no active revision, and so no database login"),
         })
     }
@@ -50,8 +56,22 @@ impl PluginAdministration {
 }
 
 fn session_view(session: SqlSession) -> DatabaseSession {
-    let SqlSession { pid, state, transaction, waits_for, blocks, statement } = session;
-    DatabaseSession { pid, state, transaction_ms: transaction.map(ms), waits_for, blocks, statement }
+    let SqlSession {
+        pid,
+        state,
+        transaction,
+        waits_for,
+        blocks,
+        statement,
+    } = session;
+    DatabaseSession {
+        pid,
+        state,
+        transaction_ms: transaction.map(ms),
+        waits_for,
+        blocks,
+        statement,
+    }
 }
 
 fn ms(duration: Duration) -> u64 {

@@ -7,9 +7,10 @@ mod reports;
 use std::sync::Arc;
 
 use patchbay_api::plugins::{
-    Activate, Activated, Asks, GrantView, PluginsActivate, PluginsDeactivate, PluginsDelete, PluginsGrant,
-    PluginsPrune, PluginsPush, PluginsRelease, PluginsRevoke, PluginsRollback, PluginsSetSettings, PluginsSettings,
-    PrunedRevision, QuarantineView, Release, Released, SignedComponent, Staged,
+    Activate, Activated, Asks, GrantView, PluginsActivate, PluginsDeactivate, PluginsDelete,
+    PluginsGrant, PluginsPrune, PluginsPush, PluginsRelease, PluginsRevoke, PluginsRollback,
+    PluginsSetSettings, PluginsSettings, PrunedRevision, QuarantineView, Release, Released,
+    SignedComponent, Staged,
 };
 use patchbay_api::reveal::Reveal;
 use patchbay_model::grant::Ask;
@@ -45,59 +46,119 @@ impl PluginAdministration {
     }
 
     pub async fn push(&self, who: &Caller, file: &SignedComponent) -> Result<Staged, Error> {
-        let SignedComponent { component, signatures, source } = file;
+        let SignedComponent {
+            component,
+            signatures,
+            source,
+        } = file;
         let digest = RevisionDigest::of(component).to_string();
-        let signers: Vec<String> = signatures.iter().map(|signature| signature.key.to_string()).collect();
+        let signers: Vec<String> = signatures
+            .iter()
+            .map(|signature| signature.key.to_string())
+            .collect();
         let details = json!({ "digest": digest, "bytes": component.len(), "signatures": signers, "source": source });
-        let act = async { Ok(self.plugins.stage(component, signatures, &who.actor).await?) };
-        self.actions.record::<PluginsPush, _>(who, &digest, details, act).await
+        let act = async {
+            Ok(self
+                .plugins
+                .stage(component, signatures, &who.actor)
+                .await?)
+        };
+        self.actions
+            .record::<PluginsPush, _>(who, &digest, details, act)
+            .await
     }
 
-    pub async fn activate(&self, who: &Caller, name: &str, wanted: &Activate) -> Result<Activated, Error> {
+    pub async fn activate(
+        &self,
+        who: &Caller,
+        name: &str,
+        wanted: &Activate,
+    ) -> Result<Activated, Error> {
         let plugin: PluginName = name.parse()?;
         let Activate { digest, grant } = wanted;
         let details = json!({ "digest": digest, "grant": grant });
-        let act = async { Ok(self.plugins.activate(&plugin, digest, *grant, &who.actor).await?) };
-        self.actions.record::<PluginsActivate, _>(who, name, details, act).await
+        let act = async {
+            Ok(self
+                .plugins
+                .activate(&plugin, digest, *grant, &who.actor)
+                .await?)
+        };
+        self.actions
+            .record::<PluginsActivate, _>(who, name, details, act)
+            .await
     }
 
     pub async fn rollback(&self, who: &Caller, name: &str) -> Result<Activated, Error> {
         let plugin: PluginName = name.parse()?;
         let act = async { Ok(self.plugins.rollback(&plugin, &who.actor).await?) };
-        self.actions.record::<PluginsRollback, _>(who, name, json!({}), act).await
+        self.actions
+            .record::<PluginsRollback, _>(who, name, json!({}), act)
+            .await
     }
 
     pub async fn deactivate(&self, who: &Caller, name: &str) -> Result<(), Error> {
         let plugin: PluginName = name.parse()?;
         let act = async { Ok(self.plugins.deactivate(&plugin, &who.actor).await?) };
-        self.actions.record::<PluginsDeactivate, _>(who, name, json!({}), act).await
+        self.actions
+            .record::<PluginsDeactivate, _>(who, name, json!({}), act)
+            .await
     }
 
     /// Lets a quarantined plugin take calls again.
-    pub async fn release(&self, who: &Caller, name: &str, why: &Release) -> Result<Released, Error> {
+    pub async fn release(
+        &self,
+        who: &Caller,
+        name: &str,
+        why: &Release,
+    ) -> Result<Released, Error> {
         let plugin: PluginName = name.parse()?;
         let reason = why.reason.trim();
         if reason.is_empty() || reason.chars().count() > MAX_REASON {
-            return Err(Error::invalid(format!("reason: say why, in at most {MAX_REASON} characters")));
+            return Err(Error::invalid(format!(
+                "reason: say why, in at most {MAX_REASON} characters"
+            )));
         }
         let act = async {
             let digest = self.plugins.release(&plugin, reason, &who.actor).await?;
-            Ok(Released { plugin: plugin.clone(), digest })
+            Ok(Released {
+                plugin: plugin.clone(),
+                digest,
+            })
         };
-        self.actions.record::<PluginsRelease, _>(who, name, json!({ "reason": reason }), act).await
+        self.actions
+            .record::<PluginsRelease, _>(who, name, json!({ "reason": reason }), act)
+            .await
     }
 
     /// Deletes a revision, and returns its full digest.
     pub async fn delete(&self, who: &Caller, name: &str, digest: &str) -> Result<String, Error> {
         let plugin: PluginName = name.parse()?;
-        let act = async { Ok(self.plugins.delete(&plugin, digest, &who.actor).await?.to_string()) };
-        self.actions.record::<PluginsDelete, _>(who, name, json!({ "digest": digest }), act).await
+        let act = async {
+            Ok(self
+                .plugins
+                .delete(&plugin, digest, &who.actor)
+                .await?
+                .to_string())
+        };
+        self.actions
+            .record::<PluginsDelete, _>(who, name, json!({ "digest": digest }), act)
+            .await
     }
 
     /// Deletes old revisions, or only lists them.
     pub async fn prune(&self, who: &Caller, dry_run: bool) -> Result<Vec<PrunedRevision>, Error> {
-        let act = async { Ok(self.plugins.prune(dry_run).await?.into_iter().map(pruned).collect()) };
-        self.actions.record::<PluginsPrune, _>(who, "old revisions", json!({ "dryRun": dry_run }), act).await
+        let act = async {
+            Ok(self
+                .plugins
+                .prune(dry_run)
+                .await?
+                .into_iter()
+                .map(pruned)
+                .collect())
+        };
+        self.actions
+            .record::<PluginsPrune, _>(who, "old revisions", json!({ "dryRun": dry_run }), act)
+            .await
     }
 
     /// The stored settings. Values whose names sound secret are redacted, unless a reveal is asked
@@ -108,7 +169,10 @@ impl PluginAdministration {
         let act = async { Ok(self.store.settings(&plugin).await?) };
         if asked.reveal {
             let (details, nothing) = (reveal::details(asked), |_: &Value| Value::Null);
-            return self.actions.record_as::<PluginsSettings, _>(who, name, details, act, nothing).await;
+            return self
+                .actions
+                .record_as::<PluginsSettings, _>(who, name, details, act, nothing)
+                .await;
         }
         let settings: Result<Value, Error> = act.await;
         let text = settings?.to_string();
@@ -116,12 +180,25 @@ impl PluginAdministration {
         serde_json::from_str(&redacted.text).map_err(|_| Error::internal())
     }
 
-    pub async fn set_settings(&self, who: &Caller, name: &str, settings: &RawValue) -> Result<(), Error> {
+    pub async fn set_settings(
+        &self,
+        who: &Caller,
+        name: &str,
+        settings: &RawValue,
+    ) -> Result<(), Error> {
         let plugin: PluginName = name.parse()?;
-        let value: Value = serde_json::from_str(settings.get()).map_err(|error| Error::invalid(error.to_string()))?;
+        let value: Value = serde_json::from_str(settings.get())
+            .map_err(|error| Error::invalid(error.to_string()))?;
         reveal::refuse_mark("the settings", &value.to_string())?;
-        let act = async { Ok(self.plugins.set_settings(&plugin, &value, &who.actor).await?) };
-        self.actions.record::<PluginsSetSettings, _>(who, name, json!({}), act).await
+        let act = async {
+            Ok(self
+                .plugins
+                .set_settings(&plugin, &value, &who.actor)
+                .await?)
+        };
+        self.actions
+            .record::<PluginsSetSettings, _>(who, name, json!({}), act)
+            .await
     }
 
     /// Lists what a plugin asks for, what is granted, and what it has used.
@@ -132,14 +209,31 @@ impl PluginAdministration {
     pub async fn grant(&self, who: &Caller, name: &str, Asks { asks }: &Asks) -> Result<(), Error> {
         let plugin: PluginName = name.parse()?;
         let act = async { Ok(self.plugins.grant(&plugin, asks, &who.actor).await?) };
-        self.actions.record::<PluginsGrant, _>(who, name, json!({ "asks": asks }), act).await
+        self.actions
+            .record::<PluginsGrant, _>(who, name, json!({ "asks": asks }), act)
+            .await
     }
 
-    pub async fn revoke(&self, who: &Caller, name: &str, Asks { asks }: &Asks) -> Result<Vec<String>, Error> {
+    pub async fn revoke(
+        &self,
+        who: &Caller,
+        name: &str,
+        Asks { asks }: &Asks,
+    ) -> Result<Vec<String>, Error> {
         let plugin: PluginName = name.parse()?;
         let text = |ask: &Ask| ask.as_str().to_owned();
-        let act = async { Ok(self.plugins.revoke(&plugin, asks).await?.iter().map(text).collect()) };
-        self.actions.record::<PluginsRevoke, _>(who, name, json!({ "asks": asks }), act).await
+        let act = async {
+            Ok(self
+                .plugins
+                .revoke(&plugin, asks)
+                .await?
+                .iter()
+                .map(text)
+                .collect())
+        };
+        self.actions
+            .record::<PluginsRevoke, _>(who, name, json!({ "asks": asks }), act)
+            .await
     }
 }
 
@@ -153,6 +247,16 @@ fn pruned(row: PrunedRow) -> PrunedRevision {
 }
 
 fn quarantine_view(quarantined: Quarantined) -> QuarantineView {
-    let Quarantined { plugin, since, by, reason } = quarantined;
-    QuarantineView { plugin, since, by, reason }
+    let Quarantined {
+        plugin,
+        since,
+        by,
+        reason,
+    } = quarantined;
+    QuarantineView {
+        plugin,
+        since,
+        by,
+        reason,
+    }
 }

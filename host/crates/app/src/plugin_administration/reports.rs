@@ -1,6 +1,8 @@
 //! What operators look at before and after an activation.
 
-use patchbay_api::plugins::{Activation, Difference, HostCount, PluginStatus, PluginSummary, RevisionSummary};
+use patchbay_api::plugins::{
+    Activation, Difference, HostCount, PluginStatus, PluginSummary, RevisionSummary,
+};
 use patchbay_model::{PluginName, RevisionDigest};
 use patchbay_store::HostRow;
 use serde_json::Value;
@@ -13,25 +15,38 @@ impl PluginAdministration {
     pub async fn list(&self) -> Result<Vec<PluginSummary>, Error> {
         let rows = self.store.revisions(None).await?;
         let hosts = self.store.hosts().await?;
-        let answering: Vec<_> = hosts.iter().filter(|host| host.silent_for.is_none()).collect();
+        let answering: Vec<_> = hosts
+            .iter()
+            .filter(|host| host.silent_for.is_none())
+            .collect();
         let mut plugins: Vec<PluginSummary> = Vec::new();
         // Rows come newest first, so the first row of a plugin is its newest revision.
         for row in rows {
             let current = row.is_current;
-            let known = plugins.iter().position(|plugin| plugin.name == row.plugin.as_str());
+            let known = plugins
+                .iter()
+                .position(|plugin| plugin.name == row.plugin.as_str());
             let runs = |host: &&&HostRow| {
-                host.plugins.get(&row.plugin).is_some_and(|running| running.digest == Some(row.digest))
+                host.plugins
+                    .get(&row.plugin)
+                    .is_some_and(|running| running.digest == Some(row.digest))
             };
             let quarantined = self.plugins.quarantined(&row.plugin);
             let summary = PluginSummary {
-                hosts: HostCount { running: answering.iter().filter(runs).count(), of: answering.len() },
+                hosts: HostCount {
+                    running: answering.iter().filter(runs).count(),
+                    of: answering.len(),
+                },
                 name: row.plugin.to_string(),
                 version: row.version,
                 digest: row.digest.to_string(),
                 // The rows may be older than the quarantine.
                 active: row.state == "active" && quarantined.is_none(),
                 quarantined: quarantined.map(quarantine_view),
-                description: row.manifest["description"].as_str().unwrap_or_default().to_owned(),
+                description: row.manifest["description"]
+                    .as_str()
+                    .unwrap_or_default()
+                    .to_owned(),
                 queues: queue_names(&row.manifest),
                 routes: route_lines(&row.manifest),
                 webhooks: webhook_lines(&row.manifest),
@@ -39,7 +54,12 @@ impl PluginAdministration {
                 failure: self.plugins.failure(&row.plugin),
             };
             match known {
-                Some(i) if current => plugins[i] = PluginSummary { revisions: plugins[i].revisions + 1, ..summary },
+                Some(i) if current => {
+                    plugins[i] = PluginSummary {
+                        revisions: plugins[i].revisions + 1,
+                        ..summary
+                    }
+                }
                 Some(i) => plugins[i].revisions += 1,
                 None => plugins.push(summary),
             }
@@ -58,13 +78,20 @@ impl PluginAdministration {
         let attempts = self.store.attempts_by_revision(&plugin).await?;
         let signatures = self.store.signatures_of(&plugin).await?;
         let signed = |digest: &RevisionDigest| {
-            let rows: Vec<_> = signatures.iter().filter(|row| &row.digest == digest).cloned().collect();
+            let rows: Vec<_> = signatures
+                .iter()
+                .filter(|row| &row.digest == digest)
+                .cloned()
+                .collect();
             self.plugins.signed(&rows)
         };
         Ok(rows
             .into_iter()
             .map(|row| RevisionSummary {
-                attempts: attempts.iter().find(|(digest, _)| digest == &row.digest).map_or(0, |(_, count)| *count),
+                attempts: attempts
+                    .iter()
+                    .find(|(digest, _)| digest == &row.digest)
+                    .map_or(0, |(_, count)| *count),
                 signatures: signed(&row.digest),
                 digest: row.digest.to_string(),
                 version: row.version,
@@ -89,7 +116,10 @@ impl PluginAdministration {
         Ok(PluginStatus {
             hosts,
             active: active.map(|revision| revision.digest.clone()),
-            running: self.plugins.running(&plugin).map(|digest| digest.to_string()),
+            running: self
+                .plugins
+                .running(&plugin)
+                .map(|digest| digest.to_string()),
             failure: self.plugins.failure(&plugin),
             quarantined: self.plugins.quarantined(&plugin).map(quarantine_view),
             revisions,
@@ -134,27 +164,58 @@ impl PluginAdministration {
         let (from, before) = self.plugins.describe(&plugin, from).await?;
         let (to, after) = self.plugins.describe(&plugin, to).await?;
         let changes = revision_diff::between(&before, &after);
-        Ok(Difference { from: from.to_string(), to: to.to_string(), changes })
+        Ok(Difference {
+            from: from.to_string(),
+            to: to.to_string(),
+            changes,
+        })
     }
 }
 
 fn route_lines(manifest: &Value) -> Vec<String> {
     let routes = manifest["routes"].as_array().into_iter().flatten();
-    routes.filter_map(|route| Some(format!("{} {}", route["method"].as_str()?, route["path"].as_str()?))).collect()
+    routes
+        .filter_map(|route| {
+            Some(format!(
+                "{} {}",
+                route["method"].as_str()?,
+                route["path"].as_str()?
+            ))
+        })
+        .collect()
 }
 
 fn webhook_lines(manifest: &Value) -> Vec<String> {
     let line = |webhook: &Value| {
-        let methods: Vec<&str> =
-            webhook["methods"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let methods: Vec<&str> = webhook["methods"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .collect();
         // The methods are absent where they are the default.
-        let methods = if methods.is_empty() { "POST".to_owned() } else { methods.join(",") };
-        Some(format!("{} {methods} {}", webhook["name"].as_str()?, webhook["path"].as_str()?))
+        let methods = if methods.is_empty() {
+            "POST".to_owned()
+        } else {
+            methods.join(",")
+        };
+        Some(format!(
+            "{} {methods} {}",
+            webhook["name"].as_str()?,
+            webhook["path"].as_str()?
+        ))
     };
-    manifest["webhooks"].as_array().into_iter().flatten().filter_map(line).collect()
+    manifest["webhooks"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(line)
+        .collect()
 }
 
 fn queue_names(manifest: &Value) -> Vec<String> {
     let queues = manifest["queues"].as_array().into_iter().flatten();
-    queues.filter_map(|queue| queue["name"].as_str().map(str::to_owned)).collect()
+    queues
+        .filter_map(|queue| queue["name"].as_str().map(str::to_owned))
+        .collect()
 }

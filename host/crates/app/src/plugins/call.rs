@@ -72,7 +72,10 @@ impl Plugins {
         traceparent: Option<TraceParent>,
     ) -> Result<Answer, CallError> {
         if let Some(quarantined) = self.quarantined(plugin) {
-            let message = format!("{plugin} is quarantined since {}: {}", quarantined.since, quarantined.reason);
+            let message = format!(
+                "{plugin} is quarantined since {}: {}",
+                quarantined.since, quarantined.reason
+            );
             let refusal = CallRefusal::new(CallRefusalKind::Unavailable, "quarantined", message);
             return Err(CallError::Refused(refusal.retry_after(QUARANTINE_WAIT)));
         }
@@ -85,17 +88,22 @@ impl Plugins {
 
     /// Why no revision of the plugin takes calls here.
     async fn not_running(&self, plugin: &PluginName) -> CallError {
-        let refused = |kind, code, message| CallError::Refused(CallRefusal::new(kind, code, message));
+        let refused =
+            |kind, code, message| CallError::Refused(CallRefusal::new(kind, code, message));
         if let Some(reason) = self.failure(plugin) {
             let message = format!("{plugin} does not run on this host: {reason}");
             return refused(CallRefusalKind::Unavailable, "unavailable", message);
         }
         match self.store.revisions(Some(plugin)).await {
-            Ok(rows) if rows.is_empty() => {
-                refused(CallRefusalKind::NotFound, "not-found", format!("no plugin is called {plugin}"))
-            }
+            Ok(rows) if rows.is_empty() => refused(
+                CallRefusalKind::NotFound,
+                "not-found",
+                format!("no plugin is called {plugin}"),
+            ),
             Ok(_) => {
-                let message = format!("{plugin} has no active revision: patchbay plugin activate {plugin} DIGEST");
+                let message = format!(
+                    "{plugin} has no active revision: patchbay plugin activate {plugin} DIGEST"
+                );
                 refused(CallRefusalKind::Conflict, "inactive", message)
             }
             Err(error) => error.into(),
@@ -104,9 +112,20 @@ impl Plugins {
 }
 
 impl CallRefusal {
-    fn new(kind: CallRefusalKind, code: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
+    fn new(
+        kind: CallRefusalKind,
+        code: impl Into<Cow<'static, str>>,
+        message: impl Into<String>,
+    ) -> Self {
         let (code, message) = (code.into(), message.into());
-        Self { kind, code, message, details: None, retry_after: None, is_private: false }
+        Self {
+            kind,
+            code,
+            message,
+            details: None,
+            retry_after: None,
+            is_private: false,
+        }
     }
 
     fn retry_after(mut self, wait: impl Into<Option<Duration>>) -> Self {
@@ -123,8 +142,9 @@ impl CallRefusal {
 fn refusal(plugin: &PluginName, failure: CallFailure) -> CallRefusal {
     match failure {
         CallFailure::NotRunning | CallFailure::NoOperations => {
-            let message =
-                format!("the active revision of {plugin} exports no operations; see: patchbay plugin status {plugin}");
+            let message = format!(
+                "the active revision of {plugin} exports no operations; see: patchbay plugin status {plugin}"
+            );
             CallRefusal::new(CallRefusalKind::Conflict, "no-operations", message)
         }
         CallFailure::BreakerOpen(refused) => {
@@ -143,7 +163,12 @@ fn refusal(plugin: &PluginName, failure: CallFailure) -> CallRefusal {
                 _ => CallRefusalKind::Internal,
             };
             // The text of a panic comes from the plugin, too.
-            CallRefusal::new(kind, outcome.kind().as_str(), outcome.reason().unwrap_or_default()).private()
+            CallRefusal::new(
+                kind,
+                outcome.kind().as_str(),
+                outcome.reason().unwrap_or_default(),
+            )
+            .private()
         }
         CallFailure::Relay(error) => relay_error(&error).private(),
     }
@@ -166,8 +191,13 @@ fn declared(failure: Failure) -> CallRefusal {
         Retry::After(wait) | Retry::Defer(wait) => Some(wait.min(MAX_AFTER)),
         Retry::Backoff | Retry::Never => None,
     };
-    let details = failure.details.and_then(|details| serde_json::from_str(&details).ok());
-    CallRefusal { details, ..CallRefusal::new(kind, failure.code, failure.message).retry_after(wait) }
+    let details = failure
+        .details
+        .and_then(|details| serde_json::from_str(&details).ok());
+    CallRefusal {
+        details,
+        ..CallRefusal::new(kind, failure.code, failure.message).retry_after(wait)
+    }
 }
 
 fn relay_error(error: &HttpError) -> CallRefusal {
@@ -181,7 +211,12 @@ fn relay_error(error: &HttpError) -> CallRefusal {
         HttpError::BreakerOpen(ms) => Some(Duration::from_millis(*ms)),
         _ => None,
     };
-    CallRefusal::new(kind, code, format!("what the plugin relays cannot be fetched: {error}")).retry_after(wait)
+    CallRefusal::new(
+        kind,
+        code,
+        format!("what the plugin relays cannot be fetched: {error}"),
+    )
+    .retry_after(wait)
 }
 
 impl From<CallError> for crate::Error {
@@ -202,7 +237,12 @@ impl From<CallError> for crate::Error {
             CallRefusalKind::Internal => crate::error::Kind::Internal,
         };
         let error = Self::new(kind, refusal.code, refusal.message);
-        Self { details: refusal.details, retry_after: refusal.retry_after, is_private: refusal.is_private, ..error }
+        Self {
+            details: refusal.details,
+            retry_after: refusal.retry_after,
+            is_private: refusal.is_private,
+            ..error
+        }
     }
 }
 
@@ -226,7 +266,12 @@ mod tests {
             ("deadline", CallRefusalKind::Deadline),
             ("anything-else", CallRefusalKind::Internal),
         ] {
-            let failure = Failure { code: code.into(), message: "m".into(), retry: Retry::Never, details: None };
+            let failure = Failure {
+                code: code.into(),
+                message: "m".into(),
+                retry: Retry::Never,
+                details: None,
+            };
             assert_eq!(declared(failure).kind, kind, "{code}");
         }
     }
@@ -235,7 +280,12 @@ mod tests {
     fn details_that_are_no_json_are_left_out_and_a_deferral_says_when() {
         let declare = |details: &str, retry| {
             let details = Some(details.to_owned());
-            declared(Failure { code: "unavailable".into(), message: "m".into(), retry, details })
+            declared(Failure {
+                code: "unavailable".into(),
+                message: "m".into(),
+                retry,
+                details,
+            })
         };
         assert_eq!(declare("{", Retry::Never).details, None);
         let refusal = declare("{\"a\":1}", Retry::Defer(Duration::from_secs(5)));
@@ -247,11 +297,31 @@ mod tests {
     fn how_a_call_ends_has_its_kind_and_its_text_is_never_kept() {
         let plugin: PluginName = "answers".parse().expect("a name");
         for (failure, kind, code) in [
-            (CallFailure::Ended(Outcome::Deadline(Duration::from_secs(1))), CallRefusalKind::Deadline, "deadline"),
-            (CallFailure::Ended(Outcome::HostFault("no slot".into())), CallRefusalKind::Unavailable, "host-fault"),
-            (CallFailure::Ended(Outcome::Trapped("panicked".into())), CallRefusalKind::Internal, "trapped"),
-            (CallFailure::Relay(HttpError::Denied("no rule".into())), CallRefusalKind::Internal, "relay-denied"),
-            (CallFailure::Relay(HttpError::BreakerOpen(5)), CallRefusalKind::Unavailable, "breaker-open"),
+            (
+                CallFailure::Ended(Outcome::Deadline(Duration::from_secs(1))),
+                CallRefusalKind::Deadline,
+                "deadline",
+            ),
+            (
+                CallFailure::Ended(Outcome::HostFault("no slot".into())),
+                CallRefusalKind::Unavailable,
+                "host-fault",
+            ),
+            (
+                CallFailure::Ended(Outcome::Trapped("panicked".into())),
+                CallRefusalKind::Internal,
+                "trapped",
+            ),
+            (
+                CallFailure::Relay(HttpError::Denied("no rule".into())),
+                CallRefusalKind::Internal,
+                "relay-denied",
+            ),
+            (
+                CallFailure::Relay(HttpError::BreakerOpen(5)),
+                CallRefusalKind::Unavailable,
+                "breaker-open",
+            ),
         ] {
             let refusal = refusal(&plugin, failure);
             assert_eq!((refusal.kind, &*refusal.code), (kind, code));

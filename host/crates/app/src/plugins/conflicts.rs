@@ -13,19 +13,34 @@ pub(super) fn refuse(manifest: &Manifest, rows: &[RevisionRow]) -> Result<(), Pl
     if let Some(overlap) = manifest.overlap_with_host() {
         return Err(PluginError::Conflict(overlap.to_string()));
     }
-    for row in rows.iter().filter(|row| row.is_current && row.plugin != manifest.name) {
+    for row in rows
+        .iter()
+        .filter(|row| row.is_current && row.plugin != manifest.name)
+    {
         let other = manifest_of(row)?;
-        if let Some(queue) = manifest.queues.iter().map(|queue| &queue.name).find(|name| other.queue(name).is_some()) {
+        if let Some(queue) = manifest
+            .queues
+            .iter()
+            .map(|queue| &queue.name)
+            .find(|name| other.queue(name).is_some())
+        {
             return Err(both_want(manifest, &other, "queue", queue.as_str()));
         }
-        let schedules =
-            |manifest: &Manifest| manifest.schedules.iter().map(|spec| spec.id.clone()).collect::<HashSet<_>>();
+        let schedules = |manifest: &Manifest| {
+            manifest
+                .schedules
+                .iter()
+                .map(|spec| spec.id.clone())
+                .collect::<HashSet<_>>()
+        };
         if let Some(id) = schedules(manifest).intersection(&schedules(&other)).next() {
             return Err(both_want(manifest, &other, "schedule", id.as_str()));
         }
         if let Some(overlap) = manifest.overlap_with(&other) {
             let standing = format!("{}, revision {}", row.state, row.digest.short());
-            return Err(PluginError::Conflict(overlap.with_standing(&standing).to_string()));
+            return Err(PluginError::Conflict(
+                overlap.with_standing(&standing).to_string(),
+            ));
         }
     }
     Ok(())
@@ -33,13 +48,18 @@ pub(super) fn refuse(manifest: &Manifest, rows: &[RevisionRow]) -> Result<(), Pl
 
 fn both_want(manifest: &Manifest, other: &Manifest, what: &str, name: &str) -> PluginError {
     let (one, two) = (&manifest.name, &other.name);
-    PluginError::Conflict(format!("{one} and {two} both want {what} {name}: one plugin owns a {what}"))
+    PluginError::Conflict(format!(
+        "{one} and {two} both want {what} {name}: one plugin owns a {what}"
+    ))
 }
 
 /// Parses the manifest that Postgres has.
 pub(super) fn manifest_of(row: &RevisionRow) -> Result<Manifest, PluginError> {
     Manifest::from_stored(row.manifest.clone()).map_err(|error| {
-        PluginError::Conflict(format!("the stored manifest of {} cannot be read: {error}", row.plugin))
+        PluginError::Conflict(format!(
+            "the stored manifest of {} cannot be read: {error}",
+            row.plugin
+        ))
     })
 }
 
@@ -53,7 +73,10 @@ mod tests {
 
     fn manifest(name: &str, sections: &Value) -> Value {
         let mut value = json!({ "format": 1, "name": name, "version": "1.0.0", "wit": "0.1" });
-        value.as_object_mut().expect("an object").extend(sections.as_object().cloned().expect("an object"));
+        value
+            .as_object_mut()
+            .expect("an object")
+            .extend(sections.as_object().cloned().expect("an object"));
         value
     }
 
@@ -119,7 +142,9 @@ mod tests {
     fn a_path_of_the_host_is_refused_without_any_other_plugin() {
         assert_eq!(
             refused(&route("/api/admin/leads"), &[]).as_deref(),
-            Some("GET /api/admin/leads of mine overlaps /api/admin of the host. Choose another path")
+            Some(
+                "GET /api/admin/leads of mine overlaps /api/admin of the host. Choose another path"
+            )
         );
     }
 }

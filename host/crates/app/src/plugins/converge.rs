@@ -64,7 +64,10 @@ impl Service for Converger {
     }
 
     async fn finish(&self) -> anyhow::Result<()> {
-        self.0.leave().await.context("the others hear of this end later")
+        self.0
+            .leave()
+            .await
+            .context("the others hear of this end later")
     }
 }
 
@@ -73,7 +76,6 @@ impl Service for Converger {
 pub(super) struct SnapshotPlugin {
     plugin: PluginName,
     digest: RevisionDigest,
-    /// As stored, without defaults.
     settings: Value,
     granted: Vec<Ask>,
     /// In the form of `.sig` files.
@@ -120,7 +122,8 @@ impl Plugins {
         let mut changed = false;
         // A revoked grant must not wait until a revision is compiled.
         for row in active.iter().filter(|row| row.grants_adopted) {
-            self.grants.publish(&row.plugin, Arc::new(row.granted.iter().cloned().collect()));
+            self.grants
+                .publish(&row.plugin, Arc::new(row.granted.iter().cloned().collect()));
         }
         for row in &active {
             let current = registry.get(&row.plugin);
@@ -130,8 +133,16 @@ impl Plugins {
                     Ok(revision) => revision,
                     Err(error) => {
                         error!(plugin = %row.plugin, revision = %row.digest, error = %error, "active revision cannot be loaded; the previous one keeps running");
-                        failures.insert(row.plugin.clone(), Failure { digest: row.digest, reason: error.to_string() });
-                        if let Some(incumbent) = registry.get(&row.plugin).filter(|_| row.grants_adopted) {
+                        failures.insert(
+                            row.plugin.clone(),
+                            Failure {
+                                digest: row.digest,
+                                reason: error.to_string(),
+                            },
+                        );
+                        if let Some(incumbent) =
+                            registry.get(&row.plugin).filter(|_| row.grants_adopted)
+                        {
                             self.permit(row, incumbent.manifest()).await?;
                         }
                         continue;
@@ -140,15 +151,26 @@ impl Plugins {
             };
             // Grants and settings first: the new revision must not get a call without them.
             self.permit(row, revision.manifest()).await?;
-            self.settings.publish(&row.plugin, self.settings.effective(revision.manifest(), &row.settings));
-            if registry.get(&row.plugin).is_none_or(|running| running.digest() != row.digest) {
+            self.settings.publish(
+                &row.plugin,
+                self.settings.effective(revision.manifest(), &row.settings),
+            );
+            if registry
+                .get(&row.plugin)
+                .is_none_or(|running| running.digest() != row.digest)
+            {
                 let version = revision.manifest().version.to_string();
                 let previous = registry.publish(revision);
                 changed = true;
                 // Not at the start, since nothing is deployed then.
                 if self.converged_ago().is_some() {
                     let previous = previous.as_ref().map(|revision| revision.digest().short());
-                    self.traces.mark_takeover(row.plugin.as_str(), &row.digest.short(), &version, previous.as_deref());
+                    self.traces.mark_takeover(
+                        row.plugin.as_str(),
+                        &row.digest.short(),
+                        &version,
+                        previous.as_deref(),
+                    );
                 }
                 info!(plugin = %row.plugin, revision = %row.digest, previous = previous.map(|p| p.digest().to_string()), "revision takes over");
             }
@@ -160,7 +182,10 @@ impl Plugins {
                 info!(plugin = %running.plugin(), "plugin stopped");
             }
         }
-        let activated = active.iter().filter_map(|row| Some((row.digest, row.activated_at?))).collect();
+        let activated = active
+            .iter()
+            .filter_map(|row| Some((row.digest, row.activated_at?)))
+            .collect();
         *self.activated.lock() = activated;
         if changed {
             self.publish_routes();
@@ -186,8 +211,15 @@ impl Plugins {
     fn publish_routes(&self) {
         let activated = self.activated();
         let mut running = self.runtime.registry().snapshot().to_vec();
-        running.sort_by_key(|revision| (activated.get(&revision.digest()).copied(), revision.plugin().clone()));
-        let manifests = running.iter().map(|revision| (revision.digest(), Arc::clone(revision.manifest())));
+        running.sort_by_key(|revision| {
+            (
+                activated.get(&revision.digest()).copied(),
+                revision.plugin().clone(),
+            )
+        });
+        let manifests = running
+            .iter()
+            .map(|revision| (revision.digest(), Arc::clone(revision.manifest())));
         let (table, left_out) = RouteTable::build(manifests);
         for (plugin, overlap) in left_out {
             error!(%plugin, %overlap, "none of the plugin's routes and webhooks take requests on this host");
@@ -218,27 +250,40 @@ impl Plugins {
             info!(plugins = running, "started from the snapshot");
             return Ok(());
         }
-        self.converge().await.context("cannot read the active plugins")?;
-        self.forget_killed_neighbours().await.context("cannot use Postgres")
+        self.converge()
+            .await
+            .context("cannot read the active plugins")?;
+        self.forget_killed_neighbours()
+            .await
+            .context("cannot use Postgres")
     }
 
     /// Runs the plugins of the snapshot, for a start while Postgres is away. Returns how many run.
     async fn start_from_snapshot(&self) -> usize {
         let _one_at_a_time = self.converging.lock().await;
         let registry = self.runtime.registry();
-        self.redactions.publish(self.copy.load(REDACTIONS).unwrap_or_default());
+        self.redactions
+            .publish(self.copy.load(REDACTIONS).unwrap_or_default());
         let copied: Vec<SnapshotPlugin> = self.copy.load(COPY).unwrap_or_default();
         for plugin in &copied {
             match self.load_copied(plugin).await {
                 Ok(revision) => {
-                    self.grants.publish(&plugin.plugin, Arc::new(plugin.granted.iter().cloned().collect()));
-                    let settings = self.settings.effective(revision.manifest(), &plugin.settings);
+                    self.grants.publish(
+                        &plugin.plugin,
+                        Arc::new(plugin.granted.iter().cloned().collect()),
+                    );
+                    let settings = self
+                        .settings
+                        .effective(revision.manifest(), &plugin.settings);
                     self.settings.publish(&plugin.plugin, settings);
                     registry.publish(revision);
                 }
                 Err(error) => {
                     error!(plugin = %plugin.plugin, revision = %plugin.digest, %error, "the snapshot of an active revision cannot be loaded");
-                    let failure = Failure { digest: plugin.digest, reason: error.to_string() };
+                    let failure = Failure {
+                        digest: plugin.digest,
+                        reason: error.to_string(),
+                    };
                     self.failures.lock().insert(plugin.plugin.clone(), failure);
                 }
             }
@@ -252,10 +297,15 @@ impl Plugins {
     }
 
     async fn load_copied(&self, plugin: &SnapshotPlugin) -> Result<Arc<Revision>, PluginError> {
-        let signatures: Vec<Signature> = plugin.signatures.iter().filter_map(|text| text.parse().ok()).collect();
+        let signatures: Vec<Signature> = plugin
+            .signatures
+            .iter()
+            .filter_map(|text| text.parse().ok())
+            .collect();
         self.check_signatures(&plugin.digest, &signatures)?;
         let component = self.copy.component(&plugin.digest);
-        let component = component.ok_or_else(|| PluginError::NotFound("its file is not here".into()))?;
+        let component =
+            component.ok_or_else(|| PluginError::NotFound("its file is not here".into()))?;
         of_plugin(self.runtime.load(&component).await?, &plugin.plugin)
     }
 
@@ -266,14 +316,18 @@ impl Plugins {
             return;
         }
         let (copy, current) = (self.copy.clone(), redactions.clone());
-        tokio::task::spawn_blocking(move || copy.save(REDACTIONS, &current)).await.ok();
+        tokio::task::spawn_blocking(move || copy.save(REDACTIONS, &current))
+            .await
+            .ok();
         *copied = Some(redactions);
     }
 
     /// Writes what runs here to the snapshot.
     async fn keep_copy(&self, active: &[ActiveRow]) -> Result<(), StoreError> {
         let mut copied = self.copied.lock().await;
-        let running = active.iter().filter(|row| self.running(&row.plugin) == Some(row.digest));
+        let running = active
+            .iter()
+            .filter(|row| self.running(&row.plugin) == Some(row.digest));
         let mut current: Vec<SnapshotPlugin> = running
             .map(|row| SnapshotPlugin {
                 plugin: row.plugin.clone(),
@@ -292,8 +346,11 @@ impl Plugins {
         }
         for plugin in &mut current {
             let rows = self.store.signatures(&plugin.digest).await?;
-            plugin.signatures =
-                rows.iter().filter_map(SignatureRow::signature).map(|signature| signature.to_string()).collect();
+            plugin.signatures = rows
+                .iter()
+                .filter_map(SignatureRow::signature)
+                .map(|signature| signature.to_string())
+                .collect();
         }
         copied.clone_from(&current);
         // A held revision may be the next to run.
@@ -338,13 +395,19 @@ impl Plugins {
         digest: &RevisionDigest,
     ) -> Result<Arc<Revision>, PluginError> {
         self.check_kept_signatures(digest).await?;
-        if let Some(loaded) = self.runtime.loaded(digest).filter(|_| self.copy.has_component(digest)) {
+        if let Some(loaded) = self
+            .runtime
+            .loaded(digest)
+            .filter(|_| self.copy.has_component(digest))
+        {
             return of_plugin(loaded, plugin);
         }
         let component = self.stored(digest).await?;
         let revision = of_plugin(self.runtime.load(&component).await?, plugin)?;
         let (copy, digest) = (self.copy.clone(), *digest);
-        tokio::task::spawn_blocking(move || copy.keep_component(&digest, &component)).await.ok();
+        tokio::task::spawn_blocking(move || copy.keep_component(&digest, &component))
+            .await
+            .ok();
         Ok(revision)
     }
 
@@ -352,15 +415,28 @@ impl Plugins {
         // Checks the digest only, so that a revision without a trusted signature is not read from
         // Postgres at each convergence.
         if self.trusted.are_required() {
-            let kept: Vec<Signature> =
-                self.store.signatures(digest).await?.iter().filter_map(SignatureRow::signature).collect();
+            let kept: Vec<Signature> = self
+                .store
+                .signatures(digest)
+                .await?
+                .iter()
+                .filter_map(SignatureRow::signature)
+                .collect();
             self.check_signatures(digest, &kept)?;
         }
         Ok(())
     }
 
-    fn check_signatures(&self, digest: &RevisionDigest, kept: &[Signature]) -> Result<(), PluginError> {
-        if self.trusted.are_required() { Ok(self.trusted.check(digest, kept)?) } else { Ok(()) }
+    fn check_signatures(
+        &self,
+        digest: &RevisionDigest,
+        kept: &[Signature],
+    ) -> Result<(), PluginError> {
+        if self.trusted.are_required() {
+            Ok(self.trusted.check(digest, kept)?)
+        } else {
+            Ok(())
+        }
     }
 
     /// Reads the file. Fails if it is not the one that was staged.
@@ -373,7 +449,11 @@ impl Plugins {
             let message = format!("reading it panicked: {error}");
             PluginError::Runtime(RuntimeError::Engine(message))
         })?;
-        if found == *digest { Ok(component) } else { Err(changed(&found, digest)) }
+        if found == *digest {
+            Ok(component)
+        } else {
+            Err(changed(&found, digest))
+        }
     }
 
     /// Checks, without reading the file, that it is the one that was staged: this host may hold it
@@ -393,13 +473,17 @@ fn gone(digest: &RevisionDigest) -> PluginError {
 
 fn changed(found: &RevisionDigest, wanted: &RevisionDigest) -> PluginError {
     let (found, wanted) = (found.short(), wanted.short());
-    PluginError::Damaged(format!("the stored file of revision {wanted} has changed: it is {found} now; push it again"))
+    PluginError::Damaged(format!(
+        "the stored file of revision {wanted} has changed: it is {found} now; push it again"
+    ))
 }
 
 fn of_plugin(revision: Arc<Revision>, plugin: &PluginName) -> Result<Arc<Revision>, PluginError> {
     if revision.plugin() != plugin {
         let (digest, owner) = (revision.digest().short(), revision.plugin());
-        return Err(PluginError::Damaged(format!("revision {digest} is of plugin {owner}, not of {plugin}")));
+        return Err(PluginError::Damaged(format!(
+            "revision {digest} is of plugin {owner}, not of {plugin}"
+        )));
     }
     Ok(revision)
 }

@@ -24,7 +24,10 @@ pub enum PluginError {
     #[error("{0}")]
     Conflict(String),
     #[error("{} asks for what it is not granted: {}", .plugin, joined(.missing))]
-    NotGranted { plugin: PluginName, missing: Vec<Ask> },
+    NotGranted {
+        plugin: PluginName,
+        missing: Vec<Ask>,
+    },
     #[error("settings do not fit the plugin's schema")]
     Settings(Vec<String>),
     /// The sandbox itself failed.
@@ -50,22 +53,34 @@ impl From<LoadError> for PluginError {
 }
 
 fn joined(asks: &[Ask]) -> String {
-    asks.iter().map(|ask| format!("{:?}", ask.as_str())).collect::<Vec<_>>().join(", ")
+    asks.iter()
+        .map(|ask| format!("{:?}", ask.as_str()))
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 impl From<PluginError> for crate::Error {
     fn from(error: PluginError) -> Self {
         match error {
-            PluginError::Rejected(rejection) => {
-                Self::new(crate::error::Kind::Unprocessable, "rejected", rejection.to_string())
+            PluginError::Rejected(rejection) => Self::new(
+                crate::error::Kind::Unprocessable,
+                "rejected",
+                rejection.to_string(),
+            ),
+            PluginError::Untrusted(reason) => Self::new(
+                crate::error::Kind::Unprocessable,
+                "untrusted",
+                reason.to_string(),
+            ),
+            PluginError::Damaged(message) => {
+                Self::new(crate::error::Kind::Conflict, "damaged", message)
             }
-            PluginError::Untrusted(reason) => {
-                Self::new(crate::error::Kind::Unprocessable, "untrusted", reason.to_string())
-            }
-            PluginError::Damaged(message) => Self::new(crate::error::Kind::Conflict, "damaged", message),
             PluginError::NotFound(message) => Self::not_found(message),
             PluginError::Conflict(message) => Self::conflict(message),
-            PluginError::NotGranted { ref plugin, ref missing } => {
+            PluginError::NotGranted {
+                ref plugin,
+                ref missing,
+            } => {
                 let message = format!(
                     "{error}; look at it, then activate with --grant, or: patchbay plugin grant {plugin} ASK; patchbay plugin grants {plugin}"
                 );
@@ -74,7 +89,10 @@ impl From<PluginError> for crate::Error {
                     .with_details(serde_json::json!({ "missing": missing }))
             }
             PluginError::Settings(violations) => {
-                let message = format!("settings do not fit the plugin's schema: {}", violations.join("; "));
+                let message = format!(
+                    "settings do not fit the plugin's schema: {}",
+                    violations.join("; ")
+                );
                 Self::invalid(message).with_details(violations.into())
             }
             PluginError::Runtime(error) => {
@@ -83,7 +101,12 @@ impl From<PluginError> for crate::Error {
             }
             PluginError::Sql(RoleError::NeedsAdministrator { ref statements, .. }) => {
                 let details = serde_json::json!({ "statements": statements });
-                Self::new(crate::error::Kind::Conflict, "database-rights", error.to_string()).with_details(details)
+                Self::new(
+                    crate::error::Kind::Conflict,
+                    "database-rights",
+                    error.to_string(),
+                )
+                .with_details(details)
             }
             PluginError::Sql(RoleError::Refused(message)) => {
                 Self::new(crate::error::Kind::Conflict, "database-rights", message)

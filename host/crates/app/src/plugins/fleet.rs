@@ -19,13 +19,26 @@ impl Plugins {
         let failures = self.failures.lock().clone();
         let mut report: Report = failures
             .into_iter()
-            .map(|(plugin, failure)| (plugin, Running { digest: None, failure: Some(failure) }))
+            .map(|(plugin, failure)| {
+                (
+                    plugin,
+                    Running {
+                        digest: None,
+                        failure: Some(failure),
+                    },
+                )
+            })
             .collect();
         for revision in self.runtime.registry().snapshot() {
-            let running = report.entry(revision.plugin().clone()).or_insert(Running { digest: None, failure: None });
+            let running = report.entry(revision.plugin().clone()).or_insert(Running {
+                digest: None,
+                failure: None,
+            });
             running.digest = Some(revision.digest());
         }
-        self.store.report(&self.host, env!("CARGO_PKG_VERSION"), &report).await
+        self.store
+            .report(&self.host, env!("CARGO_PKG_VERSION"), &report)
+            .await
     }
 
     /// Removes this process, which ends, so that nobody waits for it.
@@ -37,11 +50,17 @@ impl Plugins {
     /// one only seems to be gone, because it has another process namespace, its next report adds it
     /// again.
     pub(super) async fn forget_killed_neighbours(&self) -> Result<(), StoreError> {
-        let machine = |host: &str| host.rsplit_once(':').map(|(machine, pid)| (machine.to_owned(), pid.to_owned()));
-        let Some((here, _)) = machine(&self.host) else { return Ok(()) };
+        let machine = |host: &str| {
+            host.rsplit_once(':')
+                .map(|(machine, pid)| (machine.to_owned(), pid.to_owned()))
+        };
+        let Some((here, _)) = machine(&self.host) else {
+            return Ok(());
+        };
         for row in self.store.hosts().await? {
-            let killed = machine(&row.host)
-                .is_some_and(|(there, pid)| there == here && !std::path::Path::new("/proc").join(pid).exists());
+            let killed = machine(&row.host).is_some_and(|(there, pid)| {
+                there == here && !std::path::Path::new("/proc").join(pid).exists()
+            });
             if killed {
                 self.store.leave(&row.host).await?;
             }
@@ -50,8 +69,18 @@ impl Plugins {
     }
 
     /// How each process runs the active revision of a plugin.
-    pub async fn hosts(&self, plugin: &PluginName, active: &RevisionDigest) -> Result<Vec<HostView>, StoreError> {
-        Ok(self.store.hosts().await?.into_iter().map(|row| state(row, plugin, active)).collect())
+    pub async fn hosts(
+        &self,
+        plugin: &PluginName,
+        active: &RevisionDigest,
+    ) -> Result<Vec<HostView>, StoreError> {
+        Ok(self
+            .store
+            .hosts()
+            .await?
+            .into_iter()
+            .map(|row| state(row, plugin, active))
+            .collect())
     }
 
     /// Waits until every process that answers runs this revision or reports why it does not; at
@@ -64,7 +93,9 @@ impl Plugins {
         let until = Instant::now() + FOLLOW_LIMIT;
         loop {
             let hosts = self.hosts(plugin, active).await?;
-            let settled = |host: &HostView| host.is_current || host.failure.is_some() || host.silent_s.is_some();
+            let settled = |host: &HostView| {
+                host.is_current || host.failure.is_some() || host.silent_s.is_some()
+            };
             if hosts.iter().all(settled) || Instant::now() >= until {
                 return Ok(hosts);
             }
@@ -81,7 +112,9 @@ fn state(mut row: HostRow, plugin: &PluginName, active: &RevisionDigest) -> Host
         version: row.version,
         running,
         is_current: running == Some(*active),
-        failure: failure.filter(|failure| failure.digest == *active).map(|failure| failure.reason),
+        failure: failure
+            .filter(|failure| failure.digest == *active)
+            .map(|failure| failure.reason),
         silent_s: row.silent_for.map(|silent| silent.as_secs()),
     }
 }

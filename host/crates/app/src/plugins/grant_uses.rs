@@ -18,12 +18,16 @@ const COUNT_EVERY: Duration = Duration::from_secs(5);
 /// Stores uses every few seconds, and once more at the end.
 pub fn grant_uses(parts: &Parts) -> Arc<dyn Service> {
     let (uses, store) = (Arc::clone(&parts.grant_uses), parts.store.clone());
-    task("grant-uses", move |stop| count_uses(Arc::clone(&uses), store.clone(), stop))
+    task("grant-uses", move |stop| {
+        count_uses(Arc::clone(&uses), store.clone(), stop)
+    })
 }
 
 async fn count_uses(uses: Arc<GrantUses>, store: Store, stop: CancellationToken) {
     loop {
-        let stopped = tokio::time::timeout(COUNT_EVERY, stop.cancelled()).await.is_ok();
+        let stopped = tokio::time::timeout(COUNT_EVERY, stop.cancelled())
+            .await
+            .is_ok();
         let taken = uses.take();
         if !taken.is_empty()
             && let Err(error) = store.count_uses(&taken).await

@@ -33,7 +33,9 @@ use patchbay_model::manifest::Manifest;
 use patchbay_model::{DataPath, PluginName, QueueName, Redaction, RevisionDigest, grant};
 use patchbay_queue::ChildData;
 use patchbay_runtime::{Rejection, Runtime};
-use patchbay_store::{Failure, Keep, NewSignature, PluginSql, RevisionRow, SignatureRow, Store, Wanted};
+use patchbay_store::{
+    Failure, Keep, NewSignature, PluginSql, RevisionRow, SignatureRow, Store, Wanted,
+};
 use serde_json::Value;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::block_in_place;
@@ -125,7 +127,10 @@ impl Plugins {
     /// Loads nothing yet; see [`Plugins::converge`].
     pub fn new(parts: Parts) -> Self {
         if parts.trusted.are_required() {
-            info!(keys = parts.trusted.ids(), "plugins must be signed by one of these keys");
+            info!(
+                keys = parts.trusted.ids(),
+                "plugins must be signed by one of these keys"
+            );
         }
         Self {
             store: parts.store,
@@ -167,17 +172,32 @@ impl Plugins {
     /// takes no calls yet.
     ///
     /// When the file is here already, signatures that it did not have are added.
-    pub async fn stage(&self, component: &[u8], signatures: &[Signature], actor: &str) -> Result<Staged, PluginError> {
+    pub async fn stage(
+        &self,
+        component: &[u8],
+        signatures: &[Signature],
+        actor: &str,
+    ) -> Result<Staged, PluginError> {
         let digest = RevisionDigest::of(component);
-        let kept: Vec<Signature> =
-            self.store.signatures(&digest).await?.iter().filter_map(SignatureRow::signature).collect();
+        let kept: Vec<Signature> = self
+            .store
+            .signatures(&digest)
+            .await?
+            .iter()
+            .filter_map(SignatureRow::signature)
+            .collect();
         self.trusted.check_upload(&digest, signatures, &kept)?;
         let inspected = block_in_place(|| self.runtime.inspect(component))?;
         self.refuse_conflicts(&inspected.manifest).await?;
-        self.sql.check(&tables(&inspected.manifest, |_| true)).await?;
+        self.sql
+            .check(&tables(&inspected.manifest, |_| true))
+            .await?;
         let revision = self.runtime.load_inspected(inspected, component).await?;
         revision.try_start().await?;
-        self.invoker.self_test(&revision).await.map_err(Rejection::SelfTest)?;
+        self.invoker
+            .self_test(&revision)
+            .await
+            .map_err(Rejection::SelfTest)?;
         let manifest = revision.manifest();
         let created = self
             .store
@@ -207,9 +227,9 @@ impl Plugins {
     pub fn signed(&self, rows: &[SignatureRow]) -> Vec<SignatureView> {
         let signed = |row: &SignatureRow| SignatureView {
             key_id: row.key_id.clone(),
-            standing: row
-                .signature()
-                .map_or(Standing::Wrong, |signature| self.trusted.standing(&row.digest, &signature)),
+            standing: row.signature().map_or(Standing::Wrong, |signature| {
+                self.trusted.standing(&row.digest, &signature)
+            }),
             added_by: row.added_by.clone(),
             added_at: row.added_at.to_rfc3339(),
         };
@@ -233,10 +253,14 @@ impl Plugins {
         let revision = self.load(plugin, &row.digest).await?;
         let manifest = revision.manifest();
         self.refuse_conflicts(manifest).await?;
-        self.refuse_settings_that_do_not_fit(plugin, manifest).await?;
+        self.refuse_settings_that_do_not_fit(plugin, manifest)
+            .await?;
         let missing = self.missing(manifest).await?;
         if !missing.is_empty() && !grant {
-            return Err(PluginError::NotGranted { plugin: plugin.clone(), missing });
+            return Err(PluginError::NotGranted {
+                plugin: plugin.clone(),
+                missing,
+            });
         }
         // Likewise, a revision whose rights Postgres refuses must not become active. The incumbent
         // keeps its rights until it is replaced.
@@ -244,7 +268,11 @@ impl Plugins {
         if let Some(incumbent) = self.runtime.registry().get(plugin) {
             let granted = self.store.granted(plugin).await?;
             let kept = tables(incumbent.manifest(), |ask| granted.contains(ask));
-            rights.extend(kept.into_iter().filter(|right| !rights.contains(right)).collect::<Wanted>());
+            rights.extend(
+                kept.into_iter()
+                    .filter(|right| !rights.contains(right))
+                    .collect::<Wanted>(),
+            );
         }
         self.sql.prepare(plugin, &rights).await?;
         let granted = grant::asks(manifest);
@@ -260,8 +288,13 @@ impl Plugins {
                 newly_granted: missing,
             });
         }
-        let refuse = |others: &[RevisionRow]| conflicts::refuse(manifest, others).map_err(|error| error.to_string());
-        let activation = self.store.activate(plugin, &row.digest, &granted, &missing, actor, refuse).await?;
+        let refuse = |others: &[RevisionRow]| {
+            conflicts::refuse(manifest, others).map_err(|error| error.to_string())
+        };
+        let activation = self
+            .store
+            .activate(plugin, &row.digest, &granted, &missing, actor, refuse)
+            .await?;
         info!(plugin = %plugin, revision = %row.digest, "revision activated");
         self.take_effect().await?;
         Ok(Activated {
@@ -270,7 +303,10 @@ impl Plugins {
             digest: row.digest,
             changed: true,
             // The revision is active, whether or not the other hosts answer.
-            hosts: self.wait_for_fleet(plugin, &row.digest).await.unwrap_or_default(),
+            hosts: self
+                .wait_for_fleet(plugin, &row.digest)
+                .await
+                .unwrap_or_default(),
             previous: activation.previous,
             granted,
             newly_granted: missing,
@@ -278,13 +314,19 @@ impl Plugins {
     }
 
     /// Activates the revision that was active before, by the same path as any activation.
-    pub async fn rollback(&self, plugin: &PluginName, actor: &str) -> Result<Activated, PluginError> {
+    pub async fn rollback(
+        &self,
+        plugin: &PluginName,
+        actor: &str,
+    ) -> Result<Activated, PluginError> {
         self.known(plugin).await?;
-        let target =
-            self.store.rollback_target(plugin).await?.ok_or_else(|| {
-                PluginError::Conflict(format!("{plugin} has no earlier active revision to go back to"))
-            })?;
-        self.activate(plugin, &target.to_string(), false, actor).await
+        let target = self.store.rollback_target(plugin).await?.ok_or_else(|| {
+            PluginError::Conflict(format!(
+                "{plugin} has no earlier active revision to go back to"
+            ))
+        })?;
+        self.activate(plugin, &target.to_string(), false, actor)
+            .await
     }
 
     /// Stops the plugin. Its jobs wait in their queues.
@@ -294,7 +336,12 @@ impl Plugins {
     }
 
     /// Deletes a revision that is not active.
-    pub async fn delete(&self, plugin: &PluginName, digest: &str, actor: &str) -> Result<RevisionDigest, PluginError> {
+    pub async fn delete(
+        &self,
+        plugin: &PluginName,
+        digest: &str,
+        actor: &str,
+    ) -> Result<RevisionDigest, PluginError> {
         let row = self.find(plugin, digest).await?;
         self.store.delete_revision(&row.digest, actor).await?;
         Ok(row.digest)
@@ -302,10 +349,16 @@ impl Plugins {
 
     /// Stores settings that fit the schema of the active revision or, before any activation, of the
     /// newest one.
-    pub async fn set_settings(&self, plugin: &PluginName, value: &Value, actor: &str) -> Result<(), PluginError> {
+    pub async fn set_settings(
+        &self,
+        plugin: &PluginName,
+        value: &Value,
+        actor: &str,
+    ) -> Result<(), PluginError> {
         let rows = self.store.revisions(Some(plugin)).await?;
         let row = rows.iter().find(|row| row.is_current).or(rows.first());
-        let row = row.ok_or_else(|| PluginError::NotFound(format!("no plugin is called {plugin}")))?;
+        let row =
+            row.ok_or_else(|| PluginError::NotFound(format!("no plugin is called {plugin}")))?;
         let manifest = conflicts::manifest_of(row)?;
         let violations = block_in_place(|| settings::violations(&manifest, value));
         if !violations.is_empty() {
@@ -318,22 +371,37 @@ impl Plugins {
     async fn known(&self, plugin: &PluginName) -> Result<Vec<RevisionRow>, PluginError> {
         let rows = self.store.revisions(Some(plugin)).await?;
         if rows.is_empty() {
-            return Err(PluginError::NotFound(format!("no plugin is called {plugin}")));
+            return Err(PluginError::NotFound(format!(
+                "no plugin is called {plugin}"
+            )));
         }
         Ok(rows)
     }
 
     /// Finds a revision of `plugin` by its digest or an unambiguous beginning of it.
-    pub async fn find(&self, plugin: &PluginName, digest: &str) -> Result<RevisionRow, PluginError> {
+    pub async fn find(
+        &self,
+        plugin: &PluginName,
+        digest: &str,
+    ) -> Result<RevisionRow, PluginError> {
         let usable = digest.len() >= 4 && digest.chars().all(|c| c.is_ascii_hexdigit());
         if !usable {
-            return Err(PluginError::NotFound("a digest is given by at least its first 4 hexadecimal digits".into()));
+            return Err(PluginError::NotFound(
+                "a digest is given by at least its first 4 hexadecimal digits".into(),
+            ));
         }
-        let mut rows = self.store.find_revisions(plugin, &digest.to_ascii_lowercase()).await?;
+        let mut rows = self
+            .store
+            .find_revisions(plugin, &digest.to_ascii_lowercase())
+            .await?;
         match rows.len() {
-            0 => Err(PluginError::NotFound(format!("{plugin} has no revision {digest}"))),
+            0 => Err(PluginError::NotFound(format!(
+                "{plugin} has no revision {digest}"
+            ))),
             1 => Ok(rows.remove(0)),
-            n => Err(PluginError::Conflict(format!("{digest} is the beginning of {n} revisions: give more digits"))),
+            n => Err(PluginError::Conflict(format!(
+                "{digest} is the beginning of {n} revisions: give more digits"
+            ))),
         }
     }
 
@@ -346,14 +414,20 @@ impl Plugins {
         let digest = self.find(plugin, digest).await?.digest;
         let component = self.stored(&digest).await?;
         let inspected = block_in_place(|| self.runtime.inspect(&component))?;
-        let described =
-            Described { manifest: inspected.manifest, imports: inspected.imports, exports: inspected.exports };
+        let described = Described {
+            manifest: inspected.manifest,
+            imports: inspected.imports,
+            exports: inspected.exports,
+        };
         Ok((digest, described))
     }
 
     /// The revision of a plugin that takes new calls in this process.
     pub fn running(&self, plugin: &PluginName) -> Option<RevisionDigest> {
-        self.runtime.registry().get(plugin).map(|revision| revision.digest())
+        self.runtime
+            .registry()
+            .get(plugin)
+            .map(|revision| revision.digest())
     }
 
     /// Queues that active plugins of this process handle.
@@ -361,7 +435,13 @@ impl Plugins {
         let revisions = self.runtime.registry().snapshot();
         revisions
             .iter()
-            .flat_map(|revision| revision.manifest().queues.iter().map(|queue| queue.name.clone()))
+            .flat_map(|revision| {
+                revision
+                    .manifest()
+                    .queues
+                    .iter()
+                    .map(|queue| queue.name.clone())
+            })
             .collect()
     }
 
@@ -369,14 +449,21 @@ impl Plugins {
     /// all.
     pub fn searchable(&self, queue: Option<&QueueName>) -> BTreeSet<DataPath> {
         let revisions = self.runtime.registry().snapshot();
-        let queues = revisions.iter().flat_map(|revision| &revision.manifest().queues);
+        let queues = revisions
+            .iter()
+            .flat_map(|revision| &revision.manifest().queues);
         let queues = queues.filter(|spec| queue.is_none_or(|queue| spec.name == *queue));
-        queues.flat_map(|spec| spec.searchable.iter().cloned()).collect()
+        queues
+            .flat_map(|spec| spec.searchable.iter().cloned())
+            .collect()
     }
 
     /// The active plugin of this process that handles a queue.
     pub fn handler_of(&self, queue: &QueueName) -> Option<PluginName> {
-        self.runtime.registry().owner_of(queue).map(|revision| revision.plugin().clone())
+        self.runtime
+            .registry()
+            .owner_of(queue)
+            .map(|revision| revision.plugin().clone())
     }
 
     /// What is redacted in a queue's jobs, by the manifest that handles it or has handled it.
@@ -396,7 +483,10 @@ impl Plugins {
 
     /// As [`Self::redaction`]. For a filter without a queue, everything that any queue redacts.
     pub fn redaction_of(&self, queue: Option<&QueueName>) -> Redaction {
-        queue.map_or_else(|| self.redactions.of_any(), |queue| self.redactions.of(queue))
+        queue.map_or_else(
+            || self.redactions.of_any(),
+            |queue| self.redactions.of(queue),
+        )
     }
 
     /// Checks early. The check is repeated in the transaction of the activation, where no other
@@ -413,12 +503,19 @@ impl Plugins {
         let stored = self.store.settings(plugin).await?;
         let settings = Value::Object(self.settings.effective(manifest, &stored));
         let violations = block_in_place(|| settings::violations(manifest, &settings));
-        if violations.is_empty() { Ok(()) } else { Err(PluginError::Settings(violations)) }
+        if violations.is_empty() {
+            Ok(())
+        } else {
+            Err(PluginError::Settings(violations))
+        }
     }
 }
 
 fn to_keep(signature: &Signature) -> NewSignature {
-    NewSignature { key_id: signature.key.to_string(), bytes: signature.bytes }
+    NewSignature {
+        key_id: signature.key.to_string(),
+        bytes: signature.bytes,
+    }
 }
 
 fn manifest_value(manifest: &Manifest) -> Value {

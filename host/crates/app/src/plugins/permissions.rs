@@ -16,9 +16,14 @@ impl Plugins {
     pub async fn grants(&self, plugin: &PluginName) -> Result<Vec<GrantView>, PluginError> {
         let rows = self.known(plugin).await?;
         let asks = |row: Option<&RevisionRow>| {
-            row.map(manifest_of).transpose().map(|m| m.map(|m| m.asks()).unwrap_or_default())
+            row.map(manifest_of)
+                .transpose()
+                .map(|m| m.map(|m| m.asks()).unwrap_or_default())
         };
-        let (active, newest) = (asks(rows.iter().find(|row| row.is_current))?, asks(rows.first())?);
+        let (active, newest) = (
+            asks(rows.iter().find(|row| row.is_current))?,
+            asks(rows.first())?,
+        );
         let mut views: BTreeMap<Ask, GrantView> = BTreeMap::new();
         let mut view = |ask: Ask, fill: &dyn Fn(&mut GrantView)| {
             fill(views.entry(ask.clone()).or_insert_with(|| GrantView {
@@ -46,7 +51,12 @@ impl Plugins {
     }
 
     /// Refuses what no revision asks for, since it is a typo. Takes effect with the next call.
-    pub async fn grant(&self, plugin: &PluginName, asks: &[Ask], actor: &str) -> Result<(), PluginError> {
+    pub async fn grant(
+        &self,
+        plugin: &PluginName,
+        asks: &[Ask],
+        actor: &str,
+    ) -> Result<(), PluginError> {
         let mut asked = BTreeSet::new();
         for row in self.known(plugin).await? {
             asked.extend(manifest_of(&row)?.asks());
@@ -67,7 +77,10 @@ impl Plugins {
         self.known(plugin).await?;
         let granted = self.store.granted(plugin).await?;
         if let Some(unknown) = asks.iter().find(|ask| !granted.contains(ask)) {
-            return Err(PluginError::NotFound(format!("{plugin} is not granted {:?}", unknown.as_str())));
+            return Err(PluginError::NotFound(format!(
+                "{plugin} is not granted {:?}",
+                unknown.as_str()
+            )));
         }
         let revoked = self.store.revoke(plugin, asks).await?;
         self.take_effect().await?;
@@ -79,14 +92,25 @@ impl Plugins {
     /// statement; the grants stay.
     fn sql_in_order(&self, plugin: &PluginName) -> Result<(), PluginError> {
         self.sql.problem(plugin).map_or(Ok(()), |reason| {
-            Err(PluginError::Sql(RoleError::Refused(format!("{plugin} runs no SQL until this is solved: {reason}"))))
+            Err(PluginError::Sql(RoleError::Refused(format!(
+                "{plugin} runs no SQL until this is solved: {reason}"
+            ))))
         })
     }
 
     /// The asks that are not granted.
     pub(super) async fn missing(&self, manifest: &Manifest) -> Result<Vec<Ask>, StoreError> {
-        let granted: HashSet<Ask> = self.store.granted(&manifest.name).await?.into_iter().collect();
-        Ok(manifest.asks().into_iter().filter(|ask| !granted.contains(ask)).collect())
+        let granted: HashSet<Ask> = self
+            .store
+            .granted(&manifest.name)
+            .await?
+            .into_iter()
+            .collect();
+        Ok(manifest
+            .asks()
+            .into_iter()
+            .filter(|ask| !granted.contains(ask))
+            .collect())
     }
 }
 
@@ -94,5 +118,7 @@ impl Plugins {
 pub(super) fn tables(manifest: &Manifest, is_granted: impl Fn(&Ask) -> bool) -> Wanted {
     let accesses = manifest.sql.iter().flat_map(|spec| spec.accesses());
     let granted = accesses.filter(|(table, access)| is_granted(&Ask::sql(table, access)));
-    granted.map(|(table, access)| (table.clone(), access.clone())).collect()
+    granted
+        .map(|(table, access)| (table.clone(), access.clone()))
+        .collect()
 }

@@ -18,7 +18,9 @@ const PRUNE_EVERY: Duration = Duration::from_secs(6 * 3_600);
 /// Prunes from time to time. Every process does; what one has deleted the others do not find.
 pub fn pruner(parts: &Parts) -> Arc<dyn Service> {
     let plugins = Arc::clone(&parts.plugins);
-    task("plugin-pruner", move |stop| Arc::clone(&plugins).run_pruning(stop))
+    task("plugin-pruner", move |stop| {
+        Arc::clone(&plugins).run_pruning(stop)
+    })
 }
 
 impl Plugins {
@@ -29,7 +31,11 @@ impl Plugins {
 
     /// Every process prunes, and finds only what the others have not deleted.
     async fn run_pruning(self: Arc<Self>, stop: CancellationToken) {
-        while stop.run_until_cancelled(tokio::time::sleep(PRUNE_EVERY)).await.is_some() {
+        while stop
+            .run_until_cancelled(tokio::time::sleep(PRUNE_EVERY))
+            .await
+            .is_some()
+        {
             if let Err(error) = self.prune_and_record().await {
                 warn!(%error, "old revisions were not removed; the next round tries again");
             }
@@ -42,9 +48,15 @@ impl Plugins {
         if pruned.is_empty() {
             return Ok(());
         }
-        let digests: Vec<String> = pruned.iter().map(|revision| revision.digest.to_string()).collect();
+        let digests: Vec<String> = pruned
+            .iter()
+            .map(|revision| revision.digest.to_string())
+            .collect();
         let actor = format!("host {}", self.host);
-        let id = self.store.begin_action(&actor, "plugin.prune", "old revisions", &json!({})).await?;
+        let id = self
+            .store
+            .begin_action(&actor, "plugin.prune", "old revisions", &json!({}))
+            .await?;
         self.store.finish_action(id, &Ok(json!(digests))).await
     }
 }

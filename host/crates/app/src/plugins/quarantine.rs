@@ -27,7 +27,9 @@ pub struct Begun {
 /// Makes what this process has seen hold everywhere, one after another.
 pub fn quarantine_follow_up(parts: &Parts) -> Arc<dyn Service> {
     let plugins = Arc::clone(&parts.plugins);
-    task("quarantine", move |stop| Arc::clone(&plugins).carry_out_quarantines(stop))
+    task("quarantine", move |stop| {
+        Arc::clone(&plugins).carry_out_quarantines(stop)
+    })
 }
 
 impl Plugins {
@@ -46,7 +48,12 @@ impl Plugins {
                         self.quarantine.count(&crash_loop);
                         let consequence = self.follow_up(&crash_loop).await;
                         // Without alerts nothing receives this.
-                        self.begun.send(Begun { crash_loop: crash_loop.clone(), consequence }).ok();
+                        self.begun
+                            .send(Begun {
+                                crash_loop: crash_loop.clone(),
+                                consequence,
+                            })
+                            .ok();
                         break;
                     }
                     // Another process was faster, or another revision is active by now.
@@ -70,12 +77,22 @@ impl Plugins {
     /// Does what the policy says, and describes it in words.
     async fn follow_up(&self, crash_loop: &CrashLoop) -> String {
         let plugin = &crash_loop.plugin;
-        let waits =
-            |why: &str| format!("{why}its queues wait; patchbay plugin release {plugin}, or activate another revision");
+        let waits = |why: &str| {
+            format!(
+                "{why}its queues wait; patchbay plugin release {plugin}, or activate another revision"
+            )
+        };
         match self.policy {
             Policy::Wait => waits(""),
-            Policy::Previous => match self.rollback(plugin, &format!("host {}", self.host())).await {
-                Ok(activated) => format!("revision {} {} has taken over", activated.version, activated.digest.short()),
+            Policy::Previous => match self
+                .rollback(plugin, &format!("host {}", self.host()))
+                .await
+            {
+                Ok(activated) => format!(
+                    "revision {} {} has taken over",
+                    activated.version,
+                    activated.digest.short()
+                ),
                 Err(error) => waits(&format!("no other revision takes over ({error}); ")),
             },
         }
@@ -85,11 +102,23 @@ impl Plugins {
     /// any more.
     async fn quarantine(&self, crash_loop: &CrashLoop) -> Result<bool, StoreError> {
         let actor = format!("host {}", self.host);
-        self.store.quarantine(&crash_loop.plugin, &crash_loop.digest, &crash_loop.reason, &actor).await
+        self.store
+            .quarantine(
+                &crash_loop.plugin,
+                &crash_loop.digest,
+                &crash_loop.reason,
+                &actor,
+            )
+            .await
     }
 
     /// Lets the quarantined revision take calls again, here and everywhere.
-    pub async fn release(&self, plugin: &PluginName, reason: &str, actor: &str) -> Result<RevisionDigest, PluginError> {
+    pub async fn release(
+        &self,
+        plugin: &PluginName,
+        reason: &str,
+        actor: &str,
+    ) -> Result<RevisionDigest, PluginError> {
         let digest = self.store.release(plugin, reason, actor).await?;
         info!(%plugin, revision = %digest, actor, reason, "plugin released from quarantine");
         self.converge().await?;

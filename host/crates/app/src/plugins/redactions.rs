@@ -29,8 +29,18 @@ mod tests {
     #[test]
     fn an_active_manifest_decides_and_without_one_all_that_ever_was_hidden_is() {
         let row = |queue: &str, paths: &[&str], ever: &[&str], is_current| {
-            let of = |paths: &[&str]| paths.iter().map(|path| path.parse().expect("a path")).collect();
-            RedactionRow { queue: queue.parse().expect("a queue"), paths: of(paths), ever: of(ever), is_current }
+            let of = |paths: &[&str]| {
+                paths
+                    .iter()
+                    .map(|path| path.parse().expect("a path"))
+                    .collect()
+            };
+            RedactionRow {
+                queue: queue.parse().expect("a queue"),
+                paths: of(paths),
+                ever: of(ever),
+                is_current,
+            }
         };
         let known = by_queue(vec![
             row("active", &["to"], &["to", "text"], true),

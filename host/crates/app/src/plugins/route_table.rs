@@ -23,7 +23,6 @@ struct Owner {
 /// What takes the requests of one path.
 #[derive(Debug, Clone, Copy)]
 pub enum Target<'a> {
-    /// An operation answers.
     Route(&'a RouteSpec),
     /// The plugin verifies the request, and it becomes jobs.
     Webhook(&'a WebhookSpec),
@@ -50,7 +49,11 @@ impl RouteTable {
             if manifest.endpoints().next().is_none() {
                 continue;
             }
-            let with_others = || owners.iter().find_map(|owner| manifest.overlap_with(&owner.manifest));
+            let with_others = || {
+                owners
+                    .iter()
+                    .find_map(|owner| manifest.overlap_with(&owner.manifest))
+            };
             match manifest.overlap_with_host().or_else(with_others) {
                 Some(overlap) => left_out.push((manifest.name.clone(), overlap)),
                 None => owners.push(Owner { digest, manifest }),
@@ -65,7 +68,9 @@ impl RouteTable {
         self.owners.iter().flat_map(|Owner { digest, manifest }| {
             let routes = manifest.routes.iter().map(Target::Route);
             let webhooks = manifest.webhooks.iter().map(Target::Webhook);
-            routes.chain(webhooks).map(move |target| (&manifest.name, *digest, target))
+            routes
+                .chain(webhooks)
+                .map(move |target| (&manifest.name, *digest, target))
         })
     }
 }
@@ -89,7 +94,9 @@ mod tests {
     fn listed(table: &RouteTable) -> Vec<String> {
         let line = |(plugin, digest, target): (&PluginName, RevisionDigest, Target<'_>)| {
             assert_eq!(digest, RevisionDigest::of(plugin.as_str().as_bytes()));
-            let Target::Route(route) = target else { panic!("a route") };
+            let Target::Route(route) = target else {
+                panic!("a route")
+            };
             format!("{plugin} {} {}", target.methods()[0].as_str(), route.path)
         };
         table.targets().map(line).collect()
@@ -102,7 +109,10 @@ mod tests {
             active("aa", &["/api/a"]),
             active("none", &[]),
         ]);
-        assert_eq!(listed(&table), ["aa GET /api/a", "bb GET /api/b", "bb GET /api/b/{id}"]);
+        assert_eq!(
+            listed(&table),
+            ["aa GET /api/a", "bb GET /api/b", "bb GET /api/b/{id}"]
+        );
         assert!(left_out.is_empty());
     }
 
@@ -113,7 +123,11 @@ mod tests {
             active("aa", &["/api/x/1", "/api/a"]),
             active("host", &["/api/admin/x"]),
         ]);
-        assert_eq!(listed(&table), ["zz GET /api/x/{id}"], "all of a plugin or nothing");
+        assert_eq!(
+            listed(&table),
+            ["zz GET /api/x/{id}"],
+            "all of a plugin or nothing"
+        );
         let names: Vec<&str> = left_out.iter().map(|(plugin, _)| plugin.as_str()).collect();
         assert_eq!(names, ["aa", "host"]);
     }

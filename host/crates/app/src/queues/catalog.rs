@@ -21,7 +21,11 @@ pub struct Catalog {
 
 impl Catalog {
     pub fn new(broker: Broker, store: Store, plugins: Arc<Plugins>) -> Self {
-        Self { broker, store, plugins }
+        Self {
+            broker,
+            store,
+            plugins,
+        }
     }
 
     pub async fn names(&self) -> Result<BTreeSet<QueueName>, Error> {
@@ -40,12 +44,16 @@ impl Catalog {
 
     /// Fails for a queue that does not exist and must not be made under this name.
     pub async fn check_new_name(&self, queue: &QueueName) -> Result<(), Error> {
-        let Err(odd) = queue.check_new() else { return Ok(()) };
+        let Err(odd) = queue.check_new() else {
+            return Ok(());
+        };
         // A queue with an odd name is accepted if another client has made it.
-        self.refuse_unknown(queue).await.map_err(|error| match error.kind {
-            Kind::NotFound => odd.into(),
-            _ => error,
-        })
+        self.refuse_unknown(queue)
+            .await
+            .map_err(|error| match error.kind {
+                Kind::NotFound => odd.into(),
+                _ => error,
+            })
     }
 
     /// Fails for a queue that is in no active manifest, not in Redis, and not in the history.

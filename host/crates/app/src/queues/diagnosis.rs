@@ -44,7 +44,13 @@ const LONG_IN_THE_DATABASE: Duration = Duration::from_secs(1);
 
 /// What is at a key of the queue, and how to remove it.
 pub fn taken(queue: &QueueName, key: &TakenKey) -> (String, String) {
-    let TakenKey { key, name, wanted, found, is_job } = key;
+    let TakenKey {
+        key,
+        name,
+        wanted,
+        found,
+        is_job,
+    } = key;
     let key = word(key);
     if *is_job {
         let job = arguments(&[queue.as_str(), name]);
@@ -59,7 +65,9 @@ pub fn taken(queue: &QueueName, key: &TakenKey) -> (String, String) {
         );
     }
     (
-        format!("the key {key} holds a {found}, and BullMQ keeps a {wanted} there: the queue cannot work"),
+        format!(
+            "the key {key} holds a {found}, and BullMQ keeps a {wanted} there: the queue cannot work"
+        ),
         format!(
             "look at it with redis-cli; then put it aside: redis-cli RENAME {key} {}",
             word(&format!("{key}-aside"))
@@ -74,30 +82,52 @@ pub fn diagnose(seen: &QueueObservation) -> Vec<Reason> {
     let counts = &queue.counts;
     let waiting = counts.waiting + counts.prioritized;
     let mut reasons = Vec::new();
-    let mut because =
-        |code: &str, message: String, next: String| reasons.push(Reason { code: code.to_owned(), message, next });
+    let mut because = |code: &str, message: String, next: String| {
+        reasons.push(Reason {
+            code: code.to_owned(),
+            message,
+            next,
+        })
+    };
     for key in &seen.taken {
         let (stands, next) = taken(&queue.name, key);
         because("damaged-data", stands, next);
     }
-    if let Some(error) =
-        queue.error.as_ref().filter(|error| !seen.taken.iter().any(|key| error.starts_with(&format!("{}:", key.key))))
-    {
-        let next = "repair or remove that key with redis-cli; jobs there may not be taken until then";
-        because("damaged-data", format!("what Redis holds of the queue is damaged: {error}"), next.into());
+    if let Some(error) = queue.error.as_ref().filter(|error| {
+        !seen
+            .taken
+            .iter()
+            .any(|key| error.starts_with(&format!("{}:", key.key)))
+    }) {
+        let next =
+            "repair or remove that key with redis-cli; jobs there may not be taken until then";
+        because(
+            "damaged-data",
+            format!("what Redis holds of the queue is damaged: {error}"),
+            next.into(),
+        );
     }
     if counts.paused {
         let who = seen.paused_by.as_ref().map_or_else(
             || "by another BullMQ client, such as Bull Board".to_owned(),
             |action| format!("by {} at {}", action.actor, time(action.began_at)),
         );
-        because("paused", format!("the queue is paused {who}"), format!("patchbay queue resume {name}"));
+        because(
+            "paused",
+            format!("the queue is paused {who}"),
+            format!("patchbay queue resume {name}"),
+        );
     }
     if queue.put_aside > 0 && !counts.paused {
         because(
             "put-aside",
-            format!("{} jobs lie in the list where BullMQ 5 puts jobs of a paused queue", queue.put_aside),
-            format!("patchbay queue resume {name} (it puts them back; a resume by BullMQ 5 would lose others)"),
+            format!(
+                "{} jobs lie in the list where BullMQ 5 puts jobs of a paused queue",
+                queue.put_aside
+            ),
+            format!(
+                "patchbay queue resume {name} (it puts them back; a resume by BullMQ 5 would lose others)"
+            ),
         );
     }
     if let Some(ms) = queue.rate_limited_ms {
@@ -110,22 +140,38 @@ pub fn diagnose(seen: &QueueObservation) -> Vec<Reason> {
     if queue.concurrency.is_some_and(|most| counts.active >= most) {
         because(
             "concurrency-reached",
-            format!("{} jobs run, as many as the queue allows over all workers", counts.active),
+            format!(
+                "{} jobs run, as many as the queue allows over all workers",
+                counts.active
+            ),
             format!("wait, or: patchbay queue concurrency {name} N"),
         );
     }
     if seen.redis_full {
         let next = "patchbay queue clean, or raise maxmemory; running jobs still settle";
-        because("redis-full", "Redis is nearly full: new jobs are refused".into(), next.into());
+        because(
+            "redis-full",
+            "Redis is nearly full: new jobs are refused".into(),
+            next.into(),
+        );
     }
     for reason in &seen.not_ready {
         because(
             "host-not-ready",
-            format!("this host is not ready ({}): {}", reason.code, reason.message),
+            format!(
+                "this host is not ready ({}): {}",
+                reason.code, reason.message
+            ),
             reason.next.clone(),
         );
     }
-    if let Some(Quarantined { plugin, since, by, reason }) = &seen.quarantined {
+    if let Some(Quarantined {
+        plugin,
+        since,
+        by,
+        reason,
+    }) = &seen.quarantined
+    {
         because(
             "quarantined",
             format!(
@@ -139,11 +185,18 @@ pub fn diagnose(seen: &QueueObservation) -> Vec<Reason> {
     for breaker in seen.breakers.iter().filter(|breaker| !breaker.is_closed()) {
         let (plugin, host) = (&breaker.plugin, &breaker.host);
         let how = match (&breaker.opened_by, breaker.probe_in_ms) {
-            (Some(by), _) => format!("{by} has opened it: {}", breaker.reason.as_deref().unwrap_or_default()),
+            (Some(by), _) => format!(
+                "{by} has opened it: {}",
+                breaker.reason.as_deref().unwrap_or_default()
+            ),
             (None, Some(ms)) => format!("for {} s more, then one call tries", ms.div_ceil(1_000)),
             (None, None) => "one call tries whether it is back".into(),
         };
-        let last = breaker.last_failure.as_ref().map(|last| format!("; last failure: {last}")).unwrap_or_default();
+        let last = breaker
+            .last_failure
+            .as_ref()
+            .map(|last| format!("; last failure: {last}"))
+            .unwrap_or_default();
         because(
             "breaker-open",
             format!(
@@ -173,7 +226,8 @@ pub fn diagnose(seen: &QueueObservation) -> Vec<Reason> {
         (None, true) => because(
             "no-worker",
             "no active plugin handles it, and no other worker is connected".into(),
-            "patchbay plugin list; activate the plugin that should, or start the Node worker".into(),
+            "patchbay plugin list; activate the plugin that should, or start the Node worker"
+                .into(),
         ),
         (Some(plugin), true) => because(
             "no-worker",
@@ -183,11 +237,16 @@ pub fn diagnose(seen: &QueueObservation) -> Vec<Reason> {
         (_, false) => {}
     }
     if waiting == 0 && counts.delayed > 0 {
-        let due = queue.next_delayed_at.and_then(|ms| DateTime::from_timestamp_millis(i64::try_from(ms).ok()?));
+        let due = queue
+            .next_delayed_at
+            .and_then(|ms| DateTime::from_timestamp_millis(i64::try_from(ms).ok()?));
         let due = due.map_or_else(|| "a time beyond any calendar".to_owned(), time);
         because(
             "only-delayed",
-            format!("nothing waits; the next of {} delayed jobs is due at {due}", counts.delayed),
+            format!(
+                "nothing waits; the next of {} delayed jobs is due at {due}",
+                counts.delayed
+            ),
             format!("wait, or: patchbay job promote {name} ID"),
         );
     }
@@ -195,13 +254,22 @@ pub fn diagnose(seen: &QueueObservation) -> Vec<Reason> {
         return reasons;
     }
     vec![match (waiting, counts.active) {
-        (0, 0) => Reason { code: "empty".into(), message: "nothing waits".into(), next: "look at the producer".into() },
-        (0, _) => {
-            Reason { code: "moving".into(), message: "everything that was waiting runs".into(), next: "nothing".into() }
-        }
+        (0, 0) => Reason {
+            code: "empty".into(),
+            message: "nothing waits".into(),
+            next: "look at the producer".into(),
+        },
+        (0, _) => Reason {
+            code: "moving".into(),
+            message: "everything that was waiting runs".into(),
+            next: "nothing".into(),
+        },
         (_, 0) => Reason {
             code: "about-to-start".into(),
-            message: format!("{waiting} jobs wait and {} workers are connected", seen.workers.len()),
+            message: format!(
+                "{waiting} jobs wait and {} workers are connected",
+                seen.workers.len()
+            ),
             next: "ask again; a killed host's jobs come back after about 30 s".into(),
         },
         (_, active) => Reason {
@@ -248,13 +316,23 @@ mod tests {
     }
 
     fn codes(seen: &QueueObservation) -> Vec<String> {
-        diagnose(seen).into_iter().map(|reason| reason.code).collect()
+        diagnose(seen)
+            .into_iter()
+            .map(|reason| reason.code)
+            .collect()
     }
 
     #[test]
     fn a_queue_without_trouble_says_so() {
         assert_eq!(codes(&seen(QueueCounts::default())), ["empty"]);
-        assert_eq!(codes(&seen(QueueCounts { waiting: 5, active: 2, ..QueueCounts::default() })), ["busy"]);
+        assert_eq!(
+            codes(&seen(QueueCounts {
+                waiting: 5,
+                active: 2,
+                ..QueueCounts::default()
+            })),
+            ["busy"]
+        );
     }
 
     #[test]
@@ -272,13 +350,29 @@ mod tests {
         seen.taken = vec![key("failed", true), key("marker", false)];
         let reasons = diagnose(&seen);
         assert_eq!(reasons.len(), 2, "{reasons:?}");
-        assert!(reasons[0].next.contains("patchbay job remove -- '-my queue' failed"), "{}", reasons[0].next);
-        assert!(reasons[1].next.contains("redis-cli RENAME 'bull:-my queue:marker'"), "{}", reasons[1].next);
+        assert!(
+            reasons[0]
+                .next
+                .contains("patchbay job remove -- '-my queue' failed"),
+            "{}",
+            reasons[0].next
+        );
+        assert!(
+            reasons[1]
+                .next
+                .contains("redis-cli RENAME 'bull:-my queue:marker'"),
+            "{}",
+            reasons[1].next
+        );
     }
 
     #[test]
     fn several_reasons_are_all_told() {
-        let mut seen = seen(QueueCounts { waiting: 5, paused: true, ..QueueCounts::default() });
+        let mut seen = seen(QueueCounts {
+            waiting: 5,
+            paused: true,
+            ..QueueCounts::default()
+        });
         seen.workers.clear();
         seen.plugin = None;
         seen.redis_full = true;
@@ -287,7 +381,10 @@ mod tests {
 
     #[test]
     fn a_quarantined_plugin_is_the_reason_and_not_the_missing_worker() {
-        let mut seen = seen(QueueCounts { waiting: 5, ..QueueCounts::default() });
+        let mut seen = seen(QueueCounts {
+            waiting: 5,
+            ..QueueCounts::default()
+        });
         seen.workers.clear();
         seen.plugin = None;
         seen.quarantined = Some(Quarantined {
@@ -297,7 +394,11 @@ mod tests {
             reason: "10 of the last 10 calls crashed".into(),
         });
         assert_eq!(codes(&seen), ["quarantined"]);
-        assert!(diagnose(&seen)[0].next.contains("patchbay plugin release email"));
+        assert!(
+            diagnose(&seen)[0]
+                .next
+                .contains("patchbay plugin release email")
+        );
     }
 
     #[test]
@@ -318,33 +419,64 @@ mod tests {
             times_opened: 1,
             deferred_jobs: 0,
         };
-        let mut seen = seen(QueueCounts { waiting: 5, ..QueueCounts::default() });
-        seen.breakers = vec![breaker("closed", None), breaker("open", Some(9_001)), breaker("half-open", None)];
+        let mut seen = seen(QueueCounts {
+            waiting: 5,
+            ..QueueCounts::default()
+        });
+        seen.breakers = vec![
+            breaker("closed", None),
+            breaker("open", Some(9_001)),
+            breaker("half-open", None),
+        ];
         let reasons = diagnose(&seen);
         assert_eq!(
-            reasons.iter().map(|reason| reason.code.as_str()).collect::<Vec<_>>(),
+            reasons
+                .iter()
+                .map(|reason| reason.code.as_str())
+                .collect::<Vec<_>>(),
             ["breaker-open", "breaker-open"]
         );
-        assert!(reasons[0].message.contains("for 10 s more") && reasons[0].message.contains("connect: refused"));
+        assert!(
+            reasons[0].message.contains("for 10 s more")
+                && reasons[0].message.contains("connect: refused")
+        );
         assert!(reasons[1].message.contains("one call tries whether"));
-        assert!(reasons[0].next.contains("patchbay breaker close email smtp://mail.example:465"));
+        assert!(
+            reasons[0]
+                .next
+                .contains("patchbay breaker close email smtp://mail.example:465")
+        );
     }
 
     #[test]
     fn calls_that_wait_for_a_database_connection_are_told_once_one_is_held_for_long() {
-        let taken = |longest| PlacesTaken { in_use: 2, longest, waiting: 48 };
-        let mut seen = seen(QueueCounts { waiting: 5, active: 50, ..QueueCounts::default() });
+        let taken = |longest| PlacesTaken {
+            in_use: 2,
+            longest,
+            waiting: 48,
+        };
+        let mut seen = seen(QueueCounts {
+            waiting: 5,
+            active: 50,
+            ..QueueCounts::default()
+        });
         seen.sql = Some(taken(Duration::from_millis(40)));
         assert_eq!(codes(&seen), ["busy"]);
         seen.sql = Some(taken(Duration::from_millis(3_140)));
         assert_eq!(codes(&seen), ["database-connections"]);
         let reason = &diagnose(&seen)[0];
-        assert!(reason.message.contains("48 calls of email") && reason.message.contains("3.1 s"), "{reason:?}");
+        assert!(
+            reason.message.contains("48 calls of email") && reason.message.contains("3.1 s"),
+            "{reason:?}"
+        );
     }
 
     #[test]
     fn jobs_that_are_only_delayed_are_told_from_jobs_that_wait() {
-        let mut seen = seen(QueueCounts { delayed: 3, ..QueueCounts::default() });
+        let mut seen = seen(QueueCounts {
+            delayed: 3,
+            ..QueueCounts::default()
+        });
         seen.queue.next_delayed_at = Some(1_000);
         assert_eq!(codes(&seen), ["only-delayed"]);
         assert!(diagnose(&seen)[0].message.contains("1970-01-01T00:00:01Z"));

@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use patchbay_api::queues::{
-    AllDone, Clean, Concurrency, Done, Drain, Failure, JobStatistics, MigrateRepeatables, MigratedRepeatable,
-    Obliterate, PutBack, Queue, QueueOverview, QueuesClean, QueuesConcurrency, QueuesDrain, QueuesMigrateRepeatables,
-    QueuesObliterate, QueuesPause, QueuesPauseAll, QueuesPutBack, QueuesRateLimit, QueuesResume, QueuesResumeAll, Rate,
-    Reason,
+    AllDone, Clean, Concurrency, Done, Drain, Failure, JobStatistics, MigrateRepeatables,
+    MigratedRepeatable, Obliterate, PutBack, Queue, QueueOverview, QueuesClean, QueuesConcurrency,
+    QueuesDrain, QueuesMigrateRepeatables, QueuesObliterate, QueuesPause, QueuesPauseAll,
+    QueuesPutBack, QueuesRateLimit, QueuesResume, QueuesResumeAll, Rate, Reason,
 };
 use patchbay_model::QueueName;
 use patchbay_queue::{Broker, QueueError};
@@ -57,7 +57,11 @@ impl Queues {
             health: Arc::clone(&parts.health),
             schedules: Arc::clone(&parts.schedules),
             actions: parts.actions.clone(),
-            catalog: Catalog::new(parts.broker.clone(), parts.store.clone(), Arc::clone(&parts.plugins)),
+            catalog: Catalog::new(
+                parts.broker.clone(),
+                parts.store.clone(),
+                Arc::clone(&parts.plugins),
+            ),
             node_may_be_bullmq_5: parts.node_may_be_bullmq_5,
         }
     }
@@ -73,16 +77,27 @@ impl Queues {
     }
 
     async fn overview(&self, queue: &QueueName) -> Result<QueueOverview, Error> {
-        let overview = self.broker.overview(std::slice::from_ref(queue)).await?.into_iter().next();
+        let overview = self
+            .broker
+            .overview(std::slice::from_ref(queue))
+            .await?
+            .into_iter()
+            .next();
         overview.ok_or_else(Error::internal)
     }
 
     pub async fn show(&self, queue: &str) -> Result<Queue, Error> {
         let queue = self.catalog.known(queue).await?;
-        let statistics = self.store.job_statistics(self.broker.prefix(), &queue).await?;
+        let statistics = self
+            .store
+            .job_statistics(self.broker.prefix(), &queue)
+            .await?;
         Ok(Queue {
             overview: self.overview(&queue).await?,
-            plugin: self.plugins.handler_of(&queue).map(|plugin| plugin.to_string()),
+            plugin: self
+                .plugins
+                .handler_of(&queue)
+                .map(|plugin| plugin.to_string()),
             workers: self.broker.workers(&queue).await?,
             jobs: statistics.into_iter().map(statistics_view).collect(),
         })
@@ -95,15 +110,27 @@ impl Queues {
 
     /// As [`Self::why`], for a queue that is known to exist.
     pub async fn reasons(&self, queue: &QueueName) -> Result<Vec<Reason>, Error> {
-        let last = self.store.last_action(&["queue.pause", "queue.resume"], &[queue.as_str(), "*"]).await?;
+        let last = self
+            .store
+            .last_action(&["queue.pause", "queue.resume"], &[queue.as_str(), "*"])
+            .await?;
         let plugin = self.plugins.handler_of(queue);
         let seen = QueueObservation {
             queue: self.overview(queue).await?,
             workers: self.broker.workers(queue).await?,
-            taken: self.broker.taken_keys(std::slice::from_ref(queue)).await?.into_iter().flatten().collect(),
+            taken: self
+                .broker
+                .taken_keys(std::slice::from_ref(queue))
+                .await?
+                .into_iter()
+                .flatten()
+                .collect(),
             quarantined: self.plugins.quarantined_handler_of(queue),
             sql: plugin.as_ref().map(|plugin| self.sql.places_of(plugin)),
-            breakers: plugin.iter().flat_map(|plugin| self.outside.of(plugin)).collect(),
+            breakers: plugin
+                .iter()
+                .flat_map(|plugin| self.outside.of(plugin))
+                .collect(),
             plugin: plugin.map(|plugin| plugin.to_string()),
             paused_by: last.filter(|action| action.action == "queue.pause"),
             not_ready: self.health.not_ready().await,
@@ -133,7 +160,9 @@ impl Queues {
             self.broker.pause(&queue).await?;
             Ok(Done { count: 1 })
         };
-        self.actions.record::<QueuesPause, _>(who, queue.as_str(), json!({}), act).await
+        self.actions
+            .record::<QueuesPause, _>(who, queue.as_str(), json!({}), act)
+            .await
     }
 
     pub async fn resume(&self, who: &Caller, queue: &str) -> Result<Done, Error> {
@@ -142,7 +171,9 @@ impl Queues {
             self.broker.resume(&queue).await?;
             Ok(Done { count: 1 })
         };
-        self.actions.record::<QueuesResume, _>(who, queue.as_str(), json!({}), act).await
+        self.actions
+            .record::<QueuesResume, _>(who, queue.as_str(), json!({}), act)
+            .await
     }
 
     /// `all` must be true: the caller confirms that every queue is meant.
@@ -156,7 +187,9 @@ impl Queues {
             }
             Ok(done)
         };
-        self.actions.record::<QueuesPauseAll, _>(who, "*", json!({}), act).await
+        self.actions
+            .record::<QueuesPauseAll, _>(who, "*", json!({}), act)
+            .await
     }
 
     pub async fn resume_all(&self, who: &Caller, all: bool) -> Result<AllDone, Error> {
@@ -168,52 +201,116 @@ impl Queues {
             }
             Ok(done)
         };
-        self.actions.record::<QueuesResumeAll, _>(who, "*", json!({}), act).await
+        self.actions
+            .record::<QueuesResumeAll, _>(who, "*", json!({}), act)
+            .await
     }
 
-    pub async fn drain(&self, who: &Caller, queue: &str, Drain { delayed }: Drain) -> Result<Done, Error> {
+    pub async fn drain(
+        &self,
+        who: &Caller,
+        queue: &str,
+        Drain { delayed }: Drain,
+    ) -> Result<Done, Error> {
         let queue = self.catalog.known(queue).await?;
-        let act = async { Ok(Done { count: self.broker.drain(&queue, delayed).await? }) };
-        self.actions.record::<QueuesDrain, _>(who, queue.as_str(), json!({ "delayed": delayed }), act).await
+        let act = async {
+            Ok(Done {
+                count: self.broker.drain(&queue, delayed).await?,
+            })
+        };
+        self.actions
+            .record::<QueuesDrain, _>(who, queue.as_str(), json!({ "delayed": delayed }), act)
+            .await
     }
 
     pub async fn clean(&self, who: &Caller, queue: &str, what: Clean) -> Result<Done, Error> {
         let queue = self.catalog.known(queue).await?;
-        let Clean { state, older_than_ms, limit } = what;
+        let Clean {
+            state,
+            older_than_ms,
+            limit,
+        } = what;
         let details = json!({ "state": state, "olderThanMs": older_than_ms, "limit": limit });
-        let (age, most) = (Duration::from_millis(older_than_ms), limit.unwrap_or(DEFAULT_CLEAN));
-        let act = async { Ok(Done { count: self.broker.clean(&queue, state, age, most).await? }) };
-        self.actions.record::<QueuesClean, _>(who, queue.as_str(), details, act).await
+        let (age, most) = (
+            Duration::from_millis(older_than_ms),
+            limit.unwrap_or(DEFAULT_CLEAN),
+        );
+        let act = async {
+            Ok(Done {
+                count: self.broker.clean(&queue, state, age, most).await?,
+            })
+        };
+        self.actions
+            .record::<QueuesClean, _>(who, queue.as_str(), details, act)
+            .await
     }
 
-    pub async fn put_back(&self, who: &Caller, queue: &str, PutBack { state }: PutBack) -> Result<Done, Error> {
+    pub async fn put_back(
+        &self,
+        who: &Caller,
+        queue: &str,
+        PutBack { state }: PutBack,
+    ) -> Result<Done, Error> {
         let queue = self.catalog.known(queue).await?;
-        let act = async { Ok(Done { count: self.broker.move_all_to_wait(&queue, state).await? }) };
-        self.actions.record::<QueuesPutBack, _>(who, queue.as_str(), json!({ "state": state }), act).await
+        let act = async {
+            Ok(Done {
+                count: self.broker.move_all_to_wait(&queue, state).await?,
+            })
+        };
+        self.actions
+            .record::<QueuesPutBack, _>(who, queue.as_str(), json!({ "state": state }), act)
+            .await
     }
 
-    pub async fn obliterate(&self, who: &Caller, queue: &str, sure: Obliterate) -> Result<Done, Error> {
+    pub async fn obliterate(
+        &self,
+        who: &Caller,
+        queue: &str,
+        sure: Obliterate,
+    ) -> Result<Done, Error> {
         let queue = self.catalog.known(queue).await?;
         if sure.confirm != queue.as_str() {
-            return Err(Error::invalid(format!("not confirmed: `confirm` must be the queue's name, {queue}")));
+            return Err(Error::invalid(format!(
+                "not confirmed: `confirm` must be the queue's name, {queue}"
+            )));
         }
-        let act = async { Ok(Done { count: self.broker.obliterate(&queue).await? }) };
-        self.actions.record::<QueuesObliterate, _>(who, queue.as_str(), json!({}), act).await
+        let act = async {
+            Ok(Done {
+                count: self.broker.obliterate(&queue).await?,
+            })
+        };
+        self.actions
+            .record::<QueuesObliterate, _>(who, queue.as_str(), json!({}), act)
+            .await
     }
 
-    pub async fn limit_concurrency(&self, who: &Caller, queue: &str, limit: Concurrency) -> Result<(), Error> {
+    pub async fn limit_concurrency(
+        &self,
+        who: &Caller,
+        queue: &str,
+        limit: Concurrency,
+    ) -> Result<(), Error> {
         let queue = self.catalog.known(queue).await?;
         let act = async { Ok(self.broker.set_concurrency(&queue, limit.max).await?) };
         let details = json!({ "max": limit.max });
-        self.actions.record::<QueuesConcurrency, _>(who, queue.as_str(), details, act).await
+        self.actions
+            .record::<QueuesConcurrency, _>(who, queue.as_str(), details, act)
+            .await
     }
 
-    pub async fn limit_rate(&self, who: &Caller, queue: &str, Rate { max, per_ms }: Rate) -> Result<(), Error> {
+    pub async fn limit_rate(
+        &self,
+        who: &Caller,
+        queue: &str,
+        Rate { max, per_ms }: Rate,
+    ) -> Result<(), Error> {
         let queue = self.catalog.known(queue).await?;
         let rate = max.map(|max| (max, Duration::from_millis(per_ms.unwrap_or(1_000))));
         let act = async { Ok(self.broker.set_rate(&queue, rate).await?) };
         let details = json!({ "max": max, "perMs": per_ms });
-        self.actions.record::<QueuesRateLimit, _>(who, queue.as_str(), details, act).await
+        self.actions
+            .record::<QueuesRateLimit, _>(who, queue.as_str(), details, act)
+            .await
     }
 
     /// Turns legacy repeatables into schedules, or previews that.
@@ -231,7 +328,9 @@ impl Queues {
             migrated.iter().map(one).collect()
         };
         let details = json!({ "dryRun": dry_run });
-        self.actions.record_as::<QueuesMigrateRepeatables, _>(who, queue.as_str(), details, act, named).await
+        self.actions
+            .record_as::<QueuesMigrateRepeatables, _>(who, queue.as_str(), details, act, named)
+            .await
     }
 }
 
@@ -249,7 +348,10 @@ fn note(all: &mut AllDone, queue: &QueueName, done: Result<(), QueueError>) -> R
     match done {
         Ok(()) => all.count += 1,
         Err(error @ QueueError::Damaged { .. }) => {
-            all.failures.push(Failure { queue: queue.to_string(), message: error.to_string() });
+            all.failures.push(Failure {
+                queue: queue.to_string(),
+                message: error.to_string(),
+            });
         }
         Err(error) => return Err(error.into()),
     }

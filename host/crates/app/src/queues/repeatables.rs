@@ -22,7 +22,11 @@ impl Queues {
         let redaction = self.plugins.redaction(queue);
         let mut migrated = Vec::new();
         let all = self.broker.schedulers(queue).await?;
-        let live: HashSet<String> = all.into_iter().filter(|view| !view.legacy).map(|view| view.id).collect();
+        let live: HashSet<String> = all
+            .into_iter()
+            .filter(|view| !view.legacy)
+            .map(|view| view.id)
+            .collect();
         for repeatable in self.broker.legacy_repeatables(queue).await? {
             let (schedule, reason) = match self.schedule_of(queue, &repeatable, &live) {
                 Err(reason) => (None, Some(reason)),
@@ -37,8 +41,15 @@ impl Queues {
                     Err(error) => (None, Some(Error::from(error).message)),
                 },
             };
-            let data = repeatable.data.as_ref().map(|data| redaction.data(data).0.text.into_owned());
-            migrated.push(MigratedRepeatable { repeatable: LegacyRepeatable { data, ..repeatable }, schedule, reason });
+            let data = repeatable
+                .data
+                .as_ref()
+                .map(|data| redaction.data(data).0.text.into_owned());
+            migrated.push(MigratedRepeatable {
+                repeatable: LegacyRepeatable { data, ..repeatable },
+                schedule,
+                reason,
+            });
         }
         self.schedules.changed();
         Ok(migrated)
@@ -59,19 +70,31 @@ impl Queues {
             return Err("it ends at a certain time, which schedules do not".into());
         }
         if let Some(limit) = repeatable.limit {
-            return Err(format!("it ends after {limit} ticks, which schedules do not"));
+            return Err(format!(
+                "it ends after {limit} ticks, which schedules do not"
+            ));
         }
-        let id = repeatable.id.clone().unwrap_or_else(|| format!("{queue}-{}", repeatable.name));
-        let id: ScheduleId = id.parse().map_err(|error: patchbay_model::InvalidId| error.to_string())?;
+        let id = repeatable
+            .id
+            .clone()
+            .unwrap_or_else(|| format!("{queue}-{}", repeatable.name));
+        let id: ScheduleId = id
+            .parse()
+            .map_err(|error: patchbay_model::InvalidId| error.to_string())?;
         if live.contains(id.as_str()) {
             return Err(format!(
                 "there is a job scheduler {id} in this queue, which a schedule of that id would replace"
             ));
         }
         let zone = self.broker.default_zone();
-        rhythm(repeatable.every_ms, repeatable.pattern.as_deref(), repeatable.zone.as_deref(), zone)
-            .and_then(|rhythm| rhythm.preview(&id, 0, 1))
-            .map_err(|error| error.to_string())?;
+        rhythm(
+            repeatable.every_ms,
+            repeatable.pattern.as_deref(),
+            repeatable.zone.as_deref(),
+            zone,
+        )
+        .and_then(|rhythm| rhythm.preview(&id, 0, 1))
+        .map_err(|error| error.to_string())?;
         Ok(ScheduleFields {
             id,
             queue: queue.to_string(),

@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use patchbay_api::reveal::Reveal;
 use patchbay_api::schedules::{
-    ClientScheduler, Preview, ScheduleChange, ScheduleView, ScheduledJob, SchedulerView, SchedulesChange,
-    SchedulesCreate, SchedulesPause, SchedulesRemove, SchedulesResume, SchedulesRun, SchedulesShow,
+    ClientScheduler, Preview, ScheduleChange, ScheduleView, ScheduledJob, SchedulerView,
+    SchedulesChange, SchedulesCreate, SchedulesPause, SchedulesRemove, SchedulesResume,
+    SchedulesRun, SchedulesShow,
 };
 use patchbay_model::QueueName;
 use patchbay_model::job::NewJob;
@@ -48,7 +49,11 @@ impl Schedules {
             plugins: Arc::clone(&parts.plugins),
             reconciler: Arc::clone(&parts.schedules),
             actions: parts.actions.clone(),
-            catalog: Catalog::new(parts.broker.clone(), parts.store.clone(), Arc::clone(&parts.plugins)),
+            catalog: Catalog::new(
+                parts.broker.clone(),
+                parts.store.clone(),
+                Arc::clone(&parts.plugins),
+            ),
             traces: parts.traces.clone(),
         }
     }
@@ -58,7 +63,10 @@ impl Schedules {
         let rows = self.store.schedules().await?;
         let mut in_redis: HashMap<String, Vec<SchedulerView>> = HashMap::new();
         for row in &rows {
-            if let (false, Ok(queue)) = (in_redis.contains_key(&row.queue), row.queue.parse::<QueueName>()) {
+            if let (false, Ok(queue)) = (
+                in_redis.contains_key(&row.queue),
+                row.queue.parse::<QueueName>(),
+            ) {
                 let schedulers = match self.broker.schedulers(&queue).await {
                     // No schedule is in place in a damaged queue. The list of queues says why.
                     Err(QueueError::Damaged { .. }) => Vec::new(),
@@ -86,11 +94,17 @@ impl Schedules {
                 Err(QueueError::Damaged { .. }) => continue,
                 schedulers => schedulers?,
             };
-            for mut view in schedulers.into_iter().filter(|view| !ours.contains(&(queue.clone(), view.id.clone()))) {
+            for mut view in schedulers
+                .into_iter()
+                .filter(|view| !ours.contains(&(queue.clone(), view.id.clone())))
+            {
                 // Lists show no job data.
                 view.data = None;
                 let default_zone = || self.broker.default_zone().to_string();
-                let zone_in_force = view.pattern.as_ref().map(|_| view.zone.clone().unwrap_or_else(default_zone));
+                let zone_in_force = view
+                    .pattern
+                    .as_ref()
+                    .map(|_| view.zone.clone().unwrap_or_else(default_zone));
                 found.push(ClientScheduler {
                     next_time: time(view.next_at),
                     zone_in_force,
@@ -103,13 +117,20 @@ impl Schedules {
     }
 
     /// Shows a schedule with its next ticks.
-    pub async fn show(&self, who: &Caller, id: &str, asked: &Reveal) -> Result<ScheduleView, Error> {
+    pub async fn show(
+        &self,
+        who: &Caller,
+        id: &str,
+        asked: &Reveal,
+    ) -> Result<ScheduleView, Error> {
         reveal::check(asked)?;
         if !asked.reveal {
             return Ok(self.redacted(self.with_ticks(id).await?));
         }
         let (act, nothing) = (self.with_ticks(id), |_: &ScheduleView| Value::Null);
-        self.actions.record_as::<SchedulesShow, _>(who, id, reveal::details(asked), act, nothing).await
+        self.actions
+            .record_as::<SchedulesShow, _>(who, id, reveal::details(asked), act, nothing)
+            .await
     }
 
     async fn with_ticks(&self, id: &str) -> Result<ScheduleView, Error> {
@@ -117,18 +138,27 @@ impl Schedules {
         let Ok((queue, spec)) = spec(&row, self.broker.default_zone()) else {
             return Ok(to_view(row, &[], &self.broker));
         };
-        let ticks = spec.rhythm.preview(&spec.id, self.broker.now_ms(), PREVIEW).unwrap_or_default();
+        let ticks = spec
+            .rhythm
+            .preview(&spec.id, self.broker.now_ms(), PREVIEW)
+            .unwrap_or_default();
         let mut view = to_view(row, &self.broker.schedulers(&queue).await?, &self.broker);
         view.next = ticks.into_iter().filter_map(time).collect();
         Ok(view)
     }
 
-    pub async fn create(&self, who: &Caller, wanted: ScheduleChange) -> Result<ScheduleView, Error> {
+    pub async fn create(
+        &self,
+        who: &Caller,
+        wanted: ScheduleChange,
+    ) -> Result<ScheduleView, Error> {
         let fields = ScheduleFields {
             id: required(wanted.id, "id")?.parse()?,
             queue: required(wanted.queue, "queue")?,
             name: required(wanted.name, "name")?,
-            data: wanted.data.map_or_else(|| "{}".to_owned(), |data| data.get().to_owned()),
+            data: wanted
+                .data
+                .map_or_else(|| "{}".to_owned(), |data| data.get().to_owned()),
             every_ms: wanted.every_ms.map(milliseconds).transpose()?,
             cron: wanted.cron,
             tz: wanted.tz,
@@ -141,13 +171,22 @@ impl Schedules {
             self.in_place(&fields.id).await
         };
         let details = json!({ "queue": fields.queue });
-        self.actions.record_as::<SchedulesCreate, _>(who, fields.id.as_str(), details, act, to_record).await
+        self.actions
+            .record_as::<SchedulesCreate, _>(who, fields.id.as_str(), details, act, to_record)
+            .await
     }
 
-    pub async fn change(&self, who: &Caller, id: &str, change: ScheduleChange) -> Result<ScheduleView, Error> {
+    pub async fn change(
+        &self,
+        who: &Caller,
+        id: &str,
+        change: ScheduleChange,
+    ) -> Result<ScheduleView, Error> {
         let id: ScheduleId = id.parse()?;
         if change.id.is_some() {
-            return Err(Error::invalid("id: a schedule keeps its id; make another one"));
+            return Err(Error::invalid(
+                "id: a schedule keeps its id; make another one",
+            ));
         }
         let row = self.store.schedule(&id).await?;
         // An interval and a cron expression replace each other.
@@ -164,7 +203,9 @@ impl Schedules {
             every_ms,
             cron,
             tz,
-            missed: change.missed.map_or(row.missed, |missed| word(missed).to_owned()),
+            missed: change
+                .missed
+                .map_or(row.missed, |missed| word(missed).to_owned()),
             description: change.description.unwrap_or(row.description),
         };
         self.check(&fields).await?;
@@ -172,7 +213,9 @@ impl Schedules {
             self.store.change_schedule(&fields, &who.actor).await?;
             self.in_place(&id).await
         };
-        self.actions.record_as::<SchedulesChange, _>(who, id.as_str(), json!({}), act, to_record).await
+        self.actions
+            .record_as::<SchedulesChange, _>(who, id.as_str(), json!({}), act, to_record)
+            .await
     }
 
     pub async fn remove(&self, who: &Caller, id: &str) -> Result<(), Error> {
@@ -181,7 +224,9 @@ impl Schedules {
             self.store.delete_schedule(&id).await?;
             self.reconcile().await
         };
-        self.actions.record::<SchedulesRemove, _>(who, id.as_str(), json!({}), act).await
+        self.actions
+            .record::<SchedulesRemove, _>(who, id.as_str(), json!({}), act)
+            .await
     }
 
     pub async fn pause(&self, who: &Caller, id: &str) -> Result<ScheduleView, Error> {
@@ -190,7 +235,9 @@ impl Schedules {
             self.store.pause_schedule(&id, true, &who.actor).await?;
             self.in_place(&id).await
         };
-        self.actions.record_as::<SchedulesPause, _>(who, id.as_str(), json!({}), act, to_record).await
+        self.actions
+            .record_as::<SchedulesPause, _>(who, id.as_str(), json!({}), act, to_record)
+            .await
     }
 
     pub async fn resume(&self, who: &Caller, id: &str) -> Result<ScheduleView, Error> {
@@ -199,7 +246,9 @@ impl Schedules {
             self.store.pause_schedule(&id, false, &who.actor).await?;
             self.in_place(&id).await
         };
-        self.actions.record_as::<SchedulesResume, _>(who, id.as_str(), json!({}), act, to_record).await
+        self.actions
+            .record_as::<SchedulesResume, _>(who, id.as_str(), json!({}), act, to_record)
+            .await
     }
 
     /// Adds the job of a schedule now, in addition to its ticks.
@@ -208,13 +257,21 @@ impl Schedules {
         let row = self.store.schedule(&id).await?;
         let (queue, spec) = spec(&row, self.broker.default_zone()).map_err(Error::invalid)?;
         let (span, trace) = enqueue_span::begin(&self.traces, &queue, who.trace.clone());
-        let job = NewJob { trace, ..NewJob::new(queue.clone(), spec.name, spec.data) };
+        let job = NewJob {
+            trace,
+            ..NewJob::new(queue.clone(), spec.name, spec.data)
+        };
         let act = async {
             let ids = enqueue_span::end(span, self.broker.add(vec![job]).await)?;
             let id = ids.into_iter().next().ok_or_else(Error::internal)?;
-            Ok(ScheduledJob { queue: queue.to_string(), id: id.to_string() })
+            Ok(ScheduledJob {
+                queue: queue.to_string(),
+                id: id.to_string(),
+            })
         };
-        self.actions.record::<SchedulesRun, _>(who, id.as_str(), json!({}), act).await
+        self.actions
+            .record::<SchedulesRun, _>(who, id.as_str(), json!({}), act)
+            .await
     }
 
     /// The next ticks of a schedule that need not exist.
@@ -234,19 +291,31 @@ impl Schedules {
         let queue = self.catalog.known(&fields.queue).await?;
         // Each tick adds such a job.
         let now_ms = self.broker.now_ms();
-        check_job(&NewJob::new(queue, fields.name.as_str(), fields.data.as_str()), now_ms)?;
+        check_job(
+            &NewJob::new(queue, fields.name.as_str(), fields.data.as_str()),
+            now_ms,
+        )?;
         let every = fields.every_ms.and_then(|ms| u64::try_from(ms).ok());
-        rhythm(every, fields.cron.as_deref(), fields.tz.as_deref(), self.broker.default_zone())
-            .and_then(|rhythm| rhythm.preview(&fields.id, now_ms, 1))
-            .map_err(|error| Error::invalid(error.to_string()))?;
+        rhythm(
+            every,
+            fields.cron.as_deref(),
+            fields.tz.as_deref(),
+            self.broker.default_zone(),
+        )
+        .and_then(|rhythm| rhythm.preview(&fields.id, now_ms, 1))
+        .map_err(|error| Error::invalid(error.to_string()))?;
         Ok(())
     }
 
     /// Puts the change into effect before the caller gets its answer.
     async fn reconcile(&self) -> Result<(), Error> {
         self.reconciler.reconcile().await.map_err(|error| {
-            tracing::error!(error = format!("{error:#}"), "a changed schedule is not in place yet");
-            let message = "the change is stored, and takes effect as soon as Postgres and Redis answer";
+            tracing::error!(
+                error = format!("{error:#}"),
+                "a changed schedule is not in place yet"
+            );
+            let message =
+                "the change is stored, and takes effect as soon as Postgres and Redis answer";
             Error::new(Kind::Unavailable, "unavailable", message)
         })
     }
@@ -255,13 +324,23 @@ impl Schedules {
         self.reconcile().await?;
         let row = self.store.schedule(id).await?;
         let queue: QueueName = row.queue.parse()?;
-        Ok(self.redacted(to_view(row, &self.broker.schedulers(&queue).await?, &self.broker)))
+        Ok(self.redacted(to_view(
+            row,
+            &self.broker.schedulers(&queue).await?,
+            &self.broker,
+        )))
     }
 
     /// Redacts the data as that of the queue's jobs.
     fn redacted(&self, mut view: ScheduleView) -> ScheduleView {
         if let Ok(queue) = view.queue.parse::<QueueName>() {
-            view.data = self.plugins.redaction(&queue).data(&view.data).0.text.into_owned();
+            view.data = self
+                .plugins
+                .redaction(&queue)
+                .data(&view.data)
+                .0
+                .text
+                .into_owned();
         }
         view
     }

@@ -16,18 +16,29 @@ pub(super) fn time(ms: u64) -> Option<String> {
 }
 
 /// The data is not redacted. Times are by Redis's clock, as the ticks are.
-pub(super) fn to_view(row: ScheduleRow, in_redis: &[SchedulerView], broker: &Broker) -> ScheduleView {
+pub(super) fn to_view(
+    row: ScheduleRow,
+    in_redis: &[SchedulerView],
+    broker: &Broker,
+) -> ScheduleView {
     let (now_ms, default_zone) = (broker.now_ms(), broker.default_zone());
     let scheduler = in_redis.iter().find(|view| view.id == row.id && view.alive);
     let trouble = spec(&row, default_zone)
-        .and_then(|(_, spec)| spec.rhythm.preview(&spec.id, now_ms, 1).map_err(|error| error.to_string()))
+        .and_then(|(_, spec)| {
+            spec.rhythm
+                .preview(&spec.id, now_ms, 1)
+                .map_err(|error| error.to_string())
+        })
         .err()
         .filter(|_| row.paused_by.is_none());
     let late = scheduler.map(|view| now_ms.saturating_sub(view.next_at));
     ScheduleView {
         next_at: scheduler.and_then(|view| time(view.next_at)),
         overdue_ms: late.filter(|&ms| ms > OVERDUE_AFTER_MS),
-        zone: row.cron.as_ref().map(|_| row.tz.clone().unwrap_or_else(|| default_zone.to_string())),
+        zone: row
+            .cron
+            .as_ref()
+            .map(|_| row.tz.clone().unwrap_or_else(|| default_zone.to_string())),
         trouble,
         next: Vec::new(),
         id: row.id,

@@ -27,7 +27,9 @@ const EVERY: Duration = Duration::from_secs(30);
 /// Makes Redis tick as Postgres wants, again and again.
 pub fn reconciler(parts: &Parts) -> Arc<dyn Service> {
     let schedules = Arc::clone(&parts.schedules);
-    task("schedules", move |stop| Arc::clone(&schedules).keep_reconciling(stop))
+    task("schedules", move |stop| {
+        Arc::clone(&schedules).keep_reconciling(stop)
+    })
 }
 
 pub struct Reconciler {
@@ -41,7 +43,12 @@ pub struct Reconciler {
 impl Reconciler {
     /// Does nothing yet; see [`reconciler`].
     pub fn new(store: Store, queues: Broker) -> Arc<Self> {
-        Arc::new(Self { store, queues, changed: Notify::new(), reconciling: Mutex::default() })
+        Arc::new(Self {
+            store,
+            queues,
+            changed: Notify::new(),
+            reconciling: Mutex::default(),
+        })
     }
 
     /// Requests a reconciliation at once. To be called after a change.
@@ -52,7 +59,10 @@ impl Reconciler {
     async fn keep_reconciling(self: Arc<Self>, stop: CancellationToken) {
         loop {
             if let Err(error) = self.reconcile().await {
-                error!(error = format!("{error:#}"), "schedules are not reconciled; those that tick go on");
+                error!(
+                    error = format!("{error:#}"),
+                    "schedules are not reconciled; those that tick go on"
+                );
             }
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -72,10 +82,16 @@ impl Reconciler {
             match spec(&row, self.queues.default_zone()) {
                 Ok((queue, spec)) => {
                     ours.insert((queue.clone(), row.id.clone()));
-                    by_queue.entry(queue).or_default().push((spec, row.paused_by.is_some()));
+                    by_queue
+                        .entry(queue)
+                        .or_default()
+                        .push((spec, row.paused_by.is_some()));
                 }
                 Err(reason) => {
-                    error!(schedule = row.id, reason, "A stored schedule cannot be used and has no ticks. Edit it")
+                    error!(
+                        schedule = row.id,
+                        reason, "A stored schedule cannot be used and has no ticks. Edit it"
+                    )
                 }
             }
         }
@@ -127,7 +143,10 @@ impl Reconciler {
         let there = self.queues.schedulers(queue).await?;
         self.mend(queue, wanted, &there).await?;
         let is_ours = |view: &SchedulerView| known.contains(&(queue.clone(), view.id.clone()));
-        for stray in there.iter().filter(|view| is_ours(view) && !is_wanted(wanted, view)) {
+        for stray in there
+            .iter()
+            .filter(|view| is_ours(view) && !is_wanted(wanted, view))
+        {
             // Patchbay made it, but it is not wanted here any more: removed, paused, or moved to
             // another queue.
             self.queues.remove_scheduler(queue, &stray.id).await?;
@@ -147,14 +166,18 @@ impl Reconciler {
             match (paused, view) {
                 (true, None) => {}
                 (true, Some(_)) => {
-                    self.queues.remove_scheduler(queue, spec.id.as_str()).await?;
+                    self.queues
+                        .remove_scheduler(queue, spec.id.as_str())
+                        .await?;
                     info!(%queue, schedule = %spec.id, "schedule paused");
                 }
                 (false, Some(view)) if spec.stands_as(view) => {}
                 (false, _) => match self.queues.put_scheduler(queue, spec).await {
                     Ok(()) => info!(%queue, schedule = %spec.id, "schedule put in place"),
                     // The other schedules must not suffer.
-                    Err(error) => warn!(%queue, schedule = %spec.id, %error, "schedule not put in place"),
+                    Err(error) => {
+                        warn!(%queue, schedule = %spec.id, %error, "schedule not put in place")
+                    }
                 },
             }
         }
@@ -164,7 +187,12 @@ impl Reconciler {
     /// Stores the schedules of active manifests as rows, including those of quarantined plugins.
     /// Removes those of plugins that are no longer active.
     async fn take_over_manifests(&self) -> Result<(), StoreError> {
-        let mut gone: HashSet<PluginName> = self.store.plugins_with_schedules().await?.into_iter().collect();
+        let mut gone: HashSet<PluginName> = self
+            .store
+            .plugins_with_schedules()
+            .await?
+            .into_iter()
+            .collect();
         for row in self.store.revisions(None).await? {
             if !row.is_current {
                 continue;
@@ -173,7 +201,9 @@ impl Reconciler {
                 Ok(manifest) if manifest.schedules.is_empty() && !gone.contains(&row.plugin) => {}
                 Ok(manifest) => {
                     gone.remove(&row.plugin);
-                    self.store.sync_schedules(&row.plugin, &wanted(&manifest)).await?;
+                    self.store
+                        .sync_schedules(&row.plugin, &wanted(&manifest))
+                        .await?;
                 }
                 Err(error) => {
                     gone.remove(&row.plugin);
@@ -189,5 +219,7 @@ impl Reconciler {
 }
 
 fn is_wanted(wanted: &[(SchedulerSpec, bool)], view: &SchedulerView) -> bool {
-    wanted.iter().any(|(spec, paused)| spec.id.as_str() == view.id && !paused)
+    wanted
+        .iter()
+        .any(|(spec, paused)| spec.id.as_str() == view.id && !paused)
 }

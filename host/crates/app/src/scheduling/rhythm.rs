@@ -11,16 +11,27 @@ use patchbay_store::{ScheduleFields, ScheduleRow};
 /// The row was checked when it was stored. Fails for rows that another program wrote.
 pub fn spec(row: &ScheduleRow, default_zone: Zone) -> Result<(QueueName, SchedulerSpec), String> {
     let every_ms = row.every_ms.and_then(|ms| u64::try_from(ms).ok());
-    let rhythm = rhythm(every_ms, row.cron.as_deref(), row.tz.as_deref(), default_zone);
+    let rhythm = rhythm(
+        every_ms,
+        row.cron.as_deref(),
+        row.tz.as_deref(),
+        default_zone,
+    );
     let rhythm = rhythm.map_err(|error| error.to_string())?;
     let spec = SchedulerSpec {
-        id: row.id.parse().map_err(|error: patchbay_model::InvalidId| error.to_string())?,
+        id: row
+            .id
+            .parse()
+            .map_err(|error: patchbay_model::InvalidId| error.to_string())?,
         name: row.name.clone(),
         data: row.data.clone(),
         rhythm,
         skip_missed: row.missed == word(Missed::Skip),
     };
-    let queue = row.queue.parse().map_err(|error: patchbay_model::InvalidId| error.to_string())?;
+    let queue = row
+        .queue
+        .parse()
+        .map_err(|error: patchbay_model::InvalidId| error.to_string())?;
     Ok((queue, spec))
 }
 
@@ -36,7 +47,10 @@ pub fn rhythm(
         (Some(ms), None) if tz.is_none() => Ok(Rhythm::Every(Duration::from_millis(ms))),
         (None, Some(pattern)) => {
             let zone = tz.map_or_else(|| default_zone.to_string(), str::to_owned);
-            Ok(Rhythm::Cron { pattern: pattern.to_owned(), zone: Some(zone) })
+            Ok(Rhythm::Cron {
+                pattern: pattern.to_owned(),
+                zone: Some(zone),
+            })
         }
         _ => Err(InvalidSchedule::Ambiguous),
     }
@@ -55,7 +69,10 @@ pub(super) fn wanted(manifest: &Manifest) -> Vec<ScheduleFields> {
         id: spec.id.clone(),
         queue: spec.queue.to_string(),
         name: spec.name.clone(),
-        data: spec.data.as_ref().map_or_else(|| "{}".to_owned(), ToString::to_string),
+        data: spec
+            .data
+            .as_ref()
+            .map_or_else(|| "{}".to_owned(), ToString::to_string),
         every_ms: spec.every_ms.and_then(|ms| i64::try_from(ms).ok()),
         cron: spec.cron.clone(),
         tz: spec.tz.clone(),

@@ -16,10 +16,10 @@ use super::VaultError;
 const DOMAIN: &[u8] = b"patchbay vault v1";
 
 /// The form of a key, for messages.
-pub const KEY_FORM: &str = "64 hexadecimal digits, or 32 bytes in base64, as from `openssl rand -hex 32`";
+pub const KEY_FORM: &str =
+    "64 hexadecimal digits, or 32 bytes in base64, as from `openssl rand -hex 32`";
 
 pub enum KeySource {
-    /// The configuration itself.
     Text {
         /// The configuration key that holds it.
         key: &'static str,
@@ -58,7 +58,9 @@ pub fn parse_key(text: &str) -> Option<Zeroizing<[u8; 32]>> {
     } else {
         // One byte more, to detect a text of more than 32 bytes, which is a mistake.
         let mut bytes = Zeroizing::new([0; 33]);
-        let length = base64::engine::general_purpose::STANDARD.decode_slice(text, &mut *bytes).unwrap_or(0);
+        let length = base64::engine::general_purpose::STANDARD
+            .decode_slice(text, &mut *bytes)
+            .unwrap_or(0);
         key.copy_from_slice(&bytes[..32]);
         length == 32
     };
@@ -90,14 +92,23 @@ impl MasterKey {
         derive(b"seal", &mut key);
         derive(b"id", &mut id);
         let aead = RandomizedNonceKey::new(&AES_256_GCM, &*key).expect("AES-256 takes 32 bytes");
-        Self { id: hex::encode(&id[..8]), aead }
+        Self {
+            id: hex::encode(&id[..8]),
+            aead,
+        }
     }
 
     pub(super) fn seal(&self, bound_to: &[u8], value: &str) -> SealedSecret {
         let mut buffer = value.as_bytes().to_vec();
-        let sealed = self.aead.seal_in_place_append_tag(Aad::from(bound_to), &mut buffer);
+        let sealed = self
+            .aead
+            .seal_in_place_append_tag(Aad::from(bound_to), &mut buffer);
         let nonce = sealed.expect("AES-GCM seals values of this size");
-        SealedSecret { key_id: self.id.clone(), nonce: nonce.as_ref().to_vec(), ciphertext: buffer }
+        SealedSecret {
+            key_id: self.id.clone(),
+            nonce: nonce.as_ref().to_vec(),
+            ciphertext: buffer,
+        }
     }
 
     pub(super) fn id(&self) -> &str {
@@ -111,7 +122,10 @@ impl MasterKey {
     fn open(&self, bound_to: &[u8], sealed: &SealedSecret) -> Option<String> {
         let nonce = Nonce::try_assume_unique_for_key(&sealed.nonce).ok()?;
         let mut buffer = Zeroizing::new(sealed.ciphertext.clone());
-        let plain = self.aead.open_in_place(nonce, Aad::from(bound_to), &mut buffer).ok()?;
+        let plain = self
+            .aead
+            .open_in_place(nonce, Aad::from(bound_to), &mut buffer)
+            .ok()?;
         std::str::from_utf8(plain).ok().map(str::to_owned)
     }
 }
@@ -128,13 +142,17 @@ impl Keys {
     /// Reads the key that seals and, during a rotation, the one before it. An error names the
     /// configuration key, never its value.
     pub fn load(sources: [Option<KeySource>; 2]) -> Result<Self, KeyError> {
-        let (mut keys, mut names, mut problems) = (Vec::<MasterKey>::new(), Vec::<String>::new(), Vec::new());
+        let (mut keys, mut names, mut problems) =
+            (Vec::<MasterKey>::new(), Vec::<String>::new(), Vec::new());
         for source in sources.into_iter().flatten() {
             match read_key(&source) {
                 Ok((name, master)) => {
                     let key = MasterKey::new(&master);
                     match keys.iter().position(|known| known.id == key.id) {
-                        Some(same) => problems.push(format!("{name} is the same key as {}: set one", names[same])),
+                        Some(same) => problems.push(format!(
+                            "{name} is the same key as {}: set one",
+                            names[same]
+                        )),
                         None => {
                             keys.push(key);
                             names.push(name);
@@ -145,7 +163,11 @@ impl Keys {
             }
         }
         let named = names.into_iter().next().unwrap_or_default();
-        if problems.is_empty() { Ok(Self { keys, named }) } else { Err(KeyError(problems)) }
+        if problems.is_empty() {
+            Ok(Self { keys, named })
+        } else {
+            Err(KeyError(problems))
+        }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -163,7 +185,11 @@ impl Keys {
 
     /// Opens the value of a row.
     pub(super) fn open(&self, row: &SecretRow) -> Result<Zeroizing<String>, CannotOpen> {
-        let key = self.keys.iter().find(|key| key.id == row.sealed.key_id).ok_or(CannotOpen::UnknownKey)?;
+        let key = self
+            .keys
+            .iter()
+            .find(|key| key.id == row.sealed.key_id)
+            .ok_or(CannotOpen::UnknownKey)?;
         let opened = key.open(&bound_to(&row.plugin, &row.name, row.version), &row.sealed);
         opened.map(Zeroizing::new).ok_or(CannotOpen::Damaged)
     }
@@ -179,15 +205,24 @@ impl Keys {
 
     /// Opens a key of the history's bodies.
     pub fn open_history_key(&self, row: &HistoryKeyRow) -> Result<Zeroizing<String>, CannotOpen> {
-        let key = self.keys.iter().find(|key| key.id == row.sealed.key_id).ok_or(CannotOpen::UnknownKey)?;
-        key.open(&bound_to_history(&row.id), &row.sealed).map(Zeroizing::new).ok_or(CannotOpen::Damaged)
+        let key = self
+            .keys
+            .iter()
+            .find(|key| key.id == row.sealed.key_id)
+            .ok_or(CannotOpen::UnknownKey)?;
+        key.open(&bound_to_history(&row.id), &row.sealed)
+            .map(Zeroizing::new)
+            .ok_or(CannotOpen::Damaged)
     }
 
     /// Refuses keys that fit none of the rows: they must be the wrong ones, and starting with them
     /// would fail every call that needs a secret.
     pub(super) fn refuse_wrong(&self, rows: &[SecretRow]) -> Result<(), KeyError> {
         let fits = |row: &SecretRow| self.keys.iter().any(|key| key.id == row.sealed.key_id);
-        let Some(other) = rows.first().filter(|_| !self.is_empty() && !rows.iter().any(fits)) else {
+        let Some(other) = rows
+            .first()
+            .filter(|_| !self.is_empty() && !rows.iter().any(fits))
+        else {
             return Ok(());
         };
         Err(KeyError(vec![format!(
@@ -206,7 +241,9 @@ fn read_key(source: &KeySource) -> Result<(String, Zeroizing<[u8; 32]>), String>
     match source {
         KeySource::Text { key, text } => {
             let name = (*key).to_owned();
-            parse_key(text).map(|master| (name, master)).ok_or_else(|| format!("{key} is not a key: {KEY_FORM}"))
+            parse_key(text)
+                .map(|master| (name, master))
+                .ok_or_else(|| format!("{key} is not a key: {KEY_FORM}"))
         }
         KeySource::File { key, path } => {
             let name = format!("{key} ({})", path.display());

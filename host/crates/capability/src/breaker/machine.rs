@@ -56,7 +56,12 @@ pub(super) struct Machine {
 
 impl Machine {
     pub(super) fn new(now: Instant) -> Self {
-        Self { phase: Phase::Closed, number: 0, since: now, failures: VecDeque::new() }
+        Self {
+            phase: Phase::Closed,
+            number: 0,
+            since: now,
+            failures: VecDeque::new(),
+        }
     }
 
     fn enter(&mut self, phase: Phase, now: Instant) {
@@ -67,14 +72,23 @@ impl Machine {
     }
 
     /// Lets a call through; the error is for how long calls are refused.
-    pub(super) fn admit(&mut self, limits: &BreakerLimits, now: Instant) -> Result<TrialPermit, Duration> {
+    pub(super) fn admit(
+        &mut self,
+        limits: &BreakerLimits,
+        now: Instant,
+    ) -> Result<TrialPermit, Duration> {
         match (self.next(now), &mut self.phase) {
             (_, Phase::Closed) => {}
             (Next::Now, Phase::HalfOpen { probing }) => *probing = true,
             (Next::Now, _) => self.enter(Phase::HalfOpen { probing: true }, now),
-            (Next::At(_) | Next::Later, _) => return Err(self.refuses_for(limits, now).unwrap_or_default()),
+            (Next::At(_) | Next::Later, _) => {
+                return Err(self.refuses_for(limits, now).unwrap_or_default());
+            }
         }
-        Ok(TrialPermit { phase: self.number, probe: matches!(self.phase, Phase::HalfOpen { .. }) })
+        Ok(TrialPermit {
+            phase: self.number,
+            probe: matches!(self.phase, Phase::HalfOpen { .. }),
+        })
     }
 
     /// How long a caller should wait now; nothing while closed.
@@ -88,13 +102,24 @@ impl Machine {
     }
 
     /// Takes a report; returns whether it changed the phase.
-    pub(super) fn report(&mut self, limits: &BreakerLimits, ticket: TrialPermit, report: Report, now: Instant) -> bool {
+    pub(super) fn report(
+        &mut self,
+        limits: &BreakerLimits,
+        ticket: TrialPermit,
+        report: Report,
+        now: Instant,
+    ) -> bool {
         if ticket.phase != self.number {
             return false;
         }
         match (ticket.probe, report) {
             (true, Report::Answered) => self.enter(Phase::Closed, now),
-            (true, Report::Failed) => self.enter(Phase::Open { until: now + limits.open }, now),
+            (true, Report::Failed) => self.enter(
+                Phase::Open {
+                    until: now + limits.open,
+                },
+                now,
+            ),
             // The next caller is the probe.
             (true, Report::Unknown) => self.phase = Phase::HalfOpen { probing: false },
             (false, Report::Failed) => {
@@ -102,7 +127,12 @@ impl Machine {
                 if self.recent_failures(limits, now) < limits.failures {
                     return false;
                 }
-                self.enter(Phase::Open { until: now + limits.open }, now);
+                self.enter(
+                    Phase::Open {
+                        until: now + limits.open,
+                    },
+                    now,
+                );
             }
             (false, Report::Answered | Report::Unknown) => return false,
         }
@@ -110,7 +140,11 @@ impl Machine {
     }
 
     pub(super) fn recent_failures(&mut self, limits: &BreakerLimits, now: Instant) -> u32 {
-        while self.failures.front().is_some_and(|&at| now.saturating_duration_since(at) > limits.within) {
+        while self
+            .failures
+            .front()
+            .is_some_and(|&at| now.saturating_duration_since(at) > limits.within)
+        {
             self.failures.pop_front();
         }
         u32::try_from(self.failures.len()).unwrap_or(u32::MAX)
@@ -118,7 +152,13 @@ impl Machine {
 
     /// Opens the breaker until an operator closes it.
     pub(super) fn hold(&mut self, by: &str, reason: &str, now: Instant) {
-        self.enter(Phase::Held { by: by.to_owned(), reason: reason.to_owned() }, now);
+        self.enter(
+            Phase::Held {
+                by: by.to_owned(),
+                reason: reason.to_owned(),
+            },
+            now,
+        );
     }
 
     pub(super) fn close(&mut self, now: Instant) {
@@ -139,8 +179,11 @@ impl Machine {
 mod tests {
     use super::*;
 
-    const LIMITS: BreakerLimits =
-        BreakerLimits { failures: 3, within: Duration::from_secs(30), open: Duration::from_secs(15) };
+    const LIMITS: BreakerLimits = BreakerLimits {
+        failures: 3,
+        within: Duration::from_secs(30),
+        open: Duration::from_secs(15),
+    };
 
     struct World(Machine, Instant);
 
@@ -170,7 +213,11 @@ mod tests {
 
         fn opened() -> Self {
             let mut world = Self::new();
-            assert!(!world.call(Report::Failed) && !world.call(Report::Failed) && world.call(Report::Failed));
+            assert!(
+                !world.call(Report::Failed)
+                    && !world.call(Report::Failed)
+                    && world.call(Report::Failed)
+            );
             world
         }
     }
@@ -184,16 +231,29 @@ mod tests {
         assert!(world.admit().is_ok(), "the first one is 40 s old");
         assert!(world.call(Report::Failed), "three within 20 s");
         assert_eq!(world.admit().expect_err("open"), 15);
-        assert_eq!(world.after(5).admit().expect_err("open"), 10, "how long it is still open");
+        assert_eq!(
+            world.after(5).admit().expect_err("open"),
+            10,
+            "how long it is still open"
+        );
     }
 
     #[test]
     fn answers_and_calls_that_were_given_up_count_for_nothing() {
         let mut world = World::new();
-        for report in [Report::Answered, Report::Unknown, Report::Failed, Report::Failed, Report::Answered] {
+        for report in [
+            Report::Answered,
+            Report::Unknown,
+            Report::Failed,
+            Report::Failed,
+            Report::Answered,
+        ] {
             assert!(!world.call(report));
         }
-        assert!(world.call(Report::Failed), "an answer takes no failure back: a host may fail every other time");
+        assert!(
+            world.call(Report::Failed),
+            "an answer takes no failure back: a host may fail every other time"
+        );
     }
 
     #[test]
@@ -203,7 +263,10 @@ mod tests {
         assert_eq!(world.admit().expect_err("one at a time"), 1);
         assert_eq!(world.0.next(world.1), Next::Later);
         assert!(world.report(probe, Report::Answered));
-        assert!(!world.call(Report::Failed) && !world.call(Report::Failed), "counted from nothing");
+        assert!(
+            !world.call(Report::Failed) && !world.call(Report::Failed),
+            "counted from nothing"
+        );
     }
 
     #[test]
@@ -235,7 +298,10 @@ mod tests {
         assert_eq!(world.admit().expect_err("open"), 5, "not prolonged");
         assert!(!world.report(late[4], Report::Answered), "nor closed");
         let probe = world.after(5).admit().expect("the probe");
-        assert!(!world.report(late[5], Report::Failed), "only the probe decides");
+        assert!(
+            !world.report(late[5], Report::Failed),
+            "only the probe decides"
+        );
         world.report(probe, Report::Answered);
         assert!(!world.report(late[6], Report::Failed) && !world.report(late[7], Report::Failed));
         assert!(!world.report(late[8], Report::Failed) && world.admit().is_ok());

@@ -82,20 +82,32 @@ impl Breakers {
     /// The breaker; made at its first use.
     pub fn of(&self, plugin: &PluginName, host: &str) -> Arc<Breaker> {
         let key = (plugin.clone(), host.to_owned());
-        Arc::clone(self.0.lock().entry(key).or_insert_with(|| Arc::new(Breaker::new(plugin.clone(), host.to_owned()))))
+        Arc::clone(
+            self.0
+                .lock()
+                .entry(key)
+                .or_insert_with(|| Arc::new(Breaker::new(plugin.clone(), host.to_owned()))),
+        )
     }
 
     /// Absent if the breaker was never used.
     pub fn view(&self, plugin: &PluginName, host: &str) -> Option<BreakerView> {
-        let breaker = self.0.lock().get(&(plugin.clone(), host.to_owned())).cloned();
+        let breaker = self
+            .0
+            .lock()
+            .get(&(plugin.clone(), host.to_owned()))
+            .cloned();
         breaker.map(|breaker| breaker.view())
     }
 }
 
 impl Breaker {
     fn new(plugin: PluginName, host: String) -> Self {
-        let inner =
-            Inner { machine: Machine::new(Instant::now()), limits: BreakerLimits::default(), last_failure: None };
+        let inner = Inner {
+            machine: Machine::new(Instant::now()),
+            limits: BreakerLimits::default(),
+            last_failure: None,
+        };
         Self {
             plugin,
             host,
@@ -113,21 +125,35 @@ impl Breaker {
 
     /// Lets a call through. An admission that is dropped without a report counts as failed if that
     /// happens at `deadline` or later: then the outside host has used up the guest's time.
-    pub(crate) fn admit(self: &Arc<Self>, limits: BreakerLimits, deadline: Instant) -> Result<Admission, Refused> {
+    pub(crate) fn admit(
+        self: &Arc<Self>,
+        limits: BreakerLimits,
+        deadline: Instant,
+    ) -> Result<Admission, Refused> {
         let (admitted, changed) = {
             let mut inner = self.inner.lock();
             inner.limits = limits;
             let before = std::mem::discriminant(&inner.machine.phase);
             let admitted = inner.machine.admit(&limits, Instant::now());
-            (admitted, before != std::mem::discriminant(&inner.machine.phase))
+            (
+                admitted,
+                before != std::mem::discriminant(&inner.machine.phase),
+            )
         };
         if changed {
             info!(plugin = %self.plugin, host = self.host, "breaker half-open: one call tries");
             self.changed.send_replace(());
         }
         match admitted {
-            Ok(ticket) => Ok(Admission { breaker: Arc::clone(self), ticket: Some(ticket), deadline }),
-            Err(retry_in) => Err(Refused { breaker: Arc::clone(self), retry_in }),
+            Ok(ticket) => Ok(Admission {
+                breaker: Arc::clone(self),
+                ticket: Some(ticket),
+                deadline,
+            }),
+            Err(retry_in) => Err(Refused {
+                breaker: Arc::clone(self),
+                retry_in,
+            }),
         }
     }
 
@@ -137,16 +163,24 @@ impl Breaker {
         if let Some(failure) = failure {
             inner.last_failure = Some(failure);
         }
-        if !inner.machine.report(&limits, ticket, report, Instant::now()) {
+        if !inner
+            .machine
+            .report(&limits, ticket, report, Instant::now())
+        {
             return;
         }
         match &inner.machine.phase {
             Phase::Open { .. } => {
                 self.opened.fetch_add(1, Ordering::Relaxed);
-                let (failure, open_ms) = (inner.last_failure.as_deref(), limits.open.as_millis() as u64);
+                let (failure, open_ms) = (
+                    inner.last_failure.as_deref(),
+                    limits.open.as_millis() as u64,
+                );
                 warn!(plugin = %self.plugin, host = self.host, open_ms, failure, "breaker open: calls are refused");
             }
-            Phase::Closed => info!(plugin = %self.plugin, host = self.host, "breaker closed: the host answers again"),
+            Phase::Closed => {
+                info!(plugin = %self.plugin, host = self.host, "breaker closed: the host answers again")
+            }
             Phase::HalfOpen { .. } | Phase::Held { .. } => {}
         }
         drop(inner);
@@ -180,7 +214,10 @@ impl Breaker {
             Phase::Closed => BreakerState::Closed,
             Phase::Open { until } if now < *until => BreakerState::Open(*until - now),
             Phase::Open { .. } | Phase::HalfOpen { .. } => BreakerState::HalfOpen,
-            Phase::Held { by, reason } => BreakerState::Held { by: by.clone(), reason: reason.clone() },
+            Phase::Held { by, reason } => BreakerState::Held {
+                by: by.clone(),
+                reason: reason.clone(),
+            },
         };
         BreakerView {
             state,
@@ -199,7 +236,10 @@ impl Breaker {
             let inner = self.inner.lock();
             inner.machine.refuses_for(&inner.limits, Instant::now())?
         };
-        Some(Refused { breaker: Arc::clone(self), retry_in })
+        Some(Refused {
+            breaker: Arc::clone(self),
+            retry_in,
+        })
     }
 
     pub fn is_closed(&self) -> bool {
@@ -256,7 +296,9 @@ impl Admission {
 
 impl Drop for Admission {
     fn drop(&mut self) {
-        let Some(ticket) = self.ticket.take() else { return };
+        let Some(ticket) = self.ticket.take() else {
+            return;
+        };
         if Instant::now() >= self.deadline {
             let failure = "no answer within the deadline of the plugin's call".to_owned();
             self.breaker.report(ticket, Report::Failed, Some(failure));

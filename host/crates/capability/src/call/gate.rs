@@ -46,7 +46,10 @@ impl Gate {
     /// Checks the grant, and counts its use.
     pub(crate) fn granted(&self, ask: Ask) -> Result<(), Denied> {
         if !self.call().granted.contains(&ask) {
-            return Err(Denied(format!("an operator has not granted {ask:?}", ask = ask.as_str())));
+            return Err(Denied(format!(
+                "an operator has not granted {ask:?}",
+                ask = ask.as_str()
+            )));
         }
         self.services().uses.count(&self.call().manifest.name, ask);
         Ok(())
@@ -54,18 +57,29 @@ impl Gate {
 
     /// Refuses the host call in an open transaction, which could not undo it and would wait for it.
     pub(crate) fn not_in_transaction(&self) -> Result<(), Denied> {
-        if self.guest.is_in_transaction() { Err(Denied("not while a transaction is open".into())) } else { Ok(()) }
+        if self.guest.is_in_transaction() {
+            Err(Denied("not while a transaction is open".into()))
+        } else {
+            Ok(())
+        }
     }
 }
 
 impl GuestCall {
     /// For host calls that are answered from memory.
     pub(crate) fn unmeasured(self: &Arc<Self>) -> Gate {
-        Gate { guest: Arc::clone(self), place: None }
+        Gate {
+            guest: Arc::clone(self),
+            place: None,
+        }
     }
 
     /// Runs a host call that fails as a whole or not at all.
-    pub(crate) async fn through<T, E, F>(self: Arc<Self>, kind: HostCall, act: impl FnOnce(Gate) -> F) -> Result<T, E>
+    pub(crate) async fn through<T, E, F>(
+        self: Arc<Self>,
+        kind: HostCall,
+        act: impl FnOnce(Gate) -> F,
+    ) -> Result<T, E>
     where
         F: Future<Output = Result<T, E>>,
     {
@@ -89,11 +103,20 @@ pub(crate) struct Measured {
 impl Measured {
     pub(crate) fn start(guest: Arc<GuestCall>, kind: HostCall) -> Self {
         let span = open_span(&guest, kind);
-        Self { guest, kind, started: Instant::now(), span, has_ended: false }
+        Self {
+            guest,
+            kind,
+            started: Instant::now(),
+            span,
+            has_ended: false,
+        }
     }
 
     pub(crate) fn gate(&self) -> Gate {
-        Gate { guest: Arc::clone(&self.guest), place: self.span.place() }
+        Gate {
+            guest: Arc::clone(&self.guest),
+            place: self.span.place(),
+        }
     }
 
     /// `failed` is a word of a closed list; absent when the call went well.
@@ -107,7 +130,10 @@ impl Measured {
 
 impl Drop for Measured {
     fn drop(&mut self) {
-        self.guest.call.meters.count_host_call(self.kind, self.started.elapsed());
+        self.guest
+            .call
+            .meters
+            .count_host_call(self.kind, self.started.elapsed());
         if !self.has_ended {
             self.span.failed("abandoned");
         }
@@ -119,7 +145,11 @@ fn open_span(guest: &GuestCall, kind: HostCall) -> Span {
     if guest.spans.fetch_add(1, Ordering::Relaxed) >= MAX_SPANS {
         return Traces::default().span(SpanKind::Outside, String::new, trace);
     }
-    let what = if kind == HostCall::Enqueue { SpanKind::Enqueue } else { SpanKind::Outside };
+    let what = if kind == HostCall::Enqueue {
+        SpanKind::Enqueue
+    } else {
+        SpanKind::Outside
+    };
     traces.span(what, || kind.as_str().to_owned(), trace)
 }
 
@@ -158,8 +188,12 @@ pub(crate) fn redis_error(error: QueueError) -> CapabilityError {
         other => {
             warn!(error = %other, cause = ?std::error::Error::source(&other), "capability failed");
             match other {
-                QueueError::CannotServe { trouble, .. } => CapabilityError::unavailable(trouble.to_string()),
-                QueueError::Damaged { .. } => CapabilityError::unavailable("what Redis holds there is damaged"),
+                QueueError::CannotServe { trouble, .. } => {
+                    CapabilityError::unavailable(trouble.to_string())
+                }
+                QueueError::Damaged { .. } => {
+                    CapabilityError::unavailable("what Redis holds there is damaged")
+                }
                 _ => CapabilityError::unavailable("Redis does not answer"),
             }
         }

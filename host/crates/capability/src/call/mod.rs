@@ -73,7 +73,10 @@ pub(crate) enum BreakerAnswer {
 
 impl Services {
     pub fn for_call(self: &Arc<Self>, call: Call) -> Arc<GuestCall> {
-        let output = call.job.clone().map(|job| JobOutput::new(job, self.host.clone()));
+        let output = call
+            .job
+            .clone()
+            .map(|job| JobOutput::new(job, self.host.clone()));
         Arc::new(GuestCall {
             services: Arc::clone(self),
             call,
@@ -98,7 +101,11 @@ impl GuestCall {
 
     pub(crate) fn mask(&self) -> &Mask {
         self.mask.get_or_init(|| {
-            self.call.hidden.as_ref().map(|(redaction, data)| redaction.data(data).1).unwrap_or_default()
+            self.call
+                .hidden
+                .as_ref()
+                .map(|(redaction, data)| redaction.data(data).1)
+                .unwrap_or_default()
         })
     }
 
@@ -117,12 +124,18 @@ impl GuestCall {
     }
 
     /// Asks the breaker of an outside host; the error is for how long it refuses.
-    pub(crate) fn admit(&self, host: &str, spec: Option<BreakerSpec>) -> Result<Admission, Duration> {
+    pub(crate) fn admit(
+        &self,
+        host: &str,
+        spec: Option<BreakerSpec>,
+    ) -> Result<Admission, Duration> {
         let breaker = self.services.breakers.of(&self.call.manifest.name, host);
         let admitted = breaker.admit(spec.unwrap_or_default().limits(), self.call.deadline);
         self.set_asked(match &admitted {
             Err(refused) => Some(BreakerAnswer::Refused(refused.clone())),
-            Ok(admission) => admission.is_probe().then_some(BreakerAnswer::Probe(breaker)),
+            Ok(admission) => admission
+                .is_probe()
+                .then_some(BreakerAnswer::Probe(breaker)),
         });
         admitted.map_err(|refused| refused.retry_in)
     }
@@ -137,6 +150,9 @@ impl GuestCall {
 
     fn is_in_transaction(&self) -> bool {
         let transaction = self.transaction.lock();
-        transaction.as_ref().and_then(Weak::upgrade).is_some_and(|transaction| transaction.is_open())
+        transaction
+            .as_ref()
+            .and_then(Weak::upgrade)
+            .is_some_and(|transaction| transaction.is_open())
     }
 }

@@ -28,7 +28,10 @@ pub(crate) struct CallIndex(Option<usize>);
 
 impl OutsideCalls {
     pub(crate) fn new() -> Self {
-        Self { started: Instant::now(), begun: Mutex::default() }
+        Self {
+            started: Instant::now(),
+            begun: Mutex::default(),
+        }
     }
 
     pub(crate) fn begin(&self, kind: &str, method: Option<&str>, host: &str) -> CallIndex {
@@ -99,9 +102,18 @@ mod tests {
         }
         let taken = calls.take();
         assert_eq!(taken.len(), MAX_CALLS + 1);
-        assert_eq!((taken[0].host.as_str(), taken[0].result.as_str()), ("api.example:8443", "503"));
+        assert_eq!(
+            (taken[0].host.as_str(), taken[0].result.as_str()),
+            ("api.example:8443", "503")
+        );
         assert_eq!(taken[1].result, UNFINISHED);
-        assert_eq!((taken[MAX_CALLS].kind.as_str(), taken[MAX_CALLS].result.as_str()), ("more", "10"));
+        assert_eq!(
+            (
+                taken[MAX_CALLS].kind.as_str(),
+                taken[MAX_CALLS].result.as_str()
+            ),
+            ("more", "10")
+        );
     }
 
     #[test]
@@ -110,7 +122,10 @@ mod tests {
         calls.begin("http", Some(&"Ü".repeat(100)), &"é".repeat(1_000));
         let call = calls.take().remove(0);
         assert!(
-            call.host.len() <= MAX_HOST_BYTES && call.method.is_some_and(|method| method.len() <= MAX_METHOD_BYTES)
+            call.host.len() <= MAX_HOST_BYTES
+                && call
+                    .method
+                    .is_some_and(|method| method.len() <= MAX_METHOD_BYTES)
         );
     }
 }

@@ -37,22 +37,45 @@ impl Drop for Counted<'_> {
 
 /// Sends under the manifest's egress rules. Measured and traced by host and status class; other
 /// host calls only as failed or not.
-pub(crate) async fn send(guest: Arc<GuestCall>, mut request: HttpRequest) -> Result<HttpResponse, HttpError> {
+pub(crate) async fn send(
+    guest: Arc<GuestCall>,
+    mut request: HttpRequest,
+) -> Result<HttpResponse, HttpError> {
     let mut measured = Measured::start(Arc::clone(&guest), HostCall::Http);
     let meters = &guest.call.meters;
     let place = meters.place_of(&request.url);
     let host = meters.host(place);
-    measured.span.set("http.request.method", request.method.parse().map_or("other", |method| known_method(&method)));
+    measured.span.set(
+        "http.request.method",
+        request
+            .method
+            .parse()
+            .map_or("other", |method| known_method(&method)),
+    );
     measured.span.set("server.address", host.to_owned());
-    if let Some(here) = measured.span.place().filter(|_| guest.call.traces.propagates_to(host)) {
-        request.headers.retain(|(name, _)| !name.eq_ignore_ascii_case("traceparent"));
-        request.headers.push(("traceparent".into(), here.to_string().into()));
+    if let Some(here) = measured
+        .span
+        .place()
+        .filter(|_| guest.call.traces.propagates_to(host))
+    {
+        request
+            .headers
+            .retain(|(name, _)| !name.eq_ignore_ascii_case("traceparent"));
+        request
+            .headers
+            .push(("traceparent".into(), here.to_string().into()));
     }
-    let mut counted = Counted { meters, place, status: abandoned() };
+    let mut counted = Counted {
+        meters,
+        place,
+        status: abandoned(),
+    };
     let answer = recorded(&measured.gate(), request).await;
     counted.status = status_of(answer.as_ref().map(|response| response.status));
     if let Ok(response) = &answer {
-        measured.span.set("http.response.status_code", i64::from(response.status));
+        measured
+            .span
+            .set("http.response.status_code", i64::from(response.status));
     }
     let failed = !matches!(&answer, Ok(response) if response.status < 400);
     measured.ended(failed.then_some(STATUSES[counted.status]));
@@ -73,10 +96,15 @@ async fn permitted(gate: &Gate, request: HttpRequest) -> Result<HttpResponse, Ht
     let call = gate.call();
     // The rule's own secrets, granted with it or one by one.
     let secrets = |name: &str| secrets::current(gate, name).ok()?.into_iter().next();
-    let permitted = |rule: &EgressRule| gate.granted(Ask::http(rule)).map_err(|Denied(reason)| reason);
+    let permitted = |rule: &EgressRule| {
+        gate.granted(Ask::http(rule))
+            .map_err(|Denied(reason)| reason)
+    };
     let admit = |host: &str| {
         let spec = breakers(&call.manifest.egress).get(host).copied();
-        gate.guest().admit(host, spec).map_err(|wait| HttpError::BreakerOpen(wait.as_millis() as u64))
+        gate.guest()
+            .admit(host, spec)
+            .map_err(|wait| HttpError::BreakerOpen(wait.as_millis() as u64))
     };
     let caller = Caller {
         revision: call.revision,
@@ -86,14 +114,21 @@ async fn permitted(gate: &Gate, request: HttpRequest) -> Result<HttpResponse, Ht
         secrets: &secrets,
         correlation_id: call.trace.correlation_id.as_deref(),
     };
-    gate.services().egress.send(caller, request).instrument(call.span.clone()).await
+    gate.services()
+        .egress
+        .send(caller, request)
+        .instrument(call.span.clone())
+        .await
 }
 
 /// The host of a URL, with its port unless that is the default. Empty for a text that is not a URL.
 fn host_of(url: &str) -> String {
-    let Ok(url) = url.parse::<reqwest::Url>() else { return String::new() };
+    let Ok(url) = url.parse::<reqwest::Url>() else {
+        return String::new();
+    };
     let host = url.host_str().unwrap_or_default();
-    url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+    url.port()
+        .map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
 fn result_of(answer: &Result<HttpResponse, HttpError>) -> String {
@@ -122,7 +157,10 @@ macro_rules! bind {
             use patchbay_runtime::wit::$version::http;
 
             impl http::Host for Guest<'_> {
-                async fn send(&mut self, request: http::Request) -> HostResult<Result<http::Response, http::Error>> {
+                async fn send(
+                    &mut self,
+                    request: http::Request,
+                ) -> HostResult<Result<http::Response, http::Error>> {
                     let request = HttpRequest {
                         method: request.method,
                         url: request.url,
@@ -130,12 +168,20 @@ macro_rules! bind {
                         body: request.body,
                         timeout: request.timeout_ms.map(Duration::from_millis),
                     };
-                    Ok(self.outside(|call| send(call, request)).await?.map(response).map_err(error))
+                    Ok(self
+                        .outside(|call| send(call, request))
+                        .await?
+                        .map(response)
+                        .map_err(error))
                 }
             }
 
             fn response(response: HttpResponse) -> http::Response {
-                http::Response { status: response.status, headers: response.headers, body: response.body }
+                http::Response {
+                    status: response.status,
+                    headers: response.headers,
+                    body: response.body,
+                }
             }
 
             fn error(error: HttpError) -> http::Error {
@@ -169,7 +215,10 @@ mod tests {
 
     #[test]
     fn a_host_is_recorded_with_an_unusual_port_and_nothing_else_of_its_url() {
-        assert_eq!(host_of("https://api.example:8443/leads/4711?phone=1"), "api.example:8443");
+        assert_eq!(
+            host_of("https://api.example:8443/leads/4711?phone=1"),
+            "api.example:8443"
+        );
         assert_eq!(host_of("not a url"), "");
     }
 }

@@ -18,7 +18,8 @@ use crate::credential_echo;
 use crate::secrets::SecretValue;
 
 /// Message for the guest instead of the server's words.
-pub(super) const ECHOED: &str = "the mail server's words repeat the account's password, and are withheld";
+pub(super) const ECHOED: &str =
+    "the mail server's words repeat the account's password, and are withheld";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MailTls {
@@ -52,7 +53,9 @@ pub struct MailConfig {
 pub enum MailError {
     #[error("mail over TLS to {host:?} cannot be set up: {reason}")]
     Tls { host: String, reason: String },
-    #[error("mail.hello_name {0:?} is neither a domain nor an address in brackets, such as [192.0.2.1]")]
+    #[error(
+        "mail.hello_name {0:?} is neither a domain nor an address in brackets, such as [192.0.2.1]"
+    )]
     HelloName(String),
     #[error("mail.username or mail.password has a NUL character in it, which a login cannot carry")]
     Credentials,
@@ -71,10 +74,14 @@ impl Account {
         let tls = match config.tls {
             MailTls::None => None,
             MailTls::StartTls | MailTls::Implicit => {
-                let failed = |reason: String| MailError::Tls { host: config.host.clone(), reason };
+                let failed = |reason: String| MailError::Tls {
+                    host: config.host.clone(),
+                    reason,
+                };
                 let host = domain_to_ascii(&config.host).unwrap_or_else(|| config.host.clone());
                 let name = ServerName::try_from(host).map_err(|error| failed(error.to_string()))?;
-                let tls = ClientConfig::with_platform_verifier().map_err(|error| failed(error.to_string()))?;
+                let tls = ClientConfig::with_platform_verifier()
+                    .map_err(|error| failed(error.to_string()))?;
                 Some((TlsConnector::from(Arc::new(tls)), name))
             }
         };
@@ -84,15 +91,31 @@ impl Account {
         }
         let credentials = config.username.take().zip(config.password.take());
         let credentials = credentials.map(|(username, password)| {
-            let password = if is_gmail(&config.host) { without_groups(password) } else { password };
+            let password = if is_gmail(&config.host) {
+                without_groups(password)
+            } else {
+                password
+            };
             (username, password)
         });
-        if credentials.as_ref().is_some_and(|(username, password)| username.contains('\0') || password.contains('\0')) {
+        if credentials
+            .as_ref()
+            .is_some_and(|(username, password)| username.contains('\0') || password.contains('\0'))
+        {
             return Err(MailError::Credentials);
         }
-        let guarded = credentials.iter().map(|(_, password)| SecretValue::new(password.clone())).collect();
-        let credentials = credentials.map(|(username, password)| (username, SecretValue::new(password)));
-        Ok(Self { config, tls, credentials, guarded })
+        let guarded = credentials
+            .iter()
+            .map(|(_, password)| SecretValue::new(password.clone()))
+            .collect();
+        let credentials =
+            credentials.map(|(username, password)| (username, SecretValue::new(password)));
+        Ok(Self {
+            config,
+            tls,
+            credentials,
+            guarded,
+        })
     }
 
     /// Opens a connection; greets, secures and logs in as configured.
@@ -105,47 +128,88 @@ impl Account {
             reply => Err(Ended::broken(phase, &Broken::Unexpected(reply.code))),
         };
         progress.phase = "connect";
-        let mut connection = Connection::open(&self.config.host, self.config.port).await.map_err(broken("connect"))?;
+        let mut connection = Connection::open(&self.config.host, self.config.port)
+            .await
+            .map_err(broken("connect"))?;
         if let (MailTls::Implicit, Some((tls, name))) = (self.config.tls, &self.tls) {
             progress.phase = "tls";
-            connection = connection.secure(tls, name.clone()).await.map_err(broken("tls"))?;
+            connection = connection
+                .secure(tls, name.clone())
+                .await
+                .map_err(broken("tls"))?;
             progress.phase = "connect";
         }
-        positive("connect", connection.greeting().await.map_err(broken("connect"))?)?;
-        positive("connect", connection.hello(hello).await.map_err(broken("connect"))?)?;
+        positive(
+            "connect",
+            connection.greeting().await.map_err(broken("connect"))?,
+        )?;
+        positive(
+            "connect",
+            connection.hello(hello).await.map_err(broken("connect"))?,
+        )?;
         if let (MailTls::StartTls, Some((tls, name))) = (self.config.tls, &self.tls) {
             progress.phase = "tls";
             if !connection.extensions.start_tls {
                 tokio::spawn(connection.quit());
-                return Err(failure("tls", "the mail server does not offer STARTTLS; see mail.tls").into());
+                return Err(failure(
+                    "tls",
+                    "the mail server does not offer STARTTLS; see mail.tls",
+                )
+                .into());
             }
-            positive("tls", connection.command("STARTTLS").await.map_err(broken("tls"))?)?;
-            connection = connection.secure(tls, name.clone()).await.map_err(broken("tls"))?;
+            positive(
+                "tls",
+                connection
+                    .command("STARTTLS")
+                    .await
+                    .map_err(broken("tls"))?,
+            )?;
+            connection = connection
+                .secure(tls, name.clone())
+                .await
+                .map_err(broken("tls"))?;
             // Anybody may have sent what came unencrypted, so EHLO is sent again.
             positive("tls", connection.hello(hello).await.map_err(broken("tls"))?)?;
         }
         if let Some((username, password)) = &self.credentials {
             progress.phase = "auth";
             if !connection.extensions.auth_plain && !connection.extensions.auth_login {
-                let secure = if self.config.tls == MailTls::None { " without TLS (mail.tls)" } else { "" };
+                let secure = if self.config.tls == MailTls::None {
+                    " without TLS (mail.tls)"
+                } else {
+                    ""
+                };
                 let text = format!("the mail server offers no login by PLAIN or LOGIN{secure}");
                 tokio::spawn(connection.quit());
                 // RFC 5321: 504 means that a parameter is not implemented.
                 return Err(refused_here("auth", 504, "5.5.4", &text).into());
             }
-            positive("auth", connection.auth(username, password.expose()).await.map_err(broken("auth"))?)?;
+            positive(
+                "auth",
+                connection
+                    .auth(username, password.expose())
+                    .await
+                    .map_err(broken("auth"))?,
+            )?;
         }
         Ok(connection)
     }
 
     /// A server that refuses a login may repeat it, and its words reach guests, operators and logs.
-    pub(super) fn withheld(&self, mut result: Result<SmtpReceipt, SmtpFailure>) -> Result<SmtpReceipt, SmtpFailure> {
+    pub(super) fn withheld(
+        &self,
+        mut result: Result<SmtpReceipt, SmtpFailure>,
+    ) -> Result<SmtpReceipt, SmtpFailure> {
         let (text, refused) = match &mut result {
             Ok(receipt) => (&mut receipt.reply, &mut receipt.refused),
             Err(failure) => (&mut failure.text, &mut failure.refused),
         };
         let mut echoed = false;
-        for text in refused.iter_mut().map(|refusal| &mut refusal.text).chain([text]) {
+        for text in refused
+            .iter_mut()
+            .map(|refusal| &mut refusal.text)
+            .chain([text])
+        {
             if credential_echo::repeats([text.as_bytes()], &self.guarded) {
                 echoed = true;
                 ECHOED.clone_into(text);
@@ -160,7 +224,9 @@ impl Account {
 
 fn is_gmail(host: &str) -> bool {
     let host = host.to_ascii_lowercase();
-    [".gmail.com", ".googlemail.com"].iter().any(|domain| host.ends_with(domain))
+    [".gmail.com", ".googlemail.com"]
+        .iter()
+        .any(|domain| host.ends_with(domain))
 }
 
 /// Google shows an app password as four groups of four letters. The spaces are not part of it, and
@@ -168,5 +234,9 @@ fn is_gmail(host: &str) -> bool {
 fn without_groups(password: String) -> String {
     let groups: Vec<&str> = password.split(' ').collect();
     let is_group = |group: &&str| group.len() == 4 && group.bytes().all(|b| b.is_ascii_lowercase());
-    if groups.len() == 4 && groups.iter().all(is_group) { groups.concat() } else { password }
+    if groups.len() == 4 && groups.iter().all(is_group) {
+        groups.concat()
+    } else {
+        password
+    }
 }

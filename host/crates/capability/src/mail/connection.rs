@@ -46,17 +46,28 @@ impl Connection {
         // until the server has acknowledged the message, which it does 40 ms late.
         stream.set_nodelay(true)?;
         let local = stream.local_addr()?;
-        Ok(Self { stream: BufReader::new(Box::new(stream)), local, extensions: Extensions::default() })
+        Ok(Self {
+            stream: BufReader::new(Box::new(stream)),
+            local,
+            extensions: Extensions::default(),
+        })
     }
 
     /// Encrypts all that follows. Unread bytes from before would be taken for the server's own
     /// words (CVE-2011-0411 and its kind), so there must be none.
-    pub(super) async fn secure(self, tls: &TlsConnector, name: ServerName<'static>) -> Result<Self, Broken> {
+    pub(super) async fn secure(
+        self,
+        tls: &TlsConnector,
+        name: ServerName<'static>,
+    ) -> Result<Self, Broken> {
         if !self.stream.buffer().is_empty() {
             return Err(Broken::Unasked);
         }
         let stream = tls.connect(name, self.stream.into_inner()).await?;
-        Ok(Self { stream: BufReader::new(Box::new(stream)), ..self })
+        Ok(Self {
+            stream: BufReader::new(Box::new(stream)),
+            ..self
+        })
     }
 
     pub(super) async fn greeting(&mut self) -> Result<Reply, Broken> {
@@ -73,7 +84,11 @@ impl Connection {
             return Ok(reply);
         }
         self.extensions = Extensions::default();
-        if reply.code >= 500 { self.command(&format!("HELO {name}")).await } else { Ok(reply) }
+        if reply.code >= 500 {
+            self.command(&format!("HELO {name}")).await
+        } else {
+            Ok(reply)
+        }
     }
 
     pub(super) async fn auth(&mut self, username: &str, password: &str) -> Result<Reply, Broken> {
@@ -105,10 +120,14 @@ impl Connection {
         }
         match self.arrived().await? {
             Arrived::Nothing => {}
-            Arrived::Bytes if self.stream.buffer().starts_with(b"421") => return Reply::read(&mut self.stream).await,
+            Arrived::Bytes if self.stream.buffer().starts_with(b"421") => {
+                return Reply::read(&mut self.stream).await;
+            }
             Arrived::Bytes => return Err(Broken::Unasked),
         }
-        self.stream.write_all(format!("{line}\r\n").as_bytes()).await?;
+        self.stream
+            .write_all(format!("{line}\r\n").as_bytes())
+            .await?;
         self.stream.flush().await?;
         Reply::read(&mut self.stream).await
     }
@@ -188,7 +207,10 @@ impl Extensions {
             let mut words = line.split_whitespace();
             match words.next().unwrap_or_default() {
                 "SIZE" => {
-                    let limit = words.next().and_then(|limit| limit.parse().ok()).filter(|&limit| limit > 0);
+                    let limit = words
+                        .next()
+                        .and_then(|limit| limit.parse().ok())
+                        .filter(|&limit| limit > 0);
                     extensions.size = Some(limit);
                 }
                 "8BITMIME" => extensions.eight_bit_mime = true,

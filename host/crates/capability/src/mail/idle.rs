@@ -57,11 +57,18 @@ impl Idle {
 
     fn stale(&self, plugin: &str) -> Vec<Connection> {
         let mut all = self.0.lock();
-        let Some(idle) = all.get_mut(plugin) else { return Vec::new() };
-        let stale: Vec<_> = idle.extract_if(.., |(since, _)| since.elapsed() >= IDLE_LIMIT).collect();
+        let Some(idle) = all.get_mut(plugin) else {
+            return Vec::new();
+        };
+        let stale: Vec<_> = idle
+            .extract_if(.., |(since, _)| since.elapsed() >= IDLE_LIMIT)
+            .collect();
         if idle.is_empty() {
             all.remove(plugin);
         }
-        stale.into_iter().map(|(_, connection)| connection).collect()
+        stale
+            .into_iter()
+            .map(|(_, connection)| connection)
+            .collect()
     }
 }

@@ -50,9 +50,16 @@ impl Drop for Counted<'_> {
 }
 
 /// Measured and traced by the phase in which it ended; other host calls only as failed or not.
-async fn send(guest: Arc<GuestCall>, envelope: Envelope, mime: Vec<u8>) -> Result<SmtpReceipt, SmtpFailure> {
+async fn send(
+    guest: Arc<GuestCall>,
+    envelope: Envelope,
+    mime: Vec<u8>,
+) -> Result<SmtpReceipt, SmtpFailure> {
     let mut measured = Measured::start(Arc::clone(&guest), HostCall::Mail);
-    let mut counted = Counted { meters: &guest.call.meters, phase: "abandoned" };
+    let mut counted = Counted {
+        meters: &guest.call.meters,
+        phase: "abandoned",
+    };
     let answer = recorded(&measured.gate(), envelope, &mime).await;
     counted.phase = match &answer {
         Ok(_) => "sent",
@@ -65,7 +72,11 @@ async fn send(guest: Arc<GuestCall>, envelope: Envelope, mime: Vec<u8>) -> Resul
 }
 
 /// Records the call in the attempt's history.
-async fn recorded(gate: &Gate, envelope: Envelope, mime: &[u8]) -> Result<SmtpReceipt, SmtpFailure> {
+async fn recorded(
+    gate: &Gate,
+    envelope: Envelope,
+    mime: &[u8],
+) -> Result<SmtpReceipt, SmtpFailure> {
     let outside = &gate.guest().outside;
     let server = gate.services().mail.server().unwrap_or_default();
     let place = outside.begin("mail", None, server.trim_start_matches("smtp://"));
@@ -74,14 +85,21 @@ async fn recorded(gate: &Gate, envelope: Envelope, mime: &[u8]) -> Result<SmtpRe
         &place,
         match &answer {
             Ok(_) => "taken".to_owned(),
-            Err(SmtpFailure { reply_code: Some(code), .. }) => code.to_string(),
+            Err(SmtpFailure {
+                reply_code: Some(code),
+                ..
+            }) => code.to_string(),
             Err(failure) => failure.phase.to_owned(),
         },
     );
     answer
 }
 
-async fn hand_over(gate: &Gate, envelope: Envelope, mime: &[u8]) -> Result<SmtpReceipt, SmtpFailure> {
+async fn hand_over(
+    gate: &Gate,
+    envelope: Envelope,
+    mime: &[u8],
+) -> Result<SmtpReceipt, SmtpFailure> {
     gate.not_in_transaction()?;
     let (call, guest) = (gate.call(), gate.guest());
     if !is_asked_for_by(&call.manifest) {
@@ -93,7 +111,10 @@ async fn hand_over(gate: &Gate, envelope: Envelope, mime: &[u8]) -> Result<SmtpR
     let admission = match mail.server() {
         None => None,
         Some(server) => Some(guest.admit(&server, spec).map_err(|wait| {
-            let text = format!("{server} failed too often and is not tried for {} ms", wait.as_millis());
+            let text = format!(
+                "{server} failed too often and is not tried for {} ms",
+                wait.as_millis()
+            );
             failure("breaker-open", text)
         })?),
     };
@@ -103,14 +124,23 @@ async fn hand_over(gate: &Gate, envelope: Envelope, mime: &[u8]) -> Result<SmtpR
     // would go out again with every probe.
     let asked = guest.asked();
     let committed = || guest.set_asked(None);
-    let send = mail.send(call.manifest.name.as_str(), envelope, mime, remaining, &committed);
+    let send = mail.send(
+        call.manifest.name.as_str(),
+        envelope,
+        mime,
+        remaining,
+        &committed,
+    );
     let (answer, report) = send.instrument(call.span.clone()).await;
     if answer.as_ref().is_err_and(|failure| !failure.ambiguous) {
         guest.set_asked(asked);
     }
     if let Some(admission) = admission {
         let failed = answer.as_ref().err().filter(|_| report == Report::Failed);
-        admission.report(report, failed.map(|error| format!("{}: {}", error.phase, error.text)));
+        admission.report(
+            report,
+            failed.map(|error| format!("{}: {}", error.phase, error.text)),
+        );
     }
     answer
 }
@@ -134,13 +164,23 @@ macro_rules! bind {
                     envelope: smtp::Envelope,
                     mime: Vec<u8>,
                 ) -> HostResult<Result<smtp::Receipt, smtp::SmtpFailure>> {
-                    let envelope = Envelope { sender: envelope.sender, recipients: envelope.recipients };
-                    Ok(self.outside(|call| send(call, envelope, mime)).await?.map(receipt).map_err(failure))
+                    let envelope = Envelope {
+                        sender: envelope.sender,
+                        recipients: envelope.recipients,
+                    };
+                    Ok(self
+                        .outside(|call| send(call, envelope, mime))
+                        .await?
+                        .map(receipt)
+                        .map_err(failure))
                 }
             }
 
             fn receipt(receipt: SmtpReceipt) -> smtp::Receipt {
-                smtp::Receipt { reply: receipt.reply, refused: refusals(receipt.refused) }
+                smtp::Receipt {
+                    reply: receipt.reply,
+                    refused: refusals(receipt.refused),
+                }
             }
 
             fn failure(failure: SmtpFailure) -> smtp::SmtpFailure {

@@ -23,9 +23,16 @@ impl Reply {
         let mut bytes = 0;
         loop {
             let mut line = Vec::new();
-            (&mut *stream).take(MAX_LINE_BYTES).read_until(b'\n', &mut line).await?;
+            (&mut *stream)
+                .take(MAX_LINE_BYTES)
+                .read_until(b'\n', &mut line)
+                .await?;
             if line.last() != Some(&b'\n') {
-                return Err(if line.len() as u64 == MAX_LINE_BYTES { Broken::NoReply } else { Broken::Closed });
+                return Err(if line.len() as u64 == MAX_LINE_BYTES {
+                    Broken::NoReply
+                } else {
+                    Broken::Closed
+                });
             }
             bytes += line.len();
             if bytes > MAX_BYTES {
@@ -60,8 +67,10 @@ impl Reply {
     pub(super) fn enhanced_code(&self) -> Option<String> {
         let first = self.lines.first()?.split_whitespace().next()?;
         let parts: Vec<&str> = first.split('.').collect();
-        let is_number = |part: &&str| (1..=3).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_digit());
-        let is_enhanced = parts.len() == 3 && matches!(parts[0], "2" | "4" | "5") && parts.iter().all(is_number);
+        let is_number =
+            |part: &&str| (1..=3).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_digit());
+        let is_enhanced =
+            parts.len() == 3 && matches!(parts[0], "2" | "4" | "5") && parts.iter().all(is_number);
         is_enhanced.then(|| first.to_owned())
     }
 }
@@ -73,9 +82,15 @@ fn parse(line: &[u8]) -> Option<(u16, bool, String)> {
     if !(b'2'..=b'5').contains(&digits[0]) || !digits.iter().all(u8::is_ascii_digit) {
         return None;
     }
-    let code = digits.iter().fold(0, |code, digit| code * 10 + u16::from(digit - b'0'));
+    let code = digits
+        .iter()
+        .fold(0, |code, digit| code * 10 + u16::from(digit - b'0'));
     let more = rest.first() == Some(&b'-');
-    Some((code, more, readable(rest.strip_prefix(b"-").unwrap_or(rest))))
+    Some((
+        code,
+        more,
+        readable(rest.strip_prefix(b"-").unwrap_or(rest)),
+    ))
 }
 
 /// UTF-8, else Latin-1, in which every byte is a character.
@@ -84,7 +99,11 @@ fn readable(bytes: &[u8]) -> String {
         Ok(text) => text.to_owned(),
         Err(_) => bytes.iter().copied().map(char::from).collect(),
     };
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect::<String>().trim().to_owned()
+    text.chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect::<String>()
+        .trim()
+        .to_owned()
 }
 
 #[cfg(test)]
@@ -107,31 +126,70 @@ mod tests {
             (b"250 \x1b[31mred\0\r\n", 250, "[31mred"),
             (b"571 refused\r\n", 571, "refused"),
             (b"599-a\r\n599 b\r\n", 599, "a b"),
-            (b"250-first\r\nno number\r\n250 last\r\n", 250, "first no number last"),
+            (
+                b"250-first\r\nno number\r\n250 last\r\n",
+                250,
+                "first no number last",
+            ),
             (b"550-a\r\n551 b\r\n", 551, "a b"),
         ] {
             let reply = read(bytes).await.expect("a reply");
-            assert_eq!((reply.code, reply.text().as_str()), (code, text), "{bytes:?}");
+            assert_eq!(
+                (reply.code, reply.text().as_str()),
+                (code, text),
+                "{bytes:?}"
+            );
         }
-        for bytes in [&b"hello\r\n"[..], b"25 ok\r\n", b"650 ok\r\n", b"\xff\xfe\r\n", b"\r\n"] {
-            assert!(matches!(read(bytes).await, Err(Broken::NoReply)), "{bytes:?}");
+        for bytes in [
+            &b"hello\r\n"[..],
+            b"25 ok\r\n",
+            b"650 ok\r\n",
+            b"\xff\xfe\r\n",
+            b"\r\n",
+        ] {
+            assert!(
+                matches!(read(bytes).await, Err(Broken::NoReply)),
+                "{bytes:?}"
+            );
         }
         for bytes in [&b""[..], b"250 o", b"250-more\r\n"] {
-            assert!(matches!(read(bytes).await, Err(Broken::Closed)), "{bytes:?}");
+            assert!(
+                matches!(read(bytes).await, Err(Broken::Closed)),
+                "{bytes:?}"
+            );
         }
-        assert!(matches!(read(&b"250-x\r\n".repeat(20_000)).await, Err(Broken::NoReply)), "endless");
-        assert!(matches!(read(&b"2".repeat(20_000)).await, Err(Broken::NoReply)), "endless");
+        assert!(
+            matches!(
+                read(&b"250-x\r\n".repeat(20_000)).await,
+                Err(Broken::NoReply)
+            ),
+            "endless"
+        );
+        assert!(
+            matches!(read(&b"2".repeat(20_000)).await, Err(Broken::NoReply)),
+            "endless"
+        );
     }
 
     #[tokio::test]
     async fn an_enhanced_code_is_the_first_word_or_there_is_none() {
         for (bytes, expected) in [
-            (&b"535-5.7.8 not accepted\r\n535 5.7.8 see help\r\n"[..], Some("5.7.8")),
+            (
+                &b"535-5.7.8 not accepted\r\n535 5.7.8 see help\r\n"[..],
+                Some("5.7.8"),
+            ),
             (b"550 5.1.1\r\n", Some("5.1.1")),
             (b"550 192.0.2 is listed\r\n", None),
             (b"550 no 5.1.1\r\n", None),
         ] {
-            assert_eq!(read(bytes).await.expect("a reply").enhanced_code().as_deref(), expected);
+            assert_eq!(
+                read(bytes)
+                    .await
+                    .expect("a reply")
+                    .enhanced_code()
+                    .as_deref(),
+                expected
+            );
         }
     }
 }

@@ -19,7 +19,8 @@ use super::connection::Connection;
 use super::error::Broken;
 use super::idle::Idle;
 use super::verdict::{
-    Ended, Progress, SmtpFailure, SmtpReceipt, SmtpRefusal, all_refused, failure, local_refusal, refused_here,
+    Ended, Progress, SmtpFailure, SmtpReceipt, SmtpRefusal, all_refused, failure, local_refusal,
+    refused_here,
 };
 use super::wire::EncodedMessage;
 use crate::breaker::Report;
@@ -48,12 +49,17 @@ impl MailTransport {
     /// `None`: no account is configured, and every send says so. Opens no connection.
     pub fn new(config: Option<MailConfig>) -> Result<Self, MailError> {
         let account = config.map(Account::new).transpose()?;
-        Ok(Self { account, idle: Arc::default() })
+        Ok(Self {
+            account,
+            idle: Arc::default(),
+        })
     }
 
     /// The account's server as breakers name it: `smtp://host:port`. Absent without an account.
     pub fn server(&self) -> Option<String> {
-        self.account.as_ref().map(|account| format!("smtp://{}:{}", account.config.host, account.config.port))
+        self.account
+            .as_ref()
+            .map(|account| format!("smtp://{}:{}", account.config.host, account.config.port))
     }
 
     /// Sends a plain-text message of the host itself to all of `to`. `id` must be the same each
@@ -66,22 +72,41 @@ impl MailTransport {
         subject: &str,
         text: &str,
     ) -> Result<(), String> {
-        let mut message = Message::builder().from(in_header(from)).message_id(Some(format!("<{id}@patchbay>")));
+        let mut message = Message::builder()
+            .from(in_header(from))
+            .message_id(Some(format!("<{id}@patchbay>")));
         for recipient in to {
             message = message.to(in_header(recipient));
         }
-        let one_line: String = subject.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-        let message = message.subject(one_line).header(ContentType::TEXT_PLAIN).body(text.to_owned());
-        let mime = message.map_err(|error| format!("the message cannot be written: {error}"))?.formatted();
+        let one_line: String = subject
+            .chars()
+            .map(|c| if c.is_control() { ' ' } else { c })
+            .collect();
+        let message = message
+            .subject(one_line)
+            .header(ContentType::TEXT_PLAIN)
+            .body(text.to_owned());
+        let mime = message
+            .map_err(|error| format!("the message cannot be written: {error}"))?
+            .formatted();
         let recipients = to.iter().map(|to| to.address.to_string()).collect();
-        let envelope = Envelope { sender: from.address.to_string(), recipients };
-        let patience = self.account.as_ref().map_or(Duration::ZERO, |account| account.config.timeout);
+        let envelope = Envelope {
+            sender: from.address.to_string(),
+            recipients,
+        };
+        let patience = self
+            .account
+            .as_ref()
+            .map_or(Duration::ZERO, |account| account.config.timeout);
         let (result, _) = self.send(HOST, envelope, &mime, patience, &|| ()).await;
         match result {
             Ok(receipt) if receipt.refused.is_empty() => Ok(()),
             // The other recipients have it; a repeat would reach them twice.
             Ok(receipt) => {
-                warn!(refused = receipt.refused.len(), "the mail server refuses some recipients of alerts.mail_to");
+                warn!(
+                    refused = receipt.refused.len(),
+                    "the mail server refuses some recipients of alerts.mail_to"
+                );
                 Ok(())
             }
             Err(failure) => Err(format!("{}: {}", failure.phase, failure.text)),
@@ -99,21 +124,47 @@ impl MailTransport {
         committed: &(dyn Fn() + Send + Sync),
     ) -> (Result<SmtpReceipt, SmtpFailure>, Report) {
         let Some(account) = &self.account else {
-            let failure = failure("not-configured", "no mail account is configured on this host");
+            let failure = failure(
+                "not-configured",
+                "no mail account is configured on this host",
+            );
             return (Err(failure), Report::Unknown);
         };
         if mime.len() > account.config.max_message_bytes {
-            let text = format!("{} bytes; this host sends at most {}", mime.len(), account.config.max_message_bytes);
+            let text = format!(
+                "{} bytes; this host sends at most {}",
+                mime.len(),
+                account.config.max_message_bytes
+            );
             return (Err(failure("too-large", text)), Report::Unknown);
         }
         let started = Instant::now();
-        let mut progress = Progress { phase: "connect", refused: Vec::new() };
-        let result = self.within(account, plugin, &envelope, mime, remaining, &mut progress, committed).await;
-        let report = result.as_ref().err().map_or(Report::Answered, |ended| ended.report);
+        let mut progress = Progress {
+            phase: "connect",
+            refused: Vec::new(),
+        };
+        let result = self
+            .within(
+                account,
+                plugin,
+                &envelope,
+                mime,
+                remaining,
+                &mut progress,
+                committed,
+            )
+            .await;
+        let report = result
+            .as_ref()
+            .err()
+            .map_or(Report::Answered, |ended| ended.report);
         let refused = progress.refused;
         let result = match result {
             Ok(reply) => Ok(SmtpReceipt { reply, refused }),
-            Err(ended) => Err(SmtpFailure { refused, ..ended.failure }),
+            Err(ended) => Err(SmtpFailure {
+                refused,
+                ..ended.failure
+            }),
         };
         let result = account.withheld(result);
         let elapsed_ms = started.elapsed().as_secs_f64() * 1e3;
@@ -150,13 +201,24 @@ impl MailTransport {
     ) -> Result<String, Ended> {
         let started = Instant::now();
         let limit = remaining.min(account.config.timeout);
-        let wire = EncodedMessage::new(mime).map_err(|text| refused_here("data", 554, "5.6.0", text))?;
+        let wire =
+            EncodedMessage::new(mime).map_err(|text| refused_here("data", 554, "5.6.0", text))?;
         let route = Route::new(envelope, &wire, &mut progress.refused)?;
         let late = |ambiguous, phase: &str, limit: Duration| {
-            let text = format!("no answer within {} ms, in phase {phase}", limit.as_millis());
-            Ended { failure: SmtpFailure { ambiguous, ..failure("timeout", text) }, report: Report::Failed }
+            let text = format!(
+                "no answer within {} ms, in phase {phase}",
+                limit.as_millis()
+            );
+            Ended {
+                failure: SmtpFailure {
+                    ambiguous,
+                    ..failure("timeout", text)
+                },
+                report: Report::Failed,
+            }
         };
-        let before_end = tokio::time::timeout(limit, self.before_end(account, plugin, &route, progress)).await;
+        let before_end =
+            tokio::time::timeout(limit, self.before_end(account, plugin, &route, progress)).await;
         let mut connection = before_end.map_err(|_| late(false, progress.phase, limit))??;
 
         progress.phase = "data";
@@ -167,7 +229,8 @@ impl MailTransport {
             Err(_) => return Err(late(true, "data", limit)),
             Ok(Ok(reply)) if reply.is_positive() || reply.is_negative() => reply,
             Ok(ended) => {
-                let broken = ended.map_or_else(|broken| broken, |reply| Broken::Unexpected(reply.code));
+                let broken =
+                    ended.map_or_else(|broken| broken, |reply| Broken::Unexpected(reply.code));
                 let mut ended = Ended::broken("data", &broken);
                 ended.failure.ambiguous = true;
                 return Err(ended);
@@ -176,7 +239,11 @@ impl MailTransport {
         if reply.code != 421 {
             self.idle.keep(plugin, connection).await;
         }
-        if reply.is_positive() { Ok(reply.text()) } else { Err(Ended::replied("data", &reply)) }
+        if reply.is_positive() {
+            Ok(reply.text())
+        } else {
+            Err(Ended::replied("data", &reply))
+        }
     }
 
     /// Everything before the end of the message: during this, no server may take it.
@@ -193,7 +260,11 @@ impl MailTransport {
         for (text, address) in &route.recipients {
             if !address.is_ascii() && !connection.extensions.smtp_utf8 {
                 let text = (*text).to_owned();
-                progress.refused.push(local_refusal(text, "5.6.7", "the mail server takes only ASCII before the @"));
+                progress.refused.push(local_refusal(
+                    text,
+                    "5.6.7",
+                    "the mail server takes only ASCII before the @",
+                ));
                 continue;
             }
             match connection.command(&format!("RCPT TO:<{address}>")).await {
@@ -215,10 +286,17 @@ impl MailTransport {
             }
         }
         if taken == 0 {
-            if connection.command("RSET").await.is_ok_and(|reply| reply.is_positive()) {
+            if connection
+                .command("RSET")
+                .await
+                .is_ok_and(|reply| reply.is_positive())
+            {
                 self.idle.keep(plugin, connection).await;
             }
-            return Err(Ended { failure: all_refused(&progress.refused), report: Report::Answered });
+            return Err(Ended {
+                failure: all_refused(&progress.refused),
+                report: Report::Answered,
+            });
         }
         progress.phase = "data-command";
         match connection.command("DATA").await {
@@ -245,7 +323,11 @@ impl MailTransport {
         if let Some(mut reused) = self.idle.take(plugin).await {
             let command = route.mail_command(&account.config, &reused)?;
             // A refusal may be due to its age. Nothing was sent yet, so a fresh one may try.
-            if reused.command(&command).await.is_ok_and(|reply| reply.is_positive()) {
+            if reused
+                .command(&command)
+                .await
+                .is_ok_and(|reply| reply.is_positive())
+            {
                 return Ok(reused);
             }
         }
@@ -271,26 +353,44 @@ impl<'a> Route<'a> {
         refused: &mut Vec<SmtpRefusal>,
     ) -> Result<Self, SmtpFailure> {
         let sender = envelope.sender.parse::<Address>();
-        let sender = sender.map_err(|error| refused_here("mail", 553, "5.1.7", &format!("the sender {error}")))?;
+        let sender = sender
+            .map_err(|error| refused_here("mail", 553, "5.1.7", &format!("the sender {error}")))?;
         let mut recipients = Vec::with_capacity(envelope.recipients.len());
         for text in &envelope.recipients {
             match text.parse::<Address>() {
                 Ok(address) => recipients.push((text.as_str(), address)),
                 // The code that a server would give (RFC 3463: bad destination mailbox address
                 // syntax).
-                Err(error) => refused.push(local_refusal(text.clone(), "5.1.3", &error.to_string())),
+                Err(error) => {
+                    refused.push(local_refusal(text.clone(), "5.1.3", &error.to_string()))
+                }
             }
         }
         if recipients.is_empty() {
             return Err(all_refused(refused));
         }
-        Ok(Self { sender, recipients, wire })
+        Ok(Self {
+            sender,
+            recipients,
+            wire,
+        })
     }
 
-    fn mail_command(&self, config: &MailConfig, connection: &Connection) -> Result<String, SmtpFailure> {
+    fn mail_command(
+        &self,
+        config: &MailConfig,
+        connection: &Connection,
+    ) -> Result<String, SmtpFailure> {
         let extensions = &connection.extensions;
-        if let Some(limit) = extensions.size.flatten().filter(|&limit| self.wire.size as u64 > limit) {
-            let text = format!("{} bytes; the mail server {} takes at most {limit}", self.wire.size, config.host);
+        if let Some(limit) = extensions
+            .size
+            .flatten()
+            .filter(|&limit| self.wire.size as u64 > limit)
+        {
+            let text = format!(
+                "{} bytes; the mail server {} takes at most {limit}",
+                self.wire.size, config.host
+            );
             return Err(failure("too-large", text));
         }
         if !self.sender.is_ascii() && !extensions.smtp_utf8 {
@@ -299,7 +399,10 @@ impl<'a> Route<'a> {
         }
         let any_utf8 = !self.sender.is_ascii()
             || self.wire.has_eight_bit_header
-            || self.recipients.iter().any(|(_, address)| !address.is_ascii());
+            || self
+                .recipients
+                .iter()
+                .any(|(_, address)| !address.is_ascii());
         let smtp_utf8 = any_utf8 && extensions.smtp_utf8;
         if self.wire.has_eight_bit && !extensions.eight_bit_mime && !smtp_utf8 {
             let text = "the message has characters beyond ASCII, which this mail server does not take unencoded: \
@@ -323,5 +426,8 @@ impl<'a> Route<'a> {
 fn in_header(mailbox: &Mailbox) -> lettre::message::Mailbox {
     let address = mailbox.address.to_string();
     let (local, domain) = address.rsplit_once('@').unwrap_or_default();
-    lettre::message::Mailbox::new(mailbox.name.clone(), HeaderAddress::new_dangerous(local, domain))
+    lettre::message::Mailbox::new(
+        mailbox.name.clone(),
+        HeaderAddress::new_dangerous(local, domain),
+    )
 }

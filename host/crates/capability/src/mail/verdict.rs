@@ -60,13 +60,20 @@ pub(super) struct Ended {
 /// A failure of the host's own: the server was not asked, or did nothing wrong.
 impl From<SmtpFailure> for Ended {
     fn from(failure: SmtpFailure) -> Self {
-        Self { failure, report: Report::Unknown }
+        Self {
+            failure,
+            report: Report::Unknown,
+        }
     }
 }
 
 impl Ended {
     pub(super) fn replied(phase: &'static str, reply: &Reply) -> Self {
-        let report = if reply.code == 421 { Report::Failed } else { Report::Answered };
+        let report = if reply.code == 421 {
+            Report::Failed
+        } else {
+            Report::Answered
+        };
         let failure = SmtpFailure {
             reply_code: Some(reply.code),
             enhanced_code: reply.enhanced_code(),
@@ -76,7 +83,10 @@ impl Ended {
     }
 
     pub(super) fn broken(phase: &'static str, broken: &Broken) -> Self {
-        Self { failure: failure(phase, broken.to_string()), report: Report::Failed }
+        Self {
+            failure: failure(phase, broken.to_string()),
+            report: Report::Failed,
+        }
     }
 }
 
@@ -87,12 +97,26 @@ pub(super) struct Progress {
 }
 
 /// A message that no server would take is not sent. The code is the one that a server would give.
-pub(super) fn refused_here(phase: &'static str, code: u16, enhanced: &str, text: &str) -> SmtpFailure {
-    SmtpFailure { reply_code: Some(code), enhanced_code: Some(enhanced.to_owned()), ..failure(phase, text) }
+pub(super) fn refused_here(
+    phase: &'static str,
+    code: u16,
+    enhanced: &str,
+    text: &str,
+) -> SmtpFailure {
+    SmtpFailure {
+        reply_code: Some(code),
+        enhanced_code: Some(enhanced.to_owned()),
+        ..failure(phase, text)
+    }
 }
 
 pub(super) fn local_refusal(recipient: String, enhanced: &str, text: &str) -> SmtpRefusal {
-    SmtpRefusal { recipient, reply_code: 553, enhanced_code: Some(enhanced.to_owned()), text: text.to_owned() }
+    SmtpRefusal {
+        recipient,
+        reply_code: 553,
+        enhanced_code: Some(enhanced.to_owned()),
+        text: text.to_owned(),
+    }
 }
 
 pub(super) fn all_refused(refused: &[SmtpRefusal]) -> SmtpFailure {
@@ -100,6 +124,12 @@ pub(super) fn all_refused(refused: &[SmtpRefusal]) -> SmtpFailure {
     SmtpFailure {
         reply_code: first.map(|refusal| refusal.reply_code),
         enhanced_code: first.and_then(|refusal| refusal.enhanced_code.clone()),
-        ..failure("rcpt", first.map_or_else(|| "no recipients".to_owned(), |refusal| refusal.text.clone()))
+        ..failure(
+            "rcpt",
+            first.map_or_else(
+                || "no recipients".to_owned(),
+                |refusal| refusal.text.clone(),
+            ),
+        )
     }
 }

@@ -23,10 +23,14 @@ impl EncodedMessage {
             return Err("the message has a NUL character in it, which mail cannot carry");
         }
         let mut bytes = Vec::with_capacity(mime.len() + mime.len() / 64 + 2);
-        let (mut dots, mut has_eight_bit, mut has_eight_bit_header, mut in_header) = (0, false, false, true);
+        let (mut dots, mut has_eight_bit, mut has_eight_bit_header, mut in_header) =
+            (0, false, false, true);
         let mut rest = mime;
         while !rest.is_empty() {
-            let end = rest.iter().position(|byte| matches!(byte, b'\r' | b'\n')).unwrap_or(rest.len());
+            let end = rest
+                .iter()
+                .position(|byte| matches!(byte, b'\r' | b'\n'))
+                .unwrap_or(rest.len());
             let line = &rest[..end];
             in_header &= !line.is_empty();
             if !line.is_ascii() {
@@ -39,11 +43,20 @@ impl EncodedMessage {
             }
             bytes.extend_from_slice(line);
             bytes.extend_from_slice(b"\r\n");
-            let ending = if rest[end..].starts_with(b"\r\n") { 2 } else { 1 };
+            let ending = if rest[end..].starts_with(b"\r\n") {
+                2
+            } else {
+                1
+            };
             rest = rest.get(end + ending..).unwrap_or_default();
         }
         let size = bytes.len() - dots;
-        Ok(Self { bytes, size, has_eight_bit, has_eight_bit_header })
+        Ok(Self {
+            bytes,
+            size,
+            has_eight_bit,
+            has_eight_bit_header,
+        })
     }
 }
 
@@ -70,7 +83,11 @@ mod tests {
             (b"..a\r\n...\r\n", b"...a\r\n....\r\n"),
             (b"", b""),
         ] {
-            assert_eq!(EncodedMessage::new(mime).expect("a message").bytes, expected, "{mime:?}");
+            assert_eq!(
+                EncodedMessage::new(mime).expect("a message").bytes,
+                expected,
+                "{mime:?}"
+            );
         }
         assert!(EncodedMessage::new(b"a\0b").is_err());
     }
@@ -80,6 +97,10 @@ mod tests {
         let wire = EncodedMessage::new("Subject: x\n\n.ü\n".as_bytes()).expect("a message");
         assert_eq!(wire.size, "Subject: x\r\n\r\n.ü\r\n".len());
         assert!(wire.has_eight_bit && !wire.has_eight_bit_header);
-        assert!(EncodedMessage::new("Subject: ü\n\nx".as_bytes()).expect("a message").has_eight_bit_header);
+        assert!(
+            EncodedMessage::new("Subject: ü\n\nx".as_bytes())
+                .expect("a message")
+                .has_eight_bit_header
+        );
     }
 }

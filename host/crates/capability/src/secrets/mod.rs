@@ -22,7 +22,9 @@ const MAX_TRIES: u32 = 8;
 pub(crate) fn current(gate: &Gate, name: &str) -> Result<Vec<SecretValue>, CapabilityError> {
     let manifest = &gate.call().manifest;
     if !manifest.secrets.iter().any(|secret| secret.name == name) {
-        return Err(CapabilityError::denied(format!("the manifest does not ask for the secret {name}")));
+        return Err(CapabilityError::denied(format!(
+            "the manifest does not ask for the secret {name}"
+        )));
     }
     gate.granted(Ask::secret(name))?;
     let versions = gate.services().secrets.current(&manifest.name, name);
@@ -36,22 +38,39 @@ pub(crate) fn current(gate: &Gate, name: &str) -> Result<Vec<SecretValue>, Capab
     Ok(versions)
 }
 
-fn verify_hmac(gate: &Gate, name: &str, hash: HashKind, data: &[u8], mac: &[u8]) -> Result<bool, CapabilityError> {
+fn verify_hmac(
+    gate: &Gate,
+    name: &str,
+    hash: HashKind,
+    data: &[u8],
+    mac: &[u8],
+) -> Result<bool, CapabilityError> {
     let versions = current(gate, name)?;
     // All are tried, so that the time does not show which one matches.
-    Ok(versions.iter().fold(false, |fits, version| fits | version.verify(hash, data, mac)))
+    Ok(versions.iter().fold(false, |fits, version| {
+        fits | version.verify(hash, data, mac)
+    }))
 }
 
-fn sign_hmac(gate: &Gate, name: &str, hash: HashKind, data: &[u8]) -> Result<Vec<u8>, CapabilityError> {
+fn sign_hmac(
+    gate: &Gate,
+    name: &str,
+    hash: HashKind,
+    data: &[u8],
+) -> Result<Vec<u8>, CapabilityError> {
     Ok(current(gate, name)?[0].sign(hash, data))
 }
 
 fn matches(gate: &Gate, name: &str, candidate: &[u8]) -> Result<bool, CapabilityError> {
     let versions = current(gate, name)?;
     if gate.guest().secret_tries.fetch_add(1, Ordering::Relaxed) >= MAX_TRIES {
-        return Err(CapabilityError::denied(format!("at most {MAX_TRIES} tries per call")));
+        return Err(CapabilityError::denied(format!(
+            "at most {MAX_TRIES} tries per call"
+        )));
     }
-    Ok(versions.iter().fold(false, |fits, version| fits | version.matches(candidate)))
+    Ok(versions
+        .iter()
+        .fold(false, |fits, version| fits | version.matches(candidate)))
 }
 
 macro_rules! bind {
@@ -77,7 +96,9 @@ macro_rules! bind {
                 data: Vec<u8>,
                 mac: Vec<u8>,
             ) -> Answer<bool> {
-                Ok(self.at_once(|gate| verify_hmac(gate, &name, hash.into(), &data, &mac)).map_err(error))
+                Ok(self
+                    .at_once(|gate| verify_hmac(gate, &name, hash.into(), &data, &mac))
+                    .map_err(error))
             }
             async fn sign_hmac(
                 &mut self,
@@ -85,10 +106,14 @@ macro_rules! bind {
                 hash: $version::secrets::Hash,
                 data: Vec<u8>,
             ) -> Answer<Vec<u8>> {
-                Ok(self.at_once(|gate| sign_hmac(gate, &name, hash.into(), &data)).map_err(error))
+                Ok(self
+                    .at_once(|gate| sign_hmac(gate, &name, hash.into(), &data))
+                    .map_err(error))
             }
             async fn matches(&mut self, name: String, candidate: Vec<u8>) -> Answer<bool> {
-                Ok(self.at_once(|gate| matches(gate, &name, &candidate)).map_err(error))
+                Ok(self
+                    .at_once(|gate| matches(gate, &name, &candidate))
+                    .map_err(error))
             }
         }
     };

@@ -30,7 +30,10 @@ struct Version {
 
 impl SecretValue {
     pub fn new(value: String) -> Self {
-        Self(Arc::new(Version { text: Zeroizing::new(value), used_ms: AtomicU64::new(0) }))
+        Self(Arc::new(Version {
+            text: Zeroizing::new(value),
+            used_ms: AtomicU64::new(0),
+        }))
     }
 
     /// When this process last used it: sent it, signed with it, or found that a value matches it.
@@ -47,7 +50,9 @@ impl SecretValue {
     pub(crate) fn matches(&self, candidate: &[u8]) -> bool {
         // Digests have one length, so the time shows nothing, not even the secret's length.
         let digest = |bytes: &[u8]| -> [u8; 32] { Sha256::digest(bytes).into() };
-        let fits: bool = digest(self.0.text.as_bytes()).ct_eq(&digest(candidate)).into();
+        let fits: bool = digest(self.0.text.as_bytes())
+            .ct_eq(&digest(candidate))
+            .into();
         if fits {
             self.mark();
         }
@@ -69,7 +74,8 @@ impl SecretValue {
 
     fn mac(&self, hash: HashKind, data: &[u8]) -> Vec<u8> {
         fn mac<M: Mac + KeyInit>(key: &[u8], data: &[u8]) -> Vec<u8> {
-            let mut mac = <M as KeyInit>::new_from_slice(key).expect("HMAC takes keys of any length");
+            let mut mac =
+                <M as KeyInit>::new_from_slice(key).expect("HMAC takes keys of any length");
             mac.update(data);
             mac.finalize().into_bytes().to_vec()
         }
@@ -82,8 +88,13 @@ impl SecretValue {
     }
 
     fn mark(&self) {
-        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        self.0.used_ms.store(since.as_millis().try_into().unwrap_or(u64::MAX), Ordering::Relaxed);
+        let since = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
+        self.0.used_ms.store(
+            since.as_millis().try_into().unwrap_or(u64::MAX),
+            Ordering::Relaxed,
+        );
     }
 }
 
@@ -115,7 +126,12 @@ mod tests {
         let data = b"what do ya want for nothing?";
         let expected = "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843";
         let mac = secret.sign(HashKind::Sha256, data);
-        assert_eq!(mac.iter().map(|byte| format!("{byte:02x}")).collect::<String>(), expected);
+        assert_eq!(
+            mac.iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect::<String>(),
+            expected
+        );
         assert!(secret.verify(HashKind::Sha256, data, &mac));
         assert!(!secret.verify(HashKind::Sha512, data, &mac));
         assert!(!secret.verify(HashKind::Sha256, data, &mac[..16]));

@@ -29,8 +29,13 @@ pub(crate) enum RegistryError {
          PATCHBAY_REGISTRY_PASSWORD"
     )]
     Unauthorized { registry: String },
-    #[error("{registry} denies access to {repository}: ask who runs the registry, or use other credentials")]
-    Denied { registry: String, repository: String },
+    #[error(
+        "{registry} denies access to {repository}: ask who runs the registry, or use other credentials"
+    )]
+    Denied {
+        registry: String,
+        repository: String,
+    },
     #[error("there is no {0}")]
     NotFound(String),
     #[error("{reference} is not a plugin but {found}: publish one with `patchbay plugin publish`")]
@@ -42,7 +47,11 @@ pub(crate) enum RegistryError {
     #[error(
         "what {registry} sent is not what was asked for: expected {expected}, got {actual}; nothing of it was used"
     )]
-    Damaged { registry: String, expected: String, actual: String },
+    Damaged {
+        registry: String,
+        expected: String,
+        actual: String,
+    },
     #[error("{registry}: {reason}")]
     Failed { registry: String, reason: String },
 }
@@ -64,22 +73,29 @@ impl RegistryError {
             OciDistributionError::RequestError(error) => Self::of_request(&error, registry),
             OciDistributionError::IoError(error) => Self::of_download(&error, registry),
             OciDistributionError::DigestError(error) => Self::of_digest(&error, registry),
-            OciDistributionError::UnauthorizedError { .. } | OciDistributionError::AuthenticationFailure(_) => {
-                Self::Unauthorized { registry }
+            OciDistributionError::UnauthorizedError { .. }
+            | OciDistributionError::AuthenticationFailure(_) => Self::Unauthorized { registry },
+            OciDistributionError::ServerError { code, message, .. } => {
+                Self::of_status(code, &message, reference)
             }
-            OciDistributionError::ServerError { code, message, .. } => Self::of_status(code, &message, reference),
             OciDistributionError::RegistryError { envelope, .. } => {
-                let codes: Vec<&OciErrorCode> = envelope.errors.iter().map(|error| &error.code).collect();
+                let codes: Vec<&OciErrorCode> =
+                    envelope.errors.iter().map(|error| &error.code).collect();
                 let message = envelope.to_string();
                 Self::of_status(status_of(&codes), &message, reference)
             }
-            OciDistributionError::ImageIndexParsingNoPlatformResolverError => {
-                Self::NotAPlugin { reference: reference.to_string(), found: "an index of several images".into() }
-            }
-            OciDistributionError::UnsupportedMediaTypeError(found) => {
-                Self::NotAPlugin { reference: reference.to_string(), found: legible(&found) }
-            }
-            other => Self::Failed { registry, reason: legible(&other.to_string()) },
+            OciDistributionError::ImageIndexParsingNoPlatformResolverError => Self::NotAPlugin {
+                reference: reference.to_string(),
+                found: "an index of several images".into(),
+            },
+            OciDistributionError::UnsupportedMediaTypeError(found) => Self::NotAPlugin {
+                reference: reference.to_string(),
+                found: legible(&found),
+            },
+            other => Self::Failed {
+                registry,
+                reason: legible(&other.to_string()),
+            },
         }
     }
 
@@ -87,10 +103,19 @@ impl RegistryError {
         let registry = reference.registry().to_owned();
         match status {
             401 => Self::Unauthorized { registry },
-            403 => Self::Denied { registry, repository: reference.repository().to_owned() },
+            403 => Self::Denied {
+                registry,
+                repository: reference.repository().to_owned(),
+            },
             404 => Self::NotFound(reference.to_string()),
-            0 => Self::Failed { registry, reason: legible(message) },
-            _ => Self::Failed { registry, reason: legible(&format!("HTTP {status}: {message}")) },
+            0 => Self::Failed {
+                registry,
+                reason: legible(message),
+            },
+            _ => Self::Failed {
+                registry,
+                reason: legible(&format!("HTTP {status}: {message}")),
+            },
         }
     }
 
@@ -110,20 +135,31 @@ impl RegistryError {
 
     fn of_digest(error: &DigestError, registry: String) -> Self {
         match error {
-            DigestError::VerificationError { expected, actual } => {
-                Self::Damaged { registry, expected: legible(expected), actual: actual.clone() }
-            }
-            other => Self::Failed { registry, reason: legible(&other.to_string()) },
+            DigestError::VerificationError { expected, actual } => Self::Damaged {
+                registry,
+                expected: legible(expected),
+                actual: actual.clone(),
+            },
+            other => Self::Failed {
+                registry,
+                reason: legible(&other.to_string()),
+            },
         }
     }
 
     /// A stream of bytes fails with the actual cause inside the I/O error.
     pub(super) fn of_download(error: &io::Error, registry: String) -> Self {
         let cause = error.get_ref().map(|cause| cause as &(dyn Error + 'static));
-        match (cause.and_then(|cause| cause.downcast_ref()), cause.and_then(|cause| cause.downcast_ref())) {
+        match (
+            cause.and_then(|cause| cause.downcast_ref()),
+            cause.and_then(|cause| cause.downcast_ref()),
+        ) {
             (Some(digest), _) => Self::of_digest(digest, registry),
             (_, Some(request)) => Self::of_request(request, registry),
-            _ => Self::Failed { registry, reason: legible(&error.to_string()) },
+            _ => Self::Failed {
+                registry,
+                reason: legible(&error.to_string()),
+            },
         }
     }
 }
@@ -153,8 +189,13 @@ fn speaks_no_tls(error: &(dyn Error + 'static)) -> bool {
         return matches!(tls, rustls::Error::InvalidMessage(_));
     }
     // `source` of an I/O error skips the error inside it.
-    let within = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref).map(|inner| speaks_no_tls(inner));
-    within.or_else(|| error.source().map(speaks_no_tls)).unwrap_or_default()
+    let within = error
+        .downcast_ref::<io::Error>()
+        .and_then(io::Error::get_ref)
+        .map(|inner| speaks_no_tls(inner));
+    within
+        .or_else(|| error.source().map(speaks_no_tls))
+        .unwrap_or_default()
 }
 
 /// The innermost cause: "connection refused" rather than "error sending request".
@@ -168,7 +209,11 @@ fn root_cause<'e>(mut error: &'e (dyn Error + 'static)) -> &'e (dyn Error + 'sta
 /// Cleans a text from elsewhere: removes control characters (they could steer the terminal) and
 /// shortens it.
 pub(super) fn legible(text: &str) -> String {
-    let mut shown: String = text.chars().filter(|c| !c.is_control()).take(MAX_REASON_CHARS + 1).collect();
+    let mut shown: String = text
+        .chars()
+        .filter(|c| !c.is_control())
+        .take(MAX_REASON_CHARS + 1)
+        .collect();
     if shown.chars().count() > MAX_REASON_CHARS {
         shown.pop();
         shown.push('…');
@@ -183,13 +228,18 @@ mod tests {
     #[tokio::test]
     async fn a_registry_without_tls_is_said_to_need_plain_http() {
         let _already_installed = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("a free port");
         let address = listener.local_addr().expect("an address").to_string();
         tokio::spawn(async move {
             let (mut client, _) = listener.accept().await.expect("a client");
-            tokio::io::AsyncWriteExt::write_all(&mut client, b"HTTP/1.1 400 Bad Request\r\n\r\n").await
+            tokio::io::AsyncWriteExt::write_all(&mut client, b"HTTP/1.1 400 Bad Request\r\n\r\n")
+                .await
         });
-        let error = reqwest::get(format!("https://{address}/v2/")).await.expect_err("no TLS");
+        let error = reqwest::get(format!("https://{address}/v2/"))
+            .await
+            .expect_err("no TLS");
         let error = RegistryError::of_request(&error, address);
         assert!(error.to_string().contains("--plain-http"), "{error}");
         assert_eq!(error.exit_code(), 5);

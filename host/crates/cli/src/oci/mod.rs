@@ -86,7 +86,11 @@ impl Registry {
         let registry = reference.registry();
         let plain = args.plain_http || is_this_machine(registry);
         let client = Client::try_from(ClientConfig {
-            protocol: if plain { ClientProtocol::Http } else { ClientProtocol::Https },
+            protocol: if plain {
+                ClientProtocol::Http
+            } else {
+                ClientProtocol::Https
+            },
             platform_resolver: None,
             connect_timeout: Some(CONNECT_LIMIT),
             read_timeout: Some(READ_LIMIT),
@@ -94,7 +98,9 @@ impl Registry {
             ..ClientConfig::default()
         });
         let client = client.map_err(|error| RegistryError::of(error, &reference))?;
-        client.store_auth_if_needed(reference.resolve_registry(), &args.auth(registry)?).await;
+        client
+            .store_auth_if_needed(reference.resolve_registry(), &args.auth(registry)?)
+            .await;
         Ok(Self { reference, client })
     }
 
@@ -104,7 +110,10 @@ impl Registry {
 
     async fn fetch_unbounded(&self) -> Result<Fetched, RegistryError> {
         // The credentials stored in the client are used, not this argument.
-        let pulled = self.client.pull_image_manifest(&self.reference, &RegistryAuth::Anonymous).await;
+        let pulled = self
+            .client
+            .pull_image_manifest(&self.reference, &RegistryAuth::Anonymous)
+            .await;
         let (manifest, digest) = pulled.map_err(|error| self.failed(error))?;
         let layer = self.layer_of(&manifest)?;
         let component = self.download(layer).await?;
@@ -119,53 +128,89 @@ impl Registry {
     fn layer_of(&self, manifest: &OciImageManifest) -> Result<OciDescriptor, RegistryError> {
         let reference = self.reference.to_string();
         if manifest.config.media_type != CONFIG_TYPE {
-            let found = legible(&format!("an artifact with the config type {}", manifest.config.media_type));
+            let found = legible(&format!(
+                "an artifact with the config type {}",
+                manifest.config.media_type
+            ));
             return Err(RegistryError::NotAPlugin { reference, found });
         }
         let [layer] = manifest.layers.as_slice() else {
-            return Err(RegistryError::Layers { reference, count: manifest.layers.len() });
+            return Err(RegistryError::Layers {
+                reference,
+                count: manifest.layers.len(),
+            });
         };
         if layer.media_type != LAYER_TYPE {
-            let found = legible(&format!("an artifact with the layer type {}", layer.media_type));
+            let found = legible(&format!(
+                "an artifact with the layer type {}",
+                layer.media_type
+            ));
             return Err(RegistryError::NotAPlugin { reference, found });
         }
         check_size(u64::try_from(layer.size).unwrap_or(u64::MAX))?;
         // URLs in the manifest are removed: the layer comes from this registry or not at all.
-        Ok(OciDescriptor { urls: None, ..layer.clone() })
+        Ok(OciDescriptor {
+            urls: None,
+            ..layer.clone()
+        })
     }
 
     async fn download(&self, layer: OciDescriptor) -> Result<Vec<u8>, RegistryError> {
-        let mut stream =
-            self.client.pull_blob_stream(&self.reference, &layer).await.map_err(|error| self.failed(error))?;
+        let mut stream = self
+            .client
+            .pull_blob_stream(&self.reference, &layer)
+            .await
+            .map_err(|error| self.failed(error))?;
         let mut component = Vec::new();
         // The stream ends with an error unless the digest matches.
         loop {
             let piece = stream.try_next().await;
-            let piece =
-                piece.map_err(|error| RegistryError::of_download(&error, self.reference.registry().to_owned()))?;
-            let Some(piece) = piece else { return Ok(component) };
+            let piece = piece.map_err(|error| {
+                RegistryError::of_download(&error, self.reference.registry().to_owned())
+            })?;
+            let Some(piece) = piece else {
+                return Ok(component);
+            };
             check_size((component.len() + piece.len()) as u64)?;
             component.extend_from_slice(&piece);
         }
     }
 
     fn signatures_of(&self, manifest: &OciImageManifest) -> Result<Vec<Signature>, RegistryError> {
-        let annotation = manifest.annotations.as_ref().and_then(|annotations| annotations.get(SIGNATURES));
-        let Some(text) = annotation else { return Ok(Vec::new()) };
-        signature::read_signatures(&text.replace(',', "\n")).map_err(|error| RegistryError::Failed {
-            registry: self.reference.registry().to_owned(),
-            reason: format!("the annotation {SIGNATURES}: {error}"),
+        let annotation = manifest
+            .annotations
+            .as_ref()
+            .and_then(|annotations| annotations.get(SIGNATURES));
+        let Some(text) = annotation else {
+            return Ok(Vec::new());
+        };
+        signature::read_signatures(&text.replace(',', "\n")).map_err(|error| {
+            RegistryError::Failed {
+                registry: self.reference.registry().to_owned(),
+                reason: format!("the annotation {SIGNATURES}: {error}"),
+            }
         })
     }
 
     /// Uploads the plugin and returns its name with the digest. What the tag named before is only
     /// reachable by its digest from then on.
-    pub(super) async fn publish(&self, publication: Publication<'_>) -> Result<String, RegistryError> {
+    pub(super) async fn publish(
+        &self,
+        publication: Publication<'_>,
+    ) -> Result<String, RegistryError> {
         self.in_time(self.publish_at_leisure(publication)).await
     }
 
-    async fn publish_at_leisure(&self, publication: Publication<'_>) -> Result<String, RegistryError> {
-        let Publication { component, inspected, signatures, created } = publication;
+    async fn publish_at_leisure(
+        &self,
+        publication: Publication<'_>,
+    ) -> Result<String, RegistryError> {
+        let Publication {
+            component,
+            inspected,
+            signatures,
+            created,
+        } = publication;
         check_size(component.len() as u64)?;
         let digest = format!("sha256:{}", inspected.digest);
         let config = WasmConfig {
@@ -173,25 +218,47 @@ impl Registry {
             architecture: "wasm",
             os: "wasip2",
             layer_digests: [&digest],
-            component: ComponentConfig { exports: &inspected.exports, imports: &inspected.imports },
+            component: ComponentConfig {
+                exports: &inspected.exports,
+                imports: &inspected.imports,
+            },
         };
         let config = oci_client::client::Config::new(plain_json(&config), CONFIG_TYPE.into(), None);
         let layer = ImageLayer::new(component, LAYER_TYPE.into(), None);
         let annotations = annotations_of(&inspected.manifest, signatures);
-        let mut manifest = OciImageManifest::build(std::slice::from_ref(&layer), &config, Some(annotations));
+        let mut manifest =
+            OciImageManifest::build(std::slice::from_ref(&layer), &config, Some(annotations));
         manifest.media_type = Some(OCI_IMAGE_MEDIA_TYPE.into());
         let body = plain_json(&manifest);
-        let named = format!("{SCHEME}{}@sha256:{}", self.reference, RevisionDigest::of(&body));
+        let named = format!(
+            "{SCHEME}{}@sha256:{}",
+            self.reference,
+            RevisionDigest::of(&body)
+        );
         let failed = |error| self.failed(error);
-        self.client.push_blob(&self.reference, layer.data, &digest).await.map_err(failed)?;
-        self.client.push_blob(&self.reference, config.data, &manifest.config.digest).await.map_err(failed)?;
+        self.client
+            .push_blob(&self.reference, layer.data, &digest)
+            .await
+            .map_err(failed)?;
+        self.client
+            .push_blob(&self.reference, config.data, &manifest.config.digest)
+            .await
+            .map_err(failed)?;
         let kind = http::HeaderValue::from_static(OCI_IMAGE_MEDIA_TYPE);
-        self.client.push_manifest_raw(&self.reference, body, kind).await.map_err(failed)?;
+        self.client
+            .push_manifest_raw(&self.reference, body, kind)
+            .await
+            .map_err(failed)?;
         Ok(named)
     }
 
-    async fn in_time<T>(&self, act: impl Future<Output = Result<T, RegistryError>>) -> Result<T, RegistryError> {
-        let late = |_| RegistryError::TimedOut { registry: self.reference.registry().to_owned() };
+    async fn in_time<T>(
+        &self,
+        act: impl Future<Output = Result<T, RegistryError>>,
+    ) -> Result<T, RegistryError> {
+        let late = |_| RegistryError::TimedOut {
+            registry: self.reference.registry().to_owned(),
+        };
         tokio::time::timeout(LIMIT, act).await.map_err(late)?
     }
 
@@ -202,17 +269,32 @@ impl Registry {
 
 fn check_size(bytes: u64) -> Result<(), RegistryError> {
     if bytes > MAX_COMPONENT_BYTES {
-        return Err(RegistryError::TooLarge { bytes, max: MAX_COMPONENT_BYTES });
+        return Err(RegistryError::TooLarge {
+            bytes,
+            max: MAX_COMPONENT_BYTES,
+        });
     }
     Ok(())
 }
 
 /// Annotations that registries show for an artifact, and the signatures.
-fn annotations_of(manifest: &patchbay_model::manifest::Manifest, signatures: &[Signature]) -> BTreeMap<String, String> {
+fn annotations_of(
+    manifest: &patchbay_model::manifest::Manifest,
+    signatures: &[Signature],
+) -> BTreeMap<String, String> {
     let mut annotations = BTreeMap::from([
-        ("org.opencontainers.image.title".to_owned(), manifest.name.to_string()),
-        ("org.opencontainers.image.version".to_owned(), manifest.version.to_string()),
-        ("org.opencontainers.image.description".to_owned(), manifest.description.clone()),
+        (
+            "org.opencontainers.image.title".to_owned(),
+            manifest.name.to_string(),
+        ),
+        (
+            "org.opencontainers.image.version".to_owned(),
+            manifest.version.to_string(),
+        ),
+        (
+            "org.opencontainers.image.description".to_owned(),
+            manifest.description.clone(),
+        ),
     ]);
     if !signatures.is_empty() {
         let all: Vec<String> = signatures.iter().map(ToString::to_string).collect();

@@ -40,7 +40,11 @@ impl UrlPattern {
         }
         let target = Target::parse(text)?;
         let url = target.url();
-        let host = url.host_str().filter(|h| !h.contains('*')).ok_or(PatternError::Extra)?.to_owned();
+        let host = url
+            .host_str()
+            .filter(|h| !h.contains('*'))
+            .ok_or(PatternError::Extra)?
+            .to_owned();
         let mut parts: Vec<&str> = path_segments(&target);
         let any_rest = parts.last() == Some(&"**");
         if any_rest {
@@ -55,7 +59,13 @@ impl UrlPattern {
             })
             .collect::<Result<_, _>>()?;
         let port = url.port_or_known_default().unwrap_or(443);
-        Ok(Self { scheme: url.scheme().to_owned(), host, port, segments, any_rest })
+        Ok(Self {
+            scheme: url.scheme().to_owned(),
+            host,
+            port,
+            segments,
+            any_rest,
+        })
     }
 
     pub fn matches(&self, target: &Target) -> bool {
@@ -67,13 +77,20 @@ impl UrlPattern {
             return false;
         }
         let parts = path_segments(target);
-        let long_enough =
-            if self.any_rest { parts.len() >= self.segments.len() } else { parts.len() == self.segments.len() };
+        let long_enough = if self.any_rest {
+            parts.len() >= self.segments.len()
+        } else {
+            parts.len() == self.segments.len()
+        };
         long_enough
-            && self.segments.iter().zip(&parts).all(|(segment, part)| match segment {
-                Segment::Any => !part.is_empty(),
-                Segment::Literal(literal) => literal == part,
-            })
+            && self
+                .segments
+                .iter()
+                .zip(&parts)
+                .all(|(segment, part)| match segment {
+                    Segment::Any => !part.is_empty(),
+                    Segment::Literal(literal) => literal == part,
+                })
     }
 
     /// How specific the pattern is: bytes of literal path before the first wildcard. Without a
@@ -89,16 +106,23 @@ impl UrlPattern {
 
     /// Whether both cover some request equally specifically, so that neither would win.
     pub fn ties_with(&self, other: &Self) -> bool {
-        let enough = |rest: &Self, exact: &Self| rest.any_rest && exact.segments.len() >= rest.segments.len();
-        let lengths_meet = self.segments.len() == other.segments.len() || enough(self, other) || enough(other, self);
-        let segments_meet = self.segments.iter().zip(&other.segments).all(|pair| match pair {
-            (Segment::Literal(a), Segment::Literal(b)) => a == b,
-            // `*` does not match the empty segment after a last slash.
-            (Segment::Any, Segment::Literal(literal)) | (Segment::Literal(literal), Segment::Any) => {
-                !literal.is_empty()
-            }
-            (Segment::Any, Segment::Any) => true,
-        });
+        let enough = |rest: &Self, exact: &Self| {
+            rest.any_rest && exact.segments.len() >= rest.segments.len()
+        };
+        let lengths_meet = self.segments.len() == other.segments.len()
+            || enough(self, other)
+            || enough(other, self);
+        let segments_meet = self
+            .segments
+            .iter()
+            .zip(&other.segments)
+            .all(|pair| match pair {
+                (Segment::Literal(a), Segment::Literal(b)) => a == b,
+                // `*` does not match the empty segment after a last slash.
+                (Segment::Any, Segment::Literal(literal))
+                | (Segment::Literal(literal), Segment::Any) => !literal.is_empty(),
+                (Segment::Any, Segment::Any) => true,
+            });
         self.origin() == other.origin()
             && self.literal_prefix_len() == other.literal_prefix_len()
             && lengths_meet
@@ -112,7 +136,11 @@ impl UrlPattern {
 }
 
 fn path_segments(target: &Target) -> Vec<&str> {
-    target.url().path_segments().map(Iterator::collect).unwrap_or_default()
+    target
+        .url()
+        .path_segments()
+        .map(Iterator::collect)
+        .unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -121,24 +149,46 @@ mod tests {
 
     fn matches(pattern: &str, url: &str) -> bool {
         let target = Target::parse(url);
-        target.is_ok_and(|target| UrlPattern::parse(pattern).expect("a pattern").matches(&target))
+        target.is_ok_and(|target| {
+            UrlPattern::parse(pattern)
+                .expect("a pattern")
+                .matches(&target)
+        })
     }
 
     #[test]
     fn one_star_is_one_segment_and_two_are_the_rest() {
-        assert!(matches("https://a.example/v1/*/calls", "https://a.example/v1/x/calls"));
-        assert!(!matches("https://a.example/v1/*/calls", "https://a.example/v1/x/y/calls"));
-        assert!(matches("https://a.example/v1/**", "https://a.example/v1/x/y?q=1"));
-        assert!(!matches("https://a.example/v1/**", "https://a.example/v2/x"));
-        assert!(!matches("https://a.example/v1/**", "https://a.example/v11/x"));
+        assert!(matches(
+            "https://a.example/v1/*/calls",
+            "https://a.example/v1/x/calls"
+        ));
+        assert!(!matches(
+            "https://a.example/v1/*/calls",
+            "https://a.example/v1/x/y/calls"
+        ));
+        assert!(matches(
+            "https://a.example/v1/**",
+            "https://a.example/v1/x/y?q=1"
+        ));
+        assert!(!matches(
+            "https://a.example/v1/**",
+            "https://a.example/v2/x"
+        ));
+        assert!(!matches(
+            "https://a.example/v1/**",
+            "https://a.example/v11/x"
+        ));
     }
 
     #[test]
     fn scheme_host_and_port_are_exact() {
         assert!(matches("https://a.example/**", "https://A.example:443/x"));
-        for url in
-            ["http://a.example/x", "https://a.example:444/x", "https://b.a.example/x", "https://a.example.evil/x"]
-        {
+        for url in [
+            "http://a.example/x",
+            "https://a.example:444/x",
+            "https://b.a.example/x",
+            "https://a.example.evil/x",
+        ] {
             assert!(!matches("https://a.example/**", url), "{url}");
         }
     }
@@ -178,17 +228,32 @@ mod tests {
 
     #[test]
     fn another_spelling_of_a_path_matches_the_same_pattern() {
-        assert!(matches("https://a.example/v1/admin", "https://a.example/v1/%61dmin"));
-        assert!(matches("https://a.example/%76%31/**", "https://A.EXAMPLE/v1/x"));
-        assert!(matches("https://bücher.example/**", "https://xn--bcher-kva.example/x"));
+        assert!(matches(
+            "https://a.example/v1/admin",
+            "https://a.example/v1/%61dmin"
+        ));
+        assert!(matches(
+            "https://a.example/%76%31/**",
+            "https://A.EXAMPLE/v1/x"
+        ));
+        assert!(matches(
+            "https://bücher.example/**",
+            "https://xn--bcher-kva.example/x"
+        ));
         assert!(!matches("https://a.example/v1/*", "https://a.example/v1/"));
     }
 
     #[test]
     fn patterns_tie_when_one_request_fits_both_equally_well() {
         let ties = |a: &str, b: &str| {
-            let parsed = |path: &str| UrlPattern::parse(&format!("https://a.example{path}")).expect("a pattern");
-            assert_eq!(parsed(a).ties_with(&parsed(b)), parsed(b).ties_with(&parsed(a)), "{a} {b}");
+            let parsed = |path: &str| {
+                UrlPattern::parse(&format!("https://a.example{path}")).expect("a pattern")
+            };
+            assert_eq!(
+                parsed(a).ties_with(&parsed(b)),
+                parsed(b).ties_with(&parsed(a)),
+                "{a} {b}"
+            );
             parsed(a).ties_with(&parsed(b))
         };
         for (a, b) in [

@@ -96,8 +96,14 @@ impl EgressAuth {
         match self {
             Self::Basic { username, password } => vec![username, password],
             Self::Bearer { token } => vec![token],
-            Self::Header { value, .. } | Self::Query { value, .. } | Self::Form { value, .. } => vec![value],
-            Self::OAuth2 { client_id, client_secret, .. } => vec![client_id, client_secret],
+            Self::Header { value, .. } | Self::Query { value, .. } | Self::Form { value, .. } => {
+                vec![value]
+            }
+            Self::OAuth2 {
+                client_id,
+                client_secret,
+                ..
+            } => vec![client_id, client_secret],
         }
     }
 }
@@ -112,7 +118,9 @@ type Problem = (String, String);
 pub fn breakers(rules: &[EgressRule]) -> BTreeMap<String, BreakerSpec> {
     let mut breakers: BTreeMap<String, BreakerSpec> = BTreeMap::new();
     for rule in rules {
-        let Ok(pattern) = UrlPattern::parse(&rule.url) else { continue };
+        let Ok(pattern) = UrlPattern::parse(&rule.url) else {
+            continue;
+        };
         let spec = breakers.entry(pattern.origin()).or_default();
         *spec = rule.breaker.unwrap_or(*spec);
     }
@@ -124,33 +132,52 @@ pub(crate) fn check(rules: &[EgressRule], secrets: &BTreeSet<&str>) -> Result<()
     let mut seen: Vec<UrlPattern> = Vec::new();
     for (i, rule) in rules.iter().enumerate() {
         let key = format!("egress[{i}]");
-        let pattern = UrlPattern::parse(&rule.url).map_err(|e| (format!("{key}.url"), e.to_string()))?;
+        let pattern =
+            UrlPattern::parse(&rule.url).map_err(|e| (format!("{key}.url"), e.to_string()))?;
         check_methods(rule).map_err(|reason| (format!("{key}.methods"), reason))?;
-        if rule.max_response_bytes.is_some_and(|bytes| bytes > MAX_RESPONSE_BYTES) {
+        if rule
+            .max_response_bytes
+            .is_some_and(|bytes| bytes > MAX_RESPONSE_BYTES)
+        {
             let reason = format!("at most {MAX_RESPONSE_BYTES}: the host holds the whole body");
             return Err((format!("{key}.max_response_bytes"), reason));
         }
         let tie = seen.iter().zip(rules).position(|(other, rule_of_other)| {
-            other.ties_with(&pattern) && rule.methods.iter().any(|method| rule_of_other.methods.contains(method))
+            other.ties_with(&pattern)
+                && rule
+                    .methods
+                    .iter()
+                    .any(|method| rule_of_other.methods.contains(method))
         });
         if let Some(other) = tie {
-            let reason = format!("covers the same requests as egress[{other}], and neither is more specific");
+            let reason = format!(
+                "covers the same requests as egress[{other}], and neither is more specific"
+            );
             return Err((format!("{key}.url"), reason));
         }
         if let Some(spec) = &rule.breaker {
-            spec.check().map_err(|(field, reason)| (format!("{key}.breaker.{field}"), reason))?;
+            spec.check()
+                .map_err(|(field, reason)| (format!("{key}.breaker.{field}"), reason))?;
             let other = seen.iter().zip(rules).position(|(other, rule_of_other)| {
-                other.origin() == pattern.origin() && rule_of_other.breaker.is_some_and(|of_other| of_other != *spec)
+                other.origin() == pattern.origin()
+                    && rule_of_other
+                        .breaker
+                        .is_some_and(|of_other| of_other != *spec)
             });
             if let Some(other) = other {
-                let reason = format!("differs from that of egress[{other}]: all rules for one host share a breaker");
+                let reason = format!(
+                    "differs from that of egress[{other}]: all rules for one host share a breaker"
+                );
                 return Err((format!("{key}.breaker"), reason));
             }
         }
         seen.push(pattern);
         for text in &rule.allow_addresses {
             network(text).ok_or_else(|| {
-                (format!("{key}.allow_addresses"), format!("{text:?} is neither an IP address nor a network"))
+                (
+                    format!("{key}.allow_addresses"),
+                    format!("{text:?} is neither an IP address nor a network"),
+                )
             })?;
         }
         if let Some(auth) = &rule.auth {
@@ -175,8 +202,16 @@ fn check_methods(rule: &EgressRule) -> Result<(), String> {
     Ok(())
 }
 
-fn check_auth(auth: &EgressAuth, rule: &EgressRule, secrets: &BTreeSet<&str>) -> Result<(), String> {
-    if let Some(secret) = auth.secrets().into_iter().find(|secret| !secrets.contains(secret)) {
+fn check_auth(
+    auth: &EgressAuth,
+    rule: &EgressRule,
+    secrets: &BTreeSet<&str>,
+) -> Result<(), String> {
+    if let Some(secret) = auth
+        .secrets()
+        .into_iter()
+        .find(|secret| !secrets.contains(secret))
+    {
         return Err(format!("{secret} is not among [[secrets]]"));
     }
     match auth {
@@ -184,15 +219,25 @@ fn check_auth(auth: &EgressAuth, rule: &EgressRule, secrets: &BTreeSet<&str>) ->
         EgressAuth::Header { name, .. } => {
             let token = |c: char| c.is_ascii_alphanumeric() || c == '-';
             if name.is_empty() || !name.chars().all(token) {
-                return Err(format!("{name:?} is no header name: letters, digits and '-'"));
+                return Err(format!(
+                    "{name:?} is no header name: letters, digits and '-'"
+                ));
             }
             Ok(())
         }
-        EgressAuth::Query { name, .. } if name.is_empty() => Err("the parameter has no name".into()),
+        EgressAuth::Query { name, .. } if name.is_empty() => {
+            Err("the parameter has no name".into())
+        }
         EgressAuth::Query { .. } => Ok(()),
         EgressAuth::Form { name, .. } if name.is_empty() => Err("the field has no name".into()),
-        EgressAuth::Form { .. } => match rule.methods.iter().find(|m| WITHOUT_BODY.contains(&m.as_str())) {
-            Some(method) => Err(format!("a form field cannot be put into {method}, which has no body")),
+        EgressAuth::Form { .. } => match rule
+            .methods
+            .iter()
+            .find(|m| WITHOUT_BODY.contains(&m.as_str()))
+        {
+            Some(method) => Err(format!(
+                "a form field cannot be put into {method}, which has no body"
+            )),
             None => Ok(()),
         },
         EgressAuth::OAuth2 { token_url, .. } => check_token_url(token_url, rule),
@@ -208,7 +253,10 @@ fn check_token_url(text: &str, rule: &EgressRule) -> Result<(), String> {
         _ => None,
     };
     let opened = |address: IpAddr| {
-        rule.allow_addresses.iter().filter_map(|text| network(text)).any(|net| net.contains(&address))
+        rule.allow_addresses
+            .iter()
+            .filter_map(|text| network(text))
+            .any(|net| net.contains(&address))
     };
     if target.url().scheme() == "https" || address.is_some_and(opened) {
         return Ok(());
@@ -217,7 +265,9 @@ fn check_token_url(text: &str, rule: &EgressRule) -> Result<(), String> {
 }
 
 fn network(text: &str) -> Option<IpNet> {
-    IpNet::from_str(text).ok().or_else(|| IpAddr::from_str(text).ok().map(IpNet::from))
+    IpNet::from_str(text)
+        .ok()
+        .or_else(|| IpAddr::from_str(text).ok().map(IpNet::from))
 }
 
 #[cfg(test)]
@@ -237,7 +287,8 @@ mod tests {
     }
 
     fn checked(rules: &[EgressRule]) -> Result<(), String> {
-        check(rules, &BTreeSet::from(["ID", "SECRET"])).map_err(|(key, reason)| format!("{key}: {reason}"))
+        check(rules, &BTreeSet::from(["ID", "SECRET"]))
+            .map_err(|(key, reason)| format!("{key}: {reason}"))
     }
 
     fn oauth2(token_url: &str) -> EgressAuth {
@@ -254,46 +305,94 @@ mod tests {
         let any = || rule("https://a.example/v1/**", &["GET", "POST"], None);
         let calls = |method| rule("https://a.example/v1/*/calls", &[method], None);
         let refused = checked(&[any(), calls("POST")]).expect_err("a tie");
-        assert!(refused.contains("egress[1].url") && refused.contains("egress[0]"), "{refused}");
-        assert_eq!(checked(&[any(), calls("PUT")]), Ok(()), "no method in common");
-        assert_eq!(checked(&[any(), rule("https://a.example/v1/x/**", &["GET"], None)]), Ok(()));
+        assert!(
+            refused.contains("egress[1].url") && refused.contains("egress[0]"),
+            "{refused}"
+        );
+        assert_eq!(
+            checked(&[any(), calls("PUT")]),
+            Ok(()),
+            "no method in common"
+        );
+        assert_eq!(
+            checked(&[any(), rule("https://a.example/v1/x/**", &["GET"], None)]),
+            Ok(())
+        );
     }
 
     #[test]
     fn methods_that_mirror_or_tunnel_and_broken_addresses_are_refused() {
         for method in ["TRACE", "CONNECT", "get", ""] {
-            assert!(checked(&[rule("https://a.example/**", &[method], None)]).is_err(), "{method}");
+            assert!(
+                checked(&[rule("https://a.example/**", &[method], None)]).is_err(),
+                "{method}"
+            );
         }
-        let odd =
-            EgressRule { allow_addresses: vec!["10.0.0.0/40".into()], ..rule("https://a.example/**", &["GET"], None) };
-        assert!(checked(&[odd]).expect_err("no network").contains("egress[0].allow_addresses"));
+        let odd = EgressRule {
+            allow_addresses: vec!["10.0.0.0/40".into()],
+            ..rule("https://a.example/**", &["GET"], None)
+        };
+        assert!(
+            checked(&[odd])
+                .expect_err("no network")
+                .contains("egress[0].allow_addresses")
+        );
     }
 
     #[test]
     fn a_response_may_not_be_larger_than_the_host_will_hold() {
-        let of = |max_response_bytes| EgressRule { max_response_bytes, ..rule("https://a.example/**", &["GET"], None) };
+        let of = |max_response_bytes| EgressRule {
+            max_response_bytes,
+            ..rule("https://a.example/**", &["GET"], None)
+        };
         assert_eq!(checked(&[of(Some(64 << 20))]), Ok(()));
-        assert!(checked(&[of(Some(1 << 40))]).expect_err("1 TiB").contains("egress[0].max_response_bytes"));
+        assert!(
+            checked(&[of(Some(1 << 40))])
+                .expect_err("1 TiB")
+                .contains("egress[0].max_response_bytes")
+        );
     }
 
     #[test]
     fn a_form_field_needs_a_body_and_a_secret_that_was_asked_for() {
-        let form = |value: &str| Some(EgressAuth::Form { name: "key".into(), value: value.into() });
-        assert_eq!(checked(&[rule("https://a.example/**", &["POST"], form("SECRET"))]), Ok(()));
-        let refused = checked(&[rule("https://a.example/**", &["POST", "GET"], form("SECRET"))]);
+        let form = |value: &str| {
+            Some(EgressAuth::Form {
+                name: "key".into(),
+                value: value.into(),
+            })
+        };
+        assert_eq!(
+            checked(&[rule("https://a.example/**", &["POST"], form("SECRET"))]),
+            Ok(())
+        );
+        let refused = checked(&[rule(
+            "https://a.example/**",
+            &["POST", "GET"],
+            form("SECRET"),
+        )]);
         assert!(refused.expect_err("GET has no body").contains("GET"));
         let refused = checked(&[rule("https://a.example/**", &["POST"], form("OTHER"))]);
-        assert!(refused.expect_err("not asked for").contains("OTHER is not among [[secrets]]"));
+        assert!(
+            refused
+                .expect_err("not asked for")
+                .contains("OTHER is not among [[secrets]]")
+        );
     }
 
     #[test]
     fn a_token_url_is_https_or_at_an_address_that_the_rule_opens() {
         let with = |token_url: &str, allowed: &[&str]| {
             let rule = rule("https://a.example/**", &["GET"], Some(oauth2(token_url)));
-            checked(&[EgressRule { allow_addresses: allowed.iter().map(|&a| a.into()).collect(), ..rule }])
+            checked(&[EgressRule {
+                allow_addresses: allowed.iter().map(|&a| a.into()).collect(),
+                ..rule
+            }])
         };
         assert_eq!(with("https://login.example/token", &[]), Ok(()));
-        assert_eq!(with("http://127.0.0.1:8080/token", &["127.0.0.0/8"]), Ok(()));
+        assert_eq!(
+            with("http://127.0.0.1:8080/token", &["127.0.0.0/8"]),
+            Ok(())
+        );
         for (url, allowed) in [
             ("http://login.example/token", &["127.0.0.0/8"][..]),
             ("http://127.0.0.1/token", &[]),
@@ -301,31 +400,60 @@ mod tests {
             ("https://user:pw@login.example/token", &[]),
             ("login.example/token", &[]),
         ] {
-            assert!(with(url, allowed).expect_err(url).contains("token_url"), "{url}");
+            assert!(
+                with(url, allowed).expect_err(url).contains("token_url"),
+                "{url}"
+            );
         }
     }
 
     #[test]
     fn rules_for_one_host_share_a_breaker_within_bounds() {
         let with = |path: &str, failures, open_ms| EgressRule {
-            breaker: Some(BreakerSpec { failures, within_ms: None, open_ms }),
+            breaker: Some(BreakerSpec {
+                failures,
+                within_ms: None,
+                open_ms,
+            }),
             ..rule(&format!("https://a.example/{path}"), &["GET"], None)
         };
         let plain = rule("https://a.example/plain/**", &["GET"], None);
         let other = rule("https://b.example/**", &["GET"], None);
         let rules = [plain, with("x/**", Some(3), Some(2_000)), other];
         assert_eq!(checked(&rules), Ok(()));
-        let limits: Vec<_> = breakers(&rules).into_iter().map(|(host, spec)| (host, spec.limits())).collect();
-        assert_eq!((limits[0].0.as_str(), limits[0].1.failures), ("https://a.example:443", 3));
-        assert_eq!((limits[0].1.within.as_secs(), limits[0].1.open.as_secs()), (30, 2));
-        assert_eq!((limits[1].0.as_str(), limits[1].1.failures), ("https://b.example:443", 5));
-        let refused = checked(&[with("x/**", Some(3), None), with("y/**", Some(4), None)]).expect_err("they differ");
-        assert!(refused.contains("egress[1].breaker") && refused.contains("egress[0]"), "{refused}");
+        let limits: Vec<_> = breakers(&rules)
+            .into_iter()
+            .map(|(host, spec)| (host, spec.limits()))
+            .collect();
+        assert_eq!(
+            (limits[0].0.as_str(), limits[0].1.failures),
+            ("https://a.example:443", 3)
+        );
+        assert_eq!(
+            (limits[0].1.within.as_secs(), limits[0].1.open.as_secs()),
+            (30, 2)
+        );
+        assert_eq!(
+            (limits[1].0.as_str(), limits[1].1.failures),
+            ("https://b.example:443", 5)
+        );
+        let refused = checked(&[with("x/**", Some(3), None), with("y/**", Some(4), None)])
+            .expect_err("they differ");
+        assert!(
+            refused.contains("egress[1].breaker") && refused.contains("egress[0]"),
+            "{refused}"
+        );
         for (rule, key) in [
             (with("x/**", Some(0), None), "egress[0].breaker.failures"),
-            (with("x/**", Some(1_001), None), "egress[0].breaker.failures"),
+            (
+                with("x/**", Some(1_001), None),
+                "egress[0].breaker.failures",
+            ),
             (with("x/**", None, Some(499)), "egress[0].breaker.open_ms"),
-            (with("x/**", None, Some(600_001)), "egress[0].breaker.open_ms"),
+            (
+                with("x/**", None, Some(600_001)),
+                "egress[0].breaker.open_ms",
+            ),
         ] {
             assert!(checked(&[rule]).expect_err(key).contains(key), "{key}");
         }
@@ -340,7 +468,9 @@ mod tests {
             oauth2("https://a.example/t")
         );
         assert!(parse(r#"{"form":{"name":"key","value":"SECRET"}}"#).is_ok());
-        assert!(parse(r#"{"oauth2":{"token_url":"https://a.example/t","client_id":"ID"}}"#).is_err());
+        assert!(
+            parse(r#"{"oauth2":{"token_url":"https://a.example/t","client_id":"ID"}}"#).is_err()
+        );
         assert!(parse(r#"{"form":{"name":"key","value":"SECRET","extra":1}}"#).is_err());
     }
 }

@@ -53,7 +53,9 @@ impl Target {
             return Err(TargetError::Blank);
         }
         let (scheme, rest) = text.split_once("://").ok_or(TargetError::Scheme)?;
-        let web = ["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known));
+        let web = ["http", "https"]
+            .iter()
+            .any(|known| scheme.eq_ignore_ascii_case(known));
         if !web || rest.starts_with(['/', '\\', '?', '#']) || rest.is_empty() {
             return Err(TargetError::Scheme);
         }
@@ -90,7 +92,9 @@ impl Target {
 
 fn check_as_written(path: &str) -> Result<(), TargetError> {
     let segments: Vec<&str> = path.strip_prefix('/').unwrap_or(path).split('/').collect();
-    let Some((_, inner)) = segments.split_last() else { return Ok(()) };
+    let Some((_, inner)) = segments.split_last() else {
+        return Ok(());
+    };
     if inner.iter().any(|segment| segment.is_empty()) {
         return Err(TargetError::EmptySegment);
     }
@@ -111,7 +115,10 @@ fn unambiguous(segment: &str) -> Result<(), TargetError> {
     let ambiguous = || TargetError::Ambiguous(segment.chars().take(64).collect());
     let mut decoded = segment.as_bytes().to_vec();
     for round in 0..=MAX_ENCODINGS {
-        if decoded.iter().any(|&byte| b"/\\;".contains(&byte) || byte < b' ' || byte == 0x7f) {
+        if decoded
+            .iter()
+            .any(|&byte| b"/\\;".contains(&byte) || byte < b' ' || byte == 0x7f)
+        {
             return Err(ambiguous());
         }
         let dots = decoded == b"." || decoded == b"..";
@@ -121,22 +128,31 @@ fn unambiguous(segment: &str) -> Result<(), TargetError> {
         }
         let next: Vec<u8> = percent_encoding::percent_decode(&decoded).collect();
         if next == decoded {
-            return if round == 0 && decoded.contains(&b'%') { Err(ambiguous()) } else { Ok(()) };
+            return if round == 0 && decoded.contains(&b'%') {
+                Err(ambiguous())
+            } else {
+                Ok(())
+            };
         }
         decoded = next;
     }
     Err(ambiguous())
 }
 
-/// RFC 3986, 6.2.2: unreserved characters are decoded, hexadecimal digits become upper case. Libraries
-/// decode all or nothing.
+/// RFC 3986, 6.2.2: unreserved characters are decoded, hexadecimal digits become upper case.
+/// Libraries decode all or nothing.
 fn normalise(segment: &str, out: &mut String) {
     let mut rest = segment;
     while let Some(at) = rest.find('%') {
         out.push_str(&rest[..at]);
         let escape = rest.get(at..at + 3).unwrap_or(&rest[at..]);
-        match escape.get(1..).and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
-            Some(byte) if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) => out.push(byte as char),
+        match escape
+            .get(1..)
+            .and_then(|digits| u8::from_str_radix(digits, 16).ok())
+        {
+            Some(byte) if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) => {
+                out.push(byte as char)
+            }
             _ => out.push_str(&escape.to_ascii_uppercase()),
         }
         rest = &rest[at + escape.len()..];
@@ -149,7 +165,10 @@ mod tests {
     use super::*;
 
     fn sent(text: &str) -> String {
-        Target::parse(text).expect("a target").into_url().to_string()
+        Target::parse(text)
+            .expect("a target")
+            .into_url()
+            .to_string()
     }
 
     #[test]
@@ -157,7 +176,10 @@ mod tests {
         for (written, expected) in [
             ("HTTPS://A.Example:443/v1", "https://a.example/v1"),
             ("https://bücher.example/", "https://xn--bcher-kva.example/"),
-            ("https://a.example/v1/%61dmin%2dx?q=%41", "https://a.example/v1/admin-x?q=%41"),
+            (
+                "https://a.example/v1/%61dmin%2dx?q=%41",
+                "https://a.example/v1/admin-x?q=%41",
+            ),
             ("https://a.example/%e2%82%ac", "https://a.example/%E2%82%AC"),
             ("https://a.example/v1/../v2/./x", "https://a.example/v2/x"),
             ("https://a.example/v1/%2e%2E/v2", "https://a.example/v2"),
@@ -166,7 +188,10 @@ mod tests {
             ("https://a.example", "https://a.example/"),
             ("https://a.example/a%20b", "https://a.example/a%20b"),
             ("https://a.example/100%25", "https://a.example/100%25"),
-            ("https://a.example/x?next=https://b.example//y;z\\", "https://a.example/x?next=https://b.example//y;z\\"),
+            (
+                "https://a.example/x?next=https://b.example//y;z\\",
+                "https://a.example/x?next=https://b.example//y;z\\",
+            ),
             ("http://2130706433/", "http://127.0.0.1/"),
             ("http://0x7f.1/", "http://127.0.0.1/"),
             ("http://0177.0.0.1/", "http://127.0.0.1/"),
@@ -178,8 +203,11 @@ mod tests {
 
     #[test]
     fn normalising_twice_changes_nothing() {
-        for text in ["https://a.example/v1/%61%2d/%c3?x#y", "https://a.example/v1/../%2e%2e/x", "https://Ä.example/a|b"]
-        {
+        for text in [
+            "https://a.example/v1/%61%2d/%c3?x#y",
+            "https://a.example/v1/../%2e%2e/x",
+            "https://Ä.example/a|b",
+        ] {
             assert_eq!(sent(&sent(text)), sent(text));
         }
     }
@@ -223,7 +251,11 @@ mod tests {
             "nonsense",
             "",
         ] {
-            assert!(Target::parse(text).is_err(), "{text:?}: {:?}", Target::parse(text));
+            assert!(
+                Target::parse(text).is_err(),
+                "{text:?}: {:?}",
+                Target::parse(text)
+            );
         }
         let long = format!("https://a.example/{}", "x".repeat(MAX_URL_BYTES));
         assert_eq!(Target::parse(&long), Err(TargetError::TooLong));

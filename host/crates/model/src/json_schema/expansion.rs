@@ -34,11 +34,23 @@ pub(super) fn checks(places: &Places) -> Result<u64, String> {
         }
         let mut expansion = Expansion::default();
         expansion
-            .add(places, place, Times { validated: 1, marked: 0 }, 1)
+            .add(
+                places,
+                place,
+                Times {
+                    validated: 1,
+                    marked: 0,
+                },
+                1,
+            )
             .map_err(|reason| at(places, place, reason))?;
         work += expansion.steps + expansion.edges().count();
         if work > MAX_WORK {
-            return Err(at(places, place, "too many schemas are combined with each other".into()));
+            return Err(at(
+                places,
+                place,
+                "too many schemas are combined with each other".into(),
+            ));
         }
         open.extend(expansion.edges().map(|(to, _)| *to));
         expansions.insert(place, expansion);
@@ -66,7 +78,10 @@ fn no_way_back(places: &Places, place: usize, seen: &mut [Seen]) -> Result<(), S
         }
         Seen::No => {
             seen[place] = Seen::OnTheWay;
-            places.all[place].same.iter().try_for_each(|same| no_way_back(places, *same, seen))?;
+            places.all[place]
+                .same
+                .iter()
+                .try_for_each(|same| no_way_back(places, *same, seen))?;
             seen[place] = Seen::Done;
             Ok(())
         }
@@ -75,7 +90,9 @@ fn no_way_back(places: &Places, place: usize, seen: &mut [Seen]) -> Result<(), S
 
 fn most(places: &Places, expansions: &BTreeMap<usize, Expansion>) -> Result<u64, String> {
     let mut level = vec![0; places.all.len()];
-    expansions.iter().for_each(|(place, expansion)| level[*place] = expansion.checks);
+    expansions
+        .iter()
+        .for_each(|(place, expansion)| level[*place] = expansion.checks);
     let mut most = 0;
     for _ in 0..MAX_LEVELS {
         if let Some(place) = level.iter().position(|checks| *checks > MAX_CHECKS) {
@@ -87,7 +104,9 @@ fn most(places: &Places, expansions: &BTreeMap<usize, Expansion>) -> Result<u64,
         }
         most = level.iter().copied().max().unwrap_or_default().max(most);
         let mut next = vec![0; places.all.len()];
-        expansions.iter().for_each(|(place, expansion)| next[*place] = expansion.below(&level));
+        expansions
+            .iter()
+            .for_each(|(place, expansion)| next[*place] = expansion.below(&level));
         if level == next {
             break;
         }
@@ -113,23 +132,39 @@ struct Expansion<'a> {
 }
 
 impl<'a> Expansion<'a> {
-    fn add(&mut self, places: &Places<'a>, place: usize, times: Times, depth: usize) -> Result<(), String> {
+    fn add(
+        &mut self,
+        places: &Places<'a>,
+        place: usize,
+        times: Times,
+        depth: usize,
+    ) -> Result<(), String> {
         let place = &places.all[place];
         if depth > MAX_DEPTH {
-            return Err(format!("more than {MAX_DEPTH} schemas within each other look at the same value"));
+            return Err(format!(
+                "more than {MAX_DEPTH} schemas within each other look at the same value"
+            ));
         }
         let marked = times.marked + if place.again { times.validated } else { 0 };
         let all = times.validated + marked;
         self.steps += 1;
         self.checks = self.checks.saturating_add(all.saturating_mul(place.own));
         if self.checks > MAX_CHECKS {
-            return Err(format!("the same value is checked more than {MAX_CHECKS} times"));
+            return Err(format!(
+                "the same value is checked more than {MAX_CHECKS} times"
+            ));
         }
         self.fields.add(&place.fields, all);
         self.items.add(&place.items, all);
         // To decide whether a branch counts as evaluated, the library first checks it.
-        let below = Times { validated: all, marked };
-        place.same.iter().try_for_each(|same| self.add(places, *same, below, depth + 1))
+        let below = Times {
+            validated: all,
+            marked,
+        };
+        place
+            .same
+            .iter()
+            .try_for_each(|same| self.add(places, *same, below, depth + 1))
     }
 
     fn edges(&self) -> impl Iterator<Item = &(usize, i64)> {
@@ -153,7 +188,13 @@ struct Next<'a> {
 
 impl<'a> Next<'a> {
     fn add(&mut self, members: &Members<'a>, times: i64) {
-        self.any.extend(members.any.iter().chain(&members.rest).map(|place| (*place, times)));
+        self.any.extend(
+            members
+                .any
+                .iter()
+                .chain(&members.rest)
+                .map(|place| (*place, times)),
+        );
         for (label, place) in &members.named {
             let named = self.named.entry(*label).or_default();
             named.push((*place, times));
@@ -167,7 +208,19 @@ impl<'a> Next<'a> {
 
     fn most(&self, level: &[i64]) -> i64 {
         // Neither factor is above MAX_CHECKS.
-        let sum = |edges: &[(usize, i64)]| edges.iter().map(|(place, times)| level[*place] * times).sum::<i64>();
-        sum(&self.any) + self.named.values().map(|named| sum(named)).max().unwrap_or_default().max(0)
+        let sum = |edges: &[(usize, i64)]| {
+            edges
+                .iter()
+                .map(|(place, times)| level[*place] * times)
+                .sum::<i64>()
+        };
+        sum(&self.any)
+            + self
+                .named
+                .values()
+                .map(|named| sum(named))
+                .max()
+                .unwrap_or_default()
+                .max(0)
     }
 }

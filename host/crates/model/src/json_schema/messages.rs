@@ -8,7 +8,10 @@ const A_SCHEMA: &str = "must be a schema: an object, true or false";
 /// Formatted as `#/path: sentence`.
 pub(super) fn of_a_schema(error: &ValidationError) -> String {
     let path = error.instance_path().to_string();
-    let keyword = path.rsplit('/').find(|part| part.parse::<usize>().is_err()).unwrap_or_default();
+    let keyword = path
+        .rsplit('/')
+        .find(|part| part.parse::<usize>().is_err())
+        .unwrap_or_default();
     let sentence = match error.kind() {
         ValidationErrorKind::Format { format } if format == "regex" => {
             "is no regular expression that is served here: look-around and back-references are not, nor are very large ones"
@@ -26,19 +29,22 @@ fn wanted(keyword: &str) -> &'static str {
         }
         "enum" | "examples" => "must be a list of values",
         "required" => "must be a list of different names of properties",
-        "properties" | "patternProperties" | "$defs" | "definitions" | "dependentSchemas" | "dependencies" => {
-            "must be an object of schemas, by name"
-        }
+        "properties" | "patternProperties" | "$defs" | "definitions" | "dependentSchemas"
+        | "dependencies" => "must be an object of schemas, by name",
         "allOf" | "anyOf" | "oneOf" | "prefixItems" => "must be a list of schemas, of one at least",
         "items" => "must be a schema: an object, true or false (prefixItems has a list of them)",
-        "additionalProperties" | "propertyNames" | "contains" | "not" | "if" | "then" | "else" => A_SCHEMA,
-        "minLength" | "maxLength" | "minItems" | "maxItems" | "minProperties" | "maxProperties" | "minContains"
-        | "maxContains" => "must be a whole number, 0 or more",
+        "additionalProperties" | "propertyNames" | "contains" | "not" | "if" | "then" | "else" => {
+            A_SCHEMA
+        }
+        "minLength" | "maxLength" | "minItems" | "maxItems" | "minProperties" | "maxProperties"
+        | "minContains" | "maxContains" => "must be a whole number, 0 or more",
         "minimum" | "maximum" | "exclusiveMinimum" | "exclusiveMaximum" => "must be a number",
         "multipleOf" => "must be a number greater than 0",
         "uniqueItems" | "deprecated" | "readOnly" | "writeOnly" => "must be true or false",
         "dependentRequired" => "must be an object of lists of names",
-        "$ref" | "$anchor" | "$comment" | "title" | "description" | "pattern" | "format" => "must be text",
+        "$ref" | "$anchor" | "$comment" | "title" | "description" | "pattern" | "format" => {
+            "must be text"
+        }
         "" => A_SCHEMA,
         _ => "is not what JSON Schema has there",
     }

@@ -67,11 +67,18 @@ impl Schema {
             let mut nameless = schema.clone();
             // The `$id` could be one that the library knows; references would then mean that
             // schema.
-            nameless.as_object_mut().map(|keywords| keywords.remove("$id"));
+            nameless
+                .as_object_mut()
+                .map(|keywords| keywords.remove("$id"));
             jsonschema::meta::validate(&nameless).map_err(|error| messages::of_a_schema(&error))?;
-            let patterns = PatternOptions::regex().size_limit(MAX_PATTERN_BYTES / places.patterns.max(1));
-            let options = jsonschema::options().offline().with_pattern_options(patterns);
-            let validator = options.build(&nameless).map_err(|error| messages::of_a_schema(&error))?;
+            let patterns =
+                PatternOptions::regex().size_limit(MAX_PATTERN_BYTES / places.patterns.max(1));
+            let options = jsonschema::options()
+                .offline()
+                .with_pattern_options(patterns);
+            let validator = options
+                .build(&nameless)
+                .map_err(|error| messages::of_a_schema(&error))?;
             Ok(Self { validator, checks })
         })?
     }
@@ -80,7 +87,9 @@ impl Schema {
     pub fn fits(&self, document: &Value, values: Values, most: usize) -> Result<(), Vec<String>> {
         let checks = self.checks.saturating_mul(size(document));
         if checks > MAX_CHECKS {
-            return Err(vec!["too large for this schema: it takes too many checks".into()]);
+            return Err(vec![
+                "too large for this schema: it takes too many checks".into(),
+            ]);
         }
         let told = |error: ValidationError| match values {
             Values::Shown => format!("{}: {error}", error.instance_path()),
@@ -91,9 +100,16 @@ impl Schema {
                 return Ok(());
             }
             if checks > MAX_CHECKS_REPORTED {
-                return Err(vec!["does not fit, and is too large to say where: try it with less in it".into()]);
+                return Err(vec![
+                    "does not fit, and is too large to say where: try it with less in it".into(),
+                ]);
             }
-            Err(self.validator.iter_errors(document).take(most).map(told).collect())
+            Err(self
+                .validator
+                .iter_errors(document)
+                .take(most)
+                .map(told)
+                .collect())
         })
         .unwrap_or_else(|reason| Err(vec![reason]))
     }
@@ -126,10 +142,15 @@ pub fn depth(document: &Value) -> usize {
 /// A stack overflow would end the host, so this runs on a large stack.
 fn on_a_deep_stack<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, String> {
     thread::scope(|scope| {
+        let thread = thread::Builder::new()
+            .name("json-schema".into())
+            .stack_size(STACK_BYTES)
+            .spawn_scoped(scope, work);
         let thread =
-            thread::Builder::new().name("json-schema".into()).stack_size(STACK_BYTES).spawn_scoped(scope, work);
-        let thread = thread.map_err(|error| format!("this machine starts no further thread: {error}"))?;
-        thread.join().map_err(|_| "the schema cannot be used: a fault of the host".to_owned())
+            thread.map_err(|error| format!("this machine starts no further thread: {error}"))?;
+        thread
+            .join()
+            .map_err(|_| "the schema cannot be used: a fault of the host".to_owned())
     })
 }
 

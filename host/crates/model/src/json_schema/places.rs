@@ -13,7 +13,12 @@ const DRAFTS: [&str; 4] = [
     "http://json-schema.org/draft-06/schema",
 ];
 /// Their targets are known only while a document is validated.
-const DYNAMIC: [&str; 4] = ["$dynamicRef", "$dynamicAnchor", "$recursiveRef", "$recursiveAnchor"];
+const DYNAMIC: [&str; 4] = [
+    "$dynamicRef",
+    "$dynamicAnchor",
+    "$recursiveRef",
+    "$recursiveAnchor",
+];
 
 /// All subschemas of a schema; the root is the first.
 pub(super) struct Places<'a> {
@@ -61,7 +66,9 @@ pub(super) enum Label<'a> {
 impl<'a> Places<'a> {
     /// Returns what cannot be understood, and where.
     pub(super) fn of(schema: &'a Value) -> Result<Self, String> {
-        let draft = schema.get("$schema").map(|draft| draft.as_str().unwrap_or_default().trim_end_matches('#'));
+        let draft = schema
+            .get("$schema")
+            .map(|draft| draft.as_str().unwrap_or_default().trim_end_matches('#'));
         if draft.is_some_and(|draft| !DRAFTS.contains(&draft)) {
             return Err(format!("#/$schema: must be {:?}, or absent", DRAFTS[0]));
         }
@@ -75,7 +82,9 @@ impl<'a> Places<'a> {
         places.add(schema, String::new())?;
         for (from, reference) in std::mem::take(&mut places.references) {
             let to = places.find(reference);
-            let to = to.map_err(|reason| format!("#{}/$ref: {reference:?} {reason}", places.all[from].path))?;
+            let to = to.map_err(|reason| {
+                format!("#{}/$ref: {reference:?} {reason}", places.all[from].path)
+            })?;
             places.all[from].same.push(to);
         }
         Ok(places)
@@ -83,7 +92,9 @@ impl<'a> Places<'a> {
 
     fn find(&self, reference: &str) -> Result<usize, &'static str> {
         let Some(fragment) = reference.strip_prefix('#') else {
-            return Err("leads out of this schema; nothing is fetched: put it into $defs, and refer to #/$defs/NAME");
+            return Err(
+                "leads out of this schema; nothing is fetched: put it into $defs, and refer to #/$defs/NAME",
+            );
         };
         let fragment = percent_decode_str(fragment).decode_utf8_lossy();
         let found = match fragment.starts_with('/') || fragment.is_empty() {
@@ -98,13 +109,22 @@ impl<'a> Places<'a> {
     fn add(&mut self, schema: &'a Value, path: String) -> Result<usize, String> {
         let place = self.all.len();
         self.by_path.insert(path.clone(), place);
-        self.all.push(Place { path, own: 1, ..Place::default() });
+        self.all.push(Place {
+            path,
+            own: 1,
+            ..Place::default()
+        });
         match schema {
-            Value::Object(keywords) => {
-                keywords.iter().try_for_each(|(name, value)| self.keyword(place, keywords, name, value))?
-            }
+            Value::Object(keywords) => keywords
+                .iter()
+                .try_for_each(|(name, value)| self.keyword(place, keywords, name, value))?,
             Value::Bool(_) => {}
-            _ => return Err(format!("#{}: must be a schema: an object, true or false", self.all[place].path)),
+            _ => {
+                return Err(format!(
+                    "#{}: must be a schema: an object, true or false",
+                    self.all[place].path
+                ));
+            }
         }
         Ok(place)
     }
@@ -130,17 +150,25 @@ impl<'a> Places<'a> {
             ("dependentSchemas" | "dependencies", Value::Object(schemas)) => {
                 let schemas = schemas.iter().filter(|(_, schema)| !schema.is_array());
                 let added = self.add_named(schemas, &path)?;
-                self.all[at].same.extend(added.into_iter().map(|(_, place)| place));
+                self.all[at]
+                    .same
+                    .extend(added.into_iter().map(|(_, place)| place));
             }
             ("properties", Value::Object(schemas)) => {
                 let added = self.add_named(schemas.iter(), &path)?;
                 self.all[at].own += count(added.len());
-                self.all[at].fields.named = added.into_iter().map(|(name, place)| (Label::Name(name), place)).collect();
+                self.all[at].fields.named = added
+                    .into_iter()
+                    .map(|(name, place)| (Label::Name(name), place))
+                    .collect();
             }
             ("patternProperties", Value::Object(schemas)) => {
                 self.patterns += schemas.len();
                 let added = self.add_named(schemas.iter(), &path)?;
-                self.all[at].fields.any.extend(added.into_iter().map(|(_, place)| place));
+                self.all[at]
+                    .fields
+                    .any
+                    .extend(added.into_iter().map(|(_, place)| place));
             }
             ("additionalProperties", _) => self.all[at].fields.rest = Some(self.add(value, path)?),
             ("propertyNames", _) => {
@@ -177,20 +205,26 @@ impl<'a> Places<'a> {
                 self.all[at].again = true;
                 self.all[at].items.any.push(added);
             }
-            ("$defs" | "definitions", Value::Object(schemas)) => drop(self.add_named(schemas.iter(), &path)?),
+            ("$defs" | "definitions", Value::Object(schemas)) => {
+                drop(self.add_named(schemas.iter(), &path)?)
+            }
             // It describes the content of a text; it is not checked.
             ("contentSchema", _) => drop(self.add(value, path)?),
             ("pattern", _) => self.patterns += 1,
             ("$anchor", Value::String(anchor)) => {
                 let taken = self.by_anchor.insert(anchor, at);
                 if taken.is_some() {
-                    return Err(format!("#{path}: {anchor:?} is the $anchor of another schema, too"));
+                    return Err(format!(
+                        "#{path}: {anchor:?} is the $anchor of another schema, too"
+                    ));
                 }
             }
             ("$id" | "$schema", _) if at != 0 => {
                 return Err(format!("#{path}: only the whole schema may have {name}"));
             }
-            _ if DYNAMIC.contains(&name) => return Err(format!("#{path}: is not served: use $ref and $anchor")),
+            _ if DYNAMIC.contains(&name) => {
+                return Err(format!("#{path}: is not served: use $ref and $anchor"));
+            }
             (_, Value::Array(values)) => self.all[at].own += count(values.len()),
             (_, Value::Object(values)) => self.all[at].own += count(values.len()),
             _ => {}
@@ -199,7 +233,11 @@ impl<'a> Places<'a> {
     }
 
     fn add_list(&mut self, schemas: &'a [Value], path: &str) -> Result<Vec<usize>, String> {
-        schemas.iter().enumerate().map(|(i, schema)| self.add(schema, format!("{path}/{i}"))).collect()
+        schemas
+            .iter()
+            .enumerate()
+            .map(|(i, schema)| self.add(schema, format!("{path}/{i}")))
+            .collect()
     }
 
     fn add_named(
@@ -208,7 +246,12 @@ impl<'a> Places<'a> {
         path: &str,
     ) -> Result<Vec<(&'a str, usize)>, String> {
         schemas
-            .map(|(name, schema)| Ok((name.as_str(), self.add(schema, format!("{path}/{}", escaped(name)))?)))
+            .map(|(name, schema)| {
+                Ok((
+                    name.as_str(),
+                    self.add(schema, format!("{path}/{}", escaped(name)))?,
+                ))
+            })
             .collect()
     }
 }

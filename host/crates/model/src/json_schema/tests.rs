@@ -6,13 +6,21 @@ use super::*;
 
 /// `a0`, which has `a0` to `a…` beside it, each made from its number.
 fn definitions(count: usize, definition: impl Fn(usize) -> Value) -> Value {
-    let all: Map<String, Value> = (0..count).map(|i| (format!("a{i}"), definition(i))).collect();
+    let all: Map<String, Value> = (0..count)
+        .map(|i| (format!("a{i}"), definition(i)))
+        .collect();
     json!({ "$ref": "#/$defs/a0", "$defs": all })
 }
 
 /// Each definition refers to the next, in the same shape; the last one is a text.
 fn steps(count: usize, shape: impl Fn(Value) -> Value) -> Value {
-    definitions(count, |i| if i + 1 == count { json!({ "type": "string" }) } else { shape(to(i + 1)) })
+    definitions(count, |i| {
+        if i + 1 == count {
+            json!({ "type": "string" })
+        } else {
+            shape(to(i + 1))
+        }
+    })
 }
 
 fn to(i: usize) -> Value {
@@ -22,7 +30,11 @@ fn to(i: usize) -> Value {
 fn refused(schema: &Value) -> String {
     let start = Instant::now();
     let reason = Schema::new(schema).expect_err("it is refused");
-    assert!(start.elapsed() < Duration::from_secs(1), "{:?} for {schema}", start.elapsed());
+    assert!(
+        start.elapsed() < Duration::from_secs(1),
+        "{:?} for {schema}",
+        start.elapsed()
+    );
     reason
 }
 
@@ -32,13 +44,25 @@ fn references_that_lead_back_without_descending_are_refused() {
     for (schema, at) in [
         (json!({ "$ref": "#" }), "#: "),
         (json!({ "not": { "$ref": "#" } }), "#: "),
-        (json!({ "properties": { "a": { "anyOf": [true, { "$ref": "#/properties/a" }] } } }), "#/properties/a: "),
-        (json!({ "dependentSchemas": { "a": { "if": { "$ref": "#" } } } }), "#: "),
-        (json!({ "$anchor": "here", "else": { "$ref": "#here" } }), "#: "),
+        (
+            json!({ "properties": { "a": { "anyOf": [true, { "$ref": "#/properties/a" }] } } }),
+            "#/properties/a: ",
+        ),
+        (
+            json!({ "dependentSchemas": { "a": { "if": { "$ref": "#" } } } }),
+            "#: ",
+        ),
+        (
+            json!({ "$anchor": "here", "else": { "$ref": "#here" } }),
+            "#: ",
+        ),
         (definitions(30, mutual), "#/$defs/a0: "),
     ] {
         let reason = refused(&schema);
-        assert!(reason.starts_with(at) && reason.contains("leads back to itself"), "{reason}");
+        assert!(
+            reason.starts_with(at) && reason.contains("leads back to itself"),
+            "{reason}"
+        );
     }
 }
 
@@ -47,18 +71,45 @@ fn what_doubles_with_every_step_or_every_level_of_a_document_is_refused() {
     let times = "more than 10000 times";
     for (schema, words) in [
         (steps(20, |next| json!({ "allOf": [next, next] })), times),
-        (steps(40, |next| json!({ "items": { "oneOf": [next, next] } })), times),
-        (steps(40, |next| json!({ "unevaluatedProperties": next, "properties": { "a": next } })), times),
         (
-            steps(40, |next| json!({ "allOf": [{ "additionalProperties": next }, { "properties": { "a": next } }] })),
+            steps(40, |next| json!({ "items": { "oneOf": [next, next] } })),
             times,
         ),
-        (steps(200, |next| next), "more than 50 schemas within each other"),
-        (json!({ "anyOf": [{ "items": { "$ref": "#" } }, { "contains": { "$ref": "#" } }] }), times),
-        (json!({ "prefixItems": [{ "$ref": "#" }], "contains": { "$ref": "#" } }), times),
-        (json!({ "patternProperties": { "a": { "$ref": "#" }, "b": { "$ref": "#" } } }), times),
         (
-            definitions(40, |_| json!({ "anyOf": (0..30).map(|i| json!({ "items": to(i) })).collect::<Vec<_>>() })),
+            steps(
+                40,
+                |next| json!({ "unevaluatedProperties": next, "properties": { "a": next } }),
+            ),
+            times,
+        ),
+        (
+            steps(
+                40,
+                |next| json!({ "allOf": [{ "additionalProperties": next }, { "properties": { "a": next } }] }),
+            ),
+            times,
+        ),
+        (
+            steps(200, |next| next),
+            "more than 50 schemas within each other",
+        ),
+        (
+            json!({ "anyOf": [{ "items": { "$ref": "#" } }, { "contains": { "$ref": "#" } }] }),
+            times,
+        ),
+        (
+            json!({ "prefixItems": [{ "$ref": "#" }], "contains": { "$ref": "#" } }),
+            times,
+        ),
+        (
+            json!({ "patternProperties": { "a": { "$ref": "#" }, "b": { "$ref": "#" } } }),
+            times,
+        ),
+        (
+            definitions(
+                40,
+                |_| json!({ "anyOf": (0..30).map(|i| json!({ "items": to(i) })).collect::<Vec<_>>() }),
+            ),
             times,
         ),
     ] {
@@ -102,17 +153,32 @@ fn recursive_types_of_usual_shapes_are_accepted_and_checked_down_to_the_deepest_
         let schema = Schema::new(&schema).expect("a schema");
         let start = Instant::now();
         assert!(schema.fits(&document, Values::Withheld, 5).is_err());
-        assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+        assert!(
+            start.elapsed() < Duration::from_secs(1),
+            "{:?}",
+            start.elapsed()
+        );
     }
 }
 
 #[test]
 fn the_deepest_schema_and_the_deepest_document_fit_the_stack() {
     // 49 nested schemas, for each of 126 levels.
-    let again = definitions(24, |i| if i == 23 { json!({ "items": to(0) }) } else { json!({ "allOf": [to(i + 1)] }) });
+    let again = definitions(24, |i| {
+        if i == 23 {
+            json!({ "items": to(0) })
+        } else {
+            json!({ "allOf": [to(i + 1)] })
+        }
+    });
     let document = format!("{}{}", "[".repeat(126), "]".repeat(126));
     let document = serde_json::from_str(&document).expect("JSON");
-    assert_eq!(Schema::new(&again).expect("a schema").fits(&document, Values::Withheld, 5), Ok(()));
+    assert_eq!(
+        Schema::new(&again)
+            .expect("a schema")
+            .fits(&document, Values::Withheld, 5),
+        Ok(())
+    );
     // As many references in a row as a schema has room for.
     Schema::new(&steps(1_200, |next| json!({ "properties": { "a": next } }))).expect("a schema");
 }
@@ -122,43 +188,121 @@ fn large_documents_end_and_patterns_take_linear_time() {
     let variants: Vec<Value> = (0..400).map(|i| json!({ "const": i })).collect();
     let schema = Schema::new(&json!({ "items": { "anyOf": variants } })).expect("a schema");
     let document = |items: usize| Value::from(vec![-1; items]);
-    let why = |items| schema.fits(&document(items), Values::Withheld, 5).expect_err("no variant")[0].clone();
+    let why = |items| {
+        schema
+            .fits(&document(items), Values::Withheld, 5)
+            .expect_err("no variant")[0]
+            .clone()
+    };
     assert!(why(10).starts_with("/0: "), "{}", why(10));
-    assert!(why(30_000).contains("too large to say where"), "{}", why(30_000));
-    assert!(why(60_000).contains("too large for this schema"), "{}", why(60_000));
+    assert!(
+        why(30_000).contains("too large to say where"),
+        "{}",
+        why(30_000)
+    );
+    assert!(
+        why(60_000).contains("too large for this schema"),
+        "{}",
+        why(60_000)
+    );
     let schema = Schema::new(&json!({ "pattern": "^(a+)+$" })).expect("a schema");
     let start = Instant::now();
-    assert!(schema.fits(&json!(format!("{}b", "a".repeat(50_000))), Values::Withheld, 5).is_err());
-    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    assert!(
+        schema
+            .fits(
+                &json!(format!("{}b", "a".repeat(50_000))),
+                Values::Withheld,
+                5
+            )
+            .is_err()
+    );
+    assert!(
+        start.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        start.elapsed()
+    );
 }
 
 #[test]
 fn what_is_wrong_in_a_schema_is_said_with_its_place() {
-    let many: Map<String, Value> = (0..2_000).map(|i| (format!("a{{999}}{i}"), json!(true))).collect();
+    let many: Map<String, Value> = (0..2_000)
+        .map(|i| (format!("a{{999}}{i}"), json!(true)))
+        .collect();
     for (schema, words) in [
         (json!(5), "#: must be a schema"),
-        (json!({ "type": "lead" }), "#/type: must be one of array, boolean"),
+        (
+            json!({ "type": "lead" }),
+            "#/type: must be one of array, boolean",
+        ),
         (
             json!({ "properties": { "a/b": { "required": "x" } } }),
             "#/properties/a~1b/required: must be a list of different names",
         ),
-        (json!({ "items": { "minLength": -1 } }), "#/items/minLength: must be a whole number, 0 or more"),
+        (
+            json!({ "items": { "minLength": -1 } }),
+            "#/items/minLength: must be a whole number, 0 or more",
+        ),
         (json!({ "allOf": [] }), "#/allOf: must be a list of schemas"),
         (json!({ "allOf": [5] }), "#/allOf/0: must be a schema"),
-        (json!({ "pattern": "(" }), "#/pattern: is no regular expression that is served here"),
-        (json!({ "pattern": "(?=a)b" }), "#/pattern: is no regular expression that is served here"),
-        (json!({ "pattern": "(a{1000}){1000}" }), "#/pattern: is no regular expression that is served here"),
-        (json!({ "patternProperties": many }), "is no regular expression that is served here"),
-        (json!({ "$ref": "#/nowhere" }), "#/$ref: \"#/nowhere\" leads to no schema"),
-        (json!({ "enum": [{}], "$ref": "#/enum/0" }), "leads to no schema"),
-        (json!({ "$ref": "https://example.com/a.json" }), "leads out of this schema; nothing is fetched"),
-        (json!({ "$ref": "file:///etc/passwd" }), "leads out of this schema; nothing is fetched"),
-        (json!({ "$dynamicRef": "#a" }), "#/$dynamicRef: is not served"),
-        (json!({ "items": { "$id": "https://example.com/" } }), "#/items/$id: only the whole schema may have $id"),
-        (json!({ "$schema": "https://example.com/meta" }), "#/$schema: must be"),
-        (json!({ "$anchor": "a", "not": { "$anchor": "a" } }), "$anchor of another schema, too"),
-        ((0..60).fold(json!(true), |inner, _| json!({ "properties": { "a": inner } })), "nests more than 100 levels"),
-        (json!({ "description": "x".repeat(70_000) }), "at most 65536 are read"),
+        (
+            json!({ "pattern": "(" }),
+            "#/pattern: is no regular expression that is served here",
+        ),
+        (
+            json!({ "pattern": "(?=a)b" }),
+            "#/pattern: is no regular expression that is served here",
+        ),
+        (
+            json!({ "pattern": "(a{1000}){1000}" }),
+            "#/pattern: is no regular expression that is served here",
+        ),
+        (
+            json!({ "patternProperties": many }),
+            "is no regular expression that is served here",
+        ),
+        (
+            json!({ "$ref": "#/nowhere" }),
+            "#/$ref: \"#/nowhere\" leads to no schema",
+        ),
+        (
+            json!({ "enum": [{}], "$ref": "#/enum/0" }),
+            "leads to no schema",
+        ),
+        (
+            json!({ "$ref": "https://example.com/a.json" }),
+            "leads out of this schema; nothing is fetched",
+        ),
+        (
+            json!({ "$ref": "file:///etc/passwd" }),
+            "leads out of this schema; nothing is fetched",
+        ),
+        (
+            json!({ "$dynamicRef": "#a" }),
+            "#/$dynamicRef: is not served",
+        ),
+        (
+            json!({ "items": { "$id": "https://example.com/" } }),
+            "#/items/$id: only the whole schema may have $id",
+        ),
+        (
+            json!({ "$schema": "https://example.com/meta" }),
+            "#/$schema: must be",
+        ),
+        (
+            json!({ "$anchor": "a", "not": { "$anchor": "a" } }),
+            "$anchor of another schema, too",
+        ),
+        (
+            (0..60).fold(
+                json!(true),
+                |inner, _| json!({ "properties": { "a": inner } }),
+            ),
+            "nests more than 100 levels",
+        ),
+        (
+            json!({ "description": "x".repeat(70_000) }),
+            "at most 65536 are read",
+        ),
     ] {
         let reason = refused(&schema);
         assert!(reason.contains(words), "{words}: {reason}");
@@ -173,5 +317,8 @@ fn the_name_of_a_schema_does_not_change_what_its_references_mean() {
     });
     let schema = Schema::new(&schema).expect("a schema");
     assert_eq!(schema.fits(&json!("text"), Values::Shown, 1), Ok(()));
-    assert_eq!(schema.fits(&json!(5), Values::Shown, 1), Err(vec![": 5 is not of type \"string\"".to_owned()]));
+    assert_eq!(
+        schema.fits(&json!(5), Values::Shown, 1),
+        Err(vec![": 5 is not of type \"string\"".to_owned()])
+    );
 }

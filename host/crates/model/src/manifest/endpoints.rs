@@ -32,9 +32,17 @@ enum Owner {
 impl Overlap {
     /// Adds the state of the other plugin, such as `active, revision 3f2a…`.
     pub fn with_standing<'a>(&'a self, standing: &'a str) -> impl fmt::Display + 'a {
-        let Self { plugin, endpoint, other, other_owner } = self;
+        let Self {
+            plugin,
+            endpoint,
+            other,
+            other_owner,
+        } = self;
         fmt::from_fn(move |f| match other_owner {
-            Owner::Host => write!(f, "{endpoint} of {plugin} overlaps {other} of the host. Choose another path"),
+            Owner::Host => write!(
+                f,
+                "{endpoint} of {plugin} overlaps {other} of the host. Choose another path"
+            ),
             Owner::Plugin(owner) => write!(
                 f,
                 "{endpoint} of {plugin} overlaps {other} of {owner} ({standing}). Change one of them, or deactivate \
@@ -60,7 +68,11 @@ impl fmt::Display for Endpoint<'_> {
 impl Endpoint<'_> {
     /// `route:` or `webhook:`
     pub fn label(&self) -> &'static str {
-        if self.place.0 == "routes" { "route:" } else { "webhook:" }
+        if self.place.0 == "routes" {
+            "route:"
+        } else {
+            "webhook:"
+        }
     }
 
     fn key(&self, field: &str) -> String {
@@ -69,7 +81,10 @@ impl Endpoint<'_> {
 
     /// Within one plugin, literals may overlap parameters, and webhooks routes with other methods.
     fn clashes(&self, other: &Self) -> bool {
-        let shares_method = self.methods.iter().any(|method| other.methods.contains(method));
+        let shares_method = self
+            .methods
+            .iter()
+            .any(|method| other.methods.contains(method));
         let both_webhooks = self.place.0 == other.place.0 && self.place.0 == "webhooks";
         self.path.is_same_as(other.path) && (shares_method || both_webhooks)
     }
@@ -83,11 +98,15 @@ impl Manifest {
             path: &route.path,
             place: ("routes", i),
         });
-        let webhooks = self.webhooks.iter().enumerate().map(|(i, webhook)| Endpoint {
-            methods: &webhook.methods,
-            path: &webhook.path,
-            place: ("webhooks", i),
-        });
+        let webhooks = self
+            .webhooks
+            .iter()
+            .enumerate()
+            .map(|(i, webhook)| Endpoint {
+                methods: &webhook.methods,
+                path: &webhook.path,
+                place: ("webhooks", i),
+            });
         routes.chain(webhooks)
     }
 
@@ -99,7 +118,10 @@ impl Manifest {
     pub(super) fn keyed_overlap_with_host(&self) -> Option<(String, Overlap)> {
         self.endpoints().find_map(|endpoint| {
             let other = endpoint.path.overlap_with_host()?;
-            Some((endpoint.key(".path"), self.overlap(&endpoint, other, Owner::Host)))
+            Some((
+                endpoint.key(".path"),
+                self.overlap(&endpoint, other, Owner::Host),
+            ))
         })
     }
 
@@ -107,20 +129,37 @@ impl Manifest {
     /// path has one owner, so that there is one answer to a method that it does not take.
     pub fn overlap_with(&self, other: &Self) -> Option<Overlap> {
         self.endpoints().find_map(|endpoint| {
-            let met = other.endpoints().find(|theirs| endpoint.path.overlaps(theirs.path))?;
-            Some(self.overlap(&endpoint, met.to_string(), Owner::Plugin(other.name.clone())))
+            let met = other
+                .endpoints()
+                .find(|theirs| endpoint.path.overlaps(theirs.path))?;
+            Some(self.overlap(
+                &endpoint,
+                met.to_string(),
+                Owner::Plugin(other.name.clone()),
+            ))
         })
     }
 
     fn overlap(&self, endpoint: &Endpoint<'_>, other: String, other_owner: Owner) -> Overlap {
-        Overlap { plugin: self.name.clone(), endpoint: endpoint.to_string(), other, other_owner }
+        Overlap {
+            plugin: self.name.clone(),
+            endpoint: endpoint.to_string(),
+            other,
+            other_owner,
+        }
     }
 
     pub(super) fn check_endpoints(&self) -> Result<(), ManifestError> {
         let endpoints: Vec<Endpoint<'_>> = self.endpoints().collect();
         for (i, endpoint) in endpoints.iter().enumerate() {
-            if let Some(earlier) = endpoints[..i].iter().find(|earlier| endpoint.clashes(earlier)) {
-                let reason = format!("{endpoint} is the same as {earlier} of {}: leave one out", earlier.key(""));
+            if let Some(earlier) = endpoints[..i]
+                .iter()
+                .find(|earlier| endpoint.clashes(earlier))
+            {
+                let reason = format!(
+                    "{endpoint} is the same as {earlier} of {}: leave one out",
+                    earlier.key("")
+                );
                 return Err(invalid(endpoint.key(""), reason));
             }
         }

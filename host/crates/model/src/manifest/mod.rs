@@ -187,12 +187,18 @@ pub enum ManifestError {
 }
 
 fn invalid(key: impl Into<String>, reason: impl Into<String>) -> ManifestError {
-    ManifestError::Invalid { key: key.into(), reason: reason.into() }
+    ManifestError::Invalid {
+        key: key.into(),
+        reason: reason.into(),
+    }
 }
 
 impl Manifest {
     /// `read_file` returns the text of a file named in it, relative to the manifest's folder.
-    pub fn from_toml(text: &str, read_file: impl Fn(&str) -> Result<String, String>) -> Result<Self, ManifestError> {
+    pub fn from_toml(
+        text: &str,
+        read_file: impl Fn(&str) -> Result<String, String>,
+    ) -> Result<Self, ManifestError> {
         Self::with_build_from_toml(text, read_file).map(|(manifest, _)| manifest)
     }
 
@@ -201,15 +207,26 @@ impl Manifest {
         text: &str,
         read_file: impl Fn(&str) -> Result<String, String>,
     ) -> Result<(Self, BuildSpec), ManifestError> {
-        let mut value: Value = toml::from_str(text).map_err(|e| ManifestError::Unreadable(e.to_string()))?;
-        let build = BuildSpec::take_from(&mut value).map_err(|(key, reason)| invalid(key, reason))?;
+        let mut value: Value =
+            toml::from_str(text).map_err(|e| ManifestError::Unreadable(e.to_string()))?;
+        let build =
+            BuildSpec::take_from(&mut value).map_err(|(key, reason)| invalid(key, reason))?;
         if value.get("format").is_some() {
-            return Err(invalid("format", "is added by packing, not written by hand"));
+            return Err(invalid(
+                "format",
+                "is added by packing, not written by hand",
+            ));
         }
         value["format"] = FORMAT.into();
         for (key, schema) in schema_slots(&mut value) {
-            let Some(path) = schema.as_str().map(str::to_owned) else { continue };
-            let file_error = |reason: String| ManifestError::File { key: key.clone(), path: path.clone(), reason };
+            let Some(path) = schema.as_str().map(str::to_owned) else {
+                continue;
+            };
+            let file_error = |reason: String| ManifestError::File {
+                key: key.clone(),
+                path: path.clone(),
+                reason,
+            };
             let text = read_file(&path).map_err(file_error)?;
             *schema = serde_json::from_str(&text).map_err(|e| file_error(e.to_string()))?;
         }
@@ -224,9 +241,12 @@ impl Manifest {
     /// Reads the content of a `patchbay:manifest` section.
     pub fn from_packed(bytes: &[u8]) -> Result<Self, ManifestError> {
         if bytes.len() > MAX_MANIFEST_BYTES {
-            return Err(ManifestError::Unreadable(format!("larger than {MAX_MANIFEST_BYTES} bytes")));
+            return Err(ManifestError::Unreadable(format!(
+                "larger than {MAX_MANIFEST_BYTES} bytes"
+            )));
         }
-        let value = serde_json::from_slice(bytes).map_err(|e| ManifestError::Unreadable(e.to_string()))?;
+        let value =
+            serde_json::from_slice(bytes).map_err(|e| ManifestError::Unreadable(e.to_string()))?;
         Self::from_value(value)
     }
 
@@ -264,7 +284,11 @@ impl Manifest {
             (self.sql.is_some(), "sql"),
             (self.audit.is_some(), "audit"),
         ];
-        asked.extend(optional.into_iter().filter_map(|(used, name)| used.then_some(name)));
+        asked.extend(
+            optional
+                .into_iter()
+                .filter_map(|(used, name)| used.then_some(name)),
+        );
         asked
     }
 
@@ -273,10 +297,21 @@ impl Manifest {
         if !build.exports.is_empty() {
             return build.exports.clone();
         }
-        let (queues, routes, webhooks) = (!self.queues.is_empty(), !self.routes.is_empty(), !self.webhooks.is_empty());
+        let (queues, routes, webhooks) = (
+            !self.queues.is_empty(),
+            !self.routes.is_empty(),
+            !self.webhooks.is_empty(),
+        );
         let operations = routes || !queues;
-        let called = [(queues, Export::Jobs), (operations, Export::Operations), (webhooks, Export::Webhooks)];
-        called.into_iter().filter_map(|(is_called, export)| is_called.then_some(export)).collect()
+        let called = [
+            (queues, Export::Jobs),
+            (operations, Export::Operations),
+            (webhooks, Export::Webhooks),
+        ];
+        called
+            .into_iter()
+            .filter_map(|(is_called, export)| is_called.then_some(export))
+            .collect()
     }
 
     pub fn queue(&self, name: &QueueName) -> Option<&QueueSpec> {
@@ -285,16 +320,32 @@ impl Manifest {
 
     fn check(&self) -> Result<(), ManifestError> {
         if self.format != FORMAT {
-            return Err(invalid("format", format!("this host reads format {FORMAT}")));
+            return Err(invalid(
+                "format",
+                format!("this host reads format {FORMAT}"),
+            ));
         }
         if !WIT_VERSIONS.contains(&self.wit.as_str()) {
-            return Err(invalid("wit", "this host knows WIT versions \"0.1\" and, as a draft, \"0.2\""));
+            return Err(invalid(
+                "wit",
+                "this host knows WIT versions \"0.1\" and, as a draft, \"0.2\"",
+            ));
         }
         self.check_limits()?;
         self.check_secrets_and_egress()?;
-        self.sql.as_ref().map_or(Ok(()), SqlSpec::check).map_err(|(key, reason)| invalid(key, reason))?;
-        if self.audit.as_ref().is_some_and(|spec| spec.trails.is_empty()) {
-            return Err(invalid("audit.trails", "name at least one, or leave [audit] out"));
+        self.sql
+            .as_ref()
+            .map_or(Ok(()), SqlSpec::check)
+            .map_err(|(key, reason)| invalid(key, reason))?;
+        if self
+            .audit
+            .as_ref()
+            .is_some_and(|spec| spec.trails.is_empty())
+        {
+            return Err(invalid(
+                "audit.trails",
+                "name at least one, or leave [audit] out",
+            ));
         }
         self.check_queues()?;
         self.check_schedules()?;
@@ -307,7 +358,10 @@ impl Manifest {
         for (key, zero) in [
             ("limits.memory_mb", self.limits.memory_mb == Some(0)),
             ("limits.deadline_ms", self.limits.deadline_ms == Some(0)),
-            ("limits.max_concurrency", self.limits.max_concurrency == Some(0)),
+            (
+                "limits.max_concurrency",
+                self.limits.max_concurrency == Some(0),
+            ),
         ] {
             if zero {
                 return Err(invalid(key, "must be at least 1"));
@@ -317,10 +371,17 @@ impl Manifest {
     }
 
     fn check_schemas(&self) -> Result<(), ManifestError> {
-        let settings = self.settings.iter().map(|spec| ("settings.schema".to_owned(), &spec.schema));
+        let settings = self
+            .settings
+            .iter()
+            .map(|spec| ("settings.schema".to_owned(), &spec.schema));
         let jobs = self.queues.iter().flat_map(|queue| {
-            let schema = |job: &'_ JobSpec| format!("queues.{}.jobs.{}.schema", queue.name, job.name);
-            queue.jobs.iter().filter_map(move |job| Some((schema(job), job.schema.as_ref()?)))
+            let schema =
+                |job: &'_ JobSpec| format!("queues.{}.jobs.{}.schema", queue.name, job.name);
+            queue
+                .jobs
+                .iter()
+                .filter_map(move |job| Some((schema(job), job.schema.as_ref()?)))
         });
         for (key, schema) in settings.chain(jobs).chain(self.input_schemas()) {
             json_schema::check(schema).map_err(|reason| invalid(key, reason))?;
@@ -334,7 +395,10 @@ impl Manifest {
             let key = format!("secrets[{i}].name");
             let valid = !secret.name.is_empty()
                 && secret.name.len() <= 64
-                && secret.name.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_');
+                && secret
+                    .name
+                    .chars()
+                    .all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_');
             if !valid {
                 return Err(invalid(key, "1 to 64 of A-Z, 0-9 and '_'"));
             }
@@ -343,7 +407,8 @@ impl Manifest {
             }
         }
         if let Some(spec) = self.smtp.as_ref().and_then(|smtp| smtp.breaker.as_ref()) {
-            spec.check().map_err(|(field, reason)| invalid(format!("smtp.breaker.{field}"), reason))?;
+            spec.check()
+                .map_err(|(field, reason)| invalid(format!("smtp.breaker.{field}"), reason))?;
         }
         crate::egress::check(&self.egress, &secrets).map_err(|(key, reason)| invalid(key, reason))
     }
@@ -352,24 +417,40 @@ impl Manifest {
 /// Every place where plugin.toml may name a schema file, with its key.
 fn schema_slots(value: &mut Value) -> Vec<(String, &mut Value)> {
     let mut slots = Vec::new();
-    let Some(root) = value.as_object_mut() else { return slots };
+    let Some(root) = value.as_object_mut() else {
+        return slots;
+    };
     for (section, content) in root {
         match (section.as_str(), content) {
             ("settings", Value::Object(settings)) => {
-                slots.extend(settings.get_mut("schema").map(|schema| ("settings.schema".to_owned(), schema)));
+                slots.extend(
+                    settings
+                        .get_mut("schema")
+                        .map(|schema| ("settings.schema".to_owned(), schema)),
+                );
             }
             ("queues", Value::Array(queues)) => {
                 for (i, queue) in queues.iter_mut().enumerate() {
-                    let jobs = queue.get_mut("jobs").and_then(Value::as_array_mut).into_iter().flatten();
+                    let jobs = queue
+                        .get_mut("jobs")
+                        .and_then(Value::as_array_mut)
+                        .into_iter()
+                        .flatten();
                     for (j, job) in jobs.enumerate() {
                         let schema = job.get_mut("schema");
-                        slots.extend(schema.map(|schema| (format!("queues[{i}].jobs[{j}].schema"), schema)));
+                        slots.extend(
+                            schema.map(|schema| (format!("queues[{i}].jobs[{j}].schema"), schema)),
+                        );
                     }
                 }
             }
             ("routes", Value::Array(routes)) => {
                 for (i, route) in routes.iter_mut().enumerate() {
-                    slots.extend(route.get_mut("input").map(|schema| (format!("routes[{i}].input"), schema)));
+                    slots.extend(
+                        route
+                            .get_mut("input")
+                            .map(|schema| (format!("routes[{i}].input"), schema)),
+                    );
                 }
             }
             _ => {}
@@ -393,17 +474,23 @@ mod tests {
     }
 
     fn refused(addition: &str) -> String {
-        read(&format!("{MINIMAL}{addition}")).expect_err("must be refused").to_string()
+        read(&format!("{MINIMAL}{addition}"))
+            .expect_err("must be refused")
+            .to_string()
     }
 
     #[test]
     fn a_packed_manifest_reads_back_the_same_and_always_has_the_same_bytes() {
-        let text =
-            format!("{MINIMAL}[settings]\nschema = \"settings.schema.json\"\n[[queues]]\nname = \"emailQueue\"\n");
+        let text = format!(
+            "{MINIMAL}[settings]\nschema = \"settings.schema.json\"\n[[queues]]\nname = \"emailQueue\"\n"
+        );
         let manifest = read(&text).expect("valid");
         let packed = manifest.to_packed();
         assert_eq!(Manifest::from_packed(&packed).expect("valid"), manifest);
-        assert_eq!(Manifest::from_packed(&packed).expect("valid").to_packed(), packed);
+        assert_eq!(
+            Manifest::from_packed(&packed).expect("valid").to_packed(),
+            packed
+        );
     }
 
     #[test]
@@ -413,23 +500,35 @@ mod tests {
 
     #[test]
     fn contradictions_are_refused_and_named() {
-        assert!(refused("[[queues]]\nname = \"a\"\n[[queues]]\nname = \"a\"\n").contains("named twice"));
-        let concurrency = "[limits]\nmax_concurrency = 2\n[[queues]]\nname = \"a\"\nconcurrency = 3\n";
+        assert!(
+            refused("[[queues]]\nname = \"a\"\n[[queues]]\nname = \"a\"\n").contains("named twice")
+        );
+        let concurrency =
+            "[limits]\nmax_concurrency = 2\n[[queues]]\nname = \"a\"\nconcurrency = 3\n";
         assert!(refused(concurrency).contains("more than limits.max_concurrency"));
         let reserved = "[[queues]]\nname = \"a\"\nconcurrency = 2\nreserved = 3\n";
         assert!(refused(reserved).contains("queues[0].reserved: 3 is more than concurrency = 2"));
         let priority = "[[queues]]\nname = \"a\"\n[[queues.jobs]]\nname = \"j\"\npriority = 0\n";
         assert!(refused(priority).contains("queues[0].jobs[0].priority"));
         let queue = |more: &str| refused(&format!("[[queues]]\nname = \"a\"\n{more}\n"));
-        assert!(queue("searchable = [\"a..b\"]").contains("queues[0].searchable[0]: \"a..b\" is no path"));
+        assert!(
+            queue("searchable = [\"a..b\"]")
+                .contains("queues[0].searchable[0]: \"a..b\" is no path")
+        );
         assert!(queue("redact = [\"a\", \"a\"]").contains("queues[0].redact: a is named twice"));
         let nine: Vec<String> = (0..9).map(|n| format!("\"p{n}\"")).collect();
-        assert!(queue(&format!("searchable = [{}]", nine.join(", "))).contains("searchable: at most 8 paths"));
-        let auth =
-            "[[egress]]\nurl = \"https://a.example/**\"\nmethods = [\"GET\"]\nauth = { bearer = { token = \"T\" } }\n";
+        assert!(
+            queue(&format!("searchable = [{}]", nine.join(", ")))
+                .contains("searchable: at most 8 paths")
+        );
+        let auth = "[[egress]]\nurl = \"https://a.example/**\"\nmethods = [\"GET\"]\nauth = { bearer = { token = \"T\" } }\n";
         assert!(refused(auth).contains("T is not among [[secrets]]"));
-        assert!(refused("[smtp]\nallowed = true\nbreaker = { failures = 0 }\n").contains("smtp.breaker.failures"));
-        let backoff = "[[queues]]\nname = \"a\"\nbackoff = { type = \"fixed\", delay_ms = 5, max_ms = 1 }\n";
+        assert!(
+            refused("[smtp]\nallowed = true\nbreaker = { failures = 0 }\n")
+                .contains("smtp.breaker.failures")
+        );
+        let backoff =
+            "[[queues]]\nname = \"a\"\nbackoff = { type = \"fixed\", delay_ms = 5, max_ms = 1 }\n";
         assert!(refused(backoff).contains("less than delay_ms"));
         assert!(refused("[audit]\ntrails = []\n").contains("audit.trails: name at least one"));
         assert!(refused("[audit]\ntrails = [\"Leads!\"]\n").contains("audit trail name"));
@@ -439,9 +538,14 @@ mod tests {
     fn tables_need_a_schema_a_known_privilege_and_each_privilege_once() {
         let tables = |text: &str| format!("[sql]\ntables = {{ {text} }}\n");
         assert!(refused(&tables("leads = [\"select\"]")).contains("needs its schema"));
-        assert!(refused(&tables("\"patchbay.outbox\" = [\"select\"]")).contains("the schema patchbay"));
+        assert!(
+            refused(&tables("\"patchbay.outbox\" = [\"select\"]")).contains("the schema patchbay")
+        );
         assert!(refused(&tables("\"crm.leads\" = [\"truncate\"]")).contains("none of select"));
-        assert!(refused(&tables("\"crm.leads\" = [\"select\", \"select(id)\"]")).contains("select is named twice"));
+        assert!(
+            refused(&tables("\"crm.leads\" = [\"select\", \"select(id)\"]"))
+                .contains("select is named twice")
+        );
         assert!(refused(&tables("\"crm.leads\" = []")).contains("at least one"));
         assert!(refused(&tables("")).contains("at least one table"));
     }
@@ -455,6 +559,11 @@ mod tests {
     #[test]
     fn an_unknown_wit_version_is_refused() {
         let text = MINIMAL.replace("0.1\"", "0.9\"");
-        assert!(read(&text).expect_err("refused").to_string().contains("WIT version"));
+        assert!(
+            read(&text)
+                .expect_err("refused")
+                .to_string()
+                .contains("WIT version")
+        );
     }
 }

@@ -13,7 +13,15 @@ const MAX_PARAMETERS: usize = 8;
 const MAX_PARAMETER_BYTES: usize = 32;
 
 /// First segments under `/api/` that the host serves or reserves, each with everything below it.
-const OF_HOST: [&str; 7] = ["admin", "auth", "cleanup", "docs", "health", "openapi.json", "redis"];
+const OF_HOST: [&str; 7] = [
+    "admin",
+    "auth",
+    "cleanup",
+    "docs",
+    "health",
+    "openapi.json",
+    "redis",
+];
 
 /// A path such as `/api/leads/{leadId}/call`: `/api/`, then segments, each a literal or a whole
 /// parameter. A literal matches only its plain spelling, and is case-sensitive.
@@ -24,7 +32,9 @@ pub struct RoutePath(String);
 /// Why a text is not a route's path, and what to write instead.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PathError {
-    #[error("must begin with /api/ and go on, as in /api/leads/{{leadId}}: every other path is the host's")]
+    #[error(
+        "must begin with /api/ and go on, as in /api/leads/{{leadId}}: every other path is the host's"
+    )]
     NotUnderApi,
     #[error("{0} bytes; the limit is {MAX_BYTES}")]
     TooLong(usize),
@@ -63,13 +73,18 @@ impl RoutePath {
     /// Whether the path of some request would match both.
     pub fn overlaps(&self, other: &Self) -> bool {
         self.segments().count() == other.segments().count()
-            && self.segments().zip(other.segments()).all(|(a, b)| meets(a, b))
+            && self
+                .segments()
+                .zip(other.segments())
+                .all(|(a, b)| meets(a, b))
     }
 
     /// Whether both match the same requests: at most the names of parameters differ.
     pub fn is_same_as(&self, other: &Self) -> bool {
         let shape = |path: &Self| -> Vec<Option<String>> {
-            path.segments().map(|segment| parameter(segment).is_none().then(|| segment.to_owned())).collect()
+            path.segments()
+                .map(|segment| parameter(segment).is_none().then(|| segment.to_owned()))
+                .collect()
         };
         shape(self) == shape(other)
     }
@@ -77,7 +92,9 @@ impl RoutePath {
     /// The path of the host, or a reserved one, that some request of this path would match, too.
     pub fn overlap_with_host(&self) -> Option<String> {
         let first = self.segments().next()?;
-        let found = OF_HOST.iter().find(|kept| parameter(first).is_some() || kept.eq_ignore_ascii_case(first));
+        let found = OF_HOST
+            .iter()
+            .find(|kept| parameter(first).is_some() || kept.eq_ignore_ascii_case(first));
         found.map(|kept| format!("{ROOT}{kept}"))
     }
 
@@ -110,7 +127,10 @@ fn check_segment(segment: &str) -> Result<(), PathError> {
         "" => Err(PathError::EmptySegment),
         "." | ".." => Err(PathError::DotSegment(segment.to_owned())),
         _ if segment.contains('%') => Err(PathError::PercentEncoded),
-        _ => match segment.chars().find(|&c| !(c.is_ascii_alphanumeric() || "-._~".contains(c))) {
+        _ => match segment
+            .chars()
+            .find(|&c| !(c.is_ascii_alphanumeric() || "-._~".contains(c)))
+        {
             Some(c) => Err(PathError::Character(c)),
             None => Ok(()),
         },
@@ -120,7 +140,10 @@ fn check_segment(segment: &str) -> Result<(), PathError> {
 impl FromStr for RoutePath {
     type Err = PathError;
     fn from_str(text: &str) -> Result<Self, PathError> {
-        let rest = text.strip_prefix(ROOT).filter(|rest| !rest.is_empty()).ok_or(PathError::NotUnderApi)?;
+        let rest = text
+            .strip_prefix(ROOT)
+            .filter(|rest| !rest.is_empty())
+            .ok_or(PathError::NotUnderApi)?;
         if text.len() > MAX_BYTES {
             return Err(PathError::TooLong(text.len()));
         }
@@ -131,12 +154,18 @@ impl FromStr for RoutePath {
         if segments.len() > MAX_SEGMENTS {
             return Err(PathError::TooManySegments(segments.len()));
         }
-        segments.iter().try_for_each(|segment| check_segment(segment))?;
+        segments
+            .iter()
+            .try_for_each(|segment| check_segment(segment))?;
         let parameters: Vec<&str> = segments.iter().copied().filter_map(parameter).collect();
         if parameters.len() > MAX_PARAMETERS {
             return Err(PathError::TooManyParameters(parameters.len()));
         }
-        if let Some(twice) = parameters.iter().enumerate().find(|(i, name)| parameters[..*i].contains(name)) {
+        if let Some(twice) = parameters
+            .iter()
+            .enumerate()
+            .find(|(i, name)| parameters[..*i].contains(name))
+        {
             return Err(PathError::ParameterTwice((*twice.1).to_owned()));
         }
         Ok(Self(text.to_owned()))
@@ -162,7 +191,8 @@ mod tests {
     use super::*;
 
     fn path(text: &str) -> RoutePath {
-        text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
+        text.parse()
+            .unwrap_or_else(|error| panic!("{text}: {error}"))
     }
 
     #[test]
@@ -183,7 +213,10 @@ mod tests {
             ("https://a.example/api/leads", PathError::NotUnderApi),
             (&long, PathError::TooLong(MAX_BYTES + 5)),
             (&deep, PathError::TooManySegments(MAX_SEGMENTS + 1)),
-            (&format!("/api{many}"), PathError::TooManyParameters(MAX_PARAMETERS + 1)),
+            (
+                &format!("/api{many}"),
+                PathError::TooManyParameters(MAX_PARAMETERS + 1),
+            ),
             ("/api/leads/", PathError::TrailingSlash),
             ("/api//leads", PathError::EmptySegment),
             ("/api/leads//x", PathError::EmptySegment),
@@ -214,7 +247,10 @@ mod tests {
             assert_eq!(text.parse::<RoutePath>(), Err(error), "{text}");
         }
         let name = "n".repeat(MAX_PARAMETER_BYTES + 1);
-        assert!(matches!(format!("/api/a/{{{name}}}").parse::<RoutePath>(), Err(PathError::Parameter(_))));
+        assert!(matches!(
+            format!("/api/a/{{{name}}}").parse::<RoutePath>(),
+            Err(PathError::Parameter(_))
+        ));
     }
 
     #[test]
@@ -222,7 +258,10 @@ mod tests {
         path(&format!("/api/{}", "x".repeat(MAX_BYTES - ROOT.len())));
         path(&format!("/api{}", "/x".repeat(MAX_SEGMENTS)));
         let most: String = (0..MAX_PARAMETERS).map(|n| format!("/{{p{n}}}")).collect();
-        assert_eq!(path(&format!("/api{most}")).parameters().count(), MAX_PARAMETERS);
+        assert_eq!(
+            path(&format!("/api{most}")).parameters().count(),
+            MAX_PARAMETERS
+        );
         path("/api/v1.2/~a/...");
     }
 
@@ -240,8 +279,16 @@ mod tests {
             ("/api/{x}/b", "/api/a/{y}", true, false),
         ] {
             let (a, b) = (path(a), path(b));
-            assert_eq!((a.overlaps(&b), b.overlaps(&a)), (overlaps, overlaps), "{a} {b}");
-            assert_eq!((a.is_same_as(&b), b.is_same_as(&a)), (is_same, is_same), "{a} {b}");
+            assert_eq!(
+                (a.overlaps(&b), b.overlaps(&a)),
+                (overlaps, overlaps),
+                "{a} {b}"
+            );
+            assert_eq!(
+                (a.is_same_as(&b), b.is_same_as(&a)),
+                (is_same, is_same),
+                "{a} {b}"
+            );
         }
     }
 
@@ -258,9 +305,18 @@ mod tests {
             ("/api/{any}", "/api/admin"),
             ("/api/{any}/x", "/api/admin"),
         ] {
-            assert_eq!(path(text).overlap_with_host().as_deref(), Some(kept), "{text}");
+            assert_eq!(
+                path(text).overlap_with_host().as_deref(),
+                Some(kept),
+                "{text}"
+            );
         }
-        for text in ["/api/administrators", "/api/leads/admin", "/api/healthy", "/api/leads/{id}"] {
+        for text in [
+            "/api/administrators",
+            "/api/leads/admin",
+            "/api/healthy",
+            "/api/leads/{id}",
+        ] {
             assert_eq!(path(text).overlap_with_host(), None, "{text}");
         }
     }
@@ -272,9 +328,14 @@ mod tests {
         let paths = document["paths"].as_object().expect("paths");
         assert!(paths.len() > 50);
         for described in paths.keys() {
-            let Some(rest) = described.strip_prefix(ROOT) else { continue };
+            let Some(rest) = described.strip_prefix(ROOT) else {
+                continue;
+            };
             let first = rest.split('/').next().unwrap_or_default();
-            assert!(OF_HOST.contains(&first), "{described}: OF_HOST lacks {first:?}");
+            assert!(
+                OF_HOST.contains(&first),
+                "{described}: OF_HOST lacks {first:?}"
+            );
         }
     }
 }

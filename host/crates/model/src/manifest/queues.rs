@@ -141,7 +141,10 @@ impl Manifest {
         for (i, queue) in self.queues.iter().enumerate() {
             let key = |field: &str| format!("queues[{i}].{field}");
             if !names.insert(&queue.name) {
-                return Err(invalid(key("name"), format!("{} is named twice", queue.name)));
+                return Err(invalid(
+                    key("name"),
+                    format!("{} is named twice", queue.name),
+                ));
             }
             if queue.concurrency == Some(0) {
                 return Err(invalid(key("concurrency"), "must be at least 1"));
@@ -156,25 +159,36 @@ impl Manifest {
             }
             let concurrency = queue.concurrency.unwrap_or(1);
             if let Some(reserved) = queue.reserved.filter(|&reserved| reserved > concurrency) {
-                return Err(invalid(key("reserved"), format!("{reserved} is more than concurrency = {concurrency}")));
+                return Err(invalid(
+                    key("reserved"),
+                    format!("{reserved} is more than concurrency = {concurrency}"),
+                ));
             }
             if queue.attempts == Some(0) {
                 return Err(invalid(key("attempts"), "must be at least 1"));
             }
             if let Some(backoff) = &queue.backoff {
                 if backoff.jitter.is_some_and(|j| !(0.0..=1.0).contains(&j)) {
-                    return Err(invalid(key("backoff.jitter"), "must be between 0.0 and 1.0"));
+                    return Err(invalid(
+                        key("backoff.jitter"),
+                        "must be between 0.0 and 1.0",
+                    ));
                 }
                 if backoff.max_ms.is_some_and(|max| max < backoff.delay_ms) {
                     return Err(invalid(key("backoff.max_ms"), "is less than delay_ms"));
                 }
             }
-            if queue.rate.as_ref().is_some_and(|rate| rate.max == 0 || rate.per_ms == 0) {
+            if queue
+                .rate
+                .as_ref()
+                .is_some_and(|rate| rate.max == 0 || rate.per_ms == 0)
+            {
                 return Err(invalid(key("rate"), "max and per_ms must be at least 1"));
             }
-            for (field, paths, most) in
-                [("searchable", &queue.searchable, MAX_SEARCHABLE), ("redact", &queue.redact, MAX_REDACTED)]
-            {
+            for (field, paths, most) in [
+                ("searchable", &queue.searchable, MAX_SEARCHABLE),
+                ("redact", &queue.redact, MAX_REDACTED),
+            ] {
                 if paths.len() > most {
                     return Err(invalid(key(field), format!("at most {most} paths")));
                 }
@@ -184,16 +198,28 @@ impl Manifest {
                 }
             }
             for (j, job) in queue.jobs.iter().enumerate() {
-                if job.priority.is_some_and(|priority| !(1..=MAX_PRIORITY).contains(&priority)) {
-                    return Err(invalid(key(&format!("jobs[{j}].priority")), format!("must be 1 to {MAX_PRIORITY}")));
+                if job
+                    .priority
+                    .is_some_and(|priority| !(1..=MAX_PRIORITY).contains(&priority))
+                {
+                    return Err(invalid(
+                        key(&format!("jobs[{j}].priority")),
+                        format!("must be 1 to {MAX_PRIORITY}"),
+                    ));
                 }
                 if job.expires_after_ms == Some(0) {
-                    return Err(invalid(key(&format!("jobs[{j}].expires_after_ms")), "must be at least 1"));
+                    return Err(invalid(
+                        key(&format!("jobs[{j}].expires_after_ms")),
+                        "must be at least 1",
+                    ));
                 }
             }
             let mut jobs = BTreeSet::new();
             if let Some(twice) = queue.jobs.iter().find(|job| !jobs.insert(&job.name)) {
-                return Err(invalid(key("jobs"), format!("{} is named twice", twice.name)));
+                return Err(invalid(
+                    key("jobs"),
+                    format!("{} is named twice", twice.name),
+                ));
             }
         }
         Ok(())

@@ -5,12 +5,14 @@ use serde_json::{Value, json};
 use super::*;
 
 const ROUTE: &str = "[[routes]]\nmethod = \"POST\"\npath = \"/api/leads/{leadId}/call\"\nroles = [\"sales\", \"admin\"]\noperation = \"connect-call\"\n";
-const WEBHOOK: &str = "[[webhooks]]\nname = \"status\"\npath = \"/api/exotel/status\"\nqueue = \"exotelQueue\"\n";
+const WEBHOOK: &str =
+    "[[webhooks]]\nname = \"status\"\npath = \"/api/exotel/status\"\nqueue = \"exotelQueue\"\n";
 const QUEUE: &str = "[[queues]]\nname = \"exotelQueue\"\n";
 
 fn read(text: &str) -> Result<Manifest, ManifestError> {
     let head = "name = \"exotel\"\nversion = \"1.0.0\"\nwit = \"0.1\"\n";
-    Manifest::from_toml(&format!("{head}{text}"), |path| match path {
+    Manifest::from_toml(&format!("{head}{text}"), |path| {
+        match path {
         "call.json" => Ok(json!({
             "type": "object",
             "properties": {
@@ -24,6 +26,7 @@ fn read(text: &str) -> Result<Manifest, ManifestError> {
         "optional.json" => Ok(json!({ "properties": { "path": { "type": "object" } } }).to_string()),
         "broken.json" => Ok(json!({ "type": "objekt" }).to_string()),
         _ => Err("no such file".into()),
+    }
     })
 }
 
@@ -42,13 +45,20 @@ fn webhook(line: &str) -> String {
 
 fn with_line(section: &str, line: &str) -> String {
     let key = line.split(' ').next().unwrap_or_default();
-    let kept: String = section.lines().filter(|old| !old.starts_with(key)).map(|old| format!("{old}\n")).collect();
+    let kept: String = section
+        .lines()
+        .filter(|old| !old.starts_with(key))
+        .map(|old| format!("{old}\n"))
+        .collect();
     format!("{kept}{line}\n")
 }
 
 fn manifest(name: &str, sections: Value) -> Manifest {
     let mut value = json!({ "format": 1, "name": name, "version": "1.0.0", "wit": "0.1" });
-    value.as_object_mut().expect("an object").extend(sections.as_object().cloned().expect("an object"));
+    value
+        .as_object_mut()
+        .expect("an object")
+        .extend(sections.as_object().cloned().expect("an object"));
     Manifest::from_packed(value.to_string().as_bytes()).expect("valid")
 }
 
@@ -62,31 +72,76 @@ fn with_routes(name: &str, routes: &[(&str, &str)]) -> Manifest {
 
 #[test]
 fn routes_and_webhooks_are_read_with_their_defaults_and_packed_as_they_were() {
-    let more = "input = \"call.json\"\nwhen_unavailable = { status = 503, body = { enabled = false } }\n";
+    let more =
+        "input = \"call.json\"\nwhen_unavailable = { status = 503, body = { enabled = false } }\n";
     let manifest = read(&format!("{QUEUE}{ROUTE}{more}{WEBHOOK}")).expect("valid");
     let route = &manifest.routes[0];
-    assert_eq!((route.method, route.path.as_str()), (HttpMethod::Post, "/api/leads/{leadId}/call"));
-    assert_eq!((&route.roles[..], route.operation.as_str()), (&[Role::Sales, Role::Admin][..], "connect-call"));
-    assert!(route.input.as_ref().is_some_and(Value::is_object), "the schema itself, and not its file's name");
+    assert_eq!(
+        (route.method, route.path.as_str()),
+        (HttpMethod::Post, "/api/leads/{leadId}/call")
+    );
+    assert_eq!(
+        (&route.roles[..], route.operation.as_str()),
+        (&[Role::Sales, Role::Admin][..], "connect-call")
+    );
+    assert!(
+        route.input.as_ref().is_some_and(Value::is_object),
+        "the schema itself, and not its file's name"
+    );
     let webhook = &manifest.webhooks[0];
-    assert_eq!((&webhook.methods[..], webhook.max_body_bytes), (&[HttpMethod::Post][..], 262_144));
+    assert_eq!(
+        (&webhook.methods[..], webhook.max_body_bytes),
+        (&[HttpMethod::Post][..], 262_144)
+    );
     assert_eq!(webhook.success_status, 200);
-    assert_eq!(Manifest::from_packed(&manifest.to_packed()).expect("valid"), manifest);
-    let declared: Vec<String> = manifest.endpoints().map(|endpoint| endpoint.to_string()).collect();
-    assert_eq!(declared, ["POST /api/leads/{leadId}/call", "POST /api/exotel/status"]);
-    let exports: Vec<&str> = manifest.exports(&BuildSpec::default()).into_iter().map(Export::as_str).collect();
-    assert_eq!(exports, ["jobs", "operations", "webhooks"], "what the host will call");
+    assert_eq!(
+        Manifest::from_packed(&manifest.to_packed()).expect("valid"),
+        manifest
+    );
+    let declared: Vec<String> = manifest
+        .endpoints()
+        .map(|endpoint| endpoint.to_string())
+        .collect();
+    assert_eq!(
+        declared,
+        ["POST /api/leads/{leadId}/call", "POST /api/exotel/status"]
+    );
+    let exports: Vec<&str> = manifest
+        .exports(&BuildSpec::default())
+        .into_iter()
+        .map(Export::as_str)
+        .collect();
+    assert_eq!(
+        exports,
+        ["jobs", "operations", "webhooks"],
+        "what the host will call"
+    );
 }
 
 #[test]
 fn each_wrong_field_of_a_route_is_named_with_what_to_write() {
     for (line, error) in [
-        ("method = \"HEAD\"", "routes[0].method: \"HEAD\" is none of GET, POST, PUT, PATCH, DELETE"),
-        ("method = \"get\"", "routes[0].method: \"get\" is none of GET"),
-        ("path = \"/metrics\"", "routes[0].path: must begin with /api/"),
-        ("path = \"/api/a/../b\"", "routes[0].path: has the segment \"..\""),
+        (
+            "method = \"HEAD\"",
+            "routes[0].method: \"HEAD\" is none of GET, POST, PUT, PATCH, DELETE",
+        ),
+        (
+            "method = \"get\"",
+            "routes[0].method: \"get\" is none of GET",
+        ),
+        (
+            "path = \"/metrics\"",
+            "routes[0].path: must begin with /api/",
+        ),
+        (
+            "path = \"/api/a/../b\"",
+            "routes[0].path: has the segment \"..\"",
+        ),
         ("path = \"/api/a%2Fb\"", "routes[0].path: has '%'"),
-        ("path = \"/api/leads/\"", "routes[0].path: ends with '/': leave it out"),
+        (
+            "path = \"/api/leads/\"",
+            "routes[0].path: ends with '/': leave it out",
+        ),
         ("path = \"/api/école\"", "routes[0].path: has 'é'"),
         ("path = 5", "routes[0].path: must be text"),
         (
@@ -95,23 +150,44 @@ fn each_wrong_field_of_a_route_is_named_with_what_to_write() {
         ),
         ("path = \"/api/health\"", "overlaps /api/health of the host"),
         ("roles = []", "routes[0].roles: name at least one role"),
-        ("roles = [\"sales\", \"sales\"]", "routes[0].roles: a role is named twice"),
+        (
+            "roles = [\"sales\", \"sales\"]",
+            "routes[0].roles: a role is named twice",
+        ),
         (
             "roles = [\"boss\"]",
             "routes[0].roles[0]: \"boss\" is none of user, admin, finance, expert, sales, sales_head, external_hr, batch_lead, super_mentor, community_manager",
         ),
-        ("operation = \"\"", "routes[0].operation: 1 to 64 letters, digits and - _ . :"),
+        (
+            "operation = \"\"",
+            "routes[0].operation: 1 to 64 letters, digits and - _ . :",
+        ),
         ("operation = \"a b\"", "routes[0].operation: 1 to 64"),
-        ("input = \"header.json\"", "routes[0].input: describes \"header\"; an input has only path, query and body"),
-        ("input = \"other.json\"", "routes[0].input: describes path.id, and /api/leads/{leadId}/call has no {id}"),
-        ("input = \"optional.json\"", "routes[0].input: must list \"leadId\" in the \"required\" of path"),
+        (
+            "input = \"header.json\"",
+            "routes[0].input: describes \"header\"; an input has only path, query and body",
+        ),
+        (
+            "input = \"other.json\"",
+            "routes[0].input: describes path.id, and /api/leads/{leadId}/call has no {id}",
+        ),
+        (
+            "input = \"optional.json\"",
+            "routes[0].input: must list \"leadId\" in the \"required\" of path",
+        ),
         ("input = \"broken.json\"", "routes[0].input: "),
-        ("input = \"missing.json\"", "routes[0].input: cannot use missing.json: no such file"),
+        (
+            "input = \"missing.json\"",
+            "routes[0].input: cannot use missing.json: no such file",
+        ),
         (
             "when_unavailable = { status = 199, body = 1 }",
             "routes[0].when_unavailable.status: 199 is not from 200 to 599",
         ),
-        ("when_unavailable = { status = 503 }", "routes[0].when_unavailable.body is missing"),
+        (
+            "when_unavailable = { status = 503 }",
+            "routes[0].when_unavailable.body is missing",
+        ),
         (
             "when_unavailable = { status = 70000, body = 1 }",
             "routes[0].when_unavailable.status: must be a whole number from 0 to 65535",
@@ -125,63 +201,131 @@ fn each_wrong_field_of_a_route_is_named_with_what_to_write() {
         assert!(message.contains(error), "{line}: {message}");
     }
     for key in ["method", "path", "roles", "operation"] {
-        let without: String =
-            ROUTE.lines().filter(|line| !line.starts_with(key)).map(|line| format!("{line}\n")).collect();
-        assert!(refused(&without).ends_with(&format!("routes[0].{key} is missing")), "{}", refused(&without));
+        let without: String = ROUTE
+            .lines()
+            .filter(|line| !line.starts_with(key))
+            .map(|line| format!("{line}\n"))
+            .collect();
+        assert!(
+            refused(&without).ends_with(&format!("routes[0].{key} is missing")),
+            "{}",
+            refused(&without)
+        );
     }
-    let large = format!("when_unavailable = {{ status = 503, body = \"{}\" }}", "x".repeat(16 << 10));
-    assert!(refused(&route(&large)).contains("routes[0].when_unavailable.body: 16386 bytes; the limit is 16384"));
-    let many: String = (0..201).map(|n| with_line(ROUTE, &format!("path = \"/api/r{n}\""))).collect();
+    let large = format!(
+        "when_unavailable = {{ status = 503, body = \"{}\" }}",
+        "x".repeat(16 << 10)
+    );
+    assert!(
+        refused(&route(&large))
+            .contains("routes[0].when_unavailable.body: 16386 bytes; the limit is 16384")
+    );
+    let many: String = (0..201)
+        .map(|n| with_line(ROUTE, &format!("path = \"/api/r{n}\"")))
+        .collect();
     assert!(refused(&many).contains("routes: 201 routes; the limit is 200"));
 }
 
 #[test]
 fn each_wrong_field_of_a_webhook_is_named_with_what_to_write() {
     for (line, error) in [
-        ("name = \"\"", "webhooks[0].name: 1 to 64 letters, digits and - _ ."),
+        (
+            "name = \"\"",
+            "webhooks[0].name: 1 to 64 letters, digits and - _ .",
+        ),
         ("name = \"a/b\"", "webhooks[0].name: 1 to 64"),
-        ("path = \"/api/exotel/{call}\"", "webhooks[0].path: has the parameter {call}: a vendor is given one URL"),
+        (
+            "path = \"/api/exotel/{call}\"",
+            "webhooks[0].path: has the parameter {call}: a vendor is given one URL",
+        ),
         (
             "path = \"/api/admin/exotel\"",
             "webhooks[0].path: POST /api/admin/exotel of exotel overlaps /api/admin of the host",
         ),
-        ("path = \"/healthz\"", "webhooks[0].path: must begin with /api/"),
-        ("methods = []", "webhooks[0].methods: name at least one, or leave it out for POST"),
-        ("methods = [\"DELETE\"]", "webhooks[0].methods: a webhook takes GET, POST, PUT and PATCH, not DELETE"),
-        ("methods = [\"GET\", \"GET\"]", "webhooks[0].methods: GET is named twice"),
-        ("max_body_bytes = 0", "webhooks[0].max_body_bytes: 0 is not from 1 to 4194304"),
-        ("max_body_bytes = 4194305", "webhooks[0].max_body_bytes: 4194305 is not from 1 to 4194304"),
-        ("max_body_bytes = 9223372036854775807", "webhooks[0].max_body_bytes: 9223372036854775807 is not from"),
-        ("max_body_bytes = -1", "webhooks[0].max_body_bytes: must be a whole number, 0 or more"),
-        ("success_status = 302", "webhooks[0].success_status: 302 is not from 200 to 299"),
-        ("queue = \"otherQueue\"", "webhooks[0].queue: otherQueue is not one of the plugin's own queues"),
+        (
+            "path = \"/healthz\"",
+            "webhooks[0].path: must begin with /api/",
+        ),
+        (
+            "methods = []",
+            "webhooks[0].methods: name at least one, or leave it out for POST",
+        ),
+        (
+            "methods = [\"DELETE\"]",
+            "webhooks[0].methods: a webhook takes GET, POST, PUT and PATCH, not DELETE",
+        ),
+        (
+            "methods = [\"GET\", \"GET\"]",
+            "webhooks[0].methods: GET is named twice",
+        ),
+        (
+            "max_body_bytes = 0",
+            "webhooks[0].max_body_bytes: 0 is not from 1 to 4194304",
+        ),
+        (
+            "max_body_bytes = 4194305",
+            "webhooks[0].max_body_bytes: 4194305 is not from 1 to 4194304",
+        ),
+        (
+            "max_body_bytes = 9223372036854775807",
+            "webhooks[0].max_body_bytes: 9223372036854775807 is not from",
+        ),
+        (
+            "max_body_bytes = -1",
+            "webhooks[0].max_body_bytes: must be a whole number, 0 or more",
+        ),
+        (
+            "success_status = 302",
+            "webhooks[0].success_status: 302 is not from 200 to 299",
+        ),
+        (
+            "queue = \"otherQueue\"",
+            "webhooks[0].queue: otherQueue is not one of the plugin's own queues",
+        ),
         ("secret = \"X\"", "webhooks[0].secret is no known field"),
     ] {
         let message = refused(&webhook(line));
         assert!(message.contains(error), "{line}: {message}");
     }
     for key in ["name", "path", "queue"] {
-        let without: String =
-            WEBHOOK.lines().filter(|line| !line.starts_with(key)).map(|line| format!("{line}\n")).collect();
-        assert!(refused(&format!("{QUEUE}{without}")).ends_with(&format!("webhooks[0].{key} is missing")));
+        let without: String = WEBHOOK
+            .lines()
+            .filter(|line| !line.starts_with(key))
+            .map(|line| format!("{line}\n"))
+            .collect();
+        assert!(
+            refused(&format!("{QUEUE}{without}"))
+                .ends_with(&format!("webhooks[0].{key} is missing"))
+        );
     }
     let second = with_line(WEBHOOK, "path = \"/api/exotel/other\"");
-    assert!(refused(&format!("{QUEUE}{WEBHOOK}{second}")).contains("webhooks[1].name: \"status\" is named twice"));
+    assert!(
+        refused(&format!("{QUEUE}{WEBHOOK}{second}"))
+            .contains("webhooks[1].name: \"status\" is named twice")
+    );
     let many: String = (0..21)
-        .map(|n| format!("[[webhooks]]\nname = \"w{n}\"\npath = \"/api/w{n}\"\nqueue = \"exotelQueue\"\n"))
+        .map(|n| {
+            format!(
+                "[[webhooks]]\nname = \"w{n}\"\npath = \"/api/w{n}\"\nqueue = \"exotelQueue\"\n"
+            )
+        })
         .collect();
     assert!(refused(&format!("{QUEUE}{many}")).contains("webhooks: 21 webhooks; the limit is 20"));
 }
 
 #[test]
-fn within_a_plugin_the_same_method_and_path_stand_once_and_a_literal_may_stand_beside_a_parameter() {
+fn within_a_plugin_the_same_method_and_path_stand_once_and_a_literal_may_stand_beside_a_parameter()
+{
     let twice = format!("{ROUTE}{ROUTE}");
     assert_eq!(
         refused(&twice),
         "routes[1]: POST /api/leads/{leadId}/call is the same as POST /api/leads/{leadId}/call of routes[0]: leave one out"
     );
     let renamed = with_line(ROUTE, "path = \"/api/leads/{id}/call\"");
-    assert!(refused(&format!("{ROUTE}{renamed}")).starts_with("routes[1]: POST /api/leads/{id}/call is the same as"));
+    assert!(
+        refused(&format!("{ROUTE}{renamed}"))
+            .starts_with("routes[1]: POST /api/leads/{id}/call is the same as")
+    );
     let other_method = with_line(&renamed, "method = \"GET\"");
     let literal = with_line(ROUTE, "path = \"/api/leads/newest/call\"");
     read(&format!("{ROUTE}{other_method}{literal}")).expect("valid");
@@ -191,15 +335,28 @@ fn within_a_plugin_the_same_method_and_path_stand_once_and_a_literal_may_stand_b
         refused(&format!("{QUEUE}{same_path}{WEBHOOK}"))
             .starts_with("webhooks[0]: POST /api/exotel/status is the same as POST /api/exotel/status of routes[0]")
     );
-    read(&format!("{QUEUE}{}{WEBHOOK}", with_line(&same_path, "method = \"GET\""))).expect("valid");
-    let second = with_line(&with_line(WEBHOOK, "name = \"other\""), "methods = [\"GET\"]");
-    assert!(refused(&format!("{QUEUE}{WEBHOOK}{second}")).starts_with("webhooks[1]: GET /api/exotel/status"));
+    read(&format!(
+        "{QUEUE}{}{WEBHOOK}",
+        with_line(&same_path, "method = \"GET\"")
+    ))
+    .expect("valid");
+    let second = with_line(
+        &with_line(WEBHOOK, "name = \"other\""),
+        "methods = [\"GET\"]",
+    );
+    assert!(
+        refused(&format!("{QUEUE}{WEBHOOK}{second}"))
+            .starts_with("webhooks[1]: GET /api/exotel/status")
+    );
 }
 
 #[test]
 fn two_plugins_overlap_whatever_the_methods_and_the_message_names_both() {
     let exotel = with_routes("exotel", &[("POST", "/api/leads/{id}/call")]);
-    let crm = with_routes("crm", &[("GET", "/api/leads"), ("GET", "/api/leads/{leadId}/call")]);
+    let crm = with_routes(
+        "crm",
+        &[("GET", "/api/leads"), ("GET", "/api/leads/{leadId}/call")],
+    );
     let overlap = exotel.overlap_with(&crm).expect("overlap");
     assert_eq!(
         overlap.with_standing("active, revision 3f2a").to_string(),
@@ -214,7 +371,13 @@ fn two_plugins_overlap_whatever_the_methods_and_the_message_names_both() {
         ("/api/leads/{id}", false),
         ("/api/Leads/{id}/call", false),
     ] {
-        assert_eq!(with_routes("other", &[("PUT", path)]).overlap_with(&exotel).is_some(), overlaps, "{path}");
+        assert_eq!(
+            with_routes("other", &[("PUT", path)])
+                .overlap_with(&exotel)
+                .is_some(),
+            overlaps,
+            "{path}"
+        );
     }
     let webhook = manifest(
         "hook",
@@ -223,18 +386,40 @@ fn two_plugins_overlap_whatever_the_methods_and_the_message_names_both() {
             "webhooks": [{ "name": "w", "path": "/api/leads/a/call", "queue": "q", "methods": ["GET", "POST"] }],
         }),
     );
-    let overlap = webhook.overlap_with(&exotel).expect("a webhook takes part").to_string();
-    assert!(overlap.starts_with("GET,POST /api/leads/a/call of hook overlaps POST /api/leads/{id}/call of exotel"));
+    let overlap = webhook
+        .overlap_with(&exotel)
+        .expect("a webhook takes part")
+        .to_string();
+    assert!(overlap.starts_with(
+        "GET,POST /api/leads/a/call of hook overlaps POST /api/leads/{id}/call of exotel"
+    ));
 }
 
 #[test]
 fn a_packed_manifest_with_a_path_of_the_host_is_read_so_that_the_host_can_say_so() {
     // A newer host may reserve a path that an older one let a plugin use: a stored manifest must
     // stay readable.
-    for path in ["/api/admin", "/api/admin/{x}", "/api/openapi.json", "/api/{any}"] {
-        let overlap = with_routes("greedy", &[("GET", path)]).overlap_with_host().expect(path).to_string();
-        assert!(overlap.starts_with(&format!("GET {path} of greedy overlaps /api/")), "{overlap}");
-        assert!(overlap.ends_with(" of the host. Choose another path"), "{overlap}");
+    for path in [
+        "/api/admin",
+        "/api/admin/{x}",
+        "/api/openapi.json",
+        "/api/{any}",
+    ] {
+        let overlap = with_routes("greedy", &[("GET", path)])
+            .overlap_with_host()
+            .expect(path)
+            .to_string();
+        assert!(
+            overlap.starts_with(&format!("GET {path} of greedy overlaps /api/")),
+            "{overlap}"
+        );
+        assert!(
+            overlap.ends_with(" of the host. Choose another path"),
+            "{overlap}"
+        );
     }
-    assert_eq!(with_routes("modest", &[("GET", "/api/leads")]).overlap_with_host(), None);
+    assert_eq!(
+        with_routes("modest", &[("GET", "/api/leads")]).overlap_with_host(),
+        None
+    );
 }

@@ -86,10 +86,15 @@ pub struct UnavailableSpec {
 impl Manifest {
     pub(super) fn check_routes(&self) -> Result<(), ManifestError> {
         if self.routes.len() > MAX_ROUTES {
-            return Err(invalid("routes", format!("{} routes; the limit is {MAX_ROUTES}", self.routes.len())));
+            return Err(invalid(
+                "routes",
+                format!("{} routes; the limit is {MAX_ROUTES}", self.routes.len()),
+            ));
         }
         for (i, route) in self.routes.iter().enumerate() {
-            route.check().map_err(|(field, reason)| invalid(format!("routes[{i}].{field}"), reason))?;
+            route
+                .check()
+                .map_err(|(field, reason)| invalid(format!("routes[{i}].{field}"), reason))?;
         }
         Ok(())
     }
@@ -115,11 +120,15 @@ impl RouteSpec {
             return Err(("operation", reason));
         }
         if let Some(schema) = &self.input {
-            self.check_input(schema).map_err(|reason| ("input", reason))?;
+            self.check_input(schema)
+                .map_err(|reason| ("input", reason))?;
         }
         if let Some(answer) = &self.when_unavailable {
             if !(200..=599).contains(&answer.status) {
-                return Err(("when_unavailable.status", format!("{} is not from 200 to 599", answer.status)));
+                return Err((
+                    "when_unavailable.status",
+                    format!("{} is not from 200 to 599", answer.status),
+                ));
             }
             let bytes = answer.body.to_string().len();
             if bytes > MAX_UNAVAILABLE_BYTES {
@@ -134,19 +143,47 @@ impl RouteSpec {
     /// describes `path`, it must require every parameter.
     fn check_input(&self, schema: &Value) -> Result<(), String> {
         let properties = |schema: &Value| -> Vec<String> {
-            schema["properties"].as_object().into_iter().flat_map(|names| names.keys().cloned()).collect()
+            schema["properties"]
+                .as_object()
+                .into_iter()
+                .flat_map(|names| names.keys().cloned())
+                .collect()
         };
-        if let Some(unknown) = properties(schema).iter().find(|name| !INPUT.contains(&name.as_str())) {
-            return Err(format!("describes {unknown:?}; an input has only path, query and body"));
+        if let Some(unknown) = properties(schema)
+            .iter()
+            .find(|name| !INPUT.contains(&name.as_str()))
+        {
+            return Err(format!(
+                "describes {unknown:?}; an input has only path, query and body"
+            ));
         }
-        let Some(path) = schema["properties"].get("path").filter(|path| path.is_object()) else { return Ok(()) };
+        let Some(path) = schema["properties"]
+            .get("path")
+            .filter(|path| path.is_object())
+        else {
+            return Ok(());
+        };
         let parameters: Vec<&str> = self.path.parameters().collect();
-        if let Some(unknown) = properties(path).iter().find(|name| !parameters.contains(&name.as_str())) {
-            return Err(format!("describes path.{unknown}, and {} has no {{{unknown}}}", self.path));
+        if let Some(unknown) = properties(path)
+            .iter()
+            .find(|name| !parameters.contains(&name.as_str()))
+        {
+            return Err(format!(
+                "describes path.{unknown}, and {} has no {{{unknown}}}",
+                self.path
+            ));
         }
-        let required: Vec<&str> = path["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let required: Vec<&str> = path["required"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .collect();
         match parameters.iter().find(|name| !required.contains(name)) {
-            Some(missing) => Err(format!("must list {missing:?} in the \"required\" of path: {} has it", self.path)),
+            Some(missing) => Err(format!(
+                "must list {missing:?} in the \"required\" of path: {} has it",
+                self.path
+            )),
             None => Ok(()),
         }
     }

@@ -45,10 +45,15 @@ impl ScheduleSpec {
     pub fn rhythm(&self) -> Result<Rhythm, String> {
         let rhythm = match (self.every_ms, &self.cron) {
             (Some(ms), None) if self.tz.is_none() => Rhythm::Every(Duration::from_millis(ms)),
-            (None, Some(pattern)) => Rhythm::Cron { pattern: pattern.clone(), zone: self.tz.clone() },
+            (None, Some(pattern)) => Rhythm::Cron {
+                pattern: pattern.clone(),
+                zone: self.tz.clone(),
+            },
             _ => return Err("it needs either every_ms, or cron with an optional tz".into()),
         };
-        rhythm.preview(&self.id, 0, 1).map_err(|error| error.to_string())?;
+        rhythm
+            .preview(&self.id, 0, 1)
+            .map_err(|error| error.to_string())?;
         Ok(rhythm)
     }
 }
@@ -59,15 +64,23 @@ impl Manifest {
         for (i, schedule) in self.schedules.iter().enumerate() {
             let key = |field: &str| format!("schedules[{i}].{field}");
             if !ids.insert(&schedule.id) {
-                return Err(invalid(key("id"), format!("{} is named twice", schedule.id)));
+                return Err(invalid(
+                    key("id"),
+                    format!("{} is named twice", schedule.id),
+                ));
             }
             if self.queue(&schedule.queue).is_none() {
-                return Err(invalid(key("queue"), format!("{} is not one of the plugin's own queues", schedule.queue)));
+                return Err(invalid(
+                    key("queue"),
+                    format!("{} is not one of the plugin's own queues", schedule.queue),
+                ));
             }
             if schedule.name.is_empty() {
                 return Err(invalid(key("name"), "must not be empty"));
             }
-            schedule.rhythm().map_err(|reason| invalid(format!("schedules[{i}]"), reason))?;
+            schedule
+                .rhythm()
+                .map_err(|reason| invalid(format!("schedules[{i}]"), reason))?;
         }
         Ok(())
     }

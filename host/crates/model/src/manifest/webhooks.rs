@@ -25,7 +25,10 @@ pub struct WebhookSpec {
     #[serde(default = "post", skip_serializing_if = "is_post")]
     pub methods: Vec<HttpMethod>,
     /// Default 256 KiB.
-    #[serde(default = "default_body_bytes", skip_serializing_if = "is_default_body_bytes")]
+    #[serde(
+        default = "default_body_bytes",
+        skip_serializing_if = "is_default_body_bytes"
+    )]
     pub max_body_bytes: u64,
     /// Default 200.
     #[serde(default = "default_status", skip_serializing_if = "is_default_status")]
@@ -61,17 +64,29 @@ fn is_default_status(status: &u16) -> bool {
 impl Manifest {
     pub(super) fn check_webhooks(&self) -> Result<(), ManifestError> {
         if self.webhooks.len() > MAX_WEBHOOKS {
-            return Err(invalid("webhooks", format!("{} webhooks; the limit is {MAX_WEBHOOKS}", self.webhooks.len())));
+            return Err(invalid(
+                "webhooks",
+                format!(
+                    "{} webhooks; the limit is {MAX_WEBHOOKS}",
+                    self.webhooks.len()
+                ),
+            ));
         }
         let mut names = BTreeSet::new();
         for (i, webhook) in self.webhooks.iter().enumerate() {
             let wrong = |(field, reason)| invalid(format!("webhooks[{i}].{field}"), reason);
             webhook.check().map_err(wrong)?;
             if !names.insert(&webhook.name) {
-                return Err(wrong(("name", format!("{:?} is named twice", webhook.name))));
+                return Err(wrong((
+                    "name",
+                    format!("{:?} is named twice", webhook.name),
+                )));
             }
             if self.queue(&webhook.queue).is_none() {
-                let reason = format!("{} is not one of the plugin's own queues: add it to [[queues]]", webhook.queue);
+                let reason = format!(
+                    "{} is not one of the plugin's own queues: add it to [[queues]]",
+                    webhook.queue
+                );
                 return Err(wrong(("queue", reason)));
             }
         }
@@ -83,30 +98,46 @@ impl WebhookSpec {
     /// The error names the field that is wrong, and what to write.
     fn check(&self) -> Result<(), (&'static str, String)> {
         let is_name = (1..=MAX_NAME).contains(&self.name.len())
-            && self.name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
+            && self
+                .name
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
         if !is_name {
             return Err(("name", format!("1 to {MAX_NAME} letters, digits and - _ .")));
         }
         if let Some(name) = self.path.parameters().next() {
-            let reason =
-                format!("has the parameter {{{name}}}: a vendor is given one URL, so write a path without any");
+            let reason = format!(
+                "has the parameter {{{name}}}: a vendor is given one URL, so write a path without any"
+            );
             return Err(("path", reason));
         }
         if self.methods.is_empty() {
-            return Err(("methods", "name at least one, or leave it out for POST".into()));
+            return Err((
+                "methods",
+                "name at least one, or leave it out for POST".into(),
+            ));
         }
         if self.methods.contains(&HttpMethod::Delete) {
-            return Err(("methods", "a webhook takes GET, POST, PUT and PATCH, not DELETE".into()));
+            return Err((
+                "methods",
+                "a webhook takes GET, POST, PUT and PATCH, not DELETE".into(),
+            ));
         }
         let mut methods = BTreeSet::new();
         if let Some(twice) = self.methods.iter().find(|method| !methods.insert(**method)) {
             return Err(("methods", format!("{} is named twice", twice.as_str())));
         }
         if !(1..=MAX_BODY_BYTES).contains(&self.max_body_bytes) {
-            return Err(("max_body_bytes", format!("{} is not from 1 to {MAX_BODY_BYTES}", self.max_body_bytes)));
+            return Err((
+                "max_body_bytes",
+                format!("{} is not from 1 to {MAX_BODY_BYTES}", self.max_body_bytes),
+            ));
         }
         if !(200..=299).contains(&self.success_status) {
-            return Err(("success_status", format!("{} is not from 200 to 299", self.success_status)));
+            return Err((
+                "success_status",
+                format!("{} is not from 200 to 299", self.success_status),
+            ));
         }
         Ok(())
     }

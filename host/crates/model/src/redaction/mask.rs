@@ -27,9 +27,18 @@ const MAX_BYTES: usize = 2 << 20;
 const MANY: usize = 1_000;
 
 /// RFC 3986: all but the unreserved characters.
-const STRICT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+const STRICT: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
 /// JavaScript's `encodeURIComponent`.
-const COMPONENT: &AsciiSet = &STRICT.remove(b'!').remove(b'\'').remove(b'(').remove(b')').remove(b'*');
+const COMPONENT: &AsciiSet = &STRICT
+    .remove(b'!')
+    .remove(b'\'')
+    .remove(b'(')
+    .remove(b')')
+    .remove(b'*');
 /// JavaScript's `encodeURI`.
 const WHOLE_URI: &AsciiSet = &COMPONENT
     .remove(b';')
@@ -63,14 +72,18 @@ struct Needle {
 impl Mask {
     /// Searches for values, and mail addresses within them, in all spellings and letter cases.
     pub fn new(values: impl IntoIterator<Item = String>) -> Self {
-        let (mut known, mut texts, mut needles, mut bytes) = (HashSet::new(), Vec::new(), Vec::new(), 0);
+        let (mut known, mut texts, mut needles, mut bytes) =
+            (HashSet::new(), Vec::new(), Vec::new(), 0);
         for value in values.into_iter().flat_map(|value| forms(&value)) {
             let value = value.trim();
             if value.chars().take(LEAST_CHARS).count() < LEAST_CHARS || value == REDACTED {
                 continue;
             }
             let cut = &value[..value.floor_char_boundary(MAX_NEEDLE_BYTES)];
-            let needle = Needle { whole_word: value.len() <= WHOLE_WORD_BYTES, hides_rest: cut.len() < value.len() };
+            let needle = Needle {
+                whole_word: value.len() <= WHOLE_WORD_BYTES,
+                hides_rest: cut.len() < value.len(),
+            };
             for spelling in spellings(cut) {
                 let spelling = Folded::new(&spelling).text.into_owned();
                 if known.insert(spelling.clone()) {
@@ -80,7 +93,10 @@ impl Mask {
                 }
             }
             if bytes > MAX_BYTES {
-                return Self { hides_all: true, ..Self::default() };
+                return Self {
+                    hides_all: true,
+                    ..Self::default()
+                };
             }
         }
         if needles.is_empty() {
@@ -92,7 +108,11 @@ impl Mask {
             .kind((needles.len() > MANY).then_some(AhoCorasickKind::NoncontiguousNFA))
             .build(&texts);
         // Building fails only for more data than is possible here; then everything is hidden.
-        Self { hides_all: searcher.is_err(), searcher: searcher.ok(), needles }
+        Self {
+            hides_all: searcher.is_err(),
+            searcher: searcher.ok(),
+            needles,
+        }
     }
 
     /// Whether it searches for nothing. Short values are left out: every text has them.
@@ -160,13 +180,19 @@ impl Mask {
         }
         let through = {
             let folded = Folded::new(text);
-            let mut hits = self.hits(&folded, text).take_while(|hit| hit.start < max_bytes);
+            let mut hits = self
+                .hits(&folded, text)
+                .take_while(|hit| hit.start < max_bytes);
             hits.find(|hit| hit.end > max_bytes)
         };
         text.truncate(text.floor_char_boundary(through.map_or(max_bytes, |hit| hit.start)));
     }
 
-    fn hits<'m>(&'m self, folded: &'m Folded<'_>, text: &'m str) -> impl Iterator<Item = Range<usize>> + 'm {
+    fn hits<'m>(
+        &'m self,
+        folded: &'m Folded<'_>,
+        text: &'m str,
+    ) -> impl Iterator<Item = Range<usize>> + 'm {
         let mut at = 0;
         std::iter::from_fn(move || {
             let searcher = self.searcher.as_ref()?;
@@ -178,8 +204,18 @@ impl Mask {
                     at = folded.text.ceil_char_boundary(found.start() + 1);
                     continue;
                 }
-                at = if needle.hides_rest { folded.text.len() } else { found.end() };
-                return Some(hit.start..if needle.hides_rest { text.len() } else { hit.end });
+                at = if needle.hides_rest {
+                    folded.text.len()
+                } else {
+                    found.end()
+                };
+                return Some(
+                    hit.start..if needle.hides_rest {
+                        text.len()
+                    } else {
+                        hit.end
+                    },
+                );
             }
             None
         })
@@ -199,7 +235,10 @@ pub fn forms(value: &str) -> Vec<String> {
     };
     let of_list = parse_list(value).unwrap_or_default();
     let is_list = !of_list.is_empty();
-    of_list.iter().flat_map(|mailbox| mailbox.address.spellings()).for_each(&mut add);
+    of_list
+        .iter()
+        .flat_map(|mailbox| mailbox.address.spellings())
+        .for_each(&mut add);
     for part in addresses(value) {
         // The address may end a sentence.
         let part = part.trim_end_matches(['.', '!', '?']);
@@ -232,7 +271,10 @@ pub fn spellings(value: &str) -> Vec<String> {
     }
     add(form_urlencoded::byte_serialize(value.as_bytes()).collect());
     if value.contains(['&', '<', '>', '"', '\'']) {
-        let html = value.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+        let html = value
+            .replace('&', "&amp;")
+            .replace('<', "&lt;")
+            .replace('>', "&gt;");
         add(html.replace('"', "&quot;"));
         for apostrophe in ["&#39;", "&#x27;", "&apos;"] {
             add(html.replace('"', "&quot;").replace('\'', apostrophe));
@@ -255,7 +297,11 @@ fn ascii_json(value: &str) -> String {
             text.push(c);
         } else {
             let mut units = [0; 2];
-            text.extend(c.encode_utf16(&mut units).iter().map(|unit| format!("\\u{unit:04x}")));
+            text.extend(
+                c.encode_utf16(&mut units)
+                    .iter()
+                    .map(|unit| format!("\\u{unit:04x}")),
+            );
         }
     }
     text
@@ -271,9 +317,15 @@ struct Folded<'t> {
 impl<'t> Folded<'t> {
     fn new(text: &'t str) -> Self {
         if text.is_ascii() {
-            return Self { text: text.into(), origins: Vec::new() };
+            return Self {
+                text: text.into(),
+                origins: Vec::new(),
+            };
         }
-        let (mut folded, mut origins) = (String::with_capacity(text.len()), Vec::with_capacity(text.len()));
+        let (mut folded, mut origins) = (
+            String::with_capacity(text.len()),
+            Vec::with_capacity(text.len()),
+        );
         for (place, c) in text.char_indices() {
             match c {
                 'ß' | 'ẞ' => folded.push_str("ss"),
@@ -282,7 +334,10 @@ impl<'t> Folded<'t> {
             }
             origins.resize(folded.len(), place);
         }
-        Self { text: folded.into(), origins }
+        Self {
+            text: folded.into(),
+            origins,
+        }
     }
 
     /// The same range in the original text.
@@ -306,12 +361,18 @@ fn is_whole_word(text: &str, hit: &Range<usize>) -> bool {
 
 fn ends_with_escape(text: &str) -> bool {
     let hexadecimal = |digits: usize, mark: &str| {
-        let place = text.len().checked_sub(digits).filter(|place| text.is_char_boundary(*place));
+        let place = text
+            .len()
+            .checked_sub(digits)
+            .filter(|place| text.is_char_boundary(*place));
         place.is_some_and(|place| {
-            text[..place].ends_with(mark) && text[place..].bytes().all(|byte| byte.is_ascii_hexdigit())
+            text[..place].ends_with(mark)
+                && text[place..].bytes().all(|byte| byte.is_ascii_hexdigit())
         })
     };
-    ["\\n", "\\r", "\\t", "\\b", "\\f"].iter().any(|escape| text.ends_with(escape))
+    ["\\n", "\\r", "\\t", "\\b", "\\f"]
+        .iter()
+        .any(|escape| text.ends_with(escape))
         || hexadecimal(2, "%")
         || hexadecimal(4, "\\u")
 }
@@ -320,13 +381,21 @@ fn ends_with_escape(text: &str) -> bool {
 pub(super) fn assignments(text: &str) -> Cow<'_, str> {
     let mut shown = String::new();
     let mut end = 0;
-    let places = text.char_indices().filter(|(_, c)| matches!(c, '=' | ':' | ' '));
+    let places = text
+        .char_indices()
+        .filter(|(_, c)| matches!(c, '=' | ':' | ' '));
     for (place, c) in places {
         if place < end {
             continue;
         }
-        let value = if c == ' ' { after_scheme(text, place) } else { assigned(text, place, c == ':') };
-        if let Some(value) = value.filter(|value| value.start >= end && !text[value.clone()].starts_with(REDACTED)) {
+        let value = if c == ' ' {
+            after_scheme(text, place)
+        } else {
+            assigned(text, place, c == ':')
+        };
+        if let Some(value) =
+            value.filter(|value| value.start >= end && !text[value.clone()].starts_with(REDACTED))
+        {
             shown.push_str(&text[end..value.start]);
             shown.push_str(REDACTED);
             end = value.end;
@@ -349,23 +418,33 @@ fn assigned(text: &str, place: usize, needs_quotes: bool) -> Option<std::ops::Ra
     }
     let begin = name
         .rfind(|c: char| !c.is_alphanumeric() && c != '_' && c != '-')
-        .map_or(0, |at| at + name[at..].chars().next().map_or(1, char::len_utf8));
+        .map_or(0, |at| {
+            at + name[at..].chars().next().map_or(1, char::len_utf8)
+        });
     if !is_secret(&name[begin..]) {
         return None;
     }
     let rest = &text[place + 1..];
     let spaces = rest.len() - rest.trim_start_matches(' ').len();
     let (rest, start) = (&rest[spaces..], place + 1 + spaces);
-    let quote = ["\\\"", "\"", "'"].into_iter().find(|quote| rest.starts_with(quote));
+    let quote = ["\\\"", "\"", "'"]
+        .into_iter()
+        .find(|quote| rest.starts_with(quote));
     let (start, length) = match quote {
         Some(quote) => {
             let inner = &rest[quote.len()..];
             (start + quote.len(), end_of_quoted(inner, quote))
         }
-        None => (start, rest.find(|c: char| c.is_whitespace() || ",;&)]}\"'".contains(c)).unwrap_or(rest.len())),
+        None => (
+            start,
+            rest.find(|c: char| c.is_whitespace() || ",;&)]}\"'".contains(c))
+                .unwrap_or(rest.len()),
+        ),
     };
     let value = &text[start..start + length];
-    let tells = !value.is_empty() && !["null", "true", "false"].contains(&value) && !value.starts_with(['{', '[']);
+    let tells = !value.is_empty()
+        && !["null", "true", "false"].contains(&value)
+        && !value.starts_with(['{', '[']);
     (tells || value.starts_with(REDACTED)).then(|| start..start + length)
 }
 
@@ -384,7 +463,9 @@ fn end_of_quoted(text: &str, quote: &str) -> usize {
 
 /// The text after the name of an HTTP authentication scheme, if it looks like a credential.
 fn after_scheme(text: &str, place: usize) -> Option<std::ops::Range<usize>> {
-    let scheme = text[..place].rsplit(|c: char| !c.is_ascii_alphanumeric()).next()?;
+    let scheme = text[..place]
+        .rsplit(|c: char| !c.is_ascii_alphanumeric())
+        .next()?;
     if !["bearer", "basic"].contains(&scheme.to_ascii_lowercase().as_str()) {
         return None;
     }
@@ -392,7 +473,8 @@ fn after_scheme(text: &str, place: usize) -> Option<std::ops::Range<usize>> {
     let is_part = |c: char| c.is_ascii_alphanumeric() || "-._~+/=".contains(c);
     let length = rest.find(|c| !is_part(c)).unwrap_or(rest.len());
     let token = &rest[..length];
-    (length >= 8 && token.contains(|c: char| c.is_ascii_digit() || c == '=')).then_some(place + 1..place + 1 + length)
+    (length >= 8 && token.contains(|c: char| c.is_ascii_digit() || c == '='))
+        .then_some(place + 1..place + 1 + length)
 }
 
 #[cfg(test)]
@@ -416,11 +498,19 @@ mod tests {
             ),
             (
                 "Grace Brewster Hopper",
-                &["/?q=Grace+Brewster+Hopper", "/Grace%20Brewster%20Hopper", "GRACE brewster hopper"],
+                &[
+                    "/?q=Grace+Brewster+Hopper",
+                    "/Grace%20Brewster%20Hopper",
+                    "GRACE brewster hopper",
+                ],
             ),
             (
                 "it's (so) *good*!~",
-                &["it's%20(so)%20*good*!~", "it%27s%20%28so%29%20%2Agood%2A%21~", "it%27s+%28so%29+*good*%21%7E"],
+                &[
+                    "it's%20(so)%20*good*!~",
+                    "it%27s%20%28so%29%20%2Agood%2A%21~",
+                    "it%27s+%28so%29+*good*%21%7E",
+                ],
             ),
             (
                 "Élodie Ümit",
@@ -432,16 +522,26 @@ mod tests {
                     "%C3%89lodie%20%c3%9cmit",
                 ],
             ),
-            ("Hauptstraße 12", &["HAUPTSTRASSE 12", "hauptstrasse 12", "HAUPTSTRAẞE 12"]),
+            (
+                "Hauptstraße 12",
+                &["HAUPTSTRASSE 12", "hauptstrasse 12", "HAUPTSTRAẞE 12"],
+            ),
             ("a/b c@d", &["/a/b%20c@d", "a%2Fb%20c%40d"]),
         ] {
             for text in texts.iter().filter(|text| !text.ends_with("lodie")) {
                 let shown = mask(value).text(text).into_owned();
                 assert!(shown.contains(REDACTED), "{value}: {text}");
-                assert!(!shown.to_lowercase().contains("hopper") && !shown.contains("12"), "{value}: {shown}");
+                assert!(
+                    !shown.to_lowercase().contains("hopper") && !shown.contains("12"),
+                    "{value}: {shown}"
+                );
             }
         }
-        assert_eq!(mask("Élodie Ümit").text("«ÉLODIE ÜMIT» ißt"), "«[redacted]» ißt", "the rest stays as it is");
+        assert_eq!(
+            mask("Élodie Ümit").text("«ÉLODIE ÜMIT» ißt"),
+            "«[redacted]» ißt",
+            "the rest stays as it is"
+        );
     }
 
     #[test]
@@ -449,17 +549,38 @@ mod tests {
         for (value, texts) in [
             (
                 "x@bücher.example",
-                &["X@BÜCHER.example", "x@xn--bcher-kva.example", "<x@XN--BCHER-KVA.EXAMPLE>", "\"x\"@bücher.example"][..],
+                &[
+                    "X@BÜCHER.example",
+                    "x@xn--bcher-kva.example",
+                    "<x@XN--BCHER-KVA.EXAMPLE>",
+                    "\"x\"@bücher.example",
+                ][..],
             ),
-            ("x@xn--bcher-kva.example", &["x@bücher.example", "x%40b%C3%BCcher.example"]),
-            ("a..b@example.com", &["\"a..b\"@example.com", "a..b@EXAMPLE.com", r#"{"to":"\"a..b\"@example.com"}"#]),
+            (
+                "x@xn--bcher-kva.example",
+                &["x@bücher.example", "x%40b%C3%BCcher.example"],
+            ),
+            (
+                "a..b@example.com",
+                &[
+                    "\"a..b\"@example.com",
+                    "a..b@EXAMPLE.com",
+                    r#"{"to":"\"a..b\"@example.com"}"#,
+                ],
+            ),
             ("\"a..b\"@example.com", &["a..b@example.com"]),
-            ("Ada <x@bücher.example>, b@example.com", &["x@xn--bcher-kva.example", "b@example.com"]),
+            (
+                "Ada <x@bücher.example>, b@example.com",
+                &["x@xn--bcher-kva.example", "b@example.com"],
+            ),
             ("Write to x@bücher.example.", &["x@xn--bcher-kva.example"]),
         ] {
             for text in texts {
                 let shown = mask(value).text(text).into_owned();
-                assert!(shown.contains(REDACTED) && !shown.to_lowercase().contains("cher"), "{value}: {text}: {shown}");
+                assert!(
+                    shown.contains(REDACTED) && !shown.to_lowercase().contains("cher"),
+                    "{value}: {text}: {shown}"
+                );
             }
         }
     }
@@ -467,7 +588,13 @@ mod tests {
     #[test]
     fn short_values_are_hidden_as_whole_words_of_which_underscores_are_a_part() {
         let panic = mask("panic");
-        for text in ["__rust_start_panic", "panic_unwind", "core::panicking", "panic2", "a_panic_b"] {
+        for text in [
+            "__rust_start_panic",
+            "panic_unwind",
+            "core::panicking",
+            "panic2",
+            "a_panic_b",
+        ] {
             assert_eq!(panic.text(text), text);
         }
         for (text, shown) in [

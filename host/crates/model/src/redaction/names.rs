@@ -3,8 +3,18 @@
 use unicode_normalization::UnicodeNormalization;
 
 /// Words that mean a secret anywhere in a name, also in the plural.
-const SECRET_WORDS: [&str; 10] =
-    ["password", "passwd", "pwd", "passphrase", "passcode", "secret", "authorization", "credential", "otp", "cvv"];
+const SECRET_WORDS: [&str; 10] = [
+    "password",
+    "passwd",
+    "pwd",
+    "passphrase",
+    "passcode",
+    "secret",
+    "authorization",
+    "credential",
+    "otp",
+    "cvv",
+];
 /// Words that mean a secret at the end of a name or its plural: `accessToken`, not `tokenCount`.
 const SECRET_ENDS: [&str; 5] = ["token", "cookie", "pin", "cvc", "jwt"];
 /// Pairs of words that mean a secret together.
@@ -28,12 +38,28 @@ const SECRET_PAIRS: [[&str; 2]; 16] = [
 ];
 /// Endings of joined words: `userpwd`, `clientsecret`, `smsotp`. No other word of English or code
 /// ends so.
-const JOINED_ENDS: [&str; 9] =
-    ["password", "passwd", "pwd", "passphrase", "passcode", "secret", "apikey", "credential", "otp"];
+const JOINED_ENDS: [&str; 9] = [
+    "password",
+    "passwd",
+    "pwd",
+    "passphrase",
+    "passcode",
+    "secret",
+    "apikey",
+    "credential",
+    "otp",
+];
 /// The same, only at the end of a name.
 const JOINED_LAST: [&str; 1] = ["token"];
 /// Beginnings of joined words: `passwordhash`.
-const JOINED_BEGINS: [&str; 6] = ["password", "passwd", "pwd", "passphrase", "passcode", "apikey"];
+const JOINED_BEGINS: [&str; 6] = [
+    "password",
+    "passwd",
+    "pwd",
+    "passphrase",
+    "passcode",
+    "apikey",
+];
 /// Whole joined words. Their beginnings alone would match others: `secretary`.
 const JOINED: [&str; 15] = [
     "accesskey",
@@ -53,22 +79,39 @@ const JOINED: [&str; 15] = [
     "smtppass",
 ];
 /// Next to these words, tokens are counted and are no secrets: `maxTokens`.
-const COUNTED: [&str; 12] =
-    ["max", "min", "total", "count", "num", "number", "used", "remaining", "prompt", "completion", "input", "output"];
+const COUNTED: [&str; 12] = [
+    "max",
+    "min",
+    "total",
+    "count",
+    "num",
+    "number",
+    "used",
+    "remaining",
+    "prompt",
+    "completion",
+    "input",
+    "output",
+];
 
 /// Whether a value of this name is a secret, whoever chose the name: `password`, `newPassword`,
 /// `SMTP_PASS_WORD`, `x-api-key`, `accessToken`.
 pub fn is_secret(name: &str) -> bool {
     readings(name).iter().any(|words| {
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        words.iter().any(|word| is_secret_word(word)) || ends_as_secret(&words) || has_secret_pair(&words)
+        words.iter().any(|word| is_secret_word(word))
+            || ends_as_secret(&words)
+            || has_secret_pair(&words)
     })
 }
 
 /// Whether an object of this name holds only secrets.
 pub(super) fn holds_secrets(name: &str) -> bool {
     let groups = ["secret", "credential", "authorization"];
-    readings(name).iter().flatten().any(|word| numbers(word).iter().any(|word| groups.contains(word)))
+    readings(name)
+        .iter()
+        .flatten()
+        .any(|word| numbers(word).iter().any(|word| groups.contains(word)))
 }
 
 fn is_secret_word(word: &str) -> bool {
@@ -81,16 +124,22 @@ fn is_secret_word(word: &str) -> bool {
 }
 
 fn ends_as_secret(words: &[&str]) -> bool {
-    let Some((last, before)) = words.split_last() else { return false };
+    let Some((last, before)) = words.split_last() else {
+        return false;
+    };
     let is_count = last.ends_with('s') && before.last().is_some_and(|word| COUNTED.contains(word));
-    let is_end = |word: &&str| SECRET_ENDS.contains(word) || JOINED_LAST.iter().any(|end| word.ends_with(end));
+    let is_end = |word: &&str| {
+        SECRET_ENDS.contains(word) || JOINED_LAST.iter().any(|end| word.ends_with(end))
+    };
     !is_count && numbers(last).iter().any(is_end)
 }
 
 fn has_secret_pair(words: &[&str]) -> bool {
-    words
-        .windows(2)
-        .any(|pair| SECRET_PAIRS.iter().any(|[first, second]| pair[0] == *first && numbers(pair[1]).contains(second)))
+    words.windows(2).any(|pair| {
+        SECRET_PAIRS
+            .iter()
+            .any(|[first, second]| pair[0] == *first && numbers(pair[1]).contains(second))
+    })
 }
 
 /// The word, and its singular if it may be a plural.

@@ -76,22 +76,38 @@ impl Rhythm {
     /// schedules do not coincide.
     pub fn offset(&self, id: &ScheduleId) -> Duration {
         use sha2::{Digest, Sha256};
-        let Self::Every(every) = self else { return Duration::ZERO };
+        let Self::Every(every) = self else {
+            return Duration::ZERO;
+        };
         let digest = Sha256::digest(id.as_str());
-        let number = digest.iter().take(8).fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
+        let number = digest
+            .iter()
+            .take(8)
+            .fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
         // 0 would mean that no offset was chosen.
         Duration::from_millis(1.max(number % (every.as_millis() as u64).max(1)))
     }
 
     /// The first tick after a time, both in Unix milliseconds; none when there is no further tick.
-    pub fn next_after(&self, id: &ScheduleId, after_ms: u64) -> Result<Option<u64>, InvalidSchedule> {
+    pub fn next_after(
+        &self,
+        id: &ScheduleId,
+        after_ms: u64,
+    ) -> Result<Option<u64>, InvalidSchedule> {
         match self {
             Self::Every(every) if *every < LEAST_EVERY => Err(InvalidSchedule::TooOften),
             Self::Every(every) if *every > MOST_EVERY => Err(InvalidSchedule::TooSeldom),
             Self::Every(every) => {
-                let (every, offset) = (every.as_millis() as u64, self.offset(id).as_millis() as u64);
+                let (every, offset) =
+                    (every.as_millis() as u64, self.offset(id).as_millis() as u64);
                 let slot = (after_ms / every * every).checked_add(offset);
-                let next = slot.and_then(|slot| if slot > after_ms { Some(slot) } else { slot.checked_add(every) });
+                let next = slot.and_then(|slot| {
+                    if slot > after_ms {
+                        Some(slot)
+                    } else {
+                        slot.checked_add(every)
+                    }
+                });
                 next.map(Some).ok_or(InvalidSchedule::Time(after_ms))
             }
             Self::Cron { pattern, zone } => next_tick(pattern, zone.as_deref(), after_ms),
@@ -100,28 +116,48 @@ impl Rhythm {
 
     /// The next ticks after a time, in Unix milliseconds, at most `most`. A schedule that never
     /// ticks is refused.
-    pub fn preview(&self, id: &ScheduleId, after_ms: u64, most: usize) -> Result<Vec<u64>, InvalidSchedule> {
+    pub fn preview(
+        &self,
+        id: &ScheduleId,
+        after_ms: u64,
+        most: usize,
+    ) -> Result<Vec<u64>, InvalidSchedule> {
         let mut ticks = Vec::with_capacity(most);
         let mut at = after_ms;
         while ticks.len() < most {
-            let Some(next) = self.next_after(id, at)? else { break };
+            let Some(next) = self.next_after(id, at)? else {
+                break;
+            };
             ticks.push(next);
             at = next;
         }
-        if ticks.is_empty() { Err(InvalidSchedule::Never) } else { Ok(ticks) }
+        if ticks.is_empty() {
+            Err(InvalidSchedule::Never)
+        } else {
+            Ok(ticks)
+        }
     }
 }
 
 /// The first tick of one of our own schedules after a time, both in Unix milliseconds; none when
 /// there is no further tick (31 February). No zone means UTC.
-pub fn next_tick(pattern: &str, zone: Option<&str>, after_ms: u64) -> Result<Option<u64>, InvalidSchedule> {
+pub fn next_tick(
+    pattern: &str,
+    zone: Option<&str>,
+    after_ms: u64,
+) -> Result<Option<u64>, InvalidSchedule> {
     let zone = Zone::named(zone, Zone::UTC)?;
     let cron = match parse(pattern) {
         Ok(cron) => cron,
         Err(error) => {
             // Fewer fields are a mistake of the author, although cron-parser fills them up.
-            let is_whole = pattern.split_whitespace().count() >= 5 || pattern.trim_start().starts_with('@');
-            let read = if is_whole { Pattern::parse(pattern).ok() } else { None };
+            let is_whole =
+                pattern.split_whitespace().count() >= 5 || pattern.trim_start().starts_with('@');
+            let read = if is_whole {
+                Pattern::parse(pattern).ok()
+            } else {
+                None
+            };
             return by_walking(&read.ok_or(error)?, zone, after_ms);
         }
     };
@@ -137,19 +173,35 @@ pub fn next_tick(pattern: &str, zone: Option<&str>, after_ms: u64) -> Result<Opt
 
 /// The first tick after a time as BullMQ's worker on Node computes it, both in Unix milliseconds;
 /// none when there is no further tick.
-pub fn next_tick_as_node(pattern: &str, zone: Zone, after_ms: u64) -> Result<Option<u64>, InvalidSchedule> {
+pub fn next_tick_as_node(
+    pattern: &str,
+    zone: Zone,
+    after_ms: u64,
+) -> Result<Option<u64>, InvalidSchedule> {
     match Pattern::parse(pattern) {
         Ok(read) => by_walking(&read, zone, after_ms),
-        Err(reason) => Err(InvalidSchedule::Pattern { pattern: pattern.to_owned(), reason }),
+        Err(reason) => Err(InvalidSchedule::Pattern {
+            pattern: pattern.to_owned(),
+            reason,
+        }),
     }
 }
 
-fn by_walking(pattern: &Pattern, zone: Zone, after_ms: u64) -> Result<Option<u64>, InvalidSchedule> {
+fn by_walking(
+    pattern: &Pattern,
+    zone: Zone,
+    after_ms: u64,
+) -> Result<Option<u64>, InvalidSchedule> {
     let after = in_calendar(after_ms)?.timestamp_millis();
     Ok(node::next(pattern, zone, after).and_then(|ms| u64::try_from(ms).ok()))
 }
 
-fn by_croner<Z: TimeZone>(cron: &Cron, pattern: &str, zone: &Z, after_ms: u64) -> Result<Option<u64>, InvalidSchedule> {
+fn by_croner<Z: TimeZone>(
+    cron: &Cron,
+    pattern: &str,
+    zone: &Z,
+    after_ms: u64,
+) -> Result<Option<u64>, InvalidSchedule> {
     match cron.find_next_occurrence(&in_calendar(after_ms)?.with_timezone(zone), false) {
         Ok(next) => Ok(u64::try_from(next.timestamp_millis()).ok()),
         Err(CronError::TimeSearchLimitExceeded) => Ok(None),
@@ -158,17 +210,24 @@ fn by_croner<Z: TimeZone>(cron: &Cron, pattern: &str, zone: &Z, after_ms: u64) -
 }
 
 fn in_calendar(ms: u64) -> Result<chrono::DateTime<Utc>, InvalidSchedule> {
-    let time = i64::try_from(ms).ok().and_then(|ms| Utc.timestamp_millis_opt(ms).single());
+    let time = i64::try_from(ms)
+        .ok()
+        .and_then(|ms| Utc.timestamp_millis_opt(ms).single());
     time.ok_or(InvalidSchedule::Time(ms))
 }
 
 fn parse(pattern: &str) -> Result<Cron, InvalidSchedule> {
     let parser = CronParser::builder().seconds(Seconds::Optional).build();
-    parser.parse(pattern).map_err(|error| unreadable(pattern, &error))
+    parser
+        .parse(pattern)
+        .map_err(|error| unreadable(pattern, &error))
 }
 
 fn unreadable(pattern: &str, error: &CronError) -> InvalidSchedule {
-    InvalidSchedule::Pattern { pattern: pattern.to_owned(), reason: error.to_string() }
+    InvalidSchedule::Pattern {
+        pattern: pattern.to_owned(),
+        reason: error.to_string(),
+    }
 }
 
 #[cfg(test)]
@@ -180,11 +239,19 @@ mod tests {
 
     fn ticks(pattern: &str, zone: &str, from: &str, count: usize) -> Vec<String> {
         let zone_of = zone.parse::<Tz>().expect("a zone");
-        let mut at = DateTime::parse_from_rfc3339(from).expect("a time").timestamp_millis() as u64;
+        let mut at = DateTime::parse_from_rfc3339(from)
+            .expect("a time")
+            .timestamp_millis() as u64;
         (0..count)
             .map(|_| {
-                at = next_tick(pattern, Some(zone), at).expect("valid").expect("there is one");
-                Utc.timestamp_millis_opt(at as i64).single().expect("a time").with_timezone(&zone_of).to_rfc3339()
+                at = next_tick(pattern, Some(zone), at)
+                    .expect("valid")
+                    .expect("there is one");
+                Utc.timestamp_millis_opt(at as i64)
+                    .single()
+                    .expect("a time")
+                    .with_timezone(&zone_of)
+                    .to_rfc3339()
             })
             .collect()
     }
@@ -221,48 +288,104 @@ mod tests {
     #[test]
     fn intervals_are_spread_by_id_and_keep_their_place() {
         let every = Rhythm::Every(Duration::from_secs(900));
-        let (a, b): (ScheduleId, ScheduleId) = ("kpi".parse().expect("an id"), "cleanup".parse().expect("an id"));
+        let (a, b): (ScheduleId, ScheduleId) = (
+            "kpi".parse().expect("an id"),
+            "cleanup".parse().expect("an id"),
+        );
         let ticks = every.preview(&a, 1_000_000_000, 3).expect("it comes");
-        assert_eq!((ticks[1] - ticks[0], ticks[2] - ticks[1]), (900_000, 900_000));
+        assert_eq!(
+            (ticks[1] - ticks[0], ticks[2] - ticks[1]),
+            (900_000, 900_000)
+        );
         assert_eq!(Ok(Some(ticks[2])), every.next_after(&a, ticks[1]));
-        assert_ne!(ticks, every.preview(&b, 1_000_000_000, 3).expect("it comes"));
-        assert_eq!(Rhythm::Every(Duration::from_millis(999)).next_after(&a, 0), Err(InvalidSchedule::TooOften));
-        for beyond in [MOST_EVERY + Duration::from_millis(1), Duration::from_millis(i64::MAX as u64), Duration::MAX] {
-            assert_eq!(Rhythm::Every(beyond).preview(&a, 1_000_000_000, 5), Err(InvalidSchedule::TooSeldom));
+        assert_ne!(
+            ticks,
+            every.preview(&b, 1_000_000_000, 3).expect("it comes")
+        );
+        assert_eq!(
+            Rhythm::Every(Duration::from_millis(999)).next_after(&a, 0),
+            Err(InvalidSchedule::TooOften)
+        );
+        for beyond in [
+            MOST_EVERY + Duration::from_millis(1),
+            Duration::from_millis(i64::MAX as u64),
+            Duration::MAX,
+        ] {
+            assert_eq!(
+                Rhythm::Every(beyond).preview(&a, 1_000_000_000, 5),
+                Err(InvalidSchedule::TooSeldom)
+            );
         }
-        assert!(Rhythm::Every(MOST_EVERY).preview(&a, 1_000_000_000, 5).is_ok());
-        assert_eq!(every.next_after(&a, u64::MAX), Err(InvalidSchedule::Time(u64::MAX)));
-        let never = Rhythm::Cron { pattern: "0 0 30 2 *".into(), zone: None };
+        assert!(
+            Rhythm::Every(MOST_EVERY)
+                .preview(&a, 1_000_000_000, 5)
+                .is_ok()
+        );
+        assert_eq!(
+            every.next_after(&a, u64::MAX),
+            Err(InvalidSchedule::Time(u64::MAX))
+        );
+        let never = Rhythm::Cron {
+            pattern: "0 0 30 2 *".into(),
+            zone: None,
+        };
         assert_eq!(never.preview(&a, 0, 5), Err(InvalidSchedule::Never));
     }
 
     #[test]
     fn what_never_comes_and_what_cannot_be_read_are_told_apart() {
         assert_eq!(next_tick("0 0 31 2 *", None, 0), Ok(None));
-        assert!(matches!(next_tick("61 * * * *", None, 0), Err(InvalidSchedule::Pattern { .. })));
-        assert!(matches!(next_tick("* * * * * * * *", None, 0), Err(InvalidSchedule::Pattern { .. })));
-        assert_eq!(next_tick("* * * * *", Some("Asia/Calcuta"), 0), Err(InvalidSchedule::Zone("Asia/Calcuta".into())));
+        assert!(matches!(
+            next_tick("61 * * * *", None, 0),
+            Err(InvalidSchedule::Pattern { .. })
+        ));
+        assert!(matches!(
+            next_tick("* * * * * * * *", None, 0),
+            Err(InvalidSchedule::Pattern { .. })
+        ));
+        assert_eq!(
+            next_tick("* * * * *", Some("Asia/Calcuta"), 0),
+            Err(InvalidSchedule::Zone("Asia/Calcuta".into()))
+        );
     }
 
     #[test]
     fn what_only_node_reads_is_computed_as_node_does_unless_it_is_a_slip() {
-        let from = DateTime::parse_from_rfc3339("2026-11-24T00:00:01Z").expect("a time").timestamp_millis() as u64;
-        assert_eq!(next_tick("0/3 * * * * *", None, from), Ok(Some(from + 2_000)));
-        assert_eq!(next_tick("0 0 * * *", Some("utc+5:30"), from), Ok(Some(from - 1_000 + 18 * 3_600_000 + 1_800_000)));
-        assert!(matches!(next_tick("9 5", None, from), Err(InvalidSchedule::Pattern { .. })));
+        let from = DateTime::parse_from_rfc3339("2026-11-24T00:00:01Z")
+            .expect("a time")
+            .timestamp_millis() as u64;
+        assert_eq!(
+            next_tick("0/3 * * * * *", None, from),
+            Ok(Some(from + 2_000))
+        );
+        assert_eq!(
+            next_tick("0 0 * * *", Some("utc+5:30"), from),
+            Ok(Some(from - 1_000 + 18 * 3_600_000 + 1_800_000))
+        );
+        assert!(matches!(
+            next_tick("9 5", None, from),
+            Err(InvalidSchedule::Pattern { .. })
+        ));
         assert!(next_tick_as_node("9 5", Zone::UTC, from).is_ok());
     }
 
     #[test]
     fn a_time_that_daylight_saving_skips_keeps_its_minutes_for_node() {
-        let from = DateTime::parse_from_rfc3339("2026-03-28T12:00:00Z").expect("a time").timestamp_millis() as u64;
+        let from = DateTime::parse_from_rfc3339("2026-03-28T12:00:00Z")
+            .expect("a time")
+            .timestamp_millis() as u64;
         let berlin: Zone = "europe/berlin".parse().expect("a zone");
-        let tick = next_tick_as_node("30 2 * * *", berlin, from).expect("a pattern").expect("it comes");
+        let tick = next_tick_as_node("30 2 * * *", berlin, from)
+            .expect("a pattern")
+            .expect("it comes");
         assert_eq!(
             DateTime::from_timestamp_millis(tick as i64).map(|at| at.to_rfc3339()),
             Some("2026-03-29T01:30:00+00:00".into())
         );
         assert_eq!(next_tick_as_node("0 0 31 2 *", berlin, from), Ok(None));
-        assert!(matches!(next_tick_as_node("* * * * *", berlin, u64::MAX), Err(InvalidSchedule::Time(_))));
+        assert!(matches!(
+            next_tick_as_node("* * * * *", berlin, u64::MAX),
+            Err(InvalidSchedule::Time(_))
+        ));
     }
 }

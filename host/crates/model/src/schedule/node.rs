@@ -80,7 +80,13 @@ struct Clock {
 impl Clock {
     fn at(zone: Zone, ms: i64) -> Option<Self> {
         DateTime::from_timestamp_millis(ms)?;
-        Some(Self { zone, ms, offset_ms: zone.offset_ms(ms), gap: None, repeated: None })
+        Some(Self {
+            zone,
+            ms,
+            offset_ms: zone.offset_ms(ms),
+            gap: None,
+            repeated: None,
+        })
     }
 
     fn local(&self) -> Option<NaiveDateTime> {
@@ -201,7 +207,15 @@ impl Clock {
 }
 
 fn day(date: NaiveDate) -> Day {
-    let after = date.checked_add_months(Months::new(1)).and_then(|date| date.with_day(1));
-    let days_in_month = after.and_then(|date| date.pred_opt()).map_or(31, |date| date.day());
-    Day { of_month: date.day(), of_week: date.weekday().num_days_from_sunday(), days_in_month }
+    let after = date
+        .checked_add_months(Months::new(1))
+        .and_then(|date| date.with_day(1));
+    let days_in_month = after
+        .and_then(|date| date.pred_opt())
+        .map_or(31, |date| date.day());
+    Day {
+        of_month: date.day(),
+        of_week: date.weekday().num_days_from_sunday(),
+        days_in_month,
+    }
 }

@@ -107,11 +107,16 @@ impl Pattern {
         if text.len() > MOST_CHARACTERS {
             return Err(format!("it has more than {MOST_CHARACTERS} characters"));
         }
-        let alias = ALIASES.iter().find(|(alias, _)| alias.eq_ignore_ascii_case(text.trim()));
+        let alias = ALIASES
+            .iter()
+            .find(|(alias, _)| alias.eq_ignore_ascii_case(text.trim()));
         let text = alias.map_or(text, |(_, text)| text);
         let given: Vec<&str> = text.split_whitespace().collect();
         if given.is_empty() || given.len() > 6 {
-            return Err(format!("it has {} fields; expected are five, or six with seconds first", given.len()));
+            return Err(format!(
+                "it has {} fields; expected are five, or six with seconds first",
+                given.len()
+            ));
         }
         let mut fields = ["0", "*", "*", "*", "*", "*"];
         fields[6 - given.len()..].copy_from_slice(&given);
@@ -123,13 +128,21 @@ impl Pattern {
                     return Err(format!("{weekday:?} mixes # with a list, range or step"));
                 }
                 let nth = nth.parse().ok().filter(|nth| (1..=5).contains(nth));
-                (alone, nth.ok_or_else(|| format!("{weekday:?}: after # comes a number from 1 to 5"))?)
+                (
+                    alone,
+                    nth.ok_or_else(|| format!("{weekday:?}: after # comes a number from 1 to 5"))?,
+                )
             }
         };
         let plain = |field: &Field, value| field.read(value, text).map(|(values, _)| values);
         let days = |field: &Field, value, raw: &str| {
             let (values, last) = field.read(value, text)?;
-            Ok::<_, String>(Days { values, last, has_last: raw.contains('L'), is_any: ["*", "?"].contains(&raw) })
+            Ok::<_, String>(Days {
+                values,
+                last,
+                has_last: raw.contains('L'),
+                is_any: ["*", "?"].contains(&raw),
+            })
         };
         Ok(Self {
             seconds: plain(&SECOND, second)?,
@@ -145,7 +158,8 @@ impl Pattern {
     /// Whether there is a tick on such a day. The month is not checked.
     pub(super) fn has_day(&self, day: Day) -> bool {
         let is_last_week = day.of_month + 7 > day.days_in_month;
-        let by_month = self.days.values.has(day.of_month) || self.days.has_last && day.of_month == day.days_in_month;
+        let by_month = self.days.values.has(day.of_month)
+            || self.days.has_last && day.of_month == day.days_in_month;
         let is_nth = self.nth == 0 || day.of_month.div_ceil(7) == self.nth;
         let by_week = self.weekdays.values.has(day.of_week) && is_nth
             || self.weekdays.has_last && is_last_week && self.weekdays.last.has(day.of_week);
@@ -164,12 +178,42 @@ struct Field {
     characters: &'static str,
 }
 
-const SECOND: Field = Field { name: "seconds", least: 0, most: 59, characters: "" };
-const MINUTE: Field = Field { name: "minutes", least: 0, most: 59, characters: "" };
-const HOUR: Field = Field { name: "hours", least: 0, most: 23, characters: "" };
-const DAY: Field = Field { name: "days of the month", least: 1, most: 31, characters: "L" };
-const MONTH: Field = Field { name: "months", least: 1, most: 12, characters: "" };
-const WEEKDAY: Field = Field { name: "weekdays", least: 0, most: 7, characters: "L" };
+const SECOND: Field = Field {
+    name: "seconds",
+    least: 0,
+    most: 59,
+    characters: "",
+};
+const MINUTE: Field = Field {
+    name: "minutes",
+    least: 0,
+    most: 59,
+    characters: "",
+};
+const HOUR: Field = Field {
+    name: "hours",
+    least: 0,
+    most: 23,
+    characters: "",
+};
+const DAY: Field = Field {
+    name: "days of the month",
+    least: 1,
+    most: 31,
+    characters: "L",
+};
+const MONTH: Field = Field {
+    name: "months",
+    least: 1,
+    most: 12,
+    characters: "",
+};
+const WEEKDAY: Field = Field {
+    name: "weekdays",
+    least: 0,
+    most: 7,
+    characters: "L",
+};
 
 impl Field {
     /// Its values, and those that a last weekday must match.
@@ -177,9 +221,11 @@ impl Field {
         let wrong = |why: &str| format!("the {} {text:?} {why}", self.name);
         let mut value = text.to_owned();
         if ["months", "weekdays"].contains(&self.name) {
-            value = numbers_for_names(&value).ok_or_else(|| wrong("hold a name that is no month or weekday"))?;
+            value = numbers_for_names(&value)
+                .ok_or_else(|| wrong("hold a name that is no month or weekday"))?;
         }
-        let is_known = |c: char| c.is_ascii_digit() || "?,*H/-()".contains(c) || self.characters.contains(c);
+        let is_known =
+            |c: char| c.is_ascii_digit() || "?,*H/-()".contains(c) || self.characters.contains(c);
         if value.is_empty() || !value.chars().all(is_known) {
             return Err(wrong("hold a character that has no meaning there"));
         }
@@ -188,7 +234,8 @@ impl Field {
         value = self.drawn(&value, pattern).map_err(|why| wrong(&why))?;
         let (mut values, mut last) = (Set::default(), Set::default());
         for part in value.split(',') {
-            self.add(part, &mut values, &mut last).map_err(|why| wrong(&why))?;
+            self.add(part, &mut values, &mut last)
+                .map_err(|why| wrong(&why))?;
         }
         Ok((values, last))
     }
@@ -205,7 +252,11 @@ impl Field {
             Some((start, step)) => (format!("{start}-{}", self.most), Some(step)),
         };
         let mut put = |number: u32| {
-            let number = if self.name == "weekdays" { number % 7 } else { number };
+            let number = if self.name == "weekdays" {
+                number % 7
+            } else {
+                number
+            };
             values.add(number);
             last.add(number % 7);
         };
@@ -216,11 +267,17 @@ impl Field {
                 let digits = least.strip_suffix('L').filter(|digits| digits.len() <= 2);
                 let digits = digits.filter(|digits| digits.bytes().all(|b| b.is_ascii_digit()));
                 let digits = digits.filter(|digits| self.name != "weekdays" || !digits.is_empty());
-                let first = digits.ok_or("hold an L without its weekday, or in a wrong place")?.chars().next();
+                let first = digits
+                    .ok_or("hold an L without its weekday, or in a wrong place")?
+                    .chars()
+                    .next();
                 last.add(first.and_then(|digit| digit.to_digit(10)).unwrap_or(0) % 7);
                 return Ok(());
             }
-            let number = least.parse().ok().filter(|number| (self.least..=self.most).contains(number));
+            let number = least
+                .parse()
+                .ok()
+                .filter(|number| (self.least..=self.most).contains(number));
             put(number.ok_or_else(|| format!("are not from {} to {}", self.least, self.most))?);
             return Ok(());
         };
@@ -228,9 +285,15 @@ impl Field {
             return Err("hold a range without an end".into());
         };
         if least < self.least || most > self.most || least > most {
-            return Err(format!("hold a range that is not from {} to {}, upwards", self.least, self.most));
+            return Err(format!(
+                "hold a range that is not from {} to {}, upwards",
+                self.least, self.most
+            ));
         }
-        let step = step.map_or(Some(1), leading).filter(|step| *step > 0).ok_or("hold a step that is no number")?;
+        let step = step
+            .map_or(Some(1), leading)
+            .filter(|step| *step > 0)
+            .ok_or("hold a step that is no number")?;
         (least..=most).step_by(step as usize).for_each(put);
         Ok(())
     }
@@ -244,8 +307,12 @@ impl Field {
             out.push_str(before);
             rest = after;
             let (mut least, mut most, mut step) = (self.least, self.most, None);
-            if let Some((range, after)) = rest.strip_prefix('(').and_then(|text| text.split_once(')')) {
-                let ends = range.split_once('-').and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
+            if let Some((range, after)) =
+                rest.strip_prefix('(').and_then(|text| text.split_once(')'))
+            {
+                let ends = range
+                    .split_once('-')
+                    .and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
                 let (from, to): (u32, u32) = ends.ok_or("hold a wrong range after H")?;
                 if from > to || from > self.most || to < self.least {
                     return Err("hold a wrong range after H".into());
@@ -255,12 +322,18 @@ impl Field {
             if let Some(after) = rest.strip_prefix('/') {
                 let digits = after.bytes().take_while(u8::is_ascii_digit).count();
                 step = Some(
-                    after[..digits].parse().ok().filter(|step: &u32| *step > 0).ok_or("hold a wrong step after H")?,
+                    after[..digits]
+                        .parse()
+                        .ok()
+                        .filter(|step: &u32| *step > 0)
+                        .ok_or("hold a wrong step after H")?,
                 );
                 rest = &after[digits..];
             }
             let digest = Sha256::digest(format!("{pattern}\n{}", self.name));
-            let lot = |below: u32| u32::from_be_bytes([0, digest[0], digest[1], digest[2]]) % below.max(1);
+            let lot = |below: u32| {
+                u32::from_be_bytes([0, digest[0], digest[1], digest[2]]) % below.max(1)
+            };
             let one = least + lot(most - least + 1);
             let stepped: Vec<String> = step.map_or_else(Vec::new, |step| {
                 (least / step * step + lot(step)..=most)
@@ -269,7 +342,11 @@ impl Field {
                     .map(|n| n.to_string())
                     .collect()
             });
-            out.push_str(&if stepped.is_empty() { one.to_string() } else { stepped.join(",") });
+            out.push_str(&if stepped.is_empty() {
+                one.to_string()
+            } else {
+                stepped.join(",")
+            });
         }
         out.push_str(rest);
         Ok(out)
@@ -286,10 +363,14 @@ fn numbers_for_names(text: &str) -> Option<String> {
     let mut out = String::new();
     let mut rest = text;
     while let Some(first) = rest.chars().next() {
-        let name = rest.get(..3).filter(|name| name.bytes().all(|b| b.is_ascii_alphabetic()));
+        let name = rest
+            .get(..3)
+            .filter(|name| name.bytes().all(|b| b.is_ascii_alphabetic()));
         let taken = match name {
             Some(name) => {
-                let known = NAMES.iter().find(|(known, _)| known.eq_ignore_ascii_case(name))?;
+                let known = NAMES
+                    .iter()
+                    .find(|(known, _)| known.eq_ignore_ascii_case(name))?;
                 out.push_str(&known.1.to_string());
                 3
             }
@@ -319,7 +400,10 @@ mod tests {
         let of = |text: &str| Pattern::parse(text).unwrap_or_else(|why| panic!("{text}: {why}"));
         assert_eq!(of("0/3 * * * * *").seconds, set((0..60).step_by(3)));
         assert_eq!(of("5/20 * * * *").minutes, set([5, 25, 45]));
-        assert_eq!(of("  0   9 * jan-MAR,dec  MON-fri ").months, set([1, 2, 3, 12]));
+        assert_eq!(
+            of("  0   9 * jan-MAR,dec  MON-fri ").months,
+            set([1, 2, 3, 12])
+        );
         assert_eq!(of("0 9 * * 5-7").weekdays.values, set([5, 6, 0]));
         assert_eq!(of("0 9 * * 7").weekdays.values, set([0]));
         assert_eq!(of("0 9 * * 0,7"), of("0 9 * * 0"));
@@ -329,9 +413,24 @@ mod tests {
             "fields are filled up from the left"
         );
         assert_eq!(of("@weekends").weekdays.values, set([0, 6]));
-        assert_eq!(of("0 0 ? * 1L").weekdays, Days { values: set([]), last: set([1]), has_last: true, is_any: false });
+        assert_eq!(
+            of("0 0 ? * 1L").weekdays,
+            Days {
+                values: set([]),
+                last: set([1]),
+                has_last: true,
+                is_any: false
+            }
+        );
         let drawn = of("H H(3-5) * * *");
-        assert_eq!((drawn.minutes.len(), (3..=5).contains(&drawn.hours.first()), drawn.hours.len()), (1, true, 1));
+        assert_eq!(
+            (
+                drawn.minutes.len(),
+                (3..=5).contains(&drawn.hours.first()),
+                drawn.hours.len()
+            ),
+            (1, true, 1)
+        );
         assert_eq!(of("H/15 * * * *").minutes.len(), 4);
         assert_eq!(of("H * * * *"), of("H * * * *"), "the lot falls once");
     }
@@ -363,8 +462,16 @@ mod tests {
 
     #[test]
     fn day_of_month_and_day_of_week_are_alternatives_when_both_are_given() {
-        let friday = |of_month| Day { of_month, of_week: 5, days_in_month: 31 };
-        let monday = |of_month| Day { of_month, of_week: 1, days_in_month: 31 };
+        let friday = |of_month| Day {
+            of_month,
+            of_week: 5,
+            days_in_month: 31,
+        };
+        let monday = |of_month| Day {
+            of_month,
+            of_week: 1,
+            days_in_month: 31,
+        };
         let both = Pattern::parse("0 0 13 * 5").expect("a pattern");
         assert!(both.has_day(friday(1)) && both.has_day(monday(13)) && !both.has_day(monday(1)));
         let third = Pattern::parse("0 0 * * fri#3").expect("a pattern");
@@ -373,7 +480,9 @@ mod tests {
         assert!(last.has_day(monday(31)) && !last.has_day(monday(30)));
         let last_friday = Pattern::parse("0 0 * * friL").expect("a pattern");
         assert!(
-            last_friday.has_day(friday(25)) && !last_friday.has_day(friday(24)) && !last_friday.has_day(monday(28))
+            last_friday.has_day(friday(25))
+                && !last_friday.has_day(friday(24))
+                && !last_friday.has_day(monday(28))
         );
     }
 }

@@ -26,7 +26,11 @@ impl Zone {
     pub fn named(name: Option<&str>, default: Self) -> Result<Self, InvalidSchedule> {
         match name {
             None => Ok(default),
-            Some(word) if ["local", "system", "default"].iter().any(|local| word.eq_ignore_ascii_case(local)) => {
+            Some(word)
+                if ["local", "system", "default"]
+                    .iter()
+                    .any(|local| word.eq_ignore_ascii_case(local)) =>
+            {
                 Ok(default)
             }
             Some(name) => name.parse(),
@@ -38,7 +42,9 @@ impl Zone {
         let seconds = match self {
             Self::Fixed(seconds) => seconds,
             Self::Iana(zone) => {
-                let at = DateTime::from_timestamp_millis(at_ms).unwrap_or_default().naive_utc();
+                let at = DateTime::from_timestamp_millis(at_ms)
+                    .unwrap_or_default()
+                    .naive_utc();
                 zone.offset_from_utc_datetime(&at).fix().local_minus_utc()
             }
         };
@@ -80,14 +86,24 @@ impl FromStr for Zone {
     type Err = InvalidSchedule;
 
     fn from_str(name: &str) -> Result<Self, InvalidSchedule> {
-        let offset = name.get(..3).filter(|start| start.eq_ignore_ascii_case("utc")).map_or(name, |_| &name[3..]);
+        let offset = name
+            .get(..3)
+            .filter(|start| start.eq_ignore_ascii_case("utc"))
+            .map_or(name, |_| &name[3..]);
         if let Some(seconds) = fixed(offset) {
             return Ok(Self::Fixed(seconds));
         }
-        let name_of_icu = OF_ICU.iter().find(|(short, _)| short.eq_ignore_ascii_case(name)).map(|(_, long)| *long);
+        let name_of_icu = OF_ICU
+            .iter()
+            .find(|(short, _)| short.eq_ignore_ascii_case(name))
+            .map(|(_, long)| *long);
         let wanted = name_of_icu.unwrap_or(name);
-        let known = TZ_VARIANTS.iter().find(|zone| zone.name().eq_ignore_ascii_case(wanted));
-        known.map(|zone| Self::Iana(*zone)).ok_or_else(|| InvalidSchedule::Zone(name.to_owned()))
+        let known = TZ_VARIANTS
+            .iter()
+            .find(|zone| zone.name().eq_ignore_ascii_case(wanted));
+        known
+            .map(|zone| Self::Iana(*zone))
+            .ok_or_else(|| InvalidSchedule::Zone(name.to_owned()))
     }
 }
 
@@ -103,7 +119,9 @@ fn fixed(text: &str) -> Option<i32> {
         None if rest.len() == 4 => rest.split_at_checked(2)?,
         None => (rest, "00"),
     };
-    let is_number = |text: &str, most| (1..=most).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
+    let is_number = |text: &str, most| {
+        (1..=most).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit())
+    };
     if !is_number(hours, 2) || minutes.len() != 2 || !is_number(minutes, 2) {
         return None;
     }
@@ -149,10 +167,26 @@ mod tests {
             assert_eq!(zone.to_string(), shown);
             assert_eq!(zone.to_string().parse(), Ok(zone), "{name} comes back");
         }
-        for name in ["", "Asia/Calcuta", "UTC+100", "UTC+", "+5:3", "Mars/Phobos", "UTC+5:300", "é+"] {
-            assert_eq!(name.parse::<Zone>(), Err(InvalidSchedule::Zone(name.into())), "{name}");
+        for name in [
+            "",
+            "Asia/Calcuta",
+            "UTC+100",
+            "UTC+",
+            "+5:3",
+            "Mars/Phobos",
+            "UTC+5:300",
+            "é+",
+        ] {
+            assert_eq!(
+                name.parse::<Zone>(),
+                Err(InvalidSchedule::Zone(name.into())),
+                "{name}"
+            );
         }
-        assert_eq!(Zone::named(Some("Local"), Zone::Fixed(60)), Ok(Zone::Fixed(60)));
+        assert_eq!(
+            Zone::named(Some("Local"), Zone::Fixed(60)),
+            Ok(Zone::Fixed(60))
+        );
         assert_eq!(Zone::named(None, Zone::UTC), Ok(Zone::UTC));
     }
 }

@@ -28,7 +28,11 @@ pub struct PriorIdentity {
 
 impl Broker {
     /// Adds the jobs. A job with a prior identity is added only if Redis no longer has it.
-    pub async fn add_again(&self, bulk: i64, items: Vec<ReAddition>) -> Result<Vec<JobResult>, QueueError> {
+    pub async fn add_again(
+        &self,
+        bulk: i64,
+        items: Vec<ReAddition>,
+    ) -> Result<Vec<JobResult>, QueueError> {
         self.memory.refuse_when_full().await?;
         let notes = self.notes(bulk, items.iter().map(|item| item.n)).await?;
         let mut fates = vec![None; items.len()];
@@ -47,20 +51,30 @@ impl Broker {
             self.fill(&mut item.job);
             match self.addition_again(&item) {
                 Ok(step) => steps.push((place, step)),
-                Err(QueueError::Invalid(reason)) => fates[place] = Some(JobResult::Skipped(reason.into())),
+                Err(QueueError::Invalid(reason)) => {
+                    fates[place] = Some(JobResult::Skipped(reason.into()))
+                }
                 Err(error) => return Err(error),
             }
         }
         self.finish(bulk, fates, steps, |reply| match id_of_reply(reply) {
-            Ok(id) => JobResult::Done { new_id: Some(id), score: None },
+            Ok(id) => JobResult::Done {
+                new_id: Some(id),
+                score: None,
+            },
             Err(error) => JobResult::Failed(error.to_string()),
         })
         .await
     }
 
     /// Makes jobs to add from what Redis knows of these jobs, or returns why it knows too little.
-    pub async fn like(&self, items: &[Chosen]) -> Result<Vec<Result<NewJob, &'static str>>, QueueError> {
-        let seen = self.see(items, &["timestamp", "name", "data", "opts", "priority"]).await?;
+    pub async fn like(
+        &self,
+        items: &[Chosen],
+    ) -> Result<Vec<Result<NewJob, &'static str>>, QueueError> {
+        let seen = self
+            .see(items, &["timestamp", "name", "data", "opts", "priority"])
+            .await?;
         let job = |(item, seen): (&Chosen, super::CurrentJob)| {
             if seen.number(0) != Some(item.key.created_ms) {
                 return Err("Redis has forgotten it");
@@ -72,7 +86,10 @@ impl Broker {
                 // BullMQ's producers write 0 if no number is set.
                 attempts: attempts.filter(|&attempts| attempts > 0),
                 backoff,
-                priority: seen.number(4).and_then(|priority| priority.try_into().ok()).filter(|priority| *priority > 0),
+                priority: seen
+                    .number(4)
+                    .and_then(|priority| priority.try_into().ok())
+                    .filter(|priority| *priority > 0),
                 trace: opts.trace,
                 ..NewJob::new(item.key.queue.clone(), text(1), text(2))
             })
@@ -83,7 +100,9 @@ impl Broker {
     fn addition_again(&self, item: &ReAddition) -> Result<PlannedChange, QueueError> {
         check_values(&item.job, self.now_ms())?;
         if let Some(kept) = item.kept.as_ref().filter(|kept| kept.key.id.is_queue_key()) {
-            return Err(QueueError::Invalid(InvalidNewId::QueueKey(kept.key.id.clone()).to_string()));
+            return Err(QueueError::Invalid(
+                InvalidNewId::QueueKey(kept.key.id.clone()).to_string(),
+            ));
         }
         let keys = self.keys(&item.job.queue);
         let (script, names) = script_for(&item.job, &keys);
@@ -94,26 +113,52 @@ impl Broker {
         let call = addition(script, &names, &keys, &item.job, id, created_ms, None)?.call;
         let after = item.kept.iter().map(|kept| {
             let mut command = redis::cmd("HSET");
-            command.arg(keys.job_key(kept.key.id.as_str())).arg("ats").arg(kept.started);
+            command
+                .arg(keys.job_key(kept.key.id.as_str()))
+                .arg("ats")
+                .arg(kept.started);
             command
         });
-        Ok(PlannedChange { n: item.n, before: Vec::new(), call, after: after.collect(), note: String::new() })
+        Ok(PlannedChange {
+            n: item.n,
+            before: Vec::new(),
+            call,
+            after: after.collect(),
+            note: String::new(),
+        })
     }
 
-    async fn cannot_be_the_same(&self, kept: &PriorIdentity) -> Result<Option<&'static str>, QueueError> {
+    async fn cannot_be_the_same(
+        &self,
+        kept: &PriorIdentity,
+    ) -> Result<Option<&'static str>, QueueError> {
         let keys = self.keys(&kept.key.queue);
-        let item = Chosen { n: 0, key: kept.key.clone(), state: JobState::Unknown, finished_on: None };
+        let item = Chosen {
+            n: 0,
+            key: kept.key.clone(),
+            state: JobState::Unknown,
+            finished_on: None,
+        };
         let seen = self.see(&[item], &["timestamp"]).await?;
         match seen.first().and_then(|seen| seen.number(0)) {
-            Some(created) if created == kept.key.created_ms => return Ok(Some("Redis still has it: retry it instead")),
-            Some(_) => return Ok(Some("its id is another job's now: it can only be enqueued with a new key")),
+            Some(created) if created == kept.key.created_ms => {
+                return Ok(Some("Redis still has it: retry it instead"));
+            }
+            Some(_) => {
+                return Ok(Some(
+                    "its id is another job's now: it can only be enqueued with a new key",
+                ));
+            }
             None => {}
         }
         if let Ok(number) = kept.key.id.as_str().parse::<u64>() {
-            let counted: Option<u64> = redis::AsyncCommands::get(&mut self.connection.get(), keys.id()).await?;
+            let counted: Option<u64> =
+                redis::AsyncCommands::get(&mut self.connection.get(), keys.id()).await?;
             // Later, BullMQ would give this id to a new job, which would overwrite this one.
             if counted.unwrap_or(0) < number {
-                return Ok(Some("Redis counts ids anew since then: it can only be enqueued with a new key"));
+                return Ok(Some(
+                    "Redis counts ids anew since then: it can only be enqueued with a new key",
+                ));
             }
         }
         Ok(None)

@@ -59,7 +59,10 @@ pub enum JobResult {
 
 impl JobResult {
     fn done() -> Self {
-        Self::Done { new_id: None, score: None }
+        Self::Done {
+            new_id: None,
+            score: None,
+        }
     }
 
     fn skipped(reason: &'static str) -> Self {
@@ -99,7 +102,10 @@ impl Broker {
         let seen = self.see(items, &["timestamp", "finishedOn"]).await?;
         let of = |(item, seen): (&Chosen, CurrentJob)| {
             let is_same = seen.number(0) == Some(item.key.created_ms) && seen.score.is_some();
-            is_same.then(|| Chosen { finished_on: seen.number(1), ..item.clone() })
+            is_same.then(|| Chosen {
+                finished_on: seen.number(1),
+                ..item.clone()
+            })
         };
         Ok(items.iter().zip(seen).map(of).collect())
     }
@@ -129,8 +135,14 @@ impl Broker {
         while let (Some(hash), Some(score)) = (replies.next(), replies.next()) {
             // A value that is no hash is no job.
             let fields = read::<Vec<Option<Vec<u8>>>>(hash)?.unwrap_or_default();
-            let fields = fields.into_iter().map(|field| field.map(|bytes| crate::damage::text(&bytes))).collect();
-            seen.push(CurrentJob { fields, score: read::<Option<f64>>(score)?.ok().flatten() });
+            let fields = fields
+                .into_iter()
+                .map(|field| field.map(|bytes| crate::damage::text(&bytes)))
+                .collect();
+            seen.push(CurrentJob {
+                fields,
+                score: read::<Option<f64>>(score)?.ok().flatten(),
+            });
         }
         Ok(seen)
     }
@@ -140,7 +152,11 @@ impl Broker {
     }
 
     /// The notes that earlier tries of a batch have left.
-    async fn notes(&self, bulk: i64, numbers: impl Iterator<Item = i64>) -> Result<HashMap<i64, String>, QueueError> {
+    async fn notes(
+        &self,
+        bulk: i64,
+        numbers: impl Iterator<Item = i64>,
+    ) -> Result<HashMap<i64, String>, QueueError> {
         let numbers: Vec<i64> = numbers.collect();
         if numbers.is_empty() {
             return Ok(HashMap::new());
@@ -148,13 +164,21 @@ impl Broker {
         let mut command = redis::cmd("HMGET");
         command.arg(self.notes_key(bulk)).arg(&numbers);
         let notes: Vec<Option<String>> = command.query_async(&mut self.connection.get()).await?;
-        Ok(numbers.into_iter().zip(notes).filter_map(|(n, note)| Some((n, note?))).collect())
+        Ok(numbers
+            .into_iter()
+            .zip(notes)
+            .filter_map(|(n, note)| Some((n, note?)))
+            .collect())
     }
 
     /// Runs each step together with its note: all or nothing, unless a script stops. Returns the
     /// scripts' replies, or why one stopped. After an error, only the notes know which steps were
     /// done.
-    async fn carry_out(&self, bulk: i64, steps: &[PlannedChange]) -> Result<Vec<Result<Value, String>>, QueueError> {
+    async fn carry_out(
+        &self,
+        bulk: i64,
+        steps: &[PlannedChange],
+    ) -> Result<Vec<Result<Value, String>>, QueueError> {
         let key = self.notes_key(bulk);
         let mut connection = self.connection.get();
         let mut loaded: Vec<&Call> = Vec::new();
@@ -171,7 +195,12 @@ impl Broker {
             let mut pipe = redis::pipe();
             pipe.atomic().ignore_errors();
             for step in chunk {
-                for command in step.before.iter().chain([&step.call.command()]).chain(&step.after) {
+                for command in step
+                    .before
+                    .iter()
+                    .chain([&step.call.command()])
+                    .chain(&step.after)
+                {
                     pipe.add_command(command.clone());
                 }
                 pipe.hset(&key, step.n, &step.note);
@@ -180,7 +209,10 @@ impl Broker {
             let replies: Vec<RedisResult<Value>> = pipe.query_async(&mut connection).await?;
             let mut replies = replies.into_iter();
             for step in chunk {
-                let mut own = replies.by_ref().take(step.before.len() + step.after.len() + 2).skip(step.before.len());
+                let mut own = replies
+                    .by_ref()
+                    .take(step.before.len() + step.after.len() + 2)
+                    .skip(step.before.len());
                 answers.push(read::<Value>(own.next().unwrap_or(Ok(Value::Nil)))?);
                 // Moves the shared iterator to the beginning of the next step.
                 own.for_each(drop);
@@ -194,7 +226,10 @@ impl Broker {
         if numbers.is_empty() {
             return Ok(());
         }
-        Ok(redis::AsyncCommands::hdel(&mut self.connection.get(), self.notes_key(bulk), numbers).await?)
+        Ok(
+            redis::AsyncCommands::hdel(&mut self.connection.get(), self.notes_key(bulk), numbers)
+                .await?,
+        )
     }
 
     /// Runs the remaining steps of a batch and fills in the fates. `read` interprets a script's
@@ -215,7 +250,10 @@ impl Broker {
                 undone.push(step.n);
             }
             fates[place] = Some(match fate {
-                JobResult::Done { new_id, .. } => JobResult::Done { new_id, score: step.note.parse().ok() },
+                JobResult::Done { new_id, .. } => JobResult::Done {
+                    new_id,
+                    score: step.note.parse().ok(),
+                },
                 other => other,
             });
         }

@@ -72,43 +72,72 @@ pub struct Removed {
 
 impl Broker {
     /// Marks waiting jobs, and removes others at once.
-    pub async fn remove_many(&self, bulk: i64, items: &[Chosen]) -> Result<Vec<JobResult>, QueueError> {
+    pub async fn remove_many(
+        &self,
+        bulk: i64,
+        items: &[Chosen],
+    ) -> Result<Vec<JobResult>, QueueError> {
         self.memory.refuse_when_full().await?;
         let notes = self.notes(bulk, items.iter().map(|item| item.n)).await?;
-        let seen = self.see(items, &["timestamp", "finishedOn", "parentKey"]).await?;
+        let seen = self
+            .see(items, &["timestamp", "finishedOn", "parentKey"])
+            .await?;
         let mut fates = vec![None; items.len()];
         let (mut marks, mut steps) = (Vec::new(), Vec::new());
         for (place, (item, seen)) in items.iter().zip(seen).enumerate() {
             let keys = self.keys(&item.key.queue);
             let job = keys.job_key(item.key.id.as_str());
             if let Some(note) = notes.get(&item.n) {
-                fates[place] = Some(JobResult::Done { new_id: None, score: note.parse().ok() });
+                fates[place] = Some(JobResult::Done {
+                    new_id: None,
+                    score: note.parse().ok(),
+                });
             } else if item.state == JobState::Waiting {
                 let call = Call::new(&MARK, &[&job]).arg(bulk).arg(item.key.created_ms);
                 marks.push((place, call));
             } else {
                 let refused = match (seen.number(0), seen.score) {
                     (None, _) => Some("Redis has forgotten it"),
-                    (Some(created), _) if created != item.key.created_ms => Some("its id is another job's now"),
+                    (Some(created), _) if created != item.key.created_ms => {
+                        Some("its id is another job's now")
+                    }
                     (Some(_), None) => Some("it has left its state since it was chosen"),
-                    (Some(_), _) if seen.number(1) != item.finished_on => Some("it has run since it was chosen"),
+                    (Some(_), _) if seen.number(1) != item.finished_on => {
+                        Some("it has run since it was chosen")
+                    }
                     _ if seen.text(2).is_some() => Some(IN_A_FLOW),
                     _ => None,
                 };
                 match (refused, seen.score) {
                     (None, Some(score)) => {
-                        let before = copying(&self.config.own_prefix, bulk, &item.key.queue, &item.key.id, &job);
+                        let before = copying(
+                            &self.config.own_prefix,
+                            bulk,
+                            &item.key.queue,
+                            &item.key.id,
+                            &job,
+                        );
                         let call = removal(&keys, &item.key.id);
                         steps.push((
                             place,
-                            PlannedChange { n: item.n, before, call, after: Vec::new(), note: score.to_string() },
+                            PlannedChange {
+                                n: item.n,
+                                before,
+                                call,
+                                after: Vec::new(),
+                                note: score.to_string(),
+                            },
                         ));
                     }
-                    (reason, _) => fates[place] = Some(JobResult::skipped(reason.unwrap_or_default())),
+                    (reason, _) => {
+                        fates[place] = Some(JobResult::skipped(reason.unwrap_or_default()))
+                    }
                 }
             }
         }
-        let marked = self.invoke_all(&marks.iter().map(|(_, call)| call).collect::<Vec<_>>()).await?;
+        let marked = self
+            .invoke_all(&marks.iter().map(|(_, call)| call).collect::<Vec<_>>())
+            .await?;
         for ((place, _), code) in marks.iter().zip(marked) {
             fates[*place] = Some(code.map_or_else(JobResult::Failed, |code| match code {
                 1 => JobResult::done(),
@@ -130,21 +159,40 @@ impl Broker {
 
     /// Restores removed jobs where they were; waiting ones go behind all that wait. A repeated call
     /// changes nothing.
-    pub async fn restore_many(&self, bulk: i64, items: &[Removed]) -> Result<Vec<JobResult>, QueueError> {
+    pub async fn restore_many(
+        &self,
+        bulk: i64,
+        items: &[Removed],
+    ) -> Result<Vec<JobResult>, QueueError> {
         self.memory.refuse_when_full().await?;
         let mut calls = Vec::with_capacity(items.len());
-        for Removed { job: Chosen { key, state, .. }, score } in items {
+        for Removed {
+            job: Chosen { key, state, .. },
+            score,
+        } in items
+        {
             let keys = self.keys(&key.queue);
             let place = set_of(&keys, *state).unwrap_or_else(|| keys.wait());
             let copy = copy_key(&self.config.own_prefix, bulk, &key.queue, &key.id);
-            let names = [keys.job_key(key.id.as_str()), copy, place, keys.marker(), keys.events()];
+            let names = [
+                keys.job_key(key.id.as_str()),
+                copy,
+                place,
+                keys.marker(),
+                keys.events(),
+            ];
             let event = match state {
                 JobState::Waiting | JobState::Prioritized => "waiting".to_owned(),
                 other => other.to_string(),
             };
             let score = score.map(|score| score.to_string()).unwrap_or_default();
             calls.push(
-                Call::new(&RESTORE, &names).arg(bulk).arg(key.id.as_str()).arg(score).arg(event).arg(key.created_ms),
+                Call::new(&RESTORE, &names)
+                    .arg(bulk)
+                    .arg(key.id.as_str())
+                    .arg(score)
+                    .arg(event)
+                    .arg(key.created_ms),
             );
         }
         let codes = self.invoke_all(&calls.iter().collect::<Vec<_>>()).await?;
@@ -160,7 +208,9 @@ impl Broker {
 
     /// Calls one of this module's own scripts for each job. The calls may be repeated.
     async fn invoke_all(&self, calls: &[&Call]) -> Result<Vec<Result<i64, String>>, QueueError> {
-        let Some(first) = calls.first() else { return Ok(Vec::new()) };
+        let Some(first) = calls.first() else {
+            return Ok(Vec::new());
+        };
         let mut connection = self.connection.get();
         first.load(&mut connection).await?;
         let mut pipe = redis::pipe();
@@ -169,7 +219,10 @@ impl Broker {
             pipe.add_command(call.command());
         }
         let replies: Vec<RedisResult<Value>> = pipe.query_async(&mut connection).await?;
-        replies.into_iter().map(crate::damage::read::<i64>).collect()
+        replies
+            .into_iter()
+            .map(crate::damage::read::<i64>)
+            .collect()
     }
 }
 

@@ -25,7 +25,16 @@ impl Broker {
         self.memory.refuse_when_full().await?;
         let notes = self.notes(bulk, items.iter().map(|item| item.n)).await?;
         let fields = ["timestamp", "finishedOn", "opts", "name", "data"];
-        let seen = self.see(items, if edit.is_some() { &fields } else { &fields[..3] }).await?;
+        let seen = self
+            .see(
+                items,
+                if edit.is_some() {
+                    &fields
+                } else {
+                    &fields[..3]
+                },
+            )
+            .await?;
         let mut fates = vec![None; items.len()];
         let mut steps = Vec::new();
         for (place, (item, seen)) in items.iter().zip(seen).enumerate() {
@@ -58,7 +67,9 @@ impl Broker {
             };
             let call = reprocessing(&keys, &item.key.id, item.state, &opts);
             fates[place] = match call {
-                None => Some(JobResult::skipped("only completed and failed jobs can be retried")),
+                None => Some(JobResult::skipped(
+                    "only completed and failed jobs can be retried",
+                )),
                 Some(_) => fate,
             };
             if let (None, Some(call)) = (&fates[place], call) {
@@ -70,7 +81,16 @@ impl Broker {
                     update.arg(&job).arg("data").arg(data);
                     before.push(update);
                 }
-                steps.push((place, PlannedChange { n: item.n, before, call, after: Vec::new(), note: String::new() }));
+                steps.push((
+                    place,
+                    PlannedChange {
+                        n: item.n,
+                        before,
+                        call,
+                        after: Vec::new(),
+                        note: String::new(),
+                    },
+                ));
             }
         }
         self.finish(bulk, fates, steps, |code| match code {

@@ -87,8 +87,9 @@ impl JobOpts {
         if matches!(text.trim(), "" | "[]") {
             return Ok(Self::default());
         }
-        let raw: Raw<'_> = serde_json::from_str(text)
-            .map_err(|error| format!("the job's options cannot be read: {}", unread(text, &error)))?;
+        let raw: Raw<'_> = serde_json::from_str(text).map_err(|error| {
+            format!("the job's options cannot be read: {}", unread(text, &error))
+        })?;
         let mut odd = Odd::default();
         let (backoff, never_again) = raw.backoff.map_or((None, false), |raw| odd.backoff(raw));
         Ok(Self {
@@ -96,12 +97,20 @@ impl JobOpts {
             never_again,
             backoff,
             trace: odd.value("tm", raw.tm).map(trace).unwrap_or_default(),
-            delay_ms: raw.delay.and_then(value).as_ref().and_then(js::number).map_or(0, |ms| ms.max(0.0) as u64),
+            delay_ms: raw
+                .delay
+                .and_then(value)
+                .as_ref()
+                .and_then(js::number)
+                .map_or(0, |ms| ms.max(0.0) as u64),
             expires_at_ms: odd.number("exp", raw.exp).map(|at| at.max(0.0) as u64),
             remove_on_complete: odd.retention("removeOnComplete", raw.remove_on_complete),
             remove_on_fail: odd.retention("removeOnFail", raw.remove_on_fail),
             skip_missed: raw.skip_missed.and_then(value) == Some(Value::Bool(true)),
-            lifo: raw.lifo.and_then(value).is_some_and(|lifo| js::is_true(&lifo)),
+            lifo: raw
+                .lifo
+                .and_then(value)
+                .is_some_and(|lifo| js::is_true(&lifo)),
             keep_logs: odd.most("keepLogs", raw.kl).filter(|&most| most > 0),
             keep_traces: odd.traces(raw.stack_trace_limit),
             has_own_timestamp: raw.timestamp.is_some(),
@@ -110,7 +119,14 @@ impl JobOpts {
     }
 
     pub(crate) fn retry(&self) -> (Option<u32>, Option<Backoff>) {
-        (if self.never_again { Some(1) } else { self.attempts }, self.backoff)
+        (
+            if self.never_again {
+                Some(1)
+            } else {
+                self.attempts
+            },
+            self.backoff,
+        )
     }
 
     /// The command that puts the job back into the waiting list. Workers take from the right.
@@ -120,7 +136,11 @@ impl JobOpts {
 
     /// How long the job asks to be kept in this state (`completed` or `failed`).
     pub(crate) fn retention(&self, state: &str) -> Option<KeepJobs> {
-        if state == "completed" { self.remove_on_complete } else { self.remove_on_fail }
+        if state == "completed" {
+            self.remove_on_complete
+        } else {
+            self.remove_on_fail
+        }
     }
 }
 
@@ -132,15 +152,23 @@ fn unread(text: &str, error: &serde_json::Error) -> String {
     }
 }
 
-/// Ours, or another producer's OpenTelemetry context, whose trace id ties the job to its request as well.
+/// Ours, or another producer's OpenTelemetry context, whose trace id ties the job to its request as
+/// well.
 fn trace(tm: Value) -> Trace {
     let tm = match tm {
         Value::String(text) => serde_json::from_str(&text).unwrap_or(Value::Null),
         other => other,
     };
     let trace: Trace = serde_json::from_value(tm).unwrap_or_default();
-    let trace_id = || trace.traceparent.map(|parent| format!("{:032x}", parent.trace_id));
-    Trace { correlation_id: trace.correlation_id.clone().or_else(trace_id), ..trace }
+    let trace_id = || {
+        trace
+            .traceparent
+            .map(|parent| format!("{:032x}", parent.trace_id))
+    };
+    Trace {
+        correlation_id: trace.correlation_id.clone().or_else(trace_id),
+        ..trace
+    }
 }
 
 #[cfg(test)]
@@ -168,15 +196,24 @@ mod tests {
             (BackoffKind::Exponential, Duration::from_secs(1), Some(0.5))
         );
         assert_eq!(
-            JobOpts::parse(r#"{"backoff":2000}"#).expect("options").backoff.map(|b| b.delay),
+            JobOpts::parse(r#"{"backoff":2000}"#)
+                .expect("options")
+                .backoff
+                .map(|b| b.delay),
             Some(Duration::from_secs(2))
         );
         assert_eq!(JobOpts::parse("{}"), Ok(JobOpts::default()));
         let traced = r#"{"tm":"{\"traceparent\":\"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\"}"}"#;
         let traced = JobOpts::parse(traced).expect("options").trace;
-        assert_eq!(traced.correlation_id.as_deref(), Some("4bf92f3577b34da6a3ce929d0e0e4736"));
+        assert_eq!(
+            traced.correlation_id.as_deref(),
+            Some("4bf92f3577b34da6a3ce929d0e0e4736")
+        );
         let parent = traced.traceparent.map(|parent| parent.to_string());
-        assert_eq!(parent.as_deref(), Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"));
+        assert_eq!(
+            parent.as_deref(),
+            Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
+        );
     }
 
     #[test]
@@ -199,7 +236,11 @@ mod tests {
             assert_eq!(attempts(json), read, "{json}");
         }
         let backoff = |json: &str| of(&format!(r#"{{"attempts":4,"backoff":{json}}}"#));
-        let delay = |json: &str| backoff(json).backoff.map(|backoff| backoff.delay.as_secs_f64() * 1e3);
+        let delay = |json: &str| {
+            backoff(json)
+                .backoff
+                .map(|backoff| backoff.delay.as_secs_f64() * 1e3)
+        };
         for (json, read) in [
             ("0", Some(0.0)),
             ("1500.5", Some(1_500.5)),
@@ -212,7 +253,10 @@ mod tests {
             (r#"{"type":"fixed","delay":"20"}"#, Some(20.0)),
             (r#"{"type":"fixed","delay":"soon"}"#, None),
             (r#"{"type":"exponential","delay":-5}"#, Some(1.0)),
-            (r#"{"type":"exponential","delay":1e300}"#, Some(MAX_DELAY.as_secs_f64() * 1e3)),
+            (
+                r#"{"type":"exponential","delay":1e300}"#,
+                Some(MAX_DELAY.as_secs_f64() * 1e3),
+            ),
             (r#"{"type":"custom"}"#, None),
             (r#"{"type":"custom","delay":7}"#, Some(7.0)),
             (r#"{"delay":7}"#, Some(7.0)),
@@ -220,14 +264,34 @@ mod tests {
             assert_eq!(delay(json), read, "{json}");
         }
         let never = backoff(r#"{"type":"fixed","delay":-1}"#);
-        assert_eq!((never.retry().0, never.attempts), (Some(1), Some(4)), "-1 is BullMQ's word for no retry");
-        assert_eq!(backoff(r#"{"type":"fixed","delay":1,"jitter":7}"#).backoff.and_then(|b| b.jitter), Some(1.0));
-        assert_eq!(backoff(r#"{"type":"fixed","delay":1,"jitter":"x"}"#).backoff.and_then(|b| b.jitter), Some(0.0));
+        assert_eq!(
+            (never.retry().0, never.attempts),
+            (Some(1), Some(4)),
+            "-1 is BullMQ's word for no retry"
+        );
+        assert_eq!(
+            backoff(r#"{"type":"fixed","delay":1,"jitter":7}"#)
+                .backoff
+                .and_then(|b| b.jitter),
+            Some(1.0)
+        );
+        assert_eq!(
+            backoff(r#"{"type":"fixed","delay":1,"jitter":"x"}"#)
+                .backoff
+                .and_then(|b| b.jitter),
+            Some(0.0)
+        );
         let limits = of(r#"{"kl":2.5,"stackTraceLimit":0,"lifo":"x","timestamp":1.5}"#);
-        assert_eq!((limits.keep_logs, limits.keep_traces, limits.lifo), (Some(3), Some(0), true));
+        assert_eq!(
+            (limits.keep_logs, limits.keep_traces, limits.lifo),
+            (Some(3), Some(0), true)
+        );
         assert!(limits.has_own_timestamp);
         let limits = of(r#"{"kl":-2,"stackTraceLimit":1e9,"lifo":0}"#);
-        assert_eq!((limits.keep_logs, limits.keep_traces, limits.lifo), (None, Some(MAX_TRACES), false));
+        assert_eq!(
+            (limits.keep_logs, limits.keep_traces, limits.lifo),
+            (None, Some(MAX_TRACES), false)
+        );
         for (limit, kept) in [
             ("0.5", None),
             ("[1]", Some(1)),
@@ -237,7 +301,11 @@ mod tests {
             ("\"0\"", None),
             ("\"x\"", None),
         ] {
-            assert_eq!(of(&format!("{{\"stackTraceLimit\":{limit}}}")).keep_traces, kept, "{limit}");
+            assert_eq!(
+                of(&format!("{{\"stackTraceLimit\":{limit}}}")).keep_traces,
+                kept,
+                "{limit}"
+            );
         }
     }
 
@@ -249,15 +317,22 @@ mod tests {
         );
         let opts = JobOpts::parse(&opts).expect("options");
         assert!(opts.lifo);
-        let named: Vec<&str> = opts.odd.iter().filter_map(|odd| odd.split(' ').next()).collect();
+        let named: Vec<&str> = opts
+            .odd
+            .iter()
+            .filter_map(|odd| odd.split(' ').next())
+            .collect();
         assert_eq!(named, ["backoff", "attempts", "exp", "removeOnFail"]);
         assert!(opts.odd.iter().all(|odd| odd.len() < 300), "{:?}", opts.odd);
         let leaking = r#"{"backoff":{"type":"c","note":"leak@x.y"},"attempts":"leak@x.y","exp":["leak@x.y"],"removeOnFail":{"age":"leak@x.y"},"kl":-3}"#;
         let odd = JobOpts::parse(leaking).expect("options").odd.join("; ");
         assert!(!odd.contains("leak"), "{odd}");
-        for said in
-            ["backoff is an object: ", "attempts is a text of 8 characters: ", "exp is a list: ", "keepLogs is -3: "]
-        {
+        for said in [
+            "backoff is an object: ",
+            "attempts is a text of 8 characters: ",
+            "exp is a list: ",
+            "keepLogs is -3: ",
+        ] {
             assert!(odd.contains(said), "{said}: {odd}");
         }
         let refused = |text: &str| JobOpts::parse(text).expect_err("no options");
@@ -265,7 +340,9 @@ mod tests {
             refused(r#""leak@x.y""#),
             "the job's options cannot be read: they are a text of 8 characters, not an object"
         );
-        assert!(!refused(r#"["leak@x.y"]"#).contains("leak") && !refused("leak@x.y").contains("leak"));
+        assert!(
+            !refused(r#"["leak@x.y"]"#).contains("leak") && !refused("leak@x.y").contains("leak")
+        );
         for none in ["", "[]", "{}"] {
             assert_eq!(JobOpts::parse(none), Ok(JobOpts::default()), "{none}");
         }
@@ -285,19 +362,33 @@ mod tests {
                 jitter: Some(0.25),
             }),
             expires_at_ms: Some(5),
-            keep_completed: Some(Keep { age: Some(Duration::from_secs(9)), count: Some(3) }),
+            keep_completed: Some(Keep {
+                age: Some(Duration::from_secs(9)),
+                count: Some(3),
+            }),
             keep_failed: Some(Keep::default()),
             trace: Trace {
                 correlation_id: Some("c".into()),
                 platform: Some("p".into()),
-                traceparent: "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".parse().ok(),
+                traceparent: "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+                    .parse()
+                    .ok(),
             },
             ..NewJob::new("q".parse().expect("a name"), "n", "{}")
         };
         let read = JobOpts::parse(&encode(&job).to_string()).expect("options");
-        assert_eq!(read.retention("completed"), KeepJobs::of_job(&json!({ "age": 9, "count": 3 })));
+        assert_eq!(
+            read.retention("completed"),
+            KeepJobs::of_job(&json!({ "age": 9, "count": 3 }))
+        );
         assert_eq!(read.retention("failed"), KeepJobs::of_job(&json!(false)));
-        assert_eq!(removal(Keep { age: Some(Duration::from_millis(500)), count: None }), json!({ "age": 0.5 }));
+        assert_eq!(
+            removal(Keep {
+                age: Some(Duration::from_millis(500)),
+                count: None
+            }),
+            json!({ "age": 0.5 })
+        );
         assert_eq!(
             (read.attempts, read.backoff, read.expires_at_ms, read.trace),
             (job.attempts, job.backoff, job.expires_at_ms, job.trace)

@@ -1,4 +1,5 @@
-//! Options that are odd: a number where JavaScript makes one of it, and a note of what means nothing.
+//! Options that are odd: a number where JavaScript makes one of it, and a note of what means
+//! nothing.
 
 use std::time::Duration;
 
@@ -21,7 +22,8 @@ pub(super) struct Odd(pub(super) Vec<String>);
 impl Odd {
     /// Only the kind of what its producer wrote, which may be personal, goes to the log.
     fn note(&mut self, name: &str, raw: &RawValue, instead: &str) {
-        self.0.push(format!("{name} is {}: {instead}", kind(raw.get())));
+        self.0
+            .push(format!("{name} is {}: {instead}", kind(raw.get())));
     }
 
     pub(super) fn value(&mut self, name: &str, raw: Option<&RawValue>) -> Option<Value> {
@@ -54,10 +56,13 @@ impl Odd {
         Some(most.ceil() as usize)
     }
 
-    /// BullMQ keeps `traces.slice(-limit)`: of a fraction its whole part, all where that is 0 or nothing, and none of a limit below 0.
+    /// BullMQ keeps `traces.slice(-limit)`: of a fraction its whole part, all where that is 0 or
+    /// nothing, and none of a limit below 0.
     pub(super) fn traces(&mut self, raw: Option<&RawValue>) -> Option<usize> {
         let limit = self.number("stackTraceLimit", raw)?;
-        let is_none = raw.and_then(value).is_some_and(|limit| limit.as_f64() == Some(0.0));
+        let is_none = raw
+            .and_then(value)
+            .is_some_and(|limit| limit.as_f64() == Some(0.0));
         match limit.trunc() {
             _ if is_none => Some(0),
             0.0 => None,
@@ -66,15 +71,30 @@ impl Odd {
         }
     }
 
-    /// BullMQ compares `attemptsMade + 1 < attempts`: fractions count up, and less than one is one. 0 is what its producers write for none.
+    /// BullMQ compares `attemptsMade + 1 < attempts`: fractions count up, and less than one is one.
+    /// 0 is what its producers write for none.
     pub(super) fn attempts(&mut self, raw: Option<&RawValue>) -> Option<u32> {
         let attempts = self.number("attempts", raw)?;
-        Some(if attempts < 0.0 { 1 } else { attempts.ceil() as u32 })
+        Some(if attempts < 0.0 {
+            1
+        } else {
+            attempts.ceil() as u32
+        })
     }
 
     /// Also whether the first failure is the last: BullMQ takes a delay of -1 for that.
     pub(super) fn backoff(&mut self, raw: &RawValue) -> (Option<Backoff>, bool) {
-        let of = |kind, ms| (Some(Backoff { kind, delay: millis(ms), max: None, jitter: None }), ms == -1.0);
+        let of = |kind, ms| {
+            (
+                Some(Backoff {
+                    kind,
+                    delay: millis(ms),
+                    max: None,
+                    jitter: None,
+                }),
+                ms == -1.0,
+            )
+        };
         let fields = match value(raw) {
             Some(Value::Object(fields)) => fields,
             Some(absent) if !js::is_true(&absent) && !absent.is_number() => return (None, false),
@@ -102,31 +122,57 @@ impl Odd {
             (Some(kind), None) => of(kind, 0.0),
             (Some(kind), Some(Some(ms))) => of(kind, ms),
             (None, Some(Some(ms))) if ms > 0.0 => {
-                self.note("backoff", raw, "its type needs its producer's own code; taken as fixed");
+                self.note(
+                    "backoff",
+                    raw,
+                    "its type needs its producer's own code; taken as fixed",
+                );
                 of(BackoffKind::Fixed, ms)
             }
             _ => {
-                self.note("backoff", raw, "left out, since its type or its delay means nothing here");
+                self.note(
+                    "backoff",
+                    raw,
+                    "left out, since its type or its delay means nothing here",
+                );
                 return (None, false);
             }
         };
         // Not NaN, which is no jitter to BullMQ.
-        let jitter = fields.get("jitter").map(|jitter| js::number(jitter).unwrap_or(0.0).clamp(0.0, 1.0));
+        let jitter = fields
+            .get("jitter")
+            .map(|jitter| js::number(jitter).unwrap_or(0.0).clamp(0.0, 1.0));
         // Ours: BullMQ has no maximum and ignores it.
-        let max = fields.get("maxDelay").and_then(js::number).filter(|ms| *ms >= 0.0).map(millis);
-        (backoff.map(|backoff| Backoff { max, jitter, ..backoff }), is_final)
+        let max = fields
+            .get("maxDelay")
+            .and_then(js::number)
+            .filter(|ms| *ms >= 0.0)
+            .map(millis);
+        (
+            backoff.map(|backoff| Backoff {
+                max,
+                jitter,
+                ..backoff
+            }),
+            is_final,
+        )
     }
 
     pub(super) fn retention(&mut self, name: &str, raw: Option<&RawValue>) -> Option<KeepJobs> {
         let value = self.value(name, raw)?;
         if let (Some(member), Some(raw)) = (KeepJobs::unreadable(&value), raw) {
-            self.note(name, raw, &format!("its {member} is left out, since it is not a number"));
+            self.note(
+                name,
+                raw,
+                &format!("its {member} is left out, since it is not a number"),
+            );
         }
         KeepJobs::of_job(&value)
     }
 }
 
-/// At most five years. BullMQ delays a job also by less than nothing, so that it waits behind what is delayed until now.
+/// At most five years. BullMQ delays a job also by less than nothing, so that it waits behind what
+/// is delayed until now.
 fn millis(ms: f64) -> Duration {
     if ms < 0.0 {
         return Duration::from_millis(1);
@@ -145,8 +191,12 @@ pub(super) fn kind(json: &str) -> String {
         Some(b'{') => "an object".into(),
         Some(b'[') => "a list".into(),
         Some(b'"') => {
-            let length = serde_json::from_str::<String>(json).map_or(0, |text| text.chars().count());
-            format!("a text of {length} character{}", if length == 1 { "" } else { "s" })
+            let length =
+                serde_json::from_str::<String>(json).map_or(0, |text| text.chars().count());
+            format!(
+                "a text of {length} character{}",
+                if length == 1 { "" } else { "s" }
+            )
         }
         Some(b't' | b'f' | b'n') => json.chars().take(SHOWN_BYTES).collect(),
         _ if json.len() > SHOWN_BYTES => "a long number".into(),

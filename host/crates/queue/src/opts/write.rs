@@ -40,9 +40,11 @@ pub(crate) fn encode(job: &NewJob) -> Value {
         if let Some(ttl) = once.ttl {
             value["ttl"] = (ttl.as_millis() as u64).into();
         }
-        for (name, set) in
-            [("extend", once.extend), ("replace", once.replace), ("keepLastIfActive", once.keep_last_if_active)]
-        {
+        for (name, set) in [
+            ("extend", once.extend),
+            ("replace", once.replace),
+            ("keepLastIfActive", once.keep_last_if_active),
+        ] {
             if set {
                 value[name] = true.into();
             }
@@ -55,7 +57,10 @@ pub(crate) fn encode(job: &NewJob) -> Value {
     if let Some(at) = job.expires_at_ms {
         opts.insert("exp".into(), at.into());
     }
-    for (name, keep) in [("removeOnComplete", job.keep_completed), ("removeOnFail", job.keep_failed)] {
+    for (name, keep) in [
+        ("removeOnComplete", job.keep_completed),
+        ("removeOnFail", job.keep_failed),
+    ] {
         if let Some(keep) = keep {
             opts.insert(name.into(), removal(keep));
         }
@@ -67,7 +72,8 @@ pub(crate) fn encode(job: &NewJob) -> Value {
     Value::Object(opts)
 }
 
-/// As BullMQ's producers write it: `true`, `false`, a number, or `{count, age}` with the age in seconds.
+/// As BullMQ's producers write it: `true`, `false`, a number, or `{count, age}` with the age in
+/// seconds.
 pub(super) fn removal(keep: Keep) -> Value {
     match (keep.age, keep.count) {
         (None, None) => false.into(),
@@ -80,5 +86,9 @@ pub(super) fn removal(keep: Keep) -> Value {
 
 /// Whole ones as such; less than one must not become none, which removes everything.
 fn seconds(age: Duration) -> Value {
-    if age.subsec_nanos() == 0 { age.as_secs().into() } else { age.as_secs_f64().into() }
+    if age.subsec_nanos() == 0 {
+        age.as_secs().into()
+    } else {
+        age.as_secs_f64().into()
+    }
 }

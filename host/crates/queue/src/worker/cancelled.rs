@@ -18,16 +18,26 @@ impl Inner {
     /// A job that cannot be dropped now stalls, and the worker that takes it next drops it.
     pub(super) async fn drop_cancelled(&self, taken: &Taken, bulk: i64) -> Next {
         let queue = &self.config.queue;
-        let Ok(id) = taken.id.parse::<JobId>() else { return Next::Nothing(NextCheck::Now) };
+        let Ok(id) = taken.id.parse::<JobId>() else {
+            return Next::Nothing(NextCheck::Now);
+        };
         let dropped = async {
             let mut connection = self.queues.connection.get();
             removal(&self.names.keys, &id).load(&mut connection).await?;
-            let pipe = taking_away(&self.queues.config.own_prefix, bulk, &self.names.keys, queue, &id);
+            let pipe = taking_away(
+                &self.queues.config.own_prefix,
+                bulk,
+                &self.names.keys,
+                queue,
+                &id,
+            );
             pipe.query_async::<Value>(&mut connection).await
         };
         match dropped.await {
             Ok(_) => debug!(%queue, job = %id, bulk, "dropped: a bulk operation has removed it"),
-            Err(error) => warn!(%error, %queue, job = %id, bulk, "a removed job is not dropped yet"),
+            Err(error) => {
+                warn!(%error, %queue, job = %id, bulk, "a removed job is not dropped yet")
+            }
         }
         Next::Nothing(NextCheck::Now)
     }

@@ -29,12 +29,21 @@ pub(super) struct Damage {
 }
 
 pub(super) fn find(prefix: &str, fields: &HashMap<String, String>) -> Option<Damage> {
-    let mut damage = Damage { what: String::new(), repairs: Vec::new() };
+    let mut damage = Damage {
+        what: String::new(),
+        repairs: Vec::new(),
+    };
     // Starts count from 1, and this is one.
     for (name, least) in [("atm", "0"), ("ats", "1"), ("stc", "0")] {
-        let Some(count) = fields.get(name) else { continue };
+        let Some(count) = fields.get(name) else {
+            continue;
+        };
         if !count.parse::<u32>().is_ok_and(|count| count <= MAX_COUNT) {
-            damage.note(format!("its field {name} is no count"), name, Some(least.into()));
+            damage.note(
+                format!("its field {name} is no count"),
+                name,
+                Some(least.into()),
+            );
         }
     }
     if let Some(parent) = fields.get("parent")
@@ -42,9 +51,17 @@ pub(super) fn find(prefix: &str, fields: &HashMap<String, String>) -> Option<Dam
     {
         let rebuilt = rebuilt_parent(prefix, fields);
         if rebuilt.is_none() {
-            damage.note("its field parentKey is no key of a job".into(), "parentKey", None);
+            damage.note(
+                "its field parentKey is no key of a job".into(),
+                "parentKey",
+                None,
+            );
         }
-        damage.note("its field parent is no job's place".into(), "parent", rebuilt);
+        damage.note(
+            "its field parent is no job's place".into(),
+            "parent",
+            rebuilt,
+        );
     }
     (!damage.repairs.is_empty()).then_some(damage)
 }
@@ -60,8 +77,9 @@ impl Damage {
 }
 
 fn is_parent(text: &str) -> bool {
-    serde_json::from_str::<Json>(text)
-        .is_ok_and(|parent| (parent["id"].is_string() || parent["id"].is_u64()) && parent["queueKey"].is_string())
+    serde_json::from_str::<Json>(text).is_ok_and(|parent| {
+        (parent["id"].is_string() || parent["id"].is_u64()) && parent["queueKey"].is_string()
+    })
 }
 
 /// Rebuilt from other fields that hold the same facts, so that a flow's parent learns of the
@@ -69,14 +87,21 @@ fn is_parent(text: &str) -> bool {
 fn rebuilt_parent(prefix: &str, fields: &HashMap<String, String>) -> Option<String> {
     let key = fields.get("parentKey")?;
     // A job's id may contain colons, and so may a prefix; Patchbay's own prefix is known.
-    let own = key.strip_prefix(prefix).and_then(|rest| rest.strip_prefix(':')?.split_once(':'));
+    let own = key
+        .strip_prefix(prefix)
+        .and_then(|rest| rest.strip_prefix(':')?.split_once(':'));
     let (queue, id) = match own {
         Some((queue, id)) => (format!("{prefix}:{queue}"), id),
-        None => key.rsplit_once(':').map(|(queue, id)| (queue.to_owned(), id))?,
+        None => key
+            .rsplit_once(':')
+            .map(|(queue, id)| (queue.to_owned(), id))?,
     };
     let opts: Map<String, Json> = serde_json::from_str(fields.get("opts")?).ok()?;
     let mut parent = json!({ "id": id, "queueKey": queue });
-    for name in ON_FAILURE.into_iter().filter(|name| opts.get(*name) == Some(&Json::Bool(true))) {
+    for name in ON_FAILURE
+        .into_iter()
+        .filter(|name| opts.get(*name) == Some(&Json::Bool(true)))
+    {
         parent[name] = true.into();
     }
     Some(parent.to_string())
@@ -102,7 +127,10 @@ impl Inner {
                 }
             }
         }
-        if let Err(error) = pipe.query_async::<()>(&mut self.queues.connection.get()).await {
+        if let Err(error) = pipe
+            .query_async::<()>(&mut self.queues.connection.get())
+            .await
+        {
             // The script will then stop at the job, and the job is ended by hand.
             error!(%error, job = taken.id, queue = %self.config.queue, "a damaged job is not repaired");
         }
@@ -126,10 +154,14 @@ impl Inner {
             }
             Disposition::HandBack => "had not run".to_owned(),
         };
-        let reason = format!("damaged-data: {}; the job {ended}", QueueError::from(damage));
+        let reason = format!(
+            "damaged-data: {}; the job {ended}",
+            QueueError::from(damage)
+        );
         let next = async {
             if self.is_nowhere_else(job).await? {
-                self.move_to_failed(job.taken.id.as_bytes(), &reason).await?;
+                self.move_to_failed(job.taken.id.as_bytes(), &reason)
+                    .await?;
             }
             self.half_taken(job.token, Some(&job.taken.id)).await
         };
@@ -147,20 +179,30 @@ impl Inner {
     async fn is_nowhere_else(&self, job: &Settling<'_>) -> Result<bool, QueueError> {
         let (keys, id) = (&self.names.keys, &job.taken.id);
         let mut pipe = redis::pipe();
-        pipe.ignore_errors().exists(keys.job_key(id)).get(format!("{}:lock", keys.job_key(id)));
-        for set in [keys.completed(), keys.failed(), keys.delayed(), keys.prioritized(), keys.waiting_children()] {
+        pipe.ignore_errors()
+            .exists(keys.job_key(id))
+            .get(format!("{}:lock", keys.job_key(id)));
+        for set in [
+            keys.completed(),
+            keys.failed(),
+            keys.delayed(),
+            keys.prioritized(),
+            keys.waiting_children(),
+        ] {
             pipe.zscore(set, id);
         }
         for list in [keys.wait(), keys.paused()] {
             pipe.cmd("LPOS").arg(list).arg(id);
         }
-        let replies: Vec<RedisResult<Value>> = pipe.query_async(&mut self.queues.connection.get()).await?;
+        let replies: Vec<RedisResult<Value>> =
+            pipe.query_async(&mut self.queues.connection.get()).await?;
         let mut replies = replies.into_iter().map(read::<Option<Value>>);
         let mut next = || replies.next().unwrap_or(Ok(Ok(None)));
         // It may be gone: removed as its options say, or by somebody.
         let exists = next()? == Ok(Some(Value::Int(1)));
         let lock = next()?.ok().flatten();
-        let is_others = lock.is_some_and(|lock| lock != Value::BulkString(job.token.as_bytes().to_vec()));
+        let is_others =
+            lock.is_some_and(|lock| lock != Value::BulkString(job.token.as_bytes().to_vec()));
         let mut is_somewhere = false;
         for place in replies {
             is_somewhere |= matches!(place?, Ok(Some(_)));
@@ -170,11 +212,19 @@ impl Inner {
 
     /// The job that a script took under this token before it stopped. `except` is the job before
     /// it.
-    pub(super) async fn half_taken(&self, token: &str, except: Option<&str>) -> Result<Option<Taken>, QueueError> {
+    pub(super) async fn half_taken(
+        &self,
+        token: &str,
+        except: Option<&str>,
+    ) -> Result<Option<Taken>, QueueError> {
         let keys = &self.names.keys;
         let mut connection = self.queues.connection.get();
-        let ids: Vec<Vec<u8>> =
-            redis::cmd("LRANGE").arg(keys.active()).arg(0).arg(-1).query_async(&mut connection).await?;
+        let ids: Vec<Vec<u8>> = redis::cmd("LRANGE")
+            .arg(keys.active())
+            .arg(0)
+            .arg(-1)
+            .query_async(&mut connection)
+            .await?;
         if ids.is_empty() {
             return Ok(None);
         }
@@ -186,17 +236,29 @@ impl Inner {
         }
         let locks: Vec<RedisResult<Value>> = pipe.query_async(&mut connection).await?;
         for (id, lock) in ids.iter().zip(locks) {
-            let is_ours = read::<Option<Vec<u8>>>(lock)?.ok().flatten().is_some_and(|lock| lock == token.as_bytes());
+            let is_ours = read::<Option<Vec<u8>>>(lock)?
+                .ok()
+                .flatten()
+                .is_some_and(|lock| lock == token.as_bytes());
             if !is_ours || except.is_some_and(|other| other.as_bytes() == id) {
                 continue;
             }
-            let fields: RedisResult<Value> = redis::cmd("HGETALL").arg(key(id)).query_async(&mut connection).await;
+            let fields: RedisResult<Value> = redis::cmd("HGETALL")
+                .arg(key(id))
+                .query_async(&mut connection)
+                .await;
             let reason = match (String::from_utf8(id.clone()), read::<Vec<Value>>(fields)?) {
-                (Ok(id), Ok(flat)) => return Ok(Some(Taken { id, fields: hash(flat)? })),
+                (Ok(id), Ok(flat)) => {
+                    return Ok(Some(Taken {
+                        id,
+                        fields: hash(flat)?,
+                    }));
+                }
                 (Err(_), _) => "its id is no text".to_owned(),
                 (_, Err(what)) => what,
             };
-            self.move_to_failed(id, &format!("damaged-data: {reason}")).await?;
+            self.move_to_failed(id, &format!("damaged-data: {reason}"))
+                .await?;
         }
         Ok(None)
     }
@@ -208,16 +270,24 @@ impl Inner {
         let now = self.queues.now_ms();
         let mut pipe = redis::pipe();
         pipe.atomic().ignore_errors();
-        pipe.lrem(keys.active(), 0, id).del([&key, &b":lock"[..]].concat()).srem(keys.stalled(), id);
+        pipe.lrem(keys.active(), 0, id)
+            .del([&key, &b":lock"[..]].concat())
+            .srem(keys.stalled(), id);
         // A job whose id is the name of one of the queue's own keys has no hash: writing one would
         // replace that key.
         if !shape(keys).iter().any(|(own, _)| own.as_bytes() == key) {
-            pipe.hset(&key, "failedReason", reason).hset(&key, "finishedOn", now).hdel(&key, "defa");
+            pipe.hset(&key, "failedReason", reason)
+                .hset(&key, "finishedOn", now)
+                .hdel(&key, "defa");
         }
         pipe.zadd(keys.failed(), id, now);
-        pipe.cmd("XADD").arg(keys.events()).arg("*").arg(&["event", "failed", "prev", "active"]);
+        pipe.cmd("XADD")
+            .arg(keys.events())
+            .arg("*")
+            .arg(&["event", "failed", "prev", "active"]);
         pipe.arg("jobId").arg(id).arg("failedReason").arg(reason);
-        pipe.query_async::<Value>(&mut self.queues.connection.get()).await?;
+        pipe.query_async::<Value>(&mut self.queues.connection.get())
+            .await?;
         error!(job = text(id), queue = %self.config.queue, reason, "a damaged job was put among the failed by hand; a parent in a flow was not told");
         Ok(())
     }
@@ -228,12 +298,18 @@ mod tests {
     use super::*;
 
     fn of(fields: &[(&str, &str)]) -> HashMap<String, String> {
-        fields.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+        fields
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect()
     }
 
     #[test]
     fn counters_that_are_no_counts_are_found_and_put_right() {
-        assert_eq!(find("bull", &of(&[("atm", "3"), ("ats", "4"), ("data", "x")])), None);
+        assert_eq!(
+            find("bull", &of(&[("atm", "3"), ("ats", "4"), ("data", "x")])),
+            None
+        );
         for odd in ["x", "-1", "", "4294967295", "1.5"] {
             let damage = find("bull", &of(&[("atm", odd), ("ats", "2")])).expect("damage");
             assert_eq!(damage.repairs, [("atm", Some("0".to_owned()))], "{odd}");
@@ -243,14 +319,39 @@ mod tests {
 
     #[test]
     fn an_unreadable_parent_is_rebuilt_from_what_else_says_so() {
-        let whole = of(&[("parent", r#"{"id":"7","queueKey":"bull:q"}"#), ("parentKey", "bull:q:7")]);
+        let whole = of(&[
+            ("parent", r#"{"id":"7","queueKey":"bull:q"}"#),
+            ("parentKey", "bull:q:7"),
+        ]);
         assert_eq!(find("bull", &whole), None);
-        let rebuilt = find("bull", &of(&[("parent", "{"), ("parentKey", "bull:q:7"), ("opts", r#"{"fpof":true}"#)]));
+        let rebuilt = find(
+            "bull",
+            &of(&[
+                ("parent", "{"),
+                ("parentKey", "bull:q:7"),
+                ("opts", r#"{"fpof":true}"#),
+            ]),
+        );
         let (field, value) = rebuilt.expect("damage").repairs.remove(0);
         let value: Json = serde_json::from_str(&value.expect("a value")).expect("JSON");
-        assert_eq!((field, value), ("parent", json!({ "id": "7", "queueKey": "bull:q", "fpof": true })));
-        let colons = of(&[("parent", "{"), ("parentKey", "bull:q:repeat:a:7"), ("opts", "{}")]);
-        let value = find("bull", &colons).expect("damage").repairs.remove(0).1.expect("a value");
+        assert_eq!(
+            (field, value),
+            (
+                "parent",
+                json!({ "id": "7", "queueKey": "bull:q", "fpof": true })
+            )
+        );
+        let colons = of(&[
+            ("parent", "{"),
+            ("parentKey", "bull:q:repeat:a:7"),
+            ("opts", "{}"),
+        ]);
+        let value = find("bull", &colons)
+            .expect("damage")
+            .repairs
+            .remove(0)
+            .1
+            .expect("a value");
         let value: Json = serde_json::from_str(&value).expect("JSON");
         assert_eq!(value, json!({ "id": "repeat:a:7", "queueKey": "bull:q" }));
         let lost = find("bull", &of(&[("parent", "[]"), ("opts", "{}")])).expect("damage");

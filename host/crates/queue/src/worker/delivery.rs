@@ -81,7 +81,10 @@ impl Refusal {
 
     pub fn message(&self) -> &str {
         match self {
-            Self::Unreadable(reason) | Self::Missed(reason) | Self::Condemned(reason) | Self::Expired(reason) => reason,
+            Self::Unreadable(reason)
+            | Self::Missed(reason)
+            | Self::Condemned(reason)
+            | Self::Expired(reason) => reason,
         }
     }
 }
@@ -98,15 +101,25 @@ impl Inner {
     ) -> Result<Delivery, patchbay_model::InvalidId> {
         let field = |name: &str| taken.fields.get(name).map(String::as_str);
         let number = |name: &str| field(name).and_then(js::whole);
-        let count = |name: &str| number(name).and_then(|n| u32::try_from(n).ok()).unwrap_or(0);
+        let count = |name: &str| {
+            number(name)
+                .and_then(|n| u32::try_from(n).ok())
+                .unwrap_or(0)
+        };
         // As in BullMQ, missing data is an empty object.
-        let data = field("data").filter(|data| !data.is_empty()).unwrap_or("{}");
+        let data = field("data")
+            .filter(|data| !data.is_empty())
+            .unwrap_or("{}");
         let (retry, trace) = match opts {
             Ok(opts) => (opts.retry(), opts.trace.clone()),
             Err(_) => ((None, None), Trace::default()),
         };
         // Only before the first start: a tick that ran and is retried was not missed.
-        let tick = taken.id.rsplit_once(':').and_then(|(_, tick)| tick.parse().ok()).filter(|_| count("ats") <= 1);
+        let tick = taken
+            .id
+            .rsplit_once(':')
+            .and_then(|(_, tick)| tick.parse().ok())
+            .filter(|_| count("ats") <= 1);
         let now_ms = self.queues.now_ms();
         let refusal = refusal(data, opts, damage, field("defa"), tick, now_ms);
         let id: patchbay_model::JobId = taken.id.parse()?;
@@ -122,7 +135,11 @@ impl Inner {
             idempotency_key: key.idempotency_key_of(field(ADDITION)),
             key: key.clone(),
             name: field("name").unwrap_or_default().to_owned(),
-            data: if matches!(refusal, Some(Refusal::Unreadable(_))) { String::new() } else { data.to_owned() },
+            data: if matches!(refusal, Some(Refusal::Unreadable(_))) {
+                String::new()
+            } else {
+                data.to_owned()
+            },
             refusal,
             retry,
             trace,
@@ -149,7 +166,9 @@ impl Inner {
 impl Inner {
     /// Turns `prefix:queue:id` into `queue:id`.
     fn parent(&self, key: &str) -> String {
-        let own = key.strip_prefix(self.queues.config.prefix.as_str()).and_then(|rest| rest.strip_prefix(':'));
+        let own = key
+            .strip_prefix(self.queues.config.prefix.as_str())
+            .and_then(|rest| rest.strip_prefix(':'));
         own.unwrap_or(key).to_owned()
     }
 }
@@ -166,7 +185,9 @@ fn refusal(
         return Some(Refusal::Condemned(reason.to_owned()));
     }
     if let Some(what) = damage {
-        return Some(Refusal::Unreadable(format!("the job's hash in Redis was damaged: {what}")));
+        return Some(Refusal::Unreadable(format!(
+            "the job's hash in Redis was damaged: {what}"
+        )));
     }
     let opts = match opts {
         Ok(opts) => opts,
@@ -175,18 +196,29 @@ fn refusal(
     if let Some(tick) = tick.filter(|_| opts.skip_missed) {
         let late = Duration::from_millis(now_ms.saturating_sub(tick));
         if late > MISSED_AFTER {
-            let text =
-                format!("left out: it was due {} s ago, and its schedule leaves out missed ticks", late.as_secs());
+            let text = format!(
+                "left out: it was due {} s ago, and its schedule leaves out missed ticks",
+                late.as_secs()
+            );
             return Some(Refusal::Missed(text));
         }
     }
     let expires_at_ms = opts.expires_at_ms;
-    if let Some(late_ms) = expires_at_ms.and_then(|at| now_ms.checked_sub(at)).filter(|&late_ms| late_ms > 0) {
-        return Some(Refusal::Expired(format!("taken {late_ms} ms after the time after which it must not run")));
+    if let Some(late_ms) = expires_at_ms
+        .and_then(|at| now_ms.checked_sub(at))
+        .filter(|&late_ms| late_ms > 0)
+    {
+        return Some(Refusal::Expired(format!(
+            "taken {late_ms} ms after the time after which it must not run"
+        )));
     }
     if data.len() > MAX_DATA_BYTES {
-        return Some(Refusal::Unreadable(format!("the job's data is larger than {MAX_DATA_BYTES} bytes")));
+        return Some(Refusal::Unreadable(format!(
+            "the job's data is larger than {MAX_DATA_BYTES} bytes"
+        )));
     }
     let unreadable = serde_json::from_str::<&RawValue>(data).err()?;
-    Some(Refusal::Unreadable(format!("the job's data is not JSON: {unreadable}")))
+    Some(Refusal::Unreadable(format!(
+        "the job's data is not JSON: {unreadable}"
+    )))
 }

@@ -35,7 +35,11 @@ pub(super) async fn drive(inner: Arc<Inner>) {
     let mut pass = None;
     let mut entering = None;
     loop {
-        let Control { concurrency, paused, stopping } = *control.borrow_and_update();
+        let Control {
+            concurrency,
+            paused,
+            stopping,
+        } = *control.borrow_and_update();
         if stopping {
             break;
         }
@@ -144,7 +148,13 @@ async fn sleep_until(look: NextCheck) {
 
 /// Runs jobs one after another, each fetched by the settlement of the previous one, until there is
 /// none.
-async fn chain(inner: Arc<Inner>, token: String, mut taken: Box<Taken>, mut ended: Ended, pass: Box<dyn Pass>) {
+async fn chain(
+    inner: Arc<Inner>,
+    token: String,
+    mut taken: Box<Taken>,
+    mut ended: Ended,
+    pass: Box<dyn Pass>,
+) {
     ended.1 = loop {
         match inner.process(&token, *taken, &*pass).await {
             Next::Job(next) => taken = next,
@@ -166,7 +176,8 @@ impl Inner {
     async fn pass_marker_on(&self) {
         let mut command = redis::cmd("ZADD");
         command.arg(&self.names.marker).arg(0).arg("0");
-        let passed: redis::RedisResult<()> = command.query_async(&mut self.queues.connection.get()).await;
+        let passed: redis::RedisResult<()> =
+            command.query_async(&mut self.queues.connection.get()).await;
         if let Err(error) = passed {
             warn!(%error, queue = %self.config.queue, "other workers may notice a job late");
         }
@@ -185,7 +196,11 @@ struct Marker {
 
 impl Marker {
     fn new(inner: Arc<Inner>) -> Self {
-        Self { inner, connection: None, waiting: None }
+        Self {
+            inner,
+            connection: None,
+            waiting: None,
+        }
     }
 
     /// Closes the connection, and with it the wait in Redis.
@@ -201,7 +216,9 @@ impl Marker {
     /// Whether there was a marker within [`IDLE`]. Cancel-safe: after a drop, the next call
     /// continues the wait.
     async fn wait(&mut self) -> redis::RedisResult<bool> {
-        let waiting = self.waiting.get_or_insert_with(|| pop(Arc::clone(&self.inner), self.connection.take()).boxed());
+        let waiting = self
+            .waiting
+            .get_or_insert_with(|| pop(Arc::clone(&self.inner), self.connection.take()).boxed());
         let (connection, popped) = waiting.await;
         self.waiting = None;
         self.connection = connection;
@@ -220,17 +237,32 @@ async fn pop(inner: Arc<Inner>, connection: Option<MultiplexedConnection>) -> Po
     let mut command = redis::cmd("BZPOPMIN");
     command.arg(&inner.names.marker).arg(IDLE.as_secs());
     let popped: redis::RedisResult<redis::Value> = command.query_async(&mut connection).await;
-    (Some(connection), popped.map(|value| value != redis::Value::Nil))
+    (
+        Some(connection),
+        popped.map(|value| value != redis::Value::Nil),
+    )
 }
 
 async fn connect(inner: &Inner) -> redis::RedisResult<MultiplexedConnection> {
     let config = redis::AsyncConnectionConfig::new()
         .set_response_timeout(Some(IDLE + SILENCE_LIMIT))
         .set_connection_timeout(Some(SILENCE_LIMIT));
-    let mut connection = inner.queues.connection.client().get_multiplexed_async_connection_with_config(&config).await?;
+    let mut connection = inner
+        .queues
+        .connection
+        .client()
+        .get_multiplexed_async_connection_with_config(&config)
+        .await?;
     // BullMQ's `getWorkers` and Bull Board find workers by this name.
-    let name = inner.names.keys.client_name(&format!(":w:{}", inner.worker_name));
-    redis::cmd("CLIENT").arg("SETNAME").arg(name).query_async::<()>(&mut connection).await?;
+    let name = inner
+        .names
+        .keys
+        .client_name(&format!(":w:{}", inner.worker_name));
+    redis::cmd("CLIENT")
+        .arg("SETNAME")
+        .arg(name)
+        .query_async::<()>(&mut connection)
+        .await?;
     Ok(connection)
 }
 
@@ -244,7 +276,10 @@ mod tests {
     fn the_sooner_look_wins() {
         let now = Instant::now();
         let later = now + IDLE;
-        assert_eq!(sooner(NextCheck::At(later), NextCheck::At(now)), NextCheck::At(now));
+        assert_eq!(
+            sooner(NextCheck::At(later), NextCheck::At(now)),
+            NextCheck::At(now)
+        );
         assert_eq!(sooner(NextCheck::At(now), NextCheck::Now), NextCheck::Now);
     }
 }

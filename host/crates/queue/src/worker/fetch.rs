@@ -108,7 +108,10 @@ impl Limiter {
     pub(super) fn even(max: u64, per: Duration) -> Self {
         let (max, per_ms) = (max.max(1), (per.as_millis() as u64).max(1));
         match per_ms / max {
-            0 => Self { max: max / per_ms, duration: 1 },
+            0 => Self {
+                max: max / per_ms,
+                duration: 1,
+            },
             duration => Self { max: 1, duration },
         }
     }
@@ -140,11 +143,14 @@ impl Inner {
         let mut keys = self.names.moving.to_vec();
         keys.push(self.names.marker.clone());
         let opts = rmp_serde::to_vec_named(&self.fetch_opts(token)).map_err(unwritable)?;
-        let call =
-            Call::new(&scripts::MOVE_TO_ACTIVE, &keys).arg(&self.names.prefix).arg(self.queues.now_ms()).arg(opts);
+        let call = Call::new(&scripts::MOVE_TO_ACTIVE, &keys)
+            .arg(&self.names.prefix)
+            .arg(self.queues.now_ms())
+            .arg(opts);
         let reply: redis::RedisResult<Value> = call.invoke(&mut self.queues.connection.get()).await;
-        let taken =
-            reply.and_then(|reply| next(reply, self.queues.now_ms())?.map_err(|code| refused(format!("code {code}"))));
+        let taken = reply.and_then(|reply| {
+            next(reply, self.queues.now_ms())?.map_err(|code| refused(format!("code {code}")))
+        });
         match taken.map_err(QueueError::from) {
             // The script took a job and stopped in the middle. This worker owns the job, and its
             // damage is handled with it.
@@ -172,15 +178,23 @@ pub(super) fn next(reply: Value, now_ms: u64) -> redis::RedisResult<Result<Next,
         _ => return Ok(Ok(Next::Nothing(NextCheck::idle()))),
     };
     let mut parts = parts.into_iter();
-    let (Some(fields), Some(id), limited_ms, delayed_until) = (parts.next(), parts.next(), parts.next(), parts.next())
+    let (Some(fields), Some(id), limited_ms, delayed_until) =
+        (parts.next(), parts.next(), parts.next(), parts.next())
     else {
         return Ok(Ok(Next::Nothing(NextCheck::idle())));
     };
     if let Value::Array(flat) = fields {
         let id: String = redis::from_redis_value(id)?;
-        return Ok(Ok(Next::Job(Box::new(Taken { id, fields: hash(flat)? }))));
+        return Ok(Ok(Next::Job(Box::new(Taken {
+            id,
+            fields: hash(flat)?,
+        }))));
     }
-    let number = |value: Option<Value>| value.and_then(|value| redis::from_redis_value::<u64>(value).ok()).unwrap_or(0);
+    let number = |value: Option<Value>| {
+        value
+            .and_then(|value| redis::from_redis_value::<u64>(value).ok())
+            .unwrap_or(0)
+    };
     let look = match (number(limited_ms), number(delayed_until)) {
         (0, 0) => NextCheck::idle(),
         (0, until) => NextCheck::in_ms(until.saturating_sub(now_ms)),
@@ -202,15 +216,19 @@ pub(super) fn hash(flat: Vec<Value>) -> redis::RedisResult<HashMap<String, Strin
 /// Replaces invalid UTF-8. Such data is no JSON either, and is refused as that.
 fn text(value: Value) -> redis::RedisResult<String> {
     match value {
-        Value::BulkString(bytes) => {
-            Ok(String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
-        }
+        Value::BulkString(bytes) => Ok(String::from_utf8(bytes)
+            .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())),
         other => Ok(redis::from_redis_value(other)?),
     }
 }
 
 fn refused(detail: String) -> redis::RedisError {
-    (redis::ErrorKind::UnexpectedReturnType, "BullMQ refused to give a job", detail).into()
+    (
+        redis::ErrorKind::UnexpectedReturnType,
+        "BullMQ refused to give a job",
+        detail,
+    )
+        .into()
 }
 
 #[cfg(test)]
@@ -220,8 +238,26 @@ mod tests {
     #[test]
     fn rates_become_even() {
         let even = |max, per_ms| Limiter::even(max, Duration::from_millis(per_ms));
-        assert_eq!(even(180, 60_000), Limiter { max: 1, duration: 333 });
-        assert_eq!(even(5_000, 1_000), Limiter { max: 5, duration: 1 });
-        assert_eq!(even(0, 0), Limiter { max: 1, duration: 1 });
+        assert_eq!(
+            even(180, 60_000),
+            Limiter {
+                max: 1,
+                duration: 333
+            }
+        );
+        assert_eq!(
+            even(5_000, 1_000),
+            Limiter {
+                max: 5,
+                duration: 1
+            }
+        );
+        assert_eq!(
+            even(0, 0),
+            Limiter {
+                max: 1,
+                duration: 1
+            }
+        );
     }
 }

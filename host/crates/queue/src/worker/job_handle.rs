@@ -40,20 +40,31 @@ impl JobHandle {
             pipe.hgetall(format!("{}:{part}", self.job_key));
         }
         type Hash = HashMap<String, String>;
-        let (processed, failed): (Hash, Hash) = pipe.query_async(&mut self.connection.get()).await?;
+        let (processed, failed): (Hash, Hash) =
+            pipe.query_async(&mut self.connection.get()).await?;
         let done = processed.into_iter().map(|(key, value)| (key, Ok(value)));
-        let mut outcomes: Vec<_> = done.chain(failed.into_iter().map(|(key, reason)| (key, Err(reason)))).collect();
+        let mut outcomes: Vec<_> = done
+            .chain(failed.into_iter().map(|(key, reason)| (key, Err(reason))))
+            .collect();
         outcomes.sort();
         let result = |(key, outcome): (String, Result<String, String>)| {
             // Format: `prefix:queue:id`. A queue's name has no colon; a prefix and a child's id may
             // have. A key under another prefix cannot be split.
-            let own = key.strip_prefix(self.key.prefix.as_str()).and_then(|rest| rest.strip_prefix(':'));
-            let (queue, id) = own.and_then(|rest| rest.split_once(':')).unwrap_or_else(|| {
-                let mut parts = key.rsplitn(3, ':');
-                let id = parts.next().unwrap_or_default();
-                (parts.next().unwrap_or_default(), id)
-            });
-            ChildResult { id: id.to_owned(), queue: queue.to_owned(), outcome }
+            let own = key
+                .strip_prefix(self.key.prefix.as_str())
+                .and_then(|rest| rest.strip_prefix(':'));
+            let (queue, id) = own
+                .and_then(|rest| rest.split_once(':'))
+                .unwrap_or_else(|| {
+                    let mut parts = key.rsplitn(3, ':');
+                    let id = parts.next().unwrap_or_default();
+                    (parts.next().unwrap_or_default(), id)
+                });
+            ChildResult {
+                id: id.to_owned(),
+                queue: queue.to_owned(),
+                outcome,
+            }
         };
         Ok(outcomes.into_iter().map(result).collect())
     }
@@ -66,13 +77,26 @@ impl JobHandle {
             let logs = format!("{}:logs", self.job_key);
             pipe.rpush(&logs, log_lines).ignore();
             if let Some(most) = self.keep_logs {
-                pipe.ltrim(&logs, -isize::try_from(most).unwrap_or(isize::MAX), -1).ignore();
+                pipe.ltrim(&logs, -isize::try_from(most).unwrap_or(isize::MAX), -1)
+                    .ignore();
             }
         }
         if let Some(json) = progress {
             pipe.hset(&self.job_key, "progress", json).ignore();
-            pipe.cmd("XADD").arg(&self.events_key).arg(&["MAXLEN", "~"]).arg(MAX_EVENTS).arg("*");
-            pipe.arg(&["event", "progress", "jobId", self.key.id.as_str(), "data", json]).ignore();
+            pipe.cmd("XADD")
+                .arg(&self.events_key)
+                .arg(&["MAXLEN", "~"])
+                .arg(MAX_EVENTS)
+                .arg("*");
+            pipe.arg(&[
+                "event",
+                "progress",
+                "jobId",
+                self.key.id.as_str(),
+                "data",
+                json,
+            ])
+            .ignore();
         }
         let written: redis::RedisResult<()> = pipe.query_async(&mut self.connection.get()).await;
         if let Err(error) = written {

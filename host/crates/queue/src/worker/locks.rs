@@ -55,12 +55,25 @@ pub(super) struct Held<'a> {
 
 impl Locks {
     pub(super) fn hold<'a>(&'a self, id: &'a str, token: &str, end: End) -> Held<'a> {
-        self.with(|locks| locks.insert(id.to_owned(), Lock { token: token.to_owned(), end }));
+        self.with(|locks| {
+            locks.insert(
+                id.to_owned(),
+                Lock {
+                    token: token.to_owned(),
+                    end,
+                },
+            )
+        });
         Held { locks: self, id }
     }
 
     fn all(&self) -> Vec<(String, Lock)> {
-        self.with(|locks| locks.iter().map(|(id, lock)| (id.clone(), lock.clone())).collect())
+        self.with(|locks| {
+            locks
+                .iter()
+                .map(|(id, lock)| (id.clone(), lock.clone()))
+                .collect()
+        })
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut HashMap<String, Lock>) -> T) -> T {
@@ -118,7 +131,10 @@ async fn extend(inner: &Inner, held: &[(String, Lock)]) -> redis::RedisResult<Ve
 
 /// Does what BullMQ's script does, with commands that take no memory. Not atomic: if a lock passes
 /// to another worker between the check and the renewal, that worker's lock is extended instead.
-async fn extend_when_full(inner: &Inner, held: &[(String, Lock)]) -> redis::RedisResult<Vec<String>> {
+async fn extend_when_full(
+    inner: &Inner,
+    held: &[(String, Lock)],
+) -> redis::RedisResult<Vec<String>> {
     let mut connection = inner.queues.connection.get();
     let keys = &inner.names.keys;
     let key = |id: &str| format!("{}:lock", keys.job_key(id));
@@ -127,11 +143,17 @@ async fn extend_when_full(inner: &Inner, held: &[(String, Lock)]) -> redis::Redi
         look.get(key(id));
     }
     let tokens: Vec<Option<String>> = look.query_async(&mut connection).await?;
-    let (ours, lost): (Vec<_>, Vec<_>) =
-        held.iter().zip(tokens).partition(|((_, lock), token)| token.as_ref() == Some(&lock.token));
+    let (ours, lost): (Vec<_>, Vec<_>) = held
+        .iter()
+        .zip(tokens)
+        .partition(|((_, lock), token)| token.as_ref() == Some(&lock.token));
     let mut renew = redis::pipe();
     for ((id, _), _) in ours {
-        renew.pexpire(key(id), inner.config.lock.as_millis() as i64).ignore().srem(keys.stalled(), id).ignore();
+        renew
+            .pexpire(key(id), inner.config.lock.as_millis() as i64)
+            .ignore()
+            .srem(keys.stalled(), id)
+            .ignore();
     }
     renew.query_async::<()>(&mut connection).await?;
     Ok(lost.into_iter().map(|((id, _), _)| id.clone()).collect())
@@ -142,7 +164,9 @@ pub(super) async fn obey_kills(inner: Arc<Inner>) {
     loop {
         match kills.recv().await {
             Ok(order) if order.queue == inner.config.queue => {
-                let end = inner.locks.with(|locks| locks.get(order.id.as_str()).map(|lock| lock.end.clone()));
+                let end = inner
+                    .locks
+                    .with(|locks| locks.get(order.id.as_str()).map(|lock| lock.end.clone()));
                 if let Some(end) = end {
                     warn!(job = %order.id, queue = %order.queue, by = order.by, "killed by an operator");
                     end.kill(&order.by);
@@ -177,13 +201,18 @@ pub(super) async fn rescue_stalled(inner: Arc<Inner>) {
             .arg(&inner.names.prefix)
             .arg(inner.queues.now_ms())
             .arg(inner.config.stalled_interval.as_millis() as u64);
-        match call.invoke::<Vec<String>>(&mut inner.queues.connection.get()).await {
+        match call
+            .invoke::<Vec<String>>(&mut inner.queues.connection.get())
+            .await
+        {
             Ok(ids) if ids.is_empty() => {}
             Ok(ids) => {
                 inner.queues.stalls.note(&inner.config.queue, ids.len());
                 warn!(queue = %inner.config.queue, jobs = ?ids, "stalled: their worker died or lost Redis; back in the queue")
             }
-            Err(error) => warn!(%error, queue = %inner.config.queue, "stalled jobs were not looked for"),
+            Err(error) => {
+                warn!(%error, queue = %inner.config.queue, "stalled jobs were not looked for")
+            }
         }
         tokio::time::sleep(inner.config.stalled_interval).await;
     }

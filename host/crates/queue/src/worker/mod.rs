@@ -153,7 +153,10 @@ impl Broker {
 impl WorkerHandle {
     fn spawn(queues: Broker, config: WorkerConfig, handler: Arc<dyn Handler>) -> Self {
         let inner = Arc::new(Inner {
-            worker_name: format!("{WORKER_PREFIX}{}", config.host.replace(char::is_whitespace, "-")),
+            worker_name: format!(
+                "{WORKER_PREFIX}{}",
+                config.host.replace(char::is_whitespace, "-")
+            ),
             names: fetch::Names::new(&queues.keys(&config.queue)),
             locks: locks::Locks::default(),
             control: watch::Sender::new(Control {
@@ -176,7 +179,11 @@ impl WorkerHandle {
             tokio::spawn(locks::obey_kills(Arc::clone(&inner))),
         ];
         driver.close();
-        Self { inner, driver, tasks }
+        Self {
+            inner,
+            driver,
+            tasks,
+        }
     }
 
     pub fn queue(&self) -> &QueueName {
@@ -185,11 +192,15 @@ impl WorkerHandle {
 
     /// Stops taking jobs; running ones continue. Other workers are not affected.
     pub fn pause(&self) {
-        self.inner.control.send_modify(|control| control.paused = true);
+        self.inner
+            .control
+            .send_modify(|control| control.paused = true);
     }
 
     pub fn resume(&self) {
-        self.inner.control.send_modify(|control| control.paused = false);
+        self.inner
+            .control
+            .send_modify(|control| control.paused = false);
     }
 
     pub fn active(&self) -> usize {
@@ -198,13 +209,17 @@ impl WorkerHandle {
 
     /// Changes how many jobs run at once. Running ones continue.
     pub fn set_concurrency(&self, concurrency: usize) {
-        self.inner.control.send_modify(|control| control.concurrency = concurrency.max(1));
+        self.inner
+            .control
+            .send_modify(|control| control.concurrency = concurrency.max(1));
     }
 
     /// Stops taking jobs and waits for running ones, up to `limit`. Returns how many still ran
     /// then; their locks are no longer renewed.
     pub async fn drain(&self, limit: Duration) -> usize {
-        self.inner.control.send_modify(|control| control.stopping = true);
+        self.inner
+            .control
+            .send_modify(|control| control.stopping = true);
         self.inner.running.close();
         let ended = async {
             self.driver.wait().await;
@@ -225,7 +240,9 @@ impl WorkerHandle {
 
 impl Drop for WorkerHandle {
     fn drop(&mut self) {
-        self.inner.control.send_modify(|control| control.stopping = true);
+        self.inner
+            .control
+            .send_modify(|control| control.stopping = true);
         self.abort();
     }
 }

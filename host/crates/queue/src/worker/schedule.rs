@@ -12,7 +12,9 @@ impl Inner {
     /// Does nothing for a job that no scheduler made, or whose scheduler was removed or has already
     /// made the next tick (on a second attempt).
     pub(super) async fn schedule_next_tick(&self, taken: &Taken) {
-        let Some(scheduler) = taken.fields.get("rjk") else { return };
+        let Some(scheduler) = taken.fields.get("rjk") else {
+            return;
+        };
         if let Err(error) = self.try_next_tick(scheduler, taken).await {
             // The reconciler repairs this.
             warn!(%error, schedule = scheduler, queue = %self.config.queue, "the next tick is not scheduled yet");
@@ -21,7 +23,9 @@ impl Inner {
 
     async fn try_next_tick(&self, scheduler: &str, taken: &Taken) -> redis::RedisResult<()> {
         let (queue, queues) = (&self.config.queue, &self.queues);
-        let Some(found) = queues.scheduler(queue, scheduler).await? else { return Ok(()) };
+        let Some(found) = queues.scheduler(queue, scheduler).await? else {
+            return Ok(());
+        };
         let is_scheduler = found.fields.contains_key("ic");
         if taken.id != found.job_id(scheduler) {
             // The jobs of such a repeatable are named after a hash of its key.
@@ -40,9 +44,16 @@ impl Inner {
             // scheduler's data.
             queues.keep_scheduler_data(queue, scheduler, data).await?;
         }
-        let opts = taken.fields.get("opts").and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+        let opts = taken
+            .fields
+            .get("opts")
+            .and_then(|text| serde_json::from_str(text).ok())
+            .unwrap_or_default();
         match next_opts(opts, &found.repeat(), queues.moment(&found)) {
-            Ok(Some((tick, opts))) => queues.make_tick(queue, scheduler, &taken.id, tick, &opts).await.map(drop),
+            Ok(Some((tick, opts))) => queues
+                .make_tick(queue, scheduler, &taken.id, tick, &opts)
+                .await
+                .map(drop),
             Ok(None) => {
                 info!(%queue, schedule = scheduler, "a schedule has come to its end");
                 Ok(())

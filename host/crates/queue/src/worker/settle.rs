@@ -95,7 +95,12 @@ impl Inner {
             // With such an id, not even the failure could be recorded.
             Err(error) => fail(format!("invalid-input: {error}")),
         };
-        let job = Settling { token, taken: &taken, opts: opts.as_ref().ok(), yields: pass.is_wanted() };
+        let job = Settling {
+            token,
+            taken: &taken,
+            opts: opts.as_ref().ok(),
+            yields: pass.is_wanted(),
+        };
         let next = self.settle(job, settlement, &end).await;
         drop(held);
         next
@@ -105,7 +110,11 @@ impl Inner {
         let Some(alone) = pass.alone() else {
             // Two suspects: if one kills the host, the other must not be in it. This process takes
             // no job until the first has ended.
-            return Settlement { disposition: Disposition::HandBack, record: None, again_after: None };
+            return Settlement {
+                disposition: Disposition::HandBack,
+                record: None,
+                again_after: None,
+            };
         };
         let _alone = tokio::select! {
             alone = alone => Some(alone),
@@ -116,15 +125,30 @@ impl Inner {
     }
 
     async fn run(&self, delivery: super::Delivery) -> Settlement {
-        let (job, name, before) = (delivery.key.id.clone(), delivery.name.clone(), delivery.deferrals);
-        let handled = AssertUnwindSafe(self.handler.handle(delivery)).catch_unwind().await;
+        let (job, name, before) = (
+            delivery.key.id.clone(),
+            delivery.name.clone(),
+            delivery.deferrals,
+        );
+        let handled = AssertUnwindSafe(self.handler.handle(delivery))
+            .catch_unwind()
+            .await;
         handled.unwrap_or_else(|_| {
             error!(%job, name, "the host panicked while running a job");
             let reason = "host-fault: the host panicked".to_owned();
             let delay = least_deferral(before, 0.0).max(AFTER_OUR_PANIC);
             let deferrals = before.saturating_add(1);
-            let disposition = Disposition::Defer { delay, deferrals, stack: reason.clone(), reason };
-            Settlement { disposition, record: None, again_after: None }
+            let disposition = Disposition::Defer {
+                delay,
+                deferrals,
+                stack: reason.clone(),
+                reason,
+            };
+            Settlement {
+                disposition,
+                record: None,
+                again_after: None,
+            }
         })
     }
 
@@ -133,7 +157,10 @@ impl Inner {
         loop {
             match self.try_settle(&job, &settlement).await {
                 Ok(Ok(next)) => return next,
-                Ok(Err(Unmoved { code: code @ (PENDING_CHILDREN | FAILED_CHILDREN), record })) => {
+                Ok(Err(Unmoved {
+                    code: code @ (PENDING_CHILDREN | FAILED_CHILDREN),
+                    record,
+                })) => {
                     self.take_record_back(record).await;
                     return Box::pin(self.settle(job, not_completed(settlement, code), end)).await;
                 }
@@ -144,16 +171,24 @@ impl Inner {
                 }
                 // A retry would find the job in no list, or stop at the same place.
                 Err(error) if QueueError::from(error.clone()).is_damage() => {
-                    return self.settle_by_hand(&job, &settlement.disposition, error).await;
+                    return self
+                        .settle_by_hand(&job, &settlement.disposition, error)
+                        .await;
                 }
                 // A retry is safe: a settlement that did arrive has released the lock.
                 Err(error) if Instant::now() < give_up && !end.lock_is_lost() => {
-                    self.queues.unsettled.tried_again.fetch_add(1, Ordering::Relaxed);
+                    self.queues
+                        .unsettled
+                        .tried_again
+                        .fetch_add(1, Ordering::Relaxed);
                     warn!(%error, job = job.taken.id, queue = %self.config.queue, "not settled yet; trying again");
                     tokio::time::sleep(RETRY_EVERY).await;
                 }
                 Err(error) => {
-                    self.queues.unsettled.given_up.fetch_add(1, Ordering::Relaxed);
+                    self.queues
+                        .unsettled
+                        .given_up
+                        .fetch_add(1, Ordering::Relaxed);
                     warn!(%error, job = job.taken.id, queue = %self.config.queue, "not settled: it runs again when its lock has expired");
                     return Next::Nothing(NextCheck::Now);
                 }
@@ -168,16 +203,23 @@ impl Inner {
     /// too.
     async fn mark_addition(&self, taken: &mut Taken, opts: &JobOpts) {
         let field = |name: &str| taken.fields.get(name).map(String::as_str);
-        let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-        let may_repeat =
-            !field("timestamp").is_some_and(is_number) || (opts.has_own_timestamp && !is_number(&taken.id));
+        let is_number =
+            |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let may_repeat = !field("timestamp").is_some_and(is_number)
+            || (opts.has_own_timestamp && !is_number(&taken.id));
         if !may_repeat || field(ADDITION).is_some() || field("ats") != Some("1") {
             return;
         }
         let mark = uuid::Uuid::new_v4().simple().to_string();
         let mut command = redis::cmd("HSET");
-        command.arg(self.names.keys.job_key(&taken.id)).arg(ADDITION).arg(&mark);
-        match command.query_async::<()>(&mut self.queues.connection.get()).await {
+        command
+            .arg(self.names.keys.job_key(&taken.id))
+            .arg(ADDITION)
+            .arg(&mark);
+        match command
+            .query_async::<()>(&mut self.queues.connection.get())
+            .await
+        {
             Ok(()) => drop(taken.fields.insert(ADDITION.into(), mark)),
             Err(error) => {
                 warn!(%error, job = taken.id, queue = %self.config.queue, "the job's idempotency key may be another job's");
@@ -190,7 +232,10 @@ impl Inner {
         let Some(entry) = entry else { return };
         let mut command = redis::cmd("XDEL");
         command.arg(self.queues.attempts_key()).arg(entry);
-        if let Err(error) = command.query_async::<()>(&mut self.queues.connection.get()).await {
+        if let Err(error) = command
+            .query_async::<()>(&mut self.queues.connection.get())
+            .await
+        {
             warn!(%error, queue = %self.config.queue, "an attempt may be remembered as completed that was not");
         }
     }
@@ -217,20 +262,29 @@ impl Inner {
                     Err(error) if is_full(&error) => {
                         // Then both are scripts, and loaded first: in a full Redis the job must not
                         // stay unsettled and run twice.
-                        let append = attempt_stream::append_when_full(&key, &self.queues.config.probe_key(), record)?;
+                        let append = attempt_stream::append_when_full(
+                            &key,
+                            &self.queues.config.probe_key(),
+                            record,
+                        )?;
                         append.load(&mut connection).await?;
                         call.load(&mut connection).await?;
                         let mut pipe = redis::pipe();
-                        pipe.ignore_errors().add_command(append.command()).add_command(call.command());
+                        pipe.ignore_errors()
+                            .add_command(append.command())
+                            .add_command(call.command());
                         pipe.query_async(&mut connection).await
                     }
                     answered => answered,
                 };
-                let (recorded, moved): (redis::RedisResult<String>, redis::RedisResult<Value>) = answered?;
+                let (recorded, moved): (redis::RedisResult<String>, redis::RedisResult<Value>) =
+                    answered?;
                 entry = Some(recorded?);
                 match moved {
                     // The record is written; only the script was unknown.
-                    Err(error) if scripts::is_unknown(&error) => call.invoke(&mut connection).await?,
+                    Err(error) if scripts::is_unknown(&error) => {
+                        call.invoke(&mut connection).await?
+                    }
                     moved => moved?,
                 }
             }
@@ -243,34 +297,81 @@ impl Inner {
             Ok(Next::Nothing(_)) if job.yields => Ok(Next::Nothing(NextCheck::Now)),
             // `moveToDelayed` does not return when the next delayed job is due, which may be this
             // one.
-            Ok(Next::Nothing(_)) if !settlement.disposition.is_final() => Ok(Next::Nothing(NextCheck::Now)),
-            next => next.map_err(|code| Unmoved { code, record: entry }),
+            Ok(Next::Nothing(_)) if !settlement.disposition.is_final() => {
+                Ok(Next::Nothing(NextCheck::Now))
+            }
+            next => next.map_err(|code| Unmoved {
+                code,
+                record: entry,
+            }),
         })
     }
 
-    fn settling_call(&self, job: &Settling<'_>, disposition: &Disposition) -> redis::RedisResult<Call> {
+    fn settling_call(
+        &self,
+        job: &Settling<'_>,
+        disposition: &Disposition,
+    ) -> redis::RedisResult<Call> {
         match disposition {
-            Disposition::Complete { value } => self.finish(job, "completed", "returnvalue", value, &[]),
+            Disposition::Complete { value } => {
+                self.finish(job, "completed", "returnvalue", value, &[])
+            }
             Disposition::Fail { reason, stack } => {
                 let traces = traces(job, stack);
-                self.finish(job, "failed", "failedReason", reason, &["stacktrace", &traces])
+                self.finish(
+                    job,
+                    "failed",
+                    "failedReason",
+                    reason,
+                    &["stacktrace", &traces],
+                )
             }
-            Disposition::Retry { delay, reason, stack } if delay.is_zero() => {
+            Disposition::Retry {
+                delay,
+                reason,
+                stack,
+            } if delay.is_zero() => {
                 let traces = traces(job, stack);
                 let row = ends_row(job);
-                self.retry(job, &[&["failedReason", reason, "stacktrace", &traces], row].concat())
+                self.retry(
+                    job,
+                    &[&["failedReason", reason, "stacktrace", &traces], row].concat(),
+                )
             }
-            Disposition::Retry { delay, reason, stack } => {
+            Disposition::Retry {
+                delay,
+                reason,
+                stack,
+            } => {
                 let traces = traces(job, stack);
                 let row = ends_row(job);
                 let fields = [&["failedReason", reason, "stacktrace", &traces], row].concat();
                 self.delay(job, *delay, true, &fields)
             }
-            Disposition::Defer { delay, deferrals, reason, stack } => {
+            Disposition::Defer {
+                delay,
+                deferrals,
+                reason,
+                stack,
+            } => {
                 let traces = traces(job, stack);
-                let first = job.taken.fields.get("pfd").cloned().unwrap_or_else(|| self.queues.now_ms().to_string());
+                let first = job
+                    .taken
+                    .fields
+                    .get("pfd")
+                    .cloned()
+                    .unwrap_or_else(|| self.queues.now_ms().to_string());
                 let deferrals = deferrals.to_string();
-                let fields = ["failedReason", reason, "stacktrace", &traces, "pfd", &first, "pdc", deferrals.as_str()];
+                let fields = [
+                    "failedReason",
+                    reason,
+                    "stacktrace",
+                    &traces,
+                    "pfd",
+                    &first,
+                    "pdc",
+                    deferrals.as_str(),
+                ];
                 self.delay(job, *delay, false, &fields)
             }
             Disposition::HandBack => {
@@ -287,7 +388,10 @@ impl Inner {
                     keys.events(),
                 ];
                 let id = &job.taken.id;
-                Ok(Call::new(&scripts::MOVE_TO_WAIT, &names).arg(id).arg(job.token).arg(keys.job_key(id)))
+                Ok(Call::new(&scripts::MOVE_TO_WAIT, &names)
+                    .arg(id)
+                    .arg(job.token)
+                    .arg(keys.job_key(id)))
             }
         }
     }
@@ -302,7 +406,11 @@ impl Inner {
     ) -> redis::RedisResult<Call> {
         let keys = &self.names.keys;
         let wish = job.opts.and_then(|opts| opts.retention(target));
-        let default = if target == "completed" { &self.config.keep_completed } else { &self.config.keep_failed };
+        let default = if target == "completed" {
+            &self.config.keep_completed
+        } else {
+            &self.config.keep_failed
+        };
         let opts = FinishOpts {
             fetch: self.fetch_opts(job.token),
             keep_jobs: wish.unwrap_or_else(|| default.into()),
@@ -316,7 +424,11 @@ impl Inner {
             keys.get(&format!("metrics:{target}")),
             self.names.marker.clone(),
         ]);
-        let fields = if fields.is_empty() { Vec::new() } else { rmp_serde::to_vec(fields).map_err(unwritable)? };
+        let fields = if fields.is_empty() {
+            Vec::new()
+        } else {
+            rmp_serde::to_vec(fields).map_err(unwritable)?
+        };
         Ok(Call::new(&scripts::MOVE_TO_FINISHED, &names)
             .arg(&job.taken.id)
             .arg(self.queues.now_ms())
@@ -355,7 +467,13 @@ impl Inner {
             .arg(rmp_serde::to_vec(fields).map_err(unwritable)?))
     }
 
-    fn delay(&self, job: &Settling<'_>, delay: Duration, counts: bool, fields: &[&str]) -> redis::RedisResult<Call> {
+    fn delay(
+        &self,
+        job: &Settling<'_>,
+        delay: Duration,
+        counts: bool,
+        fields: &[&str],
+    ) -> redis::RedisResult<Call> {
         let keys = &self.names.keys;
         let names = [
             keys.marker(),
@@ -406,7 +524,14 @@ impl Disposition {
 }
 
 fn fail(reason: String) -> Settlement {
-    Settlement { disposition: Disposition::Fail { stack: reason.clone(), reason }, record: None, again_after: None }
+    Settlement {
+        disposition: Disposition::Fail {
+            stack: reason.clone(),
+            reason,
+        },
+        record: None,
+        again_after: None,
+    }
 }
 
 /// The settlement of a job that returned before its children were done. As in BullMQ, this is a
@@ -414,16 +539,33 @@ fn fail(reason: String) -> Settlement {
 /// because no attempt could complete.
 fn not_completed(settlement: Settlement, code: i64) -> Settlement {
     let (word, message) = match code {
-        FAILED_CHILDREN => ("failed-children", "the job returned, but a child has failed that fails its parent"),
-        _ => ("pending-children", "the job returned before its children had ended"),
+        FAILED_CHILDREN => (
+            "failed-children",
+            "the job returned, but a child has failed that fails its parent",
+        ),
+        _ => (
+            "pending-children",
+            "the job returned before its children had ended",
+        ),
     };
     let reason = format!("{word}: {message}");
     let again_after = settlement.again_after.filter(|_| code == PENDING_CHILDREN);
     let (disposition, verdict) = match again_after {
-        Some(delay) => {
-            (Disposition::Retry { delay, stack: reason.clone(), reason: reason.clone() }, VerdictKind::Retry)
-        }
-        None => (Disposition::Fail { stack: reason.clone(), reason: reason.clone() }, VerdictKind::Fail),
+        Some(delay) => (
+            Disposition::Retry {
+                delay,
+                stack: reason.clone(),
+                reason: reason.clone(),
+            },
+            VerdictKind::Retry,
+        ),
+        None => (
+            Disposition::Fail {
+                stack: reason.clone(),
+                reason: reason.clone(),
+            },
+            VerdictKind::Fail,
+        ),
     };
     let record = settlement.record.map(|record| AttemptRecord {
         outcome: OutcomeKind::Failed,
@@ -431,23 +573,44 @@ fn not_completed(settlement: Settlement, code: i64) -> Settlement {
         code: Some(word.into()),
         message: Some(reason),
         // The body is kept only with the end of a job, and this job has no result.
-        body: record.body.filter(|_| verdict == VerdictKind::Fail).map(|body| Body { result: None, ..body }),
+        body: record
+            .body
+            .filter(|_| verdict == VerdictKind::Fail)
+            .map(|body| Body {
+                result: None,
+                ..body
+            }),
         ..record
     });
-    Settlement { disposition, record, again_after: None }
+    Settlement {
+        disposition,
+        record,
+        again_after: None,
+    }
 }
 
 /// After an attempt that counts, the next deferral starts a new row.
 fn ends_row(job: &Settling<'_>) -> &'static [&'static str] {
-    if job.taken.fields.contains_key("pdc") { &["pdc", "0"] } else { &[] }
+    if job.taken.fields.contains_key("pdc") {
+        &["pdc", "0"]
+    } else {
+        &[]
+    }
 }
 
 /// The job's stack traces and this new one, as BullMQ stores them.
 fn traces(job: &Settling<'_>, stack: &str) -> String {
-    let known = job.taken.fields.get("stacktrace").and_then(|text| serde_json::from_str::<Vec<String>>(text).ok());
+    let known = job
+        .taken
+        .fields
+        .get("stacktrace")
+        .and_then(|text| serde_json::from_str::<Vec<String>>(text).ok());
     let mut traces = known.unwrap_or_default();
     traces.push(stack.to_owned());
-    let most = job.opts.and_then(|opts| opts.keep_traces).unwrap_or(DEFAULT_TRACES);
+    let most = job
+        .opts
+        .and_then(|opts| opts.keep_traces)
+        .unwrap_or(DEFAULT_TRACES);
     let surplus = traces.len().saturating_sub(most);
     serde_json::Value::from(traces.split_off(surplus)).to_string()
 }

@@ -57,38 +57,78 @@ macro_rules! component {
                     Ok(instance)
                 }
 
-                async fn run_job(&self, store: &mut Store<State>, call: JobCall, deadline: u64) -> Ended<String> {
+                async fn run_job(
+                    &self,
+                    store: &mut Store<State>,
+                    call: JobCall,
+                    deadline: u64,
+                ) -> Ended<String> {
                     let jobs = self.jobs.as_ref().ok_or_else(|| missing("jobs"))?;
                     let instance = self.start(store).await?;
                     let guest = jobs.load(&mut *store, &instance)?;
-                    Ok(guest.call_run(store, &job(call, deadline)).await?.map_err(failure))
+                    Ok(guest
+                        .call_run(store, &job(call, deadline))
+                        .await?
+                        .map_err(failure))
                 }
 
-                async fn operate(&self, store: &mut Store<State>, call: OperationCall, deadline: u64) -> Ended<Answer> {
-                    let operations = self.operations.as_ref().ok_or_else(|| missing("operations"))?;
+                async fn operate(
+                    &self,
+                    store: &mut Store<State>,
+                    call: OperationCall,
+                    deadline: u64,
+                ) -> Ended<Answer> {
+                    let operations = self
+                        .operations
+                        .as_ref()
+                        .ok_or_else(|| missing("operations"))?;
                     let instance = self.start(store).await?;
                     let guest = operations.load(&mut *store, &instance)?;
-                    Ok(guest.call_call(store, &request(call, deadline)).await?.map(answer).map_err(failure))
+                    Ok(guest
+                        .call_call(store, &request(call, deadline))
+                        .await?
+                        .map(answer)
+                        .map_err(failure))
                 }
 
                 async fn test(&self, store: &mut Store<State>) -> Ended<()> {
-                    let lifecycle = self.lifecycle.as_ref().ok_or_else(|| missing("lifecycle"))?;
+                    let lifecycle = self
+                        .lifecycle
+                        .as_ref()
+                        .ok_or_else(|| missing("lifecycle"))?;
                     let instance = self.start(store).await?;
                     let guest = lifecycle.load(&mut *store, &instance)?;
-                    let failure =
-                        |message| Failure { code: "self-test".into(), message, retry: Retry::Never, details: None };
+                    let failure = |message| Failure {
+                        code: "self-test".into(),
+                        message,
+                        retry: Retry::Never,
+                        details: None,
+                    };
                     Ok(guest.call_self_test(store).await?.map_err(failure))
                 }
             }
 
             #[async_trait]
             impl Exports for Component {
-                async fn run(&self, store: &mut Store<State>, entry: Entry, deadline: u64) -> Ended<Returned> {
+                async fn run(
+                    &self,
+                    store: &mut Store<State>,
+                    entry: Entry,
+                    deadline: u64,
+                ) -> Ended<Returned> {
                     Ok(match entry {
-                        Entry::Job(call) => self.run_job(store, *call, deadline).await?.map(Returned::Result),
-                        Entry::Operation(call) => self.operate(store, *call, deadline).await?.map(Returned::Answer),
+                        Entry::Job(call) => self
+                            .run_job(store, *call, deadline)
+                            .await?
+                            .map(Returned::Result),
+                        Entry::Operation(call) => self
+                            .operate(store, *call, deadline)
+                            .await?
+                            .map(Returned::Answer),
                         Entry::SelfTest => self.test(store).await?.map(|()| Returned::Passed),
-                        Entry::Start { .. } => self.start(store).await.map(|_| Ok(Returned::Passed))?,
+                        Entry::Start { .. } => {
+                            self.start(store).await.map(|_| Ok(Returned::Passed))?
+                        }
                     })
                 }
             }
@@ -116,10 +156,17 @@ macro_rules! component {
                 let body = match answer.body {
                     operations::Body::Empty => Body::Empty,
                     operations::Body::Json(text) => Body::Json(text),
-                    operations::Body::Bytes((content_type, content)) => Body::Bytes { content_type, content },
+                    operations::Body::Bytes((content_type, content)) => Body::Bytes {
+                        content_type,
+                        content,
+                    },
                     operations::Body::Relay(url) => Body::Relay(url),
                 };
-                Answer { status: answer.status, headers: answer.headers, body }
+                Answer {
+                    status: answer.status,
+                    headers: answer.headers,
+                    body,
+                }
             }
         }
     };

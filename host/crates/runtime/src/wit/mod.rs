@@ -47,8 +47,15 @@ pub(crate) trait Exports: Send + Sync {
 }
 
 /// Links everything that a component may import, for every accepted version.
-pub(crate) fn link(linker: &mut Linker<State>, drafts: bool, interfaces: HostInterfaces) -> Result<()> {
+pub(crate) fn link(
+    linker: &mut Linker<State>,
+    drafts: bool,
+    interfaces: HostInterfaces,
+) -> Result<()> {
     wasmtime_wasi::p2::add_to_linker_async(linker)?;
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(linker)?;
-    Wit::ALL.into_iter().filter(|wit| drafts || !wit.is_draft()).try_for_each(|wit| interfaces(wit, linker))
+    Wit::ALL
+        .into_iter()
+        .filter(|wit| drafts || !wit.is_draft())
+        .try_for_each(|wit| interfaces(wit, linker))
 }

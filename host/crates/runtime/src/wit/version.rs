@@ -29,15 +29,24 @@ impl Wit {
 
     /// The version that a component with these imports and exports was built for; `None` if it uses
     /// no interface of the contract.
-    pub(crate) fn of<'a>(names: impl Iterator<Item = &'a String>) -> Result<Option<Self>, Rejection> {
+    pub(crate) fn of<'a>(
+        names: impl Iterator<Item = &'a String>,
+    ) -> Result<Option<Self>, Rejection> {
         let mut found: Option<(Self, &str)> = None;
         for name in names {
-            let Some((_, version)) = interface(name) else { continue };
-            let known = Self::ALL.into_iter().find(|known| minor(version) == Some(known.as_str()));
+            let Some((_, version)) = interface(name) else {
+                continue;
+            };
+            let known = Self::ALL
+                .into_iter()
+                .find(|known| minor(version) == Some(known.as_str()));
             let wit = known.ok_or_else(|| Rejection::UnknownWit { name: name.clone() })?;
             match found {
                 Some((other, first)) if other != wit => {
-                    return Err(Rejection::MixedWit { first: first.to_owned(), second: name.clone() });
+                    return Err(Rejection::MixedWit {
+                        first: first.to_owned(),
+                        second: name.clone(),
+                    });
                 }
                 Some(_) => {}
                 None => found = Some((wit, name)),
@@ -72,18 +81,39 @@ mod tests {
 
     #[test]
     fn a_components_version_is_the_one_of_all_that_it_has_of_ours() {
-        assert_eq!(of(&["wasi:io/poll@0.2.6", "patchbay:plugin/jobs@0.1.0"]), Ok(Some(Wit::V0_1)));
-        assert_eq!(of(&["patchbay:plugin/kv@0.1.7", "patchbay:plugin/jobs@0.1.0"]), Ok(Some(Wit::V0_1)));
-        assert_eq!(of(&["patchbay:plugin/jobs@0.2.0-draft.1"]), Ok(Some(Wit::V0_2)));
+        assert_eq!(
+            of(&["wasi:io/poll@0.2.6", "patchbay:plugin/jobs@0.1.0"]),
+            Ok(Some(Wit::V0_1))
+        );
+        assert_eq!(
+            of(&["patchbay:plugin/kv@0.1.7", "patchbay:plugin/jobs@0.1.0"]),
+            Ok(Some(Wit::V0_1))
+        );
+        assert_eq!(
+            of(&["patchbay:plugin/jobs@0.2.0-draft.1"]),
+            Ok(Some(Wit::V0_2))
+        );
         assert_eq!(of(&["wasi:cli/run@0.2.6"]), Ok(None));
     }
 
     #[test]
     fn versions_that_are_unknown_or_mixed_are_refused_by_name() {
-        for unknown in ["patchbay:plugin/jobs@0.10.0", "patchbay:plugin/jobs@1.1.0", "patchbay:plugin/jobs"] {
-            assert!(of(&[unknown]).is_err_and(|reason| reason.contains(unknown)), "{unknown}");
+        for unknown in [
+            "patchbay:plugin/jobs@0.10.0",
+            "patchbay:plugin/jobs@1.1.0",
+            "patchbay:plugin/jobs",
+        ] {
+            assert!(
+                of(&[unknown]).is_err_and(|reason| reason.contains(unknown)),
+                "{unknown}"
+            );
         }
-        let mixed = of(&["patchbay:plugin/kv@0.1.0", "patchbay:plugin/jobs@0.2.0-draft.1"]);
-        assert!(mixed.is_err_and(|reason| reason.contains("kv@0.1.0") && reason.contains("jobs@0.2.0")));
+        let mixed = of(&[
+            "patchbay:plugin/kv@0.1.0",
+            "patchbay:plugin/jobs@0.2.0-draft.1",
+        ]);
+        assert!(
+            mixed.is_err_and(|reason| reason.contains("kv@0.1.0") && reason.contains("jobs@0.2.0"))
+        );
     }
 }

@@ -19,7 +19,10 @@ pub struct BodyRow {
 
 impl BodyRow {
     pub fn sealed(self) -> SealedBody {
-        SealedBody { key: self.body_key, bytes: self.body }
+        SealedBody {
+            key: self.body_key,
+            bytes: self.body,
+        }
     }
 }
 
@@ -38,11 +41,21 @@ impl Store {
             "select {COLUMNS} from attempts where prefix = $1 and queue = $2 and job_id = $3 and body is not null and body_key is not null \
              order by finished_at desc limit $4"
         )));
-        Ok(query.bind(prefix).bind(queue.as_str()).bind(job.as_str()).bind(most).fetch_all(&self.pool).await?)
+        Ok(query
+            .bind(prefix)
+            .bind(queue.as_str())
+            .bind(job.as_str())
+            .bind(most)
+            .fetch_all(&self.pool)
+            .await?)
     }
 
     /// The bodies of these attempts; an attempt without one is left out.
-    pub async fn bodies_of(&self, prefix: &str, attempts: &[FoundRow]) -> Result<Vec<BodyRow>, StoreError> {
+    pub async fn bodies_of(
+        &self,
+        prefix: &str,
+        attempts: &[FoundRow],
+    ) -> Result<Vec<BodyRow>, StoreError> {
         let query = sqlx::query_as(sqlx::AssertSqlSafe(format!(
             "select {COLUMNS} from attempts join unnest($2::text[], $3::text[], $4::bigint[], $5::integer[], $6::timestamptz[]) \
              as wanted (queue, job_id, job_created_ms, started, finished_at) using (queue, job_id, job_created_ms, started, finished_at) \
@@ -50,11 +63,36 @@ impl Store {
         )));
         let query = query
             .bind(prefix)
-            .bind(attempts.iter().map(|row| row.queue.as_str()).collect::<Vec<_>>())
-            .bind(attempts.iter().map(|row| row.job_id.as_str()).collect::<Vec<_>>())
-            .bind(attempts.iter().map(|row| row.job_created_ms).collect::<Vec<_>>())
-            .bind(attempts.iter().map(|row| row.attempt.started).collect::<Vec<_>>())
-            .bind(attempts.iter().map(|row| row.attempt.finished_at).collect::<Vec<_>>());
+            .bind(
+                attempts
+                    .iter()
+                    .map(|row| row.queue.as_str())
+                    .collect::<Vec<_>>(),
+            )
+            .bind(
+                attempts
+                    .iter()
+                    .map(|row| row.job_id.as_str())
+                    .collect::<Vec<_>>(),
+            )
+            .bind(
+                attempts
+                    .iter()
+                    .map(|row| row.job_created_ms)
+                    .collect::<Vec<_>>(),
+            )
+            .bind(
+                attempts
+                    .iter()
+                    .map(|row| row.attempt.started)
+                    .collect::<Vec<_>>(),
+            )
+            .bind(
+                attempts
+                    .iter()
+                    .map(|row| row.attempt.finished_at)
+                    .collect::<Vec<_>>(),
+            );
         Ok(query.fetch_all(&self.pool).await?)
     }
 }

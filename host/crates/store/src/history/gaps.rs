@@ -11,7 +11,6 @@ use sqlx::Row;
 use crate::StoreError;
 use crate::leader::Leadership;
 
-/// Gaps per statement.
 const BATCH: i64 = 200;
 /// How many starts before the one that reports a stall are checked.
 const MAX_STARTS: i32 = 100;
@@ -23,7 +22,8 @@ impl Leadership<'_> {
     /// there may be more gaps.
     pub async fn fill_gaps(&mut self, after: Duration) -> Result<(u64, bool), StoreError> {
         // Nearly always there are none.
-        let noted = sqlx::query_scalar("select exists (select from history_gaps)").fetch_one(&mut *self.0);
+        let noted =
+            sqlx::query_scalar("select exists (select from history_gaps)").fetch_one(&mut *self.0);
         if !noted.await? {
             return Ok((0, false));
         }
@@ -49,7 +49,12 @@ impl Leadership<'_> {
              from missing where place <= stalled - known and ended is not null on conflict do nothing returning 1) \
              select (select count(*) from filled) as filled, (select count(*) from due) as due",
         );
-        let row = fill.bind(after.as_secs_f64()).bind(BATCH).bind(MAX_STARTS).fetch_one(&mut *self.0).await?;
+        let row = fill
+            .bind(after.as_secs_f64())
+            .bind(BATCH)
+            .bind(MAX_STARTS)
+            .fetch_one(&mut *self.0)
+            .await?;
         let (filled, due): (i64, i64) = (row.try_get("filled")?, row.try_get("due")?);
         Ok((filled.unsigned_abs(), due == BATCH))
     }
@@ -61,6 +66,10 @@ impl Leadership<'_> {
              and exists (select from attempts told where told.prefix = lost.prefix and told.queue = lost.queue and told.job_id = lost.job_id \
              and told.job_created_ms = lost.job_created_ms and told.started = lost.started and told.source = 'host')",
         );
-        Ok(query.bind(GIVES_WAY_DAYS).execute(&mut *self.0).await?.rows_affected())
+        Ok(query
+            .bind(GIVES_WAY_DAYS)
+            .execute(&mut *self.0)
+            .await?
+            .rows_affected())
     }
 }

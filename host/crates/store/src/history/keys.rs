@@ -26,22 +26,42 @@ impl Store {
                     nonce: row.try_get("nonce")?,
                     ciphertext: row.try_get("ciphertext")?,
                 };
-                Ok(HistoryKeyRow { id: row.try_get("id")?, sealed, created_at: row.try_get("created_at")? })
+                Ok(HistoryKeyRow {
+                    id: row.try_get("id")?,
+                    sealed,
+                    created_at: row.try_get("created_at")?,
+                })
             })
             .collect()
     }
 
     pub async fn add_history_key(&self, id: &str, sealed: &SealedSecret) -> Result<(), StoreError> {
-        let query = sqlx::query("insert into history_keys (id, key_id, nonce, ciphertext) values ($1, $2, $3, $4)");
-        let query = query.bind(id).bind(&sealed.key_id).bind(&sealed.nonce).bind(&sealed.ciphertext);
+        let query = sqlx::query(
+            "insert into history_keys (id, key_id, nonce, ciphertext) values ($1, $2, $3, $4)",
+        );
+        let query = query
+            .bind(id)
+            .bind(&sealed.key_id)
+            .bind(&sealed.nonce)
+            .bind(&sealed.ciphertext);
         query.execute(&self.pool).await?;
         Ok(())
     }
 
     /// Seals a key again, with another master key.
-    pub async fn reseal_history_key(&self, id: &str, sealed: &SealedSecret) -> Result<(), StoreError> {
-        let query = sqlx::query("update history_keys set key_id = $2, nonce = $3, ciphertext = $4 where id = $1");
-        let query = query.bind(id).bind(&sealed.key_id).bind(&sealed.nonce).bind(&sealed.ciphertext);
+    pub async fn reseal_history_key(
+        &self,
+        id: &str,
+        sealed: &SealedSecret,
+    ) -> Result<(), StoreError> {
+        let query = sqlx::query(
+            "update history_keys set key_id = $2, nonce = $3, ciphertext = $4 where id = $1",
+        );
+        let query = query
+            .bind(id)
+            .bind(&sealed.key_id)
+            .bind(&sealed.nonce)
+            .bind(&sealed.ciphertext);
         query.execute(&self.pool).await?;
         Ok(())
     }

@@ -13,7 +13,9 @@ use chrono::{DateTime, Datelike, Duration, Utc};
 use crate::{Store, StoreError};
 
 pub use bodies::BodyRow;
-pub use erasure::{Erased, ErasedJob, ErasureRow, JobErasure, NewErasure, PendingErasure, Person, Texts};
+pub use erasure::{
+    Erased, ErasedJob, ErasureRow, JobErasure, NewErasure, PendingErasure, Person, Texts,
+};
 pub use keys::HistoryKeyRow;
 pub use pruning::{Prunable, Pruned};
 pub use retention::{KeepAttempts, Retention, RetentionRow};
@@ -36,9 +38,13 @@ impl Store {
         for month in months {
             let mut tx = self.pool.begin().await?;
             // Moving many rows takes long.
-            sqlx::query("set local statement_timeout = 0").execute(&mut *tx).await?;
-            let new: bool =
-                sqlx::query_scalar("select make_history_partition($1)").bind(month).fetch_one(&mut *tx).await?;
+            sqlx::query("set local statement_timeout = 0")
+                .execute(&mut *tx)
+                .await?;
+            let new: bool = sqlx::query_scalar("select make_history_partition($1)")
+                .bind(month)
+                .fetch_one(&mut *tx)
+                .await?;
             tx.commit().await?;
             made += usize::from(new);
         }

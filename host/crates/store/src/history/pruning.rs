@@ -12,7 +12,6 @@ use super::retention::Retention;
 use crate::leader::Leadership;
 use crate::{Store, StoreError};
 
-/// Attempts per statement.
 const STEP: i64 = 5_000;
 /// Counting stops here: a count only has to show whether there is little or much.
 const MOST_COUNTED: i64 = 1_000_000;
@@ -34,7 +33,6 @@ pub struct Pruned {
     pub dead_letters: i64,
 }
 
-/// What would be deleted.
 pub type Prunable = Pruned;
 
 /// One partition of the attempts.
@@ -67,28 +65,49 @@ impl Leadership<'_> {
 
     /// When the last pruning began.
     pub async fn pruned_at(&mut self) -> Result<Option<DateTime<Utc>>, StoreError> {
-        Ok(sqlx::query_scalar("select started_at from history_pruned").fetch_optional(&mut *self.0).await?)
+        Ok(sqlx::query_scalar("select started_at from history_pruned")
+            .fetch_optional(&mut *self.0)
+            .await?)
     }
 }
 
-async fn recorded(connection: &mut PgConnection, retention: &Retention) -> Result<Pruned, StoreError> {
+async fn recorded(
+    connection: &mut PgConnection,
+    retention: &Retention,
+) -> Result<Pruned, StoreError> {
     let begin = "insert into history_pruned (started_at) values (now()) on conflict (only_one) do update set started_at = now(), \
         ended_at = null, attempts = 0, partitions = 0, error = null";
     sqlx::query(begin).execute(&mut *connection).await?;
     let done = prune(connection, retention, false).await;
     let (attempts, partitions, error) = match &done {
-        Ok(pruned) => (pruned.attempts + pruned.attempts_in_partitions, pruned.partitions.len() as i32, None),
+        Ok(pruned) => (
+            pruned.attempts + pruned.attempts_in_partitions,
+            pruned.partitions.len() as i32,
+            None,
+        ),
         Err(error) => (0, 0, Some(error.to_string())),
     };
-    let end = sqlx::query("update history_pruned set ended_at = now(), attempts = $1, partitions = $2, error = $3");
-    end.bind(attempts).bind(partitions).bind(error).execute(connection).await?;
+    let end = sqlx::query(
+        "update history_pruned set ended_at = now(), attempts = $1, partitions = $2, error = $3",
+    );
+    end.bind(attempts)
+        .bind(partitions)
+        .bind(error)
+        .execute(connection)
+        .await?;
     done
 }
 
-async fn prune(connection: &mut PgConnection, retention: &Retention, dry_run: bool) -> Result<Pruned, StoreError> {
+async fn prune(
+    connection: &mut PgConnection,
+    retention: &Retention,
+    dry_run: bool,
+) -> Result<Pruned, StoreError> {
     let now = Utc::now();
-    let before =
-        |days: i32| now.checked_sub_days(Days::new(days.unsigned_abs().into())).unwrap_or(DateTime::UNIX_EPOCH);
+    let before = |days: i32| {
+        now.checked_sub_days(Days::new(days.unsigned_abs().into()))
+            .unwrap_or(DateTime::UNIX_EPOCH)
+    };
     let (nothing_left, something_old) = (before(retention.longest()), before(retention.shortest()));
     let mut pruned = Pruned::default();
     for partition in partitions(connection).await? {
@@ -103,9 +122,17 @@ async fn prune(connection: &mut PgConnection, retention: &Retention, dry_run: bo
             _ => {
                 for queue in queues(connection, &partition.name).await? {
                     for (days, outcomes) in by_days(retention, &queue) {
-                        let old = Old { partition: &partition.name, queue: &queue, before: before(days), outcomes };
-                        let (attempts, more) =
-                            if dry_run { old.count(connection).await? } else { (old.delete(connection).await?, false) };
+                        let old = Old {
+                            partition: &partition.name,
+                            queue: &queue,
+                            before: before(days),
+                            outcomes,
+                        };
+                        let (attempts, more) = if dry_run {
+                            old.count(connection).await?
+                        } else {
+                            (old.delete(connection).await?, false)
+                        };
                         pruned.attempts += attempts;
                         pruned.and_more |= more;
                     }
@@ -113,18 +140,26 @@ async fn prune(connection: &mut PgConnection, retention: &Retention, dry_run: bo
             }
         }
     }
-    let letters: Vec<String> =
-        sqlx::query_scalar("select distinct queue from dead_letters").fetch_all(&mut *connection).await?;
+    let letters: Vec<String> = sqlx::query_scalar("select distinct queue from dead_letters")
+        .fetch_all(&mut *connection)
+        .await?;
     for queue in letters {
-        let failures = OutcomeKind::ALL.iter().filter(|outcome| **outcome != OutcomeKind::Completed);
-        let days = failures.map(|outcome| retention.days(&queue, *outcome)).max().unwrap_or(i32::MAX);
+        let failures = OutcomeKind::ALL
+            .iter()
+            .filter(|outcome| **outcome != OutcomeKind::Completed);
+        let days = failures
+            .map(|outcome| retention.days(&queue, *outcome))
+            .max()
+            .unwrap_or(i32::MAX);
         let which = "dead_letters where queue = $1 and last_seen < $2";
         let text = if dry_run {
             format!("select count(*) from {which}")
         } else {
             format!("with gone as (delete from {which} returning 1) select count(*) from gone")
         };
-        let query = sqlx::query_scalar::<_, i64>(AssertSqlSafe(text)).bind(&queue).bind(before(days));
+        let query = sqlx::query_scalar::<_, i64>(AssertSqlSafe(text))
+            .bind(&queue)
+            .bind(before(days));
         pruned.dead_letters += query.fetch_one(&mut *connection).await?;
     }
     Ok(pruned)
@@ -134,7 +169,10 @@ async fn prune(connection: &mut PgConnection, retention: &Retention, dry_run: bo
 fn by_days(retention: &Retention, queue: &str) -> BTreeMap<i32, Vec<&'static str>> {
     let mut groups = BTreeMap::<i32, Vec<&'static str>>::new();
     for outcome in OutcomeKind::ALL {
-        groups.entry(retention.days(queue, outcome)).or_default().push(outcome.as_str());
+        groups
+            .entry(retention.days(queue, outcome))
+            .or_default()
+            .push(outcome.as_str());
     }
     groups
 }
@@ -148,7 +186,11 @@ async fn partitions(connection: &mut PgConnection) -> Result<Vec<Partition>, Sto
     rows.into_iter()
         .map(|row| {
             let name: String = row.try_get("relname")?;
-            Ok(Partition { month: month(&name), name, rows: row.try_get("rows")? })
+            Ok(Partition {
+                month: month(&name),
+                name,
+                rows: row.try_get("rows")?,
+            })
         })
         .collect()
 }
@@ -167,8 +209,15 @@ async fn drop_month(connection: &mut PgConnection, name: &str) -> Result<bool, S
     sqlx::query(LOCK_TIMEOUT).execute(&mut *tx).await?;
     let terms = name.replacen("attempts", "attempt_terms", 1);
     for table in [name, &terms] {
-        match sqlx::query(AssertSqlSafe(format!("drop table if exists patchbay.{table}"))).execute(&mut *tx).await {
-            Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("55P03") => return Ok(false),
+        match sqlx::query(AssertSqlSafe(format!(
+            "drop table if exists patchbay.{table}"
+        )))
+        .execute(&mut *tx)
+        .await
+        {
+            Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("55P03") => {
+                return Ok(false);
+            }
             done => {
                 done?;
             }
@@ -185,7 +234,9 @@ async fn queues(connection: &mut PgConnection, partition: &str) -> Result<Vec<St
          select (select min(queue) from patchbay.{partition} p where p.queue > known.queue) from known where queue is not null) \
          select queue from known where queue is not null"
     );
-    Ok(sqlx::query_scalar(AssertSqlSafe(text)).fetch_all(connection).await?)
+    Ok(sqlx::query_scalar(AssertSqlSafe(text))
+        .fetch_all(connection)
+        .await?)
 }
 
 /// Attempts of a queue that are older than their retention.
@@ -198,14 +249,20 @@ struct Old<'a> {
 
 impl Old<'_> {
     fn which(&self) -> String {
-        format!("patchbay.{} where queue = $1 and finished_at < $2 and outcome = any($3)", self.partition)
+        format!(
+            "patchbay.{} where queue = $1 and finished_at < $2 and outcome = any($3)",
+            self.partition
+        )
     }
 
     /// The count, and whether there are more than were counted.
     async fn count(&self, connection: &mut PgConnection) -> Result<(i64, bool), StoreError> {
         let old = self.which();
         let text = format!("select count(*) from (select from {old} limit $4 + 1) as counted");
-        let query = sqlx::query_scalar(AssertSqlSafe(text)).bind(self.queue).bind(self.before).bind(&self.outcomes);
+        let query = sqlx::query_scalar(AssertSqlSafe(text))
+            .bind(self.queue)
+            .bind(self.before)
+            .bind(&self.outcomes);
         let counted: i64 = query.bind(MOST_COUNTED).fetch_one(connection).await?;
         Ok((counted.min(MOST_COUNTED), counted > MOST_COUNTED))
     }
@@ -223,7 +280,11 @@ impl Old<'_> {
         loop {
             let begun = Instant::now();
             let query = sqlx::query_scalar(AssertSqlSafe(text.clone()));
-            let query = query.bind(self.queue).bind(self.before).bind(&self.outcomes).bind(STEP);
+            let query = query
+                .bind(self.queue)
+                .bind(self.before)
+                .bind(&self.outcomes)
+                .bind(STEP);
             let gone: i64 = query.fetch_one(&mut *connection).await?;
             total += gone;
             if gone < STEP {
@@ -244,9 +305,17 @@ mod tests {
         let (start, end) = month("attempts_2025_12").expect("a month");
         assert_eq!(
             (start.to_rfc3339(), end.to_rfc3339()),
-            ("2025-12-01T00:00:00+00:00".into(), "2026-01-01T00:00:00+00:00".into())
+            (
+                "2025-12-01T00:00:00+00:00".into(),
+                "2026-01-01T00:00:00+00:00".into()
+            )
         );
-        for name in ["attempts_other", "attempts_2025_13", "attempts", "attempt_terms_2025_12"] {
+        for name in [
+            "attempts_other",
+            "attempts_2025_13",
+            "attempts",
+            "attempt_terms_2025_12",
+        ] {
             assert!(month(name).is_none(), "{name}");
         }
     }

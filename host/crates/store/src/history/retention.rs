@@ -15,7 +15,6 @@ pub struct KeepAttempts {
     pub other_days: i32,
 }
 
-/// An operator's override.
 #[derive(Debug, Clone, sqlx::FromRow)]
 pub struct RetentionRow {
     pub queue: String,
@@ -28,9 +27,7 @@ pub struct RetentionRow {
 
 #[derive(Debug, Clone)]
 pub struct Retention {
-    /// From the configuration.
     pub default: KeepAttempts,
-    /// Overrides.
     pub queues: Vec<RetentionRow>,
 }
 
@@ -38,13 +35,18 @@ impl Retention {
     /// The most specific value wins: queue and outcome, queue, default.
     pub(super) fn days(&self, queue: &str, outcome: OutcomeKind) -> i32 {
         let of_queue = |wanted: Option<&str>| {
-            self.queues.iter().find(|row| row.queue == queue && row.outcome.as_deref() == wanted).map(|row| row.days)
+            self.queues
+                .iter()
+                .find(|row| row.queue == queue && row.outcome.as_deref() == wanted)
+                .map(|row| row.days)
         };
         let default = match outcome {
             OutcomeKind::Completed => self.default.completed_days,
             _ => self.default.other_days,
         };
-        of_queue(Some(outcome.as_str())).or_else(|| of_queue(None)).unwrap_or(default)
+        of_queue(Some(outcome.as_str()))
+            .or_else(|| of_queue(None))
+            .unwrap_or(default)
     }
 
     fn all(&self) -> impl Iterator<Item = i32> {
@@ -69,7 +71,10 @@ impl Store {
         let query = sqlx::query_as(
             "select queue, nullif(outcome, '') as outcome, days, changed_at, changed_by from history_retention order by queue, outcome",
         );
-        Ok(Retention { default, queues: query.fetch_all(&self.pool).await? })
+        Ok(Retention {
+            default,
+            queues: query.fetch_all(&self.pool).await?,
+        })
     }
 
     /// Sets how many days a queue's attempts are kept, for all outcomes or for one.
@@ -85,20 +90,37 @@ impl Store {
              do update set days = excluded.days, changed_by = excluded.changed_by, changed_at = now()",
         );
         let outcome = outcome.map_or("", OutcomeKind::as_str);
-        query.bind(queue.as_str()).bind(outcome).bind(days).bind(actor).execute(&self.pool).await?;
+        query
+            .bind(queue.as_str())
+            .bind(outcome)
+            .bind(days)
+            .bind(actor)
+            .execute(&self.pool)
+            .await?;
         Ok(())
     }
 
     /// Restores the configuration's value for one outcome, or for the whole queue.
-    pub async fn reset_retention(&self, queue: &QueueName, outcome: Option<OutcomeKind>) -> Result<(), StoreError> {
-        let query =
-            sqlx::query("delete from history_retention where queue = $1 and ($2::text is null or outcome = $2)");
+    pub async fn reset_retention(
+        &self,
+        queue: &QueueName,
+        outcome: Option<OutcomeKind>,
+    ) -> Result<(), StoreError> {
+        let query = sqlx::query(
+            "delete from history_retention where queue = $1 and ($2::text is null or outcome = $2)",
+        );
         let outcome = outcome.map(OutcomeKind::as_str);
-        let done = query.bind(queue.as_str()).bind(outcome).execute(&self.pool).await?;
+        let done = query
+            .bind(queue.as_str())
+            .bind(outcome)
+            .execute(&self.pool)
+            .await?;
         if done.rows_affected() > 0 {
             return Ok(());
         }
-        let what = outcome.map(|outcome| format!("{outcome} attempts of ")).unwrap_or_default();
+        let what = outcome
+            .map(|outcome| format!("{outcome} attempts of "))
+            .unwrap_or_default();
         Err(StoreError::NotFound(format!(
             "nobody has said anything about {what}{queue}; see: patchbay history retention list"
         )))
@@ -119,8 +141,15 @@ mod tests {
             changed_by: "tests".into(),
         };
         let retention = Retention {
-            default: KeepAttempts { completed_days: 90, other_days: 365 },
-            queues: vec![row("a", None, 10), row("a", Some("failed"), 400), row("b", Some("completed"), 1)],
+            default: KeepAttempts {
+                completed_days: 90,
+                other_days: 365,
+            },
+            queues: vec![
+                row("a", None, 10),
+                row("a", Some("failed"), 400),
+                row("b", Some("completed"), 1),
+            ],
         };
         for (queue, outcome, days) in [
             ("a", OutcomeKind::Completed, 10),

@@ -7,13 +7,11 @@ use crate::{Store, StoreError};
 #[derive(Debug, Clone, sqlx::FromRow)]
 pub struct PartitionRow {
     pub name: String,
-    /// An estimate.
     pub rows: i64,
     /// Includes indexes and terms.
     pub bytes: i64,
 }
 
-/// The last pruning.
 #[derive(Debug, Clone, sqlx::FromRow)]
 pub struct PrunedRow {
     pub started_at: DateTime<Utc>,
@@ -44,7 +42,9 @@ impl Store {
              select (select min(queue) from attempts a where a.queue > known.queue) from known where queue is not null) \
              select min((select min(finished_at) from attempts a where a.queue = known.queue)) from known",
         );
-        let last_prune = sqlx::query_as("select started_at, ended_at, attempts, partitions, error from history_pruned");
+        let last_prune = sqlx::query_as(
+            "select started_at, ended_at, attempts, partitions, error from history_pruned",
+        );
         Ok(HistoryTables {
             partitions: partitions.fetch_all(&self.pool).await?,
             oldest: oldest.fetch_one(&self.pool).await?,

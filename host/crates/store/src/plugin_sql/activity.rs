@@ -121,7 +121,11 @@ impl Places {
         let permit = Arc::clone(&self.places).acquire_owned().await?;
         let since = Instant::now();
         self.taken.lock().push(since);
-        Ok(Place { _permit: permit, since, of: Arc::clone(self) })
+        Ok(Place {
+            _permit: permit,
+            since,
+            of: Arc::clone(self),
+        })
     }
 
     fn now(&self) -> PlacesTaken {
@@ -182,12 +186,22 @@ impl PluginSql {
         .bind(installation.role_prefix().replace('_', "\\_") + "%")
         .fetch_all(&self.0.pool)
         .await?;
-        let mut sessions = rows.iter().map(session).collect::<Result<Vec<(String, SqlSession)>, StoreError>>()?;
+        let mut sessions = rows
+            .iter()
+            .map(session)
+            .collect::<Result<Vec<(String, SqlSession)>, StoreError>>()?;
         let mut plugins = Vec::new();
-        for plugin in self.plugins().into_iter().filter(|plugin| only.is_none_or(|only| only == plugin)) {
+        for plugin in self
+            .plugins()
+            .into_iter()
+            .filter(|plugin| only.is_none_or(|only| only == plugin))
+        {
             let login = installation.role(&plugin);
             let places = self.0.pools.places(&plugin);
-            let of_plugin = sessions.extract_if(.., |(of, _)| *of == login).map(|(_, session)| session).collect();
+            let of_plugin = sessions
+                .extract_if(.., |(of, _)| *of == login)
+                .map(|(_, session)| session)
+                .collect();
             plugins.push(PluginActivity {
                 max_connections: PER_PLUGIN,
                 places: places.now(),
@@ -198,7 +212,11 @@ impl PluginSql {
             });
         }
         let (max_connections, connections) = self.0.pools.budget();
-        Ok(SqlActivity { max_connections, connections, plugins })
+        Ok(SqlActivity {
+            max_connections,
+            connections,
+            plugins,
+        })
     }
 }
 

@@ -12,12 +12,18 @@ pub(super) fn guest(error: &sqlx::Error) -> SqlError {
         tracing::warn!(%error, "a plugin's database connection failed");
         return SqlError::unavailable("the database connection broke");
     };
-    let code = database.code().map(std::borrow::Cow::into_owned).unwrap_or_default();
+    let code = database
+        .code()
+        .map(std::borrow::Cow::into_owned)
+        .unwrap_or_default();
     // 57014: statement_timeout; 57P01: ended by the host; 25P03: too long between statements.
     if matches!(code.as_str(), "57014" | "57P01" | "25P03") {
         return SqlError::timeout("the statement took longer than the call may");
     }
-    let retryable = ["08", "40", "53", "57"].iter().any(|class| code.starts_with(class)) || code == "55P03";
+    let retryable = ["08", "40", "53", "57"]
+        .iter()
+        .any(|class| code.starts_with(class))
+        || code == "55P03";
     SqlError {
         message: database.message().to_owned(),
         constraint: database.constraint().map(str::to_owned),

@@ -40,9 +40,14 @@ fn plain_hmac(key: &[u8], data: &[u8]) -> [u8; 32] {
 
 impl Installation {
     pub(super) async fn load(pool: &PgPool) -> Result<Self, StoreError> {
-        let row = sqlx::query("select id::text as id, key from installation").fetch_one(pool).await?;
+        let row = sqlx::query("select id::text as id, key from installation")
+            .fetch_one(pool)
+            .await?;
         let id: String = row.try_get("id")?;
-        Ok(Self { prefix: id.chars().take(8).collect(), key: row.try_get("key")? })
+        Ok(Self {
+            prefix: id.chars().take(8).collect(),
+            key: row.try_get("key")?,
+        })
     }
 
     /// `pb_<8 hex digits>_<plugin>`: at most 51 bytes, never needs escaping within double quotes.
@@ -56,7 +61,10 @@ impl Installation {
     }
 
     pub(super) fn password(&self, role: &str) -> String {
-        hex::encode(hmac(&self.key, &[b"password of a plugin's login", role.as_bytes()]))
+        hex::encode(hmac(
+            &self.key,
+            &[b"password of a plugin's login", role.as_bytes()],
+        ))
     }
 
     /// The verifier that `CREATE ROLE … PASSWORD` accepts instead of the password, so that the
@@ -92,12 +100,20 @@ fn verifier(password: &[u8], salt: &[u8], iterations: u32) -> String {
     let mut salted = block;
     for _ in 1..iterations {
         block = plain_hmac(password, &block);
-        salted.iter_mut().zip(block).for_each(|(all, one)| *all ^= one);
+        salted
+            .iter_mut()
+            .zip(block)
+            .for_each(|(all, one)| *all ^= one);
     }
     let stored: [u8; 32] = Sha256::digest(plain_hmac(&salted, b"Client Key")).into();
     let server = plain_hmac(&salted, b"Server Key");
     let text = |bytes: &[u8]| STANDARD.encode(bytes);
-    format!("SCRAM-SHA-256${iterations}:{}${}:{}", text(salt), text(&stored), text(&server))
+    format!(
+        "SCRAM-SHA-256${iterations}:{}${}:{}",
+        text(salt),
+        text(&stored),
+        text(&server)
+    )
 }
 
 #[cfg(test)]
@@ -122,7 +138,9 @@ mod tests {
         // The proof in the example is client key XOR signature; the hash of the client key is
         // stored.
         let stored = STANDARD.decode(stored).expect("base64");
-        let proof = STANDARD.decode("dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=").expect("base64");
+        let proof = STANDARD
+            .decode("dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=")
+            .expect("base64");
         let signature = plain_hmac(&stored, message.as_bytes());
         let client_key: Vec<u8> = proof.iter().zip(signature).map(|(a, b)| a ^ b).collect();
         assert_eq!(Sha256::digest(&client_key).as_slice(), stored);

@@ -85,7 +85,11 @@ impl Pools {
 
     /// The limit of connections, and the present number.
     pub(super) fn budget(&self) -> (usize, usize) {
-        (self.max_connections, self.max_connections.saturating_sub(self.budget.available_permits()))
+        (
+            self.max_connections,
+            self.max_connections
+                .saturating_sub(self.budget.available_permits()),
+        )
     }
 
     /// Waits for a place of the plugin, then for the budget. Dropping the future returns both.
@@ -110,21 +114,38 @@ impl Pools {
             {
                 close(other).await;
             }
-            Arc::clone(&self.budget).acquire_owned().await.map_err(closed)?
+            Arc::clone(&self.budget)
+                .acquire_owned()
+                .await
+                .map_err(closed)?
         };
         drop(waiting);
         let connect = async {
             let mut connection = PgConnection::connect_with(options).await?;
             connection.execute(SESSION).await?;
-            let pid = sqlx::query_scalar("select pg_catalog.pg_backend_pid()").fetch_one(&mut connection).await?;
-            Ok(Session { connection, pid, role: role.to_owned(), _place: place })
+            let pid = sqlx::query_scalar("select pg_catalog.pg_backend_pid()")
+                .fetch_one(&mut connection)
+                .await?;
+            Ok(Session {
+                connection,
+                pid,
+                role: role.to_owned(),
+                _place: place,
+            })
         };
-        let session = connect.await.map_err(|failed| error::connecting(plugin, &failed))?;
+        let session = connect
+            .await
+            .map_err(|failed| error::connecting(plugin, &failed))?;
         Ok(self.lend(session, plugin, own))
     }
 
     fn lend(self: &Arc<Self>, session: Session, plugin: &PluginName, own: Place) -> Lease {
-        Lease { session: Some(session), plugin: plugin.clone(), own: Some(own), pools: Arc::clone(self) }
+        Lease {
+            session: Some(session),
+            plugin: plugin.clone(),
+            own: Some(own),
+            pools: Arc::clone(self),
+        }
     }
 
     fn take_idle(&self, wanted: impl Fn(&Idle) -> bool) -> Option<Session> {
@@ -161,12 +182,16 @@ impl Pools {
             }
         }
         // The session's statement_timeout is the last resort; the socket closes with the session.
-        tokio::time::timeout(HOUSEKEEPING, session.connection.ping()).await.ok();
+        tokio::time::timeout(HOUSEKEEPING, session.connection.ping())
+            .await
+            .ok();
     }
 }
 
 async fn close(session: Session) {
-    tokio::time::timeout(HOUSEKEEPING, session.connection.close()).await.ok();
+    tokio::time::timeout(HOUSEKEEPING, session.connection.close())
+        .await
+        .ok();
 }
 
 impl Lease {
@@ -181,8 +206,9 @@ impl Lease {
     /// Begins a transaction that Postgres itself ends after `limit` at the latest.
     pub(super) async fn begin(&mut self, limit: Duration) -> Result<(), SqlError> {
         let ms = limit.as_millis().clamp(1, 3_600_000);
-        let text =
-            format!("begin; set local statement_timeout = {ms}; set local idle_in_transaction_session_timeout = {ms}");
+        let text = format!(
+            "begin; set local statement_timeout = {ms}; set local idle_in_transaction_session_timeout = {ms}"
+        );
         self.host_statement(text).await
     }
 
@@ -190,22 +216,33 @@ impl Lease {
     pub(super) async fn host_statement(&mut self, text: impl Into<String>) -> Result<(), SqlError> {
         let text = text.into();
         let connection = self.connection()?;
-        connection.execute(sqlx::AssertSqlSafe(text)).await.map_err(|failed| error::guest(&failed))?;
+        connection
+            .execute(sqlx::AssertSqlSafe(text))
+            .await
+            .map_err(|failed| error::guest(&failed))?;
         Ok(())
     }
 
     /// After the end of the transaction: cleans the session and keeps it for the next call. If that
     /// fails, its backend is ended.
     pub(super) async fn give_back(mut self) {
-        let Ok(connection) = self.connection() else { return };
+        let Ok(connection) = self.connection() else {
+            return;
+        };
         let cleaned = tokio::time::timeout(HOUSEKEEPING, connection.execute(CLEAN)).await;
         if !matches!(cleaned, Ok(Ok(_))) {
             return;
         }
-        let Some(session) = self.session.take() else { return };
+        let Some(session) = self.session.take() else {
+            return;
+        };
         let mut idle = self.pools.idle.lock();
         if self.pools.waiting.load(Ordering::SeqCst) == 0 {
-            idle.push(Idle { plugin: self.plugin.clone(), session, since: Instant::now() });
+            idle.push(Idle {
+                plugin: self.plugin.clone(),
+                session,
+                since: Instant::now(),
+            });
             return;
         }
         drop(idle);
@@ -216,8 +253,14 @@ impl Lease {
 impl Drop for Lease {
     /// Not given back: the backend may still be working, and dropping the connection stops nothing.
     fn drop(&mut self) {
-        let Some(session) = self.session.take() else { return };
-        let (own, pools, plugin) = (self.own.take(), Arc::clone(&self.pools), self.plugin.clone());
+        let Some(session) = self.session.take() else {
+            return;
+        };
+        let (own, pools, plugin) = (
+            self.own.take(),
+            Arc::clone(&self.pools),
+            self.plugin.clone(),
+        );
         self.pools.runtime.spawn(async move {
             let pid = session.pid;
             pools.end(session).await;

@@ -24,7 +24,9 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use patchbay_model::PluginName;
-use patchbay_model::sql::{PluginDatabase, SqlAnswer, SqlError, SqlJobs, SqlStatement, SqlTransaction};
+use patchbay_model::sql::{
+    PluginDatabase, SqlAnswer, SqlError, SqlJobs, SqlStatement, SqlTransaction,
+};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, PgPool};
 use tokio::sync::{Notify, OnceCell};
@@ -38,14 +40,12 @@ pub use activity::{PlacesTaken, PluginActivity, SqlActivity, SqlSession};
 pub use outbox::{OutboxBatch, OutboxEntry};
 pub use roles::{RoleError, Wanted};
 
-/// Statements per batch.
 const MAX_STATEMENTS: usize = 1_000;
 
 /// Whether a plugin's login has the rights that it should have.
 #[derive(Debug, Clone)]
 enum Access {
     Ready(Wanted),
-    /// The reason.
     Blocked(String),
 }
 
@@ -77,11 +77,16 @@ impl PluginSql {
     }
 
     async fn installation(&self) -> Result<&Installation, StoreError> {
-        self.0.installation.get_or_try_init(|| Installation::load(&self.0.pool)).await
+        self.0
+            .installation
+            .get_or_try_init(|| Installation::load(&self.0.pool))
+            .await
     }
 
     async fn installation_for_guest(&self) -> Result<&Installation, SqlError> {
-        self.installation().await.map_err(|_| SqlError::unavailable("Postgres does not answer"))
+        self.installation()
+            .await
+            .map_err(|_| SqlError::unavailable("Postgres does not answer"))
     }
 
     /// Checks that a plugin can get these rights without getting more through them.
@@ -95,7 +100,10 @@ impl PluginSql {
         if matches!(self.access(plugin), Some(Access::Ready(present)) if &present == wanted) {
             return Ok(());
         }
-        let done = async { roles::reconcile(&self.0.pool, self.installation().await?, plugin, wanted).await }.await;
+        let done = async {
+            roles::reconcile(&self.0.pool, self.installation().await?, plugin, wanted).await
+        }
+        .await;
         self.set_access(
             plugin,
             match &done {
@@ -129,7 +137,9 @@ impl PluginSql {
     /// Returns soon after a commit with jobs in this process, or after `at_most`. Closes idle
     /// connections.
     pub async fn wait_for_jobs(&self, at_most: Duration) {
-        tokio::time::timeout(at_most, self.0.committed.notified()).await.ok();
+        tokio::time::timeout(at_most, self.0.committed.notified())
+            .await
+            .ok();
         self.0.pools.sweep().await;
     }
 
@@ -140,8 +150,13 @@ impl PluginSql {
     /// Plugins that have a login here, sorted.
     fn plugins(&self) -> BTreeSet<PluginName> {
         let access = self.0.access.lock();
-        let has_login = |access: &Access| !matches!(access, Access::Ready(wanted) if wanted.is_empty());
-        access.iter().filter(|(_, access)| has_login(access)).map(|(plugin, _)| plugin.clone()).collect()
+        let has_login =
+            |access: &Access| !matches!(access, Access::Ready(wanted) if wanted.is_empty());
+        access
+            .iter()
+            .filter(|(_, access)| has_login(access))
+            .map(|(plugin, _)| plugin.clone())
+            .collect()
     }
 
     fn set_access(&self, plugin: &PluginName, access: Access) {
@@ -153,7 +168,11 @@ impl PluginSql {
             Some(Access::Ready(wanted)) if !wanted.is_empty() => {}
             Some(Access::Ready(_)) => return Err(SqlError::denied("no table is granted")),
             // The host started while Postgres was away.
-            None => return Err(SqlError::unavailable("the plugin's database login has not been looked at yet")),
+            None => {
+                return Err(SqlError::unavailable(
+                    "the plugin's database login has not been looked at yet",
+                ));
+            }
             Some(Access::Blocked(_)) => {
                 return Err(SqlError::unavailable(
                     "the plugin's database login is not in order; the host's log says why",
@@ -219,10 +238,15 @@ impl PluginDatabase for PluginSql {
         jobs: Option<SqlJobs>,
     ) -> Result<Vec<SqlAnswer>, SqlError> {
         if statements.len() > MAX_STATEMENTS {
-            return Err(SqlError::new("too-large", format!("at most {MAX_STATEMENTS} statements at once")));
+            return Err(SqlError::new(
+                "too-large",
+                format!("at most {MAX_STATEMENTS} statements at once"),
+            ));
         }
         // Checked before a connection is taken, so that a refused statement takes none.
-        statements.iter().try_for_each(|statement| statement::check(&statement.text))?;
+        statements
+            .iter()
+            .try_for_each(|statement| statement::check(&statement.text))?;
         let work = async {
             let mut lease = self.lease(plugin).await?;
             lease.begin(left(deadline)).await?;
@@ -246,11 +270,19 @@ impl PluginDatabase for PluginSql {
             lease.give_back().await;
             committed.map(|()| answers)
         };
-        tokio::time::timeout_at(deadline.into(), work).await.unwrap_or_else(|elapsed| Err(late(elapsed)))
+        tokio::time::timeout_at(deadline.into(), work)
+            .await
+            .unwrap_or_else(|elapsed| Err(late(elapsed)))
     }
 
-    async fn begin(&self, plugin: &PluginName, deadline: Instant) -> Result<Arc<dyn SqlTransaction>, SqlError> {
+    async fn begin(
+        &self,
+        plugin: &PluginName,
+        deadline: Instant,
+    ) -> Result<Arc<dyn SqlTransaction>, SqlError> {
         let opened = transaction::open(self.clone(), plugin.clone(), deadline);
-        tokio::time::timeout_at(deadline.into(), opened).await.unwrap_or_else(|elapsed| Err(late(elapsed)))
+        tokio::time::timeout_at(deadline.into(), opened)
+            .await
+            .unwrap_or_else(|elapsed| Err(late(elapsed)))
     }
 }

@@ -50,13 +50,23 @@ pub(super) async fn write(
     if jobs.jobs.is_empty() {
         return Ok(());
     }
-    let invalid =
-        |error: serde_json::Error| Failed::Statement(patchbay_model::sql::SqlError::new("invalid", error.to_string()));
+    let invalid = |error: serde_json::Error| {
+        Failed::Statement(patchbay_model::sql::SqlError::new(
+            "invalid",
+            error.to_string(),
+        ))
+    };
     let payload = serde_json::to_string(&jobs.jobs).map_err(invalid)?;
     let grants = jobs.grants.join("\n");
     let nonce = Uuid::new_v4();
     let issued_ms = chrono::Utc::now().timestamp_millis();
-    let mac = installation.outbox_mac(plugin.as_str(), nonce.as_bytes(), issued_ms, &grants, &payload);
+    let mac = installation.outbox_mac(
+        plugin.as_str(),
+        nonce.as_bytes(),
+        issued_ms,
+        &grants,
+        &payload,
+    );
     sqlx::query(
         "insert into patchbay_outbox.jobs (plugin, nonce, issued_ms, grants, payload, mac) values ($1, $2, $3, $4, $5, $6)",
     )
@@ -90,7 +100,11 @@ impl PluginSql {
             return Ok(None);
         }
         let installation = self.installation().await?;
-        let mut batch = OutboxBatch { tx, entries: Vec::new(), forged: Vec::new() };
+        let mut batch = OutboxBatch {
+            tx,
+            entries: Vec::new(),
+            forged: Vec::new(),
+        };
         let mut seen = HashSet::new();
         for row in rows {
             let (id, plugin): (i64, String) = (row.try_get("id")?, row.try_get("plugin")?);
@@ -132,7 +146,10 @@ fn entry(
     if row.try_get("outlived")? {
         return Ok(Err("too old to be told from a replayed one"));
     }
-    let (Ok(plugin), Ok(mut jobs)) = (plugin.parse(), serde_json::from_str::<Vec<NewJob>>(&payload)) else {
+    let (Ok(plugin), Ok(mut jobs)) = (
+        plugin.parse(),
+        serde_json::from_str::<Vec<NewJob>>(&payload),
+    ) else {
         return Ok(Err("unreadable: written by another version"));
     };
     for (place, job) in jobs.iter_mut().enumerate() {
@@ -140,7 +157,12 @@ fn entry(
             job.id = format!("outbox-{}-{place}", nonce.simple()).parse().ok();
         }
     }
-    Ok(Ok(OutboxEntry { plugin, jobs, row: id, nonce }))
+    Ok(Ok(OutboxEntry {
+        plugin,
+        jobs,
+        row: id,
+        nonce,
+    }))
 }
 
 impl OutboxBatch {
@@ -148,16 +170,25 @@ impl OutboxBatch {
     /// that are left out become free again.
     pub async fn done(mut self, added: &[OutboxEntry]) -> Result<(), StoreError> {
         let nonces: Vec<Uuid> = added.iter().map(|entry| entry.nonce).collect();
-        let rows: Vec<i64> = added.iter().map(|entry| entry.row).chain(self.forged).collect();
+        let rows: Vec<i64> = added
+            .iter()
+            .map(|entry| entry.row)
+            .chain(self.forged)
+            .collect();
         sqlx::query("insert into outbox_nonces (nonce) select unnest($1::uuid[])")
             .bind(nonces)
             .execute(&mut *self.tx)
             .await?;
-        sqlx::query("delete from patchbay_outbox.jobs where id = any($1)").bind(rows).execute(&mut *self.tx).await?;
-        sqlx::query("delete from outbox_nonces where used_at < now() - make_interval(days => $1 + 1)")
-            .bind(REMEMBERED_DAYS)
+        sqlx::query("delete from patchbay_outbox.jobs where id = any($1)")
+            .bind(rows)
             .execute(&mut *self.tx)
             .await?;
+        sqlx::query(
+            "delete from outbox_nonces where used_at < now() - make_interval(days => $1 + 1)",
+        )
+        .bind(REMEMBERED_DAYS)
+        .execute(&mut *self.tx)
+        .await?;
         Ok(self.tx.commit().await?)
     }
 }

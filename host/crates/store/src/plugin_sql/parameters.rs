@@ -55,12 +55,22 @@ pub(super) async fn convert(
     types: &[PgTypeInfo],
 ) -> Result<PgArguments, SqlError> {
     if values.len() != types.len() {
-        let message = format!("the statement has {} parameters, and {} values were given", types.len(), values.len());
+        let message = format!(
+            "the statement has {} parameters, and {} values were given",
+            types.len(),
+            values.len()
+        );
         return Err(SqlError::new("invalid", message));
     }
-    let encoded = values.into_iter().zip(types).enumerate().map(|(place, (value, info))| {
-        encode(value, info).map_err(|reason| SqlError::new("invalid", format!("parameter ${}: {reason}", place + 1)))
-    });
+    let encoded = values
+        .into_iter()
+        .zip(types)
+        .enumerate()
+        .map(|(place, (value, info))| {
+            encode(value, info).map_err(|reason| {
+                SqlError::new("invalid", format!("parameter ${}: {reason}", place + 1))
+            })
+        });
     let mut encoded = encoded.collect::<Result<Vec<_>, _>>()?;
     read_by_postgres(connection, &mut encoded, types).await?;
     let mut arguments = PgArguments::default();
@@ -68,10 +78,18 @@ pub(super) async fn convert(
         let bytes = match value {
             Encoded::Null => None,
             Encoded::Binary(bytes) => Some(bytes),
-            Encoded::Text(_) => return Err(SqlError::new("invalid", "a parameter could not be converted")),
+            Encoded::Text(_) => {
+                return Err(SqlError::new(
+                    "invalid",
+                    "a parameter could not be converted",
+                ));
+            }
         };
         arguments
-            .add(Raw { bytes, info: info.clone() })
+            .add(Raw {
+                bytes,
+                info: info.clone(),
+            })
             .map_err(|error| SqlError::new("invalid", error.to_string()))?;
     }
     Ok(arguments)
@@ -80,15 +98,30 @@ pub(super) async fn convert(
 fn encode(value: SqlValue, info: &PgTypeInfo) -> Result<Encoded, String> {
     let oid = info.oid().map_or(0, |oid| oid.0);
     let is_text = matches!(oid, oid::TEXT | oid::VARCHAR | oid::BPCHAR | oid::UNKNOWN);
-    let out_of_range = |_| format!("the number does not fit into {}", info.name().to_ascii_lowercase());
+    let out_of_range = |_| {
+        format!(
+            "the number does not fit into {}",
+            info.name().to_ascii_lowercase()
+        )
+    };
     Ok(match value {
         SqlValue::Null => Encoded::Null,
         SqlValue::Boolean(value) if oid == oid::BOOL => Encoded::Binary(vec![value.into()]),
         SqlValue::Boolean(value) => Encoded::Text(value.to_string()),
         SqlValue::Int(value) => match oid {
             oid::INT8 => Encoded::Binary(value.to_be_bytes().into()),
-            oid::INT4 => Encoded::Binary(i32::try_from(value).map_err(out_of_range)?.to_be_bytes().into()),
-            oid::INT2 => Encoded::Binary(i16::try_from(value).map_err(out_of_range)?.to_be_bytes().into()),
+            oid::INT4 => Encoded::Binary(
+                i32::try_from(value)
+                    .map_err(out_of_range)?
+                    .to_be_bytes()
+                    .into(),
+            ),
+            oid::INT2 => Encoded::Binary(
+                i16::try_from(value)
+                    .map_err(out_of_range)?
+                    .to_be_bytes()
+                    .into(),
+            ),
             _ => Encoded::Text(value.to_string()),
         },
         SqlValue::Float(value) if oid == oid::FLOAT8 => Encoded::Binary(value.to_be_bytes().into()),
@@ -97,10 +130,17 @@ fn encode(value: SqlValue, info: &PgTypeInfo) -> Result<Encoded, String> {
         SqlValue::Text(text) | SqlValue::Json(text) if is_text || oid == oid::JSON => {
             Encoded::Binary(text.into_bytes())
         }
-        SqlValue::Json(text) if matches!(info.kind(), PgTypeKind::Array(_)) => Encoded::Text(array_literal(&text)?),
+        SqlValue::Json(text) if matches!(info.kind(), PgTypeKind::Array(_)) => {
+            Encoded::Text(array_literal(&text)?)
+        }
         SqlValue::Json(text) | SqlValue::Text(text) => Encoded::Text(text),
         SqlValue::Bytes(bytes) if oid == oid::BYTEA => Encoded::Binary(bytes),
-        SqlValue::Bytes(_) => return Err(format!("bytes are for bytea, not for {}", info.name().to_ascii_lowercase())),
+        SqlValue::Bytes(_) => {
+            return Err(format!(
+                "bytes are for bytea, not for {}",
+                info.name().to_ascii_lowercase()
+            ));
+        }
     })
 }
 
@@ -134,8 +174,8 @@ fn array_literal(json: &str) -> Result<String, String> {
         }
         out.push('}');
     }
-    let list: Vec<serde_json::Value> =
-        serde_json::from_str(json).map_err(|error| format!("an array is given as a JSON array: {error}"))?;
+    let list: Vec<serde_json::Value> = serde_json::from_str(json)
+        .map_err(|error| format!("an array is given as a JSON array: {error}"))?;
     let mut out = String::with_capacity(json.len());
     array(&list, &mut out);
     Ok(out)
@@ -146,12 +186,17 @@ async fn read_by_postgres(
     encoded: &mut [Encoded],
     types: &[PgTypeInfo],
 ) -> Result<(), SqlError> {
-    let places: Vec<usize> = (0..encoded.len()).filter(|&place| matches!(encoded[place], Encoded::Text(_))).collect();
+    let places: Vec<usize> = (0..encoded.len())
+        .filter(|&place| matches!(encoded[place], Encoded::Text(_)))
+        .collect();
     if places.is_empty() {
         return Ok(());
     }
     let failed = |failed: sqlx::Error| error::guest(&failed);
-    let oids: Vec<i64> = places.iter().map(|&place| types[place].oid().map_or(0, |oid| oid.0.into())).collect();
+    let oids: Vec<i64> = places
+        .iter()
+        .map(|&place| types[place].oid().map_or(0, |oid| oid.0.into()))
+        .collect();
     // From the catalogue, because a cast does not accept all the type names that messages use.
     let names: Vec<String> = sqlx::query_scalar(
         "select pg_catalog.format('%I.%I', n.nspname, t.typname) from pg_catalog.unnest($1::pg_catalog.int8[]) with ordinality as wanted (oid, place) \
@@ -165,7 +210,10 @@ async fn read_by_postgres(
     if names.len() != places.len() {
         return Err(SqlError::new("invalid", "a parameter's type is gone"));
     }
-    let casts = names.iter().enumerate().map(|(n, name)| format!("${}::pg_catalog.text::{name}", n + 1));
+    let casts = names
+        .iter()
+        .enumerate()
+        .map(|(n, name)| format!("${}::pg_catalog.text::{name}", n + 1));
     let text = format!("select {}", casts.collect::<Vec<_>>().join(", "));
     let mut query = sqlx::query(AssertSqlSafe(text)).persistent(false);
     for &place in &places {
@@ -182,7 +230,9 @@ async fn read_by_postgres(
         encoded[place] = if raw.is_null() {
             Encoded::Null
         } else {
-            let bytes = raw.as_bytes().map_err(|error| SqlError::new("invalid", error.to_string()))?;
+            let bytes = raw
+                .as_bytes()
+                .map_err(|error| SqlError::new("invalid", error.to_string()))?;
             Encoded::Binary(bytes.to_vec())
         };
     }
@@ -197,7 +247,10 @@ mod tests {
     fn json_arrays_become_postgres_arrays_with_everything_quoted_that_could_be_misread() {
         let literal = |json: &str| array_literal(json).expect("an array");
         assert_eq!(literal("[1, null, true]"), r#"{"1",NULL,"true"}"#);
-        assert_eq!(literal(r#"["a,b", "NULL", "q\"\\", ""]"#), r#"{"a,b","NULL","q\"\\",""}"#);
+        assert_eq!(
+            literal(r#"["a,b", "NULL", "q\"\\", ""]"#),
+            r#"{"a,b","NULL","q\"\\",""}"#
+        );
         assert_eq!(literal("[[1],[2]]"), r#"{{"1"},{"2"}}"#);
         assert_eq!(literal("[]"), "{}");
         assert_eq!(literal(r#"[{"a":"}"}]"#), r#"{"{\"a\":\"}\"}"}"#);

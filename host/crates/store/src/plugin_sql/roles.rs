@@ -22,7 +22,6 @@ pub enum RoleError {
     /// The host's login may not grant them: an administrator must run these statements.
     #[error("the database administrator must run this first ({reason}):\n{}", statements.join(";\n") + ";")]
     NeedsAdministrator {
-        /// Postgres's message.
         reason: String,
         /// To be run in this order.
         statements: Vec<String>,
@@ -59,7 +58,13 @@ fn quoted(name: &str) -> String {
 
 impl Right {
     fn on_schema(schema: &str) -> Self {
-        Self { schema: schema.into(), relation: None, is_sequence: false, column: None, privilege: "usage".into() }
+        Self {
+            schema: schema.into(),
+            relation: None,
+            is_sequence: false,
+            column: None,
+            privilege: "usage".into(),
+        }
     }
 
     fn on_table(schema: &str, table: &str, column: Option<&str>, privilege: &str) -> Self {
@@ -74,11 +79,19 @@ impl Right {
 
     /// For example `select (a) on table s.t`.
     fn text(&self) -> String {
-        let column = self.column.as_deref().map(|column| format!(" ({})", quoted(column))).unwrap_or_default();
+        let column = self
+            .column
+            .as_deref()
+            .map(|column| format!(" ({})", quoted(column)))
+            .unwrap_or_default();
         let object = match &self.relation {
             None => format!("schema {}", quoted(&self.schema)),
             Some(relation) => {
-                let kind = if self.is_sequence { "sequence" } else { "table" };
+                let kind = if self.is_sequence {
+                    "sequence"
+                } else {
+                    "table"
+                };
                 format!("{kind} {}.{}", quoted(&self.schema), quoted(relation))
             }
         };
@@ -100,8 +113,14 @@ pub(super) async fn check_tables(pool: &PgPool, wanted: &Wanted) -> Result<(), R
         .bind(oid)
         .fetch_all(pool)
         .await?;
-        if let Some(missing) = access.columns.iter().find(|column| !columns.contains(column)) {
-            return Err(RoleError::Refused(format!("{table} has no column {missing}")));
+        if let Some(missing) = access
+            .columns
+            .iter()
+            .find(|column| !columns.contains(column))
+        {
+            return Err(RoleError::Refused(format!(
+                "{table} has no column {missing}"
+            )));
         }
     }
     for schema in schemas {
@@ -138,12 +157,19 @@ pub(super) async fn check_tables(pool: &PgPool, wanted: &Wanted) -> Result<(), R
 }
 
 /// Looked up in the catalogue: `to_regclass` fails where the host's login may not use the schema.
-async fn oid_of(connection: &mut PgConnection, table: &TableName) -> Result<Option<i64>, RoleError> {
+async fn oid_of(
+    connection: &mut PgConnection,
+    table: &TableName,
+) -> Result<Option<i64>, RoleError> {
     let oid = sqlx::query_scalar(
         "select c.oid::int8 from pg_class c join pg_namespace n on n.oid = c.relnamespace \
          where n.nspname = $1 and c.relname = $2 and c.relkind in ('r', 'v', 'm', 'p', 'f')",
     );
-    Ok(oid.bind(table.schema()).bind(table.table()).fetch_optional(connection).await?)
+    Ok(oid
+        .bind(table.schema())
+        .bind(table.table())
+        .fetch_optional(connection)
+        .await?)
 }
 
 /// Gives the login exactly the wanted rights.
@@ -156,14 +182,23 @@ pub(super) async fn reconcile(
     let role = installation.role(plugin);
     let mut tx = pool.begin().await?;
     // One process at a time. No plugin can hold this lock.
-    sqlx::query("select from installation for update").execute(&mut *tx).await?;
-    let Some(statements) = plan(&mut tx, installation, &role, wanted).await? else { return Ok(()) };
+    sqlx::query("select from installation for update")
+        .execute(&mut *tx)
+        .await?;
+    let Some(statements) = plan(&mut tx, installation, &role, wanted).await? else {
+        return Ok(());
+    };
     for statement in &statements {
         if let Err(error) = (&mut *tx).execute(AssertSqlSafe(statement.clone())).await {
-            let Some(database) = error.as_database_error() else { return Err(error.into()) };
+            let Some(database) = error.as_database_error() else {
+                return Err(error.into());
+            };
             let message = database.message().to_owned();
             return Err(match database.code().as_deref() {
-                Some("42501") => RoleError::NeedsAdministrator { reason: message, statements },
+                Some("42501") => RoleError::NeedsAdministrator {
+                    reason: message,
+                    statements,
+                },
                 // There is no such schema, table or column.
                 Some("3F000" | "42P01" | "42703") => RoleError::Refused(message),
                 _ => error.into(),
@@ -175,7 +210,11 @@ pub(super) async fn reconcile(
         let reason = "our login lacks the grant option, or somebody else granted".to_owned();
         return Err(RoleError::NeedsAdministrator {
             reason,
-            statements: if left.len() < statements.len() { left } else { statements },
+            statements: if left.len() < statements.len() {
+                left
+            } else {
+                statements
+            },
         });
     }
     tx.commit().await?;
@@ -231,7 +270,10 @@ async fn plan(
             }
             // The host needs this to end the login's backends.
             if !row.try_get::<bool, _>("may_signal")? {
-                statements.push(format!("grant {quoted_role} to {}", row.try_get::<String, _>("us")?));
+                statements.push(format!(
+                    "grant {quoted_role} to {}",
+                    row.try_get::<String, _>("us")?
+                ));
             }
         }
     }
@@ -241,17 +283,34 @@ async fn plan(
         Some(oid) => actual(&mut *connection, oid).await?,
         None => BTreeSet::new(),
     };
-    statements
-        .extend(actual.difference(&wanted).map(|right| format!("revoke {} from {quoted_role} cascade", right.text())));
-    statements.extend(wanted.difference(&actual).map(|right| format!("grant {} to {quoted_role}", right.text())));
+    statements.extend(
+        actual
+            .difference(&wanted)
+            .map(|right| format!("revoke {} from {quoted_role} cascade", right.text())),
+    );
+    statements.extend(
+        wanted
+            .difference(&actual)
+            .map(|right| format!("grant {} to {quoted_role}", right.text())),
+    );
     Ok((!statements.is_empty()).then_some(statements))
 }
 
-async fn rights(connection: &mut PgConnection, wanted: &Wanted) -> Result<BTreeSet<Right>, RoleError> {
+async fn rights(
+    connection: &mut PgConnection,
+    wanted: &Wanted,
+) -> Result<BTreeSet<Right>, RoleError> {
     let mut rights = BTreeSet::new();
     for (table, access) in wanted {
         rights.insert(Right::on_schema(table.schema()));
-        let on = |column| Right::on_table(table.schema(), table.table(), column, access.privilege.as_str());
+        let on = |column| {
+            Right::on_table(
+                table.schema(),
+                table.table(),
+                column,
+                access.privilege.as_str(),
+            )
+        };
         if access.columns.is_empty() {
             rights.insert(on(None));
         }
@@ -259,7 +318,9 @@ async fn rights(connection: &mut PgConnection, wanted: &Wanted) -> Result<BTreeS
         if access.privilege != patchbay_model::sql::Privilege::Insert {
             continue;
         }
-        let Some(oid) = oid_of(&mut *connection, table).await? else { continue };
+        let Some(oid) = oid_of(&mut *connection, table).await? else {
+            continue;
+        };
         // Sequences of serial columns.
         let sequences = sqlx::query(
             "select n.nspname::text as schema, s.relname::text as name from pg_depend d \
@@ -271,13 +332,20 @@ async fn rights(connection: &mut PgConnection, wanted: &Wanted) -> Result<BTreeS
         .fetch_all(&mut *connection)
         .await?;
         for row in sequences {
-            let right = Right::on_table(row.try_get("schema")?, row.try_get("name")?, None, "usage");
-            rights.insert(Right { is_sequence: true, ..right });
+            let right =
+                Right::on_table(row.try_get("schema")?, row.try_get("name")?, None, "usage");
+            rights.insert(Right {
+                is_sequence: true,
+                ..right
+            });
         }
     }
     if !wanted.is_empty() {
         rights.insert(Right::on_schema("patchbay_outbox"));
-        rights.extend(OUTBOX_COLUMNS.map(|column| Right::on_table("patchbay_outbox", "jobs", Some(column), "insert")));
+        rights.extend(
+            OUTBOX_COLUMNS
+                .map(|column| Right::on_table("patchbay_outbox", "jobs", Some(column), "insert")),
+        );
     }
     Ok(rights)
 }

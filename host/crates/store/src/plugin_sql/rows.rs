@@ -30,7 +30,9 @@ pub(super) fn value(raw: &PgValueRef<'_>) -> Result<(SqlValue, usize), String> {
 }
 
 fn fixed<const N: usize>(bytes: &[u8]) -> Result<[u8; N], String> {
-    bytes.try_into().map_err(|_| format!("{N} bytes expected, {} came", bytes.len()))
+    bytes
+        .try_into()
+        .map_err(|_| format!("{N} bytes expected, {} came", bytes.len()))
 }
 
 fn text(bytes: &[u8]) -> Result<String, String> {
@@ -46,7 +48,9 @@ fn scalar(bytes: &[u8], info: &PgTypeInfo) -> Result<SqlValue, String> {
         oid::OID => SqlValue::Int(u32::from_be_bytes(fixed(bytes)?).into()),
         oid::FLOAT4 => SqlValue::Float(f32::from_be_bytes(fixed(bytes)?).into()),
         oid::FLOAT8 => SqlValue::Float(f64::from_be_bytes(fixed(bytes)?)),
-        oid::TEXT | oid::VARCHAR | oid::BPCHAR | oid::NAME | oid::UNKNOWN | oid::CHAR => SqlValue::Text(text(bytes)?),
+        oid::TEXT | oid::VARCHAR | oid::BPCHAR | oid::NAME | oid::UNKNOWN | oid::CHAR => {
+            SqlValue::Text(text(bytes)?)
+        }
         oid::BYTEA => SqlValue::Bytes(bytes.to_vec()),
         oid::JSON => SqlValue::Json(text(bytes)?),
         oid::JSONB => match bytes.split_first() {
@@ -63,10 +67,17 @@ fn scalar(bytes: &[u8], info: &PgTypeInfo) -> Result<SqlValue, String> {
         oid::INET => SqlValue::Text(address(bytes, false)?),
         oid::CIDR => SqlValue::Text(address(bytes, true)?),
         oid::VOID => SqlValue::Null,
-        _ if matches!(info.kind(), PgTypeKind::Enum(_)) || info.name().eq_ignore_ascii_case("citext") => {
+        _ if matches!(info.kind(), PgTypeKind::Enum(_))
+            || info.name().eq_ignore_ascii_case("citext") =>
+        {
             SqlValue::Text(text(bytes)?)
         }
-        _ => return Err(format!("the host does not read {}: cast it to text", info.name().to_ascii_lowercase())),
+        _ => {
+            return Err(format!(
+                "the host does not read {}: cast it to text",
+                info.name().to_ascii_lowercase()
+            ));
+        }
     })
 }
 
@@ -117,9 +128,15 @@ fn array(bytes: &[u8], element: &PgTypeInfo) -> Result<Value, String> {
     level(&mut reader, &lengths, element)
 }
 
-fn level(reader: &mut Reader<'_>, lengths: &[usize], element: &PgTypeInfo) -> Result<Value, String> {
+fn level(
+    reader: &mut Reader<'_>,
+    lengths: &[usize],
+    element: &PgTypeInfo,
+) -> Result<Value, String> {
     let Some((&length, inner)) = lengths.split_first() else {
-        let Ok(size) = usize::try_from(reader.int()?) else { return Ok(Value::Null) };
+        let Ok(size) = usize::try_from(reader.int()?) else {
+            return Ok(Value::Null);
+        };
         return json(scalar(reader.take(size)?, element)?);
     };
     (0..length).map(|_| level(reader, inner, element)).collect()
@@ -137,22 +154,31 @@ fn numeric(bytes: &[u8]) -> Result<String, String> {
         0xF000 => return Ok("-Infinity".into()),
         _ => {}
     }
-    let digits = (0..digits).map(|_| reader.short()).collect::<Result<Vec<i16>, _>>()?;
+    let digits = (0..digits)
+        .map(|_| reader.short())
+        .collect::<Result<Vec<i16>, _>>()?;
     // Groups of four decimal digits; `weight` is the position of the first group.
     let group = |place: i32| {
         let index = usize::try_from(weight - place).ok();
-        index.and_then(|index| digits.get(index).copied()).unwrap_or(0)
+        index
+            .and_then(|index| digits.get(index).copied())
+            .unwrap_or(0)
     };
     let mut out = String::new();
     if sign == 0x4000 {
         out.push('-');
     }
-    let whole: String = (0..=weight.max(0)).rev().map(|place| format!("{:04}", group(place))).collect();
+    let whole: String = (0..=weight.max(0))
+        .rev()
+        .map(|place| format!("{:04}", group(place)))
+        .collect();
     let whole = whole.trim_start_matches('0');
     out.push_str(if whole.is_empty() { "0" } else { whole });
     if scale > 0 {
         let groups = i32::try_from(scale.div_ceil(4)).map_err(|error| error.to_string())?;
-        let fraction: String = (1..=groups).map(|place| format!("{:04}", group(-place))).collect();
+        let fraction: String = (1..=groups)
+            .map(|place| format!("{:04}", group(-place)))
+            .collect();
         out.push('.');
         out.push_str(&fraction[..scale]);
     }
@@ -160,7 +186,9 @@ fn numeric(bytes: &[u8]) -> Result<String, String> {
 }
 
 fn epoch() -> NaiveDateTime {
-    NaiveDate::from_ymd_opt(2000, 1, 1).unwrap_or_default().and_time(NaiveTime::MIN)
+    NaiveDate::from_ymd_opt(2000, 1, 1)
+        .unwrap_or_default()
+        .and_time(NaiveTime::MIN)
 }
 
 const OUT_OF_RANGE: &str = "the time is out of the host's range: cast it to text";
@@ -170,7 +198,10 @@ fn date(days: i32) -> Result<String, String> {
         i32::MAX => "infinity".into(),
         i32::MIN => "-infinity".into(),
         _ => {
-            let date = epoch().date().checked_add_signed(Duration::days(days.into())).ok_or(OUT_OF_RANGE)?;
+            let date = epoch()
+                .date()
+                .checked_add_signed(Duration::days(days.into()))
+                .ok_or(OUT_OF_RANGE)?;
             date.format("%Y-%m-%d").to_string()
         }
     })
@@ -182,7 +213,11 @@ fn time(micros: i64) -> Result<String, String> {
         return Ok("24:00:00".into());
     }
     let (time, days) = NaiveTime::MIN.overflowing_add_signed(Duration::microseconds(micros));
-    if days != 0 { Err(OUT_OF_RANGE.into()) } else { Ok(time.format("%H:%M:%S%.f").to_string()) }
+    if days != 0 {
+        Err(OUT_OF_RANGE.into())
+    } else {
+        Ok(time.format("%H:%M:%S%.f").to_string())
+    }
 }
 
 fn timestamp(micros: i64, has_zone: bool) -> Result<String, String> {
@@ -190,7 +225,9 @@ fn timestamp(micros: i64, has_zone: bool) -> Result<String, String> {
         i64::MAX => "infinity".into(),
         i64::MIN => "-infinity".into(),
         _ => {
-            let time = epoch().checked_add_signed(Duration::microseconds(micros)).ok_or(OUT_OF_RANGE)?;
+            let time = epoch()
+                .checked_add_signed(Duration::microseconds(micros))
+                .ok_or(OUT_OF_RANGE)?;
             if has_zone {
                 let time: DateTime<chrono::Utc> = time.and_utc();
                 time.to_rfc3339_opts(SecondsFormat::AutoSi, true)
@@ -235,12 +272,18 @@ fn interval(bytes: &[u8]) -> Result<String, String> {
 }
 
 fn address(bytes: &[u8], is_network: bool) -> Result<String, String> {
-    let [_family, bits, _is_cidr, _length, rest @ ..] = bytes else { return Err("the value is cut off".into()) };
+    let [_family, bits, _is_cidr, _length, rest @ ..] = bytes else {
+        return Err("the value is cut off".into());
+    };
     let (address, full) = match rest.len() {
         4 => (Ipv4Addr::from(fixed::<4>(rest)?).to_string(), 32),
         _ => (Ipv6Addr::from(fixed::<16>(rest)?).to_string(), 128),
     };
-    Ok(if is_network || *bits != full { format!("{address}/{bits}") } else { address })
+    Ok(if is_network || *bits != full {
+        format!("{address}/{bits}")
+    } else {
+        address
+    })
 }
 
 #[cfg(test)]
@@ -248,7 +291,10 @@ mod tests {
     use super::*;
 
     fn shorts(numbers: &[i32]) -> Vec<u8> {
-        numbers.iter().flat_map(|&n| (n as u16).to_be_bytes()).collect()
+        numbers
+            .iter()
+            .flat_map(|&n| (n as u16).to_be_bytes())
+            .collect()
     }
 
     #[test]
@@ -265,7 +311,12 @@ mod tests {
     #[test]
     fn intervals_are_iso_8601_with_a_sign_per_part() {
         let interval = |micros: i64, days: i32, months: i32| {
-            let bytes = [&micros.to_be_bytes()[..], &days.to_be_bytes(), &months.to_be_bytes()].concat();
+            let bytes = [
+                &micros.to_be_bytes()[..],
+                &days.to_be_bytes(),
+                &months.to_be_bytes(),
+            ]
+            .concat();
             interval(&bytes).expect("an interval")
         };
         assert_eq!(interval(0, 0, 0), "PT0S");
@@ -276,10 +327,19 @@ mod tests {
     #[test]
     fn times_are_rfc_3339_and_infinity_has_its_name() {
         assert_eq!(timestamp(0, true).expect("a time"), "2000-01-01T00:00:00Z");
-        assert_eq!(timestamp(1_500_000, false).expect("a time"), "2000-01-01T00:00:01.500");
+        assert_eq!(
+            timestamp(1_500_000, false).expect("a time"),
+            "2000-01-01T00:00:01.500"
+        );
         assert_eq!(timestamp(i64::MAX, true).expect("a time"), "infinity");
         assert_eq!(date(-1).expect("a date"), "1999-12-31");
-        assert_eq!(address(&[2, 8, 0, 4, 10, 0, 0, 0], false).expect("an address"), "10.0.0.0/8");
-        assert_eq!(address(&[2, 32, 0, 4, 10, 0, 0, 1], false).expect("an address"), "10.0.0.1");
+        assert_eq!(
+            address(&[2, 8, 0, 4, 10, 0, 0, 0], false).expect("an address"),
+            "10.0.0.0/8"
+        );
+        assert_eq!(
+            address(&[2, 32, 0, 4, 10, 0, 0, 1], false).expect("an address"),
+            "10.0.0.1"
+        );
     }
 }

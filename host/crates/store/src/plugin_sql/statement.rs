@@ -7,11 +7,15 @@ use std::pin::pin;
 
 use futures::StreamExt;
 use patchbay_model::sql::{SqlAnswer, SqlError, SqlStatement, SqlValue};
-use sqlx::{AssertSqlSafe, Column, Either, Executor, PgConnection, Row, SqlSafeStr, Statement, TypeInfo};
+use sqlx::{
+    AssertSqlSafe, Column, Either, Executor, PgConnection, Row, SqlSafeStr, Statement, TypeInfo,
+};
 
 use super::{error, parameters, rows};
 
-const KEYWORDS: [&str; 7] = ["select", "insert", "update", "delete", "merge", "with", "values"];
+const KEYWORDS: [&str; 7] = [
+    "select", "insert", "update", "delete", "merge", "with", "values",
+];
 /// Limit for a statement's text. Data belongs in parameters.
 const MAX_TEXT_BYTES: usize = 256 << 10;
 /// Limit for the rows of one transaction: what a call with 64 MiB of memory can hold.
@@ -27,7 +31,10 @@ pub(super) struct Budget {
 
 impl Default for Budget {
     fn default() -> Self {
-        Self { rows: MAX_ROWS, bytes: MAX_BYTES }
+        Self {
+            rows: MAX_ROWS,
+            bytes: MAX_BYTES,
+        }
     }
 }
 
@@ -46,10 +53,17 @@ impl From<SqlError> for Failed {
 
 impl Failed {
     fn of(error: &sqlx::Error) -> Self {
-        let stale_plan = error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "0A000");
+        let stale_plan = error
+            .as_database_error()
+            .and_then(|error| error.code())
+            .is_some_and(|code| code == "0A000");
         let told = error::guest(error);
         // A table was altered after the statement was prepared: another connection prepares again.
-        if error.as_database_error().is_none() || stale_plan { Self::Connection(told) } else { Self::Statement(told) }
+        if error.as_database_error().is_none() || stale_plan {
+            Self::Connection(told)
+        } else {
+            Self::Statement(told)
+        }
     }
 }
 
@@ -65,12 +79,17 @@ pub(super) fn check(text: &str) -> Result<(), SqlError> {
         return Err(SqlError::new("invalid", "a statement contains no NUL"));
     }
     let rest = after_comments(text).unwrap_or_default();
-    let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(rest.len());
+    let end = rest
+        .find(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+        .unwrap_or(rest.len());
     let keyword = rest[..end].to_ascii_lowercase();
     if KEYWORDS.contains(&keyword.as_str()) {
         return Ok(());
     }
-    Err(SqlError::denied(format!("a statement begins with one of {}", KEYWORDS.join(", ").to_ascii_uppercase())))
+    Err(SqlError::denied(format!(
+        "a statement begins with one of {}",
+        KEYWORDS.join(", ").to_ascii_uppercase()
+    )))
 }
 
 /// Skips white space, comments (they nest, as in Postgres) and opening parentheses.
@@ -116,7 +135,10 @@ pub(super) async fn run(
 ) -> Result<SqlAnswer, Failed> {
     check(&statement.text)?;
     let text = AssertSqlSafe(statement.text).into_sql_str();
-    let prepared = (&mut *connection).prepare(text.clone()).await.map_err(|error| Failed::of(&error))?;
+    let prepared = (&mut *connection)
+        .prepare(text.clone())
+        .await
+        .map_err(|error| Failed::of(&error))?;
     let types = match prepared.parameters() {
         Some(Either::Left(types)) => types.to_vec(),
         _ => Vec::new(),
@@ -124,10 +146,18 @@ pub(super) async fn run(
     let columns: Vec<(String, String)> = prepared
         .columns()
         .iter()
-        .map(|column| (column.name().to_owned(), column.type_info().name().to_ascii_lowercase()))
+        .map(|column| {
+            (
+                column.name().to_owned(),
+                column.type_info().name().to_ascii_lowercase(),
+            )
+        })
         .collect();
     let arguments = parameters::convert(connection, statement.parameters, &types).await?;
-    let mut answer = SqlAnswer { columns, ..SqlAnswer::default() };
+    let mut answer = SqlAnswer {
+        columns,
+        ..SqlAnswer::default()
+    };
     {
         let mut results = pin!((&mut *connection).fetch_many(sqlx::query_with(text, arguments)));
         while let Some(result) = results.next().await {
@@ -138,8 +168,14 @@ pub(super) async fn run(
             }
         }
     }
-    if let Some(expected) = statement.expect_rows.filter(|&expected| expected != answer.affected) {
-        let message = format!("{} rows are affected instead of {expected}", answer.affected);
+    if let Some(expected) = statement
+        .expect_rows
+        .filter(|&expected| expected != answer.affected)
+    {
+        let message = format!(
+            "{} rows are affected instead of {expected}",
+            answer.affected
+        );
         return Err(SqlError::new("P0002", message).into());
     }
     Ok(answer)
@@ -148,7 +184,9 @@ pub(super) async fn run(
 fn take(row: &sqlx::postgres::PgRow, budget: &mut Budget) -> Result<Vec<SqlValue>, Failed> {
     let too_large = |what: String| Failed::Connection(SqlError::new("too-large", what));
     if budget.rows == 0 {
-        return Err(too_large(format!("at most {MAX_ROWS} rows per transaction: use LIMIT")));
+        return Err(too_large(format!(
+            "at most {MAX_ROWS} rows per transaction: use LIMIT"
+        )));
     }
     budget.rows -= 1;
     let mut values = Vec::with_capacity(row.columns().len());
@@ -158,10 +196,11 @@ fn take(row: &sqlx::postgres::PgRow, budget: &mut Budget) -> Result<Vec<SqlValue
             let name = row.column(place).name();
             Failed::Connection(SqlError::new("invalid", format!("column {name}: {reason}")))
         })?;
-        budget.bytes = budget
-            .bytes
-            .checked_sub(bytes)
-            .ok_or_else(|| too_large(format!("at most {MAX_BYTES} bytes of values per transaction")))?;
+        budget.bytes = budget.bytes.checked_sub(bytes).ok_or_else(|| {
+            too_large(format!(
+                "at most {MAX_BYTES} bytes of values per transaction"
+            ))
+        })?;
         values.push(value);
     }
     Ok(values)

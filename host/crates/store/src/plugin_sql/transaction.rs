@@ -51,7 +51,15 @@ pub(super) async fn open(
             }
         }
     });
-    Ok(Arc::new(Open { sql, plugin, ends_at, is_open, lease, has_jobs: AtomicBool::new(false), timer }))
+    Ok(Arc::new(Open {
+        sql,
+        plugin,
+        ends_at,
+        is_open,
+        lease,
+        has_jobs: AtomicBool::new(false),
+        timer,
+    }))
 }
 
 fn ended() -> SqlError {
@@ -69,7 +77,8 @@ impl Open {
         let mut slot = self.lease.lock().await;
         // Taken out: if the guest's call ends here, dropping the lease ends its backend.
         let (mut lease, mut budget) = slot.take().ok_or_else(ended)?;
-        let result = tokio::time::timeout_at(self.ends_at.into(), act(&mut lease, &mut budget)).await;
+        let result =
+            tokio::time::timeout_at(self.ends_at.into(), act(&mut lease, &mut budget)).await;
         match result {
             Ok(Ok(done)) => {
                 *slot = Some((lease, budget));
@@ -97,12 +106,18 @@ impl SqlTransaction for Open {
     async fn run(&self, statement: SqlStatement) -> Result<SqlAnswer, SqlError> {
         // A text that is refused before Postgres gets it does not fail the transaction.
         statement::check(&statement.text)?;
-        self.step(async |lease, budget| statement::run(lease.connection()?, statement, budget).await).await
+        self.step(async |lease, budget| {
+            statement::run(lease.connection()?, statement, budget).await
+        })
+        .await
     }
 
     async fn enqueue(&self, jobs: SqlJobs) -> Result<(), SqlError> {
         let (installation, plugin) = (self.sql.installation_for_guest().await?, &self.plugin);
-        self.step(async |lease, _| outbox::write(lease.connection()?, installation, plugin, &jobs).await).await?;
+        self.step(async |lease, _| {
+            outbox::write(lease.connection()?, installation, plugin, &jobs).await
+        })
+        .await?;
         self.has_jobs.store(true, Ordering::SeqCst);
         Ok(())
     }
@@ -113,8 +128,14 @@ impl SqlTransaction for Open {
         self.is_open.store(false, Ordering::SeqCst);
         let commit = async {
             // COMMIT of a failed transaction is a ROLLBACK that reports success; this detects it.
-            lease.host_statement("select").await.map_err(Failed::Statement)?;
-            lease.host_statement("commit").await.map_err(Failed::Statement)
+            lease
+                .host_statement("select")
+                .await
+                .map_err(Failed::Statement)?;
+            lease
+                .host_statement("commit")
+                .await
+                .map_err(Failed::Statement)
         };
         match tokio::time::timeout_at(self.ends_at.into(), commit).await {
             Ok(Ok(())) => {
@@ -145,7 +166,11 @@ impl Drop for Open {
             && let Some((lease, _)) = slot.take()
         {
             // This may run on a guest's thread, when its call ended in the middle.
-            self.sql.0.pools.runtime.spawn(abandon(lease, Failed::Statement(late(()))));
+            self.sql
+                .0
+                .pools
+                .runtime
+                .spawn(abandon(lease, Failed::Statement(late(()))));
         }
     }
 }

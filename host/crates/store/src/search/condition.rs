@@ -18,7 +18,6 @@ pub(super) struct Resolved<'a> {
     group: Option<Group>,
 }
 
-/// A dead-letter group.
 struct Group {
     queue: String,
     fingerprint: Fingerprint,
@@ -35,11 +34,16 @@ pub(super) struct Window<'a> {
 }
 
 impl Store {
-    pub(super) async fn resolve<'a>(&self, selection: Selection<'a>) -> Result<Resolved<'a>, StoreError> {
+    pub(super) async fn resolve<'a>(
+        &self,
+        selection: Selection<'a>,
+    ) -> Result<Resolved<'a>, StoreError> {
         let filter = selection.filter;
         if filter.data.len() != selection.terms.len() {
             // Without a value's term, the condition would select more than was asked for.
-            return Err(StoreError::Conflict("a filter by job data needs a term for each of its values".into()));
+            return Err(StoreError::Conflict(
+                "a filter by job data needs a term for each of its values".into(),
+            ));
         }
         let queues = match (&filter.queue, &filter.job) {
             (None, Some(_)) => Some(self.queues_with_history(selection.prefix).await?),
@@ -59,15 +63,28 @@ impl Store {
             None => None,
         };
         let queues = queues.map(|queues| queues.iter().map(ToString::to_string).collect());
-        Ok(Resolved { selection, queues, revisions, group })
+        Ok(Resolved {
+            selection,
+            queues,
+            revisions,
+            group,
+        })
     }
 
     async fn group(&self, prefix: &str, id: i64) -> Result<Group, StoreError> {
-        let query =
-            sqlx::query("select queue, fingerprint, plugin, revision from dead_letters where id = $1 and prefix = $2");
-        let row = query.bind(id).bind(prefix).fetch_optional(&self.pool).await?.ok_or_else(|| {
-            StoreError::NotFound(format!("there is no dead letter {id}; see: patchbay dead-letter list"))
-        })?;
+        let query = sqlx::query(
+            "select queue, fingerprint, plugin, revision from dead_letters where id = $1 and prefix = $2",
+        );
+        let row = query
+            .bind(id)
+            .bind(prefix)
+            .fetch_optional(&self.pool)
+            .await?
+            .ok_or_else(|| {
+                StoreError::NotFound(format!(
+                    "there is no dead letter {id}; see: patchbay dead-letter list"
+                ))
+            })?;
         Ok(Group {
             queue: row.try_get("queue")?,
             fingerprint: row.try_get("fingerprint")?,
@@ -80,7 +97,8 @@ impl Store {
 impl Resolved<'_> {
     /// Whether the filter can match nothing.
     pub(super) fn is_nothing(&self) -> bool {
-        self.queues.as_ref().is_some_and(Vec::is_empty) || self.revisions.as_ref().is_some_and(Vec::is_empty)
+        self.queues.as_ref().is_some_and(Vec::is_empty)
+            || self.revisions.as_ref().is_some_and(Vec::is_empty)
     }
 
     /// Whether an index leads to few rows, independent of their time.
@@ -90,7 +108,11 @@ impl Resolved<'_> {
 
     /// Tables and condition of a `from`; `a` is the alias of the attempts.
     pub(super) fn push(&self, query: &mut QueryBuilder<Postgres>, a: &str, window: &Window<'_>) {
-        let Selection { prefix, filter, terms } = self.selection;
+        let Selection {
+            prefix,
+            filter,
+            terms,
+        } = self.selection;
         query.push(format!("attempts {a}"));
         for n in 0..terms.len() {
             query.push(format!(
@@ -98,26 +120,45 @@ impl Resolved<'_> {
                  and {a}{n}.job_created_ms = {a}.job_created_ms and {a}{n}.started = {a}.started and {a}{n}.finished_at = {a}.finished_at"
             ));
         }
-        query.push(format!(" where {a}.prefix = ")).push_bind(prefix.to_owned());
+        query
+            .push(format!(" where {a}.prefix = "))
+            .push_bind(prefix.to_owned());
         // The condition is repeated for the terms, because the planner does not infer it.
-        let tables = std::iter::once(a.to_owned()).chain((0..terms.len()).map(|n| format!("{a}{n}")));
+        let tables =
+            std::iter::once(a.to_owned()).chain((0..terms.len()).map(|n| format!("{a}{n}")));
         for table in tables {
-            query.push(format!(" and {table}.finished_at >= ")).push_bind(window.from);
+            query
+                .push(format!(" and {table}.finished_at >= "))
+                .push_bind(window.from);
             let until = if window.behind.is_some() { "<=" } else { "<" };
-            query.push(format!(" and {table}.finished_at {until} ")).push_bind(window.to);
+            query
+                .push(format!(" and {table}.finished_at {until} "))
+                .push_bind(window.to);
         }
         for (n, term) in terms.iter().enumerate() {
-            query.push(format!(" and {a}{n}.term = ")).push_bind(term.to_vec());
+            query
+                .push(format!(" and {a}{n}.term = "))
+                .push_bind(term.to_vec());
         }
-        if let Some((place, row)) = window.behind.and_then(|place| Some((place, place.row.as_ref()?))) {
-            query.push(format!(" and ({a}.finished_at, {a}.queue, {a}.job_id, {a}.job_created_ms, {a}.started) < ("));
+        if let Some((place, row)) = window
+            .behind
+            .and_then(|place| Some((place, place.row.as_ref()?)))
+        {
+            query.push(format!(
+                " and ({a}.finished_at, {a}.queue, {a}.job_id, {a}.job_created_ms, {a}.started) < ("
+            ));
             query
                 .push_bind(place.time)
                 .push(", ")
                 .push_bind(row.queue.clone())
                 .push(", ")
                 .push_bind(row.job_id.clone());
-            query.push(", ").push_bind(row.job_created_ms).push(", ").push_bind(row.started).push(")");
+            query
+                .push(", ")
+                .push_bind(row.job_created_ms)
+                .push(", ")
+                .push_bind(row.started)
+                .push(")");
         }
         let mut is = |column: &str, value: Option<String>| {
             if let Some(value) = value {
@@ -127,20 +168,35 @@ impl Resolved<'_> {
         is("queue", filter.queue.as_ref().map(ToString::to_string));
         is("job_id", filter.job.as_ref().map(ToString::to_string));
         is("name", filter.name.clone());
-        is("outcome", filter.outcome.map(|outcome| outcome.as_str().to_owned()));
-        is("verdict", filter.verdict.map(|verdict| verdict.as_str().to_owned()));
+        is(
+            "outcome",
+            filter.outcome.map(|outcome| outcome.as_str().to_owned()),
+        );
+        is(
+            "verdict",
+            filter.verdict.map(|verdict| verdict.as_str().to_owned()),
+        );
         is("code", filter.code.clone());
         is("plugin", filter.plugin.as_ref().map(ToString::to_string));
         is("correlation_id", filter.correlation_id.clone());
         is("platform", filter.platform.clone());
         if let Some(group) = &self.group {
             is("queue", Some(group.queue.clone()));
-            query.push(format!(" and {a}.fingerprint = ")).push_bind(group.fingerprint.to_vec());
-            query.push(format!(" and coalesce({a}.plugin, '') = ")).push_bind(group.plugin.clone());
-            query.push(format!(" and coalesce({a}.revision, '') = ")).push_bind(group.revision.clone());
+            query
+                .push(format!(" and {a}.fingerprint = "))
+                .push_bind(group.fingerprint.to_vec());
+            query
+                .push(format!(" and coalesce({a}.plugin, '') = "))
+                .push_bind(group.plugin.clone());
+            query
+                .push(format!(" and coalesce({a}.revision, '') = "))
+                .push_bind(group.revision.clone());
         }
         if let Some(queues) = &self.queues {
-            query.push(format!(" and {a}.queue = any(")).push_bind(queues.clone()).push(")");
+            query
+                .push(format!(" and {a}.queue = any("))
+                .push_bind(queues.clone())
+                .push(")");
         }
         if let Some(revisions) = &self.revisions {
             // The index has only the beginnings of digests.
@@ -148,19 +204,29 @@ impl Resolved<'_> {
             // Within `case`, the planner ignores the condition. Otherwise it would treat the whole
             // digest and its beginning as two independent rare conditions, expect a few rows, and
             // read all failures for them.
-            query.push(format!(" and case when {a}.revision = any(")).push_bind(revisions.clone());
+            query
+                .push(format!(" and case when {a}.revision = any("))
+                .push_bind(revisions.clone());
             query.push(") then true else false end");
             // For one revision the index gives rows ordered by time, for several not (PostgreSQL
             // 15).
             if let [revision] = &revisions[..] {
-                query.push(format!(" and left({a}.revision, 8) = ")).push_bind(beginning(revision));
+                query
+                    .push(format!(" and left({a}.revision, 8) = "))
+                    .push_bind(beginning(revision));
             } else {
                 let beginnings: Vec<String> = revisions.iter().map(beginning).collect();
-                query.push(format!(" and left({a}.revision, 8) = any(")).push_bind(beginnings).push(")");
+                query
+                    .push(format!(" and left({a}.revision, 8) = any("))
+                    .push_bind(beginnings)
+                    .push(")");
             }
         }
         if let Some(text) = &filter.text {
-            query.push(format!(" and strpos(lower({a}.message), lower(")).push_bind(text.clone()).push(")) > 0");
+            query
+                .push(format!(" and strpos(lower({a}.message), lower("))
+                .push_bind(text.clone())
+                .push(")) > 0");
         }
         if self.is_of_failures() {
             // Redundant, but it lets the planner use the indexes of failures.
@@ -176,7 +242,9 @@ impl Resolved<'_> {
         }
         filter.code.is_some()
             || filter.text.is_some()
-            || filter.verdict.is_some_and(|verdict| verdict != VerdictKind::Complete)
+            || filter
+                .verdict
+                .is_some_and(|verdict| verdict != VerdictKind::Complete)
             || self.group.is_some()
     }
 }

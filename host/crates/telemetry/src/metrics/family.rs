@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use prometheus_client::encoding::{DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, MetricEncoder, NoLabelSet};
+use prometheus_client::encoding::{
+    DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, MetricEncoder, NoLabelSet,
+};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;
 
@@ -19,24 +21,42 @@ pub struct Family<'e, 'd> {
 }
 
 impl Family<'_, '_> {
-    pub fn counters<'a, V: EncodeCounterValue>(self, series: impl IntoIterator<Item = (Labels<'a>, V)>) -> fmt::Result {
+    pub fn counters<'a, V: EncodeCounterValue>(
+        self,
+        series: impl IntoIterator<Item = (Labels<'a>, V)>,
+    ) -> fmt::Result {
         self.write(MetricType::Counter, series, |mut encoder, value| {
             encoder.encode_counter::<NoLabelSet, V, f64>(&value, None)
         })
     }
 
-    pub fn gauges<'a, V: EncodeGaugeValue>(self, series: impl IntoIterator<Item = (Labels<'a>, V)>) -> fmt::Result {
-        self.write(MetricType::Gauge, series, |mut encoder, value| encoder.encode_gauge(&value))
+    pub fn gauges<'a, V: EncodeGaugeValue>(
+        self,
+        series: impl IntoIterator<Item = (Labels<'a>, V)>,
+    ) -> fmt::Result {
+        self.write(MetricType::Gauge, series, |mut encoder, value| {
+            encoder.encode_gauge(&value)
+        })
     }
 
     pub fn gauge<V: EncodeGaugeValue>(self, value: Option<V>) -> fmt::Result {
         self.gauges(value.map(|value| (Labels::new(), value)))
     }
 
-    pub fn histograms<'a>(self, series: impl IntoIterator<Item = (Labels<'a>, Reading)>) -> fmt::Result {
-        self.write(MetricType::Histogram, series, |mut encoder, Reading { sum, count, buckets }| {
-            encoder.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)
-        })
+    pub fn histograms<'a>(
+        self,
+        series: impl IntoIterator<Item = (Labels<'a>, Reading)>,
+    ) -> fmt::Result {
+        self.write(
+            MetricType::Histogram,
+            series,
+            |mut encoder,
+             Reading {
+                 sum,
+                 count,
+                 buckets,
+             }| { encoder.encode_histogram::<NoLabelSet>(sum, count, &buckets, None) },
+        )
     }
 
     fn write<'a, V>(
@@ -49,7 +69,12 @@ impl Family<'_, '_> {
         if series.peek().is_none() {
             return Ok(());
         }
-        let Self { encoder, name, help, unit } = self;
+        let Self {
+            encoder,
+            name,
+            help,
+            unit,
+        } = self;
         let mut family = encoder.encode_descriptor(name, help, unit.as_ref(), kind)?;
         for (labels, value) in series {
             encode(family.encode_family(&labels)?, value)?;
@@ -64,5 +89,10 @@ pub fn family<'e, 'd>(
     help: &'static str,
     unit: impl Into<Option<Unit>>,
 ) -> Family<'e, 'd> {
-    Family { encoder, name, help, unit: unit.into() }
+    Family {
+        encoder,
+        name,
+        help,
+        unit: unit.into(),
+    }
 }

@@ -43,7 +43,9 @@ impl RequestMeters {
         let route = self.of((known_method(method), route.to_owned()));
         route.duration.observe_time(took);
         let mut statuses = route.statuses.lock();
-        *statuses.entry(status.map(|status| status.as_u16())).or_default() += 1;
+        *statuses
+            .entry(status.map(|status| status.as_u16()))
+            .or_default() += 1;
     }
 
     fn of(&self, place: Place) -> Arc<Route> {
@@ -51,7 +53,12 @@ impl RequestMeters {
             return Arc::clone(known);
         }
         let mut routes = self.routes.write();
-        let new = || Arc::new(Route { duration: Histogram::of_seconds(), statuses: Mutex::default() });
+        let new = || {
+            Arc::new(Route {
+                duration: Histogram::of_seconds(),
+                statuses: Mutex::default(),
+            })
+        };
         Arc::clone(routes.entry(place).or_insert_with(new))
     }
 
@@ -62,12 +69,17 @@ impl RequestMeters {
             .iter()
             .map(|((method, route), meters)| {
                 let statuses = meters.statuses.lock();
-                let text = |status: &Option<u16>| status.map_or_else(|| ABANDONED.to_owned(), |code| code.to_string());
+                let text = |status: &Option<u16>| {
+                    status.map_or_else(|| ABANDONED.to_owned(), |code| code.to_string())
+                };
                 RouteReading {
                     method,
                     route: route.clone(),
                     duration: meters.duration.read(),
-                    statuses: statuses.iter().map(|(status, count)| (text(status), *count)).collect(),
+                    statuses: statuses
+                        .iter()
+                        .map(|(status, count)| (text(status), *count))
+                        .collect(),
                 }
             })
             .collect();
@@ -100,6 +112,9 @@ mod tests {
         let mine = Method::from_bytes(b"MINE").expect("a method");
         meters.count(&mine, UNMATCHED, None, Duration::from_millis(1));
         let all = meters.read();
-        assert_eq!((all[0].method, &all[0].statuses[..]), ("other", &[(ABANDONED.to_owned(), 1)][..]));
+        assert_eq!(
+            (all[0].method, &all[0].statuses[..]),
+            ("other", &[(ABANDONED.to_owned(), 1)][..])
+        );
     }
 }

@@ -67,27 +67,57 @@ struct Sending {
 /// What comes out of the processor is sent by the exporter, once that runs.
 pub(super) fn new(config: &TraceConfig, resource: &Resource) -> anyhow::Result<(Outbox, Exporter)> {
     let mut headers = HeaderMap::new();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
+    headers.insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("application/x-protobuf"),
+    );
     for (name, value) in &config.headers {
         // The message leaves out the value: it is a credential.
-        let invalid = || format!("telemetry.otlp_headers: {name:?} cannot be a header, or its value not one's value");
+        let invalid = || {
+            format!(
+                "telemetry.otlp_headers: {name:?} cannot be a header, or its value not one's value"
+            )
+        };
         let mut value = HeaderValue::from_str(value).with_context(invalid)?;
         value.set_sensitive(true);
-        headers.insert(HeaderName::from_bytes(name.as_bytes()).with_context(invalid)?, value);
+        headers.insert(
+            HeaderName::from_bytes(name.as_bytes()).with_context(invalid)?,
+            value,
+        );
     }
     let redirect = reqwest::redirect::Policy::none();
     let mut http = reqwest::Client::builder();
     if is_loopback(config.endpoint.as_str()) {
         http = http.no_proxy();
     }
-    let http = http.timeout(SEND_LIMIT).redirect(redirect).default_headers(headers).build()?;
+    let http = http
+        .timeout(SEND_LIMIT)
+        .redirect(redirect)
+        .default_headers(headers)
+        .build()?;
     let mut url = config.endpoint.clone();
     url.set_path(&format!("{}/v1/traces", url.path().trim_end_matches('/')));
     let (waiting, spans) = mpsc::channel(MAX_WAITING);
     let counts = Arc::<Counts>::default();
-    let sender = Sender { http, url, resource: resource.into(), counts: Arc::clone(&counts), is_away: false };
-    let sending = Mutex::new(Sending { spans, batch: Vec::new(), sender });
-    Ok((Outbox { waiting, counts: Arc::clone(&counts) }, Exporter { counts, sending }))
+    let sender = Sender {
+        http,
+        url,
+        resource: resource.into(),
+        counts: Arc::clone(&counts),
+        is_away: false,
+    };
+    let sending = Mutex::new(Sending {
+        spans,
+        batch: Vec::new(),
+        sender,
+    });
+    Ok((
+        Outbox {
+            waiting,
+            counts: Arc::clone(&counts),
+        },
+        Exporter { counts, sending },
+    ))
 }
 
 impl SpanProcessor for Outbox {
@@ -116,8 +146,16 @@ impl Exporter {
     /// Sends until `stop`.
     pub async fn run(&self, stop: CancellationToken) {
         let mut sending = self.sending.lock().await;
-        let Sending { spans, batch, sender } = &mut *sending;
-        while stop.run_until_cancelled(collect(spans, batch)).await.is_some() {
+        let Sending {
+            spans,
+            batch,
+            sender,
+        } = &mut *sending;
+        while stop
+            .run_until_cancelled(collect(spans, batch))
+            .await
+            .is_some()
+        {
             let too_late = async {
                 stop.cancelled().await;
                 tokio::time::sleep(LAST_LIMIT).await;
@@ -133,7 +171,11 @@ impl Exporter {
     pub async fn end(&self) {
         let left = async {
             let mut sending = self.sending.lock().await;
-            let Sending { spans, batch, sender } = &mut *sending;
+            let Sending {
+                spans,
+                batch,
+                sender,
+            } = &mut *sending;
             while let Ok(span) = spans.try_recv() {
                 batch.push(span);
                 if batch.len() >= MAX_BATCH {
@@ -162,18 +204,33 @@ struct Sender {
 impl Sender {
     async fn send(&mut self, batch: Vec<SpanData>) {
         let count = batch.len() as u64;
-        let request =
-            ExportTraceServiceRequest { resource_spans: group_spans_by_resource_and_scope(batch, &self.resource) };
-        let sent = self.http.post(self.url.clone()).body(request.encode_to_vec()).send().await;
+        let request = ExportTraceServiceRequest {
+            resource_spans: group_spans_by_resource_and_scope(batch, &self.resource),
+        };
+        let sent = self
+            .http
+            .post(self.url.clone())
+            .body(request.encode_to_vec())
+            .send()
+            .await;
         let reason = match sent {
             Ok(response) if response.status().is_success() => None,
             Ok(response) => Some(format!("it answered with {}", response.status())),
             Err(error) => Some(error.without_url().to_string()),
         };
         let failed = reason.is_some();
-        if failed { &self.counts.failed } else { &self.counts.sent }.fetch_add(count, Ordering::Relaxed);
+        if failed {
+            &self.counts.failed
+        } else {
+            &self.counts.sent
+        }
+        .fetch_add(count, Ordering::Relaxed);
         match (reason, self.is_away) {
-            (Some(reason), false) => warn!(reason, spans = count, "the collector takes no spans: they are dropped"),
+            (Some(reason), false) => warn!(
+                reason,
+                spans = count,
+                "the collector takes no spans: they are dropped"
+            ),
             (Some(reason), true) => debug!(reason, spans = count, "spans dropped"),
             (None, true) => info!("the collector takes spans again"),
             (None, false) => {}
@@ -188,7 +245,10 @@ async fn collect(spans: &mut mpsc::Receiver<SpanData>, batch: &mut Vec<SpanData>
         // All senders are gone: no span can come.
         return std::future::pending().await;
     }
-    let more = async { while batch.len() < MAX_BATCH && spans.recv_many(batch, MAX_BATCH - batch.len()).await > 0 {} };
+    let more = async {
+        while batch.len() < MAX_BATCH && spans.recv_many(batch, MAX_BATCH - batch.len()).await > 0 {
+        }
+    };
     // A cancelled `recv_many` has taken nothing.
     tokio::time::timeout(DELAY, more).await.ok();
 }

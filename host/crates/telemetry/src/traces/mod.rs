@@ -14,12 +14,14 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use opentelemetry::trace::{
-    Link, Span as _, SpanContext, SpanId, SpanKind as OtelKind, Status, TraceContextExt, TraceFlags, TraceId,
-    TraceState, Tracer as _, TracerProvider as _,
+    Link, Span as _, SpanContext, SpanId, SpanKind as OtelKind, Status, TraceContextExt,
+    TraceFlags, TraceId, TraceState, Tracer as _, TracerProvider as _,
 };
 use opentelemetry::{Context, KeyValue, Value};
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::trace::{Sampler, SamplingResult, SdkTracer, SdkTracerProvider, ShouldSample, Span as OtelSpan};
+use opentelemetry_sdk::trace::{
+    Sampler, SamplingResult, SdkTracer, SdkTracerProvider, ShouldSample, Span as OtelSpan,
+};
 use patchbay_model::TraceParent;
 use patchbay_model::job::Trace;
 
@@ -71,7 +73,9 @@ pub enum SpanKind {
 impl Traces {
     /// Opens spans, if there is a collector for them.
     pub fn start_if(config: Option<TraceConfig>) -> anyhow::Result<(Self, Option<Exporter>)> {
-        let Some(config) = config else { return Ok((Self::default(), None)) };
+        let Some(config) = config else {
+            return Ok((Self::default(), None));
+        };
         let (traces, exporter) = Self::start(config).context("cannot send traces")?;
         Ok((traces, Some(exporter)))
     }
@@ -90,22 +94,40 @@ impl Traces {
             .build();
         let (processor, exporter) = export::new(&config, &resource)?;
         let provider = SdkTracerProvider::builder()
-            .with_sampler(Sampling(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(config.sample_ratio)))))
+            .with_sampler(Sampling(Sampler::ParentBased(Box::new(
+                Sampler::TraceIdRatioBased(config.sample_ratio),
+            ))))
             .with_resource(resource)
             .with_span_processor(processor)
             .build();
-        let active =
-            Active { tracer: provider.tracer("patchbay"), _provider: provider, propagate_to: config.propagate_to };
+        let active = Active {
+            tracer: provider.tracer("patchbay"),
+            _provider: provider,
+            propagate_to: config.propagate_to,
+        };
         Ok((Self(Some(Arc::new(active))), exporter))
     }
 
     /// Opens a span under its cause. The name may have only our own words and words of manifests.
     pub fn span(&self, kind: SpanKind, name: impl FnOnce() -> String, cause: &Trace) -> Span {
-        let Some(active) = &self.0 else { return Span(None) };
+        let Some(active) = &self.0 else {
+            return Span(None);
+        };
         let parent = cause.traceparent.map_or_else(Context::new, |parent| {
-            let flags = if parent.sampled { TraceFlags::SAMPLED } else { TraceFlags::default() };
-            let (trace_id, span_id) = (TraceId::from(parent.trace_id), SpanId::from(parent.span_id));
-            Context::new().with_remote_span_context(SpanContext::new(trace_id, span_id, flags, true, TraceState::NONE))
+            let flags = if parent.sampled {
+                TraceFlags::SAMPLED
+            } else {
+                TraceFlags::default()
+            };
+            let (trace_id, span_id) =
+                (TraceId::from(parent.trace_id), SpanId::from(parent.span_id));
+            Context::new().with_remote_span_context(SpanContext::new(
+                trace_id,
+                span_id,
+                flags,
+                true,
+                TraceState::NONE,
+            ))
         });
         let kind = match kind {
             SpanKind::Request => OtelKind::Server,
@@ -119,7 +141,13 @@ impl Traces {
     }
 
     /// Marks that a revision has taken over on this host, as a span of its own for dashboards.
-    pub fn mark_takeover(&self, plugin: &str, revision: &str, version: &str, previous: Option<&str>) {
+    pub fn mark_takeover(
+        &self,
+        plugin: &str,
+        revision: &str,
+        version: &str,
+        previous: Option<&str>,
+    ) {
         let mut step = self.span(SpanKind::Guest, || TAKEOVER.into(), &Trace::default());
         step.set("patchbay.plugin", plugin.to_owned());
         step.set("patchbay.revision", revision.to_owned());
@@ -131,7 +159,12 @@ impl Traces {
 
     /// Whether an outside host gets the trace context: only hosts that an operator names.
     pub fn propagates_to(&self, host: &str) -> bool {
-        self.0.as_ref().is_some_and(|active| active.propagate_to.iter().any(|named| named.eq_ignore_ascii_case(host)))
+        self.0.as_ref().is_some_and(|active| {
+            active
+                .propagate_to
+                .iter()
+                .any(|named| named.eq_ignore_ascii_case(host))
+        })
     }
 }
 
@@ -147,7 +180,9 @@ impl Span {
     pub fn failed(&mut self, why: &'static str) {
         if let Some(span) = &mut self.0 {
             span.set_attribute(KeyValue::new("error.type", why));
-            span.set_status(Status::Error { description: Cow::Borrowed("") });
+            span.set_status(Status::Error {
+                description: Cow::Borrowed(""),
+            });
         }
     }
 
@@ -163,7 +198,10 @@ impl Span {
 
     /// The trace of what this span causes. All but the position comes from `trace`.
     pub fn causes(&self, trace: Trace) -> Trace {
-        Trace { traceparent: self.place().or(trace.traceparent), ..trace }
+        Trace {
+            traceparent: self.place().or(trace.traceparent),
+            ..trace
+        }
     }
 
     /// Writes the trace's id into a log span that has the field `trace_id`, when the trace is kept.
@@ -188,7 +226,11 @@ impl ShouldSample for Sampling {
         attributes: &[KeyValue],
         links: &[Link],
     ) -> SamplingResult {
-        let sampler = if name == TAKEOVER { &Sampler::AlwaysOn } else { &self.0 };
+        let sampler = if name == TAKEOVER {
+            &Sampler::AlwaysOn
+        } else {
+            &self.0
+        };
         sampler.should_sample(parent, trace_id, name, kind, attributes, links)
     }
 }
@@ -199,9 +241,18 @@ mod tests {
 
     #[test]
     fn without_a_collector_context_passes_on_as_it_came() {
-        let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".parse().ok();
-        let trace = Trace { traceparent: parent, ..Trace::default() };
-        let step = Traces::default().span(SpanKind::Attempt, || unreachable!("nobody needs a name"), &trace);
+        let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+            .parse()
+            .ok();
+        let trace = Trace {
+            traceparent: parent,
+            ..Trace::default()
+        };
+        let step = Traces::default().span(
+            SpanKind::Attempt,
+            || unreachable!("nobody needs a name"),
+            &trace,
+        );
         assert_eq!((step.place(), step.causes(trace.clone())), (None, trace));
     }
 }

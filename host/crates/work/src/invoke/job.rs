@@ -22,7 +22,10 @@ impl Executor for Invoker {
             return Execution {
                 ran_by: None,
                 policy: self.policy(delivery),
-                outcome: Outcome::HostFault(format!("no active plugin handles {}", delivery.key.queue)),
+                outcome: Outcome::HostFault(format!(
+                    "no active plugin handles {}",
+                    delivery.key.queue
+                )),
                 stack: None,
                 refused: None,
                 calls: Vec::new(),
@@ -30,10 +33,17 @@ impl Executor for Invoker {
         };
         let policy = policy(delivery, Some(revision.manifest()));
         let correlation_id = correlation_id(delivery);
-        let platform = delivery.trace.platform.clone().unwrap_or_else(|| self.settings.default_platform().to_owned());
+        let platform = delivery
+            .trace
+            .platform
+            .clone()
+            .unwrap_or_else(|| self.settings.default_platform().to_owned());
         let mut trace = delivery.trace.clone();
         trace.correlation_id = Some(correlation_id.clone());
-        let redact = revision.manifest().queue(&delivery.key.queue).map_or(&[][..], |queue| &queue.redact);
+        let redact = revision
+            .manifest()
+            .queue(&delivery.key.queue)
+            .map_or(&[][..], |queue| &queue.redact);
         let call = JobCall {
             id: delivery.key.id.to_string(),
             queue: delivery.key.queue.to_string(),
@@ -50,8 +60,15 @@ impl Executor for Invoker {
             occupancy: Arc::default(),
             cancel: delivery.end.now.clone(),
         };
-        let job = RunningJob { handle: delivery.job.clone(), hidden: (Redaction::new(redact), delivery.data.clone()) };
-        let invocation = Invocation { entry: Entry::Job(Box::new(call)), trace, job: Some(job) };
+        let job = RunningJob {
+            handle: delivery.job.clone(),
+            hidden: (Redaction::new(redact), delivery.data.clone()),
+        };
+        let invocation = Invocation {
+            entry: Entry::Job(Box::new(call)),
+            trace,
+            job: Some(job),
+        };
         let invoked = self.invoke(&revision, invocation).await;
         Execution {
             ran_by: Some((revision.plugin().clone(), revision.digest())),
@@ -65,19 +82,33 @@ impl Executor for Invoker {
 
     fn policy(&self, delivery: &Delivery) -> RetryPolicy {
         let owner = self.runtime.registry().owner_of(&delivery.key.queue);
-        policy(delivery, owner.as_ref().map(|revision| revision.manifest().as_ref()))
+        policy(
+            delivery,
+            owner.as_ref().map(|revision| revision.manifest().as_ref()),
+        )
     }
 
     async fn mask(&self, delivery: &Delivery) -> Mask {
         let (queue, id) = (&delivery.key.queue, delivery.key.id.as_str());
         // Without Redis the attempt cannot be settled either, and runs again.
-        let children = self.services.queues.children_data(queue, &[id]).await.unwrap_or_default().concat();
-        self.redactions.of(queue).data_with_others(&delivery.data, self.redactions.values(&children)).1
+        let children = self
+            .services
+            .queues
+            .children_data(queue, &[id])
+            .await
+            .unwrap_or_default()
+            .concat();
+        self.redactions
+            .of(queue)
+            .data_with_others(&delivery.data, self.redactions.values(&children))
+            .1
     }
 
     fn searchable(&self, delivery: &Delivery) -> Vec<(DataPath, String)> {
         let owner = self.runtime.registry().owner_of(&delivery.key.queue);
-        let queue = owner.as_ref().and_then(|revision| revision.manifest().queue(&delivery.key.queue));
+        let queue = owner
+            .as_ref()
+            .and_then(|revision| revision.manifest().queue(&delivery.key.queue));
         let paths = queue.map_or(&[][..], |queue| &queue.searchable);
         let values = |path: &DataPath| {
             path.values(&delivery.data).into_iter().map({
@@ -91,6 +122,8 @@ impl Executor for Invoker {
 
 fn policy(delivery: &Delivery, manifest: Option<&Manifest>) -> RetryPolicy {
     let spec = manifest.and_then(|manifest| manifest.queue(&delivery.key.queue));
-    let fallback = spec.map_or((None, None), |spec| (spec.attempts, spec.backoff.as_ref().map(Into::into)));
+    let fallback = spec.map_or((None, None), |spec| {
+        (spec.attempts, spec.backoff.as_ref().map(Into::into))
+    });
     RetryPolicy::merge(delivery.retry, fallback)
 }

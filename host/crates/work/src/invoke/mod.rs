@@ -93,7 +93,15 @@ impl Invoker {
         meters: Arc<Meters>,
         traces: Traces,
     ) -> Self {
-        Self { runtime, services, settings, grants, redactions, meters, traces }
+        Self {
+            runtime,
+            services,
+            settings,
+            grants,
+            redactions,
+            meters,
+            traces,
+        }
     }
 
     /// Calls this revision and waits until its guest has ended. Never fails and never takes longer
@@ -101,12 +109,26 @@ impl Invoker {
     pub async fn invoke(&self, revision: &Arc<Revision>, invocation: Invocation) -> Invoked {
         let Invocation { entry, trace, job } = invocation;
         let is_self_test = matches!(entry, Entry::SelfTest);
-        let traces = if is_self_test { Traces::default() } else { self.traces.clone() };
+        let traces = if is_self_test {
+            Traces::default()
+        } else {
+            self.traces.clone()
+        };
         let mut span = open_span(&traces, revision, &trace);
         let trace = span.causes(trace);
-        let (settings, granted) = if is_self_test { <_>::default() } else { self.snapshot(revision) };
-        let meters = if is_self_test { Meters::unread(revision) } else { self.meters.enter(revision) };
-        let (job, hidden) = job.map(|RunningJob { handle, hidden }| (handle, hidden)).unzip();
+        let (settings, granted) = if is_self_test {
+            <_>::default()
+        } else {
+            self.snapshot(revision)
+        };
+        let meters = if is_self_test {
+            Meters::unread(revision)
+        } else {
+            self.meters.enter(revision)
+        };
+        let (job, hidden) = job
+            .map(|RunningJob { handle, hidden }| (handle, hidden))
+            .unzip();
         let guest_call = self.services.for_call(Call {
             manifest: Arc::clone(revision.manifest()),
             settings,
@@ -131,7 +153,12 @@ impl Invoker {
             report,
             refused: guest_call.refused(),
             outside_calls: guest_call.outside_calls(),
-            rest: Rest { revision: Arc::clone(revision), call: guest_call, _span: span, _meters: meters },
+            rest: Rest {
+                revision: Arc::clone(revision),
+                call: guest_call,
+                _span: span,
+                _meters: meters,
+            },
         }
     }
 
@@ -140,14 +167,21 @@ impl Invoker {
         if !revision.has_self_test() {
             return Ok(());
         }
-        let invocation = Invocation { entry: Entry::SelfTest, trace: Trace::default(), job: None };
+        let invocation = Invocation {
+            entry: Entry::SelfTest,
+            trace: Trace::default(),
+            job: None,
+        };
         let invoked = self.invoke(revision, invocation).await;
         invoked.report.outcome.reason().map_or(Ok(()), Err)
     }
 
     /// Taken once per call: a change by an operator applies from the next call.
     fn snapshot(&self, revision: &Revision) -> (Arc<Map<String, Value>>, Granted) {
-        (self.settings.of(revision.plugin()), self.grants.of(revision.plugin()))
+        (
+            self.settings.of(revision.plugin()),
+            self.grants.of(revision.plugin()),
+        )
     }
 }
 
@@ -160,7 +194,12 @@ fn open_span(traces: &Traces, revision: &Revision, trace: &Trace) -> Span {
     span
 }
 
-async fn run(revision: &Revision, entry: Entry, meters: &Entered, context: Option<Arc<dyn CallContext>>) -> CallReport {
+async fn run(
+    revision: &Revision,
+    entry: Entry,
+    meters: &Entered,
+    context: Option<Arc<dyn CallContext>>,
+) -> CallReport {
     match entry {
         Entry::Job(mut call) => {
             call.occupancy = meters.occupancy();
@@ -178,7 +217,10 @@ fn note_outcome(span: &mut Span, report: &CallReport) {
     let outcome = report.outcome.kind();
     span.set("patchbay.outcome", outcome.as_str());
     span.set("patchbay.cpu_ms", report.cpu.as_secs_f64() * 1e3);
-    span.set("patchbay.peak_memory_bytes", i64::try_from(report.peak_memory_bytes).unwrap_or(i64::MAX));
+    span.set(
+        "patchbay.peak_memory_bytes",
+        i64::try_from(report.peak_memory_bytes).unwrap_or(i64::MAX),
+    );
     if outcome != OutcomeKind::Completed {
         span.failed(outcome.as_str());
     }

@@ -83,8 +83,17 @@ impl Invoker {
     ) -> Result<Answer, CallFailure> {
         let span = tracing::info_span!("operation", %plugin, name = operation.name);
         let operate = async {
-            let Operation { name, input, caller, range } = operation;
-            let revision = self.runtime.registry().get(plugin).ok_or(CallFailure::NotRunning)?;
+            let Operation {
+                name,
+                input,
+                caller,
+                range,
+            } = operation;
+            let revision = self
+                .runtime
+                .registry()
+                .get(plugin)
+                .ok_or(CallFailure::NotRunning)?;
             if !revision.has_operations() {
                 return Err(CallFailure::NoOperations);
             }
@@ -93,8 +102,17 @@ impl Invoker {
                 platform: Some(caller.platform.clone()),
                 traceparent,
             };
-            let call = OperationCall { operation: name, input, caller, occupancy: Arc::default() };
-            let invocation = Invocation { entry: Entry::Operation(Box::new(call)), trace, job: None };
+            let call = OperationCall {
+                operation: name,
+                input,
+                caller,
+                occupancy: Arc::default(),
+            };
+            let invocation = Invocation {
+                entry: Entry::Operation(Box::new(call)),
+                trace,
+                job: None,
+            };
             self.invoke(&revision, invocation).await.answer(range).await
         };
         operate.instrument(span).await
@@ -105,7 +123,12 @@ impl Invoked {
     /// The answer for the caller. Fetches what the plugin relays, through the same gate as the
     /// guest's own calls and in the time that the guest left. `range` is sent with that request.
     pub async fn answer(self, range: Option<Vec<u8>>) -> Result<Answer, CallFailure> {
-        let Self { report, refused, rest, .. } = self;
+        let Self {
+            report,
+            refused,
+            rest,
+            ..
+        } = self;
         log_crash(&report);
         let Some(operation::Answer { status, body, .. }) = report.answer else {
             // There is no job, so no manifest entry says what to redact.
@@ -116,7 +139,13 @@ impl Invoked {
         let body = match body {
             Body::Empty => AnswerBody::Empty,
             Body::Json(text) => AnswerBody::Json(text),
-            Body::Bytes { content_type, content } => AnswerBody::Bytes { content_type, content },
+            Body::Bytes {
+                content_type,
+                content,
+            } => AnswerBody::Bytes {
+                content_type,
+                content,
+            },
             Body::Relay(url) => {
                 let left = rest.revision.deadline().saturating_sub(report.duration);
                 let fetched = fetch(rest.call, url, range, left).await;
@@ -131,9 +160,15 @@ impl Invoked {
 /// and is in the guest's log.
 fn log_crash(report: &CallReport) {
     if let Some(stack) = &report.stack {
-        let frames: Vec<&str> = stack.lines().filter(|line| line.starts_with("    at ")).collect();
+        let frames: Vec<&str> = stack
+            .lines()
+            .filter(|line| line.starts_with("    at "))
+            .collect();
         let stack = frames.join("\n");
-        warn!(outcome = report.outcome.kind().as_str(), stack, "the operation crashed");
+        warn!(
+            outcome = report.outcome.kind().as_str(),
+            stack, "the operation crashed"
+        );
     }
 }
 
@@ -145,8 +180,17 @@ async fn fetch(
     range: Option<Vec<u8>>,
     left: Duration,
 ) -> Result<HttpResponse, HttpError> {
-    let headers: Fields = range.map(|range| ("range".to_owned(), range)).into_iter().collect();
-    let request = HttpRequest { method: "GET".into(), url, headers, body: None, timeout: Some(left) };
+    let headers: Fields = range
+        .map(|range| ("range".to_owned(), range))
+        .into_iter()
+        .collect();
+    let request = HttpRequest {
+        method: "GET".into(),
+        url,
+        headers,
+        body: None,
+        timeout: Some(left),
+    };
     let fetched = tokio::time::timeout(left, call.http(request)).await;
     fetched.unwrap_or(Err(HttpError::Timeout(TimeoutPhase::AwaitingResponse)))
 }

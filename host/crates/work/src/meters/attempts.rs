@@ -15,8 +15,12 @@ use patchbay_model::attempt::{AttemptRecord, VerdictKind};
 use patchbay_model::outcome::OutcomeKind;
 use patchbay_telemetry::metrics::histogram::Histogram;
 
-pub const VERDICTS: [VerdictKind; 4] =
-    [VerdictKind::Complete, VerdictKind::Retry, VerdictKind::Defer, VerdictKind::Fail];
+pub const VERDICTS: [VerdictKind; 4] = [
+    VerdictKind::Complete,
+    VerdictKind::Retry,
+    VerdictKind::Defer,
+    VerdictKind::Fail,
+];
 
 /// The attempts of every queue of this process since its start.
 #[derive(Debug, Default)]
@@ -39,7 +43,11 @@ impl AttemptMeters {
         let meters = self.of(&record.job.queue);
         meters.outcomes[record.outcome as usize].fetch_add(1, Ordering::Relaxed);
         meters.verdicts[record.verdict as usize].fetch_add(1, Ordering::Relaxed);
-        meters.duration.observe_time((record.finished_at - record.started_at).to_std().unwrap_or_default());
+        meters.duration.observe_time(
+            (record.finished_at - record.started_at)
+                .to_std()
+                .unwrap_or_default(),
+        );
         if let Some(waited) = waited {
             meters.wait.observe_time(waited);
         }
@@ -50,13 +58,20 @@ impl AttemptMeters {
             return Arc::clone(known);
         }
         let mut queues = self.queues.write();
-        Arc::clone(queues.entry(queue.clone()).or_insert_with(|| Arc::new(QueueMeters::new())))
+        Arc::clone(
+            queues
+                .entry(queue.clone())
+                .or_insert_with(|| Arc::new(QueueMeters::new())),
+        )
     }
 
     /// Every queue that has had an attempt, in order.
     pub fn read(&self) -> Vec<(QueueName, Arc<QueueMeters>)> {
         let queues = self.queues.read();
-        let mut all: Vec<_> = queues.iter().map(|(name, meters)| (name.clone(), Arc::clone(meters))).collect();
+        let mut all: Vec<_> = queues
+            .iter()
+            .map(|(name, meters)| (name.clone(), Arc::clone(meters)))
+            .collect();
         all.sort_by(|(a, _), (b, _)| a.cmp(b));
         all
     }
@@ -79,6 +94,11 @@ mod tests {
 
     #[test]
     fn verdicts_stand_where_their_index_says() {
-        assert!(VERDICTS.iter().enumerate().all(|(place, verdict)| *verdict as usize == place));
+        assert!(
+            VERDICTS
+                .iter()
+                .enumerate()
+                .all(|(place, verdict)| *verdict as usize == place)
+        );
     }
 }

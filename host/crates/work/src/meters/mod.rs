@@ -45,7 +45,12 @@ pub struct Entered(Arc<RevisionMeters>);
 impl Meters {
     /// Series of a retired, idle revision are shown for `keep_retired`.
     pub fn new(runtime: Arc<Runtime>, keep_retired: Duration) -> Self {
-        Self { runtime, keep_retired, revisions: ArcSwap::default(), retired: Mutex::default() }
+        Self {
+            runtime,
+            keep_retired,
+            revisions: ArcSwap::default(),
+            retired: Mutex::default(),
+        }
     }
 
     /// The meters for one call of this revision.
@@ -62,7 +67,9 @@ impl Meters {
     fn add(&self, revision: &Revision) -> Arc<RevisionMeters> {
         let _alone = self.retired.lock();
         let mut next = HashMap::clone(&self.revisions.load());
-        let meters = next.entry(revision.digest()).or_insert_with(|| Arc::new(RevisionMeters::new(revision)));
+        let meters = next
+            .entry(revision.digest())
+            .or_insert_with(|| Arc::new(RevisionMeters::new(revision)));
         let meters = Arc::clone(meters);
         self.revisions.store(Arc::new(next));
         meters
@@ -77,18 +84,27 @@ impl Meters {
         let mut next = HashMap::clone(&self.revisions.load());
         for revision in &active {
             retired.remove(&revision.digest());
-            next.entry(revision.digest()).or_insert_with(|| Arc::new(RevisionMeters::new(revision)));
+            next.entry(revision.digest())
+                .or_insert_with(|| Arc::new(RevisionMeters::new(revision)));
         }
         let now = Instant::now();
-        for digest in next.keys().filter(|digest| !active.iter().any(|revision| revision.digest() == **digest)) {
+        for digest in next
+            .keys()
+            .filter(|digest| !active.iter().any(|revision| revision.digest() == **digest))
+        {
             retired.entry(*digest).or_insert(now);
         }
-        let mut by_age: Vec<(RevisionDigest, Instant)> = retired.iter().map(|(digest, at)| (*digest, *at)).collect();
+        let mut by_age: Vec<(RevisionDigest, Instant)> =
+            retired.iter().map(|(digest, at)| (*digest, *at)).collect();
         by_age.sort_by_key(|(_, at)| *at);
         let too_many = by_age.len().saturating_sub(MAX_RETIRED);
         for (place, (digest, at)) in by_age.into_iter().enumerate() {
             let shown_enough = place < too_many || now.duration_since(at) >= self.keep_retired;
-            if shown_enough && next.get(&digest).is_none_or(|meters| meters.open().load(Ordering::SeqCst) == 0) {
+            if shown_enough
+                && next
+                    .get(&digest)
+                    .is_none_or(|meters| meters.open().load(Ordering::SeqCst) == 0)
+            {
                 next.remove(&digest);
                 retired.remove(&digest);
             }
@@ -100,8 +116,10 @@ impl Meters {
     pub fn read(&self) -> Vec<(Arc<RevisionMeters>, bool)> {
         let retired = self.retired.lock();
         let revisions = self.revisions.load();
-        let mut all: Vec<_> =
-            revisions.iter().map(|(digest, meters)| (Arc::clone(meters), !retired.contains_key(digest))).collect();
+        let mut all: Vec<_> = revisions
+            .iter()
+            .map(|(digest, meters)| (Arc::clone(meters), !retired.contains_key(digest)))
+            .collect();
         all.sort_by(|(a, _), (b, _)| (&a.plugin, &a.revision).cmp(&(&b.plugin, &b.revision)));
         all
     }

@@ -47,7 +47,10 @@ impl RevisionMeters {
     pub fn count(&self, report: &CallReport) {
         self.outcomes[report.outcome.kind() as usize].fetch_add(1, Ordering::Relaxed);
         self.duration.observe_time(report.duration);
-        self.cpu_ns.fetch_add(u64::try_from(report.cpu.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.cpu_ns.fetch_add(
+            u64::try_from(report.cpu.as_nanos()).unwrap_or(u64::MAX),
+            Ordering::Relaxed,
+        );
         // A call without an instance has used no memory.
         if report.peak_memory_bytes > 0 {
             self.peak_memory.observe(report.peak_memory_bytes);
@@ -69,6 +72,11 @@ mod tests {
 
     #[test]
     fn outcomes_stand_where_their_index_says() {
-        assert!(OutcomeKind::ALL.iter().enumerate().all(|(place, outcome)| *outcome as usize == place));
+        assert!(
+            OutcomeKind::ALL
+                .iter()
+                .enumerate()
+                .all(|(place, outcome)| *outcome as usize == place)
+        );
     }
 }

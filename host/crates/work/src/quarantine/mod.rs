@@ -77,9 +77,15 @@ pub struct Quarantine {
 
 impl Quarantine {
     /// The receiver gets each new crash loop, and its owner carries out the quarantine.
-    pub fn new(rule: Option<Rule>, runtime: Arc<Runtime>) -> (Arc<Self>, mpsc::UnboundedReceiver<CrashLoop>) {
+    pub fn new(
+        rule: Option<Rule>,
+        runtime: Arc<Runtime>,
+    ) -> (Arc<Self>, mpsc::UnboundedReceiver<CrashLoop>) {
         Self::over(rule, move |plugin| {
-            runtime.registry().get(plugin).map(|revision| (revision.digest(), Arc::clone(revision.manifest())))
+            runtime
+                .registry()
+                .get(plugin)
+                .map(|revision| (revision.digest(), Arc::clone(revision.manifest())))
         })
     }
 
@@ -102,41 +108,72 @@ impl Quarantine {
 
     /// Records how a call ended. If it was one crash too many, the plugin's queues are held from
     /// now on.
-    pub fn note(&self, plugin: &PluginName, digest: RevisionDigest, job: &JobKey, kind: OutcomeKind) {
+    pub fn note(
+        &self,
+        plugin: &PluginName,
+        digest: RevisionDigest,
+        job: &JobKey,
+        kind: OutcomeKind,
+    ) {
         let Some(rule) = &self.rule else { return };
-        let Some((_, manifest)) = (self.active)(plugin).filter(|(active, _)| *active == digest) else {
+        let Some((_, manifest)) = (self.active)(plugin).filter(|(active, _)| *active == digest)
+        else {
             // One of the last calls of an old revision.
             return;
         };
         let verdict = {
             let mut calls = self.calls.lock();
-            let (of, calls) = calls.entry(plugin.clone()).or_insert_with(|| (digest, Calls::default()));
+            let (of, calls) = calls
+                .entry(plugin.clone())
+                .or_insert_with(|| (digest, Calls::default()));
             if *of != digest {
                 (*of, *calls) = (digest, Calls::default());
             }
             calls.note(rule, kind, job, Instant::now())
         };
-        let Some(Verdict { mostly, reason }) = verdict.filter(|_| !self.has(&digest)) else { return };
-        let queues = manifest.queues.iter().map(|queue| queue.name.clone()).collect();
-        let crash_loop = CrashLoop { plugin: plugin.clone(), digest, reason, mostly, queues };
-        self.crash_loops.send_modify(|all| all.push(crash_loop.clone()));
+        let Some(Verdict { mostly, reason }) = verdict.filter(|_| !self.has(&digest)) else {
+            return;
+        };
+        let queues = manifest
+            .queues
+            .iter()
+            .map(|queue| queue.name.clone())
+            .collect();
+        let crash_loop = CrashLoop {
+            plugin: plugin.clone(),
+            digest,
+            reason,
+            mostly,
+            queues,
+        };
+        self.crash_loops
+            .send_modify(|all| all.push(crash_loop.clone()));
         self.to_carry_out.send(crash_loop).ok();
     }
 
     /// Whether a revision is quarantined, or about to be.
     pub fn has(&self, digest: &RevisionDigest) -> bool {
-        self.crash_loops.borrow().iter().any(|crash_loop| crash_loop.digest == *digest)
+        self.crash_loops
+            .borrow()
+            .iter()
+            .any(|crash_loop| crash_loop.digest == *digest)
             || self.known.load().iter().any(|row| row.digest == *digest)
     }
 
     /// Whether no job of the queue may be taken here. True only until the worker has been stopped.
     pub fn holds(&self, queue: &QueueName) -> bool {
-        self.crash_loops.borrow().iter().any(|crash_loop| crash_loop.queues.contains(queue))
+        self.crash_loops
+            .borrow()
+            .iter()
+            .any(|crash_loop| crash_loop.queues.contains(queue))
     }
 
     /// Waits until jobs of the queue may be taken.
     pub async fn until_free(&self, queue: &QueueName) {
-        let free = |all: &Vec<CrashLoop>| !all.iter().any(|crash_loop| crash_loop.queues.contains(queue));
+        let free = |all: &Vec<CrashLoop>| {
+            !all.iter()
+                .any(|crash_loop| crash_loop.queues.contains(queue))
+        };
         // This value owns the sender, so waiting cannot fail.
         self.crash_loops.subscribe().wait_for(free).await.ok();
     }
@@ -150,21 +187,37 @@ impl Quarantine {
     /// returns, its calls are counted from zero.
     pub fn forget(&self, crash_loop: &CrashLoop) {
         self.calls.lock().remove(&crash_loop.plugin);
-        self.crash_loops.send_modify(|all| all.retain(|other| other.digest != crash_loop.digest));
+        self.crash_loops
+            .send_modify(|all| all.retain(|other| other.digest != crash_loop.digest));
     }
 
     /// Plugins that are quarantined, or about to be.
     pub fn quarantined_plugins(&self) -> BTreeSet<PluginName> {
         let known = self.known.load();
-        let current = known.iter().filter(|row| row.is_current).map(|row| row.plugin.clone());
-        current.chain(self.crash_loops.borrow().iter().map(|crash_loop| crash_loop.plugin.clone())).collect()
+        let current = known
+            .iter()
+            .filter(|row| row.is_current)
+            .map(|row| row.plugin.clone());
+        current
+            .chain(
+                self.crash_loops
+                    .borrow()
+                    .iter()
+                    .map(|crash_loop| crash_loop.plugin.clone()),
+            )
+            .collect()
     }
 
     pub fn queues(&self) -> Vec<QueueName> {
         let known = self.known.load();
-        let names =
-            known.iter().filter(|row| row.is_current).flat_map(|row| row.manifest["queues"].as_array()).flatten();
-        names.filter_map(|entry| entry["name"].as_str()?.parse().ok()).collect()
+        let names = known
+            .iter()
+            .filter(|row| row.is_current)
+            .flat_map(|row| row.manifest["queues"].as_array())
+            .flatten();
+        names
+            .filter_map(|entry| entry["name"].as_str()?.parse().ok())
+            .collect()
     }
 
     /// How many quarantines of each plugin this process has begun since its start, by the outcome
@@ -176,30 +229,44 @@ impl Quarantine {
     /// Counts that this process has begun the quarantine.
     pub fn count(&self, crash_loop: &CrashLoop) {
         let mut begun = self.begun.lock();
-        *begun.entry((crash_loop.plugin.clone(), crash_loop.mostly)).or_default() += 1;
+        *begun
+            .entry((crash_loop.plugin.clone(), crash_loop.mostly))
+            .or_default() += 1;
     }
 
     /// The quarantine of the plugin, if there is one.
     pub fn of_plugin(&self, plugin: &PluginName) -> Option<Quarantined> {
         let known = self.known.load();
-        known.iter().find(|row| row.is_current && row.plugin == *plugin).map(story)
+        known
+            .iter()
+            .find(|row| row.is_current && row.plugin == *plugin)
+            .map(story)
     }
 
     /// The quarantine of the plugin that handles the queue, if there is one.
     pub fn of_queue(&self, queue: &QueueName) -> Option<Quarantined> {
         let known = self.known.load();
-        known.iter().find(|row| row.is_current && handles(&row.manifest, queue)).map(story)
+        known
+            .iter()
+            .find(|row| row.is_current && handles(&row.manifest, queue))
+            .map(story)
     }
 }
 
 impl std::fmt::Debug for Quarantine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Quarantine").field("rule", &self.rule).finish_non_exhaustive()
+        f.debug_struct("Quarantine")
+            .field("rule", &self.rule)
+            .finish_non_exhaustive()
     }
 }
 
 fn handles(manifest: &Value, queue: &QueueName) -> bool {
-    manifest["queues"].as_array().into_iter().flatten().any(|entry| entry["name"] == queue.as_str())
+    manifest["queues"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .any(|entry| entry["name"] == queue.as_str())
 }
 
 fn story(row: &patchbay_model::quarantine::Quarantine) -> Quarantined {
@@ -221,7 +288,12 @@ mod tests {
 
     use super::*;
 
-    const RULE: Rule = Rule { calls: 4, crashes: 2, jobs: 2, within: Duration::from_secs(60) };
+    const RULE: Rule = Rule {
+        calls: 4,
+        crashes: 2,
+        jobs: 2,
+        within: Duration::from_secs(60),
+    };
 
     struct World {
         quarantine: Arc<Quarantine>,
@@ -239,16 +311,28 @@ mod tests {
     impl World {
         fn new() -> Self {
             let text = "name = \"email\"\nversion = \"1.0.0\"\nwit = \"0.1\"\n[[queues]]\nname = \"emailQueue\"\n";
-            let manifest = Arc::new(Manifest::from_toml(text, |_| Err("no files".into())).expect("a manifest"));
-            let (quarantine, seen) = Quarantine::over(Some(RULE), move |_| Some((active(), Arc::clone(&manifest))));
+            let manifest = Arc::new(
+                Manifest::from_toml(text, |_| Err("no files".into())).expect("a manifest"),
+            );
+            let (quarantine, seen) =
+                Quarantine::over(Some(RULE), move |_| Some((active(), Arc::clone(&manifest))));
             Self { quarantine, seen }
         }
 
         fn crash(&self, digest: RevisionDigest, jobs: std::ops::Range<u32>) {
             for id in jobs {
-                let (queue, id) = ("emailQueue".parse().expect("a name"), id.to_string().parse().expect("an id"));
-                let job = JobKey { prefix: "bull".into(), queue, id, created_ms: 0 };
-                self.quarantine.note(&name(), digest, &job, OutcomeKind::Trapped);
+                let (queue, id) = (
+                    "emailQueue".parse().expect("a name"),
+                    id.to_string().parse().expect("an id"),
+                );
+                let job = JobKey {
+                    prefix: "bull".into(),
+                    queue,
+                    id,
+                    created_ms: 0,
+                };
+                self.quarantine
+                    .note(&name(), digest, &job, OutcomeKind::Trapped);
             }
         }
     }
@@ -256,7 +340,10 @@ mod tests {
     #[tokio::test]
     async fn a_plugin_that_crashes_too_often_stands_still_at_once_and_is_told_of_once() {
         let mut world = World::new();
-        let (queue, other) = ("emailQueue".parse().expect("a name"), "otherQueue".parse().expect("a name"));
+        let (queue, other) = (
+            "emailQueue".parse().expect("a name"),
+            "otherQueue".parse().expect("a name"),
+        );
         world.crash(active(), 0..1);
         assert!(!world.quarantine.holds(&queue));
         world.crash(active(), 1..9);
@@ -267,7 +354,10 @@ mod tests {
         world.quarantine.forget(&crash_loop);
         world.quarantine.until_free(&queue).await;
         world.crash(active(), 0..1);
-        assert!(!world.quarantine.has(&active()), "counted from nothing after its release");
+        assert!(
+            !world.quarantine.has(&active()),
+            "counted from nothing after its release"
+        );
     }
 
     #[test]

@@ -23,8 +23,12 @@ pub fn is_crash(kind: OutcomeKind) -> bool {
     CRASHES.contains(&kind)
 }
 
-pub const CRASHES: [OutcomeKind; 4] =
-    [OutcomeKind::Trapped, OutcomeKind::Deadline, OutcomeKind::MemoryLimit, OutcomeKind::InvalidResult];
+pub const CRASHES: [OutcomeKind; 4] = [
+    OutcomeKind::Trapped,
+    OutcomeKind::Deadline,
+    OutcomeKind::MemoryLimit,
+    OutcomeKind::InvalidResult,
+];
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Verdict {
@@ -46,30 +50,49 @@ struct Call {
 
 impl Calls {
     /// Records a call that has ended. Returns a verdict if it was one crash too many.
-    pub(super) fn note(&mut self, rule: &Rule, kind: OutcomeKind, job: &JobKey, now: Instant) -> Option<Verdict> {
+    pub(super) fn note(
+        &mut self,
+        rule: &Rule,
+        kind: OutcomeKind,
+        job: &JobKey,
+        now: Instant,
+    ) -> Option<Verdict> {
         match kind {
             OutcomeKind::Completed => self.0.clear(),
             // The host's fault says nothing about the plugin.
             OutcomeKind::HostFault => {}
-            _ => self.0.push_back(Call { at: now, kind, job: job.clone() }),
+            _ => self.0.push_back(Call {
+                at: now,
+                kind,
+                job: job.clone(),
+            }),
         }
         let outdated = |call: &Call| now.saturating_duration_since(call.at) > rule.within;
         while self.0.len() > rule.calls || self.0.front().is_some_and(outdated) {
             self.0.pop_front();
         }
         let crashed: Vec<&Call> = self.0.iter().filter(|call| is_crash(call.kind)).collect();
-        let jobs: BTreeSet<(&str, &str)> =
-            crashed.iter().map(|call| (call.job.queue.as_str(), call.job.id.as_str())).collect();
+        let jobs: BTreeSet<(&str, &str)> = crashed
+            .iter()
+            .map(|call| (call.job.queue.as_str(), call.job.id.as_str()))
+            .collect();
         if crashed.len() < rule.crashes || jobs.len() < rule.jobs || !is_crash(kind) {
             return None;
         }
         let count = |kind: &OutcomeKind| crashed.iter().filter(|call| call.kind == *kind).count();
         let mostly = CRASHES.into_iter().max_by_key(count).unwrap_or(kind);
-        let kinds: BTreeMap<&str, usize> =
-            CRASHES.iter().map(|kind| (kind.as_str(), count(kind))).filter(|(_, n)| *n > 0).collect();
+        let kinds: BTreeMap<&str, usize> = CRASHES
+            .iter()
+            .map(|kind| (kind.as_str(), count(kind)))
+            .filter(|(_, n)| *n > 0)
+            .collect();
         let kinds = kinds.iter().fold(String::new(), |mut text, (kind, n)| {
             // Writing to a String cannot fail.
-            let _ = write!(text, "{}{n} {kind}", if text.is_empty() { "" } else { ", " });
+            let _ = write!(
+                text,
+                "{}{n} {kind}",
+                if text.is_empty() { "" } else { ", " }
+            );
             text
         });
         let reason = format!(
@@ -87,7 +110,12 @@ impl Calls {
 mod tests {
     use super::*;
 
-    const RULE: Rule = Rule { calls: 6, crashes: 4, jobs: 2, within: Duration::from_secs(60) };
+    const RULE: Rule = Rule {
+        calls: 6,
+        crashes: 4,
+        jobs: 2,
+        within: Duration::from_secs(60),
+    };
 
     struct World(Calls, Instant);
 
@@ -103,11 +131,15 @@ mod tests {
                 id: job.parse().expect("an id"),
                 created_ms: 0,
             };
-            self.0.note(&RULE, kind, &job, self.1).map(|verdict| verdict.reason)
+            self.0
+                .note(&RULE, kind, &job, self.1)
+                .map(|verdict| verdict.reason)
         }
 
         fn crash(&mut self, jobs: &[&str]) -> Option<String> {
-            jobs.iter().filter_map(|job| self.note(OutcomeKind::Trapped, job)).last()
+            jobs.iter()
+                .filter_map(|job| self.note(OutcomeKind::Trapped, job))
+                .last()
         }
     }
 
@@ -149,11 +181,19 @@ mod tests {
         for job in ["5", "6", "7"] {
             assert_eq!(world.note(OutcomeKind::Failed, job), None);
         }
-        assert_eq!(world.crash(&["4"]), None, "3 of the last 6, since the oldest has gone");
+        assert_eq!(
+            world.crash(&["4"]),
+            None,
+            "3 of the last 6, since the oldest has gone"
+        );
         let mut world = World::new();
         world.crash(&["1", "2", "3"]);
         for _ in 0..9 {
-            assert_eq!(world.note(OutcomeKind::HostFault, "9"), None, "says nothing of the plugin");
+            assert_eq!(
+                world.note(OutcomeKind::HostFault, "9"),
+                None,
+                "says nothing of the plugin"
+            );
         }
         assert!(world.crash(&["4"]).is_some());
     }

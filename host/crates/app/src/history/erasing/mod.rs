@@ -87,14 +87,19 @@ impl Erasing<'_> {
         let kept = self.kept(wanted, subject.as_ref()).await?;
         let kept_count = kept.len() as u64;
         for located in &found.located {
-            match left.iter().any(|job| job.id == located.key.id.as_str() && job.queue == located.key.queue.as_str()) {
+            match left.iter().any(|job| {
+                job.id == located.key.id.as_str() && job.queue == located.key.queue.as_str()
+            }) {
                 true => {}
                 false if is_ended(located.state) => places.redis_ended += 1,
                 false => places.redis_unfinished += 1,
             }
         }
         if let Some(subject) = &subject {
-            let texts = self.store.forget_texts(self.queues.prefix(), &subject.person(), true).await?;
+            let texts = self
+                .store
+                .forget_texts(self.queues.prefix(), &subject.person(), true)
+                .await?;
             places = with_texts(places, &texts);
         }
         places.undo_copies = found.copies.len() as u64;
@@ -104,7 +109,8 @@ impl Erasing<'_> {
             left.extend(kept.iter().map(left_kept));
         }
         let mask = subject.map(|subject| subject.mask).unwrap_or_default();
-        self.elsewhere(&mut places, &meant, &left_keys(&found, &meant), &mask, true).await?;
+        self.elsewhere(&mut places, &meant, &left_keys(&found, &meant), &mask, true)
+            .await?;
         let erasable = self.store.erasable(&jobs).await?;
         Ok(Erasure {
             jobs: meant.len(),
@@ -116,7 +122,11 @@ impl Erasing<'_> {
         })
     }
 
-    pub(crate) async fn erase(&self, wanted: &EraseTarget, asker: Requester<'_>) -> Result<Erasure, EraseError> {
+    pub(crate) async fn erase(
+        &self,
+        wanted: &EraseTarget,
+        asker: Requester<'_>,
+    ) -> Result<Erasure, EraseError> {
         let prefix = self.queues.prefix();
         let subject = self.subject(wanted).await?;
         let person = wanted
@@ -139,7 +149,11 @@ impl Erasing<'_> {
         // Texts come first, since an interrupted erasure cannot continue with them: the value is
         // not stored anywhere.
         let texts = match &subject {
-            Some(subject) => self.store.forget_texts(prefix, &subject.person(), false).await?,
+            Some(subject) => {
+                self.store
+                    .forget_texts(prefix, &subject.person(), false)
+                    .await?
+            }
             None => Texts::default(),
         };
         let mut places = with_texts(Places::default(), &texts);
@@ -157,7 +171,9 @@ impl Erasing<'_> {
         let jobs: Vec<ErasedJob> = found.jobs.iter().cloned().collect();
         self.store.list_erased_jobs(erasure, &jobs).await?;
         let mask = subject.map(|subject| subject.mask).unwrap_or_default();
-        let (erased, mut left) = self.erase_jobs(erasure, &jobs, wanted.unfinished, &mask, &mut places).await?;
+        let (erased, mut left) = self
+            .erase_jobs(erasure, &jobs, wanted.unfinished, &mask, &mut places)
+            .await?;
         let done = jobs.len() - left.len();
         left.extend(left_behind);
         places.undo_copies += self.forget_copies(&found.copies).await?;
@@ -171,26 +187,51 @@ impl Erasing<'_> {
             waiting: self.queues.attempts_waiting().await?,
             ..report(found, left)
         };
-        self.store.count_erasure(erasure, &serde_json::json!({ "attempts": done.attempts, "places": places })).await?;
-        info!(erasure, jobs = done.jobs, attempts = done.attempts, left = done.live.found, "data was erased");
+        self.store
+            .count_erasure(
+                erasure,
+                &serde_json::json!({ "attempts": done.attempts, "places": places }),
+            )
+            .await?;
+        info!(
+            erasure,
+            jobs = done.jobs,
+            attempts = done.attempts,
+            left = done.live.found,
+            "data was erased"
+        );
         Ok(done)
     }
 
     /// Completes interrupted erasures, and those of jobs that were running. Returns how many jobs
     /// were erased now.
     pub(crate) async fn go_on(&self) -> Result<usize, EraseError> {
-        let pending = self.store.pending_erasures(self.queues.prefix(), PER_ROUND).await?;
+        let pending = self
+            .store
+            .pending_erasures(self.queues.prefix(), PER_ROUND)
+            .await?;
         if pending.is_empty() {
             return Ok(0);
         }
         let mut by_erasure: BTreeMap<(i64, bool), Vec<ErasedJob>> = BTreeMap::new();
-        for PendingErasure { erasure, unfinished, job, .. } in pending {
-            by_erasure.entry((erasure, unfinished)).or_default().push(job);
+        for PendingErasure {
+            erasure,
+            unfinished,
+            job,
+            ..
+        } in pending
+        {
+            by_erasure
+                .entry((erasure, unfinished))
+                .or_default()
+                .push(job);
         }
         let mut done = 0;
         for ((erasure, unfinished), jobs) in by_erasure {
             let mut places = Places::default();
-            let (_, left) = self.erase_jobs(erasure, &jobs, unfinished, &Mask::default(), &mut places).await?;
+            let (_, left) = self
+                .erase_jobs(erasure, &jobs, unfinished, &Mask::default(), &mut places)
+                .await?;
             let erased = jobs.len() - left.len();
             if erased > 0 {
                 info!(erasure, jobs = erased, "data was erased");
@@ -215,16 +256,35 @@ impl Erasing<'_> {
                     _ => return None,
                 };
                 let (queue, id) = (located.key.queue.to_string(), located.key.id.to_string());
-                Some(LiveJob { queue, id, state: located.state, why: why.to_owned() })
+                Some(LiveJob {
+                    queue,
+                    id,
+                    state: located.state,
+                    why: why.to_owned(),
+                })
             })
             .collect();
-        let is_left = |job: &ErasedJob| left.iter().any(|left| left.queue == job.queue && left.id == job.job_id);
-        (found.jobs.iter().filter(|job| !is_left(job)).cloned().collect(), left)
+        let is_left = |job: &ErasedJob| {
+            left.iter()
+                .any(|left| left.queue == job.queue && left.id == job.job_id)
+        };
+        (
+            found
+                .jobs
+                .iter()
+                .filter(|job| !is_left(job))
+                .cloned()
+                .collect(),
+            left,
+        )
     }
 }
 
 fn is_ended(state: JobState) -> bool {
-    matches!(state, JobState::Completed | JobState::Failed | JobState::Unknown)
+    matches!(
+        state,
+        JobState::Completed | JobState::Failed | JobState::Unknown
+    )
 }
 
 fn of_key(key: &JobKey) -> ErasedJob {
@@ -247,16 +307,31 @@ fn key_of(job: &ErasedJob) -> Option<JobKey> {
 
 /// BullMQ makes a job of it when the one before it ends.
 fn left_kept((queue, kept): &(QueueName, Deduplicated)) -> LiveJob {
-    LiveJob { queue: queue.to_string(), id: kept.id.clone(), state: JobState::Waiting, why: "unfinished".to_owned() }
+    LiveJob {
+        queue: queue.to_string(),
+        id: kept.id.clone(),
+        state: JobState::Waiting,
+        why: "unfinished".to_owned(),
+    }
 }
 
 /// Idempotency keys of the jobs that are left.
 fn left_keys(found: &Found, meant: &[ErasedJob]) -> HashSet<String> {
-    found.jobs.iter().filter(|job| !meant.contains(job)).filter_map(key_of).map(|key| key.idempotency_key()).collect()
+    found
+        .jobs
+        .iter()
+        .filter(|job| !meant.contains(job))
+        .filter_map(key_of)
+        .map(|key| key.idempotency_key())
+        .collect()
 }
 
 fn report(found: Found, left: Vec<LiveJob>) -> Erasure {
-    let live = Live { found: left.len(), complete: found.complete, jobs: left.into_iter().take(MOST_NAMED).collect() };
+    let live = Live {
+        found: left.len(),
+        complete: found.complete,
+        jobs: left.into_iter().take(MOST_NAMED).collect(),
+    };
     Erasure {
         and_more: found.and_more,
         live,

@@ -35,7 +35,11 @@ impl Erasing<'_> {
                 fates.push((job, Fate::Gone));
                 continue;
             };
-            let before = self.queues.locate(&key.queue, &key.id).await?.filter(|located| located.key == key);
+            let before = self
+                .queues
+                .locate(&key.queue, &key.id)
+                .await?
+                .filter(|located| located.key == key);
             let fate = self.queues.erase_job(&key, unfinished).await?;
             fates.push((job, fate));
             let state = before.as_ref().map(|located| located.state);
@@ -53,14 +57,27 @@ impl Erasing<'_> {
                 Fate::Unfinished(_) => "unfinished",
                 Fate::OfSchedule => "of-schedule",
             };
-            let (queue, id, state) = (job.queue.clone(), job.job_id.clone(), state.unwrap_or(JobState::Unknown));
-            left.push(LiveJob { queue, id, state, why: why.to_owned() });
+            let (queue, id, state) = (
+                job.queue.clone(),
+                job.job_id.clone(),
+                state.unwrap_or(JobState::Unknown),
+            );
+            left.push(LiveJob {
+                queue,
+                id,
+                state,
+                why: why.to_owned(),
+            });
         }
         // Every job that has ended by now has its record in the stream.
         let recorded = self.recorded_since(Instant::now()).await?;
         let erased = self.store.erase(jobs).await?;
-        let spared: HashSet<String> =
-            jobs.iter().filter(|job| !gone.contains(job)).filter_map(key_of).map(|key| key.idempotency_key()).collect();
+        let spared: HashSet<String> = jobs
+            .iter()
+            .filter(|job| !gone.contains(job))
+            .filter_map(key_of)
+            .map(|key| key.idempotency_key())
+            .collect();
         self.elsewhere(places, &gone, &spared, mask, false).await?;
         for (job, fate) in fates {
             let state = match fate {
@@ -106,7 +123,10 @@ impl Erasing<'_> {
         }
         let mut by_queue: BTreeMap<QueueName, HashSet<String>> = BTreeMap::new();
         for key in jobs.iter().filter_map(key_of) {
-            by_queue.entry(key.queue).or_default().insert(key.id.to_string());
+            by_queue
+                .entry(key.queue)
+                .or_default()
+                .insert(key.id.to_string());
         }
         if !mask.is_empty() {
             // A parent may be gone while its event is still there.
@@ -115,17 +135,34 @@ impl Erasing<'_> {
             }
         }
         for (queue, ids) in &by_queue {
-            places.events += self.queues.erase_events(queue, ids, mask, only_count).await?;
+            places.events += self
+                .queues
+                .erase_events(queue, ids, mask, only_count)
+                .await?;
         }
         let keys: Vec<JobKey> = jobs.iter().filter_map(key_of).collect();
-        places.flow_results += self.queues.erase_child_results(&keys, mask, only_count).await?;
+        places.flow_results += self
+            .queues
+            .erase_child_results(&keys, mask, only_count)
+            .await?;
         let keys: HashSet<String> = keys.iter().map(JobKey::idempotency_key).collect();
-        places.key_value += self.queues.erase_deduplication_data(&keys, spared, mask, only_count).await?;
-        let names: HashSet<String> = jobs.iter().map(|job| format!("{}:{}", job.queue, job.job_id)).collect();
-        places.set_aside += self.queues.erase_set_aside(&names, mask, only_count).await?;
+        places.key_value += self
+            .queues
+            .erase_deduplication_data(&keys, spared, mask, only_count)
+            .await?;
+        let names: HashSet<String> = jobs
+            .iter()
+            .map(|job| format!("{}:{}", job.queue, job.job_id))
+            .collect();
+        places.set_aside += self
+            .queues
+            .erase_set_aside(&names, mask, only_count)
+            .await?;
         if !only_count {
-            let made: HashSet<(String, i64)> =
-                jobs.iter().map(|job| (format!("{}:{}", job.queue, job.job_id), job.job_created_ms)).collect();
+            let made: HashSet<(String, i64)> = jobs
+                .iter()
+                .map(|job| (format!("{}:{}", job.queue, job.job_id), job.job_created_ms))
+                .collect();
             let is_meant = |copy: &Copy| {
                 let at = copy.created_ms.and_then(|at| i64::try_from(at).ok());
                 at.is_some_and(|at| made.contains(&(copy.job.clone(), at)))

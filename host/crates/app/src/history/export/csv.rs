@@ -53,7 +53,9 @@ pub(super) fn line(out: &mut String, row: &Value, bodies: bool) {
 }
 
 fn columns(bodies: bool) -> impl Iterator<Item = &'static str> {
-    COLUMNS.into_iter().chain(OF_BODIES.into_iter().filter(move |_| bodies))
+    COLUMNS
+        .into_iter()
+        .chain(OF_BODIES.into_iter().filter(move |_| bodies))
 }
 
 fn cell(out: &mut String, text: &str) {
@@ -94,7 +96,11 @@ mod tests {
             assert_eq!(out, expected);
         }
         let mut out = String::new();
-        line(&mut out, &json!({ "queue": "q", "started": -1, "calls": [] }), false);
+        line(
+            &mut out,
+            &json!({ "queue": "q", "started": -1, "calls": [] }),
+            false,
+        );
         assert_eq!(out.matches(',').count(), COLUMNS.len() - 1);
         assert!(out.contains(",-1,") && out.contains("\"[]\"") && out.ends_with("\r\n"));
         assert!(head(true).ends_with("stack,data,result,withheld\r\n"));

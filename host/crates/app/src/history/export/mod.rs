@@ -69,7 +69,10 @@ impl History {
         let details = json!({
             "filter": request.filter.without_data(), "bodies": bodies, "reveal": request.reveal, "format": format.name(),
         });
-        let action = self.store.begin_action(&who.actor, "history.export", "history", &details).await?;
+        let action = self
+            .store
+            .begin_action(&who.actor, "history.export", "history", &details)
+            .await?;
         let (pages, sent) = mpsc::channel(PAGES_AHEAD);
         let history = self.clone();
         tokio::spawn(async move {
@@ -79,7 +82,10 @@ impl History {
                 Ok(false) => Err(format!("the client left after {rows} attempts")),
                 Err(error) => {
                     // This aborts the transfer, so that the client knows that something is missing.
-                    pages.send(Err(io::Error::other(error.message.clone()))).await.ok();
+                    pages
+                        .send(Err(io::Error::other(error.message.clone())))
+                        .await
+                        .ok();
                     Err(error.message)
                 }
             };
@@ -87,13 +93,22 @@ impl History {
                 tracing::error!(%error, "the end of an export is not recorded");
             }
         });
-        let lines = futures::stream::unfold(sent, |mut sent| async move { Some((sent.recv().await?, sent)) });
+        let lines =
+            futures::stream::unfold(
+                sent,
+                |mut sent| async move { Some((sent.recv().await?, sent)) },
+            );
         let name = format!("history.{}", format.name());
-        Ok(Export { name, content_type: format.content_type(), lines: lines.boxed() })
+        Ok(Export {
+            name,
+            content_type: format.content_type(),
+            lines: lines.boxed(),
+        })
     }
 
     async fn export_request(&self, asked: Vec<(String, String)>) -> Result<Request, Error> {
-        let (mut format, mut bodies, mut reveal, mut pairs) = (Format::Jsonl, false, false, Vec::new());
+        let (mut format, mut bodies, mut reveal, mut pairs) =
+            (Format::Jsonl, false, false, Vec::new());
         for (key, value) in asked {
             match (key.as_str(), value.as_str()) {
                 ("format", "jsonl") => format = Format::Jsonl,
@@ -113,18 +128,31 @@ impl History {
         filter.to = Some(filter.to.map_or(now, |to| to.min(now)));
         let mut terms = Vec::new();
         for (path, value) in &filter.data {
-            let path: DataPath = path.parse().map_err(|error| Error::invalid(format!("data.{path}: {error}")))?;
+            let path: DataPath = path
+                .parse()
+                .map_err(|error| Error::invalid(format!("data.{path}: {error}")))?;
             terms.push(self.store.term_key().await?.term(&path, value));
         }
         if reveal && !bodies {
             return Err(Error::invalid("reveal: it is for bodies=true"));
         }
         if filter.dead_letter.is_some() {
-            // A group that is not there is told as an answer; once the file has begun, it could only break off.
-            let selection = Selection { prefix: self.broker.prefix(), filter: &filter, terms: &terms };
+            // A group that is not there is told as an answer; once the file has begun, it could
+            // only break off.
+            let selection = Selection {
+                prefix: self.broker.prefix(),
+                filter: &filter,
+                terms: &terms,
+            };
             self.store.search(selection, None, 1, PAGE_LIMIT).await?;
         }
-        Ok(Request { format, bodies, reveal, filter, terms })
+        Ok(Request {
+            format,
+            bodies,
+            reveal,
+            filter,
+            terms,
+        })
     }
 
     /// Returns whether everything was written. `false` when the client left.
@@ -135,34 +163,61 @@ impl History {
         rows: &mut u64,
     ) -> Result<bool, Error> {
         let prefix = self.broker.prefix();
-        let selection = Selection { prefix, filter: &request.filter, terms: &request.terms };
-        let mut reader = Reader::new(&self.parts.bodies, &self.plugins, &self.broker, request.reveal);
+        let selection = Selection {
+            prefix,
+            filter: &request.filter,
+            terms: &request.terms,
+        };
+        let mut reader = Reader::new(
+            &self.parts.bodies,
+            &self.plugins,
+            &self.broker,
+            request.reveal,
+        );
         let mut after: Option<SearchCursor> = None;
         let mut text = match request.format {
             Format::Jsonl => String::new(),
             Format::Csv => csv::head(request.bodies),
         };
         loop {
-            let found = self.store.search(selection, after.as_ref(), MAX_FOUND, PAGE_LIMIT).await?;
+            let found = self
+                .store
+                .search(selection, after.as_ref(), MAX_FOUND, PAGE_LIMIT)
+                .await?;
             let mut shown = HashMap::new();
             if request.bodies {
                 for row in self.store.bodies_of(prefix, &found.rows).await? {
-                    let key = (row.queue.clone(), row.job_id.clone(), row.job_created_ms, row.started);
+                    let key = (
+                        row.queue.clone(),
+                        row.job_id.clone(),
+                        row.job_created_ms,
+                        row.started,
+                    );
                     shown.insert(key, reader.show(row).await?);
                 }
             }
             *rows += found.rows.len() as u64;
             for row in redacted::found(found.rows) {
-                let key = (row.queue.clone(), row.job_id.clone(), row.job_created_ms, row.attempt.started);
-                let line = Line { body: shown.remove(&key), attempt: found_view(row) };
+                let key = (
+                    row.queue.clone(),
+                    row.job_id.clone(),
+                    row.job_created_ms,
+                    row.attempt.started,
+                );
+                let line = Line {
+                    body: shown.remove(&key),
+                    attempt: found_view(row),
+                };
                 match request.format {
                     Format::Jsonl => {
                         text.push_str(&serde_json::to_string(&line).unwrap_or_default());
                         text.push('\n');
                     }
-                    Format::Csv => {
-                        csv::line(&mut text, &serde_json::to_value(&line).unwrap_or(Value::Null), request.bodies)
-                    }
+                    Format::Csv => csv::line(
+                        &mut text,
+                        &serde_json::to_value(&line).unwrap_or(Value::Null),
+                        request.bodies,
+                    ),
                 }
             }
             if !text.is_empty() && pages.send(Ok(std::mem::take(&mut text))).await.is_err() {

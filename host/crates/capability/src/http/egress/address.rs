@@ -27,7 +27,10 @@ const BLOCKED_V4: &[(Ipv4Addr, u8)] = &[
 
 /// Whether a guest may connect there. `allowed` lists exceptions of the rule or of the operator.
 pub(super) fn permitted(address: IpAddr, allowed: &[IpNet]) -> bool {
-    allowed.iter().any(|network| network.contains(&address.to_canonical())) || is_public(address)
+    allowed
+        .iter()
+        .any(|network| network.contains(&address.to_canonical()))
+        || is_public(address)
 }
 
 fn is_public(address: IpAddr) -> bool {
@@ -54,7 +57,9 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
 
 fn is_public_v4(address: Ipv4Addr) -> bool {
     let bits = address.to_bits();
-    !BLOCKED_V4.iter().any(|(network, length)| (bits ^ network.to_bits()) >> (32 - u32::from(*length)) == 0)
+    !BLOCKED_V4
+        .iter()
+        .any(|(network, length)| (bits ^ network.to_bits()) >> (32 - u32::from(*length)) == 0)
 }
 
 /// The IPv4 address that a translator would connect to. Translators with a prefix of their own
@@ -63,7 +68,9 @@ fn embedded_v4(address: Ipv6Addr) -> Option<Ipv4Addr> {
     let s = address.segments();
     match s {
         // v4-mapped, v4-translated, NAT64 with the well-known prefix.
-        [0, 0, 0, 0, 0, 0xffff, _, _] | [0, 0, 0, 0, 0xffff, 0, _, _] | [0x64, 0xff9b, 0, 0, 0, 0, _, _] => {
+        [0, 0, 0, 0, 0, 0xffff, _, _]
+        | [0, 0, 0, 0, 0xffff, 0, _, _]
+        | [0x64, 0xff9b, 0, 0, 0, 0, _, _] => {
             Some(Ipv4Addr::from_bits(u32::from(s[6]) << 16 | u32::from(s[7])))
         }
         _ => None,
@@ -80,7 +87,13 @@ mod tests {
 
     #[test]
     fn public_addresses_pass() {
-        for address in ["8.8.8.8", "1.1.1.1", "2606:4700:4700::1111", "64:ff9b::8.8.8.8", "::ffff:8.8.8.8"] {
+        for address in [
+            "8.8.8.8",
+            "1.1.1.1",
+            "2606:4700:4700::1111",
+            "64:ff9b::8.8.8.8",
+            "::ffff:8.8.8.8",
+        ] {
             assert!(ok(address), "{address}");
         }
     }
@@ -135,8 +148,17 @@ mod tests {
     #[test]
     fn an_exception_opens_exactly_its_network() {
         let allowed: Vec<IpNet> = vec!["127.0.0.1/32".parse().expect("a network")];
-        assert!(permitted("127.0.0.1".parse().expect("an address"), &allowed));
-        assert!(permitted("::ffff:127.0.0.1".parse().expect("an address"), &allowed));
-        assert!(!permitted("127.0.0.2".parse().expect("an address"), &allowed));
+        assert!(permitted(
+            "127.0.0.1".parse().expect("an address"),
+            &allowed
+        ));
+        assert!(permitted(
+            "::ffff:127.0.0.1".parse().expect("an address"),
+            &allowed
+        ));
+        assert!(!permitted(
+            "127.0.0.2".parse().expect("an address"),
+            &allowed
+        ));
     }
 }

@@ -28,7 +28,9 @@ pub struct Certificates(Mutex<HashMap<String, SeenCertificate>>);
 impl Certificates {
     /// Records the certificate that a host presented. One that cannot be read is ignored.
     pub(super) fn note(&self, url: &Url, der: impl FnOnce() -> Option<Vec<u8>>) {
-        let (Some(host), Some(port)) = (url.host_str(), url.port_or_known_default()) else { return };
+        let (Some(host), Some(port)) = (url.host_str(), url.port_or_known_default()) else {
+            return;
+        };
         let host = format!("{host}:{port}");
         let mut all = self.0.lock();
         match all.get(&host) {
@@ -39,7 +41,13 @@ impl Certificates {
         let Some(der) = der() else { return };
         if let Ok((_, certificate)) = X509Certificate::from_der(&der) {
             let ends_unix_s = certificate.validity().not_after.timestamp();
-            all.insert(host, SeenCertificate { looked: Instant::now(), ends_unix_s });
+            all.insert(
+                host,
+                SeenCertificate {
+                    looked: Instant::now(),
+                    ends_unix_s,
+                },
+            );
         }
     }
 
@@ -47,6 +55,8 @@ impl Certificates {
     pub fn ends(&self) -> HashMap<String, i64> {
         let mut all = self.0.lock();
         all.retain(|_, seen| seen.looked.elapsed() < FORGET_AFTER);
-        all.iter().map(|(host, seen)| (host.clone(), seen.ends_unix_s)).collect()
+        all.iter()
+            .map(|(host, seen)| (host.clone(), seen.ends_unix_s))
+            .collect()
     }
 }

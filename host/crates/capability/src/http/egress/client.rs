@@ -31,7 +31,9 @@ impl EgressClient {
         if address::permitted(address, &self.allowed) {
             return Ok(());
         }
-        Err(HttpError::Denied(format!("{address} is not a public address")))
+        Err(HttpError::Denied(format!(
+            "{address} is not a public address"
+        )))
     }
 }
 

@@ -39,8 +39,18 @@ pub(super) struct Clients {
 }
 
 impl Clients {
-    pub(super) fn new(allowed: Vec<IpNet>, roots: Vec<Certificate>, lookup: Arc<dyn Lookup>) -> Self {
-        Self { allowed, roots, lookup, certificates: Arc::default(), cached: Mutex::default() }
+    pub(super) fn new(
+        allowed: Vec<IpNet>,
+        roots: Vec<Certificate>,
+        lookup: Arc<dyn Lookup>,
+    ) -> Self {
+        Self {
+            allowed,
+            roots,
+            lookup,
+            certificates: Arc::default(),
+            cached: Mutex::default(),
+        }
     }
 
     /// The client of the rule at this index of the manifest.
@@ -63,11 +73,18 @@ impl Clients {
         let mut cached = self.cached.lock();
         cached.retain(|_, cached| cached.owner.strong_count() > 0);
         if cached.len() >= MAX_CLIENTS
-            && let Some(oldest) = cached.iter().min_by_key(|(_, cached)| cached.used).map(|(key, _)| *key)
+            && let Some(oldest) = cached
+                .iter()
+                .min_by_key(|(_, cached)| cached.used)
+                .map(|(key, _)| *key)
         {
             cached.remove(&oldest);
         }
-        let new = CachedClient { client, owner: Arc::downgrade(manifest), used: Instant::now() };
+        let new = CachedClient {
+            client,
+            owner: Arc::downgrade(manifest),
+            used: Instant::now(),
+        };
         Ok(Arc::clone(&cached.entry(key).or_insert(new).client))
     }
 
@@ -77,7 +94,10 @@ impl Clients {
             allowed.push(network(text).map_err(|error| HttpError::Denied(error.to_string()))?);
         }
         let allowed: Arc<[IpNet]> = allowed.into();
-        let pinned = Pinned { allowed: Arc::clone(&allowed), lookup: Arc::clone(&self.lookup) };
+        let pinned = Pinned {
+            allowed: Arc::clone(&allowed),
+            lookup: Arc::clone(&self.lookup),
+        };
         let http = Client::builder()
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
@@ -90,7 +110,12 @@ impl Clients {
             .build()
             .map_err(|error| HttpError::Other(chain(&error)))?;
         let certificates = Arc::clone(&self.certificates);
-        Ok(EgressClient { http, token: tokio::sync::Mutex::default(), certificates, allowed })
+        Ok(EgressClient {
+            http,
+            token: tokio::sync::Mutex::default(),
+            certificates,
+            allowed,
+        })
     }
 
     #[cfg(test)]

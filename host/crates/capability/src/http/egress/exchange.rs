@@ -20,36 +20,61 @@ pub(super) async fn exchange(
     deadline: Instant,
     max_bytes: u64,
 ) -> Result<HttpResponse, HttpError> {
-    let mut outgoing = client.http.request(request.method, request.url).headers(request.headers);
+    let mut outgoing = client
+        .http
+        .request(request.method, request.url)
+        .headers(request.headers);
     if let Some(body) = request.body {
         outgoing = outgoing.body(body);
     }
     // Unknown whether it was still connecting. The cautious answer: it may have been sent.
     let sent = timeout_at(deadline, outgoing.send()).await;
-    let mut response =
-        sent.map_err(|_| HttpError::Timeout(TimeoutPhase::AwaitingResponse))?.map_err(|e| classify(&e))?;
-    client
-        .certificates
-        .note(response.url(), || Some(response.extensions().get::<TlsInfo>()?.peer_certificate()?.to_vec()));
+    let mut response = sent
+        .map_err(|_| HttpError::Timeout(TimeoutPhase::AwaitingResponse))?
+        .map_err(|e| classify(&e))?;
+    client.certificates.note(response.url(), || {
+        Some(
+            response
+                .extensions()
+                .get::<TlsInfo>()?
+                .peer_certificate()?
+                .to_vec(),
+        )
+    });
     // The client removes this header when it decompresses.
-    let still_encoded = response.headers().get_all(CONTENT_ENCODING).iter().any(|coding| coding != "identity");
+    let still_encoded = response
+        .headers()
+        .get_all(CONTENT_ENCODING)
+        .iter()
+        .any(|coding| coding != "identity");
     let status = response.status().as_u16();
-    let headers = response.headers().iter().map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec()));
+    let headers = response
+        .headers()
+        .iter()
+        .map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec()));
     let headers = headers.collect();
     let mut body = Vec::new();
     loop {
         let chunk = timeout_at(deadline, response.chunk()).await;
         let chunk = chunk.map_err(|_| HttpError::Timeout(TimeoutPhase::ReadingBody))?;
-        let Some(chunk) = chunk.map_err(|_| HttpError::Interrupted(true))? else { break };
+        let Some(chunk) = chunk.map_err(|_| HttpError::Interrupted(true))? else {
+            break;
+        };
         if (body.len() + chunk.len()) as u64 > max_bytes {
             return Err(HttpError::TooLarge(max_bytes));
         }
         body.extend_from_slice(&chunk);
     }
     if still_encoded && !body.is_empty() {
-        return Err(HttpError::Other("the response has a content coding that was not asked for".into()));
+        return Err(HttpError::Other(
+            "the response has a content coding that was not asked for".into(),
+        ));
     }
-    Ok(HttpResponse { status, headers, body })
+    Ok(HttpResponse {
+        status,
+        headers,
+        body,
+    })
 }
 
 /// Classifies by the cause in reqwest's chain. Leaves out URLs: they may contain credentials.
@@ -92,5 +117,9 @@ pub(super) fn chain(error: &dyn StdError) -> String {
         text = cause.to_string();
         source = cause.source();
     }
-    if text.is_empty() { "the request failed".into() } else { text }
+    if text.is_empty() {
+        "the request failed".into()
+    } else {
+        text
+    }
 }

@@ -21,8 +21,11 @@ pub(super) type Secrets<'a> = &'a (dyn Fn(&str) -> Option<SecretValue> + Sync);
 
 /// The secret's value; the error names the secret.
 pub(super) fn secret(secrets: Secrets<'_>, name: &str) -> Result<SecretValue, HttpError> {
-    secrets(name)
-        .ok_or_else(|| HttpError::Denied(format!("the secret {name} has no value; ask the operator to set it")))
+    secrets(name).ok_or_else(|| {
+        HttpError::Denied(format!(
+            "the secret {name} has no value; ask the operator to set it"
+        ))
+    })
 }
 
 /// Adds credentials; returns the values that must not come back with the response.
@@ -40,7 +43,9 @@ pub(super) fn put_in(
                 return Err(unusable());
             }
             let pair = basic(username.expose(), password.expose());
-            request.headers.insert(AUTHORIZATION, sensitive(format!("Basic {pair}"))?);
+            request
+                .headers
+                .insert(AUTHORIZATION, sensitive(format!("Basic {pair}"))?);
             Ok(vec![username, password, SecretValue::new(pair)])
         }
         EgressAuth::Bearer { token } => {
@@ -52,15 +57,22 @@ pub(super) fn put_in(
             let value = secret(secrets, value)?;
             let name = HeaderName::from_str(name)
                 .map_err(|_| HttpError::Denied("the rule's header name is unusable".into()))?;
-            request.headers.insert(name, sensitive(value.expose().to_owned())?);
+            request
+                .headers
+                .insert(name, sensitive(value.expose().to_owned())?);
             Ok(vec![value])
         }
         EgressAuth::Query { name, value } => {
             let value = secret(secrets, value)?;
             if names_field(request.url.query().unwrap_or_default().as_bytes(), name) {
-                return Err(HttpError::Invalid(format!("query parameter {name:?}: the host fills it in")));
+                return Err(HttpError::Invalid(format!(
+                    "query parameter {name:?}: the host fills it in"
+                )));
             }
-            request.url.query_pairs_mut().append_pair(name, value.expose());
+            request
+                .url
+                .query_pairs_mut()
+                .append_pair(name, value.expose());
             Ok(vec![value])
         }
         EgressAuth::Form { name, value } => {
@@ -73,7 +85,10 @@ pub(super) fn put_in(
 }
 
 pub(super) fn bearer(request: &mut Outgoing, token: &SecretValue) -> Result<(), HttpError> {
-    request.headers.insert(AUTHORIZATION, sensitive(format!("Bearer {}", token.expose()))?);
+    request.headers.insert(
+        AUTHORIZATION,
+        sensitive(format!("Bearer {}", token.expose()))?,
+    );
     Ok(())
 }
 
@@ -93,7 +108,11 @@ fn unusable() -> HttpError {
 }
 
 fn add_field(request: &mut Outgoing, name: &str, value: &SecretValue) -> Result<(), HttpError> {
-    let invalid = |what: &str| Err(HttpError::Invalid(format!("the host fills in the form field {name:?}: {what}")));
+    let invalid = |what: &str| {
+        Err(HttpError::Invalid(format!(
+            "the host fills in the form field {name:?}: {what}"
+        )))
+    };
     let mut body = request.body.take().unwrap_or_default();
     if request.headers.contains_key(CONTENT_ENCODING) {
         return invalid("the body must not be compressed");
@@ -101,7 +120,9 @@ fn add_field(request: &mut Outgoing, name: &str, value: &SecretValue) -> Result<
     let types: Vec<&HeaderValue> = request.headers.get_all(CONTENT_TYPE).iter().collect();
     match types.as_slice() {
         [] if body.is_empty() => {
-            request.headers.insert(CONTENT_TYPE, HeaderValue::from_static(FORM));
+            request
+                .headers
+                .insert(CONTENT_TYPE, HeaderValue::from_static(FORM));
         }
         [one] if is_form(one) => {}
         _ => return invalid("the body must be application/x-www-form-urlencoded in UTF-8"),
@@ -112,7 +133,9 @@ fn add_field(request: &mut Outgoing, name: &str, value: &SecretValue) -> Result<
     if !body.is_empty() {
         body.push(b'&');
     }
-    let field = form_urlencoded::Serializer::new(String::new()).append_pair(name, value.expose()).finish();
+    let field = form_urlencoded::Serializer::new(String::new())
+        .append_pair(name, value.expose())
+        .finish();
     body.extend_from_slice(field.as_bytes());
     // The client computes the content length, since the whole body is here.
     request.body = Some(body);

@@ -74,10 +74,15 @@ pub struct EgressConfig {
 /// An invalid configuration. Each message begins with the key.
 #[derive(Debug, thiserror::Error)]
 pub enum EgressError {
-    #[error("egress.allow_addresses: {0:?} is neither an IP address nor a network such as 10.0.0.0/8")]
+    #[error(
+        "egress.allow_addresses: {0:?} is neither an IP address nor a network such as 10.0.0.0/8"
+    )]
     Network(String),
     #[error("egress.ca_file: cannot read {path}")]
-    CaUnreadable { path: PathBuf, source: std::io::Error },
+    CaUnreadable {
+        path: PathBuf,
+        source: std::io::Error,
+    },
     #[error("egress.ca_file: {path} {reason}")]
     CaMalformed { path: PathBuf, reason: String },
 }
@@ -104,9 +109,20 @@ impl Egress {
     }
 
     fn with_lookup(config: EgressConfig, lookup: Arc<dyn Lookup>) -> Result<Self, EgressError> {
-        let allowed = config.allow_addresses.iter().map(|text| network(text)).collect::<Result<_, _>>()?;
-        let roots = config.ca_file.as_deref().map(roots).transpose()?.unwrap_or_default();
-        Ok(Self { clients: Clients::new(allowed, roots, lookup) })
+        let allowed = config
+            .allow_addresses
+            .iter()
+            .map(|text| network(text))
+            .collect::<Result<_, _>>()?;
+        let roots = config
+            .ca_file
+            .as_deref()
+            .map(roots)
+            .transpose()?
+            .unwrap_or_default();
+        Ok(Self {
+            clients: Clients::new(allowed, roots, lookup),
+        })
     }
 
     /// When certificates of outside hosts end, as far as this process has seen them.
@@ -114,37 +130,65 @@ impl Egress {
         Arc::clone(&self.clients.certificates)
     }
 
-    pub(crate) async fn send(&self, caller: Caller<'_>, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+    pub(crate) async fn send(
+        &self,
+        caller: Caller<'_>,
+        request: HttpRequest,
+    ) -> Result<HttpResponse, HttpError> {
         let started = Instant::now();
-        let Caller { revision, manifest, secrets, .. } = caller;
+        let Caller {
+            revision,
+            manifest,
+            secrets,
+            ..
+        } = caller;
         let (method, target) = request::parse(&request)?;
-        let (place, rule, pattern) = matching(&manifest.egress, &target, &method).ok_or_else(|| {
-            let url = target.url();
-            let place = url.host_str().unwrap_or_default();
-            HttpError::Denied(format!("no egress rule of the manifest allows {method} {place}{}", url.path()))
-        })?;
+        let (place, rule, pattern) =
+            matching(&manifest.egress, &target, &method).ok_or_else(|| {
+                let url = target.url();
+                let place = url.host_str().unwrap_or_default();
+                HttpError::Denied(format!(
+                    "no egress rule of the manifest allows {method} {place}{}",
+                    url.path()
+                ))
+            })?;
         (caller.permitted)(rule).map_err(HttpError::Denied)?;
         let admission = (caller.admit)(&pattern.origin())?;
         let client = self.clients.client(revision, manifest, place)?;
         client.permits(target.url())?;
-        let limit = rule.timeout_ms.map_or(DEFAULT_TIMEOUT, Duration::from_millis);
+        let limit = rule
+            .timeout_ms
+            .map_or(DEFAULT_TIMEOUT, Duration::from_millis);
         // No timer for the guest's deadline: it drops this future, and with it the connection.
         let limit = request.timeout.map_or(limit, |asked| asked.min(limit));
         let host = target.url().host_str().unwrap_or_default().to_owned();
         let mut outgoing = request::outgoing(request, method.clone(), target, rule.auth.as_ref())?;
-        if let Some(id) = caller.correlation_id.and_then(|id| HeaderValue::from_str(id).ok()) {
+        if let Some(id) = caller
+            .correlation_id
+            .and_then(|id| HeaderValue::from_str(id).ok())
+        {
             outgoing.headers.entry("x-correlation-id").or_insert(id);
         }
         let answer = deliver(&client, rule, secrets, outgoing, started + limit).await;
         let (report, reason) = report(&answer);
         admission.report(report, reason);
         let answer = answer.and_then(|(response, guarded)| {
-            let texts = response.headers.iter().map(|(_, value)| value.as_slice()).chain([response.body.as_slice()]);
-            if credential_echo::repeats(texts, &guarded) { Err(HttpError::Denied(ECHOED.into())) } else { Ok(response) }
+            let texts = response
+                .headers
+                .iter()
+                .map(|(_, value)| value.as_slice())
+                .chain([response.body.as_slice()]);
+            if credential_echo::repeats(texts, &guarded) {
+                Err(HttpError::Denied(ECHOED.into()))
+            } else {
+                Ok(response)
+            }
         });
         let elapsed_ms = started.elapsed().as_secs_f64() * 1e3;
         match &answer {
-            Ok(response) => debug!(%method, host, status = response.status, elapsed_ms, "outside call"),
+            Ok(response) => {
+                debug!(%method, host, status = response.status, elapsed_ms, "outside call")
+            }
             Err(error) => {
                 warn!(plugin = %manifest.name, rule = rule.url, %method, host, %error, elapsed_ms, "outside call failed");
             }
@@ -155,11 +199,14 @@ impl Egress {
 
 /// What the breaker is told. A 4xx status is an ordinary answer, 429 included: a host that says
 /// "slow down" is up, and the plugin must obey its `retry-after`.
-fn report(answer: &Result<(HttpResponse, Vec<SecretValue>), HttpError>) -> (Report, Option<String>) {
+fn report(
+    answer: &Result<(HttpResponse, Vec<SecretValue>), HttpError>,
+) -> (Report, Option<String>) {
     match answer {
-        Ok((response, _)) if response.status >= 500 => {
-            (Report::Failed, Some(format!("answered with status {}", response.status)))
-        }
+        Ok((response, _)) if response.status >= 500 => (
+            Report::Failed,
+            Some(format!("answered with status {}", response.status)),
+        ),
         Ok(_) | Err(HttpError::TooLarge(_)) => (Report::Answered, None),
         Err(
             error @ (HttpError::Timeout(_)
@@ -180,11 +227,20 @@ async fn deliver(
     mut outgoing: Outgoing,
     deadline: Instant,
 ) -> Result<(HttpResponse, Vec<SecretValue>), HttpError> {
-    let max_bytes = rule.max_response_bytes.unwrap_or(DEFAULT_MAX_RESPONSE_BYTES);
+    let max_bytes = rule
+        .max_response_bytes
+        .unwrap_or(DEFAULT_MAX_RESPONSE_BYTES);
     Ok(match Grant::of(rule.auth.as_ref(), secrets)? {
         None => {
-            let guarded = rule.auth.as_ref().map(|auth| inject::put_in(auth, secrets, &mut outgoing)).transpose()?;
-            (exchange(client, outgoing, deadline, max_bytes).await?, guarded.unwrap_or_default())
+            let guarded = rule
+                .auth
+                .as_ref()
+                .map(|auth| inject::put_in(auth, secrets, &mut outgoing))
+                .transpose()?;
+            (
+                exchange(client, outgoing, deadline, max_bytes).await?,
+                guarded.unwrap_or_default(),
+            )
         }
         Some(grant) => {
             let mut token = client.token(&grant, None, deadline).await?;
@@ -212,7 +268,11 @@ fn matching<'a>(
     rules
         .iter()
         .enumerate()
-        .filter(|(_, rule)| rule.methods.iter().any(|allowed| allowed == method.as_str()))
+        .filter(|(_, rule)| {
+            rule.methods
+                .iter()
+                .any(|allowed| allowed == method.as_str())
+        })
         .filter_map(|(place, rule)| Some((place, rule, UrlPattern::parse(&rule.url).ok()?)))
         .filter(|(_, _, pattern)| pattern.matches(target))
         .max_by_key(|(_, _, pattern)| pattern.literal_prefix_len())
@@ -225,19 +285,29 @@ fn network(text: &str) -> Result<IpNet, EgressError> {
 
 /// Reads trust roots. If one is invalid, all are refused.
 fn roots(path: &Path) -> Result<Vec<Certificate>, EgressError> {
-    let malformed = |reason: String| EgressError::CaMalformed { path: path.to_owned(), reason };
-    let pem = std::fs::read(path).map_err(|source| EgressError::CaUnreadable { path: path.to_owned(), source })?;
+    let malformed = |reason: String| EgressError::CaMalformed {
+        path: path.to_owned(),
+        reason,
+    };
+    let pem = std::fs::read(path).map_err(|source| EgressError::CaUnreadable {
+        path: path.to_owned(),
+        source,
+    })?;
     let mut store = rustls::RootCertStore::empty();
     let mut roots = Vec::new();
     for (i, der) in CertificateDer::pem_slice_iter(&pem).enumerate() {
         let number = i + 1;
         let der = der.map_err(|error| malformed(format!("is not PEM: {error}")))?;
-        store
-            .add(der.clone())
-            .map_err(|error| malformed(format!("has a bad certificate (number {number}): {error}")))?;
+        store.add(der.clone()).map_err(|error| {
+            malformed(format!("has a bad certificate (number {number}): {error}"))
+        })?;
         roots.push(Certificate::from_der(&der).map_err(|error| malformed(error.to_string()))?);
     }
-    if roots.is_empty() { Err(malformed("has no certificate in PEM".into())) } else { Ok(roots) }
+    if roots.is_empty() {
+        Err(malformed("has no certificate in PEM".into()))
+    } else {
+        Ok(roots)
+    }
 }
 
 #[cfg(test)]

@@ -53,11 +53,24 @@ pub(super) struct Grant {
 
 impl Grant {
     /// `None` for a rule whose auth is not OAuth2.
-    pub(super) fn of(auth: Option<&EgressAuth>, secrets: Secrets<'_>) -> Result<Option<Self>, HttpError> {
-        let Some(EgressAuth::OAuth2 { token_url, client_id, client_secret, scope }) = auth else { return Ok(None) };
+    pub(super) fn of(
+        auth: Option<&EgressAuth>,
+        secrets: Secrets<'_>,
+    ) -> Result<Option<Self>, HttpError> {
+        let Some(EgressAuth::OAuth2 {
+            token_url,
+            client_id,
+            client_secret,
+            scope,
+        }) = auth
+        else {
+            return Ok(None);
+        };
         let target = Target::parse(token_url);
         Ok(Some(Self {
-            token_url: target.map_err(|error| HttpError::Denied(format!("token_url: {error}")))?.into_url(),
+            token_url: target
+                .map_err(|error| HttpError::Denied(format!("token_url: {error}")))?
+                .into_url(),
             client_id: secret(secrets, client_id)?,
             client_secret: secret(secrets, client_secret)?,
             scope: scope.clone(),
@@ -71,8 +84,9 @@ impl Grant {
 
     fn request(&self) -> Result<Outgoing, HttpError> {
         // RFC 6749, 2.3.1: both are form-encoded before they become Basic credentials.
-        let encoded =
-            |value: &SecretValue| form_urlencoded::byte_serialize(value.expose().as_bytes()).collect::<String>();
+        let encoded = |value: &SecretValue| {
+            form_urlencoded::byte_serialize(value.expose().as_bytes()).collect::<String>()
+        };
         let pair = basic(&encoded(&self.client_id), &encoded(&self.client_secret));
         let mut body = form_urlencoded::Serializer::new(String::new());
         body.append_pair("grant_type", "client_credentials");
@@ -82,9 +96,17 @@ impl Grant {
         let mut headers = HeaderMap::new();
         headers.insert(AUTHORIZATION, sensitive(format!("Basic {pair}"))?);
         headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
+        headers.insert(
+            CONTENT_TYPE,
+            HeaderValue::from_static("application/x-www-form-urlencoded"),
+        );
         let body = Some(body.finish().into_bytes());
-        Ok(Outgoing { method: Method::POST, url: self.token_url.clone(), headers, body })
+        Ok(Outgoing {
+            method: Method::POST,
+            url: self.token_url.clone(),
+            headers,
+            body,
+        })
     }
 }
 
@@ -92,7 +114,9 @@ impl Token {
     /// Tokens for the old secret are useless after a rotation.
     fn is_for(&self, grant: &Grant) -> bool {
         self.client_id.matches(grant.client_id.expose().as_bytes())
-            && self.client_secret.matches(grant.client_secret.expose().as_bytes())
+            && self
+                .client_secret
+                .matches(grant.client_secret.expose().as_bytes())
     }
 }
 
@@ -107,7 +131,9 @@ impl EgressClient {
         self.permits(&grant.token_url)?;
         let asked = Instant::now();
         let not_sent = |_| HttpError::Timeout(TimeoutPhase::Connecting);
-        let mut state = timeout_at(deadline, self.token.lock()).await.map_err(not_sent)?;
+        let mut state = timeout_at(deadline, self.token.lock())
+            .await
+            .map_err(not_sent)?;
         if let Some(token) = &state.token
             && token.is_for(grant)
             && Instant::now() < token.fresh_until
@@ -157,7 +183,9 @@ impl EgressClient {
 }
 
 fn unreadable(reason: &str) -> HttpError {
-    HttpError::Other(format!("the token endpoint's answer cannot be used: {reason}"))
+    HttpError::Other(format!(
+        "the token endpoint's answer cannot be used: {reason}"
+    ))
 }
 
 /// The token and how long to use it. No text from the endpoint gets into an error.
@@ -166,22 +194,41 @@ fn read(response: &HttpResponse) -> Result<(SecretValue, Duration), HttpError> {
     match response.status {
         200 => {}
         400 | 401 | 403 => {
-            let code = json["error"].as_str().filter(|code| KNOWN_CODES.contains(code));
+            let code = json["error"]
+                .as_str()
+                .filter(|code| KNOWN_CODES.contains(code));
             let status = response.status.to_string();
             let code = code.unwrap_or(&status);
-            return Err(HttpError::Denied(format!("the token endpoint refuses the client credentials ({code})")));
+            return Err(HttpError::Denied(format!(
+                "the token endpoint refuses the client credentials ({code})"
+            )));
         }
         // Without a token the rule's host cannot be used, so the breaker counts it as down.
         500.. => {
-            return Err(HttpError::Connect(format!("the token endpoint answered with status {}", response.status)));
+            return Err(HttpError::Connect(format!(
+                "the token endpoint answered with status {}",
+                response.status
+            )));
         }
-        status => return Err(HttpError::Other(format!("the token endpoint answered with status {status}"))),
+        status => {
+            return Err(HttpError::Other(format!(
+                "the token endpoint answered with status {status}"
+            )));
+        }
     }
-    let token = json["access_token"].as_str().ok_or_else(|| unreadable("it has no access_token"))?;
-    if token.is_empty() || token.len() > MAX_TOKEN_BYTES || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+    let token = json["access_token"]
+        .as_str()
+        .ok_or_else(|| unreadable("it has no access_token"))?;
+    if token.is_empty()
+        || token.len() > MAX_TOKEN_BYTES
+        || !token.bytes().all(|byte| byte.is_ascii_graphic())
+    {
         return Err(unreadable("its access_token does not fit into a header"));
     }
-    if !json["token_type"].as_str().is_some_and(|kind| kind.eq_ignore_ascii_case("bearer")) {
+    if !json["token_type"]
+        .as_str()
+        .is_some_and(|kind| kind.eq_ignore_ascii_case("bearer"))
+    {
         return Err(unreadable("its token_type is not bearer"));
     }
     // Some endpoints write the number as text.
@@ -189,7 +236,9 @@ fn read(response: &HttpResponse) -> Result<(SecretValue, Duration), HttpError> {
         Value::String(text) => text.parse().ok(),
         other => other.as_f64(),
     };
-    let lifetime = seconds.map_or(DEFAULT_LIFETIME, |seconds| Duration::from_secs_f64(seconds.clamp(0.0, 1e9)));
+    let lifetime = seconds.map_or(DEFAULT_LIFETIME, |seconds| {
+        Duration::from_secs_f64(seconds.clamp(0.0, 1e9))
+    });
     Ok((SecretValue::new(token.to_owned()), usable_for(lifetime)))
 }
 
@@ -202,41 +251,87 @@ mod tests {
     use super::*;
 
     fn answer(status: u16, body: &str) -> Result<(SecretValue, Duration), HttpError> {
-        read(&HttpResponse { status, headers: Vec::new(), body: body.as_bytes().to_vec() })
+        read(&HttpResponse {
+            status,
+            headers: Vec::new(),
+            body: body.as_bytes().to_vec(),
+        })
     }
 
     #[test]
     fn a_token_is_used_until_shortly_before_it_expires() {
         for (body, seconds) in [
-            (r#"{"access_token":"t0ken","token_type":"Bearer","expires_in":3600}"#, 3540),
-            (r#"{"access_token":"t0ken","token_type":"bearer","expires_in":"100"}"#, 90),
+            (
+                r#"{"access_token":"t0ken","token_type":"Bearer","expires_in":3600}"#,
+                3540,
+            ),
+            (
+                r#"{"access_token":"t0ken","token_type":"bearer","expires_in":"100"}"#,
+                90,
+            ),
             (r#"{"access_token":"t0ken","token_type":"bearer"}"#, 270),
-            (r#"{"access_token":"t0ken","token_type":"bearer","expires_in":0}"#, 0),
-            (r#"{"access_token":"t0ken","token_type":"bearer","expires_in":-5}"#, 0),
-            (r#"{"access_token":"t0ken","token_type":"bearer","expires_in":1e300}"#, 24 * 3600),
+            (
+                r#"{"access_token":"t0ken","token_type":"bearer","expires_in":0}"#,
+                0,
+            ),
+            (
+                r#"{"access_token":"t0ken","token_type":"bearer","expires_in":-5}"#,
+                0,
+            ),
+            (
+                r#"{"access_token":"t0ken","token_type":"bearer","expires_in":1e300}"#,
+                24 * 3600,
+            ),
         ] {
             let (token, lifetime) = answer(200, body).expect(body);
-            assert_eq!((token.expose(), lifetime.as_secs()), ("t0ken", seconds), "{body}");
+            assert_eq!(
+                (token.expose(), lifetime.as_secs()),
+                ("t0ken", seconds),
+                "{body}"
+            );
         }
     }
 
     #[test]
     fn answers_that_are_no_token_are_errors_without_their_text() {
         for (status, body, expected) in [
-            (400, r#"{"error":"invalid_scope","error_description":"s3cret"}"#, "denied: the token endpoint refuses"),
+            (
+                400,
+                r#"{"error":"invalid_scope","error_description":"s3cret"}"#,
+                "denied: the token endpoint refuses",
+            ),
             (401, r#"{"error":"s3cret"}"#, "(401)"),
             (403, "s3cret", "(403)"),
             (500, "s3cret", "status 500"),
             (302, "s3cret", "status 302"),
             (200, "s3cret", "no access_token"),
-            (200, r#"{"access_token":7,"token_type":"bearer"}"#, "no access_token"),
-            (200, r#"{"access_token":"s3cret\r\nx: y","token_type":"bearer"}"#, "does not fit"),
-            (200, r#"{"access_token":"","token_type":"bearer"}"#, "does not fit"),
-            (200, r#"{"access_token":"s3cret","token_type":"mac"}"#, "not bearer"),
+            (
+                200,
+                r#"{"access_token":7,"token_type":"bearer"}"#,
+                "no access_token",
+            ),
+            (
+                200,
+                r#"{"access_token":"s3cret\r\nx: y","token_type":"bearer"}"#,
+                "does not fit",
+            ),
+            (
+                200,
+                r#"{"access_token":"","token_type":"bearer"}"#,
+                "does not fit",
+            ),
+            (
+                200,
+                r#"{"access_token":"s3cret","token_type":"mac"}"#,
+                "not bearer",
+            ),
             (200, r#"{"access_token":"s3cret"}"#, "not bearer"),
         ] {
             let error = answer(status, body).expect_err(body).to_string();
-            assert!(error.contains(expected) && !error.contains("s3cret"), "{error}");
+            assert!(
+                error.contains(expected) && !error.contains("s3cret"),
+                "{error}"
+            );
         }
     }
 }

@@ -62,7 +62,8 @@ pub(super) struct Outgoing {
 pub(super) fn parse(request: &HttpRequest) -> Result<(Method, Target), HttpError> {
     let method = Method::from_bytes(request.method.as_bytes());
     let method = method.map_err(|_| HttpError::Invalid("not a method".into()))?;
-    let target = Target::parse(&request.url).map_err(|error| HttpError::Invalid(format!("the URL: {error}")))?;
+    let target = Target::parse(&request.url)
+        .map_err(|error| HttpError::Invalid(format!("the URL: {error}")))?;
     Ok((method, target))
 }
 
@@ -74,11 +75,20 @@ pub(super) fn outgoing(
     auth: Option<&EgressAuth>,
 ) -> Result<Outgoing, HttpError> {
     let headers = headers(&request, auth)?;
-    Ok(Outgoing { method, url: target.into_url(), headers, body: request.body })
+    Ok(Outgoing {
+        method,
+        url: target.into_url(),
+        headers,
+        body: request.body,
+    })
 }
 
 fn headers(request: &HttpRequest, auth: Option<&EgressAuth>) -> Result<HeaderMap, HttpError> {
-    let bytes: usize = request.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+    let bytes: usize = request
+        .headers
+        .iter()
+        .map(|(name, value)| name.len() + value.len())
+        .sum();
     if request.headers.len() > MAX_HEADERS || bytes > MAX_HEADER_BYTES {
         let limit = format!("at most {MAX_HEADERS} headers of {MAX_HEADER_BYTES} bytes together");
         return Err(HttpError::Invalid(limit));
@@ -99,13 +109,18 @@ fn headers(request: &HttpRequest, auth: Option<&EgressAuth>) -> Result<HeaderMap
             return Err(refused("the host fills it in"));
         }
         if READ_AS_ANOTHER_REQUEST.contains(&read.as_str()) || read.starts_with(FORWARDED) {
-            return Err(refused("servers would take the request for another one than was granted"));
+            return Err(refused(
+                "servers would take the request for another one than was granted",
+            ));
         }
         // The host must decompress what it checks, so it offers only codings that it knows.
         if parsed == reqwest::header::ACCEPT_ENCODING {
             continue;
         }
-        headers.append(parsed, HeaderValue::from_bytes(value).map_err(|_| refused("not a header value"))?);
+        headers.append(
+            parsed,
+            HeaderValue::from_bytes(value).map_err(|_| refused("not a header value"))?,
+        );
     }
     Ok(headers)
 }

@@ -21,7 +21,10 @@ pub(super) struct System;
 #[async_trait]
 impl Lookup for System {
     async fn addresses(&self, host: &str) -> io::Result<Vec<IpAddr>> {
-        Ok(tokio::net::lookup_host((host, 0)).await?.map(|address| address.ip()).collect())
+        Ok(tokio::net::lookup_host((host, 0))
+            .await?
+            .map(|address| address.ip())
+            .collect())
     }
 }
 
@@ -45,7 +48,10 @@ impl Resolve for Pinned {
         let (allowed, lookup) = (Arc::clone(&self.allowed), Arc::clone(&self.lookup));
         Box::pin(async move {
             let host = name.as_str().to_owned();
-            let found = lookup.addresses(&host).await.map_err(|_| ResolutionError::NotFound(host.clone()))?;
+            let found = lookup
+                .addresses(&host)
+                .await
+                .map_err(|_| ResolutionError::NotFound(host.clone()))?;
             if found.is_empty() {
                 return Err(ResolutionError::NotFound(host).into());
             }

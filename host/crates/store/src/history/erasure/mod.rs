@@ -13,7 +13,6 @@ use sqlx::Row;
 pub use self::texts::{Person, Texts};
 use crate::{Store, StoreError, Term};
 
-/// Jobs per statement.
 const BATCH: usize = 200;
 /// Jobs per erasure. To erase more, ask for another erasure.
 const MOST_JOBS: i64 = 10_000;
@@ -91,19 +90,31 @@ pub struct JobErasure {
 
 impl Store {
     /// Jobs that have this term, and whether there are more.
-    pub async fn jobs_with(&self, term: &Term, queue: Option<&str>) -> Result<(Vec<ErasedJob>, bool), StoreError> {
+    pub async fn jobs_with(
+        &self,
+        term: &Term,
+        queue: Option<&str>,
+    ) -> Result<(Vec<ErasedJob>, bool), StoreError> {
         let query = sqlx::query_as(
             "select distinct prefix, queue, job_id, job_created_ms from attempt_terms where term = $1 and ($2::text is null or queue = $2) \
              limit $3 + 1",
         );
-        let mut jobs: Vec<ErasedJob> = query.bind(&term[..]).bind(queue).bind(MOST_JOBS).fetch_all(&self.pool).await?;
+        let mut jobs: Vec<ErasedJob> = query
+            .bind(&term[..])
+            .bind(queue)
+            .bind(MOST_JOBS)
+            .fetch_all(&self.pool)
+            .await?;
         let more = jobs.len() as i64 > MOST_JOBS;
         jobs.truncate(MOST_JOBS as usize);
         Ok((jobs, more))
     }
 
     /// Parents of these jobs' attempts, each as a queue and an id.
-    pub async fn parents_of(&self, jobs: &[ErasedJob]) -> Result<Vec<(String, String)>, StoreError> {
+    pub async fn parents_of(
+        &self,
+        jobs: &[ErasedJob],
+    ) -> Result<Vec<(String, String)>, StoreError> {
         let mut parents = Vec::new();
         for jobs in jobs.chunks(BATCH) {
             let column = |of: fn(&ErasedJob) -> &str| jobs.iter().map(of).collect::<Vec<_>>();
@@ -111,10 +122,18 @@ impl Store {
                 "select distinct parent from attempts join unnest($1::text[], $2::text[], $3::text[], $4::bigint[]) \
                  as jobs (prefix, queue, job_id, job_created_ms) using (prefix, queue, job_id, job_created_ms) where parent is not null",
             );
-            let query =
-                query.bind(column(|job| &job.prefix)).bind(column(|job| &job.queue)).bind(column(|job| &job.job_id));
-            let found: Vec<String> =
-                query.bind(jobs.iter().map(|job| job.job_created_ms).collect::<Vec<_>>()).fetch_all(&self.pool).await?;
+            let query = query
+                .bind(column(|job| &job.prefix))
+                .bind(column(|job| &job.queue))
+                .bind(column(|job| &job.job_id));
+            let found: Vec<String> = query
+                .bind(
+                    jobs.iter()
+                        .map(|job| job.job_created_ms)
+                        .collect::<Vec<_>>(),
+                )
+                .fetch_all(&self.pool)
+                .await?;
             let named = found.iter().filter_map(|parent| parent.split_once(':'));
             parents.extend(named.map(|(queue, id)| (queue.to_owned(), id.to_owned())));
         }
@@ -122,7 +141,12 @@ impl Store {
     }
 
     /// Jobs in the history with this queue and id.
-    pub async fn jobs_named(&self, prefix: &str, queue: &QueueName, job: &JobId) -> Result<Vec<ErasedJob>, StoreError> {
+    pub async fn jobs_named(
+        &self,
+        prefix: &str,
+        queue: &QueueName,
+        job: &JobId,
+    ) -> Result<Vec<ErasedJob>, StoreError> {
         let query = sqlx::query_as(
             "select distinct prefix, queue, job_id, job_created_ms from attempts where prefix = $1 and queue = $2 and job_id = $3 limit $4",
         );
@@ -140,27 +164,50 @@ impl Store {
         Ok(())
     }
 
-    /// Records an erasure.
     pub async fn begin_erasure(&self, new: &NewErasure<'_>) -> Result<i64, StoreError> {
         let (path, term) = new.person.map(|(path, term)| (path, term.to_vec())).unzip();
         let query = sqlx::query_scalar(
             "insert into erasures (prefix, path, term, queue, job_id, unfinished, actor, reason) values ($1, $2, $3, $4, $5, $6, $7, $8) \
              returning id",
         );
-        let query = query.bind(new.prefix).bind(path).bind(term).bind(new.queue).bind(new.job_id).bind(new.unfinished);
-        Ok(query.bind(new.actor).bind(new.reason).fetch_one(&self.pool).await?)
+        let query = query
+            .bind(new.prefix)
+            .bind(path)
+            .bind(term)
+            .bind(new.queue)
+            .bind(new.job_id)
+            .bind(new.unfinished);
+        Ok(query
+            .bind(new.actor)
+            .bind(new.reason)
+            .fetch_one(&self.pool)
+            .await?)
     }
 
     /// Records all jobs of an erasure. From then on any host can finish it.
-    pub async fn list_erased_jobs(&self, erasure: i64, jobs: &[ErasedJob]) -> Result<(), StoreError> {
+    pub async fn list_erased_jobs(
+        &self,
+        erasure: i64,
+        jobs: &[ErasedJob],
+    ) -> Result<(), StoreError> {
         let mut transaction = self.pool.begin().await?;
         let column = |of: fn(&ErasedJob) -> &str| jobs.iter().map(of).collect::<Vec<_>>();
         let query = sqlx::query(
             "insert into erased_jobs (erasure, queue, job_id, job_created_ms) \
              select $1, * from unnest($2::text[], $3::text[], $4::bigint[]) on conflict do nothing",
         );
-        let query = query.bind(erasure).bind(column(|job| &job.queue)).bind(column(|job| &job.job_id));
-        query.bind(jobs.iter().map(|job| job.job_created_ms).collect::<Vec<_>>()).execute(&mut *transaction).await?;
+        let query = query
+            .bind(erasure)
+            .bind(column(|job| &job.queue))
+            .bind(column(|job| &job.job_id));
+        query
+            .bind(
+                jobs.iter()
+                    .map(|job| job.job_created_ms)
+                    .collect::<Vec<_>>(),
+            )
+            .execute(&mut *transaction)
+            .await?;
         sqlx::query("update erasures set listed_at = now() where id = $1")
             .bind(erasure)
             .execute(&mut *transaction)
@@ -169,7 +216,11 @@ impl Store {
     }
 
     /// Jobs that are still to be erased; jobs of older erasures come first.
-    pub async fn pending_erasures(&self, prefix: &str, most: i64) -> Result<Vec<PendingErasure>, StoreError> {
+    pub async fn pending_erasures(
+        &self,
+        prefix: &str,
+        most: i64,
+    ) -> Result<Vec<PendingErasure>, StoreError> {
         let query = sqlx::query_as(
             "select j.erasure, e.unfinished, e.began_at, e.prefix, j.queue, j.job_id, j.job_created_ms from erased_jobs j \
              join erasures e on e.id = j.erasure where e.prefix = $1 and e.ended_at is null and e.listed_at is not null \
@@ -179,11 +230,21 @@ impl Store {
     }
 
     /// Records the result for a job of an erasure.
-    pub async fn settle_erased_job(&self, erasure: i64, job: &ErasedJob, state: &str) -> Result<(), StoreError> {
+    pub async fn settle_erased_job(
+        &self,
+        erasure: i64,
+        job: &ErasedJob,
+        state: &str,
+    ) -> Result<(), StoreError> {
         let query = sqlx::query(
             "update erased_jobs set state = $5, at = now() where erasure = $1 and queue = $2 and job_id = $3 and job_created_ms = $4",
         );
-        let query = query.bind(erasure).bind(&job.queue).bind(&job.job_id).bind(job.job_created_ms).bind(state);
+        let query = query
+            .bind(erasure)
+            .bind(&job.queue)
+            .bind(&job.job_id)
+            .bind(job.job_created_ms)
+            .bind(state);
         query.execute(&self.pool).await?;
         Ok(())
     }
@@ -194,18 +255,29 @@ impl Store {
             "update erasures e set ended_at = now() where e.prefix = $1 and e.ended_at is null and e.listed_at is not null \
              and not exists (select from erased_jobs j where j.erasure = e.id and j.state in ('pending', 'running'))",
         );
-        Ok(query.bind(prefix).execute(&self.pool).await?.rows_affected())
+        Ok(query
+            .bind(prefix)
+            .execute(&self.pool)
+            .await?
+            .rows_affected())
     }
 
     /// Stores what the erasure found, by place.
     pub async fn count_erasure(&self, erasure: i64, counts: &Value) -> Result<(), StoreError> {
-        let query = sqlx::query("update erasures set counts = $2 where id = $1").bind(erasure).bind(counts);
+        let query = sqlx::query("update erasures set counts = $2 where id = $1")
+            .bind(erasure)
+            .bind(counts);
         query.execute(&self.pool).await?;
         Ok(())
     }
 
     /// Newest first.
-    pub async fn erasures(&self, prefix: &str, before: Option<i64>, most: i64) -> Result<Vec<ErasureRow>, StoreError> {
+    pub async fn erasures(
+        &self,
+        prefix: &str,
+        before: Option<i64>,
+        most: i64,
+    ) -> Result<Vec<ErasureRow>, StoreError> {
         let query = sqlx::query_as(
             "select e.id, e.path, e.queue, e.job_id, e.unfinished, e.actor, e.reason, e.began_at, e.ended_at, e.listed_at, e.counts, \
              count(*) filter (where j.state = 'done') as done, count(*) filter (where j.state in ('pending', 'running')) as to_come, \
@@ -213,7 +285,12 @@ impl Store {
              from erasures e left join erased_jobs j on j.erasure = e.id where e.prefix = $1 and ($2::bigint is null or e.id < $2) \
              group by e.id order by e.id desc limit $3",
         );
-        Ok(query.bind(prefix).bind(before).bind(most).fetch_all(&self.pool).await?)
+        Ok(query
+            .bind(prefix)
+            .bind(before)
+            .bind(most)
+            .fetch_all(&self.pool)
+            .await?)
     }
 
     /// When and by whom a job's data was erased, oldest first.
@@ -227,7 +304,12 @@ impl Store {
             "select j.erasure, j.job_created_ms, j.at, e.actor, e.reason from erased_jobs j join erasures e on e.id = j.erasure \
              where e.prefix = $1 and j.queue = $2 and j.job_id = $3 and j.state = 'done' order by j.at limit 100",
         );
-        Ok(query.bind(prefix).bind(queue.as_str()).bind(job.as_str()).fetch_all(&self.pool).await?)
+        Ok(query
+            .bind(prefix)
+            .bind(queue.as_str())
+            .bind(job.as_str())
+            .fetch_all(&self.pool)
+            .await?)
     }
 
     /// What [`Store::erase`] would erase.
@@ -267,7 +349,11 @@ impl Store {
                 .bind(column(|job| &job.prefix))
                 .bind(column(|job| &job.queue))
                 .bind(column(|job| &job.job_id))
-                .bind(jobs.iter().map(|job| job.job_created_ms).collect::<Vec<_>>());
+                .bind(
+                    jobs.iter()
+                        .map(|job| job.job_created_ms)
+                        .collect::<Vec<_>>(),
+                );
             let row = query.fetch_one(&self.pool).await?;
             erased.attempts += row.try_get::<i64, _>("attempts")?;
             erased.bodies += row.try_get::<i64, _>("bodies")?;

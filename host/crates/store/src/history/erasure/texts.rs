@@ -29,7 +29,6 @@ pub struct Texts {
     pub active_bulk_operations: u64,
     /// Jobs that plugins enqueued in a transaction and that are in no queue yet.
     pub outbox: u64,
-    /// Descriptions of schedules.
     pub schedules: u64,
     /// Reasons of other erasures, and of quarantines.
     pub reasons: u64,
@@ -69,17 +68,41 @@ type Columns = &'static [(&'static str, bool)];
 
 /// Columns with texts, by place.
 const TEXT_COLUMNS: [(&str, Columns, Place); 11] = [
-    ("dead_letters", &[("message", false), ("note", false), ("assignee", false)], Place::DeadLetters),
-    ("operator_actions", &[("details", true), ("result", true), ("error", false)], Place::Actions),
-    ("bulks", &[("reason", false), ("error", false)], Place::BulkJobs),
+    (
+        "dead_letters",
+        &[("message", false), ("note", false), ("assignee", false)],
+        Place::DeadLetters,
+    ),
+    (
+        "operator_actions",
+        &[("details", true), ("result", true), ("error", false)],
+        Place::Actions,
+    ),
+    (
+        "bulks",
+        &[("reason", false), ("error", false)],
+        Place::BulkJobs,
+    ),
     ("bulk_items", &[("reason", false)], Place::BulkJobs),
     ("alerts", &[("notice", true)], Place::Alerts),
     ("alert_events", &[("reason", false)], Place::Alerts),
-    ("alert_deliveries", &[("body", true), ("last_error", false)], Place::Alerts),
-    ("alert_silences", &[("subject", false), ("reason", false)], Place::Alerts),
+    (
+        "alert_deliveries",
+        &[("body", true), ("last_error", false)],
+        Place::Alerts,
+    ),
+    (
+        "alert_silences",
+        &[("subject", false), ("reason", false)],
+        Place::Alerts,
+    ),
     ("schedules", &[("description", false)], Place::Schedules),
     ("erasures", &[("reason", false)], Place::Reasons),
-    ("quarantines", &[("reason", false), ("end_reason", false)], Place::Reasons),
+    (
+        "quarantines",
+        &[("reason", false), ("end_reason", false)],
+        Place::Reasons,
+    ),
 ];
 
 #[derive(Debug, Clone, Copy)]
@@ -97,14 +120,26 @@ impl Person<'_> {
     /// replacement. In JSON, a value that looks like a number is matched only as a whole string.
     fn pattern(&self, is_json: bool) -> (String, String) {
         let value = self.values.first().map(String::as_str).unwrap_or_default();
-        let is_number = value.bytes().all(|byte| byte.is_ascii_digit() || b"+-.eE".contains(&byte));
+        let is_number = value
+            .bytes()
+            .all(|byte| byte.is_ascii_digit() || b"+-.eE".contains(&byte));
         if is_json && is_number {
             // A JSON number with the same digits must not be replaced.
-            return (literal(&Value::from(value).to_string()), Value::from(ERASED).to_string());
+            return (
+                literal(&Value::from(value).to_string()),
+                Value::from(ERASED).to_string(),
+            );
         }
         // Text that is not valid within a JSON string would match JSON's own syntax.
-        let stands = |text: &&String| !is_json || serde_json::from_str::<String>(&format!("\"{text}\"")).is_ok();
-        let spellings: Vec<String> = self.spellings.iter().filter(stands).map(|text| literal(text)).collect();
+        let stands = |text: &&String| {
+            !is_json || serde_json::from_str::<String>(&format!("\"{text}\"")).is_ok()
+        };
+        let spellings: Vec<String> = self
+            .spellings
+            .iter()
+            .filter(stands)
+            .map(|text| literal(text))
+            .collect();
         (spellings.join("|"), ERASED.to_owned())
     }
 
@@ -114,20 +149,30 @@ impl Person<'_> {
         let mut found = false;
         let data = format!("data.{}", self.path);
         for (path, value) in &mut filter.data {
-            if (format!("data.{path}") == data && self.values.contains(value)) || self.mask.finds(value) {
+            if (format!("data.{path}") == data && self.values.contains(value))
+                || self.mask.finds(value)
+            {
                 *value = ERASED.to_owned();
                 found = true;
             }
         }
-        for text in
-            [&mut filter.text, &mut filter.name, &mut filter.code, &mut filter.correlation_id, &mut filter.platform]
-        {
+        for text in [
+            &mut filter.text,
+            &mut filter.name,
+            &mut filter.code,
+            &mut filter.correlation_id,
+            &mut filter.platform,
+        ] {
             if let Some(value) = text.as_mut().filter(|value| self.mask.finds(value)) {
                 *value = ERASED.to_owned();
                 found = true;
             }
         }
-        if filter.job.as_ref().is_some_and(|id| self.mask.finds(id.as_str())) {
+        if filter
+            .job
+            .as_ref()
+            .is_some_and(|id| self.mask.finds(id.as_str()))
+        {
             filter.job = None;
             found = true;
         }
@@ -145,7 +190,11 @@ fn literal(text: &str) -> String {
         } else if c.is_ascii() {
             pattern.extend(['\\', c]);
         } else {
-            let mut cases = vec![c.to_string(), c.to_lowercase().collect(), c.to_uppercase().collect()];
+            let mut cases = vec![
+                c.to_string(),
+                c.to_lowercase().collect(),
+                c.to_uppercase().collect(),
+            ];
             cases.dedup();
             pattern.push_str(&format!("(?:{})", cases.join("|")));
         }
@@ -171,7 +220,11 @@ impl Store {
             "select distinct prefix, queue, job_id, job_created_ms from attempts where outcome <> 'completed' and prefix = $1 \
              and ($2::text is null or queue = $2) and (message ~* $3 or stack ~* $3) limit $4",
         );
-        let query = query.bind(prefix).bind(queue).bind(person.pattern(false).0).bind(MOST_JOBS);
+        let query = query
+            .bind(prefix)
+            .bind(queue)
+            .bind(person.pattern(false).0)
+            .bind(MOST_JOBS);
         let jobs = query.fetch_all(&mut *transaction).await?;
         transaction.commit().await?;
         Ok(jobs)
@@ -179,7 +232,12 @@ impl Store {
 
     /// Removes the value from texts, or only counts those that hold it. Filters of active bulk
     /// operations keep it until these have ended.
-    pub async fn forget_texts(&self, prefix: &str, person: &Person<'_>, only_count: bool) -> Result<Texts, StoreError> {
+    pub async fn forget_texts(
+        &self,
+        prefix: &str,
+        person: &Person<'_>,
+        only_count: bool,
+    ) -> Result<Texts, StoreError> {
         let mut texts = Texts::default();
         let mut transaction = self.pool.begin().await?;
         transaction.execute(TEXTS_LIMIT).await?;
@@ -191,7 +249,10 @@ impl Store {
         for (name, search, previous) in saved {
             let forgotten = |search: &Search| {
                 let filter = person.forgotten(&search.as_ref()?.filter)?;
-                Some(Json(SavedSearch { filter, ..search.as_ref()?.0.clone() }))
+                Some(Json(SavedSearch {
+                    filter,
+                    ..search.as_ref()?.0.clone()
+                }))
             };
             let (new_search, new_previous) = (forgotten(&search), forgotten(&previous));
             if new_search.is_none() && new_previous.is_none() {
@@ -216,8 +277,11 @@ impl Store {
         .fetch_all(&mut *transaction)
         .await?;
         for (id, filter, edits, is_active) in bulks {
-            let filter = serde_json::from_value(filter).ok().and_then(|filter| person.forgotten(&filter));
-            if is_active && filter.is_none() && edits.is_some_and(|edits| person.mask.finds(&edits)) {
+            let filter = serde_json::from_value(filter)
+                .ok()
+                .and_then(|filter| person.forgotten(&filter));
+            if is_active && filter.is_none() && edits.is_some_and(|edits| person.mask.finds(&edits))
+            {
                 texts.active_bulk_operations += 1;
             }
             let Some(filter) = filter else { continue };
@@ -243,24 +307,35 @@ impl Store {
                 };
                 for (column, is_json) in columns {
                     let (pattern, by) = person.pattern(*is_json);
-                    let (as_text, back) = if *is_json { ("::text", "::jsonb") } else { ("", "") };
+                    let (as_text, back) = if *is_json {
+                        ("::text", "::jsonb")
+                    } else {
+                        ("", "")
+                    };
                     let condition = format!("where {column}{as_text} ~* $1");
                     let found = if only_count {
                         let query = format!("select count(*) from {table} {condition}");
-                        let query = sqlx::query_scalar::<_, i64>(sqlx::AssertSqlSafe(query)).bind(pattern);
+                        let query =
+                            sqlx::query_scalar::<_, i64>(sqlx::AssertSqlSafe(query)).bind(pattern);
                         query.fetch_one(&mut *transaction).await?.unsigned_abs()
                     } else {
                         let query = format!(
                             "update {table} set {column} = regexp_replace({column}{as_text}, $1, $2, 'gi'){back} {condition}"
                         );
-                        let query = sqlx::query(sqlx::AssertSqlSafe(query)).bind(pattern).bind(by);
+                        let query = sqlx::query(sqlx::AssertSqlSafe(query))
+                            .bind(pattern)
+                            .bind(by);
                         query.execute(&mut *transaction).await?.rows_affected()
                     };
                     *count += found;
                 }
             }
-            let count = |text: &'static str| sqlx::query_scalar::<_, i64>(text).bind(person.pattern(true).0);
-            let kept = count("select count(*) from audit_entries where entry::text ~* $1 or entry_key ~* $1");
+            let count = |text: &'static str| {
+                sqlx::query_scalar::<_, i64>(text).bind(person.pattern(true).0)
+            };
+            let kept = count(
+                "select count(*) from audit_entries where entry::text ~* $1 or entry_key ~* $1",
+            );
             texts.audit_entries = kept.fetch_one(&mut *transaction).await?.unsigned_abs();
             let outbox = count("select count(*) from patchbay_outbox.jobs where payload ~* $1");
             texts.outbox = outbox.fetch_one(&mut *transaction).await?.unsigned_abs();

@@ -59,10 +59,16 @@ impl Server {
     }
 
     async fn new(answer: impl Fn(&Seen) -> Response + Clone + Send + Sync + 'static) -> Self {
-        Self::listening(TcpListener::bind("127.0.0.1:0").await.expect("a port"), answer)
+        Self::listening(
+            TcpListener::bind("127.0.0.1:0").await.expect("a port"),
+            answer,
+        )
     }
 
-    fn listening(listener: TcpListener, answer: impl Fn(&Seen) -> Response + Clone + Send + Sync + 'static) -> Self {
+    fn listening(
+        listener: TcpListener,
+        answer: impl Fn(&Seen) -> Response + Clone + Send + Sync + 'static,
+    ) -> Self {
         install_tls();
         let address = listener.local_addr().expect("an address");
         let seen: Arc<Mutex<Vec<Seen>>> = Arc::default();
@@ -73,13 +79,21 @@ impl Server {
                   uri: Uri,
                   headers: HeaderMap,
                   body: Bytes| async move {
-                let request = Seen { peer, method: method.to_string(), uri, headers, body };
+                let request = Seen {
+                    peer,
+                    method: method.to_string(),
+                    uri,
+                    headers,
+                    body,
+                };
                 let response = answer(&request);
                 seen.lock().push(request);
                 response
             }
         };
-        let app = Router::new().fallback(handler).into_make_service_with_connect_info::<SocketAddr>();
+        let app = Router::new()
+            .fallback(handler)
+            .into_make_service_with_connect_info::<SocketAddr>();
         tokio::spawn(async move { axum::serve(listener, app).await });
         Self { address, seen }
     }
@@ -130,17 +144,30 @@ fn rule(url: impl Into<String>, auth: Option<EgressAuth>) -> EgressRule {
 }
 
 fn get(url: impl Into<String>) -> HttpRequest {
-    HttpRequest { method: "GET".into(), url: url.into(), headers: Vec::new(), body: None, timeout: None }
+    HttpRequest {
+        method: "GET".into(),
+        url: url.into(),
+        headers: Vec::new(),
+        body: None,
+        timeout: None,
+    }
 }
 
 fn post(url: impl Into<String>, content_type: &str, body: &str) -> HttpRequest {
     let headers = vec![("content-type".to_owned(), content_type.as_bytes().to_vec())];
-    HttpRequest { method: "POST".into(), headers, body: Some(body.into()), ..get(url) }
+    HttpRequest {
+        method: "POST".into(),
+        headers,
+        body: Some(body.into()),
+        ..get(url)
+    }
 }
 
 /// Parsed and checked as a plugin's manifest.
 fn manifest(rules: &[EgressRule]) -> Arc<Manifest> {
-    let secrets: Vec<_> = ["TOKEN", "USER", "PASSWORD", "ID", "SECRET"].map(|name| json!({ "name": name })).into();
+    let secrets: Vec<_> = ["TOKEN", "USER", "PASSWORD", "ID", "SECRET"]
+        .map(|name| json!({ "name": name }))
+        .into();
     let manifest = json!({
         "format": 1, "name": "test", "version": "1.0.0", "wit": "0.1", "secrets": secrets, "egress": rules,
     });
@@ -157,12 +184,21 @@ const GRANTED: fn(&EgressRule) -> Result<(), String> = |_| Ok(());
 /// A breaker without failures.
 const ADMITTED: fn(&str) -> Result<Admission, HttpError> = |host| {
     let breaker = Breakers::default().of(&"test".parse().expect("a name"), host);
-    Ok(breaker.admit(BreakerLimits::default(), std::time::Instant::now()).expect("closed"))
+    Ok(breaker
+        .admit(BreakerLimits::default(), std::time::Instant::now())
+        .expect("closed"))
 };
 
 /// A caller that may do everything, has every secret, and whose breakers are closed.
 fn caller(revision: RevisionDigest, manifest: &Arc<Manifest>) -> Caller<'_> {
-    Caller { revision, manifest, permitted: &GRANTED, admit: &ADMITTED, secrets: &known, correlation_id: None }
+    Caller {
+        revision,
+        manifest,
+        permitted: &GRANTED,
+        admit: &ADMITTED,
+        secrets: &known,
+        correlation_id: None,
+    }
 }
 
 fn known(name: &str) -> Option<SecretValue> {
@@ -182,16 +218,32 @@ impl Plugin {
     fn resolving(rules: &[EgressRule], lookup: Arc<dyn Lookup>) -> Self {
         install_tls();
         let egress = Egress::with_lookup(EgressConfig::default(), lookup).expect("a configuration");
-        Self { egress, manifest: manifest(rules) }
+        Self {
+            egress,
+            manifest: manifest(rules),
+        }
     }
 
     async fn send(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         self.send_with(&known, request).await
     }
 
-    async fn send_with(&self, secrets: Secrets<'_>, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+    async fn send_with(
+        &self,
+        secrets: Secrets<'_>,
+        request: HttpRequest,
+    ) -> Result<HttpResponse, HttpError> {
         let caller = caller(RevisionDigest::of(b"test"), &self.manifest);
-        self.egress.send(Caller { secrets, correlation_id: Some("c-1"), ..caller }, request).await
+        self.egress
+            .send(
+                Caller {
+                    secrets,
+                    correlation_id: Some("c-1"),
+                    ..caller
+                },
+                request,
+            )
+            .await
     }
 }
 
@@ -208,8 +260,16 @@ struct Scripted {
 
 impl Scripted {
     fn new(answers: &[&[&str]]) -> Arc<Self> {
-        let parse = |texts: &&[&str]| texts.iter().map(|text| text.parse().expect("an address")).collect();
-        Arc::new(Self { answers: Mutex::new(answers.iter().map(parse).collect()), asked: Mutex::default() })
+        let parse = |texts: &&[&str]| {
+            texts
+                .iter()
+                .map(|text| text.parse().expect("an address"))
+                .collect()
+        };
+        Arc::new(Self {
+            answers: Mutex::new(answers.iter().map(parse).collect()),
+            asked: Mutex::default(),
+        })
     }
 
     fn asked(&self) -> Vec<String> {
@@ -222,7 +282,11 @@ impl Lookup for Scripted {
     async fn addresses(&self, host: &str) -> io::Result<Vec<IpAddr>> {
         self.asked.lock().push(host.to_owned());
         let mut answers = self.answers.lock();
-        let answer = if answers.len() > 1 { answers.pop_front() } else { answers.front().cloned() };
+        let answer = if answers.len() > 1 {
+            answers.pop_front()
+        } else {
+            answers.front().cloned()
+        };
         answer.ok_or_else(|| io::Error::other("no such name"))
     }
 }

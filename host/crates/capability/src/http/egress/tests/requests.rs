@@ -14,12 +14,27 @@ async fn what_no_rule_names_is_denied_without_a_connection() {
         "http://127.0.0.1:1/v1/x".into(),
     ] {
         let answer = plugin.send(get(&url)).await;
-        assert!(matches!(answer, Err(HttpError::Denied(_))), "{url}: {answer:?}");
+        assert!(
+            matches!(answer, Err(HttpError::Denied(_))),
+            "{url}: {answer:?}"
+        );
     }
-    let delete = HttpRequest { method: "DELETE".into(), ..get(server.url("/v1/x")) };
-    assert!(matches!(plugin.send(delete).await, Err(HttpError::Denied(_))));
-    let lower = HttpRequest { method: "get".into(), ..get(server.url("/v1/x")) };
-    assert!(matches!(plugin.send(lower).await, Err(HttpError::Denied(_))));
+    let delete = HttpRequest {
+        method: "DELETE".into(),
+        ..get(server.url("/v1/x"))
+    };
+    assert!(matches!(
+        plugin.send(delete).await,
+        Err(HttpError::Denied(_))
+    ));
+    let lower = HttpRequest {
+        method: "get".into(),
+        ..get(server.url("/v1/x"))
+    };
+    assert!(matches!(
+        plugin.send(lower).await,
+        Err(HttpError::Denied(_))
+    ));
     assert!(server.seen().is_empty());
 }
 
@@ -44,7 +59,10 @@ async fn urls_with_several_readings_are_refused_without_a_connection() {
         "/v1/x".into(),
     ] {
         let answer = plugin.send(get(&url)).await;
-        assert!(matches!(answer, Err(HttpError::Invalid(_))), "{url:?}: {answer:?}");
+        assert!(
+            matches!(answer, Err(HttpError::Invalid(_))),
+            "{url:?}: {answer:?}"
+        );
     }
     assert!(server.seen().is_empty());
 }
@@ -54,13 +72,19 @@ async fn what_is_matched_is_what_is_sent() {
     let server = Server::silent().await;
     let lookup = Scripted::new(&[&["127.0.0.1"]]);
     let port = server.address.port();
-    let plugin = Plugin::resolving(&[rule(format!("http://api.example:{port}/v1/**"), None)], lookup.clone());
+    let plugin = Plugin::resolving(
+        &[rule(format!("http://api.example:{port}/v1/**"), None)],
+        lookup.clone(),
+    );
     for (path, expected) in [
         ("/v1/%61dmin/./x?q=%41#/../../secret", "/v1/admin/x?q=%41"),
         ("/v1/a/../b", "/v1/b"),
         ("/v1/%2e/%e2%82%ac", "/v1/%E2%82%AC"),
     ] {
-        plugin.send(get(format!("HTTP://Api.Example:{port}{path}"))).await.expect("a response");
+        plugin
+            .send(get(format!("HTTP://Api.Example:{port}{path}")))
+            .await
+            .expect("a response");
         let seen = server.last();
         assert_eq!(
             (seen.uri.to_string().as_str(), seen.header("host")),
@@ -73,19 +97,33 @@ async fn what_is_matched_is_what_is_sent() {
 #[tokio::test]
 async fn the_rule_with_the_longest_literal_prefix_decides() {
     let server = Server::silent().await;
-    let bearer = |token: &str| Some(EgressAuth::Bearer { token: token.into() });
+    let bearer = |token: &str| {
+        Some(EgressAuth::Bearer {
+            token: token.into(),
+        })
+    };
     let plugin = Plugin::new(&[
         rule(server.url("/**"), None),
         rule(server.url("/v1/**"), bearer("TOKEN")),
         rule(server.url("/v1/admin/**"), bearer("PASSWORD")),
         rule(server.url("/v1/accounts"), bearer("USER")),
     ]);
-    for (path, expected) in
-        [("/x", None), ("/v1/x", Some("TOKEN")), ("/v1/%61dmin/x", Some("PASSWORD")), ("/v1/accounts", Some("USER"))]
-    {
-        plugin.send(get(server.url(path))).await.expect("a response");
+    for (path, expected) in [
+        ("/x", None),
+        ("/v1/x", Some("TOKEN")),
+        ("/v1/%61dmin/x", Some("PASSWORD")),
+        ("/v1/accounts", Some("USER")),
+    ] {
+        plugin
+            .send(get(server.url(path)))
+            .await
+            .expect("a response");
         let expected = expected.map(|name| format!("Bearer {}", value(name)));
-        assert_eq!(server.last().header("authorization"), expected.as_deref(), "{path}");
+        assert_eq!(
+            server.last().header("authorization"),
+            expected.as_deref(),
+            "{path}"
+        );
     }
 }
 
@@ -128,18 +166,39 @@ async fn headers_that_belong_to_the_connection_or_break_lines_are_refused() {
         ("", b"1"),
     ] {
         let answer = plugin.send(with(name, value)).await;
-        assert!(matches!(answer, Err(HttpError::Invalid(_))), "{name:?}: {answer:?}");
+        assert!(
+            matches!(answer, Err(HttpError::Invalid(_))),
+            "{name:?}: {answer:?}"
+        );
     }
-    let many = HttpRequest { headers: vec![("x-a".into(), b"1".to_vec()); 40_000], ..get(server.url("/x")) };
-    assert!(matches!(plugin.send(many).await, Err(HttpError::Invalid(_))));
-    assert!(matches!(plugin.send(with("x-a", &vec![b'x'; 100_000])).await, Err(HttpError::Invalid(_))));
-    let odd = HttpRequest { method: "GET /x HTTP/1.1\r\nx-a: 1\r\n\r\nGET".into(), ..get(server.url("/x")) };
+    let many = HttpRequest {
+        headers: vec![("x-a".into(), b"1".to_vec()); 40_000],
+        ..get(server.url("/x"))
+    };
+    assert!(matches!(
+        plugin.send(many).await,
+        Err(HttpError::Invalid(_))
+    ));
+    assert!(matches!(
+        plugin.send(with("x-a", &vec![b'x'; 100_000])).await,
+        Err(HttpError::Invalid(_))
+    ));
+    let odd = HttpRequest {
+        method: "GET /x HTTP/1.1\r\nx-a: 1\r\n\r\nGET".into(),
+        ..get(server.url("/x"))
+    };
     assert!(matches!(plugin.send(odd).await, Err(HttpError::Invalid(_))));
     assert!(server.seen().is_empty());
 
-    plugin.send(with("x-mine", b"\xc3\xa9\t1")).await.expect("a response");
+    plugin
+        .send(with("x-mine", b"\xc3\xa9\t1"))
+        .await
+        .expect("a response");
     let seen = server.last();
-    assert_eq!(seen.headers.get("x-mine").map(|value| value.as_bytes()), Some(&b"\xc3\xa9\t1"[..]));
+    assert_eq!(
+        seen.headers.get("x-mine").map(|value| value.as_bytes()),
+        Some(&b"\xc3\xa9\t1"[..])
+    );
     assert_eq!(seen.header("x-correlation-id"), Some("c-1"));
 }
 
@@ -151,7 +210,10 @@ async fn each_revision_has_connections_of_its_own_and_loses_them_when_it_is_gone
     let egress = Egress::new(EgressConfig::default()).expect("a configuration");
     let call = async |name: &str, manifest: &Arc<Manifest>| {
         let revision = RevisionDigest::of(name.as_bytes());
-        egress.send(caller(revision, manifest), get(server.url("/x"))).await.expect("a response");
+        egress
+            .send(caller(revision, manifest), get(server.url("/x")))
+            .await
+            .expect("a response");
         server.last().peer
     };
     let (first, second, third) = (manifest(&rules), manifest(&rules), manifest(&rules));
@@ -162,16 +224,32 @@ async fn each_revision_has_connections_of_its_own_and_loses_them_when_it_is_gone
     assert_eq!(egress.clients.len(), 2);
     drop(first);
     call("third", &third).await;
-    assert_eq!(egress.clients.len(), 2, "the first revision's client went, and no other");
-    assert_eq!(call("second", &second).await, other, "the second one kept its connection");
+    assert_eq!(
+        egress.clients.len(),
+        2,
+        "the first revision's client went, and no other"
+    );
+    assert_eq!(
+        call("second", &second).await,
+        other,
+        "the second one kept its connection"
+    );
 }
 
 #[tokio::test]
 async fn a_rule_that_is_not_granted_sends_nothing() {
     let server = Server::silent().await;
-    let plugin = Plugin::new(&[rule(server.url("/**"), Some(EgressAuth::Bearer { token: "TOKEN".into() }))]);
+    let plugin = Plugin::new(&[rule(
+        server.url("/**"),
+        Some(EgressAuth::Bearer {
+            token: "TOKEN".into(),
+        }),
+    )]);
     let refused = |_: &EgressRule| Err("not granted".to_owned());
-    let caller = Caller { permitted: &refused, ..caller(RevisionDigest::of(b"test"), &plugin.manifest) };
+    let caller = Caller {
+        permitted: &refused,
+        ..caller(RevisionDigest::of(b"test"), &plugin.manifest)
+    };
     let answer = plugin.egress.send(caller, get(server.url("/x"))).await;
     assert_eq!(answer, Err(HttpError::Denied("not granted".into())));
     assert!(server.seen().is_empty());
