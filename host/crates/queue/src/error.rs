@@ -4,7 +4,7 @@ use patchbay_model::job::JobState;
 use patchbay_model::shell::word;
 use redis::ErrorKind;
 
-use crate::transaction::is_full;
+use crate::transaction::refused_as_full;
 use crate::trouble::{Trouble, said};
 
 /// The text is safe for clients: it has no URLs and no data.
@@ -103,7 +103,7 @@ impl From<redis::RedisError> for QueueError {
             .and_then(<[_]>::first)
         {
             let (code, detail) = (first.code(), first.details().unwrap_or_default());
-            if is_full(&error) {
+            if refused_as_full(&error) {
                 return Self::full();
             }
             if let Some(trouble) = Trouble::of_reply(code, detail) {

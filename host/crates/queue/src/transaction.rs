@@ -25,7 +25,7 @@ pub(crate) async fn transaction<T: FromRedisValue>(
     pipe.atomic();
     write(&mut pipe);
     match pipe.query_async(&mut connection).await {
-        Err(error) if is_full(&error) => {
+        Err(error) if refused_as_full(&error) => {
             let mut pipe = redis::pipe();
             write(&mut pipe);
             pipe.query_async(&mut connection).await
@@ -35,7 +35,7 @@ pub(crate) async fn transaction<T: FromRedisValue>(
 }
 
 /// Whether Redis refused because its memory is full.
-pub(crate) fn is_full(error: &RedisError) -> bool {
+pub(crate) fn refused_as_full(error: &RedisError) -> bool {
     // Before Redis 7, errors inside scripts have no code of their own.
     let of_full =
         |code: &str, detail: &str| code == "OOM" || detail.contains("OOM command not allowed");

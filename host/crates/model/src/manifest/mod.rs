@@ -4,7 +4,7 @@
 //! schemas inlined). [`Manifest::from_value`] reads both, so both accept the same. Unknown keys are
 //! refused: a typo must not silently drop a limit.
 
-mod endpoints;
+mod overlaps;
 mod path;
 mod queues;
 #[cfg(test)]
@@ -27,7 +27,7 @@ use crate::json_schema;
 use crate::serde_errors;
 use crate::sql::SqlSpec;
 
-pub use self::endpoints::{Endpoint, Overlap};
+pub use self::overlaps::{Endpoint, Overlap};
 pub use self::path::{PathError, RoutePath};
 pub use self::queues::{BackoffSpec, JobSpec, KeepSpec, QueueSpec, RateSpec, RetentionSpec};
 pub use self::routes::{HttpMethod, Role, RouteSpec, UnavailableSpec};

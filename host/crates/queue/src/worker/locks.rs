@@ -10,7 +10,7 @@ use tracing::warn;
 
 use super::Inner;
 use crate::scripts::{self, Call, unwritable};
-use crate::transaction::is_full;
+use crate::transaction::refused_as_full;
 
 #[derive(Default)]
 pub(super) struct Locks(Mutex<HashMap<String, Lock>>);
@@ -98,7 +98,7 @@ pub(super) async fn renew(inner: Arc<Inner>) {
         let extended = match extend(&inner, &held).await {
             // BullMQ's script writes each lock again, which a full Redis refuses. Extending its
             // expiry takes no memory.
-            Err(error) if is_full(&error) => extend_when_full(&inner, &held).await,
+            Err(error) if refused_as_full(&error) => extend_when_full(&inner, &held).await,
             extended => extended,
         };
         match extended {

@@ -21,7 +21,7 @@ use super::{Disposition, End, Inner, Pass, Settlement};
 use crate::opts::JobOpts;
 use crate::retention::KeepJobs;
 use crate::scripts::{self, Call, unwritable};
-use crate::transaction::is_full;
+use crate::transaction::refused_as_full;
 use crate::{QueueError, attempt_stream};
 
 /// Stack traces kept on a job that does not set a limit. BullMQ keeps all.
@@ -259,7 +259,7 @@ impl Inner {
                 pipe.add_command(attempt_stream::append(&key, record)?);
                 pipe.add_command(call.command());
                 let answered = match pipe.query_async(&mut connection).await {
-                    Err(error) if is_full(&error) => {
+                    Err(error) if refused_as_full(&error) => {
                         // Then both are scripts, and loaded first: in a full Redis the job must not
                         // stay unsettled and run twice.
                         let append = attempt_stream::append_when_full(
