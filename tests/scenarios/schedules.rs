@@ -358,6 +358,36 @@ async fn a_tick_that_was_missed_is_left_out_or_run_once_as_its_schedule_says() -
 }
 
 #[tokio::test]
+async fn a_change_of_nothing_but_missed_reaches_the_next_tick() -> anyhow::Result<()> {
+    let (world, host) = world_with_host(&[]).await?;
+    let hourly = json!({ "id": "hourly", "queue": QUEUE, "name": "noop", "everyMs": 3_600_000 });
+    host.post("/api/admin/schedules", hourly).await?;
+    let mut redis = world.redis().await?;
+    let key = |name: &str| format!("{}:{QUEUE}:{name}", world.prefix);
+    for (missed, skips) in [("once", false), ("skip", true), ("once", false)] {
+        let patch = host
+            .http
+            .patch(format!("{}/api/admin/schedules/hourly", host.url));
+        let (status, answer) = host
+            .request(patch.json(&json!({ "missed": missed })))
+            .await?;
+        assert_eq!(status, 200, "{answer}");
+        until(Duration::from_secs(10), missed, async || {
+            let jobs: Vec<String> = redis.zrange(key("delayed"), 0, -1).await?;
+            let Some(tick) = jobs.first() else {
+                return Ok(None);
+            };
+            let opts: Option<String> = redis.hget(key(tick), "opts").await?;
+            Ok(opts
+                .is_some_and(|opts| opts.contains("skipMissed") == skips)
+                .then_some(()))
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn legacy_repeatables_are_listed_first_and_become_schedules_then() -> anyhow::Result<()> {
     let (world, host) = world_with_host(&[]).await?;
     let mut redis = world.redis().await?;

@@ -113,4 +113,8 @@ pub struct SchedulerView {
     pub legacy: bool,
     /// Why no tick comes, or none after the next one, although it has not ended.
     pub trouble: Option<String>,
+    /// Whether its jobs carry Patchbay's option to leave out ticks that were missed. Not part of
+    /// the API: a schedule shows it as `missed`.
+    #[serde(skip)]
+    pub skip_missed: bool,
 }

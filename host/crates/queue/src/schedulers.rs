@@ -85,6 +85,7 @@ impl SchedulerSpec {
             && !there.legacy
             && there.name.as_deref() == Some(self.name.as_str())
             && there.data.as_deref() == Some(self.data.as_str())
+            && there.skip_missed == self.skip_missed
     }
 }
 
@@ -127,6 +128,10 @@ impl Broker {
             pattern: text("pattern"),
             zone: text("tz"),
             offset_ms: number("offset"),
+            skip_missed: text("opts").is_some_and(|opts| {
+                let template: Value = serde_json::from_str(&opts).unwrap_or_default();
+                template["skipMissed"] == true
+            }),
             alive,
             trouble,
             id,

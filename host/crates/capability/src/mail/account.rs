@@ -12,8 +12,8 @@ use tracing::warn;
 
 use super::connection::Connection;
 use super::error::Broken;
+use super::failure::{Ended, Progress, SmtpFailure, SmtpReceipt, failure, refused_here};
 use super::reply::Reply;
-use super::verdict::{Ended, Progress, SmtpFailure, SmtpReceipt, failure, refused_here};
 use crate::credential_echo;
 use crate::secrets::SecretValue;
 

@@ -3,10 +3,10 @@
 mod account;
 mod connection;
 mod error;
+mod failure;
 mod idle;
 mod reply;
 mod transport;
-mod verdict;
 mod wire;
 
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use patchbay_model::grant::Ask;
 use patchbay_model::manifest::Manifest;
 use tracing::Instrument;
 
-use self::verdict::{SmtpFailure, SmtpReceipt, failure};
+use self::failure::{SmtpFailure, SmtpReceipt, failure};
 use crate::breaker::Report;
 use crate::call::{Denied, Gate, GuestCall, Measured};
 use crate::guest::{Guest, HostResult};
@@ -154,7 +154,7 @@ impl From<Denied> for SmtpFailure {
 macro_rules! bind {
     ($version:ident) => {
         mod $version {
-            use super::verdict::SmtpRefusal;
+            use super::failure::SmtpRefusal;
             use super::*;
             use patchbay_runtime::wit::$version::smtp;
 

@@ -7,7 +7,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::account::{Account, ECHOED};
-use super::verdict::{SmtpFailure, SmtpReceipt};
+use super::failure::{SmtpFailure, SmtpReceipt};
 use super::{Envelope, MailConfig, MailError, MailTls, MailTransport};
 use crate::breaker::Report;
 

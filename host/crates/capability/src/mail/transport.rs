@@ -17,11 +17,11 @@ use super::Envelope;
 use super::account::{Account, MailConfig, MailError};
 use super::connection::Connection;
 use super::error::Broken;
-use super::idle::Idle;
-use super::verdict::{
+use super::failure::{
     Ended, Progress, SmtpFailure, SmtpReceipt, SmtpRefusal, all_refused, failure, local_refusal,
     refused_here,
 };
+use super::idle::Idle;
 use super::wire::EncodedMessage;
 use crate::breaker::Report;
 
