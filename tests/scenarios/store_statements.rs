@@ -16,7 +16,7 @@ use crate::harness::*;
 const VERBS: [&str; 5] = ["select", "insert", "update", "delete", "with"];
 
 /// What the store inserts for `{name}` in a statement: file, name, an example.
-const FILLED: [(&str, &str, &str); 13] = [
+const FILLED: [(&str, &str, &str); 14] = [
     ("bulk.rs", "set", "state = 'running'"),
     ("bulk.rs", "condition", "state = 'paused'"),
     ("bulk.rs", "state", "done"),
@@ -37,6 +37,8 @@ const FILLED: [(&str, &str, &str); 13] = [
         "dead_letters where queue = $1 and last_seen < $2",
     ),
     ("history/pruning.rs", "partition", "attempts_other"),
+    // One cast per parameter of a guest's statement; their number is known when it runs.
+    ("plugin_sql/parameters.rs", "casts", "'1'::text::integer"),
     (
         "history/pruning.rs",
         "old",
@@ -57,12 +59,13 @@ const IN_PARTS: [(&str, &str); 2] = [
 ];
 
 /// Functions that bind values in another function, or the same values to one of several statements.
-const BOUND_ELSEWHERE: [(&str, &str); 9] = [
-    ("alerts.rs", "forget_old_alerts"),
+const BOUND_ELSEWHERE: [(&str, &str); 10] = [
+    ("alerts.rs", "prune_alerts"),
     ("history/erasure/texts.rs", "forget_texts"),
     ("history/erasure/mod.rs", "erasable"),
     ("history/erasure/mod.rs", "erase"),
     ("history/pruning.rs", "prune"),
+    ("plugin_sql/parameters.rs", "read_by_postgres"),
     ("revision_pruning.rs", "prune_revisions"),
     ("schedules.rs", "change_schedule"),
     ("schedules.rs", "sync_schedules"),

@@ -210,11 +210,13 @@ async fn read_by_postgres(
     if names.len() != places.len() {
         return Err(SqlError::new("invalid", "a parameter's type is gone"));
     }
-    let casts = names
+    let casts: Vec<String> = names
         .iter()
         .enumerate()
-        .map(|(n, name)| format!("${}::pg_catalog.text::{name}", n + 1));
-    let text = format!("select {}", casts.collect::<Vec<_>>().join(", "));
+        .map(|(n, name)| format!("${}::pg_catalog.text::{name}", n + 1))
+        .collect();
+    let casts = casts.join(", ");
+    let text = format!("select {casts}");
     let mut query = sqlx::query(AssertSqlSafe(text)).persistent(false);
     for &place in &places {
         let text = match &mut encoded[place] {
