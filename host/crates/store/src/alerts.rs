@@ -197,7 +197,7 @@ impl Leadership<'_> {
 }
 
 impl Store {
-    /// As [`Lead::save_alerts`], for what only this process observes.
+    /// As [`Leadership::save_alerts`], for what only this process observes.
     pub async fn save_alerts(&self, changes: &[AlertChange]) -> Result<(), StoreError> {
         if changes.is_empty() {
             return Ok(());
