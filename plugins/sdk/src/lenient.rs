@@ -58,7 +58,7 @@ pub(crate) fn whole_pairs(json: &str) -> Cow<'_, str> {
     Cow::Owned(whole)
 }
 
-/// Of a text that begins with `\uXXXX`.
+/// The UTF-16 code unit that a text begins with, as JSON escapes it: `\u00e9`.
 fn unit(text: &str) -> Option<u16> {
     let digits = text.strip_prefix("\\u")?.get(..4)?;
     u16::from_str_radix(digits, 16).ok()

@@ -9,8 +9,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 use utoipa::openapi::path::Parameter;
 use utoipa::openapi::request_body::{RequestBody, RequestBodyBuilder};
-use utoipa::openapi::schema::{ObjectBuilder, Type};
-use utoipa::openapi::{ContentBuilder, Required};
+use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
+use utoipa::openapi::{ContentBuilder, RefOr, Required};
 
 use crate::answer::{Media, Schemas, reference};
 
@@ -97,6 +97,17 @@ pub fn objects<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
         .map(|objects| objects.into_iter().map(|Object(value)| value).collect())
 }
 
+/// A required body of JSON with this schema.
+pub(crate) fn json_body(schema: impl Into<RefOr<Schema>>) -> RequestBody {
+    RequestBodyBuilder::new()
+        .content(
+            "application/json",
+            ContentBuilder::new().schema(Some(schema)).build(),
+        )
+        .required(Some(Required::True))
+        .build()
+}
+
 impl Body for NoBody {
     fn request_body(_schemas: &mut Schemas) -> Option<RequestBody> {
         None
@@ -105,15 +116,7 @@ impl Body for NoBody {
 
 impl<T: ToSchema + Serialize + DeserializeOwned + Send + 'static> Body for Json<T> {
     fn request_body(schemas: &mut Schemas) -> Option<RequestBody> {
-        let content = ContentBuilder::new()
-            .schema(Some(reference::<T>(schemas)))
-            .build();
-        Some(
-            RequestBodyBuilder::new()
-                .content("application/json", content)
-                .required(Some(Required::True))
-                .build(),
-        )
+        Some(json_body(reference::<T>(schemas)))
     }
 }
 
@@ -127,15 +130,9 @@ impl<T: ToSchema + ExpectedForm + Serialize + DeserializeOwned + Send + 'static>
 
 impl Body for AnyDocument {
     fn request_body(_schemas: &mut Schemas) -> Option<RequestBody> {
-        let content = ContentBuilder::new()
-            .schema(Some(<serde_json::Value as utoipa::PartialSchema>::schema()))
-            .build();
-        Some(
-            RequestBodyBuilder::new()
-                .content("application/json", content)
-                .required(Some(Required::True))
-                .build(),
-        )
+        Some(json_body(
+            <serde_json::Value as utoipa::PartialSchema>::schema(),
+        ))
     }
 }
 

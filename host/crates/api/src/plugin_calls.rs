@@ -4,13 +4,13 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
-use utoipa::openapi::request_body::{RequestBody, RequestBodyBuilder};
+use utoipa::openapi::request_body::RequestBody;
 use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 use utoipa::openapi::{Content, ContentBuilder, RefOr, Required, Response, ResponseBuilder};
 use utoipa::{PartialSchema, ToSchema};
 
 use crate::answer::{Answer, ErrorBody, Schemas, reference};
-use crate::body::Body;
+use crate::body::{Body, json_body};
 use crate::operation::NoQuery;
 use crate::operations;
 use crate::plugins::PluginPath;
@@ -60,15 +60,7 @@ pub struct CallRequest {
 
 impl Body for CallRequest {
     fn request_body(schemas: &mut Schemas) -> Option<RequestBody> {
-        let content = ContentBuilder::new()
-            .schema(Some(reference::<Call>(schemas)))
-            .build();
-        Some(
-            RequestBodyBuilder::new()
-                .content("application/json", content)
-                .required(Some(Required::True))
-                .build(),
-        )
+        Some(json_body(reference::<Call>(schemas)))
     }
 
     fn headers() -> Vec<Parameter> {

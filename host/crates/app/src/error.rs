@@ -91,6 +91,17 @@ impl Error {
         Self::new(Kind::Unavailable, "unavailable", message)
     }
 
+    pub(crate) fn retry_after(mut self, wait: impl Into<Option<Duration>>) -> Self {
+        self.retry_after = wait.into();
+        self
+    }
+
+    /// Marks the message as a plugin's.
+    pub(crate) fn private(mut self) -> Self {
+        self.is_private = true;
+        self
+    }
+
     pub fn with_details(mut self, details: Value) -> Self {
         self.details = Some(details);
         self

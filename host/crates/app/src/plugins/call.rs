@@ -3,65 +3,20 @@
 //! Owns the only table from the end of a call to what its caller is told. Code that speaks a
 //! protocol only translates the kinds.
 
-use std::borrow::Cow;
 use std::time::Duration;
 
 use patchbay_model::capability::HttpError;
 use patchbay_model::outcome::{Failure, Outcome, Retry};
 use patchbay_model::retry::MAX_AFTER;
 use patchbay_model::{PluginName, TraceParent};
-use patchbay_store::StoreError;
 use patchbay_work::CallFailure;
 pub use patchbay_work::{Answer, AnswerBody, Operation};
-use serde_json::Value;
 
 use super::Plugins;
+use crate::error::{Error, Kind};
 
 /// An operator has to look first.
 const QUARANTINE_WAIT: Duration = Duration::from_secs(60);
-
-#[derive(Debug, thiserror::Error)]
-pub enum CallError {
-    /// The plugin, or a service that it calls, is the reason.
-    #[error("{}", .0.message)]
-    Refused(CallRefusal),
-    /// Postgres did not answer why the plugin does not run.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
-
-#[derive(Debug)]
-pub struct CallRefusal {
-    pub kind: CallRefusalKind,
-    /// Stable, kebab-case. The plugin's own where it declared a failure.
-    pub code: Cow<'static, str>,
-    pub message: String,
-    /// Machine-readable details of a declared failure.
-    pub details: Option<Value>,
-    /// After this time, the call may succeed.
-    pub retry_after: Option<Duration>,
-    /// Whether the message comes from the plugin. Such a message goes only to the caller and is not
-    /// stored, since it may be personal.
-    pub is_private: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CallRefusalKind {
-    Invalid,
-    /// The caller is not allowed to do this.
-    Forbidden,
-    NotFound,
-    /// The present state does not allow it.
-    Conflict,
-    RateLimited,
-    /// A service behind the plugin failed.
-    Upstream,
-    /// It may work later.
-    Unavailable,
-    Deadline,
-    /// A fault of the plugin.
-    Internal,
-}
 
 impl Plugins {
     /// Calls the active revision of a plugin. Nothing is retried.
@@ -70,33 +25,31 @@ impl Plugins {
         plugin: &PluginName,
         operation: Operation,
         traceparent: Option<TraceParent>,
-    ) -> Result<Answer, CallError> {
+    ) -> Result<Answer, Error> {
         if let Some(quarantined) = self.quarantined(plugin) {
             let message = format!(
                 "{plugin} is quarantined since {}: {}",
                 quarantined.since, quarantined.reason
             );
-            let refusal = CallRefusal::new(CallRefusalKind::Unavailable, "quarantined", message);
-            return Err(CallError::Refused(refusal.retry_after(QUARANTINE_WAIT)));
+            let refusal = Error::new(Kind::Unavailable, "quarantined", message);
+            return Err(refusal.retry_after(QUARANTINE_WAIT));
         }
         match self.invoker.operate(plugin, operation, traceparent).await {
             Ok(answer) => Ok(answer),
             Err(CallFailure::NotRunning) => Err(self.not_running(plugin).await),
-            Err(failure) => Err(CallError::Refused(refusal(plugin, failure))),
+            Err(failure) => Err(refusal(plugin, failure)),
         }
     }
 
     /// Why no revision of the plugin takes calls here.
-    async fn not_running(&self, plugin: &PluginName) -> CallError {
-        let refused =
-            |kind, code, message| CallError::Refused(CallRefusal::new(kind, code, message));
+    async fn not_running(&self, plugin: &PluginName) -> Error {
         if let Some(reason) = self.failure(plugin) {
             let message = format!("{plugin} does not run on this host: {reason}");
-            return refused(CallRefusalKind::Unavailable, "unavailable", message);
+            return Error::new(Kind::Unavailable, "unavailable", message);
         }
         match self.store.revisions(Some(plugin)).await {
-            Ok(rows) if rows.is_empty() => refused(
-                CallRefusalKind::NotFound,
+            Ok(rows) if rows.is_empty() => Error::new(
+                Kind::NotFound,
                 "not-found",
                 format!("no plugin is called {plugin}"),
             ),
@@ -104,66 +57,38 @@ impl Plugins {
                 let message = format!(
                     "{plugin} has no active revision: patchbay plugin activate {plugin} DIGEST"
                 );
-                refused(CallRefusalKind::Conflict, "inactive", message)
+                Error::new(Kind::Conflict, "inactive", message)
             }
             Err(error) => error.into(),
         }
     }
 }
 
-impl CallRefusal {
-    fn new(
-        kind: CallRefusalKind,
-        code: impl Into<Cow<'static, str>>,
-        message: impl Into<String>,
-    ) -> Self {
-        let (code, message) = (code.into(), message.into());
-        Self {
-            kind,
-            code,
-            message,
-            details: None,
-            retry_after: None,
-            is_private: false,
-        }
-    }
-
-    fn retry_after(mut self, wait: impl Into<Option<Duration>>) -> Self {
-        self.retry_after = wait.into();
-        self
-    }
-
-    fn private(mut self) -> Self {
-        self.is_private = true;
-        self
-    }
-}
-
-fn refusal(plugin: &PluginName, failure: CallFailure) -> CallRefusal {
+fn refusal(plugin: &PluginName, failure: CallFailure) -> Error {
     match failure {
         CallFailure::NotRunning | CallFailure::NoOperations => {
             let message = format!(
                 "the active revision of {plugin} exports no operations; see: patchbay plugin status {plugin}"
             );
-            CallRefusal::new(CallRefusalKind::Conflict, "no-operations", message)
+            Error::new(Kind::Conflict, "no-operations", message)
         }
         CallFailure::BreakerOpen(refused) => {
             let message = format!(
                 "calls to {} are refused while its breaker is open: patchbay breaker list",
                 refused.breaker.host()
             );
-            let refusal = CallRefusal::new(CallRefusalKind::Unavailable, "breaker-open", message);
+            let refusal = Error::new(Kind::Unavailable, "breaker-open", message);
             refusal.retry_after(refused.retry_in)
         }
         CallFailure::Ended(Outcome::Failed(failure)) => declared(failure).private(),
         CallFailure::Ended(outcome) => {
             let kind = match outcome {
-                Outcome::Deadline(_) => CallRefusalKind::Deadline,
-                Outcome::HostFault(_) => CallRefusalKind::Unavailable,
-                _ => CallRefusalKind::Internal,
+                Outcome::Deadline(_) => Kind::Deadline,
+                Outcome::HostFault(_) => Kind::Unavailable,
+                _ => Kind::Internal,
             };
             // The text of a panic comes from the plugin, too.
-            CallRefusal::new(
+            Error::new(
                 kind,
                 outcome.kind().as_str(),
                 outcome.reason().unwrap_or_default(),
@@ -175,17 +100,17 @@ fn refusal(plugin: &PluginName, failure: CallFailure) -> CallRefusal {
 }
 
 /// Translates a declared failure, by the contract's table.
-fn declared(failure: Failure) -> CallRefusal {
+fn declared(failure: Failure) -> Error {
     let kind = match failure.code.as_str() {
-        "invalid-input" => CallRefusalKind::Invalid,
-        "forbidden" => CallRefusalKind::Forbidden,
-        "not-found" => CallRefusalKind::NotFound,
-        "conflict" => CallRefusalKind::Conflict,
-        "rate-limited" => CallRefusalKind::RateLimited,
-        "bad-credentials" | "upstream" => CallRefusalKind::Upstream,
-        "unavailable" | "breaker-open" | "quarantined" => CallRefusalKind::Unavailable,
-        "deadline" => CallRefusalKind::Deadline,
-        _ => CallRefusalKind::Internal,
+        "invalid-input" => Kind::Invalid,
+        "forbidden" => Kind::Forbidden,
+        "not-found" => Kind::NotFound,
+        "conflict" => Kind::Conflict,
+        "rate-limited" => Kind::RateLimited,
+        "bad-credentials" | "upstream" => Kind::Upstream,
+        "unavailable" | "breaker-open" | "quarantined" => Kind::Unavailable,
+        "deadline" => Kind::Deadline,
+        _ => Kind::Internal,
     };
     let wait = match failure.retry {
         Retry::After(wait) | Retry::Defer(wait) => Some(wait.min(MAX_AFTER)),
@@ -194,56 +119,29 @@ fn declared(failure: Failure) -> CallRefusal {
     let details = failure
         .details
         .and_then(|details| serde_json::from_str(&details).ok());
-    CallRefusal {
+    Error {
         details,
-        ..CallRefusal::new(kind, failure.code, failure.message).retry_after(wait)
+        ..Error::new(kind, failure.code, failure.message).retry_after(wait)
     }
 }
 
-fn relay_error(error: &HttpError) -> CallRefusal {
+fn relay_error(error: &HttpError) -> Error {
     let (kind, code) = match error {
-        HttpError::Denied(_) | HttpError::Invalid(_) => (CallRefusalKind::Internal, "relay-denied"),
-        HttpError::BreakerOpen(_) => (CallRefusalKind::Unavailable, "breaker-open"),
-        HttpError::Timeout(_) => (CallRefusalKind::Deadline, "deadline"),
-        _ => (CallRefusalKind::Upstream, "upstream"),
+        HttpError::Denied(_) | HttpError::Invalid(_) => (Kind::Internal, "relay-denied"),
+        HttpError::BreakerOpen(_) => (Kind::Unavailable, "breaker-open"),
+        HttpError::Timeout(_) => (Kind::Deadline, "deadline"),
+        _ => (Kind::Upstream, "upstream"),
     };
     let wait = match error {
         HttpError::BreakerOpen(ms) => Some(Duration::from_millis(*ms)),
         _ => None,
     };
-    CallRefusal::new(
+    Error::new(
         kind,
         code,
         format!("what the plugin relays cannot be fetched: {error}"),
     )
     .retry_after(wait)
-}
-
-impl From<CallError> for crate::Error {
-    fn from(error: CallError) -> Self {
-        let refusal = match error {
-            CallError::Refused(refusal) => refusal,
-            CallError::Store(error) => return error.into(),
-        };
-        let kind = match refusal.kind {
-            CallRefusalKind::Invalid => crate::error::Kind::Invalid,
-            CallRefusalKind::Forbidden => crate::error::Kind::Forbidden,
-            CallRefusalKind::NotFound => crate::error::Kind::NotFound,
-            CallRefusalKind::Conflict => crate::error::Kind::Conflict,
-            CallRefusalKind::RateLimited => crate::error::Kind::RateLimited,
-            CallRefusalKind::Upstream => crate::error::Kind::Upstream,
-            CallRefusalKind::Unavailable => crate::error::Kind::Unavailable,
-            CallRefusalKind::Deadline => crate::error::Kind::Deadline,
-            CallRefusalKind::Internal => crate::error::Kind::Internal,
-        };
-        let error = Self::new(kind, refusal.code, refusal.message);
-        Self {
-            details: refusal.details,
-            retry_after: refusal.retry_after,
-            is_private: refusal.is_private,
-            ..error
-        }
-    }
 }
 
 #[cfg(test)]
@@ -253,18 +151,18 @@ mod tests {
     #[test]
     fn what_a_plugin_declares_has_the_kind_of_the_contract_and_any_other_code_is_its_own_fault() {
         for (code, kind) in [
-            ("invalid-input", CallRefusalKind::Invalid),
-            ("forbidden", CallRefusalKind::Forbidden),
-            ("not-found", CallRefusalKind::NotFound),
-            ("conflict", CallRefusalKind::Conflict),
-            ("rate-limited", CallRefusalKind::RateLimited),
-            ("bad-credentials", CallRefusalKind::Upstream),
-            ("upstream", CallRefusalKind::Upstream),
-            ("unavailable", CallRefusalKind::Unavailable),
-            ("breaker-open", CallRefusalKind::Unavailable),
-            ("quarantined", CallRefusalKind::Unavailable),
-            ("deadline", CallRefusalKind::Deadline),
-            ("anything-else", CallRefusalKind::Internal),
+            ("invalid-input", Kind::Invalid),
+            ("forbidden", Kind::Forbidden),
+            ("not-found", Kind::NotFound),
+            ("conflict", Kind::Conflict),
+            ("rate-limited", Kind::RateLimited),
+            ("bad-credentials", Kind::Upstream),
+            ("upstream", Kind::Upstream),
+            ("unavailable", Kind::Unavailable),
+            ("breaker-open", Kind::Unavailable),
+            ("quarantined", Kind::Unavailable),
+            ("deadline", Kind::Deadline),
+            ("anything-else", Kind::Internal),
         ] {
             let failure = Failure {
                 code: code.into(),
@@ -299,27 +197,27 @@ mod tests {
         for (failure, kind, code) in [
             (
                 CallFailure::Ended(Outcome::Deadline(Duration::from_secs(1))),
-                CallRefusalKind::Deadline,
+                Kind::Deadline,
                 "deadline",
             ),
             (
                 CallFailure::Ended(Outcome::HostFault("no slot".into())),
-                CallRefusalKind::Unavailable,
+                Kind::Unavailable,
                 "host-fault",
             ),
             (
                 CallFailure::Ended(Outcome::Trapped("panicked".into())),
-                CallRefusalKind::Internal,
+                Kind::Internal,
                 "trapped",
             ),
             (
                 CallFailure::Relay(HttpError::Denied("no rule".into())),
-                CallRefusalKind::Internal,
+                Kind::Internal,
                 "relay-denied",
             ),
             (
                 CallFailure::Relay(HttpError::BreakerOpen(5)),
-                CallRefusalKind::Unavailable,
+                Kind::Unavailable,
                 "breaker-open",
             ),
         ] {
@@ -330,7 +228,7 @@ mod tests {
         let refusal = refusal(&plugin, CallFailure::NoOperations);
         assert_eq!(
             (refusal.kind, &*refusal.code, refusal.is_private),
-            (CallRefusalKind::Conflict, "no-operations", false)
+            (Kind::Conflict, "no-operations", false)
         );
     }
 }

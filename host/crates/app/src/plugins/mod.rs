@@ -41,7 +41,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::block_in_place;
 use tracing::info;
 
-pub use self::call::{Answer, AnswerBody, CallError, CallRefusal, CallRefusalKind, Operation};
+pub use self::call::{Answer, AnswerBody, Operation};
 use self::converge::SnapshotPlugin;
 pub use self::converge::{STALE_AFTER, converger};
 pub use self::error::PluginError;
