@@ -68,8 +68,8 @@ macro_rules! export_jobs {
                 fn run(job: $crate::Job) -> Result<String, $crate::Failure> {
                     <$plugin as $crate::Jobs>::run(job).map(|value| value.to_string())
                 }
-    }
-            $crate::bindings::export_bindings!(Exported with_types_in $crate::bindings);
+            }
+    $crate::bindings::export_bindings!(Exported with_types_in $crate::bindings);
         };
     };
 }
