@@ -1,11 +1,15 @@
 //! The commands of `patchbay`. Those for this machine are here, others in [`patchbay_cli`].
 
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
+use chrono::{SecondsFormat, Utc};
 use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::CompleteEnv;
+use clap_complete::env::Shells;
 use patchbay_app::incident::BundleFile;
 use patchbay_app::vault::KeyError;
 use patchbay_cli::Output;
@@ -35,9 +39,31 @@ Exit codes:
 #[derive(Parser)]
 #[command(name = "patchbay", version, after_help = EXIT_CODES, max_term_width = 110)]
 struct Cli {
-    /// Print JSON for scripts instead of text
-    #[arg(long, global = true)]
+    /// Print JSON for scripts: short for --output-format json
+    #[arg(
+        long,
+        global = true,
+        conflicts_with = "format",
+        help_heading = "Output"
+    )]
     json: bool,
+    /// Form of the output
+    #[arg(
+        short = 'o',
+        long = "output-format",
+        id = "format",
+        global = true,
+        value_enum,
+        help_heading = "Output"
+    )]
+    format: Option<Format>,
+    /// Print only the first column of lists and the ids of what was added; nothing after other
+    /// changes
+    #[arg(short, long, global = true, help_heading = "Output")]
+    quiet: bool,
+    /// Repeat a command that reads, every two seconds or so often; for a bulk operation: follow it
+    #[arg(long, global = true, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "2", value_parser = clap::value_parser!(u64).range(1..=3600), help_heading = "Output")]
+    watch: Option<u64>,
     /// Configuration file [default: patchbay.toml here or in /etc/patchbay]
     #[arg(long, global = true, value_name = "FILE", env = "PATCHBAY_CONFIG")]
     config: Option<PathBuf>,
@@ -45,6 +71,27 @@ struct Cli {
     client: ClientArgs,
     #[command(subcommand)]
     command: Command,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Format {
+    /// JSON for scripts, in one envelope for all commands
+    Json,
+    /// Tables that fit the terminal, with the most important columns
+    Table,
+    /// Tables with all columns, and exact times
+    Wide,
+}
+
+impl Cli {
+    fn output(&self) -> Output {
+        Output {
+            json: self.json || self.format == Some(Format::Json),
+            wide: self.format == Some(Format::Wide),
+            quiet: self.quiet,
+            watch: self.watch.is_some(),
+        }
+    }
 }
 
 #[derive(Subcommand)]
@@ -72,7 +119,8 @@ enum Command {
     /// List and show the mails that `patchbay dev` has caught
     #[command(subcommand)]
     Mail(dev::MailCommand),
-    /// Print a completion script for a shell, for example: patchbay completions bash >
+    /// Print a completion script for a shell, which also completes names of queues, plugins,
+    /// schedules and alert rules, for example: patchbay completions bash >
     /// /etc/bash_completion.d/patchbay
     Completions {
         /// Name of the shell
@@ -87,13 +135,18 @@ enum Command {
 }
 
 pub fn main() -> ExitCode {
-    let mut cli = Cli::parse();
+    patchbay_cli::names::find_dev_with(|| DevState::find().map(DevState::connection));
+    // Ends the process if a shell asks for completions.
+    CompleteEnv::with_factory(Cli::command).complete();
+    let cli = match parse() {
+        Ok(cli) => cli,
+        Err(code) => return code,
+    };
     // Before any thread or runtime exists: the child must be as small as possible.
     if let Command::Compile { arguments } = cli.command {
         return patchbay_runtime::compile_child(arguments.into_iter());
     }
-    cli.client = cli.client.or(|| DevState::find().map(DevState::connection));
-    let output = Output { json: cli.json };
+    let output = cli.output();
     if !matches!(cli.command, Command::Dev(_) | Command::Serve) {
         end_quietly_when_nobody_reads();
     }
@@ -107,15 +160,99 @@ pub fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let ended = runtime.block_on(run(cli, output));
+    let ended = match cli.watch {
+        Some(seconds) if cli.is_read() => {
+            runtime.block_on(watch(cli, Duration::from_secs(seconds), output))
+        }
+        Some(_) if !cli.can_be_followed() => {
+            Err(Usage("--watch repeats commands that only read, such as `patchbay status`, and follows bulk operations".into()).into())
+        }
+        _ => runtime.block_on(run(cli, output)),
+    };
     runtime.shutdown_background();
     match ended {
         Ok(code) => code,
         Err(error) => {
             let code = exit_code(&error);
-            patchbay_telemetry::last_words(move || output.error(&error));
+            patchbay_telemetry::last_words(move || output.error(&error, error_code(&error)));
             code
         }
+    }
+}
+
+/// A wrong use of the command line that the parser cannot see.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Usage(String);
+
+/// The arguments of this process. Errors are printed, for scripts in the envelope of all others.
+fn parse() -> Result<Cli, ExitCode> {
+    let mut cli = Cli::try_parse().map_err(|error| {
+        let wants_json = std::env::args_os().any(|argument| {
+            ["--json", "-ojson", "--output-format=json"]
+                .iter()
+                .any(|json| argument == *json)
+        });
+        if wants_json && error.use_stderr() {
+            let text = error.render().to_string();
+            let text = text
+                .strip_prefix("error: ")
+                .unwrap_or(&text)
+                .trim()
+                .to_owned();
+            Output {
+                json: true,
+                ..Output::default()
+            }
+            .error(&Usage(text).into(), USAGE);
+        } else {
+            // Nothing is left to do if that fails.
+            let _ = error.print();
+        }
+        ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+    })?;
+    cli.client = cli.client.or(|| DevState::find().map(DevState::connection));
+    Ok(cli)
+}
+
+impl Cli {
+    fn is_read(&self) -> bool {
+        match &self.command {
+            Command::Host(command) => command.is_read(),
+            Command::Doctor | Command::Config | Command::Mail(_) => true,
+            _ => false,
+        }
+    }
+
+    fn can_be_followed(&self) -> bool {
+        matches!(&self.command, Command::Host(command) if command.can_be_followed())
+    }
+}
+
+/// Repeats a command until somebody ends it. While the host is away, the error is shown instead.
+async fn watch(mut cli: Cli, every: Duration, output: Output) -> anyhow::Result<ExitCode> {
+    let clears = !output.json && std::io::stdout().is_terminal();
+    loop {
+        if clears {
+            // Clears the screen, and puts the cursor at its beginning.
+            print!("\u{1b}[2J\u{1b}[H");
+        }
+        if !output.json {
+            let now = Utc::now().to_rfc3339_opts(SecondsFormat::Secs, true);
+            println!("{now}, every {} s; Ctrl-C ends\n", every.as_secs());
+        }
+        if let Err(error) = run(cli, output).await {
+            // Only what another look may change is worth another look.
+            if exit_code(&error) != ExitCode::from(UNREACHABLE) {
+                return Err(error);
+            }
+            output.error(&error, error_code(&error));
+        }
+        tokio::time::sleep(every).await;
+        cli = match parse() {
+            Ok(cli) => cli,
+            Err(code) => return Ok(code),
+        };
     }
 }
 
@@ -181,14 +318,19 @@ async fn run(cli: Cli, output: Output) -> anyhow::Result<ExitCode> {
             incident::run(command, &cli.client, seen_here, output).await?;
         }
         Command::Host(command) => return patchbay_cli::run(command, &cli.client, output).await,
-        Command::Mail(command) => dev::run_mail(command, output.json)?,
+        Command::Mail(command) => dev::run_mail(command, output)?,
         Command::Completions { shell } => {
-            clap_complete::generate(
-                shell,
-                &mut Cli::command(),
-                "patchbay",
+            let shells = Shells::builtins();
+            let completer = shells.completer(&shell.to_string());
+            let completer = completer.context("this shell is not supported")?;
+            let (name, binary) = ("patchbay", "patchbay");
+            completer.write_registration(
+                "COMPLETE",
+                name,
+                binary,
+                binary,
                 &mut std::io::stdout(),
-            );
+            )?;
         }
         Command::Compile { .. } => {}
     }
@@ -275,21 +417,48 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
     if error.chain().any(is_configuration) {
         return ExitCode::from(4);
     }
+    if error.is::<Usage>() {
+        return ExitCode::from(2);
+    }
     if let Some(code) = patchbay_cli::exit_code(error) {
         return ExitCode::from(code);
     }
-    let is_unreachable = error.chain().any(|cause| {
+    if is_unreachable(error) {
+        ExitCode::from(UNREACHABLE)
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+/// The exit code if the host, or what it needs, cannot be reached.
+const UNREACHABLE: u8 = 5;
+/// The code for a wrong use of the command line.
+const USAGE: &str = "usage";
+
+fn is_unreachable(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
         cause
             .downcast_ref()
             .is_some_and(patchbay_store::StoreError::is_passing)
             || cause
                 .downcast_ref()
                 .is_some_and(patchbay_queue::QueueError::is_passing)
-    });
-    if is_unreachable {
-        ExitCode::from(5)
-    } else {
-        ExitCode::FAILURE
+    })
+}
+
+/// The stable code of an error, for scripts.
+fn error_code(error: &anyhow::Error) -> &str {
+    if error.is::<Usage>() {
+        return USAGE;
+    }
+    let is_configuration = error
+        .chain()
+        .any(|cause| cause.is::<ConfigError>() || cause.is::<KeyError>());
+    match patchbay_cli::code(error) {
+        _ if is_configuration => "invalid-configuration",
+        Some(code) => code,
+        None if is_unreachable(error) => "unavailable",
+        None => "failed",
     }
 }
 

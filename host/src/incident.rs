@@ -103,9 +103,11 @@ fn write(out: &Path, packed: &[u8], output: Output) -> anyhow::Result<()> {
         rows.collect(),
         &json!({ "file": out, "contents": entries }),
     );
-    if !output.json {
-        println!("written: {} ({} bytes)", out.display(), packed.len());
-    }
+    output.note(&format!(
+        "Written: {} ({} bytes)",
+        out.display(),
+        packed.len()
+    ));
     Ok(())
 }
 

@@ -6,7 +6,8 @@ use anyhow::Context;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Host, PASSWORD, USER, World, binary, email_plugin, hostile_plugin, hostile_plugin_with, variant,
+    Host, PASSWORD, USER, World, binary, email_plugin, hostile_plugin, hostile_plugin_with,
+    printed_json, variant,
 };
 
 /// Runs `patchbay` against the host.
@@ -27,7 +28,7 @@ pub async fn json_of(host: &Host, args: &[&str]) -> anyhow::Result<Value> {
         "{args:?}: {}",
         String::from_utf8_lossy(&output.stderr)
     );
-    Ok(serde_json::from_slice(&output.stdout)?)
+    printed_json(&output.stdout)
 }
 
 #[tokio::test]
@@ -618,7 +619,7 @@ async fn migrating_is_safe_when_several_start_at_once() -> anyhow::Result<()> {
             "{}",
             String::from_utf8_lossy(&output.stderr)
         );
-        let report: Value = serde_json::from_slice(&output.stdout)?;
+        let report = printed_json(&output.stdout)?;
         applied += report["applied"].as_array().map_or(0, Vec::len);
     }
     let migrations =
@@ -641,7 +642,7 @@ async fn doctor_says_what_is_wrong_and_how_to_mend_it() -> anyhow::Result<()> {
         async move { command.output().await }
     };
     let healthy = doctor(world.redis_url.clone()).await?;
-    let findings: Vec<Value> = serde_json::from_slice(&healthy.stdout)?;
+    let findings: Vec<Value> = serde_json::from_value(printed_json(&healthy.stdout)?)?;
     assert!(healthy.status.success(), "{findings:?}");
     let messages: Vec<&str> = findings
         .iter()
@@ -671,7 +672,7 @@ async fn doctor_says_what_is_wrong_and_how_to_mend_it() -> anyhow::Result<()> {
     );
     let away = doctor("redis://127.0.0.1:1/".into()).await?;
     assert_eq!(away.status.code(), Some(1));
-    let findings: Vec<Value> = serde_json::from_slice(&away.stdout)?;
+    let findings: Vec<Value> = serde_json::from_value(printed_json(&away.stdout)?)?;
     let redis = findings
         .iter()
         .find(|finding| finding["check"] == "redis")

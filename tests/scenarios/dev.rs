@@ -32,7 +32,7 @@ pub async fn json_of(dir: &Path, args: &[&str]) -> anyhow::Result<Value> {
         "{args:?}: {}",
         String::from_utf8_lossy(&output.stderr)
     );
-    Ok(serde_json::from_slice(&output.stdout)?)
+    crate::harness::printed_json(&output.stdout)
 }
 
 fn start_dev(dir: &Path) -> anyhow::Result<Child> {

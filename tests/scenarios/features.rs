@@ -64,7 +64,8 @@ async fn cli(host: &Host, args: &[&str]) -> anyhow::Result<Value> {
     command
         .env("PATCHBAY_USER", USER)
         .env("PATCHBAY_PASSWORD", PASSWORD);
-    answer(command).await
+    let mut envelope = answer(command).await?;
+    Ok(envelope["data"].take())
 }
 
 fn now_ms() -> u64 {

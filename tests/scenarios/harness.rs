@@ -296,7 +296,8 @@ impl Host {
     }
 
     pub async fn request(&self, request: reqwest::RequestBuilder) -> anyhow::Result<(u16, Value)> {
-        let response = request.basic_auth(USER, Some(PASSWORD)).send().await?;
+        let request = confirmed(request.basic_auth(USER, Some(PASSWORD)).build()?);
+        let response = self.http.execute(request).await?;
         Ok((response.status().as_u16(), response.json().await?))
     }
 
@@ -363,6 +364,61 @@ impl Host {
         rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
         Ok(tokio::time::timeout(Duration::from_secs(40), self.child.wait()).await??)
     }
+}
+
+/// The request, with the confirmation that the host wants for what cannot be undone. Requests that
+/// have one, or a dry run, stay as they are.
+pub fn confirmed(mut request: reqwest::Request) -> reqwest::Request {
+    let path = request.url().path().to_owned();
+    let name = |place: usize| path.split('/').nth(place).unwrap_or_default().to_owned();
+    let ends = |end: &str| path.ends_with(end);
+    let what = match request.method().as_str() {
+        "DELETE" => path.rsplit('/').next().unwrap_or_default().to_owned(),
+        "POST" if ends("/plugins/prune") || ends("/history/prune") || ends("/history/erase") => {
+            "all".to_owned()
+        }
+        "POST" if path.ends_with("/api/admin/bulk") => "all".to_owned(),
+        "POST" if ends("/clean") || ends("/drain") => name(4),
+        "PUT" if ends("/data") => name(6),
+        _ => return request,
+    };
+    if request
+        .url()
+        .query()
+        .is_some_and(|query| query.contains("confirm="))
+    {
+        return request;
+    }
+    // As it stands in the path, without the mark in front of names that a path cannot hold.
+    let what = what.strip_prefix('~').unwrap_or(&what).replace('+', "%2B");
+    let query = match request.url().query() {
+        Some(query) => format!("{query}&confirm={what}"),
+        None => format!("confirm={what}"),
+    };
+    request.url_mut().set_query(Some(&query));
+    request
+}
+
+/// The data in the envelope that a command prints with `--json`. Fails if it is not the envelope
+/// that docs/json-output.schema.json describes.
+pub fn printed_json(stdout: &[u8]) -> anyhow::Result<Value> {
+    let mut envelope = envelope(stdout)?;
+    anyhow::ensure!(envelope["success"] == true, "{envelope}");
+    Ok(envelope["data"].take())
+}
+
+/// The envelope that a command prints with `--json`, on standard output or standard error.
+pub fn envelope(printed: &[u8]) -> anyhow::Result<Value> {
+    let envelope: Value = serde_json::from_slice(printed)
+        .with_context(|| format!("not JSON: {}", String::from_utf8_lossy(printed)))?;
+    let schema = std::fs::read_to_string(repository().join("docs/json-output.schema.json"))?;
+    let schema = patchbay_model::json_schema::Schema::new(&serde_json::from_str(&schema)?)
+        .map_err(anyhow::Error::msg)?;
+    let values = patchbay_model::json_schema::Values::Shown;
+    if let Err(violations) = schema.fits(&envelope, values, 5) {
+        anyhow::bail!("not the envelope ({}): {envelope}", violations.join("; "));
+    }
+    Ok(envelope)
 }
 
 /// Asks repeatedly until there is an answer: for states that are only visible from outside.

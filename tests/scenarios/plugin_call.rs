@@ -676,7 +676,7 @@ async fn operations_by_commands() -> anyhow::Result<()> {
         ],
     )
     .await?;
-    let error: Value = serde_json::from_slice(&output.stderr)?;
+    let error = crate::harness::envelope(&output.stderr)?;
     assert_eq!(
         (&error["code"], &error["details"]),
         (&json!("conflict"), &json!({ "field": "to" }))

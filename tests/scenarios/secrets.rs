@@ -12,7 +12,7 @@ use sqlx::{Connection, PgConnection, Row};
 use tokio::io::AsyncWriteExt;
 
 use crate::harness::{
-    Host, PASSWORD, USER, World, binary, hostile_plugin, hostile_plugin_with, until,
+    Host, PASSWORD, USER, World, binary, hostile_plugin, hostile_plugin_with, printed_json, until,
 };
 
 const KEY: &str = "5f1d3c2b4a59687766554433221100ffeeddccbbaa99887766554433221100ab";
@@ -170,7 +170,7 @@ async fn patchbay(
 
 async fn finding(world: &World, env: &[(&str, &str)]) -> anyhow::Result<Value> {
     let output = patchbay(world, env, &["--json", "doctor"], "").await?;
-    let findings: Vec<Value> = serde_json::from_slice(&output.stdout)?;
+    let findings: Vec<Value> = serde_json::from_value(printed_json(&output.stdout)?)?;
     let of_secrets = |finding: &&Value| finding["check"] == "secrets";
     // The most severe finding.
     let worst =
@@ -612,7 +612,7 @@ async fn the_master_key_is_rotated_by_commands() -> anyhow::Result<()> {
             "{args:?}: {}",
             String::from_utf8_lossy(&output.stderr)
         );
-        Ok(serde_json::from_slice::<Value>(&output.stdout)?)
+        printed_json(&output.stdout)
     };
     let done = json_of(
         &host,

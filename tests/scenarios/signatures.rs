@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
 
 use crate::harness::{
-    Host, PASSWORD, USER, World, binary, email_plugin, hostile_plugin, mail_job, until, variant,
+    Host, PASSWORD, USER, World, binary, email_plugin, hostile_plugin, mail_job, printed_json,
+    until, variant,
 };
 
 const TRUSTED: &str = "PATCHBAY_PLUGINS_TRUSTED_KEYS";
@@ -446,7 +447,7 @@ async fn keys_are_rotated_without_a_gap_and_a_withdrawn_key_stops_its_plugins_at
     doctor
         .env("DATABASE_URL", &world.database_url)
         .env("REDIS_URL", &world.redis_url);
-    let found: Value = serde_json::from_slice(&doctor.output().await?.stdout)?;
+    let found = printed_json(&doctor.output().await?.stdout)?;
     let found = found
         .as_array()
         .context("findings")?
@@ -495,7 +496,7 @@ async fn keys_signatures_and_pushes_by_commands() -> anyhow::Result<()> {
 
     let (code, made, errors) = run(None, &["--json", "plugin", "keygen"]).await?;
     assert_eq!(code, Some(0), "{errors}");
-    let made: Value = serde_json::from_str(&made)?;
+    let made = printed_json(made.as_bytes())?;
     let public = made["publicKey"].as_str().context("a key")?.to_owned();
     let mode = std::fs::metadata(dir.join("patchbay.key"))?
         .permissions()
@@ -527,7 +528,7 @@ async fn keys_signatures_and_pushes_by_commands() -> anyhow::Result<()> {
     );
     run(None, &["plugin", "keygen", "--out", "other.key"]).await?;
     let (_, other, _) = run(None, &["--json", "plugin", "keygen", "--out", "third.key"]).await?;
-    let other: Value = serde_json::from_str(&other)?;
+    let other = printed_json(other.as_bytes())?;
     let stranger = other["publicKey"].as_str().context("a key")?;
     assert_eq!(
         run(None, &["plugin", "verify", "email.wasm", "--key", stranger])
@@ -587,7 +588,7 @@ async fn keys_signatures_and_pushes_by_commands() -> anyhow::Result<()> {
     );
     let (code, text, errors) = run(url, &["--json", "plugin", "push", "email.wasm"]).await?;
     assert_eq!(code, Some(0), "{errors}");
-    let staged: Value = serde_json::from_str(&text)?;
+    let staged = printed_json(text.as_bytes())?;
     assert_eq!(
         staged["signatures"].as_array().map(Vec::len),
         Some(2),

@@ -16,7 +16,7 @@ use std::time::Instant;
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use patchbay_api::plugins::SignedComponent;
-use patchbay_cli::{Client, plain};
+use patchbay_cli::{Client, Output};
 
 use crate::boot::Host;
 use crate::config::{self, Config};
@@ -50,26 +50,18 @@ pub(crate) enum MailCommand {
     },
 }
 
-pub(crate) fn run_mail(command: MailCommand, json: bool) -> anyhow::Result<()> {
-    let state = DevState::find().context("no `patchbay dev` has run here")?;
+pub(crate) fn run_mail(command: MailCommand, output: Output) -> anyhow::Result<()> {
+    let state = DevState::find().context("`patchbay dev` has not run in this directory")?;
     match command {
         MailCommand::List => {
             let mails = mail_catcher::read_all(&state.mail_dir)?;
-            if json {
-                println!("{}", serde_json::to_string_pretty(&mails)?);
-            } else if mails.is_empty() {
-                println!("no mail yet in {}", state.mail_dir.display());
-            }
-            for mail in mails.iter().filter(|_| !json) {
-                println!(
-                    "{}",
-                    plain(&format!(
-                        "{}  to {}  {}",
-                        mail.file,
-                        mail.to.join(", "),
-                        mail.subject
-                    ))
-                );
+            let rows = mails
+                .iter()
+                .map(|mail| vec![mail.file.clone(), mail.to.join(", "), mail.subject.clone()])
+                .collect();
+            output.table(&["FILE", "TO", "SUBJECT"], rows, &mails);
+            if mails.is_empty() {
+                output.note(&format!("No mail yet in {}", state.mail_dir.display()));
             }
         }
         MailCommand::Show { file } => {

@@ -120,7 +120,7 @@ pub(crate) async fn run(file: Option<&Path>, output: Output) -> anyhow::Result<E
             format!("{}{mend}", finding.message),
         ]
     });
-    output.table(&["", "CHECK", "FINDING"], rows.collect(), &findings.0);
+    output.table(&["RESULT", "CHECK", "FINDING"], rows.collect(), &findings.0);
     let failed = findings
         .0
         .iter()

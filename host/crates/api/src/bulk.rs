@@ -26,7 +26,7 @@ operations! {
     /// Start a bulk operation on all jobs that match a filter; with `dryRun`, only show what it
     /// would do. It runs in the background; follow it by its `id`.
     BulkBegin = "bulk.begin": POST "/api/admin/bulk" ((), NoQuery, Json<BulkRequest>) -> Data<BulkBegun>,
-        Operator, Destroys("this may remove jobs or replace their data"), audit "bulk.<kind>",
+        Operator, Destroys("may replace the data of jobs"), audit "bulk.<kind>",
         errors [404 "nobody knows the queue or the dead letter"];
     /// List bulk operations, the newest first.
     BulkList = "bulk.list": GET "/api/admin/bulk" ((), ListBulks, NoBody) -> List<Bulk>,

@@ -36,13 +36,13 @@ operations! {
         Operator, Changes, audit "history.reset-retention", errors [];
     /// Delete attempts past their retention now. The host also does so once an hour.
     HistoryPrune = "history.prune": POST "/api/admin/history/prune" ((), NoQuery, Json<Prune>) -> Data<Pruned>,
-        Operator, Destroys("this forgets attempts that are older than they are to be kept"), audit "history.prune", errors [];
+        Operator, Destroys("deletes attempts that are past their retention"), audit "history.prune", errors [];
     /// Erase the data of a person or of a job. Finished jobs are removed from Redis; every attempt
     /// loses its data, result, message, backtrace and outside calls, but the record of the attempt
     /// stays. Unfinished jobs are kept unless `unfinished` is true; running jobs are erased once
     /// they have ended. Repeating the request changes nothing.
     HistoryErase = "history.erase": POST "/api/admin/history/erase" ((), NoQuery, Json<Erase>) -> Data<Erasure>,
-        Operator, Destroys("this erases data, results and messages of jobs"), audit "history.erase", errors [404 "There is no such thing"];
+        Operator, Destroys("erases data, results and messages of jobs"), audit "history.erase", errors [404 "There is no such thing"];
     /// List erasures, the newest first: who asked, why, how many jobs, and whether it has ended.
     HistoryErasures = "history.erasures": GET "/api/admin/history/erasures" ((), ListErasures, NoBody) -> List<RecordedErasure>,
         Operator, Reads, errors [];

@@ -2,6 +2,7 @@
 
 pub use patchbay_model::job_view::{JobView, ScannedJob};
 
+use chrono::{DateTime, Utc};
 use patchbay_model::job::JobState;
 use patchbay_model::retry::BackoffKind;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -49,7 +50,11 @@ operations! {
         Operator, Changes, audit "job.retry", errors [409 "it is not finished"];
     /// Remove a job that is not running.
     JobsRemove = "jobs.remove": DELETE "/api/admin/queues/{queue}/jobs/{id}" (JobPath, NoQuery, NoBody) -> Nothing,
-        Operator, Destroys("this forgets the job"), audit "job.remove", errors [409 "it runs, or belongs to a schedule"];
+        Operator, Destroys("removes the job"), audit "job.remove", errors [409 "it runs, or belongs to a schedule"];
+    /// Add a new job like this one: the same name, data, priority and attempts. Everything that it
+    /// does happens again.
+    JobsDuplicate = "jobs.duplicate": POST "/api/admin/queues/{queue}/jobs/{id}/duplicate" (JobPath, NoQuery, Json<DuplicateJob>) -> Data<Added>,
+        Operator, Changes, audit "job.duplicate", errors [409 "its options cannot be read"];
     /// Run a delayed job now.
     JobsPromote = "jobs.promote": POST "/api/admin/queues/{queue}/jobs/{id}/promote" (JobPath, NoQuery, NoBody) -> Nothing,
         Operator, Changes, audit "job.promote", errors [409 "not delayed, or of a schedule"];
@@ -58,7 +63,7 @@ operations! {
         Operator, Changes, audit "job.kill", errors [409 "it does not run, or not here"];
     /// Replace the data of a job that is not running.
     JobsSetData = "jobs.set_data": PUT "/api/admin/queues/{queue}/jobs/{id}/data" (JobPath, NoQuery, AnyDocument) -> Nothing,
-        Operator, Destroys("this replaces the job's data"), audit "job.set-data", errors [409 "It clashes with the present state"];
+        Operator, Destroys("replaces the data of the job"), audit "job.set-data", errors [409 "It clashes with the present state"];
     /// Change when a delayed job starts.
     JobsSetDelay = "jobs.set_delay": PUT "/api/admin/queues/{queue}/jobs/{id}/delay" (JobPath, NoQuery, Json<Delay>) -> Nothing,
         Operator, Changes, audit "job.set-delay", errors [409 "It clashes with the present state"];
@@ -156,6 +161,55 @@ pub struct Job {
     /// Attempts from Postgres, including those that BullMQ has forgotten. The newest may be missing
     /// for a second.
     pub attempts: Vec<Attempt>,
+    /// How often it may run, by its own options and those of its queue's plugin.
+    pub retries: Retries,
+    /// The last change by an operator, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_change: Option<LastChange>,
+}
+
+/// How often a job may run.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Retries {
+    /// Attempts in all.
+    pub attempts: u32,
+    /// Attempts that are left; 0 for a job that has ended.
+    pub left: u32,
+    /// The delay between attempts in words, such as `exponential from 1000 ms`; absent: none.
+    pub backoff: Option<String>,
+}
+
+/// What somebody did last.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LastChange {
+    /// When.
+    pub at: DateTime<Utc>,
+    /// Who: an operator, a plugin, or `host NAME`.
+    pub actor: String,
+    /// What, such as `job.retry`.
+    pub action: String,
+    /// Why, in the words of whoever did it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// What is different in a copy of a job.
+#[derive(Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct DuplicateJob {
+    /// Other data; absent: that of the job.
+    #[serde(
+        default,
+        deserialize_with = "given",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schema(value_type = Option<Value>)]
+    pub data: Option<Box<RawValue>>,
+    /// Delay before the start, in milliseconds from now.
+    #[schema(maximum = 157_680_000_000_u64)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delay_ms: Option<u64>,
 }
 
 /// A job to add.

@@ -3,6 +3,7 @@
 
 #![warn(missing_docs)]
 
+pub mod activity;
 pub mod alerts;
 pub mod answer;
 pub mod attempts;
@@ -27,6 +28,7 @@ pub mod schedules;
 pub mod searches;
 pub mod secrets;
 pub mod sql;
+pub mod status;
 pub mod timeline;
 
 use operation::Operation;
@@ -52,6 +54,8 @@ pub fn operations() -> impl Iterator<Item = &'static Operation> {
         bulk::OPERATIONS,
         history::OPERATIONS,
         searches::OPERATIONS,
+        activity::OPERATIONS,
+        status::OPERATIONS,
     ]
     .into_iter()
     .flatten()

@@ -81,8 +81,8 @@ pub enum Effect {
     Reads,
     /// Makes a change that can be reverted.
     Changes,
-    /// Destroys something that cannot be restored; the clause says what: `forgets every job that
-    /// waits`.
+    /// Destroys something that cannot be restored; the clause says what: `removes every waiting job
+    /// of the queue`. Its caller must confirm it with the query parameter `confirm`.
     Destroys(&'static str),
 }
 

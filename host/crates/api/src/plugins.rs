@@ -70,12 +70,12 @@ operations! {
         Operator, Changes, audit "plugin.release", errors [409 "it is not quarantined"];
     /// Delete a revision that is not active.
     PluginsDelete = "plugins.delete": DELETE "/api/admin/plugins/{name}/revisions/{digest}" (RevisionPath, NoQuery, NoBody) -> Data<String>,
-        Operator, Destroys("this forgets the revision"), audit "plugin.delete", errors [409 "it is active"];
+        Operator, Destroys("deletes the revision"), audit "plugin.delete", errors [409 "it is active"];
     /// Delete old revisions now, as the host does periodically. Kept are the newest of each plugin,
     /// active and quarantined ones, and those that were recently pushed, activated or ran a job
     /// (`plugins.keep_revisions`, `plugins.keep_days`).
     PluginsPrune = "plugins.prune": POST "/api/admin/plugins/prune" ((), NoQuery, Json<Prune>) -> List<PrunedRevision>,
-        Operator, Destroys("this forgets old revisions"), audit "plugin.prune", errors [];
+        Operator, Destroys("deletes old revisions"), audit "plugin.prune", errors [];
     /// Show a plugin on this host: which revision is active, which one runs, and why they differ.
     PluginsStatus = "plugins.status": GET "/api/admin/plugins/{name}/status" (PluginPath, NoQuery, NoBody) -> Data<PluginStatus>,
         Operator, Reads, errors [];

@@ -41,19 +41,20 @@ operations! {
     /// Resume every queue.
     QueuesResumeAll = "queues.resume_all": POST "/api/admin/queues/resume" ((), NoQuery, Json<EveryQueue>) -> Data<AllDone>,
         Operator, Changes, audit "queue.resume", errors [];
-    /// Remove the waiting jobs of a queue.
+    /// Remove the waiting jobs of a queue; with `dryRun`, only count them.
     QueuesDrain = "queues.drain": POST "/api/admin/queues/{queue}/drain" (QueuePath, NoQuery, Json<Drain>) -> Data<Done>,
-        Operator, Destroys("this forgets every job that waits"), audit "queue.drain", errors [];
-    /// Remove jobs in one state.
+        Operator, Destroys("removes every waiting job of the queue"), audit "queue.drain", errors [];
+    /// Remove jobs in one state; with `dryRun`, only count them. A removal by `bulk.begin` can be
+    /// undone; this one cannot.
     QueuesClean = "queues.clean": POST "/api/admin/queues/{queue}/clean" (QueuePath, NoQuery, Json<Clean>) -> Data<Done>,
-        Operator, Destroys("this forgets jobs"), audit "queue.clean", errors [];
+        Operator, Destroys("removes jobs of the queue"), audit "queue.clean", errors [];
     /// Put all jobs in one state back into the queue: retries failed or completed jobs, promotes
-    /// delayed ones.
+    /// delayed ones; with `dryRun`, only count them.
     QueuesPutBack = "queues.put_back": POST "/api/admin/queues/{queue}/put-back" (QueuePath, NoQuery, Json<PutBack>) -> Data<Done>,
         Operator, Changes, audit "queue.put-back", errors [];
     /// Remove a queue with all its jobs, finished ones included. Its history is kept.
     QueuesObliterate = "queues.obliterate": POST "/api/admin/queues/{queue}/obliterate" (QueuePath, NoQuery, Json<Obliterate>) -> Data<Done>,
-        Operator, Destroys("this forgets every job of the queue"), audit "queue.obliterate", errors [409 "Jobs of it run"];
+        Operator, Destroys("removes the queue with all its jobs"), audit "queue.obliterate", errors [409 "Jobs of it run"];
     /// Limit how many jobs of a queue run at the same time, over all workers.
     QueuesConcurrency = "queues.concurrency": PUT "/api/admin/queues/{queue}/concurrency" (QueuePath, NoQuery, Json<Concurrency>) -> Nothing,
         Operator, Changes, audit "queue.concurrency", errors [];
@@ -120,7 +121,8 @@ pub struct Reason {
 /// Result of an operation on a queue.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Done {
-    /// Number of jobs; number of queues for operations on whole queues.
+    /// Number of jobs; number of queues for operations on whole queues. After a dry run: how many
+    /// jobs it would be at most.
     pub count: u64,
 }
 
@@ -159,6 +161,9 @@ pub struct Drain {
     /// Also remove delayed jobs, except those of schedules.
     #[serde(default)]
     pub delayed: bool,
+    /// Only count the jobs.
+    #[serde(default)]
+    pub dry_run: bool,
 }
 
 /// Which jobs to remove.
@@ -172,6 +177,9 @@ pub struct Clean {
     pub older_than_ms: u64,
     /// Maximum number of jobs to remove; default 10000.
     pub limit: Option<u64>,
+    /// Only count the jobs.
+    #[serde(default)]
+    pub dry_run: bool,
 }
 
 /// Which jobs to put back.
@@ -180,6 +188,9 @@ pub struct Clean {
 pub struct PutBack {
     /// `failed`, `completed`, or `delayed` (jobs of schedules are skipped).
     pub state: JobState,
+    /// Only count the jobs.
+    #[serde(default)]
+    pub dry_run: bool,
 }
 
 /// Confirmation of removing a whole queue.

@@ -43,7 +43,7 @@ operations! {
     /// Remove an operator's schedule. To stop a plugin's schedule, pause it or remove it from the
     /// manifest.
     SchedulesRemove = "schedules.remove": DELETE "/api/admin/schedules/{id}" (SchedulePath, NoQuery, NoBody) -> Nothing,
-        Operator, Destroys("this forgets the schedule"), audit "schedule.remove", errors [409 "It is a plugin's"];
+        Operator, Destroys("removes the schedule"), audit "schedule.remove", errors [409 "It is a plugin's"];
     /// Pause a schedule: it stops ticking. A running job continues.
     SchedulesPause = "schedules.pause": POST "/api/admin/schedules/{id}/pause" (SchedulePath, NoQuery, NoBody) -> Data<ScheduleView>,
         Operator, Changes, audit "schedule.pause", errors [];

@@ -35,7 +35,7 @@ operations! {
         Operator, Changes, audit "secret.rotate", errors [409 "no key is configured, or an earlier rotation has not ended"];
     /// Remove a secret with all its versions.
     SecretsRemove = "secrets.remove": DELETE "/api/admin/plugins/{name}/secrets/{secret}" (SecretPath, NoQuery, NoBody) -> Nothing,
-        Operator, Destroys("this forgets the secret with all its versions"), audit "secret.remove", errors [];
+        Operator, Destroys("removes the secret with all its versions"), audit "secret.remove", errors [];
     /// Reseal every secret that was sealed with another master key, using the newest one. May be
     /// repeated.
     SecretsRekey = "secrets.rekey": POST "/api/admin/secrets/rekey" ((), NoQuery, NoBody) -> Data<Rekeyed>,

@@ -1,18 +1,20 @@
 //! Records what operators do: who does what is written before it is done, and how it ended
 //! afterwards.
 
+use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::time::Duration;
 
 use futures::FutureExt;
-use patchbay_api::operation::Endpoint;
+use patchbay_api::operation::{Effect, Endpoint};
 use patchbay_model::job::Trace;
-use patchbay_store::Store;
+use patchbay_store::{NewAction, Store};
 use serde::Serialize;
 use serde_json::Value;
 use tokio_util::task::TaskTracker;
 
 use crate::Error;
+use crate::error::Kind;
 
 /// Delay between tries to record the end of an action while Postgres is away.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -24,6 +26,53 @@ pub struct Caller {
     /// The name under which actions are recorded.
     pub actor: String,
     pub trace: Trace,
+    /// Address of the client.
+    pub from: Option<IpAddr>,
+    /// Why, in the caller's words.
+    pub reason: Option<String>,
+    pub confirmation: Confirmation,
+}
+
+/// Whether the caller has said that something may be destroyed.
+#[derive(Debug, Clone)]
+pub enum Confirmation {
+    Given,
+    Missing {
+        /// What the caller must send to confirm.
+        expected: String,
+    },
+}
+
+impl Caller {
+    /// Refuses a caller who has not confirmed. `consequence` is a clause: `removes the job`.
+    pub(crate) fn confirmed(&self, consequence: &str) -> Result<(), Error> {
+        let Confirmation::Missing { expected } = &self.confirmation else {
+            return Ok(());
+        };
+        let message = format!(
+            "Nothing was done. This {consequence}, which cannot be undone. To confirm, send the same request with the query \
+             parameter confirm={expected}"
+        );
+        let details = serde_json::json!({ "confirm": expected });
+        Err(Error::new(Kind::Unconfirmed, "not-confirmed", message).with_details(details))
+    }
+
+    /// The details of an action, with the reason and the address of the caller. A reason that the
+    /// details already have stays.
+    pub(crate) fn noted(&self, mut details: Value) -> Value {
+        if let Value::Object(details) = &mut details {
+            let has_reason = details
+                .get("reason")
+                .is_some_and(|reason| !reason.is_null());
+            if let (false, Some(reason)) = (has_reason, &self.reason) {
+                details.insert("reason".into(), reason.as_str().into());
+            }
+            if let Some(from) = self.from {
+                details.insert("from".into(), from.to_string().into());
+            }
+        }
+        details
+    }
 }
 
 #[derive(Clone)]
@@ -52,7 +101,8 @@ impl Actions {
             .await
     }
 
-    /// As [`Self::record`], but records only what `to_record` takes from the result.
+    /// As [`Self::record`], but records only what `to_record` takes from the result. An operation
+    /// that destroys something needs the caller's confirmation.
     pub async fn record_as<E: Endpoint, T>(
         &self,
         who: &Caller,
@@ -66,24 +116,24 @@ impl Actions {
                 .audit
                 .expect("only what is recorded has a name to be recorded by")
         };
-        self.record_action(&who.actor, action, target, details, act, to_record)
+        if let Effect::Destroys(consequence) = E::OPERATION.effect {
+            who.confirmed(consequence)?;
+        }
+        self.record_action(who, action, target, details, act, to_record)
             .await
     }
 
-    /// As [`Self::record_as`], under a given action name.
+    /// As [`Self::record_as`], under a given action name, and without asking for a confirmation.
     pub(crate) async fn record_action<T>(
         &self,
-        actor: &str,
+        who: &Caller,
         action: &str,
         target: &str,
         details: Value,
         act: impl Future<Output = Result<T, Error>>,
         to_record: impl Fn(&T) -> Value,
     ) -> Result<T, Error> {
-        let id = self
-            .store
-            .begin_action(actor, action, target, &details)
-            .await?;
+        let id = self.begin(who, action, target, details).await?;
         let result = AssertUnwindSafe(act).catch_unwind().await;
         let end = match &result {
             Ok(Ok(data)) => Ok(to_record(data)),
@@ -105,6 +155,25 @@ impl Actions {
             });
         }
         result.unwrap_or_else(|panic| resume_unwind(panic))
+    }
+
+    /// Records that an action begins. The caller records its end with
+    /// [`Store::finish_action`].
+    pub(crate) async fn begin(
+        &self,
+        who: &Caller,
+        action: &str,
+        target: &str,
+        details: Value,
+    ) -> Result<i64, Error> {
+        let action = NewAction {
+            actor: &who.actor,
+            is_host: false,
+            action,
+            target,
+            details: &who.noted(details),
+        };
+        Ok(self.store.begin_action(&action).await?)
     }
 }
 

@@ -19,6 +19,8 @@ pub enum Kind {
     Forbidden,
     /// The request conflicts with the present state.
     Conflict,
+    /// The request destroys something, and does not confirm that.
+    Unconfirmed,
     /// The content is readable, but is not what is expected, for example a component or a document.
     Unprocessable,
     /// A fault of the host.

@@ -1,6 +1,7 @@
 //! The use cases of a host by domain, and what runs in its background.
 
 pub mod actions;
+pub mod activity;
 pub mod alerts;
 pub mod audit;
 pub mod breakers;
@@ -30,6 +31,7 @@ pub mod searches;
 pub mod secrets;
 pub mod service;
 pub mod snapshot;
+pub mod status;
 pub mod trace_export;
 pub mod vault;
 pub mod workers;
@@ -69,6 +71,8 @@ pub struct App {
     pub bulk: bulk::BulkOperations,
     pub history: history::History,
     pub searches: searches::Searches,
+    pub activity: activity::ActivityLog,
+    pub status: status::Status,
 }
 
 /// What the application stands on.
@@ -287,6 +291,8 @@ impl App {
             bulk: bulk::BulkOperations::new(parts),
             history: history::History::new(parts),
             searches: searches::Searches::new(parts),
+            activity: activity::ActivityLog::new(parts),
+            status: status::Status::new(parts),
         }
     }
 }

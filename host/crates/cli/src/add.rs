@@ -12,13 +12,15 @@ use patchbay_model::retry;
 use patchbay_model::shell::{arguments, word};
 use serde_json::Value;
 
-use super::Output;
 use super::client::Client;
 use super::input::given_json;
+use super::refusal::Why;
+use super::{Output, names};
 
 #[derive(Args)]
 pub struct AddArgs {
     /// Name of the queue, for example emailQueue
+    #[arg(add = names::queues())]
     queue: String,
     /// Name of the job, for example send
     name: String,
@@ -81,6 +83,8 @@ pub struct AddArgs {
     /// Create the queue if it is unknown
     #[arg(long)]
     new_queue: bool,
+    #[command(flatten)]
+    pub(super) why: Why,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -150,10 +154,8 @@ pub(super) async fn add(args: AddArgs, client: &Client, output: Output) -> anyho
     let id = &added.data.id;
     let job = [word(&queue), word(id)].join(" ");
     let shown = arguments(&[&queue, id]);
-    output.value(
-        &format!("added: {job}\nlook at it with: patchbay job show {shown}"),
-        &added.raw,
-    );
+    let text = format!("Added: {job}\nSee: patchbay job show {shown}");
+    output.made(id, &text, &added.raw);
     Ok(())
 }
 

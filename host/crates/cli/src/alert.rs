@@ -12,6 +12,7 @@ use patchbay_api::body::{Json, NoBody};
 use patchbay_api::operation::NoQuery;
 
 use super::client::{Client, ClientArgs};
+use super::names;
 use super::output::Output;
 use super::refusal::Refusal;
 
@@ -27,6 +28,7 @@ pub enum AlertCommand {
     /// Silence alerts for a while: no messages are sent, but rules are still evaluated and shown
     Silence {
         /// Name of a rule, or `all`
+        #[arg(add = names::alert_rules())]
         rule: String,
         /// Only this subject, or a prefix followed by *
         #[arg(long)]
@@ -63,6 +65,7 @@ pub enum RuleCommand {
     /// Change a rule; options that are not given stay as they are
     Set {
         /// Name of the rule
+        #[arg(add = names::alert_rules())]
         rule: String,
         #[command(flatten)]
         change: Change,
@@ -70,6 +73,7 @@ pub enum RuleCommand {
     /// Reset a rule to its built-in values
     Reset {
         /// Name of the rule
+        #[arg(add = names::alert_rules())]
         rule: String,
         /// Only the change for this subject
         #[arg(long)]
@@ -124,6 +128,16 @@ fn seconds(text: &str, least: u64, most_days: u64) -> Result<u64, String> {
         .checked_mul(unit)
         .filter(|length| (least..=most_days * 86_400).contains(length));
     length.ok_or_else(|| format!("{least} s to {most_days} days"))
+}
+
+impl AlertCommand {
+    /// Whether it only reads, so that it can be repeated.
+    pub(super) fn is_read(&self) -> bool {
+        matches!(
+            self,
+            Self::List | Self::Rules | Self::Silences | Self::History { .. }
+        )
+    }
 }
 
 pub(crate) async fn run(

@@ -15,9 +15,9 @@ use patchbay_model::shell::word;
 use serde_json::{Value, json};
 
 use super::client::{Client, ClientArgs};
-use super::input::duration;
+use super::input::point_in_time;
 use super::output::Output;
-use super::refusal::{NotFound, confirmed};
+use super::refusal::{Consent, NotFound, Why};
 use super::view::{short, time};
 
 #[derive(Subcommand)]
@@ -45,7 +45,7 @@ pub struct Entries {
     job: Option<String>,
     /// Only entries written since then: a time such as 2026-11-24T00:00:00Z, or an age such as 90s,
     /// 30m, 24h or 7d
-    #[arg(long, value_parser = since)]
+    #[arg(long, value_parser = point_in_time)]
     since: Option<DateTime<Utc>>,
     /// List all entries, page by page
     #[arg(long, conflicts_with = "limit")]
@@ -68,27 +68,31 @@ pub enum TrailCommand {
         /// Description in one line [default: the present one]
         #[arg(long)]
         description: Option<String>,
+        #[command(flatten)]
+        why: Why,
     },
     /// Remove a trail: it accepts no more entries, and existing ones stay
     Remove {
         /// Name of the trail
         name: String,
-        /// Do not ask for confirmation
-        #[arg(long)]
-        yes: bool,
+        #[command(flatten)]
+        consent: Consent,
     },
 }
 
-fn since(text: &str) -> Result<DateTime<Utc>, String> {
-    if let Ok(time) = DateTime::parse_from_rfc3339(text) {
-        return Ok(time.to_utc());
+impl AuditCommand {
+    /// Whether it only reads, so that it can be repeated.
+    pub(super) fn is_read(&self) -> bool {
+        matches!(self, Self::List(_) | Self::Trail(TrailCommand::List))
     }
-    let ago = duration(text).map_err(|_| {
-        "not a time such as 2026-11-24T00:00:00Z, nor 90s, 30m, 24h or 7d".to_owned()
-    })?;
-    Utc::now()
-        .checked_sub_signed(chrono::Duration::from_std(ago).map_err(|error| error.to_string())?)
-        .ok_or_else(|| "too long ago".into())
+
+    fn why(&self) -> Why {
+        match self {
+            Self::Trail(TrailCommand::Remove { consent, .. }) => consent.why.clone(),
+            Self::Trail(TrailCommand::Set { why, .. }) => why.clone(),
+            Self::Trail(TrailCommand::List) | Self::List(_) => Why::default(),
+        }
+    }
 }
 
 pub(crate) async fn run(
@@ -96,7 +100,7 @@ pub(crate) async fn run(
     args: &ClientArgs,
     output: Output,
 ) -> anyhow::Result<()> {
-    let client = Client::from_args(args)?;
+    let client = Client::from_args(args)?.because(&command.why());
     match command {
         AuditCommand::List(entries) => list(entries, &client, output).await,
         AuditCommand::Trail(command) => trail(command, &client, output).await,
@@ -171,6 +175,7 @@ async fn trail(command: TrailCommand, client: &Client, output: Output) -> anyhow
             name,
             schema,
             description,
+            ..
         } => {
             let file = std::fs::read_to_string(&schema)
                 .with_context(|| format!("cannot read {}", schema.display()))?;
@@ -189,20 +194,22 @@ async fn trail(command: TrailCommand, client: &Client, output: Output) -> anyhow
                     }),
                 )
                 .await?;
-            output.value(
-                &format!("{name}: entries from now on must fit that schema"),
+            output.done(
+                &format!("Changed: new entries of {name} must fit the schema"),
                 &trail.raw,
             );
         }
-        TrailCommand::Remove { name, yes } => {
+        TrailCommand::Remove { name, consent } => {
             let trails = client.ask::<AuditTrailsList>((), none, NoBody).await?;
             if !trails.data.iter().any(|trail| trail.name == name) {
                 return Err(NotFound(format!(
-                    "there is no audit trail {name}; see: patchbay audit trail list"
+                    "No audit trail is called {name}. See: patchbay audit trail list"
                 ))
                 .into());
             }
-            confirmed(yes, &format!("plugins could not append to {name} any more"))?;
+            consent.ask(&format!(
+                "This removes audit trail {name}: plugins cannot append to it any more. Its entries are kept"
+            ))?;
             client
                 .ask::<AuditTrailsRemove>(
                     TrailPath {
@@ -212,8 +219,8 @@ async fn trail(command: TrailCommand, client: &Client, output: Output) -> anyhow
                     NoBody,
                 )
                 .await?;
-            output.value(
-                &format!("{name} takes no more entries; those that are there stay"),
+            output.done(
+                &format!("Removed: audit trail {name}. Its entries are kept"),
                 &json!({ "name": name }),
             );
         }

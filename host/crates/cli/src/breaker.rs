@@ -8,6 +8,7 @@ use patchbay_api::breakers::{
 use patchbay_api::operation::NoQuery;
 
 use super::client::{Client, ClientArgs, Received};
+use super::names;
 use super::output::Output;
 
 #[derive(Subcommand)]
@@ -24,6 +25,7 @@ pub enum BreakerCommand {
 #[derive(Args)]
 pub struct OutsideHost {
     /// Name of the plugin
+    #[arg(add = names::plugins())]
     plugin: String,
     /// Outside host as shown by `breaker list`, or a part that matches one host only
     host: String,
@@ -45,6 +47,13 @@ impl From<OutsideHost> for Json<BreakerOrder> {
             host,
             reason,
         })
+    }
+}
+
+impl BreakerCommand {
+    /// Whether it only reads, so that it can be repeated.
+    pub(super) fn is_read(&self) -> bool {
+        matches!(self, Self::List)
     }
 }
 
@@ -87,7 +96,7 @@ pub(crate) async fn run(
 
 fn tell(breaker: &Received<BreakerView>, output: Output) {
     let BreakerView { plugin, host, .. } = &breaker.data;
-    output.value(
+    output.done(
         &format!(
             "{plugin} {host}: {}, on the host that answered",
             state(&breaker.data)
@@ -96,7 +105,7 @@ fn tell(breaker: &Received<BreakerView>, output: Output) {
     );
 }
 
-fn state(breaker: &BreakerView) -> String {
+pub(super) fn state(breaker: &BreakerView) -> String {
     match (&breaker.opened_by, breaker.probe_in_ms) {
         (Some(by), _) => format!(
             "open, by {by}: {}",

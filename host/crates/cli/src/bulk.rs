@@ -16,6 +16,7 @@ use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Map, Value, json};
 
 use super::client::{Client, ClientArgs};
+use super::exact::{with_json_in, with_member};
 use super::output::{Output, time};
 use super::refusal::{Refusal, confirmed};
 
@@ -88,17 +89,11 @@ pub enum BulkCommand {
         /// Handle this many more jobs, then pause again
         #[arg(long)]
         first: Option<u32>,
-        /// Follow the progress
-        #[arg(long)]
-        watch: bool,
     },
     /// Undo a removal: put the removed jobs back, within an hour of its end
     Undo {
         /// Number of the operation
         id: i64,
-        /// Follow the progress
-        #[arg(long)]
-        watch: bool,
     },
 }
 
@@ -136,11 +131,8 @@ pub struct BulkOptions {
     #[arg(long)]
     reason: Option<String>,
     /// Do not ask for confirmation
-    #[arg(long)]
+    #[arg(long, short = 'y')]
     yes: bool,
-    /// Follow the progress
-    #[arg(long)]
-    watch: bool,
 }
 
 impl JobSelection {
@@ -182,6 +174,18 @@ impl FromHistory {
         if self.keep_key || self.new_key {
             request["key"] = if self.keep_key { "keep" } else { "new" }.into();
         }
+    }
+}
+
+impl BulkCommand {
+    /// Whether it only reads, so that it can be repeated.
+    pub(super) fn is_read(&self) -> bool {
+        matches!(self, Self::List | Self::Show { .. })
+    }
+
+    /// Whether it starts something that can be followed.
+    pub(super) fn can_be_followed(&self) -> bool {
+        !matches!(self, Self::List | Self::Show { .. } | Self::Cancel { .. })
     }
 }
 
@@ -266,10 +270,10 @@ pub(crate) async fn run(
             output.table(&head, rows.collect(), &bulks.raw);
         }
         BulkCommand::Show { id, jobs } => {
-            let mut bulk = client
+            let bulk = client
                 .ask::<BulkShow>(BulkPath { id }, none, NoBody)
                 .await?;
-            let mut text = describe(&bulk.data);
+            let (mut text, mut raw) = (describe(&bulk.data), bulk.raw);
             if let Some(state) = jobs {
                 let state = (!state.is_empty()).then_some(state);
                 let page = |cursor, _| {
@@ -283,9 +287,9 @@ pub(crate) async fn run(
                     .ask_pages::<BulkItems, _>(&BulkPath { id }, page)
                     .await?;
                 text.extend(items.data.iter().map(|item| format!("\n{}", of_item(item))));
-                bulk.raw["jobs"] = items.raw;
+                raw = with_member(&raw, "jobs", &items.raw);
             }
-            output.value(&text, &bulk.raw);
+            output.value(&text, &raw);
         }
         BulkCommand::Watch { id } => return watch(id, &client, output).await,
         BulkCommand::Cancel { id } => {
@@ -297,37 +301,19 @@ pub(crate) async fn run(
                 &bulk.raw,
             );
         }
-        BulkCommand::Resume {
-            id,
-            first,
-            watch: follow,
-        } => {
+        BulkCommand::Resume { id, first } => {
             let bulk = client
                 .ask::<BulkResume>(BulkPath { id }, none, Json(ResumeBulk { first }))
                 .await?;
-            return go_on(
-                id,
-                follow,
-                &format!("bulk {id} goes on"),
-                &bulk.raw,
-                &client,
-                output,
-            )
-            .await;
+            let text = format!("Resumed: bulk operation {id}");
+            return go_on(id, &text, &bulk.raw, &client, output).await;
         }
-        BulkCommand::Undo { id, watch: follow } => {
+        BulkCommand::Undo { id } => {
             let bulk = client
                 .ask::<BulkUndo>(BulkPath { id }, none, NoBody)
                 .await?;
-            return go_on(
-                id,
-                follow,
-                &format!("bulk {id} is being undone"),
-                &bulk.raw,
-                &client,
-                output,
-            )
-            .await;
+            let text = format!("Undoing: bulk operation {id}. Follow it: patchbay bulk watch {id}");
+            return go_on(id, &text, &bulk.raw, &client, output).await;
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -368,7 +354,6 @@ async fn begin_with(
         first,
         reason,
         yes,
-        watch: follow,
     } = how;
     request["first"] = json!(first);
     request["reason"] = json!(reason);
@@ -398,7 +383,8 @@ async fn begin_with(
         if preview.complete { "" } else { "at least " }
     );
     if dry_run {
-        output.value(&example(&count, preview), &looked.raw);
+        let raw = with_json_in(&looked.raw, &["data"]);
+        output.value(&example(&count, preview), &raw);
         return Ok(ExitCode::SUCCESS);
     }
     if !output.json {
@@ -408,7 +394,7 @@ async fn begin_with(
     let pause = pause
         .map(|first| format!(", the first {first} now: then it pauses"))
         .unwrap_or_default();
-    confirmed(yes, &format!("this {does} {count}{pause}"))?;
+    confirmed(yes, &format!("This {does} {count}{pause}"))?;
     let begun = client
         .ask_as_written::<BulkBegin>(
             (),
@@ -422,8 +408,8 @@ async fn begin_with(
         bail!("the host has previewed what it was to begin")
     };
     let id = bulk.id;
-    let done = format!("bulk {id} has begun; follow it: patchbay bulk watch {id}");
-    go_on(id, follow, &done, &begun.raw, client, output).await
+    let done = format!("Started: bulk operation {id}. Follow it: patchbay bulk watch {id}");
+    go_on(id, &done, &begun.raw, client, output).await
 }
 
 fn example(count: &str, preview: &BulkPreview) -> String {
@@ -451,16 +437,15 @@ fn example(count: &str, preview: &BulkPreview) -> String {
 
 async fn go_on(
     id: i64,
-    follow: bool,
     sentence: &str,
-    bulk: &Value,
+    bulk: &RawValue,
     client: &Client,
     output: Output,
 ) -> anyhow::Result<ExitCode> {
-    if follow {
+    if output.watch {
         return watch(id, client, output).await;
     }
-    output.value(sentence, bulk);
+    output.made(&id.to_string(), sentence, &bulk);
     Ok(ExitCode::SUCCESS)
 }
 

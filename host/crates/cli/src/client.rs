@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use clap::Args;
-use patchbay_api::answer::{Answer, List, Media, Success};
+use patchbay_api::answer::{Answer, List, Media};
 use patchbay_api::body::{AnyDocument, Body, ExpectedForm, Json, NoBody, SecretJson};
-use patchbay_api::operation::{self, Endpoint, NoQuery, PathParams};
+use patchbay_api::operation::{self, Effect, Endpoint, NoQuery, PathParams};
 use patchbay_api::plugins::{
     Activate, Activated, Component, PluginPath, PluginsActivate, PluginsPush, SignedComponent,
     Staged,
@@ -18,10 +18,11 @@ use reqwest::Method;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use serde_json::value::RawValue;
+use serde_json::value::{RawValue, to_raw_value};
 use utoipa::ToSchema;
 
-use super::refusal::Refusal;
+use super::output::More;
+use super::refusal::{Refusal, Why};
 
 /// A push includes the compilation, which may take a minute on a small machine.
 const TIMEOUT: Duration = Duration::from_secs(180);
@@ -90,7 +91,7 @@ pub enum ClientError {
     },
     /// No connection.
     #[error(
-        "no host answers at {url}: start one with `patchbay dev` or `patchbay serve`, or set PATCHBAY_URL"
+        "No host answers at {url}. Start one with `patchbay dev` or `patchbay serve`, or name another with --url or PATCHBAY_URL"
     )]
     Unreachable {
         /// URL that was tried.
@@ -98,7 +99,9 @@ pub enum ClientError {
         source: reqwest::Error,
     },
     /// The answer is not from a Patchbay host.
-    #[error("{url} does not answer like a Patchbay host (HTTP {status})")]
+    #[error(
+        "What answers at {url} is not a Patchbay host (HTTP status {status}). Check --url or PATCHBAY_URL"
+    )]
     NotPatchbay {
         url: String,
         /// HTTP status.
@@ -110,8 +113,9 @@ pub enum ClientError {
 pub struct Received<T> {
     /// As far as this version knows the fields.
     pub data: T,
-    /// The unchanged answer, for scripts: a newer host may send more fields.
-    pub raw: Value,
+    /// The unchanged answer, for scripts: a newer host may send more fields, and parsing would
+    /// round numbers.
+    pub raw: Box<RawValue>,
 }
 
 /// One page of a list.
@@ -122,8 +126,31 @@ pub(super) struct ReceivedPage<T> {
     pub(super) next_cursor: Option<String>,
     /// The search reached its time limit.
     pub(super) partial: bool,
-    /// The whole envelope, unchanged, for scripts.
-    pub(super) raw: Value,
+    /// The items, unchanged, for scripts.
+    pub(super) raw: Box<RawValue>,
+}
+
+impl<T> ReceivedPage<T> {
+    pub(super) fn more(&self) -> More<'_> {
+        More {
+            next_cursor: self.next_cursor.as_deref(),
+            partial: self.partial,
+        }
+    }
+}
+
+/// The envelope of an answer.
+#[derive(serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Envelope {
+    success: bool,
+    data: Option<Box<RawValue>>,
+    next_cursor: Option<String>,
+    #[serde(default)]
+    partial: bool,
+    code: Option<String>,
+    message: Option<String>,
+    details: Option<Value>,
 }
 
 /// Type of `data` in the answer to `E`.
@@ -187,6 +214,8 @@ pub struct Client {
     user: String,
     password: Option<String>,
     http: reqwest::Client,
+    /// Why the operator makes the changes of this command.
+    reason: Option<String>,
 }
 
 impl Client {
@@ -196,7 +225,7 @@ impl Client {
             .is_ok_and(|url| ["http", "https"].contains(&url.scheme()))
         {
             // The given URL is not repeated, because it may contain a password.
-            let wrong = "--url (or PATCHBAY_URL) is no address of a host: write http://HOST:PORT or https://HOST";
+            let wrong = "--url or PATCHBAY_URL is not the address of a host. Write http://HOST:PORT or https://HOST";
             return Err(Refusal(wrong.into()).into());
         }
         let mut http = reqwest::Client::builder();
@@ -209,7 +238,14 @@ impl Client {
             user,
             password,
             http,
+            reason: None,
         })
+    }
+
+    /// Records the reason with every change.
+    pub(super) fn because(mut self, why: &Why) -> Self {
+        self.reason.clone_from(&why.reason);
+        self
     }
 
     pub fn from_args(args: &ClientArgs) -> anyhow::Result<Self> {
@@ -264,40 +300,42 @@ impl Client {
     where
         E: Endpoint<Answer: Answer<Data: DeserializeOwned>>,
     {
-        let raw = self.send(complete(self.request_for::<E>(&path))).await?;
-        let data = serde_json::from_value(raw.clone()).map_err(|_| self.not_patchbay(200))?;
+        let envelope = self
+            .envelope(complete(self.request_for::<E>(&path)))
+            .await?;
+        let raw = self.data_of(envelope.data)?;
+        let data = self.parsed(&raw)?;
         Ok(Received { data, raw })
     }
 
-    /// As `ask`, but also returns the answer as unparsed JSON, because parsed values have rounded
-    /// numbers.
-    pub(super) async fn ask_exact<E>(
-        &self,
-        path: E::Path,
-        query: &E::Query,
-    ) -> Result<(DataOf<E>, Box<RawValue>), ClientError>
-    where
-        E: Endpoint<Body = NoBody, Answer: Answer<Data: DeserializeOwned>>,
-    {
-        #[derive(serde::Deserialize)]
-        struct Envelope {
-            data: Box<RawValue>,
+    /// An answer without data has `null`.
+    fn data_of(&self, data: Option<Box<RawValue>>) -> Result<Box<RawValue>, ClientError> {
+        match data {
+            Some(data) => Ok(data),
+            None => RawValue::from_string("null".into()).map_err(|_| self.not_patchbay(200)),
         }
-        let content = self
-            .content(self.request_for::<E>(&path).query(query))
-            .await?;
-        let envelope: Envelope =
-            serde_json::from_slice(&content).map_err(|_| self.not_patchbay(200))?;
-        let data = serde_json::from_str(envelope.data.get()).map_err(|_| self.not_patchbay(200))?;
-        Ok((data, envelope.data))
+    }
+
+    fn parsed<T: DeserializeOwned>(&self, raw: &RawValue) -> Result<T, ClientError> {
+        serde_json::from_str(raw.get()).map_err(|_| self.not_patchbay(200))
     }
 
     fn request_for<E: Endpoint>(&self, path: &E::Path) -> reqwest::RequestBuilder {
         let operation = E::OPERATION;
-        self.request(
+        let segments = path.segments();
+        let mut request = self.request(
             method_of(operation.method),
-            &path::filled(operation.path, &path.segments()),
-        )
+            &path::filled(operation.path, &segments),
+        );
+        if let (true, Some(reason)) = (operation.may_change(), &self.reason) {
+            request = request.query(&[("reason", reason)]);
+        }
+        // Commands ask before they come here.
+        if let Effect::Destroys(_) = operation.effect {
+            let confirm = segments.last().map_or("all", String::as_str);
+            request = request.query(&[("confirm", confirm)]);
+        }
+        request
     }
 
     pub(super) async fn ask_page<E, T>(
@@ -309,13 +347,12 @@ impl Client {
         E: Endpoint<Body = NoBody, Answer = List<T>>,
         T: ToSchema + Serialize + DeserializeOwned + 'static,
     {
-        let raw = self
+        let page = self
             .envelope(self.request_for::<E>(path).query(query))
             .await?;
-        let page: Success<Vec<T>> =
-            serde_json::from_value(raw.clone()).map_err(|_| self.not_patchbay(200))?;
+        let raw = self.data_of(page.data)?;
         Ok(ReceivedPage {
-            items: page.data,
+            items: self.parsed(&raw)?,
             next_cursor: page.next_cursor,
             partial: page.partial,
             raw,
@@ -333,21 +370,39 @@ impl Client {
         E: Endpoint<Body = NoBody, Answer = List<T>>,
         T: ToSchema + Serialize + DeserializeOwned + 'static,
     {
-        let (mut data, mut raw, mut cursor) = (Vec::new(), Vec::new(), None);
-        while let Some(query) = query_of(cursor, data.len() as u64) {
-            let mut page = self.ask_page::<E, T>(path, &query).await?;
-            data.extend(page.items);
-            if let Value::Array(more) = page.raw["data"].take() {
-                raw.extend(more);
-            }
-            cursor = page.next_cursor;
-            if cursor.is_none() {
+        let pages = self.ask_up_to::<E, T>(path, query_of).await?;
+        Ok(Received {
+            data: pages.items,
+            raw: pages.raw,
+        })
+    }
+
+    /// As [`Self::ask_pages`], but also returns the cursor with which the list goes on.
+    pub(super) async fn ask_up_to<E, T>(
+        &self,
+        path: &E::Path,
+        query_of: impl Fn(Option<String>, u64) -> Option<E::Query>,
+    ) -> Result<ReceivedPage<T>, ClientError>
+    where
+        E: Endpoint<Body = NoBody, Answer = List<T>>,
+        T: ToSchema + Serialize + DeserializeOwned + 'static,
+    {
+        let (mut items, mut raw) = (Vec::new(), Vec::<Box<RawValue>>::new());
+        let (mut next_cursor, mut partial) = (None, false);
+        while let Some(query) = query_of(next_cursor.clone(), items.len() as u64) {
+            let page = self.ask_page::<E, T>(path, &query).await?;
+            items.extend(page.items);
+            raw.extend(self.parsed::<Vec<Box<RawValue>>>(&page.raw)?);
+            (next_cursor, partial) = (page.next_cursor, page.partial);
+            if next_cursor.is_none() {
                 break;
             }
         }
-        Ok(Received {
-            data,
-            raw: raw.into(),
+        Ok(ReceivedPage {
+            items,
+            next_cursor,
+            partial,
+            raw: to_raw_value(&raw).map_err(|_| self.not_patchbay(200))?,
         })
     }
 
@@ -510,11 +565,7 @@ impl Client {
             .to_owned()
     }
 
-    async fn send(&self, request: reqwest::RequestBuilder) -> Result<Value, ClientError> {
-        Ok(self.envelope(request).await?["data"].take())
-    }
-
-    async fn envelope(&self, request: reqwest::RequestBuilder) -> Result<Value, ClientError> {
+    async fn envelope(&self, request: reqwest::RequestBuilder) -> Result<Envelope, ClientError> {
         let response = request
             .send()
             .await
@@ -536,34 +587,30 @@ impl Client {
         }
     }
 
-    /// Returns the whole envelope of a success.
-    async fn read(&self, response: reqwest::Response) -> Result<Value, ClientError> {
+    /// Returns the envelope of a success.
+    async fn read(&self, response: reqwest::Response) -> Result<Envelope, ClientError> {
         let status = response.status().as_u16();
         let text = response
             .text()
             .await
             .map_err(|source| self.unreachable(source))?;
-        let body: Value = serde_json::from_str(&text).map_err(|_| self.not_patchbay(status))?;
-        match body["success"].as_bool() {
-            Some(true) => Ok(body),
-            Some(false) => Err(ClientError::Refused {
-                status,
-                code: body["code"].as_str().unwrap_or("error").to_owned(),
-                details: body
-                    .get("details")
-                    .filter(|details| !details.is_null())
-                    .cloned(),
-                message: match (status, body["message"].as_str()) {
-                    (401, Some(message)) => {
-                        format!(
-                            "{message}: set PATCHBAY_USER and PATCHBAY_PASSWORD, or go where `patchbay dev` keeps its .patchbay"
-                        )
-                    }
-                    (_, message) => message.unwrap_or("the host refused").to_owned(),
-                },
-            }),
-            None => Err(self.not_patchbay(status)),
+        let body: Envelope = serde_json::from_str(&text).map_err(|_| self.not_patchbay(status))?;
+        if body.success {
+            return Ok(body);
         }
+        Err(ClientError::Refused {
+            status,
+            code: body.code.unwrap_or_else(|| "error".into()),
+            details: body.details,
+            message: match (status, body.message) {
+                (401, Some(message)) => format!(
+                    "{message}. Set PATCHBAY_USER and PATCHBAY_PASSWORD, or change to the directory where `patchbay dev` runs"
+                ),
+                (_, message) => {
+                    message.unwrap_or_else(|| "The host refused, without a reason".into())
+                }
+            },
+        })
     }
 }
 

@@ -14,6 +14,7 @@ use serde_json::json;
 
 use super::bulk;
 use super::client::{Client, ClientArgs};
+use super::names;
 use super::output::{Output, time};
 use super::view::short;
 
@@ -22,10 +23,10 @@ pub enum DeadLetterCommand {
     /// List groups of jobs that failed for good: open groups first, then the most recently seen
     List {
         /// Only groups of jobs of this queue
-        #[arg(long)]
+        #[arg(long, add = names::queues())]
         queue: Option<String>,
         /// Only failures in this plugin
-        #[arg(long)]
+        #[arg(long, add = names::plugins())]
         plugin: Option<String>,
         /// Only acknowledged groups (true) or open ones (false)
         #[arg(long)]
@@ -69,6 +70,18 @@ pub enum DeadLetterCommand {
         #[command(flatten)]
         how: bulk::BulkOptions,
     },
+}
+
+impl DeadLetterCommand {
+    /// Whether it only reads, so that it can be repeated.
+    pub(super) fn is_read(&self) -> bool {
+        matches!(self, Self::List { .. } | Self::Show { .. })
+    }
+
+    /// Whether it starts something that can be followed.
+    pub(super) fn can_be_followed(&self) -> bool {
+        matches!(self, Self::Retry { .. })
+    }
 }
 
 pub(crate) async fn run(

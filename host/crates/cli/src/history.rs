@@ -11,20 +11,22 @@ use patchbay_api::body::{Json, NoBody};
 use patchbay_api::history::{
     DefaultRetention, Erasure, HistoryBodies, HistoryErase, HistoryErasures, HistoryPrune,
     HistoryResetRetention, HistoryRetention, HistorySetRetention, HistoryStatus, ListErasures,
-    Places, Prune,
+    Places, Prune, Pruned,
 };
 use patchbay_api::jobs::JobPath;
 use patchbay_api::operation::{Endpoint, NoQuery};
 use patchbay_api::path::{filled, with_query};
 use patchbay_api::queues::QueuePath;
 use patchbay_api::searches::HistoryExport;
+use patchbay_model::text::counted as count;
 use serde_json::json;
 use serde_json::value::RawValue;
 use tokio::io::AsyncWriteExt;
 
 use super::client::{Client, ClientArgs, RevealArgs};
+use super::names;
 use super::output::{Output, time};
-use super::refusal::{Refusal, confirmed};
+use super::refusal::{Consent, Refusal, Why, confirmed};
 
 #[derive(Subcommand)]
 pub enum HistoryCommand {
@@ -39,6 +41,8 @@ pub enum HistoryCommand {
         /// Only show what would be deleted
         #[arg(long)]
         dry_run: bool,
+        #[command(flatten)]
+        consent: Consent,
     },
     /// Erase the data of a person or of a job: from Redis, the history, undo copies, events, and
     /// texts of operators
@@ -53,6 +57,7 @@ pub enum HistoryCommand {
     /// read is recorded
     Body {
         /// Name of the queue
+        #[arg(add = names::queues())]
         queue: String,
         /// Id of the job
         id: String,
@@ -70,6 +75,7 @@ pub enum RetentionCommand {
     /// Set how many days the attempts of a queue are kept
     Set {
         /// Name of the queue
+        #[arg(add = names::queues())]
         queue: String,
         /// Only attempts with this outcome: completed, failed, trapped, deadline, memory-limit,
         /// invalid-result or host-fault
@@ -78,14 +84,19 @@ pub enum RetentionCommand {
         /// Number of days, 1 to 36500
         #[arg(long)]
         days: u32,
+        #[command(flatten)]
+        why: Why,
     },
     /// Reset the retention of a queue to the configured default
     Reset {
         /// Name of the queue
+        #[arg(add = names::queues())]
         queue: String,
         /// Only the setting for this outcome
         #[arg(long)]
         outcome: Option<String>,
+        #[command(flatten)]
+        why: Why,
     },
 }
 
@@ -154,24 +165,46 @@ fn pair(text: &str) -> Result<(String, String), String> {
     Ok((name.to_owned(), value.to_owned()))
 }
 
+impl HistoryCommand {
+    /// Whether it only reads, so that it can be repeated.
+    pub(super) fn is_read(&self) -> bool {
+        matches!(
+            self,
+            Self::Status | Self::Erasures { .. } | Self::Retention(RetentionCommand::List)
+        )
+    }
+
+    fn why(&self) -> Why {
+        match self {
+            Self::Prune { consent, .. } => consent.why.clone(),
+            Self::Retention(
+                RetentionCommand::Set { why, .. } | RetentionCommand::Reset { why, .. },
+            ) => why.clone(),
+            _ => Why::default(),
+        }
+    }
+}
+
 pub(crate) async fn run(
     command: HistoryCommand,
     args: &ClientArgs,
     output: Output,
 ) -> anyhow::Result<()> {
-    let client = Client::from_args(args)?;
+    let client = Client::from_args(args)?.because(&command.why());
     match command {
         HistoryCommand::Status => status(&client, output).await,
         HistoryCommand::Retention(command) => retention(command, &client, output).await,
-        HistoryCommand::Prune { dry_run } => prune(dry_run, &client, output).await,
+        HistoryCommand::Prune { dry_run, consent } => {
+            prune(dry_run, &consent, &client, output).await
+        }
         HistoryCommand::Erase(args) => erase(args, &client, output).await,
         HistoryCommand::Erasures { limit } => erasures(limit, &client, output).await,
         HistoryCommand::Body { queue, id, reveal } => {
             let path = JobPath { queue, id };
-            let (bodies, raw) = client
-                .ask_exact::<HistoryBodies>(path, &reveal.into())
+            let bodies = client
+                .ask::<HistoryBodies>(path, reveal.into(), NoBody)
                 .await?;
-            let rows = bodies.iter().map(|body| {
+            let rows = bodies.data.iter().map(|body| {
                 let shown = |json: &Option<Box<RawValue>>| match (&body.withheld, json) {
                     (Some(reason), _) => format!("({reason})"),
                     (None, Some(json)) => json.get().to_owned(),
@@ -187,7 +220,7 @@ pub(crate) async fn run(
             output.table(
                 &["FINISHED", "START", "DATA", "RESULT"],
                 rows.collect(),
-                &raw,
+                &bodies.raw,
             );
             Ok(())
         }
@@ -286,13 +319,14 @@ async fn retention(
             queue,
             outcome,
             days,
+            ..
         } => {
             let keep = json!({ "outcome": outcome, "days": days });
             client
                 .ask_as_written::<HistorySetRetention>(QueuePath { queue }, &keep)
                 .await?
         }
-        RetentionCommand::Reset { queue, outcome } => {
+        RetentionCommand::Reset { queue, outcome, .. } => {
             let which = [("outcome", outcome)];
             client
                 .ask_with::<HistoryResetRetention>(QueuePath { queue }, |request| {
@@ -333,30 +367,47 @@ async fn retention(
     Ok(())
 }
 
-async fn prune(dry_run: bool, client: &Client, output: Output) -> anyhow::Result<()> {
-    let received = client
-        .ask::<HistoryPrune>((), NoQuery {}, Json(Prune { dry_run }))
-        .await?;
-    let done = &received.data;
-    let months = if done.partitions.is_empty() {
-        "no whole month".to_owned()
-    } else {
-        done.partitions.join(", ")
+async fn prune(
+    dry_run: bool,
+    consent: &Consent,
+    client: &Client,
+    output: Output,
+) -> anyhow::Result<()> {
+    let act = async |dry_run| {
+        client
+            .ask::<HistoryPrune>((), NoQuery {}, Json(Prune { dry_run }))
+            .await
     };
-    let sentence = format!(
-        "{}: {}{} attempts, {months} (about {} attempts), {} groups of dead letters",
-        if dry_run {
-            "would be forgotten"
-        } else {
-            "forgotten"
-        },
-        done.attempts,
-        if done.and_more { " and more" } else { "" },
-        done.attempts_in_partitions,
-        done.dead_letters
-    );
-    output.value(&sentence, &received.raw);
+    let would = act(true).await?;
+    if dry_run {
+        let text = format!("Would be deleted: {}", pruned(&would.data));
+        output.value(&text, &would.raw);
+        return Ok(());
+    }
+    consent.ask(&format!(
+        "This deletes {}, which cannot be undone",
+        pruned(&would.data)
+    ))?;
+    let done = act(false).await?;
+    output.done(&format!("Deleted: {}", pruned(&done.data)), &done.raw);
     Ok(())
+}
+
+fn pruned(done: &Pruned) -> String {
+    let months = match done.partitions.is_empty() {
+        true => "no whole month".to_owned(),
+        false => format!(
+            "{} (about {})",
+            done.partitions.join(", "),
+            count(done.attempts_in_partitions, "attempt")
+        ),
+    };
+    let more = if done.and_more { " and more" } else { "" };
+    format!(
+        "{}{more}, {months}, {}",
+        count(done.attempts, "attempt"),
+        count(done.dead_letters, "dead-letter group")
+    )
 }
 
 async fn erase(args: EraseArgs, client: &Client, output: Output) -> anyhow::Result<()> {
@@ -380,20 +431,20 @@ async fn erase(args: EraseArgs, client: &Client, output: Output) -> anyhow::Resu
             .all(|(count, _)| *count == 0);
     if !args.yes && (output.json || !std::io::stdin().is_terminal() || is_nothing) {
         let sentence = format!(
-            "would be erased: {}{}",
+            "Would be erased: {}{}",
             counted(&would.data),
             left(&would.data)
         );
         output.value(&sentence, &would.raw);
         if !is_nothing {
-            return Err(Refusal("nothing was erased; say --yes if that is meant".into()).into());
+            return Err(Refusal("Nothing was erased. If you mean it, add --yes".into()).into());
         }
         return Ok(());
     }
-    confirmed(args.yes, &format!("this erases {}", counted(&would.data)))?;
+    confirmed(args.yes, &format!("This erases {}", counted(&would.data)))?;
     let done = request(false).await?;
     output.value(
-        &format!("erased: {}{}", counted(&done.data), left(&done.data)),
+        &format!("Erased: {}{}", counted(&done.data), left(&done.data)),
         &done.raw,
     );
     Ok(())

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use anyhow::Context;
+use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::value::RawValue;
 
 /// The JSON stays as written, because parsing would round its numbers and sort its keys.
@@ -40,8 +41,21 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         .and_then(|number| number.parse::<u64>().ok());
     match number.and_then(|number| number.checked_mul(unit)) {
         Some(seconds) if seconds > 0 => Ok(Duration::from_secs(seconds)),
-        _ => Err("not a time such as 90s, 30m, 24h or 7d".into()),
+        _ => Err("must be a whole number with a unit: 90s, 30m, 24h or 7d".into()),
     }
+}
+
+/// Parses a time in RFC 3339, or an age such as `90s`, `30m`, `24h` or `7d`.
+pub(super) fn point_in_time(text: &str) -> Result<DateTime<Utc>, String> {
+    if let Ok(time) = DateTime::parse_from_rfc3339(text) {
+        return Ok(time.to_utc());
+    }
+    let form = "must be a time such as 2026-11-24T00:00:00Z, or an age such as 90s, 30m, 24h or 7d";
+    let ago = duration(text).map_err(|_| form.to_owned())?;
+    let ago = TimeDelta::from_std(ago).map_err(|_| "too long ago".to_owned())?;
+    Utc::now()
+        .checked_sub_signed(ago)
+        .ok_or_else(|| "too long ago".into())
 }
 
 #[cfg(test)]

@@ -1,25 +1,33 @@
 //! `patchbay job …`
 
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
 use clap::Subcommand;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use patchbay_api::body::{AnyDocument, Json, NoBody};
 use patchbay_api::jobs::{
-    Delay, Job, JobPath, JobsKill, JobsList, JobsPromote, JobsRemove, JobsRetry, JobsSetData,
-    JobsSetDelay, JobsSetPriority, JobsShow, ListJobs, Priority, RedactedJob,
+    Delay, DuplicateJob, Job, JobPath, JobView, JobsDuplicate, JobsKill, JobsList, JobsPromote,
+    JobsRemove, JobsRetry, JobsSetData, JobsSetDelay, JobsSetPriority, JobsShow, ListJobs,
+    Priority, RedactedJob,
 };
 use patchbay_api::operation::NoQuery;
-use patchbay_api::queues::QueuePath;
+use patchbay_api::queues::{QueueCounts, QueuePath, QueuesShow};
+use patchbay_api::reveal::Reveal;
 use patchbay_api::timeline::JobsTimeline;
 use patchbay_model::job::JobState;
-use patchbay_model::shell::word;
+use patchbay_model::shell::{arguments, word};
+use patchbay_model::text::{counted, length};
 use serde_json::{Value, json};
 
 use super::add::{self, AddArgs};
 use super::client::{Client, ClientArgs, RevealArgs};
+use super::exact::with_json_in;
 use super::input::given_json;
-use super::output::time;
+use super::output::{relative, time};
+use super::refusal::{Consent, Why};
 use super::view::short;
-use super::{Output, timeline};
+use super::{Output, names, timeline};
 
 #[derive(Subcommand)]
 pub enum JobCommand {
@@ -31,14 +39,25 @@ pub enum JobCommand {
         /// the same]}, @FILE, or - for standard input
         tree: String,
     },
-    /// Show a job: state, data, failure, log and attempts
+    /// Show a job: state, times, options, data, failure, log and attempts
     Show {
-        /// Name of the queue
-        queue: String,
-        /// Id of the job
-        id: String,
+        #[command(flatten)]
+        job: JobRef,
         #[command(flatten)]
         reveal: RevealArgs,
+    },
+    /// Add a new job like this one; everything that it does happens again
+    Duplicate {
+        #[command(flatten)]
+        job: JobRef,
+        /// Other data: JSON, @FILE, or - for standard input
+        #[arg(long, value_name = "JSON")]
+        data: Option<String>,
+        /// Delay before the start, in milliseconds from now
+        #[arg(long, value_name = "MS")]
+        delay_ms: Option<u64>,
+        #[command(flatten)]
+        why: Why,
     },
     /// Show the timeline of a job: every attempt with its outside calls, actions of operators, and
     /// related jobs; also after Redis has forgotten the job
@@ -52,21 +71,29 @@ pub enum JobCommand {
     Retry {
         #[command(flatten)]
         job: JobRef,
+        #[command(flatten)]
+        why: Why,
     },
-    /// Remove a job that is not running; its history stays
+    /// Remove a job that is not running; its history is kept
     Remove {
         #[command(flatten)]
         job: JobRef,
+        #[command(flatten)]
+        consent: Consent,
     },
     /// Run a delayed job now
     Promote {
         #[command(flatten)]
         job: JobRef,
+        #[command(flatten)]
+        why: Why,
     },
     /// Kill a running job, in whichever host process it runs; it fails for good
     Kill {
         #[command(flatten)]
         job: JobRef,
+        #[command(flatten)]
+        why: Why,
     },
     /// Replace the data of a job that is not running
     SetData {
@@ -74,6 +101,8 @@ pub enum JobCommand {
         job: JobRef,
         /// JSON, @FILE, or - for standard input
         data: String,
+        #[command(flatten)]
+        consent: Consent,
     },
     /// Change when a delayed job starts
     SetDelay {
@@ -81,6 +110,8 @@ pub enum JobCommand {
         job: JobRef,
         /// Delay in milliseconds, from now
         delay_ms: u64,
+        #[command(flatten)]
+        why: Why,
     },
     /// Change the priority of a waiting job
     SetPriority {
@@ -88,10 +119,13 @@ pub enum JobCommand {
         job: JobRef,
         /// Priority, 1 (first) to 2097152; 0 comes before all of them
         priority: u32,
+        #[command(flatten)]
+        why: Why,
     },
     /// List the jobs of a queue in one state
     List {
         /// Name of the queue
+        #[arg(add = names::queues())]
         queue: String,
         /// State of the jobs
         #[arg(default_value = "failed", value_parser = PossibleValuesParser::new(LISTED).try_map(|text| listed(&text)))]
@@ -126,6 +160,7 @@ const PAGE: u64 = 200;
 #[derive(clap::Args)]
 pub struct JobRef {
     /// Name of the queue
+    #[arg(add = names::queues())]
     queue: String,
     /// Id of the job
     id: String,
@@ -152,23 +187,63 @@ impl std::fmt::Display for JobRef {
     }
 }
 
+impl JobCommand {
+    /// Whether it only reads, so that it can be repeated.
+    pub(super) fn is_read(&self) -> bool {
+        matches!(
+            self,
+            Self::List { .. } | Self::Show { .. } | Self::Timeline { .. }
+        )
+    }
+
+    fn why(&self) -> Why {
+        match self {
+            Self::Duplicate { why, .. }
+            | Self::Retry { why, .. }
+            | Self::Promote { why, .. }
+            | Self::Kill { why, .. }
+            | Self::SetDelay { why, .. }
+            | Self::SetPriority { why, .. } => why.clone(),
+            Self::Remove { consent, .. } | Self::SetData { consent, .. } => consent.why.clone(),
+            Self::Add(args) => args.why.clone(),
+            Self::Flow { .. } | Self::Show { .. } | Self::Timeline { .. } | Self::List { .. } => {
+                Why::default()
+            }
+        }
+    }
+}
+
 pub(crate) async fn run(
     command: JobCommand,
     args: &ClientArgs,
     output: Output,
 ) -> anyhow::Result<()> {
-    let client = Client::from_args(args)?;
+    let client = Client::from_args(args)?.because(&command.why());
     let none = NoQuery {};
     match command {
         JobCommand::Add(args) => add::add(*args, &client, output).await?,
         JobCommand::Flow { tree } => add::flow(tree, &client, output).await?,
-        JobCommand::Show { queue, id, reveal } => {
-            let path = JobPath {
-                queue: queue.clone(),
-                id,
-            };
-            let job = client.ask::<JobsShow>(path, reveal.into(), NoBody).await?;
-            output.value(&describe(&queue, &job.data), &job.raw);
+        JobCommand::Show { job, reveal } => {
+            let shown = client
+                .ask::<JobsShow>((&job).into(), reveal.into(), NoBody)
+                .await?;
+            let raw = with_json_in(&shown.raw, JSON_TEXTS);
+            output.value(&describe(&job.queue, &shown.data), &raw);
+        }
+        JobCommand::Duplicate {
+            job,
+            data,
+            delay_ms,
+            ..
+        } => {
+            let data = data.map(|data| given_json(data, "--data")).transpose()?;
+            let change = Json(DuplicateJob { data, delay_ms });
+            let added = client
+                .ask::<JobsDuplicate>((&job).into(), none, change)
+                .await?;
+            let shown = arguments(&[&added.data.queue, &added.data.id]);
+            let text = format!("Added: {shown}, a copy of {job}. See: patchbay job show {shown}");
+            output.made(&added.data.id, &text, &added.raw);
         }
         JobCommand::Timeline { job, reveal } => {
             let told = client
@@ -176,45 +251,59 @@ pub(crate) async fn run(
                 .await?;
             output.value(&timeline::describe(&told.data), &told.raw);
         }
-        JobCommand::Retry { job } => {
+        JobCommand::Retry { job, .. } => {
             client.ask::<JobsRetry>((&job).into(), none, NoBody).await?;
-            output.value(&format!("{job} is waiting again"), &job.value());
+            output.done(&format!("Retried: {job} waits again"), &job.value());
         }
-        JobCommand::Remove { job } => {
+        JobCommand::Remove { job, consent } => {
+            let shown = client
+                .ask::<JobsShow>((&job).into(), Reveal::default(), NoBody)
+                .await?;
+            let state = shown.data.job.job.state;
+            consent.ask(&format!(
+                "This removes the {state} job {job}, which cannot be undone"
+            ))?;
             client
                 .ask::<JobsRemove>((&job).into(), none, NoBody)
                 .await?;
-            output.value(
-                &format!("{job} is removed; its history stays"),
+            output.done(
+                &format!("Removed: {job}. Its history is kept"),
                 &job.value(),
             );
         }
-        JobCommand::Promote { job } => {
+        JobCommand::Promote { job, .. } => {
             client
                 .ask::<JobsPromote>((&job).into(), none, NoBody)
                 .await?;
-            output.value(&format!("{job} is due now"), &job.value());
+            output.done(&format!("Promoted: {job} waits now"), &job.value());
         }
-        JobCommand::Kill { job } => {
+        JobCommand::Kill { job, .. } => {
             client.ask::<JobsKill>((&job).into(), none, NoBody).await?;
-            output.value(&format!("{job} was ended and has failed"), &job.value());
+            output.done(&format!("Killed: {job} has failed for good"), &job.value());
         }
-        JobCommand::SetData { job, data } => {
+        JobCommand::SetData { job, data, consent } => {
             let data = AnyDocument(given_json(data, "the data")?);
+            consent.ask(&format!(
+                "This replaces the data of {job}; the present data is not kept"
+            ))?;
             client.ask::<JobsSetData>((&job).into(), none, data).await?;
-            output.value(&format!("{job} has other data now"), &job.value());
+            output.done(&format!("Changed: the data of {job}"), &job.value());
         }
-        JobCommand::SetDelay { job, delay_ms } => {
+        JobCommand::SetDelay { job, delay_ms, .. } => {
             client
                 .ask::<JobsSetDelay>((&job).into(), none, Json(Delay { delay_ms }))
                 .await?;
-            output.value(&format!("{job} is due in {delay_ms} ms"), &job.value());
+            let due = length(Duration::from_millis(delay_ms));
+            output.done(&format!("Changed: {job} is due in {due}"), &job.value());
         }
-        JobCommand::SetPriority { job, priority } => {
+        JobCommand::SetPriority { job, priority, .. } => {
             client
                 .ask::<JobsSetPriority>((&job).into(), none, Json(Priority { priority }))
                 .await?;
-            output.value(&format!("{job} has priority {priority} now"), &job.value());
+            output.done(
+                &format!("Changed: {job} has priority {priority}"),
+                &job.value(),
+            );
         }
         JobCommand::List {
             queue,
@@ -239,32 +328,67 @@ pub(crate) async fn run(
                     reason: reveal.reason.clone(),
                 })
             };
-            let jobs = client
-                .ask_pages::<JobsList, _>(&QueuePath { queue }, page)
-                .await?;
-            let rows = jobs.data.iter().map(|RedactedJob { job, .. }| {
-                let reason = job
-                    .failed_reason
-                    .as_deref()
-                    .unwrap_or_default()
-                    .chars()
-                    .take(60)
-                    .collect();
-                vec![
-                    job.id.clone(),
-                    job.name.clone(),
-                    job.attempts_made.to_string(),
-                    reason,
-                ]
-            });
-            output.table(
-                &["ID", "NAME", "ATTEMPTS", "FAILURE"],
-                rows.collect(),
-                &jobs.raw,
-            );
+            let path = QueuePath {
+                queue: queue.clone(),
+            };
+            let jobs = client.ask_up_to::<JobsList, _>(&path, page).await?;
+            let rows = jobs.items.iter().map(|job| row(&job.job, output)).collect();
+            let (raw, shown) = (with_json_in(&jobs.raw, JSON_TEXTS), jobs.items.len() as u64);
+            output.list(&HEAD, &WIDE, rows, &raw, &jobs.more());
+            if jobs.next_cursor.is_some() || offset > 0 {
+                let counts = client.ask::<QueuesShow>(path, none, NoBody).await?;
+                let of = in_state(&counts.data.overview.counts, state);
+                let (first, last) = ((offset + 1).min(offset + shown), offset + shown);
+                let name = arguments(&[&queue, &state.to_string()]);
+                output.note(&format!(
+                    "Jobs {first} to {last} of {of}. Next page: patchbay job list {name} --offset {last}; all: --all"
+                ));
+            }
         }
     }
     Ok(())
+}
+
+/// Fields of a job whose texts are JSON.
+const JSON_TEXTS: &[&str] = &["data", "opts", "progress", "returnValue"];
+const HEAD: [&str; 5] = ["ID", "NAME", "ADDED", "ATTEMPTS", "FAILURE"];
+const WIDE: [&str; 4] = ["STARTED", "ENDED", "PRIORITY", "WORKER"];
+
+fn row(job: &JobView, output: Output) -> Vec<String> {
+    let when = |ms: Option<u64>| at(ms).map_or_else(String::new, |at| output.when(at));
+    let failure = job.failed_reason.as_deref().unwrap_or_default();
+    let failure = match output.wide {
+        true => failure.to_owned(),
+        false => failure.chars().take(60).collect(),
+    };
+    vec![
+        job.id.clone(),
+        job.name.clone(),
+        when(job.timestamp),
+        job.attempts_made.to_string(),
+        failure,
+        when(job.processed_on),
+        when(job.finished_on),
+        job.priority.unwrap_or(0).to_string(),
+        job.processed_by.clone().unwrap_or_default(),
+    ]
+}
+
+fn in_state(counts: &QueueCounts, state: JobState) -> u64 {
+    match state {
+        JobState::Waiting => counts.waiting,
+        JobState::Prioritized => counts.prioritized,
+        JobState::Delayed => counts.delayed,
+        JobState::WaitingChildren => counts.waiting_children,
+        JobState::Active => counts.active,
+        JobState::Completed => counts.completed,
+        JobState::Failed => counts.failed,
+        JobState::Unknown => 0,
+    }
+}
+
+fn at(ms: Option<u64>) -> Option<DateTime<Utc>> {
+    DateTime::from_timestamp_millis(i64::try_from(ms?).ok()?)
 }
 
 fn listed(text: &str) -> Result<JobState, String> {
@@ -280,11 +404,32 @@ fn describe(queue: &str, shown: &Job) -> String {
         word(&job.name),
         job.state
     )];
+    lines.extend(times(job));
+    lines.push(format!("Attempts: {}", attempts(shown)));
+    if let Some(priority) = job.priority.filter(|priority| *priority > 0) {
+        lines.push(format!("Priority: {priority}"));
+    }
+    if let Some(schedule) = &job.schedule_id {
+        lines.push(format!("Schedule: {schedule}"));
+    }
+    if !["", "{}"].contains(&job.opts.as_str()) {
+        lines.push(format!("Options: {}", job.opts));
+    }
+    if let Some(change) = &shown.last_change {
+        let why = change.reason.as_ref().map(|why| format!(": {why}"));
+        lines.push(format!(
+            "Last change: {} by {} at {}{}",
+            change.action,
+            change.actor,
+            time(change.at),
+            why.unwrap_or_default()
+        ));
+    }
     let texts = [
-        ("data", Some(&job.data)),
-        ("result", job.return_value.as_ref()),
-        ("failure", job.failed_reason.as_ref()),
-        ("damage", job.damage.as_ref()),
+        ("Data", Some(&job.data)),
+        ("Result", job.return_value.as_ref()),
+        ("Failure", job.failed_reason.as_ref()),
+        ("Damage", job.damage.as_ref()),
     ];
     lines.extend(
         texts
@@ -292,7 +437,7 @@ fn describe(queue: &str, shown: &Job) -> String {
             .filter_map(|(label, text)| Some(format!("{label}: {}", text?))),
     );
     if !shown.attempts.is_empty() {
-        lines.push("attempts:".into());
+        lines.push("History of attempts, newest first:".into());
     }
     for attempt in &shown.attempts {
         let why = attempt
@@ -300,10 +445,12 @@ fn describe(queue: &str, shown: &Job) -> String {
             .as_ref()
             .map(|message| format!("  {message}"))
             .unwrap_or_default();
+        let took = (attempt.finished_at - attempt.started_at).to_std();
         lines.push(format!(
-            "  {}  {}  revision {}{why}",
+            "  {}  {}  took {}  revision {}{why}",
             time(attempt.finished_at),
             attempt.outcome,
+            length(took.unwrap_or_default()),
             short(attempt.revision.as_deref().unwrap_or("-"))
         ));
     }
@@ -314,18 +461,71 @@ fn describe(queue: &str, shown: &Job) -> String {
         .iter()
         .find_map(|attempt| attempt.stack.as_ref());
     if let Some(stack) = remembered.or_else(|| job.stacktrace.last()) {
-        lines.push(format!("stack trace:\n{stack}"));
+        lines.push(format!("Stack trace:\n{stack}"));
     }
     if !shown.logs.is_empty() {
-        lines.push("log:".into());
+        lines.push("Log:".into());
         lines.extend(shown.logs.iter().map(|line| format!("  {line}")));
     }
-    match hidden {
-        0 => {}
-        1 => lines.push("1 value is hidden. To see it, which is recorded: --reveal".into()),
-        hidden => lines.push(format!(
-            "{hidden} values are hidden. To see them, which is recorded: --reveal"
-        )),
+    if *hidden > 0 {
+        let values = counted(*hidden as u64, "value");
+        lines.push(format!(
+            "Hidden: {values}. --reveal shows them; that is recorded"
+        ));
     }
     lines.join("\n")
+}
+
+/// When it was added, is due, has started and has ended, with how long each step took.
+fn times(job: &JobView) -> Vec<String> {
+    let now = Utc::now();
+    let (added, due) = (at(job.timestamp), at(job.due_at));
+    let (started, ended) = (at(job.processed_on), at(job.finished_on));
+    let between = |from: Option<DateTime<Utc>>, to: Option<DateTime<Utc>>| {
+        (to? - from?).to_std().ok().map(length)
+    };
+    let mut lines = Vec::new();
+    if let Some(added) = added {
+        lines.push(format!("Added: {} ({})", time(added), relative(added, now)));
+    }
+    if let Some(due) = due {
+        lines.push(format!("Due: {} ({})", time(due), relative(due, now)));
+    }
+    if let Some(started) = started {
+        let waited = between(added, Some(started));
+        let waited = waited.map_or_else(String::new, |waited| {
+            format!(", {waited} after it was added")
+        });
+        lines.push(format!(
+            "Last started: {} ({}{waited})",
+            time(started),
+            relative(started, now)
+        ));
+    }
+    if let Some(ended) = ended {
+        let took = between(started, Some(ended));
+        let took = took.map_or_else(String::new, |took| format!(", took {took}"));
+        lines.push(format!(
+            "Ended: {} ({}{took})",
+            time(ended),
+            relative(ended, now)
+        ));
+    }
+    lines
+}
+
+/// `1 of 3 made, 2 left, backoff exponential from 1 s`
+fn attempts(shown: &Job) -> String {
+    let (job, retries) = (&shown.job.job, &shown.retries);
+    let mut text = format!("{} of {} made", job.attempts_made, retries.attempts);
+    if job.finished_on.is_none() {
+        text += &format!(", {} left", retries.left);
+    }
+    if let Some(backoff) = retries.backoff.as_ref().filter(|_| retries.attempts > 1) {
+        text += &format!(", backoff {backoff}");
+    }
+    if job.stalled > 0 {
+        text += &format!("; its worker was lost {}", counted(job.stalled, "time"));
+    }
+    text
 }

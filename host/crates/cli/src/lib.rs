@@ -3,6 +3,7 @@
 //! `keygen`, `sign`, `verify` and `publish` work on files only. All other commands are in the
 //! binary crate.
 
+mod activity;
 mod add;
 mod alert;
 mod audit;
@@ -11,9 +12,11 @@ mod build;
 mod bulk;
 pub mod client;
 mod dead_letters;
+mod exact;
 mod history;
 mod input;
 mod job;
+pub mod names;
 mod oci;
 mod operation;
 mod output;
@@ -28,6 +31,7 @@ mod search;
 mod secret;
 mod signing;
 mod sql;
+mod status;
 mod timeline;
 mod view;
 mod world;
@@ -44,13 +48,16 @@ pub use input::duration;
 use oci::RegistryError;
 pub use output::{Output, plain};
 pub use project::Project;
-use refusal::{NotFound, Refusal};
+use refusal::{NotConfirmed, NotFound, Refusal};
 pub use signing::signatures_for;
 pub use view::short;
 
 /// A command that calls a host, or works on files of a plugin.
 #[derive(Subcommand)]
 pub enum Command {
+    /// Show the state on one screen: health, alerts, queues in trouble, breakers, plugins, hosts
+    Status,
+    Activity(activity::ActivityArgs),
     /// Build, deploy and roll back plugins
     #[command(subcommand)]
     Plugin(plugin::PluginCommand),
@@ -89,12 +96,45 @@ pub enum Command {
     History(history::HistoryCommand),
 }
 
+impl Command {
+    /// Whether it only reads from a host and ends by itself, so that `--watch` can repeat it.
+    pub fn is_read(&self) -> bool {
+        match self {
+            Self::Status => true,
+            Self::Activity(args) => args.is_read(),
+            Self::Plugin(command) => command.is_read(),
+            Self::Job(command) => command.is_read(),
+            Self::Search(args) => args.is_read(),
+            Self::Bulk(command) => command.is_read(),
+            Self::DeadLetter(command) => command.is_read(),
+            Self::Queue(command) => command.is_read(),
+            Self::Breaker(command) => command.is_read(),
+            Self::Schedule(command) => command.is_read(),
+            Self::Secret(command) => command.is_read(),
+            Self::Audit(command) => command.is_read(),
+            Self::Alert(command) => command.is_read(),
+            Self::History(command) => command.is_read(),
+        }
+    }
+
+    /// Whether it starts something long, which `--watch` follows.
+    pub fn can_be_followed(&self) -> bool {
+        match self {
+            Self::Bulk(command) => command.can_be_followed(),
+            Self::DeadLetter(command) => command.can_be_followed(),
+            _ => false,
+        }
+    }
+}
+
 pub async fn run(
     command: Command,
     client: &ClientArgs,
     output: Output,
 ) -> anyhow::Result<ExitCode> {
     match command {
+        Command::Status => status::run(client, output).await?,
+        Command::Activity(args) => activity::run(args, client, output).await?,
         Command::Plugin(command) => plugin::run(command, client, output).await?,
         Command::Job(command) => job::run(command, client, output).await?,
         Command::Search(args) => search::run(*args, client, output).await?,
@@ -115,6 +155,7 @@ pub async fn run(
 pub fn exit_code(error: &anyhow::Error) -> Option<u8> {
     let is_input = |cause: &(dyn std::error::Error + 'static)| {
         cause.is::<Refusal>()
+            || cause.is::<NotConfirmed>()
             || cause.is::<serde_json::Error>()
             || cause.is::<ManifestError>()
             || cause.is::<Rejection>()
@@ -136,5 +177,31 @@ pub fn exit_code(error: &anyhow::Error) -> Option<u8> {
             status: 503, code, ..
         } if code == "unavailable" => Some(5),
         _ => None,
+    }
+}
+
+/// The stable code for an error of a command in this crate; `None` if the error has none.
+pub fn code(error: &anyhow::Error) -> Option<&str> {
+    match error.downcast_ref() {
+        Some(ClientError::Refused { code, .. }) => return Some(code),
+        Some(ClientError::Unreachable { .. }) => return Some("unreachable"),
+        Some(ClientError::NotPatchbay { .. }) => return Some("not-patchbay"),
+        None => {}
+    }
+    let any = |is: fn(&(dyn std::error::Error + 'static)) -> bool| error.chain().any(is);
+    if error.is::<NotFound>() {
+        Some("not-found")
+    } else if error.is::<NotConfirmed>() {
+        Some("not-confirmed")
+    } else if any(|cause| cause.is::<ManifestError>()) {
+        Some("invalid-manifest")
+    } else if any(|cause| cause.is::<Rejection>()) {
+        Some("rejected")
+    } else if any(|cause| cause.is::<RegistryError>()) {
+        Some("registry")
+    } else if any(|cause| cause.is::<Refusal>() || cause.is::<serde_json::Error>()) {
+        Some("invalid-input")
+    } else {
+        None
     }
 }

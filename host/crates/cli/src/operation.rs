@@ -25,7 +25,7 @@ pub struct Call {
     #[arg(long, value_name = "JSON", default_value = "{}")]
     input: String,
     /// Write the unchanged answer to this file instead of printing it
-    #[arg(long, short, value_name = "FILE")]
+    #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
 }
 
@@ -49,7 +49,7 @@ pub(crate) async fn run(args: Call, client: &Client, output: Output) -> anyhow::
     }
     if answered.kind == "relay" && answered.http_status >= 400 {
         bail!(
-            "the server that the plugin relays answered with status {}",
+            "The server behind the plugin answered with HTTP status {}",
             answered.http_status
         );
     }
@@ -72,16 +72,13 @@ fn print(answered: &Answered, output: Output) -> anyhow::Result<()> {
             "{}",
             serde_json::to_string_pretty(&serde_json::from_slice::<Value>(content)?)?
         ),
-        "empty" => eprintln!("done; the answer is empty"),
+        "empty" => output.note("Done. The answer is empty"),
         _ if std::io::stdout().is_terminal()
             && !std::str::from_utf8(content).is_ok_and(|text| plain(text) == text) =>
         {
-            let kind = answered
-                .content_type
-                .as_deref()
-                .unwrap_or("of no known type");
+            let kind = answered.content_type.as_deref().unwrap_or("unknown type");
             bail!(
-                "{} bytes ({kind}) are nothing for a terminal: write them with --output FILE",
+                "The answer ({} bytes, {kind}) is not text. Write it to a file with --output FILE",
                 content.len()
             );
         }

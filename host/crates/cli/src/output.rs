@@ -1,58 +1,237 @@
-//! Output of commands: text for people, JSON for scripts.
+//! Output of commands: tables and sentences for people, one JSON envelope for scripts.
+//!
+//! The envelope is the one of the API: `{"success":true,"data":…}` on standard output, with
+//! `nextCursor` and `partial` where a list has more, and `{"success":false,"code","message"}` on
+//! standard error. `docs/json-output.schema.json` describes it.
+
+use std::io::IsTerminal;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use patchbay_model::shell;
+use patchbay_model::text::length;
 use serde::Serialize;
+use serde_json::value::{RawValue, to_raw_value};
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use super::client::ClientError;
 
-/// Maximum padding of a column: longer cells must not move the other rows to the right.
+/// Maximum padding of a column where the width is not limited: longer cells must not move the
+/// other rows to the right.
 const MAX_WIDTH: usize = 120;
+/// A column is not made narrower than this to fit a terminal.
+const LEAST_WIDTH: usize = 12;
+/// Between two columns.
+const GAP: usize = 2;
 
-#[derive(Debug, Clone, Copy)]
+/// How a command prints.
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Output {
+    /// JSON for scripts instead of text.
     pub json: bool,
+    /// Every column of a table, and exact times.
+    pub wide: bool,
+    /// Only the first column of a table, and nothing after a change.
+    pub quiet: bool,
+    /// The command is repeated: JSON is printed as one line each time. Commands that start a long
+    /// operation follow it.
+    pub watch: bool,
+}
+
+/// More of a list.
+#[derive(Debug, Default)]
+pub struct More<'a> {
+    /// Cursor of the next page.
+    pub next_cursor: Option<&'a str>,
+    /// The search reached its time limit.
+    pub partial: bool,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Success<'a> {
+    success: bool,
+    data: &'a RawValue,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_cursor: Option<&'a str>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    partial: bool,
+}
+
+#[derive(Serialize)]
+struct Failure<'a> {
+    success: bool,
+    code: &'a str,
+    message: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    details: Option<&'a serde_json::Value>,
 }
 
 impl Output {
-    /// Prints one sentence, or one value.
+    /// Prints what was asked for as text, or its value.
     pub fn value(self, text: &str, value: &impl Serialize) {
         if self.json {
-            self.print_json(value)
+            self.print_json(value, &More::default());
         } else {
-            println!("{}", plain(text))
+            println!("{}", plain(text));
         }
+    }
+
+    /// Prints that something was done, or its value.
+    pub fn done(self, text: &str, value: &impl Serialize) {
+        if self.json || !self.quiet {
+            self.value(text, value);
+        }
+    }
+
+    /// As [`Self::done`]; `id` is what `--quiet` prints.
+    pub fn made(self, id: &str, text: &str, value: &impl Serialize) {
+        let text = if self.quiet { id } else { text };
+        self.value(text, value);
     }
 
     /// Prints a table, or the values behind it.
     pub fn table(self, head: &[&str], rows: Vec<Vec<String>>, value: &impl Serialize) {
-        if self.json {
-            return self.print_json(value);
-        }
-        lines(head, &rows)
-            .iter()
-            .for_each(|line| println!("{line}"));
+        self.list(head, &[], rows, value, &More::default());
     }
 
-    pub fn error(self, error: &anyhow::Error) {
+    /// Prints a table, or the values behind it. The columns of `wide` come last in the rows, and
+    /// are left out unless they are asked for.
+    pub fn list(
+        self,
+        head: &[&str],
+        wide: &[&str],
+        mut rows: Vec<Vec<String>>,
+        value: &impl Serialize,
+        more: &More<'_>,
+    ) {
         if self.json {
-            let mut told = serde_json::json!({ "error": format!("{error:#}") });
-            if let Some(ClientError::Refused { code, details, .. }) = error.downcast_ref() {
-                told["code"] = code.as_str().into();
-                told["details"] = details.clone().unwrap_or_default();
+            return self.print_json(value, more);
+        }
+        let mut head: Vec<&str> = head.to_vec();
+        if self.quiet {
+            for row in rows.iter().filter_map(|row| row.first()) {
+                println!("{}", plain(row).replace('\n', "\\n"));
             }
-            eprintln!("{told}");
+            return;
+        }
+        if self.wide {
+            head.extend(wide);
         } else {
-            eprintln!("error: {}", plain(&format!("{error:#}")));
+            rows.iter_mut().for_each(|row| row.truncate(head.len()));
+        }
+        for line in lines(&head, &rows, terminal_width()) {
+            println!("{line}");
         }
     }
 
-    fn print_json(self, value: &impl Serialize) {
-        println!(
-            "{}",
-            serde_json::to_string_pretty(value).unwrap_or_default()
-        );
+    /// Prints a remark for people on standard error, where no pipe takes it for a row.
+    pub fn note(self, text: &str) {
+        if !self.json && !self.quiet {
+            eprintln!("{}", plain(text));
+        }
     }
+
+    /// A time in a table: how long ago it was, or with `-o wide` exactly when.
+    pub fn when(self, at: DateTime<Utc>) -> String {
+        if self.wide {
+            time(at)
+        } else {
+            relative(at, Utc::now())
+        }
+    }
+
+    /// Prints why a command failed. `code` is stable, in kebab-case.
+    pub fn error(self, error: &anyhow::Error, code: &str) {
+        if !self.json {
+            eprintln!("error: {}", plain(&format!("{error:#}")));
+            return;
+        }
+        let details = match error.downcast_ref() {
+            Some(ClientError::Refused { details, .. }) => details.as_ref(),
+            _ => None,
+        };
+        let message = match error.downcast_ref() {
+            // Its code is a field of its own here.
+            Some(ClientError::Refused { message, .. }) => message.clone(),
+            _ => format!("{error:#}"),
+        };
+        let failure = Failure {
+            success: false,
+            code,
+            message,
+            details,
+        };
+        eprintln!("{}", serde_json::to_string(&failure).unwrap_or_default());
+    }
+
+    fn print_json(self, value: &impl Serialize, more: &More<'_>) {
+        // The value may be the text that the host sent: its numbers must stay as they are.
+        let Ok(data) = to_raw_value(value) else {
+            return;
+        };
+        let envelope = Success {
+            success: true,
+            data: &data,
+            next_cursor: more.next_cursor,
+            partial: more.partial,
+        };
+        let text = serde_json::to_string(&envelope).unwrap_or_default();
+        println!("{}", if self.watch { text } else { indented(&text) });
+    }
+}
+
+/// JSON with line breaks; every value stays exactly as it was written.
+pub(super) fn indented(json: &str) -> String {
+    let mut out = String::with_capacity(json.len() * 2);
+    let (mut depth, mut in_text, mut escaped) = (0, false, false);
+    let mut chars = json.chars().peekable();
+    while let Some(c) = chars.next() {
+        if in_text {
+            out.push(c);
+            match c {
+                _ if escaped => escaped = false,
+                '\\' => escaped = true,
+                '"' => in_text = false,
+                _ => {}
+            }
+            continue;
+        }
+        match c {
+            c if c.is_ascii_whitespace() => {}
+            '{' | '[' => {
+                out.push(c);
+                while chars.peek().is_some_and(char::is_ascii_whitespace) {
+                    chars.next();
+                }
+                if let Some(end) = chars.next_if(|next| ['}', ']'].contains(next)) {
+                    out.push(end);
+                } else {
+                    depth += 1;
+                    new_line(&mut out, depth);
+                }
+            }
+            '}' | ']' => {
+                depth -= 1;
+                new_line(&mut out, depth);
+                out.push(c);
+            }
+            ',' => {
+                out.push(c);
+                new_line(&mut out, depth);
+            }
+            ':' => out.push_str(": "),
+            c => {
+                in_text = c == '"';
+                out.push(c);
+            }
+        }
+    }
+    out
+}
+
+fn new_line(out: &mut String, depth: usize) {
+    out.push('\n');
+    out.extend(std::iter::repeat_n("  ", depth));
 }
 
 /// In the format of the API.
@@ -60,31 +239,132 @@ pub(super) fn time(at: DateTime<Utc>) -> String {
     at.to_rfc3339_opts(SecondsFormat::AutoSi, true)
 }
 
-fn lines(head: &[&str], rows: &[Vec<String>]) -> Vec<String> {
-    let head = head.iter().map(|text| (*text).to_owned()).collect();
-    let cell = |text: &String| plain(text).replace('\n', "\\n").replace('\t', "\\t");
-    let rows: Vec<Vec<String>> = std::iter::once(&head)
-        .chain(rows)
-        .map(|row: &Vec<String>| row.iter().map(cell).collect())
+/// `12 s ago`, or `in 5 min`.
+pub(super) fn relative(at: DateTime<Utc>, now: DateTime<Utc>) -> String {
+    match ((now - at).to_std(), (at - now).to_std()) {
+        (Ok(ago), _) if ago.as_secs() == 0 => "now".into(),
+        (Ok(ago), _) => format!("{} ago", length(ago)),
+        (_, Ok(ahead)) if ahead.as_secs() == 0 => "now".into(),
+        (_, Ok(ahead)) => format!("in {}", length(ahead)),
+        _ => time(at),
+    }
+}
+
+/// Columns of the terminal, or of `COLUMNS`; `None` where nothing limits the width.
+pub(super) fn terminal_width() -> Option<usize> {
+    let given = std::env::var("COLUMNS")
+        .ok()
+        .and_then(|text| text.parse().ok());
+    given.filter(|columns| *columns > 0).or_else(|| {
+        let stdout = std::io::stdout();
+        let size = stdout
+            .is_terminal()
+            .then(|| rustix::termios::tcgetwinsize(&stdout).ok())
+            .flatten()?;
+        Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
+    })
+}
+
+fn lines(head: &[&str], rows: &[Vec<String>], limit: Option<usize>) -> Vec<String> {
+    let cell = |text: &str| plain(text).replace('\n', "\\n").replace('\t', "\\t");
+    let rows: Vec<Vec<String>> = std::iter::once(head.iter().map(|text| cell(text)).collect())
+        .chain(
+            rows.iter()
+                .map(|row| row.iter().map(|text| cell(text)).collect()),
+        )
         .collect();
-    let width = |column: usize| {
-        rows.iter()
-            .filter_map(|row| row.get(column))
-            .map(|cell| cell.chars().count())
-            .max()
-    };
-    let widths: Vec<usize> = (0..head.len())
-        .map(|column| width(column).unwrap_or(0).min(MAX_WIDTH))
+    let natural: Vec<usize> = (0..head.len())
+        .map(|column| {
+            let cells = rows.iter().filter_map(|row| row.get(column));
+            cells.map(|cell| cell.width()).max().unwrap_or(0)
+        })
         .collect();
-    let line = |row: &Vec<String>| {
-        let line: String = row
+    let Some(limit) = limit else {
+        let widths: Vec<usize> = natural
             .iter()
-            .zip(&widths)
-            .map(|(cell, width)| format!("{cell:<width$}  "))
+            .map(|width| (*width).min(MAX_WIDTH))
             .collect();
-        line.trim_end().to_owned()
+        return rows.iter().map(|row| line(row, &widths, false)).collect();
     };
-    rows.iter().map(line).collect()
+    match fitted(&natural, limit) {
+        Some(widths) => rows.iter().map(|row| line(row, &widths, true)).collect(),
+        None => records(&rows, limit),
+    }
+}
+
+fn line(row: &[String], widths: &[usize], is_cut: bool) -> String {
+    let mut line = String::new();
+    for (cell, width) in row.iter().zip(widths) {
+        let cell = if is_cut {
+            cut(cell, *width)
+        } else {
+            cell.clone()
+        };
+        let missing = width.saturating_sub(cell.width()) + GAP;
+        line.push_str(&cell);
+        line.extend(std::iter::repeat_n(' ', missing));
+    }
+    line.trim_end().to_owned()
+}
+
+/// Widths with which the table is at most `limit` wide. The first column, by which rows are named,
+/// keeps its width. `None` if columns would have to be too narrow.
+fn fitted(natural: &[usize], limit: usize) -> Option<Vec<usize>> {
+    let mut widths = natural.to_vec();
+    let gaps = GAP * widths.len().saturating_sub(1);
+    while widths.iter().sum::<usize>() + gaps > limit {
+        let widest = (1..widths.len()).max_by_key(|column| widths[*column])?;
+        if widths[widest] <= LEAST_WIDTH {
+            return None;
+        }
+        widths[widest] -= 1;
+    }
+    Some(widths)
+}
+
+/// One line per cell, for terminals that are too narrow for a table.
+fn records(rows: &[Vec<String>], limit: usize) -> Vec<String> {
+    let Some((head, rows)) = rows.split_first() else {
+        return Vec::new();
+    };
+    let label = head.iter().map(|name| name.width()).max().unwrap_or(0) + GAP;
+    let mut lines = Vec::new();
+    for row in rows {
+        if !lines.is_empty() {
+            lines.push(String::new());
+        }
+        for (name, cell) in head.iter().zip(row).filter(|(_, cell)| !cell.is_empty()) {
+            let mut rest = cell.as_str();
+            let mut first = name.as_str();
+            while !rest.is_empty() {
+                let end = fitting(rest, limit.saturating_sub(label).max(LEAST_WIDTH));
+                let pad = label.saturating_sub(first.width());
+                lines.push(format!("{first}{}{}", " ".repeat(pad), &rest[..end]));
+                (first, rest) = ("", &rest[end..]);
+            }
+        }
+    }
+    lines
+}
+
+/// The text, or its beginning with `…` behind it.
+fn cut(text: &str, width: usize) -> String {
+    if text.width() <= width {
+        return text.to_owned();
+    }
+    format!("{}…", &text[..fitting(text, width.saturating_sub(1))])
+}
+
+/// Length in bytes of the longest beginning that is at most `width` wide; at least one character.
+fn fitting(text: &str, width: usize) -> usize {
+    let mut taken = 0;
+    for (at, c) in text.char_indices() {
+        taken += c.width().unwrap_or(0);
+        if taken > width && at > 0 {
+            return at;
+        }
+    }
+    text.len()
 }
 
 /// Escapes characters that steer the terminal or change the order of the text. Jobs, failures, logs
@@ -104,7 +384,13 @@ pub fn plain(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use chrono::TimeDelta;
+
     use super::*;
+
+    fn row(cells: [&str; 2]) -> Vec<String> {
+        cells.map(str::to_owned).to_vec()
+    }
 
     #[test]
     fn what_others_wrote_is_shown_and_steers_nothing() {
@@ -112,7 +398,6 @@ mod tests {
             plain("a\tb\n\u{1b}[2J\u{9b}1m\r\u{202e}ok"),
             "a\tb\n\\u{1b}[2J\\u{9b}1m\\u{d}\\u{202e}ok"
         );
-        let row = |cells: [&str; 2]| cells.map(str::to_owned).to_vec();
         let long = "x".repeat(100_000);
         let shown = lines(
             &["A", "B"],
@@ -121,6 +406,7 @@ mod tests {
                 row(["\u{1b}", "2"]),
                 row([&long, "3"]),
             ],
+            None,
         );
         assert_eq!(shown[1].trim_end_matches('1').trim_end(), "two\\nlines");
         assert!(
@@ -129,5 +415,64 @@ mod tests {
             shown[2]
         );
         assert_eq!(shown[3], format!("{long}  3"));
+    }
+
+    #[test]
+    fn a_table_fits_its_terminal_and_stays_aligned() {
+        let rows = [
+            row(["emailQueue", "the server answered with something long"]),
+            row(["日本", "été"]),
+        ];
+        assert_eq!(
+            lines(&["QUEUE", "FAILURE"], &rows, Some(30)),
+            [
+                "QUEUE       FAILURE",
+                "emailQueue  the server answer…",
+                "日本        été"
+            ]
+        );
+        assert_eq!(
+            lines(&["QUEUE", "FAILURE"], &rows[..1], Some(20)),
+            [
+                "QUEUE    emailQueue",
+                "FAILURE  the server a",
+                "         nswered with",
+                "          something l",
+                "         ong"
+            ]
+        );
+    }
+
+    #[test]
+    fn json_is_indented_and_no_value_changes() {
+        let json =
+            r#"{"a":[1.10,{}, [ ] ],"b":"{\"x\": [1,2]}","c":123456789012345678901234567890}"#;
+        let text = indented(json);
+        assert_eq!(
+            text,
+            "{\n  \"a\": [\n    1.10,\n    {},\n    []\n  ],\n  \"b\": \"{\\\"x\\\": [1,2]}\",\n  \"c\": 123456789012345678901234567890\n}"
+        );
+        let same: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        assert_eq!(
+            same,
+            serde_json::from_str::<serde_json::Value>(json).expect("JSON")
+        );
+    }
+
+    #[test]
+    fn times_are_told_from_now() {
+        let now = Utc::now();
+        let of = |seconds| relative(now - TimeDelta::seconds(seconds), now);
+        assert_eq!(
+            [0, 5, 600, 100_000, -7, -10_000].map(of),
+            [
+                "now",
+                "5 s ago",
+                "10 min ago",
+                "27 h ago",
+                "in 7 s",
+                "in 2 h"
+            ]
+        );
     }
 }

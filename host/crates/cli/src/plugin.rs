@@ -9,18 +9,22 @@ use patchbay_api::operation::NoQuery;
 use patchbay_api::plugins::{
     Asks, PluginPath, PluginSummary, PluginsDeactivate, PluginsDelete, PluginsGrant, PluginsGrants,
     PluginsList, PluginsRelease, PluginsRevisions, PluginsRevoke, PluginsRollback,
-    PluginsSetSettings, PluginsSettings, Release, RevisionPath, TwoRevisions,
+    PluginsSetSettings, PluginsSettings, Release, RevisionPath, RevisionSummary, TwoRevisions,
 };
+use patchbay_api::queues::{QueueOverview, QueuesList};
 use patchbay_api::reveal::Reveal;
 use patchbay_model::grant::Ask;
 use patchbay_model::redaction::mark_in;
+use patchbay_model::shell::arguments;
+use patchbay_model::text::counted;
 use serde_json::json;
 use serde_json::value::to_raw_value;
 
 use super::client::{Client, ClientArgs, RevealArgs};
-use super::refusal::{Refusal, confirmed};
+use super::output::indented;
+use super::refusal::{Consent, Refusal, Why};
 use super::view::{describe, short};
-use super::{Output, build, operation, push, revisions, signing, sql, world};
+use super::{Output, build, names, operation, push, revisions, signing, sql, world};
 
 #[derive(Subcommand)]
 pub enum PluginCommand {
@@ -61,27 +65,32 @@ pub enum PluginCommand {
     /// List the revisions of a plugin, newest first
     Revisions {
         /// Name of the plugin
+        #[arg(add = names::plugins())]
         plugin: String,
     },
     /// Show which revision is active, which one runs on this host, and why they differ
     Status {
         /// Name of the plugin
+        #[arg(add = names::plugins())]
         plugin: String,
     },
     /// Show the database connections of plugins on the answering host, and their sessions in
     /// Postgres
     Sql {
         /// Only this plugin
+        #[arg(add = names::plugins())]
         plugin: Option<String>,
     },
     /// List activations, rollbacks (`reactivated`) and deactivations, newest first
     History {
         /// Name of the plugin
+        #[arg(add = names::plugins())]
         plugin: String,
     },
     /// Show what changed between two revisions: + new, - gone, ~ changed
     Diff {
         /// Name of the plugin
+        #[arg(add = names::plugins())]
         plugin: String,
         /// Digest of the older revision, or a prefix of at least 4 digits
         from: String,
@@ -91,21 +100,26 @@ pub enum PluginCommand {
     /// Activate a revision; running calls finish on the previous one
     Activate {
         /// Name of the plugin
+        #[arg(add = names::plugins())]
         plugin: String,
         /// Digest of the revision, or a prefix of at least 4 digits
         digest: String,
         /// Also grant what it asks for and is not granted yet
         #[arg(long)]
         grant: bool,
+        #[command(flatten)]
+        why: Why,
     },
     /// List what a plugin asks for, what it is granted, and what it used in the last 30 days
     Grants {
         /// Name of the plugin
+        #[arg(add = names::plugins())]
         plugin: String,
     },
     /// Grant asks of a revision; takes effect on the next call
     Grant {
         /// Name of the plugin
+        #[arg(add = names::plugins())]
         plugin: String,
         /// Asks as listed by `plugin grants`, for example "secret API_KEY"
         #[arg(
@@ -117,25 +131,34 @@ pub enum PluginCommand {
         /// Everything that the active and the newest revision ask for
         #[arg(long)]
         all: bool,
+        #[command(flatten)]
+        why: Why,
     },
     /// Revoke grants: the next call is denied, without a new activation
     Revoke {
         /// Name of the plugin
+        #[arg(add = names::plugins())]
         plugin: String,
         /// Asks as listed by `plugin grants`
         #[arg(required = true, value_name = "ASK")]
         asks: Vec<String>,
+        #[command(flatten)]
+        why: Why,
     },
     /// Call an operation of a plugin and print the answer; nothing is retried
     Call(operation::Call),
     /// Activate the revision that was active before
     Rollback {
         /// Name of the plugin
+        #[arg(add = names::plugins())]
         plugin: String,
+        #[command(flatten)]
+        why: Why,
     },
     /// Release a plugin from quarantine, with its present revision
     Release {
         /// Name of the plugin
+        #[arg(add = names::plugins())]
         plugin: String,
         /// Why, for the next operator and the audit trail
         #[arg(long, default_value = "no reason given")]
@@ -144,23 +167,28 @@ pub enum PluginCommand {
     /// Deactivate a plugin: its queues wait until a revision is activated
     Deactivate {
         /// Name of the plugin
+        #[arg(add = names::plugins())]
         plugin: String,
+        #[command(flatten)]
+        consent: Consent,
     },
     /// Delete a revision that is not active
     Delete {
         /// Name of the plugin
+        #[arg(add = names::plugins())]
         plugin: String,
         /// Digest of the revision, or a prefix of at least 4 digits
         digest: String,
-        /// Do not ask for confirmation, even for the last revision of the plugin
-        #[arg(long)]
-        yes: bool,
+        #[command(flatten)]
+        consent: Consent,
     },
     /// Delete old revisions now; hosts also do so every six hours
     Prune {
         /// Only list them
         #[arg(long)]
         dry_run: bool,
+        #[command(flatten)]
+        consent: Consent,
     },
     /// Show and change the settings of a plugin
     #[command(subcommand)]
@@ -172,6 +200,7 @@ pub enum SettingsCommand {
     /// Show the settings as JSON, without defaults
     Get {
         /// Name of the plugin
+        #[arg(add = names::plugins())]
         plugin: String,
         #[command(flatten)]
         reveal: RevealArgs,
@@ -180,18 +209,55 @@ pub enum SettingsCommand {
     /// on the next call
     Set {
         /// Name of the plugin
+        #[arg(add = names::plugins())]
         plugin: String,
         /// Changes, for example from=no-reply@example.com
         #[arg(required = true, value_name = "NAME=VALUE")]
         changes: Vec<String>,
+        #[command(flatten)]
+        why: Why,
     },
     /// Replace all settings by a JSON file (`-` reads standard input)
     Replace {
         /// Name of the plugin
+        #[arg(add = names::plugins())]
         plugin: String,
         /// File with a JSON object
         file: PathBuf,
+        #[command(flatten)]
+        why: Why,
     },
+}
+
+impl PluginCommand {
+    /// Whether it only reads from a host, so that it can be repeated.
+    pub(super) fn is_read(&self) -> bool {
+        matches!(
+            self,
+            Self::List
+                | Self::Revisions { .. }
+                | Self::Status { .. }
+                | Self::Sql { .. }
+                | Self::History { .. }
+                | Self::Grants { .. }
+        )
+    }
+
+    fn why(&self) -> Why {
+        match self {
+            Self::Activate { why, .. }
+            | Self::Grant { why, .. }
+            | Self::Revoke { why, .. }
+            | Self::Rollback { why, .. }
+            | Self::Settings(
+                SettingsCommand::Set { why, .. } | SettingsCommand::Replace { why, .. },
+            ) => why.clone(),
+            Self::Deactivate { consent, .. }
+            | Self::Delete { consent, .. }
+            | Self::Prune { consent, .. } => consent.why.clone(),
+            _ => Why::default(),
+        }
+    }
 }
 
 pub(crate) async fn run(
@@ -211,7 +277,7 @@ pub(crate) async fn run(
         PluginCommand::Publish(args) => return push::publish(args, output).await,
         _ => {}
     }
-    let client = Client::from_args(args)?;
+    let client = Client::from_args(args)?.because(&command.why());
     let none = NoQuery {};
     match command {
         PluginCommand::Build(_)
@@ -235,78 +301,58 @@ pub(crate) async fn run(
             plugin,
             digest,
             grant,
+            ..
         } => {
             let activated = client.activate(&plugin, &digest, grant).await?;
-            output.value(&describe(&activated.data), &activated.raw);
+            output.done(&describe(&activated.data), &activated.raw);
         }
         PluginCommand::Grants { plugin } => grants(plugin, &client, output).await?,
-        PluginCommand::Grant { plugin, asks, all } => {
-            grant(&plugin, asks, all, &client, output).await?
-        }
-        PluginCommand::Revoke { plugin, asks } => {
+        PluginCommand::Grant {
+            plugin, asks, all, ..
+        } => grant(&plugin, asks, all, &client, output).await?,
+        PluginCommand::Revoke { plugin, asks, .. } => {
             let body = Json(Asks {
                 asks: asks.iter().map(Ask::new).collect(),
             });
             client
                 .ask::<PluginsRevoke>(path(&plugin), none, body)
                 .await?;
+            let words: Vec<&str> = asks.iter().map(String::as_str).collect();
+            let undo = arguments(&[&[plugin.as_str()], words.as_slice()].concat());
             let message = format!(
-                "revoked from {plugin}; calls from now on are denied:\n{}",
+                "Revoked from {plugin}. New calls are denied:\n{}\nUndo: patchbay plugin grant {undo}",
                 asks.join("\n")
             );
-            output.value(&message, &json!({ "plugin": plugin, "revoked": asks }));
+            output.done(&message, &json!({ "plugin": plugin, "revoked": asks }));
         }
         PluginCommand::Call(call) => operation::run(call, &client, output).await?,
-        PluginCommand::Rollback { plugin } => {
+        PluginCommand::Rollback { plugin, .. } => {
             let activated = client
                 .ask::<PluginsRollback>(path(&plugin), none, NoBody)
                 .await?;
-            output.value(&describe(&activated.data), &activated.raw);
+            output.done(&describe(&activated.data), &activated.raw);
         }
         PluginCommand::Release { plugin, reason } => {
             let released = client
                 .ask::<PluginsRelease>(path(&plugin), none, Json(Release { reason }))
                 .await?;
             let digest = short(&released.data.digest.to_string());
-            output.value(
-                &format!("released: {plugin} {digest} takes calls again"),
+            output.done(
+                &format!("Released: {plugin} {digest} takes calls again"),
                 &released.raw,
             );
         }
-        PluginCommand::Deactivate { plugin } => {
-            client
-                .ask::<PluginsDeactivate>(path(&plugin), none, NoBody)
-                .await?;
-            output.value(
-                &format!("{plugin} is stopped; its queues wait"),
-                &json!({ "plugin": plugin, "active": false }),
-            );
+        PluginCommand::Deactivate { plugin, consent } => {
+            deactivate(plugin, &consent, &client, output).await?
         }
         PluginCommand::Delete {
             plugin,
             digest,
-            yes,
-        } => {
-            let revisions = client
-                .ask::<PluginsRevisions>(path(&plugin), none, NoBody)
-                .await?;
-            if revisions.data.len() == 1 {
-                confirmed(
-                    yes,
-                    "this is the plugin's last revision, and its grants go along; its history stays",
-                )?;
-            }
-            let revision = RevisionPath {
-                name: plugin.clone(),
-                digest,
-            };
-            let deleted = client.ask::<PluginsDelete>(revision, none, NoBody).await?;
-            output.value(
-                &format!("deleted {plugin} {}", short(&deleted.data)),
-                &deleted.raw,
-            );
+            consent,
+        } => delete(plugin, digest, &consent, &client, output).await?,
+        PluginCommand::Prune { dry_run, consent } => {
+            revisions::prune(dry_run, &consent, &client, output).await?
         }
-        PluginCommand::Prune { dry_run } => revisions::prune(dry_run, &client, output).await?,
         PluginCommand::Settings(command) => settings(command, &client, output).await?,
     }
     Ok(())
@@ -316,6 +362,92 @@ fn path(plugin: &str) -> PluginPath {
     PluginPath {
         name: plugin.to_owned(),
     }
+}
+
+async fn deactivate(
+    plugin: String,
+    consent: &Consent,
+    client: &Client,
+    output: Output,
+) -> anyhow::Result<()> {
+    let none = NoQuery {};
+    let plugins = client.ask::<PluginsList>((), none, NoBody).await?;
+    let found = plugins.data.iter().find(|summary| summary.name == plugin);
+    let queues = client.ask::<QueuesList>((), none, NoBody).await?;
+    let own = |queue: &&QueueOverview| {
+        found.is_some_and(|summary| summary.queues.iter().any(|own| own == queue.name.as_str()))
+    };
+    let waiting = queues.data.iter().filter(own).map(|queue| &queue.counts);
+    let waiting: u64 = waiting
+        .map(|counts| counts.waiting + counts.prioritized)
+        .sum();
+    let waiting = counted(waiting, "job");
+    consent.ask(&format!(
+        "This stops {plugin} on all hosts. Its queues wait, with {waiting} now, until a revision is activated"
+    ))?;
+    client
+        .ask::<PluginsDeactivate>(path(&plugin), none, NoBody)
+        .await?;
+    let undo = found.filter(|summary| summary.active).map_or_else(
+        || format!("patchbay plugin revisions {plugin}"),
+        |summary| {
+            format!(
+                "patchbay plugin activate {plugin} {}",
+                short(&summary.digest)
+            )
+        },
+    );
+    output.done(
+        &format!("Deactivated: {plugin}. Its queues wait. Undo: {undo}"),
+        &json!({ "plugin": plugin, "active": false }),
+    );
+    Ok(())
+}
+
+async fn delete(
+    plugin: String,
+    digest: String,
+    consent: &Consent,
+    client: &Client,
+    output: Output,
+) -> anyhow::Result<()> {
+    let revisions = client
+        .ask::<PluginsRevisions>(path(&plugin), NoQuery {}, NoBody)
+        .await?;
+    let named = revisions
+        .data
+        .iter()
+        .find(|revision| revision.digest.starts_with(&digest));
+    let what = named.map_or_else(
+        || digest.clone(),
+        |revision| format!("{} {}", revision.version, short(&revision.digest)),
+    );
+    let is_other = |revision: &&RevisionSummary| {
+        !revision.digest.starts_with(&digest) && revision.state != "active"
+    };
+    let left = revisions.data.iter().filter(is_other).count();
+    let consequence = match (revisions.data.len(), left) {
+        (1, _) => {
+            ". It is the last revision of the plugin, and the grants of the plugin go with it; its history is kept"
+        }
+        (_, 0) => ". No revision is left to roll back to",
+        _ => "",
+    };
+    consent.ask(&format!(
+        "This deletes revision {what} of {plugin}{consequence}"
+    ))?;
+    let revision = RevisionPath {
+        name: plugin.clone(),
+        digest,
+    };
+    let deleted = client
+        .ask::<PluginsDelete>(revision, NoQuery {}, NoBody)
+        .await?;
+    output.done(
+        &format!("Deleted: revision {} of {plugin}", short(&deleted.data)),
+        &deleted.raw,
+    );
+    Ok(())
 }
 
 async fn list(client: &Client, output: Output) -> anyhow::Result<()> {
@@ -417,15 +549,11 @@ async fn grant(
         .ask::<PluginsGrant>(path(plugin), NoQuery {}, Json(Asks { asks: asks.clone() }))
         .await?;
     let lines: Vec<&str> = asks.iter().map(Ask::as_str).collect();
-    let done = if asks.is_empty() {
-        "everything was granted already".into()
-    } else {
-        lines.join("\n")
+    let text = match asks.is_empty() {
+        true => format!("Nothing to grant: {plugin} has everything that it asks for"),
+        false => format!("Granted to {plugin}:\n{}", lines.join("\n")),
     };
-    output.value(
-        &format!("granted to {plugin}:\n{done}"),
-        &json!({ "plugin": plugin, "granted": asks }),
-    );
+    output.done(&text, &json!({ "plugin": plugin, "granted": asks }));
     Ok(())
 }
 
@@ -438,10 +566,12 @@ async fn settings(command: SettingsCommand, client: &Client, output: Output) -> 
     let (plugin, value) = match command {
         SettingsCommand::Get { plugin, reveal } => {
             let settings = get(&plugin, reveal.into()).await?;
-            Output { json: true }.value("", &settings.raw);
+            output.value(&indented(settings.raw.get()), &settings.raw);
             return Ok(());
         }
-        SettingsCommand::Set { plugin, changes } => {
+        SettingsCommand::Set {
+            plugin, changes, ..
+        } => {
             let mut settings = get(&plugin, Reveal::default()).await?.data;
             if mark_in(&settings.to_string()).is_some() {
                 // The present values are needed in full: hidden ones must not change.
@@ -453,7 +583,7 @@ async fn settings(command: SettingsCommand, client: &Client, output: Output) -> 
             }
             for change in changes {
                 let Some((name, value)) = change.split_once('=') else {
-                    return Err(Refusal(format!("{change:?} is not NAME=VALUE")).into());
+                    return Err(Refusal(format!("{change:?} must be NAME=VALUE")).into());
                 };
                 if value.is_empty() {
                     settings
@@ -465,7 +595,7 @@ async fn settings(command: SettingsCommand, client: &Client, output: Output) -> 
             }
             (plugin, settings)
         }
-        SettingsCommand::Replace { plugin, file } => {
+        SettingsCommand::Replace { plugin, file, .. } => {
             let text = if file == Path::new("-") {
                 std::io::read_to_string(std::io::stdin())?
             } else {
@@ -482,8 +612,8 @@ async fn settings(command: SettingsCommand, client: &Client, output: Output) -> 
             AnyDocument(to_raw_value(&value)?),
         )
         .await?;
-    output.value(
-        &format!("settings of {plugin} changed; they apply from the next call on"),
+    output.done(
+        &format!("Changed: the settings of {plugin}. They apply from the next call on"),
         &value,
     );
     Ok(())

@@ -8,6 +8,7 @@ use patchbay_api::plugins::SignedComponent;
 use serde_json::json;
 
 use super::client::{Client, ClientArgs};
+use super::exact::with_member;
 use super::oci::{self, Publication, Registry, RegistryArgs};
 use super::refusal::Refusal;
 use super::view::{describe, short, signers};
@@ -74,7 +75,7 @@ pub(super) async fn push(args: Push, client: &ClientArgs, output: Output) -> any
             args.from.display()
         );
     }
-    let mut staged = client
+    let staged = client
         .push(SignedComponent {
             component,
             signatures,
@@ -84,7 +85,7 @@ pub(super) async fn push(args: Push, client: &ClientArgs, output: Output) -> any
     let (plugin, digest) = (staged.data.plugin.as_str(), staged.data.digest.to_string());
     if args.activate {
         let activated = client.activate(plugin, &digest, args.grant).await?;
-        output.value(&describe(&activated.data), &activated.raw);
+        output.done(&describe(&activated.data), &activated.raw);
         return Ok(());
     }
     let known = if staged.data.created {
@@ -120,10 +121,11 @@ pub(super) async fn push(args: Push, client: &ClientArgs, output: Output) -> any
         signers(&staged.data.signatures),
         short(&digest)
     );
-    if let Some(source) = source {
-        staged.raw["source"] = source.into();
-    }
-    output.value(&message, &staged.raw);
+    let raw = match source {
+        Some(source) => with_member(&staged.raw, "source", &source),
+        None => staged.raw,
+    };
+    output.done(&message, &raw);
     Ok(())
 }
 

@@ -1,24 +1,26 @@
 //! `patchbay queue …`
 
-use std::borrow::Cow;
+use std::time::Duration;
 
 use anyhow::bail;
 use clap::Subcommand;
 use patchbay_api::body::{Json, NoBody};
 use patchbay_api::operation::NoQuery;
 use patchbay_api::queues::{
-    AllDone, Clean, Concurrency, Drain, EveryQueue, MigrateRepeatables, Obliterate, PutBack, Queue,
-    QueueCounts, QueuePath, QueuesClean, QueuesConcurrency, QueuesDrain, QueuesList,
+    AllDone, Clean, Concurrency, Done, Drain, EveryQueue, MigrateRepeatables, Obliterate, PutBack,
+    Queue, QueueCounts, QueuePath, QueuesClean, QueuesConcurrency, QueuesDrain, QueuesList,
     QueuesMigrateRepeatables, QueuesObliterate, QueuesPause, QueuesPauseAll, QueuesPutBack,
     QueuesRateLimit, QueuesResume, QueuesResumeAll, QueuesShow, QueuesWhy, Rate,
 };
 use patchbay_model::job::JobState;
-use patchbay_model::shell::word;
+use patchbay_model::shell::{arguments, word};
+use patchbay_model::text::{counted, length};
 use serde_json::json;
 
-use super::client::{Client, ClientArgs};
+use super::client::{Client, ClientArgs, ClientError, Received};
+use super::names;
 use super::output::Output;
-use super::refusal::confirmed_for;
+use super::refusal::{Consent, Why};
 
 #[derive(Subcommand)]
 pub enum QueueCommand {
@@ -27,37 +29,47 @@ pub enum QueueCommand {
     /// Show a queue: counts, limits, workers, and rates and durations per job name
     Show {
         /// Name of the queue
+        #[arg(add = names::queues())]
         queue: String,
     },
     /// Explain why a queue makes no progress, and what to do next
     Why {
         /// Name of the queue
+        #[arg(add = names::queues())]
         queue: String,
     },
     /// Pause a queue for all workers on all hosts; running jobs continue
     Pause {
         #[command(flatten)]
         which: Which,
+        #[command(flatten)]
+        consent: Consent,
     },
     /// Resume a queue: workers take its jobs again
     Resume {
         #[command(flatten)]
         which: Which,
+        #[command(flatten)]
+        consent: Consent,
     },
-    /// Remove the waiting jobs of a queue
+    /// Remove the waiting jobs of a queue; `patchbay bulk remove --state waiting` can be undone
     Drain {
         /// Name of the queue
+        #[arg(add = names::queues())]
         queue: String,
         /// Also remove delayed jobs, except those of schedules
         #[arg(long)]
         delayed: bool,
-        /// Do not ask for confirmation
+        #[command(flatten)]
+        consent: Consent,
+        /// Only count the jobs
         #[arg(long)]
-        yes: bool,
+        dry_run: bool,
     },
-    /// Remove jobs in one state
+    /// Remove jobs in one state; `patchbay bulk remove` can be undone
     Clean {
         /// Name of the queue
+        #[arg(add = names::queues())]
         queue: String,
         /// State of the jobs: waiting, prioritized, delayed, completed or failed
         #[arg(value_parser = state)]
@@ -68,53 +80,90 @@ pub enum QueueCommand {
         /// Maximum number of jobs
         #[arg(long, default_value_t = 10_000)]
         limit: u64,
+        #[command(flatten)]
+        consent: Consent,
+        /// Only count the jobs
+        #[arg(long)]
+        dry_run: bool,
     },
     /// Retry all failed (or completed) jobs: put them back into the queue
     RetryAll {
         /// Name of the queue
+        #[arg(add = names::queues())]
         queue: String,
-        /// State of the jobs: failed or completed
+        /// State of the jobs: failed, or completed (which run a second time)
         #[arg(long, default_value = "failed", value_parser = state)]
         state: JobState,
+        #[command(flatten)]
+        consent: Consent,
+        /// Only count the jobs
+        #[arg(long)]
+        dry_run: bool,
     },
     /// Run all delayed jobs now, except those of schedules
     PromoteAll {
         /// Name of the queue
+        #[arg(add = names::queues())]
         queue: String,
+        #[command(flatten)]
+        consent: Consent,
+        /// Only count the jobs
+        #[arg(long)]
+        dry_run: bool,
     },
     /// Remove a queue with all its jobs, finished ones included; its history is kept
     Obliterate {
         /// Name of the queue
+        #[arg(add = names::queues())]
         queue: String,
         /// Name of the queue, repeated as confirmation
         #[arg(long, value_name = "QUEUE")]
         confirm: String,
+        #[command(flatten)]
+        why: Why,
     },
     /// List repeatables from before BullMQ had job schedulers, with the schedules that would
     /// replace them; --apply converts them
     MigrateRepeatables {
         /// Name of the queue
+        #[arg(add = names::queues())]
         queue: String,
         /// Convert them
         #[arg(long)]
         apply: bool,
+        #[command(flatten)]
+        why: Why,
     },
     /// Limit how many jobs run at the same time, over all workers
     Concurrency {
         /// Name of the queue
+        #[arg(add = names::queues())]
         queue: String,
-        /// Maximum number of jobs; absent: no limit
+        /// Maximum number of jobs
+        #[arg(required_unless_present = "none", conflicts_with = "none")]
         max: Option<u32>,
+        /// Remove the limit
+        #[arg(long)]
+        none: bool,
+        #[command(flatten)]
+        why: Why,
     },
     /// Limit how many jobs start per period, over all workers
     RateLimit {
         /// Name of the queue
+        #[arg(add = names::queues())]
         queue: String,
-        /// Maximum number of jobs; absent: no limit
+        /// Maximum number of jobs
+        #[arg(required_unless_present = "none", conflicts_with = "none")]
         max: Option<u64>,
+        /// Remove the limit
+        #[arg(long)]
+        none: bool,
         /// Length of the period, in milliseconds
         #[arg(long, default_value_t = 1_000)]
         per_ms: u64,
+        #[command(flatten)]
+        why: Why,
     },
 }
 
@@ -122,15 +171,33 @@ pub enum QueueCommand {
 #[group(required = true, multiple = false)]
 pub struct Which {
     /// Name of the queue
+    #[arg(add = names::queues())]
     queue: Option<String>,
     /// All queues
     #[arg(long)]
     all: bool,
 }
 
-impl Which {
-    fn name(&self) -> Cow<'_, str> {
-        self.queue.as_deref().map_or("every queue".into(), word)
+impl QueueCommand {
+    /// Whether it only reads, so that it can be repeated.
+    pub(super) fn is_read(&self) -> bool {
+        matches!(self, Self::List | Self::Show { .. } | Self::Why { .. })
+    }
+
+    fn why(&self) -> Why {
+        match self {
+            Self::Pause { consent, .. }
+            | Self::Resume { consent, .. }
+            | Self::Drain { consent, .. }
+            | Self::Clean { consent, .. }
+            | Self::RetryAll { consent, .. }
+            | Self::PromoteAll { consent, .. } => consent.why.clone(),
+            Self::Obliterate { why, .. }
+            | Self::MigrateRepeatables { why, .. }
+            | Self::Concurrency { why, .. }
+            | Self::RateLimit { why, .. } => why.clone(),
+            Self::List | Self::Show { .. } | Self::Why { .. } => Why::default(),
+        }
     }
 }
 
@@ -139,40 +206,10 @@ pub(crate) async fn run(
     args: &ClientArgs,
     output: Output,
 ) -> anyhow::Result<()> {
-    let client = Client::from_args(args)?;
+    let client = Client::from_args(args)?.because(&command.why());
     let none = NoQuery {};
     match command {
-        QueueCommand::List => {
-            let queues = client.ask::<QueuesList>((), none, NoBody).await?;
-            let rows = queues.data.iter().map(|queue| {
-                let paused = if queue.counts.paused { "paused" } else { "" };
-                let notes = [paused, queue.error.as_deref().unwrap_or_default()];
-                let notes = notes
-                    .into_iter()
-                    .filter(|note| !note.is_empty())
-                    .collect::<Vec<_>>()
-                    .join(", ");
-                let counts = states(&queue.counts).map(|(_, count)| count.to_string());
-                let age = queue.oldest_waiting_ms.map_or_else(String::new, age);
-                std::iter::once(queue.name.to_string())
-                    .chain(counts)
-                    .chain([age, notes])
-                    .collect()
-            });
-            let head = [
-                "QUEUE",
-                "WAITING",
-                "ACTIVE",
-                "DELAYED",
-                "PRIORITIZED",
-                "CHILDREN",
-                "COMPLETED",
-                "FAILED",
-                "OLDEST",
-                "",
-            ];
-            output.table(&head, rows.collect(), &queues.raw);
-        }
+        QueueCommand::List => list(&client, output).await?,
         QueueCommand::Show { queue } => {
             let shown = client
                 .ask::<QueuesShow>(QueuePath { queue }, none, NoBody)
@@ -186,109 +223,176 @@ pub(crate) async fn run(
             let lines = reasons
                 .data
                 .iter()
-                .map(|reason| format!("{}\n  next: {}", reason.message, reason.next));
+                .map(|reason| format!("{}\n  Next: {}", reason.message, reason.next));
             output.value(&lines.collect::<Vec<_>>().join("\n"), &reasons.raw);
         }
-        QueueCommand::Pause { which } => {
-            let told = format!("paused: {}", which.name());
+        QueueCommand::Pause { which, consent } => {
             let Some(queue) = which.queue else {
+                let queues = client.ask::<QueuesList>((), none, NoBody).await?;
+                let open = queues.data.iter().filter(|queue| !queue.counts.paused);
+                let open = counted(open.count() as u64, "queue");
+                consent.ask(&format!("This pauses {open} on all hosts; their jobs wait"))?;
                 let done = client
                     .ask::<QueuesPauseAll>((), none, Json(EveryQueue { all: true }))
                     .await?;
-                output.value(&told, &done.raw);
+                let undo = "Undo: patchbay queue resume --all";
+                output.done(&format!("Paused: every queue. {undo}"), &done.raw);
                 return all_done(&done.data);
             };
+            let name = arguments(&[&queue]);
             let done = client
                 .ask::<QueuesPause>(QueuePath { queue }, none, NoBody)
                 .await?;
-            output.value(&told, &done.raw);
+            output.done(
+                &format!("Paused: {name}. Undo: patchbay queue resume {name}"),
+                &done.raw,
+            );
         }
-        QueueCommand::Resume { which } => {
-            let told = format!("takes jobs again: {}", which.name());
+        QueueCommand::Resume { which, consent } => {
             let Some(queue) = which.queue else {
+                let queues = client.ask::<QueuesList>((), none, NoBody).await?;
+                let paused = queues.data.iter().filter(|queue| queue.counts.paused);
+                let paused = counted(paused.count() as u64, "paused queue");
+                consent.ask(&format!("This resumes {paused}; their jobs run at once"))?;
                 let done = client
                     .ask::<QueuesResumeAll>((), none, Json(EveryQueue { all: true }))
                     .await?;
-                output.value(&told, &done.raw);
+                output.done("Resumed: every queue", &done.raw);
                 return all_done(&done.data);
             };
+            let name = word(&queue).into_owned();
             let done = client
                 .ask::<QueuesResume>(QueuePath { queue }, none, NoBody)
                 .await?;
-            output.value(&told, &done.raw);
+            output.done(
+                &format!("Resumed: {name}. Workers take its jobs"),
+                &done.raw,
+            );
         }
         QueueCommand::Drain {
             queue,
             delayed,
-            yes,
+            consent,
+            dry_run,
         } => {
-            confirmed_for::<QueuesDrain>(yes, &word(&queue))?;
-            let name = word(&queue).into_owned();
-            let done = client
-                .ask::<QueuesDrain>(QueuePath { queue }, none, Json(Drain { delayed }))
-                .await?;
-            output.value(
-                &format!("{} jobs removed from {name}", done.data.count),
-                &done.raw,
-            );
+            let act = async |dry_run| {
+                let path = QueuePath {
+                    queue: queue.clone(),
+                };
+                let what = Json(Drain { delayed, dry_run });
+                client.ask::<QueuesDrain>(path, none, what).await
+            };
+            let what = if delayed {
+                "waiting and delayed"
+            } else {
+                "waiting"
+            };
+            let name = word(&queue);
+            let would = act(true).await?;
+            let jobs = of_queue(would.data.count, what, &name);
+            if dry_run {
+                output.value(&format!("Would be removed: {jobs}"), &would.raw);
+                return Ok(());
+            }
+            consent.ask(&format!(
+                "This removes {jobs}, which cannot be undone (patchbay bulk remove can, for an hour)"
+            ))?;
+            let done = act(false).await?;
+            let jobs = of_queue(done.data.count, what, &name);
+            output.done(&format!("Removed: {jobs}"), &done.raw);
         }
         QueueCommand::Clean {
             queue,
             state,
             older_than_s,
             limit,
+            consent,
+            dry_run,
         } => {
-            let name = word(&queue).into_owned();
-            let what = Clean {
-                state,
-                older_than_ms: older_than_s.saturating_mul(1_000),
-                limit: Some(limit),
+            let act = async |dry_run| {
+                let path = QueuePath {
+                    queue: queue.clone(),
+                };
+                let what = Clean {
+                    state,
+                    older_than_ms: older_than_s.saturating_mul(1_000),
+                    limit: Some(limit),
+                    dry_run,
+                };
+                client.ask::<QueuesClean>(path, none, Json(what)).await
             };
-            let done = client
-                .ask::<QueuesClean>(QueuePath { queue }, none, Json(what))
-                .await?;
-            output.value(
-                &format!("{} {} jobs removed from {name}", done.data.count, state),
-                &done.raw,
-            );
+            let name = word(&queue);
+            let would = act(true).await?;
+            // Only ended jobs are counted by their age.
+            let is_ended = [JobState::Completed, JobState::Failed].contains(&state);
+            let most = if older_than_s > 0 && !is_ended {
+                "up to "
+            } else {
+                ""
+            };
+            let jobs = of_queue(would.data.count, &state.to_string(), &name);
+            if dry_run {
+                output.value(&format!("Would be removed: {most}{jobs}"), &would.raw);
+                return Ok(());
+            }
+            consent.ask(&format!(
+                "This removes {most}{jobs}, which cannot be undone (patchbay bulk remove can, for an hour)"
+            ))?;
+            let done = act(false).await?;
+            let jobs = of_queue(done.data.count, &state.to_string(), &name);
+            output.done(&format!("Removed: {jobs}"), &done.raw);
         }
-        QueueCommand::RetryAll { queue, state } => {
-            let name = word(&queue).into_owned();
-            let done = client
-                .ask::<QueuesPutBack>(QueuePath { queue }, none, Json(PutBack { state }))
-                .await?;
-            output.value(
-                &format!("{} jobs of {name} wait again", done.data.count),
-                &done.raw,
-            );
+        QueueCommand::RetryAll {
+            queue,
+            state,
+            consent,
+            dry_run,
+        } => {
+            let again = match state {
+                JobState::Completed => {
+                    ". They have completed: everything that they do happens again"
+                }
+                _ => "",
+            };
+            let act = PutBackJobs {
+                client: &client,
+                queue,
+                state,
+            };
+            let jobs = act.ask(dry_run, &consent, "retries", again, output).await?;
+            if let Some(done) = jobs {
+                let jobs = of_queue(done.data.count, &state.to_string(), &word(&act.queue));
+                output.done(&format!("Retried: {jobs}; they wait again"), &done.raw);
+            }
         }
-        QueueCommand::PromoteAll { queue } => {
-            let name = word(&queue).into_owned();
-            let what = Json(PutBack {
+        QueueCommand::PromoteAll {
+            queue,
+            consent,
+            dry_run,
+        } => {
+            let act = PutBackJobs {
+                client: &client,
+                queue,
                 state: JobState::Delayed,
-            });
-            let done = client
-                .ask::<QueuesPutBack>(QueuePath { queue }, none, what)
-                .await?;
-            output.value(
-                &format!("{} jobs of {name} are due now", done.data.count),
-                &done.raw,
-            );
+            };
+            let jobs = act.ask(dry_run, &consent, "runs now", "", output).await?;
+            if let Some(done) = jobs {
+                let jobs = of_queue(done.data.count, "delayed", &word(&act.queue));
+                output.done(&format!("Promoted: {jobs}; they wait now"), &done.raw);
+            }
         }
-        QueueCommand::Obliterate { queue, confirm } => {
+        QueueCommand::Obliterate { queue, confirm, .. } => {
             let name = word(&queue).into_owned();
             let done = client
                 .ask::<QueuesObliterate>(QueuePath { queue }, none, Json(Obliterate { confirm }))
                 .await?;
-            output.value(
-                &format!(
-                    "{name} is gone, with {} jobs; its history stays",
-                    done.data.count
-                ),
+            let jobs = counted(done.data.count, "job");
+            output.done(
+                &format!("Removed: queue {name} with {jobs}. Its history is kept"),
                 &done.raw,
             );
         }
-        QueueCommand::MigrateRepeatables { queue, apply } => {
+        QueueCommand::MigrateRepeatables { queue, apply, .. } => {
             let how = Json(MigrateRepeatables { dry_run: !apply });
             let migrated = client
                 .ask::<QueuesMigrateRepeatables>(QueuePath { queue }, none, how)
@@ -306,45 +410,136 @@ pub(crate) async fn run(
                 &migrated.raw,
             );
         }
-        QueueCommand::Concurrency { queue, max } => {
-            let path = QueuePath {
+        QueueCommand::Concurrency { queue, max, .. } => {
+            let path = || QueuePath {
                 queue: queue.clone(),
             };
+            let before = client.ask::<QueuesShow>(path(), none, NoBody).await?;
             client
-                .ask::<QueuesConcurrency>(path, none, Json(Concurrency { max }))
+                .ask::<QueuesConcurrency>(path(), none, Json(Concurrency { max }))
                 .await?;
-            let said = max.map_or("no limit on jobs at once".to_owned(), |max| {
-                format!("at most {max} jobs at once")
-            });
-            output.value(
-                &format!("{}: {said}", word(&queue)),
-                &json!({ "queue": queue, "max": max }),
+            let most = |max: Option<u32>| match max {
+                Some(max) => format!("at most {} at the same time", counted(max, "job")),
+                None => "no limit on jobs at the same time".to_owned(),
+            };
+            let before = before
+                .data
+                .overview
+                .concurrency
+                .map(|max| max.min(u32::MAX.into()) as u32);
+            output.done(
+                &format!("{}: {} (before: {})", word(&queue), most(max), most(before)),
+                &json!({ "queue": queue, "max": max, "before": before }),
             );
         }
-        QueueCommand::RateLimit { queue, max, per_ms } => {
-            let path = QueuePath {
+        QueueCommand::RateLimit {
+            queue, max, per_ms, ..
+        } => {
+            let path = || QueuePath {
                 queue: queue.clone(),
             };
-            client
-                .ask::<QueuesRateLimit>(
-                    path,
-                    none,
-                    Json(Rate {
-                        max,
-                        per_ms: Some(per_ms),
-                    }),
-                )
-                .await?;
-            let said = max.map_or("no rate limit".to_owned(), |max| {
-                format!("at most {max} jobs in {per_ms} ms")
+            let before = client.ask::<QueuesShow>(path(), none, NoBody).await?;
+            let rate = Json(Rate {
+                max,
+                per_ms: Some(per_ms),
             });
-            output.value(
-                &format!("{}: {said}", word(&queue)),
+            client.ask::<QueuesRateLimit>(path(), none, rate).await?;
+            let most = |rate: Option<(u64, u64)>| match rate {
+                Some((max, per_ms)) => format!("at most {} in {per_ms} ms", counted(max, "job")),
+                None => "no rate limit".to_owned(),
+            };
+            let now = most(max.map(|max| (max, per_ms)));
+            let before = most(before.data.overview.rate);
+            output.done(
+                &format!("{}: {now} (before: {before})", word(&queue)),
                 &json!({ "queue": queue, "max": max, "perMs": per_ms }),
             );
         }
     }
     Ok(())
+}
+
+async fn list(client: &Client, output: Output) -> anyhow::Result<()> {
+    let queues = client.ask::<QueuesList>((), NoQuery {}, NoBody).await?;
+    let rows = queues.data.iter().map(|queue| {
+        let paused = if queue.counts.paused { "paused" } else { "" };
+        let notes = [paused, queue.error.as_deref().unwrap_or_default()];
+        let notes = notes
+            .into_iter()
+            .filter(|note| !note.is_empty())
+            .collect::<Vec<_>>()
+            .join(", ");
+        let counts = states(&queue.counts).map(|(_, count)| count.to_string());
+        let age = queue.oldest_waiting_ms.map_or_else(String::new, age);
+        std::iter::once(queue.name.to_string())
+            .chain(counts)
+            .chain([age, notes])
+            .collect()
+    });
+    let head = [
+        "QUEUE",
+        "WAITING",
+        "ACTIVE",
+        "DELAYED",
+        "PRIORITIZED",
+        "CHILDREN",
+        "COMPLETED",
+        "FAILED",
+        "OLDEST",
+        "NOTES",
+    ];
+    output.table(&head, rows.collect(), &queues.raw);
+    Ok(())
+}
+
+/// All jobs of a queue in one state, which are put back.
+struct PutBackJobs<'a> {
+    client: &'a Client,
+    queue: String,
+    state: JobState,
+}
+
+impl PutBackJobs<'_> {
+    /// Counts the jobs, asks, and puts them back; `None` after a dry run.
+    async fn ask(
+        &self,
+        dry_run: bool,
+        consent: &Consent,
+        does: &str,
+        mind: &str,
+        output: Output,
+    ) -> anyhow::Result<Option<Received<Done>>> {
+        let would = self.put_back(true).await?;
+        let jobs = of_queue(
+            would.data.count,
+            &self.state.to_string(),
+            &word(&self.queue),
+        );
+        if dry_run {
+            output.value(&format!("This {does} {jobs}"), &would.raw);
+            return Ok(None);
+        }
+        consent.ask(&format!("This {does} {jobs}{mind}"))?;
+        Ok(Some(self.put_back(false).await?))
+    }
+
+    async fn put_back(&self, dry_run: bool) -> Result<Received<Done>, ClientError> {
+        let path = QueuePath {
+            queue: self.queue.clone(),
+        };
+        let what = Json(PutBack {
+            state: self.state,
+            dry_run,
+        });
+        self.client
+            .ask::<QueuesPutBack>(path, NoQuery {}, what)
+            .await
+    }
+}
+
+/// `63 failed jobs of emailQueue`
+fn of_queue(count: u64, state: &str, queue: &str) -> String {
+    format!("{} of {queue}", counted(count, &format!("{state} job")))
 }
 
 fn state(text: &str) -> Result<JobState, String> {
@@ -357,7 +552,7 @@ fn state(text: &str) -> Result<JobState, String> {
         "completed",
         "failed",
     ];
-    serde_json::from_value(text.into()).map_err(|_| format!("it is one of {}", states.join(", ")))
+    serde_json::from_value(text.into()).map_err(|_| format!("must be one of {}", states.join(", ")))
 }
 
 /// An operation on all queues may have failed for some of them, which is an error.
@@ -370,8 +565,8 @@ fn all_done(done: &AllDone) -> anyhow::Result<()> {
         .iter()
         .map(|one| format!("{}: {}", word(&one.queue), one.message));
     bail!(
-        "not done for {} queues:\n{}",
-        done.failures.len(),
+        "Not done for {}:\n{}",
+        counted(done.failures.len() as u64, "queue"),
         failures.collect::<Vec<_>>().join("\n")
     );
 }
@@ -440,25 +635,6 @@ fn describe(queue: &Queue) -> String {
     lines.join("\n")
 }
 
-/// Rounded to the precision that an operator needs.
 fn age(ms: u64) -> String {
-    match ms / 1_000 {
-        s @ 0..120 => format!("{s} s"),
-        s @ 120..7_200 => format!("{} min", s / 60),
-        s @ 7_200..172_800 => format!("{} h", s / 3_600),
-        s => format!("{} d", s / 86_400),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::age;
-
-    #[test]
-    fn ages_are_rounded() {
-        assert_eq!(
-            [5_000, 130_000, 7_300_000, 200_000_000].map(age),
-            ["5 s", "2 min", "2 h", "2 d"]
-        );
-    }
+    length(Duration::from_millis(ms))
 }

@@ -1,9 +1,9 @@
-//! Errors of commands before they call a host: unusable input, and destructive operations without
-//! confirmation.
+//! Errors of commands before they call a host: unusable input, and operations that need a
+//! confirmation and have none.
 
 use std::io::{BufRead, IsTerminal, Write};
 
-use patchbay_api::operation::{Effect, Endpoint};
+use clap::Args;
 
 /// Nothing was done; the user must change the input.
 #[derive(Debug, thiserror::Error)]
@@ -15,33 +15,54 @@ pub(crate) struct Refusal(pub(super) String);
 #[error("{0}")]
 pub(crate) struct NotFound(pub(super) String);
 
-/// Returns if `yes` is set or the user confirms on a terminal; otherwise fails. `consequence` is a
-/// clause: `this forgets every job of q`.
+/// The user did not confirm.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct NotConfirmed(String);
+
+/// Options of a command that changes something.
+#[derive(Debug, Default, Clone, Args)]
+pub struct Why {
+    /// Why, for the record of who did what (`patchbay activity`); no personal data
+    #[arg(long, value_name = "TEXT")]
+    pub(super) reason: Option<String>,
+}
+
+/// Options of a command that asks before it acts.
+#[derive(Debug, Default, Clone, Args)]
+pub struct Consent {
+    /// Do not ask for confirmation
+    #[arg(long, short = 'y')]
+    pub(super) yes: bool,
+    #[command(flatten)]
+    pub(super) why: Why,
+}
+
+impl Consent {
+    /// Returns if `--yes` was given or the user confirms on a terminal; otherwise fails.
+    /// `consequence` is a sentence without its full stop: `This removes 63 failed jobs of q`.
+    pub(super) fn ask(&self, consequence: &str) -> anyhow::Result<()> {
+        confirmed(self.yes, consequence)
+    }
+}
+
+/// As [`Consent::ask`].
 pub(super) fn confirmed(yes: bool, consequence: &str) -> anyhow::Result<()> {
     if yes {
         return Ok(());
     }
     if std::io::stdin().is_terminal() && std::io::stderr().is_terminal() {
-        eprint!("{consequence}. Go on? [y/N] ");
+        eprint!("{}. Continue? [y/N] ", super::plain(consequence));
         std::io::stderr().flush()?;
         let mut answer = String::new();
         std::io::stdin().lock().read_line(&mut answer)?;
         if ["y", "yes"].contains(&answer.trim().to_lowercase().as_str()) {
             return Ok(());
         }
-        return Err(Refusal("nothing was done".into()).into());
+        return Err(NotConfirmed("Nothing was done".into()).into());
     }
-    Err(Refusal(format!(
-        "nothing was done: {consequence}; say --yes if that is meant"
+    Err(NotConfirmed(format!(
+        "Nothing was done. {consequence}. If you mean it, add --yes"
     ))
     .into())
-}
-
-/// As `confirmed`, for an operation that destroys something of `target`; the table of operations
-/// has the clause.
-pub(super) fn confirmed_for<E: Endpoint>(yes: bool, target: &str) -> anyhow::Result<()> {
-    match E::OPERATION.effect {
-        Effect::Destroys(clause) => confirmed(yes, &format!("{clause} in {target}")),
-        Effect::Reads | Effect::Changes => Ok(()),
-    }
 }

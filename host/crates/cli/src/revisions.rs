@@ -6,11 +6,13 @@ use patchbay_api::plugins::{
     Change, PluginPath, PluginsDiff, PluginsHistory, PluginsPrune, PluginsRevisions, PluginsStatus,
     Prune, TwoRevisions,
 };
+use patchbay_model::text::counted;
 use serde_json::Value;
 
 use super::Output;
 use super::client::Client;
 use super::output::plain;
+use super::refusal::Consent;
 use super::view::{host_state, short, signers};
 
 pub(super) async fn list(plugin: String, client: &Client, output: Output) -> anyhow::Result<()> {
@@ -148,13 +150,26 @@ pub(super) async fn diff(
     Ok(())
 }
 
-pub(super) async fn prune(dry_run: bool, client: &Client, output: Output) -> anyhow::Result<()> {
-    let pruned = client
-        .ask::<PluginsPrune>((), NoQuery {}, Json(Prune { dry_run }))
-        .await?;
+pub(super) async fn prune(
+    dry_run: bool,
+    consent: &Consent,
+    client: &Client,
+    output: Output,
+) -> anyhow::Result<()> {
+    let act = async |dry_run| {
+        client
+            .ask::<PluginsPrune>((), NoQuery {}, Json(Prune { dry_run }))
+            .await
+    };
+    let mut pruned = act(true).await?;
     if !output.json && pruned.data.is_empty() {
-        println!("no old revisions");
+        output.note("No old revisions");
         return Ok(());
+    }
+    if !dry_run && !pruned.data.is_empty() {
+        let old = counted(pruned.data.len() as u64, "old revision");
+        consent.ask(&format!("This deletes {old}, which cannot be undone"))?;
+        pruned = act(false).await?;
     }
     let rows = pruned.data.into_iter().map(|revision| {
         let size = format!("{} KiB", revision.size_bytes / 1_024);
@@ -173,7 +188,7 @@ pub(super) async fn prune(dry_run: bool, client: &Client, output: Output) -> any
         ]
     });
     output.table(
-        &["PLUGIN", "DIGEST", "VERSION", "SIZE", ""],
+        &["PLUGIN", "DIGEST", "VERSION", "SIZE", "RESULT"],
         rows.collect(),
         &pruned.raw,
     );

@@ -3,17 +3,21 @@
 use clap::{Args, Subcommand};
 use patchbay_api::body::{Json, NoBody};
 use patchbay_api::operation::NoQuery;
+use patchbay_api::reveal::Reveal;
 use patchbay_api::schedules::{
     ClientScheduler, Missed, Preview, ScheduleChange, SchedulePath, ScheduleView, SchedulesChange,
     SchedulesCreate, SchedulesList, SchedulesListOfClients, SchedulesPause, SchedulesPreview,
     SchedulesRemove, SchedulesResume, SchedulesRun, SchedulesShow,
 };
-use patchbay_model::shell::arguments;
+use patchbay_model::shell::{arguments, word};
+use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Value, json};
 
 use super::client::{Client, ClientArgs, Received, RevealArgs};
-use super::input;
+use super::exact::with_json_in;
 use super::output::Output;
+use super::refusal::{Consent, Why};
+use super::{input, names};
 
 #[derive(Subcommand)]
 pub enum ScheduleCommand {
@@ -22,6 +26,7 @@ pub enum ScheduleCommand {
     /// Show a schedule with its next five ticks
     Show {
         /// Id of the schedule
+        #[arg(add = names::schedules())]
         id: String,
         #[command(flatten)]
         reveal: RevealArgs,
@@ -31,6 +36,7 @@ pub enum ScheduleCommand {
         /// Id of the schedule; stable, so that the same schedule is never made twice
         id: String,
         /// Queue of its jobs
+        #[arg(add = names::queues())]
         queue: String,
         /// Name of its jobs
         name: String,
@@ -38,36 +44,53 @@ pub enum ScheduleCommand {
         when: Rhythm,
         #[command(flatten)]
         rest: ScheduleFields,
+        #[command(flatten)]
+        why: Why,
     },
     /// Change a schedule; options that are not given stay as they are. Changes to a plugin's
     /// schedule survive updates of the plugin
     Edit {
         /// Id of the schedule
+        #[arg(add = names::schedules())]
         id: String,
         #[command(flatten)]
         when: Rhythm,
         #[command(flatten)]
         rest: ScheduleFields,
+        #[command(flatten)]
+        why: Why,
     },
     /// Pause a schedule: it stops ticking; a running job continues
     Pause {
         /// Id of the schedule
+        #[arg(add = names::schedules())]
         id: String,
+        #[command(flatten)]
+        why: Why,
     },
     /// Resume a schedule: it ticks again
     Resume {
         /// Id of the schedule
+        #[arg(add = names::schedules())]
         id: String,
+        #[command(flatten)]
+        why: Why,
     },
     /// Run its job now, in addition to its ticks
     Run {
         /// Id of the schedule
+        #[arg(add = names::schedules())]
         id: String,
+        #[command(flatten)]
+        why: Why,
     },
     /// Remove an operator's schedule; pause a plugin's schedule instead
     Remove {
         /// Id of the schedule
+        #[arg(add = names::schedules())]
         id: String,
+        #[command(flatten)]
+        consent: Consent,
     },
     /// Show the next five ticks of a possible schedule; changes nothing
     Preview {
@@ -125,12 +148,31 @@ fn change(when: Rhythm, rest: ScheduleFields) -> anyhow::Result<ScheduleChange> 
     })
 }
 
+impl ScheduleCommand {
+    /// Whether it only reads, so that it can be repeated.
+    pub(super) fn is_read(&self) -> bool {
+        matches!(self, Self::List | Self::Show { .. } | Self::Preview { .. })
+    }
+
+    fn why(&self) -> Why {
+        match self {
+            Self::Add { why, .. }
+            | Self::Edit { why, .. }
+            | Self::Pause { why, .. }
+            | Self::Resume { why, .. }
+            | Self::Run { why, .. } => why.clone(),
+            Self::Remove { consent, .. } => consent.why.clone(),
+            Self::List | Self::Show { .. } | Self::Preview { .. } => Why::default(),
+        }
+    }
+}
+
 pub(crate) async fn run(
     command: ScheduleCommand,
     args: &ClientArgs,
     output: Output,
 ) -> anyhow::Result<()> {
-    let client = Client::from_args(args)?;
+    let client = Client::from_args(args)?.because(&command.why());
     let none = NoQuery {};
     match command {
         ScheduleCommand::List => list(&client, output).await?,
@@ -146,6 +188,7 @@ pub(crate) async fn run(
             name,
             when,
             rest,
+            ..
         } => {
             let change = change(when, rest)?;
             let wanted = ScheduleChange {
@@ -161,7 +204,7 @@ pub(crate) async fn run(
                 output,
             );
         }
-        ScheduleCommand::Edit { id, when, rest } => {
+        ScheduleCommand::Edit { id, when, rest, .. } => {
             let change = Json(change(when, rest)?);
             tell(
                 &client
@@ -170,16 +213,16 @@ pub(crate) async fn run(
                 output,
             );
         }
-        ScheduleCommand::Pause { id } => {
+        ScheduleCommand::Pause { id, .. } => {
             let schedule = client
                 .ask::<SchedulesPause>(SchedulePath { id: id.clone() }, none, NoBody)
                 .await?;
-            output.value(
-                &format!("{id} ticks no more; again with: patchbay schedule resume {id}"),
+            output.done(
+                &format!("Paused: {id}. Resume with: patchbay schedule resume {id}"),
                 &schedule.raw,
             );
         }
-        ScheduleCommand::Resume { id } => {
+        ScheduleCommand::Resume { id, .. } => {
             tell(
                 &client
                     .ask::<SchedulesResume>(SchedulePath { id }, none, NoBody)
@@ -187,21 +230,26 @@ pub(crate) async fn run(
                 output,
             );
         }
-        ScheduleCommand::Run { id } => {
+        ScheduleCommand::Run { id, .. } => {
             let job = client
                 .ask::<SchedulesRun>(SchedulePath { id }, none, NoBody)
                 .await?;
             let shown = arguments(&[&job.data.queue, &job.data.id]);
-            output.value(
-                &format!("added: {shown}\nlook at it with: patchbay job show {shown}"),
-                &job.raw,
-            );
+            let text = format!("Added: {shown}\nSee: patchbay job show {shown}");
+            output.made(&job.data.id, &text, &job.raw);
         }
-        ScheduleCommand::Remove { id } => {
-            client
-                .ask::<SchedulesRemove>(SchedulePath { id: id.clone() }, none, NoBody)
+        ScheduleCommand::Remove { id, consent } => {
+            let path = || SchedulePath { id: id.clone() };
+            let there = client
+                .ask::<SchedulesShow>(path(), Reveal::default(), NoBody)
                 .await?;
-            output.value(&format!("{id} is removed"), &json!({ "id": id }));
+            consent.ask(&format!("This removes schedule {id}"))?;
+            client.ask::<SchedulesRemove>(path(), none, NoBody).await?;
+            let again = again(&there.data);
+            output.done(
+                &format!("Removed: schedule {id}. To create it again: {again}"),
+                &json!({ "id": id, "again": again }),
+            );
         }
         ScheduleCommand::Preview {
             when: Rhythm { every_ms, cron, tz },
@@ -219,6 +267,31 @@ pub(crate) async fn run(
     Ok(())
 }
 
+/// The command that creates the schedule.
+fn again(schedule: &ScheduleView) -> String {
+    let names = [&schedule.id, &schedule.queue, &schedule.name].map(String::as_str);
+    let mut words = vec!["patchbay schedule add".to_owned(), arguments(&names)];
+    let mut option = |name: &str, value: Option<String>| {
+        words.extend(value.map(|value| format!("--{name} {}", word(&value))));
+    };
+    option("every-ms", schedule.every_ms.map(|ms| ms.to_string()));
+    option("cron", schedule.cron.clone());
+    option("tz", schedule.tz.clone());
+    option(
+        "data",
+        Some(schedule.data.clone()).filter(|data| data != "{}"),
+    );
+    option(
+        "missed",
+        Some(schedule.missed.clone()).filter(|missed| missed != "skip"),
+    );
+    option(
+        "description",
+        Some(schedule.description.clone()).filter(|text| !text.is_empty()),
+    );
+    words.join(" ")
+}
+
 /// Lists schedules, and job schedulers of BullMQ clients.
 async fn list(client: &Client, output: Output) -> anyhow::Result<()> {
     let ours = client.ask::<SchedulesList>((), NoQuery {}, NoBody).await?;
@@ -231,21 +304,12 @@ async fn list(client: &Client, output: Output) -> anyhow::Result<()> {
         .map(Line::from)
         .chain(others.data.iter().map(Line::from));
     let rows = lines.map(|line| line.cells().to_vec()).collect();
-    let values = [
-        ours.raw,
-        others
-            .raw
-            .as_array()
-            .into_iter()
-            .flatten()
-            .map(as_ours)
-            .collect(),
-    ];
-    let all: Vec<&Value> = values
-        .iter()
-        .filter_map(Value::as_array)
-        .flatten()
-        .collect();
+    let others: Vec<Value> = serde_json::from_str(others.raw.get())?;
+    let mut all: Vec<Box<RawValue>> =
+        serde_json::from_str(with_json_in(&ours.raw, &["data"]).get())?;
+    for other in &others {
+        all.push(to_raw_value(&as_ours(other))?);
+    }
     output.table(&["ID", "QUEUE", "JOB", "WHEN", "NEXT", "OF"], rows, &all);
     Ok(())
 }
@@ -362,7 +426,8 @@ impl Line<'_> {
 }
 
 fn tell(schedule: &Received<ScheduleView>, output: Output) {
-    output.value(&describe(&schedule.data), &schedule.raw);
+    let raw = with_json_in(&schedule.raw, &["data"]);
+    output.value(&describe(&schedule.data), &raw);
 }
 
 fn describe(schedule: &ScheduleView) -> String {

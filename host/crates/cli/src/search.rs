@@ -16,6 +16,8 @@ use patchbay_api::searches::{
     SearchesUndo,
 };
 use patchbay_model::job::JobState;
+use patchbay_model::shell::word;
+use patchbay_model::text::counted as counted_rows;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
@@ -23,7 +25,8 @@ use utoipa::ToSchema;
 
 use super::client::{Client, ClientArgs, ReceivedPage};
 use super::input::duration;
-use super::output::{Output, time};
+use super::names;
+use super::output::{More, Output, time};
 use super::refusal::Refusal;
 
 /// Names and values of a query.
@@ -67,6 +70,7 @@ enum SearchCommand {
     /// Save a search under a name, or replace the search with that name
     Save {
         /// Name of the search
+        #[arg(add = names::searches())]
         name: String,
         #[command(flatten)]
         what: SearchFilter,
@@ -76,6 +80,7 @@ enum SearchCommand {
     /// Run a saved search
     Run {
         /// Name of the search
+        #[arg(add = names::searches())]
         name: String,
         #[command(flatten)]
         much: Paging,
@@ -83,11 +88,13 @@ enum SearchCommand {
     /// Delete a saved search
     Forget {
         /// Name of the search
+        #[arg(add = names::searches())]
         name: String,
     },
     /// Undo the last change or deletion of a saved search
     Undo {
         /// Name of the search
+        #[arg(add = names::searches())]
         name: String,
     },
 }
@@ -132,9 +139,10 @@ impl SearchFilter {
         let mut pairs = self.filter.clone();
         if let Some(since) = self.since {
             if pairs.iter().any(|(key, _)| key == "from") {
-                return Err(
-                    Refusal("--since and from= say the same: give one of them".into()).into(),
-                );
+                return Err(Refusal(
+                    "--since and from= exclude each other: give one of them".into(),
+                )
+                .into());
             }
             let ago = TimeDelta::from_std(since)
                 .ok()
@@ -152,9 +160,7 @@ impl SearchFilter {
             .iter()
             .find(|(key, _)| key == "queue")
             .map(|(_, queue)| queue.clone());
-        let queue = queue.ok_or_else(|| {
-            Refusal("say which queue: queue=NAME; its jobs are looked at one by one".into())
-        })?;
+        let queue = queue.ok_or_else(|| Refusal("--state needs a queue: add queue=NAME".into()))?;
         pairs.push(("state".into(), state.clone()));
         Ok((Some(queue), pairs))
     }
@@ -176,6 +182,16 @@ impl SearchFilter {
             body["state"] = state.clone().into();
         }
         Ok(body)
+    }
+}
+
+impl SearchArgs {
+    /// Whether it only reads, so that it can be repeated.
+    pub(super) fn is_read(&self) -> bool {
+        matches!(
+            self.command,
+            None | Some(SearchCommand::Saved | SearchCommand::Run { .. })
+        )
     }
 }
 
@@ -227,8 +243,8 @@ pub(crate) async fn run(
             let saved = client
                 .ask_as_written::<SearchesSave>(path, &what.saved()?)
                 .await?;
-            output.value(
-                &format!("{name} is saved: patchbay search run {name:?}"),
+            output.done(
+                &format!("Saved: {name}. Run it: patchbay search run {}", word(&name)),
                 &saved.raw,
             );
         }
@@ -266,8 +282,11 @@ pub(crate) async fn run(
             client
                 .ask::<SearchesForget>(SearchPath { name: name.clone() }, none, NoBody)
                 .await?;
-            output.value(
-                &format!("{name} is forgotten; patchbay search undo {name:?} brings it back"),
+            output.done(
+                &format!(
+                    "Deleted: {name}. Undo: patchbay search undo {}",
+                    word(&name)
+                ),
                 &json!({ "name": name }),
             );
         }
@@ -276,7 +295,7 @@ pub(crate) async fn run(
                 .ask::<SearchesUndo>(SearchPath { name: name.clone() }, none, NoBody)
                 .await?;
             let now = match undone.data.0 {
-                None => "is forgotten".to_owned(),
+                None => "is deleted".to_owned(),
                 Some(SavedSearch {
                     filter,
                     state,
@@ -325,10 +344,11 @@ where
             .ask_page::<E, T>(&path, &page_of(much.limit, much.cursor.clone()))
             .await?
     };
+    let (raw, next_cursor, partial) = (page.raw, page.next_cursor, page.partial);
     let found: Vec<Found> = page.items.into_iter().map(found).collect();
     let rows: Vec<_> = found.iter().map(row).collect();
-    if rows.is_empty() && !output.json {
-        println!("nothing was found");
+    if rows.is_empty() {
+        output.note("Nothing matches");
     }
     let of_attempts = found.iter().all(|found| matches!(found, Found::Attempt(_)));
     let head: &[&str] = if of_attempts {
@@ -340,16 +360,23 @@ where
             "MADE", "ENDED", "JOB", "NAME", "STATE", "ATTEMPTS", "FAILURE",
         ]
     };
+    let (shown, more) = (
+        rows.len() as u64,
+        More {
+            next_cursor: next_cursor.as_deref(),
+            partial,
+        },
+    );
     if output.json || !rows.is_empty() {
-        output.table(head, rows, &page.raw);
+        output.list(head, &[], rows, &raw, &more);
     }
-    if let (false, Some(cursor)) = (output.json, page.next_cursor) {
-        let why = if page.partial {
-            "not all was looked at, time ran out"
-        } else {
-            "there may be more"
+    if let Some(cursor) = &next_cursor {
+        let shown = counted_rows(shown, "result");
+        let why = match partial {
+            true => format!("{shown}. The search reached its time limit"),
+            false => format!("{shown}; there may be more"),
         };
-        println!("{why}: --cursor {cursor}");
+        output.note(&format!("{why}. Next page: --cursor {cursor}; all: --all"));
     }
     Ok(())
 }
@@ -432,7 +459,11 @@ fn described(
 }
 
 fn counted(count: &Count) -> String {
-    let found = format!("{} jobs, {} attempts", count.jobs, count.attempts);
+    let found = format!(
+        "{}, {}",
+        counted_rows(count.jobs, "job"),
+        counted_rows(count.attempts, "attempt")
+    );
     match count.exact {
         true => found,
         false => {

@@ -15,33 +15,40 @@ use patchbay_api::secrets::{
     NewValue, Rotation, Secret, SecretPath, SecretText, SecretVersion, SecretsList, SecretsRekey,
     SecretsRemove, SecretsRotate, SecretsSet,
 };
+use patchbay_model::text::counted;
 use serde_json::json;
 use zeroize::Zeroizing;
 
 use super::client::{Client, ClientArgs};
 use super::input::duration;
+use super::names;
 use super::output::Output;
-use super::refusal::Refusal;
+use super::refusal::{Consent, Refusal, Why};
 
 #[derive(Subcommand)]
 pub enum SecretCommand {
     /// List the secrets of a plugin: who set them, when, and their last use; values are never shown
     List {
         /// Name of the plugin
+        #[arg(add = names::plugins())]
         plugin: String,
     },
     /// Set a secret; earlier versions expire at once
     Set {
         /// Name of the plugin
+        #[arg(add = names::plugins())]
         plugin: String,
         /// Name of the secret, as in the manifest
         name: String,
         #[command(flatten)]
         value: ValueSource,
+        #[command(flatten)]
+        why: Why,
     },
     /// Rotate a secret: set a new value, and keep the present one valid for a while
     Rotate {
         /// Name of the plugin
+        #[arg(add = names::plugins())]
         plugin: String,
         /// Name of the secret
         name: String,
@@ -50,17 +57,25 @@ pub enum SecretCommand {
         overlap: Duration,
         #[command(flatten)]
         value: ValueSource,
+        #[command(flatten)]
+        why: Why,
     },
     /// Remove a secret with all its versions
     Remove {
         /// Name of the plugin
+        #[arg(add = names::plugins())]
         plugin: String,
         /// Name of the secret
         name: String,
+        #[command(flatten)]
+        consent: Consent,
     },
     /// Reseal every secret with the newest master key; needed once after that key has changed, and
     /// may be repeated
-    Rekey,
+    Rekey {
+        #[command(flatten)]
+        why: Why,
+    },
 }
 
 #[derive(Args)]
@@ -117,12 +132,27 @@ fn prompt(name: &str) -> anyhow::Result<Zeroizing<String>> {
     Ok(line)
 }
 
+impl SecretCommand {
+    /// Whether it only reads, so that it can be repeated.
+    pub(super) fn is_read(&self) -> bool {
+        matches!(self, Self::List { .. })
+    }
+
+    fn why(&self) -> Why {
+        match self {
+            Self::Remove { consent, .. } => consent.why.clone(),
+            Self::Set { why, .. } | Self::Rotate { why, .. } | Self::Rekey { why } => why.clone(),
+            Self::List { .. } => Why::default(),
+        }
+    }
+}
+
 pub(crate) async fn run(
     command: SecretCommand,
     args: &ClientArgs,
     output: Output,
 ) -> anyhow::Result<()> {
-    let client = Client::from_args(args)?;
+    let client = Client::from_args(args)?.because(&command.why());
     let none = NoQuery {};
     let path = |plugin: &str, name: &str| SecretPath {
         name: plugin.to_owned(),
@@ -146,6 +176,7 @@ pub(crate) async fn run(
             plugin,
             name,
             value,
+            ..
         } => {
             let value = SecretJson(NewValue {
                 value: SecretText(value.read(&name)?),
@@ -153,8 +184,8 @@ pub(crate) async fn run(
             let secret = client
                 .ask::<SecretsSet>(path(&plugin, &name), none, value)
                 .await?;
-            output.value(
-                &format!("{name} of {plugin} is set{}", unasked(&secret.data)),
+            output.done(
+                &format!("Set: secret {name} of {plugin}{}", unasked(&secret.data)),
                 &secret.raw,
             );
         }
@@ -163,6 +194,7 @@ pub(crate) async fn run(
             name,
             overlap,
             value,
+            ..
         } => {
             let value = SecretText(value.read(&name)?);
             let rotation = SecretJson(Rotation {
@@ -178,25 +210,34 @@ pub(crate) async fn run(
                 .get(1)
                 .and_then(|version| version.ends_at)
                 .map_or_else(String::new, short_time);
-            let message =
-                format!("{name} of {plugin} has a new value; the one before is valid until {end}");
-            output.value(&format!("{message}{}", unasked(&secret.data)), &secret.raw);
+            let message = format!(
+                "Rotated: secret {name} of {plugin}. The previous value is valid until {end}"
+            );
+            output.done(&format!("{message}{}", unasked(&secret.data)), &secret.raw);
         }
-        SecretCommand::Remove { plugin, name } => {
+        SecretCommand::Remove {
+            plugin,
+            name,
+            consent,
+        } => {
+            consent.ask(&format!(
+                "This removes secret {name} of {plugin} with all its versions, which cannot be undone"
+            ))?;
             client
                 .ask::<SecretsRemove>(path(&plugin, &name), none, NoBody)
                 .await?;
-            output.value(
-                &format!("{name} of {plugin} is removed"),
+            output.done(
+                &format!("Removed: secret {name} of {plugin}"),
                 &json!({ "plugin": plugin, "name": name }),
             );
         }
-        SecretCommand::Rekey => {
+        SecretCommand::Rekey { .. } => {
             let done = client.ask::<SecretsRekey>((), none, NoBody).await?;
-            output.value(
+            output.done(
                 &format!(
-                    "{} sealed anew with key {}",
-                    done.data.resealed, done.data.key_id
+                    "Resealed: {} with key {}",
+                    counted(done.data.resealed, "value"),
+                    done.data.key_id
                 ),
                 &done.raw,
             );
@@ -215,7 +256,7 @@ fn unasked(secret: &Secret) -> &'static str {
     if secret.asked {
         ""
     } else {
-        "; mind that the plugin's manifest does not ask for it"
+        ". Mind that plugin.toml does not ask for it"
     }
 }
 

@@ -2,8 +2,8 @@
 
 use patchbay_api::answer::Page;
 use patchbay_api::jobs::{
-    Added, Job, JobsAdd, JobsKill, JobsList, JobsPromote, JobsRemove, JobsRetry, JobsSetData,
-    JobsSetDelay, JobsSetPriority, JobsShow, QueuesLive, RedactedJob, ScannedJob,
+    Added, Job, JobsAdd, JobsDuplicate, JobsKill, JobsList, JobsPromote, JobsRemove, JobsRetry,
+    JobsSetData, JobsSetDelay, JobsSetPriority, JobsShow, QueuesLive, RedactedJob, ScannedJob,
 };
 use patchbay_api::timeline::{JobsTimeline, Timeline};
 use patchbay_app::jobs::Jobs;
@@ -20,6 +20,7 @@ pub(crate) fn routes(routes: Routes) -> Routes {
         .add(timeline)
         .add(retry)
         .add(remove)
+        .add(duplicate)
         .add(promote)
         .add(kill)
         .add(set_data)
@@ -53,6 +54,10 @@ async fn retry(jobs: Jobs, who: Caller, ask: Ask<JobsRetry>) -> Result<(), Error
 
 async fn remove(jobs: Jobs, who: Caller, ask: Ask<JobsRemove>) -> Result<(), Error> {
     jobs.remove(&who, &ask.path).await
+}
+
+async fn duplicate(jobs: Jobs, who: Caller, ask: Ask<JobsDuplicate>) -> Result<Added, Error> {
+    jobs.duplicate(&who, &ask.path, ask.body.0).await
 }
 
 async fn promote(jobs: Jobs, who: Caller, ask: Ask<JobsPromote>) -> Result<(), Error> {

@@ -3,6 +3,7 @@
 //! This crate owns routing, envelopes, identity and request ids. It decides nothing: a handler
 //! calls one use case of [`patchbay_app`], and every error leaves through `error::ApiError`.
 
+mod activity;
 mod alerts;
 mod audit;
 mod body_timeout;
@@ -35,6 +36,7 @@ mod searches;
 mod secrets;
 mod security_headers;
 mod server;
+mod status;
 
 use std::sync::Arc;
 
@@ -105,6 +107,8 @@ domains! {
     bulk: patchbay_app::bulk::BulkOperations,
     history: patchbay_app::history::History,
     searches: patchbay_app::searches::Searches,
+    activity: patchbay_app::activity::ActivityLog,
+    status: patchbay_app::status::Status,
 }
 
 fn routes(state: &AppState) -> Routes {
@@ -125,6 +129,8 @@ fn routes(state: &AppState) -> Routes {
     let routes = bulk::routes(routes);
     let routes = history::routes(routes);
     let routes = searches::routes(routes);
+    let routes = activity::routes(routes);
+    let routes = status::routes(routes);
     metrics::routes(routes)
 }
 

@@ -8,6 +8,7 @@ use axum::handler::Handler;
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, MethodRouter, on};
+use http::Uri;
 use http::request::Parts;
 use patchbay_api::answer::{Answer, AnyJson, Data, List, Nothing, Success};
 use patchbay_api::body::{AnyDocument, Body, ExpectedForm, Json, NoBody, Object, SecretJson};
@@ -16,6 +17,7 @@ use patchbay_api::operation::{
 };
 use patchbay_api::path::unescaped;
 use patchbay_app::Caller;
+use patchbay_app::actions::Confirmation;
 use patchbay_model::job::Trace;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -23,13 +25,15 @@ use serde_json::{Value, json};
 use utoipa::ToSchema;
 use utoipa::openapi::extensions::ExtensionsBuilder;
 use utoipa::openapi::path::{
-    HttpMethod, OperationBuilder, ParameterBuilder, ParameterIn, PathItem, Paths,
+    HttpMethod, OperationBuilder, Parameter, ParameterBuilder, ParameterIn, PathItem, Paths,
 };
+use utoipa::openapi::schema::{ObjectBuilder, Type};
 use utoipa::openapi::security::SecurityRequirement;
 use utoipa::openapi::{ContentBuilder, RefOr, Required, ResponseBuilder, ResponsesBuilder};
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::AppState;
+use crate::client_address::ClientAddress;
 use crate::error::ApiError;
 use crate::operator_login::{self, Actor};
 use crate::{request_span, run_to_end};
@@ -39,6 +43,80 @@ pub(crate) struct Ask<E: Endpoint> {
     pub(crate) path: E::Path,
     pub(crate) query: E::Query,
     pub(crate) body: E::Body,
+    intent: Intent,
+}
+
+/// Longest reason, in characters.
+const MAX_REASON: usize = 500;
+
+/// What every operation that changes something takes in its query, beside its own parameters.
+#[derive(Default)]
+struct Intent {
+    reason: Option<String>,
+    confirm: Option<String>,
+}
+
+impl Intent {
+    /// Takes the parameters out of the query.
+    fn take(parts: &mut Parts) -> Result<Self, ApiError> {
+        let mut intent = Self::default();
+        let Some(query) = parts.uri.query() else {
+            return Ok(intent);
+        };
+        let name = |pair: &str| pair.split('=').next().unwrap_or_default().to_owned();
+        let (own, rest): (Vec<&str>, Vec<&str>) = query
+            .split('&')
+            .partition(|pair| ["reason", "confirm"].contains(&name(pair).as_str()));
+        if own.is_empty() {
+            return Ok(intent);
+        }
+        for (name, value) in url::form_urlencoded::parse(own.join("&").as_bytes()) {
+            let place = if name == "reason" {
+                &mut intent.reason
+            } else {
+                &mut intent.confirm
+            };
+            if place.replace(value.trim().to_owned()).is_some() {
+                return Err(ApiError::invalid(format!("{name}: given twice")));
+            }
+        }
+        intent.reason = intent.reason.filter(|reason| !reason.is_empty());
+        let is_bad = |reason: &String| reason.chars().count() > MAX_REASON || reason.contains('\0');
+        if intent.reason.as_ref().is_some_and(is_bad) {
+            return Err(ApiError::invalid(format!(
+                "reason: at most {MAX_REASON} characters, without NUL"
+            )));
+        }
+        let rest = match rest.is_empty() {
+            true => parts.uri.path().to_owned(),
+            false => format!("{}?{}", parts.uri.path(), rest.join("&")),
+        };
+        let unread = || ApiError::invalid("the query cannot be read");
+        let mut uri = std::mem::take(&mut parts.uri).into_parts();
+        uri.path_and_query = Some(rest.parse().map_err(|_| unread())?);
+        parts.uri = Uri::from_parts(uri).map_err(|_| unread())?;
+        Ok(intent)
+    }
+
+    /// The caller, with what the query says. An operation is confirmed by the last name in its
+    /// path, or by `all` where its path has none.
+    fn told(self, mut who: Caller, segments: &[String]) -> Result<Caller, ApiError> {
+        let expected = segments.last().map_or("all", String::as_str);
+        who.reason = self.reason;
+        who.confirmation = match self.confirm {
+            None => Confirmation::Missing {
+                expected: expected.to_owned(),
+            },
+            Some(confirm) if confirm == expected => Confirmation::Given,
+            Some(_) => {
+                let message = format!(
+                    "Nothing was done: confirm must be what the request is about, {expected}"
+                );
+                return Err(ApiError::invalid(message));
+            }
+        };
+        Ok(who)
+    }
 }
 
 /// How a body of this kind is read.
@@ -100,10 +178,19 @@ impl<E: Endpoint<Body: ReadBody>> FromRequest<AppState> for Ask<E> {
 
     async fn from_request(request: Request, state: &AppState) -> Result<Self, ApiError> {
         let (mut parts, body) = request.into_parts();
+        let intent = match E::OPERATION.may_change() {
+            true => Intent::take(&mut parts)?,
+            false => Intent::default(),
+        };
         let path = read_path::<E::Path>(&mut parts, state).await?;
         let Query(query) = Query::from_request_parts(&mut parts, state).await?;
         let body = E::Body::read(Request::from_parts(parts, body), state).await?;
-        Ok(Self { path, query, body })
+        Ok(Self {
+            path,
+            query,
+            body,
+            intent,
+        })
     }
 }
 
@@ -128,7 +215,14 @@ impl FromRequestParts<AppState> for CallerExtractor {
             return Err(ApiError::internal());
         };
         let trace = parts.extensions.get::<Trace>().cloned().unwrap_or_default();
-        Ok(Self(Caller { actor, trace }))
+        let from = parts.extensions.get();
+        Ok(Self(Caller {
+            actor,
+            trace,
+            from: from.map(|ClientAddress(address)| *address),
+            reason: None,
+            confirmation: Confirmation::Given,
+        }))
     }
 }
 
@@ -215,7 +309,13 @@ impl Routes {
         self.add_raw::<E, _>(
             async move |CallerExtractor(who): CallerExtractor,
                         axum::extract::State(state): axum::extract::State<AppState>,
-                        ask: Ask<E>| { handler.translate(state, who, ask).await },
+                        mut ask: Ask<E>| {
+                let intent = std::mem::take(&mut ask.intent);
+                match intent.told(who, &ask.path.segments()) {
+                    Ok(who) => handler.translate(state, who, ask).await,
+                    Err(refused) => refused.into_response(),
+                }
+            },
         )
     }
 
@@ -278,6 +378,38 @@ fn method_of(method: Method) -> (MethodFilter, HttpMethod) {
     }
 }
 
+/// `reason` and `confirm`, where the operation takes them.
+fn intent_parameters<E: Endpoint>() -> Vec<Parameter> {
+    let parameter = |name: &str, about: String, schema: ObjectBuilder| {
+        ParameterBuilder::new()
+            .name(name)
+            .parameter_in(ParameterIn::Query)
+            .description(Some(about))
+            .schema(Some(schema.schema_type(Type::String).build()))
+            .build()
+    };
+    let mut parameters = Vec::new();
+    let takes_reason = E::Query::parameters()
+        .iter()
+        .any(|own| own.name == "reason");
+    if E::OPERATION.may_change() && !takes_reason {
+        let about = "Why, for the record of who did what; no personal data.".to_owned();
+        let schema = ObjectBuilder::new().max_length(Some(MAX_REASON));
+        parameters.push(parameter("reason", about, schema));
+    }
+    if let Effect::Destroys(consequence) = E::OPERATION.effect {
+        let expected = match E::Path::PLACES.last() {
+            Some((name, _)) => format!("`{name}` of the path"),
+            None => "`all`".to_owned(),
+        };
+        let about = format!(
+            "Confirms that this {consequence}: must be {expected}. Without it the answer is 428, except for a dry run."
+        );
+        parameters.push(parameter("confirm", about, ObjectBuilder::new()));
+    }
+    parameters
+}
+
 type Documented = (Vec<(String, RefOr<utoipa::openapi::Schema>)>, Paths);
 
 /// The part of the OpenAPI document for one operation; `openapi` adds what holds for all.
@@ -304,6 +436,9 @@ fn document<E: Endpoint>() -> Documented {
     for parameter in E::Query::parameters() {
         builder = builder.parameter(parameter);
     }
+    for parameter in intent_parameters::<E>() {
+        builder = builder.parameter(parameter);
+    }
     for header in E::Body::headers() {
         builder = builder.parameter(header);
     }
@@ -318,6 +453,12 @@ fn document<E: Endpoint>() -> Documented {
             );
         }
         responses = responses.response(status.to_string(), response.build());
+    }
+    if matches!(operation.effect, Effect::Destroys(_)) {
+        let about =
+            "`not-confirmed`: the request destroys something, and the query does not confirm that";
+        let response = ResponseBuilder::new().description(about);
+        responses = responses.response("428", response.build());
     }
     if let Some(response) = E::Answer::otherwise() {
         responses = responses.response("default", response);

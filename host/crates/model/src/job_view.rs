@@ -21,10 +21,16 @@ pub struct JobView {
     pub opts: String,
     /// Creation time, Unix milliseconds.
     pub timestamp: Option<u64>,
+    /// When a delayed job is due, Unix milliseconds; only where a single job is shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub due_at: Option<u64>,
     /// When its last run began, Unix milliseconds.
     pub processed_on: Option<u64>,
     /// When it ended, Unix milliseconds.
     pub finished_on: Option<u64>,
+    /// 1 (first) to 2097152; 0 or absent: none, which comes before all of them.
+    #[serde(default)]
+    pub priority: Option<u64>,
     /// Attempts that counted.
     pub attempts_made: u32,
     /// Every start, also those that did not count.

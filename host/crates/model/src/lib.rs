@@ -54,6 +54,7 @@ pub mod serde_errors;
 pub mod shell;
 pub mod signature;
 pub mod sql;
+pub mod text;
 mod trace_parent;
 
 pub use data_path::DataPath;

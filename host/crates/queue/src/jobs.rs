@@ -2,9 +2,10 @@
 
 use patchbay_model::job::JobState;
 use patchbay_model::{JobId, QueueName};
-use redis::{RedisResult, Value};
+use redis::{FromRedisValue, RedisResult, Value};
 
 use crate::damage::{read, text};
+use crate::queue_stats::due_at;
 use crate::transaction::transaction;
 use crate::view::{Hash, job_view};
 use crate::{Broker, JobView, QueueError};
@@ -52,11 +53,16 @@ impl Broker {
         let replies: Vec<RedisResult<Value>> = asked.await?;
         let mut replies = replies.into_iter();
         let hash: Hash = read(replies.next().unwrap_or(Ok(Value::Nil)))?;
-        let mut state = None;
+        let (mut state, mut due) = (None, None);
         for (reply, (_, place)) in replies.zip(sets.into_iter().chain(lists)) {
             // A key of a wrong type holds no jobs.
-            let there = read::<Value>(reply)?.is_ok_and(|value| value != Value::Nil);
-            state = state.or(there.then_some(place));
+            let there = read::<Value>(reply)?
+                .ok()
+                .filter(|value| *value != Value::Nil);
+            if let (JobState::Delayed, Some(score)) = (place, &there) {
+                due = f64::from_redis_value(score.clone()).ok().map(due_at);
+            }
+            state = state.or(there.is_some().then_some(place));
         }
         let is_job = hash.as_ref().is_ok_and(|fields| {
             OF_A_JOB
@@ -65,11 +71,10 @@ impl Broker {
         });
         Ok(match state {
             None if !is_job => None,
-            state => Some(job_view(
-                id.to_string(),
-                state.unwrap_or(JobState::Unknown),
-                hash,
-            )),
+            state => Some(JobView {
+                due_at: due,
+                ..job_view(id.to_string(), state.unwrap_or(JobState::Unknown), hash)
+            }),
         })
     }
 

@@ -71,7 +71,7 @@ pub use schedulers::SchedulerSpec;
 pub use server_stats::ServerStats;
 pub use stalled_jobs::Stalls;
 pub use trouble::Trouble;
-pub use view::trace_of;
+pub use view::{retry_of, trace_of};
 pub use worker::{
     Delivery, Disposition, End, Gate, Handler, JobHandle, Keep, Pass, Refusal, Settlement,
     Unlimited, WorkerConfig, WorkerHandle,

@@ -94,18 +94,7 @@ impl Broker {
         most: u64,
     ) -> Result<u64, QueueError> {
         let keys = self.keys(queue);
-        let (set, name) = match state {
-            JobState::Waiting => (keys.wait(), "wait"),
-            JobState::Prioritized => (keys.prioritized(), "prioritized"),
-            JobState::Delayed => (keys.delayed(), "delayed"),
-            JobState::Completed => (keys.completed(), "completed"),
-            JobState::Failed => (keys.failed(), "failed"),
-            JobState::Active | JobState::WaitingChildren | JobState::Unknown => {
-                return Err(QueueError::Invalid(format!(
-                    "jobs in state {state} cannot be cleaned away"
-                )));
-            }
-        };
+        let (set, name) = self.cleaned_set(queue, state)?;
         let before = self.now_ms().saturating_sub(older_than.as_millis() as u64);
         let mut cleaned = 0;
         while cleaned < most {
@@ -124,6 +113,67 @@ impl Broker {
         Ok(cleaned)
     }
 
+    /// How many jobs in one state [`Self::clean`] would remove, at most: only ended jobs are sorted
+    /// by their age.
+    pub async fn cleanable(
+        &self,
+        queue: &QueueName,
+        state: JobState,
+        older_than: Duration,
+    ) -> Result<u64, QueueError> {
+        let (set, _) = self.cleaned_set(queue, state)?;
+        let before = self.now_ms().saturating_sub(older_than.as_millis() as u64);
+        let mut connection = self.connection.get();
+        Ok(match state {
+            JobState::Completed | JobState::Failed => {
+                connection.zcount(&set, "-inf", before).await?
+            }
+            JobState::Waiting => {
+                let counts = self.counts(queue).await?;
+                counts.waiting
+            }
+            _ => connection.zcard(&set).await?,
+        })
+    }
+
+    /// The key of a state whose jobs can be removed, and the name that BullMQ's script has for it.
+    fn cleaned_set(
+        &self,
+        queue: &QueueName,
+        state: JobState,
+    ) -> Result<(String, &'static str), QueueError> {
+        let keys = self.keys(queue);
+        match state {
+            JobState::Waiting => Ok((keys.wait(), "wait")),
+            JobState::Prioritized => Ok((keys.prioritized(), "prioritized")),
+            JobState::Delayed => Ok((keys.delayed(), "delayed")),
+            JobState::Completed => Ok((keys.completed(), "completed")),
+            JobState::Failed => Ok((keys.failed(), "failed")),
+            JobState::Active | JobState::WaitingChildren | JobState::Unknown => {
+                Err(QueueError::Invalid(format!(
+                    "Jobs in state {state} cannot be removed by cleaning"
+                )))
+            }
+        }
+    }
+
+    /// How many jobs [`Self::move_all_to_wait`] would move, at most: ticks of schedules are counted
+    /// among delayed jobs.
+    pub async fn movable_to_wait(
+        &self,
+        queue: &QueueName,
+        state: JobState,
+    ) -> Result<u64, QueueError> {
+        let keys = self.keys(queue);
+        let set = match state {
+            JobState::Failed => keys.failed(),
+            JobState::Completed => keys.completed(),
+            JobState::Delayed => keys.delayed(),
+            other => return Err(not_movable(other)),
+        };
+        Ok(self.connection.get().zcard(set).await?)
+    }
+
     /// Moves every failed or completed job to waiting, or every delayed one that no schedule made.
     pub async fn move_all_to_wait(
         &self,
@@ -135,11 +185,7 @@ impl Broker {
             JobState::Failed => (keys.failed(), "failed"),
             JobState::Completed => (keys.completed(), "completed"),
             JobState::Delayed => return self.promote_all(queue).await,
-            other => {
-                return Err(QueueError::Invalid(format!(
-                    "jobs in state {other} cannot be put back"
-                )));
-            }
+            other => return Err(not_movable(other)),
         };
         // Jobs that fail again meanwhile are not moved a second time.
         let until = self.now_ms();
@@ -277,4 +323,10 @@ impl Broker {
         pipe.query_async::<()>(&mut self.connection.get()).await?;
         Ok(())
     }
+}
+
+fn not_movable(state: JobState) -> QueueError {
+    QueueError::Invalid(format!(
+        "Jobs in state {state} cannot be put back; failed, completed and delayed ones can"
+    ))
 }

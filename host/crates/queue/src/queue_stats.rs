@@ -194,9 +194,7 @@ impl Broker {
             counts: counts(lengths, paused),
             oldest_waiting_ms: None,
             // The score's lower bits only order jobs of the same millisecond.
-            next_delayed_at: next_delayed
-                .first()
-                .map(|(_, score)| (score / 4096.0) as u64),
+            next_delayed_at: next_delayed.first().map(|(_, score)| due_at(*score)),
             concurrency,
             rate: max.zip(duration),
             rate_limited_ms: limited.then_some(limiter_ms.unsigned_abs()),
@@ -226,4 +224,10 @@ impl Broker {
             .collect();
         Ok(workers.into_iter().collect())
     }
+}
+
+/// When a delayed job is due, Unix milliseconds. BullMQ's scores are that time × 4096, plus a
+/// counter that keeps jobs of the same time in order.
+pub(crate) fn due_at(score: f64) -> u64 {
+    (score / 4096.0) as u64
 }

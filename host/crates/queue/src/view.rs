@@ -5,6 +5,7 @@ use std::collections::HashMap;
 
 use patchbay_model::job::{JobState, Trace};
 use patchbay_model::job_view::JobView;
+use patchbay_model::retry::Backoff;
 
 use crate::damage::text;
 use crate::job_fields::CANCELLED;
@@ -18,6 +19,13 @@ pub(crate) type Hash = Result<HashMap<Vec<u8>, Vec<u8>>, String>;
 pub fn trace_of(job: &JobView) -> Trace {
     JobOpts::parse(&job.opts)
         .map(|opts| opts.trace)
+        .unwrap_or_default()
+}
+
+/// Attempts and backoff that the producer of the job asked for.
+pub fn retry_of(job: &JobView) -> (Option<u32>, Option<Backoff>) {
+    JobOpts::parse(&job.opts)
+        .map(|opts| opts.retry())
         .unwrap_or_default()
 }
 
@@ -42,8 +50,10 @@ pub(crate) fn job_view(id: String, state: JobState, hash: Hash) -> JobView {
         data: fields.remove("data").unwrap_or_default(),
         opts: fields.remove("opts").unwrap_or_default(),
         timestamp: number(fields.remove("timestamp")),
+        due_at: None,
         processed_on: number(fields.remove("processedOn")),
         finished_on: number(fields.remove("finishedOn")),
+        priority: number(fields.remove("priority")),
         attempts_made: count(fields.remove("atm")),
         attempts_started: count(fields.remove("ats")),
         stalled: count(fields.remove("stc")),

@@ -3,6 +3,7 @@
 //! Owns sqlx and the schema `patchbay`. Never knows Redis or wasm. Errors are distinguished by what
 //! the caller does next, and their texts contain neither SQL nor connection strings.
 
+mod activity;
 mod alert_deliveries;
 mod alerts;
 mod attempts;
@@ -34,6 +35,7 @@ mod signatures;
 mod statistics;
 mod timeline;
 
+pub use activity::{ActivityCursor, ActivityFilter, ActivityRow, NewAction};
 pub use alert_deliveries::{DueDelivery, UndeliveredRow};
 pub use alerts::{AlertChange, AlertEventRow, AlertRow, AlertRuleRow, SilenceRow};
 pub use attempts::AttemptRow;

@@ -64,8 +64,8 @@ impl Store {
         .execute(&mut *tx)
         .await?;
         sqlx::query(
-            "insert into operator_actions (actor, action, target, details, ended_at) \
-             values ($1, 'plugin.quarantine', $2, $3, now())",
+            "insert into operator_actions (actor, kind, action, target, details, ended_at) \
+             values ($1, 'host', 'plugin.quarantine', $2, $3, now())",
         )
         .bind(actor)
         .bind(plugin.as_str())

@@ -24,6 +24,8 @@ pub struct JobAction {
     pub began_at: DateTime<Utc>,
     pub ended_at: Option<DateTime<Utc>>,
     pub error: Option<String>,
+    /// In the words of whoever did it.
+    pub reason: Option<String>,
 }
 
 /// What a bulk operation did to a job, or to the job from which it added this one.
@@ -98,7 +100,7 @@ impl Store {
         created_ms: &[i64],
     ) -> Result<Vec<JobAction>, StoreError> {
         let query = sqlx::query_as(
-            "select actor, action, began_at, ended_at, error from (\
+            "select actor, action, began_at, ended_at, error, details ->> 'reason' as reason from (\
              (select * from operator_actions where target = $1 order by id desc limit $5) union \
              select a.* from unnest($2::bigint[]) made, lateral (select * from operator_actions \
              where began_at between to_timestamp(made / 1000.0) - interval '1 minute' and to_timestamp(made / 1000.0) + interval '1 minute' \

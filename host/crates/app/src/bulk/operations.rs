@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use patchbay_api::answer::Page;
 use patchbay_api::bulk::{
-    Bulk, BulkBegun, BulkCancel, BulkDetails, BulkIdentity, BulkItem, BulkPreview, BulkReason,
-    BulkRequest, BulkResume, BulkSource, BulkUndo, ListBulkItems, ListBulks, ResumeBulk,
+    Bulk, BulkBegun, BulkCancel, BulkDetails, BulkIdentity, BulkItem, BulkKind, BulkPreview,
+    BulkReason, BulkRequest, BulkResume, BulkSource, BulkUndo, ListBulkItems, ListBulks,
+    ResumeBulk,
 };
 use patchbay_api::operation::Endpoint;
 use patchbay_model::filter::Filter;
@@ -65,6 +66,13 @@ impl BulkOperations {
                 self.preview(who, &plan, &request).await?,
             ));
         }
+        match plan.kind {
+            BulkKind::EditAndRetry => {
+                who.confirmed("replaces the data of every job that matches")?
+            }
+            // A removal can be undone for an hour.
+            BulkKind::Remove | BulkKind::Retry | BulkKind::EnqueueAgain => {}
+        }
         let id = self.store.next_bulk_id().await?;
         let act = async {
             let row = self
@@ -79,7 +87,7 @@ impl BulkOperations {
         let numbered = |_: &BulkBegun| json!({ "bulk": id });
         self.actions
             .record_action(
-                &who.actor,
+                who,
                 &action,
                 &target,
                 details(&plan, &request),
@@ -114,14 +122,7 @@ impl BulkOperations {
         };
         let details = json!({ "reason": request.reason });
         self.actions
-            .record_action(
-                &who.actor,
-                "bulk.reveal",
-                "preview",
-                details,
-                preview,
-                named,
-            )
+            .record_action(who, "bulk.reveal", "preview", details, preview, named)
             .await
     }
 

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use chrono::{Months, Utc};
 use patchbay_queue::Broker;
-use patchbay_store::{KeepAttempts, LeaderTask, Leadership, Store};
+use patchbay_store::{KeepAttempts, LeaderTask, Leadership, NewAction, Store};
+use serde_json::json;
 use tracing::info;
 
 use super::erasing::Erasing;
@@ -32,6 +33,7 @@ pub fn maintenance(parts: &Parts) -> Arc<dyn Service> {
     let task = Maintenance {
         store: parts.store.clone(),
         queues: parts.broker.clone(),
+        host: parts.plugins.host().to_owned(),
         keep: parts.history.keep,
         looked: None,
     };
@@ -41,6 +43,7 @@ pub fn maintenance(parts: &Parts) -> Arc<dyn Service> {
 struct Maintenance {
     store: Store,
     queues: Broker,
+    host: String,
     keep: KeepAttempts,
     /// At partitions and at what is old.
     looked: Option<Instant>,
@@ -66,7 +69,7 @@ impl LedTask for Maintenance {
         .go_on()
         .await?;
         if self.looked.is_none_or(|at| at.elapsed() >= PRUNE_EVERY) {
-            prune(lead, &self.store, self.keep).await?;
+            self.prune(lead).await?;
             self.looked = Some(Instant::now());
         }
         Ok(Next::Later)
@@ -91,20 +94,33 @@ async fn fill_gaps(lead: &mut Leadership<'_>, queues: &Broker) -> anyhow::Result
     Ok(())
 }
 
-async fn prune(lead: &mut Leadership<'_>, store: &Store, keep: KeepAttempts) -> anyhow::Result<()> {
-    let now = Utc::now();
-    let months: Vec<_> = (0..=MONTHS_AHEAD)
-        .filter_map(|ahead| now.checked_add_months(Months::new(ahead)))
-        .collect();
-    store.make_partitions(&months).await?;
-    let is_due =
-        |at: chrono::DateTime<Utc>| (now - at).to_std().unwrap_or(Duration::MAX) >= PRUNE_EVERY;
-    if !lead.pruned_at().await?.is_none_or(is_due) {
-        return Ok(());
+impl Maintenance {
+    async fn prune(&self, lead: &mut Leadership<'_>) -> anyhow::Result<()> {
+        let now = Utc::now();
+        let months: Vec<_> = (0..=MONTHS_AHEAD)
+            .filter_map(|ahead| now.checked_add_months(Months::new(ahead)))
+            .collect();
+        self.store.make_partitions(&months).await?;
+        let is_due =
+            |at: chrono::DateTime<Utc>| (now - at).to_std().unwrap_or(Duration::MAX) >= PRUNE_EVERY;
+        if !lead.pruned_at().await?.is_none_or(is_due) {
+            return Ok(());
+        }
+        let retention = self.store.retention(self.keep).await?;
+        let pruned = lead.prune_history(&retention).await?;
+        if pruned.attempts == 0 && pruned.partitions.is_empty() {
+            return Ok(());
+        }
+        info!(attempts = pruned.attempts, partitions = ?pruned.partitions, "old attempts were deleted");
+        let action = NewAction {
+            actor: &format!("host {}", self.host),
+            is_host: true,
+            action: "history.prune",
+            target: "history",
+            details: &json!({}),
+        };
+        let id = self.store.begin_action(&action).await?;
+        let result = json!({ "attempts": pruned.attempts, "partitions": pruned.partitions });
+        Ok(self.store.finish_action(id, &Ok(result)).await?)
     }
-    let pruned = lead.prune_history(&store.retention(keep).await?).await?;
-    if pruned.attempts > 0 || !pruned.partitions.is_empty() {
-        info!(attempts = pruned.attempts, partitions = ?pruned.partitions, "old attempts were forgotten");
-    }
-    Ok(())
 }

@@ -10,7 +10,7 @@ use patchbay_api::incident::IncidentBundle;
 use patchbay_api::operation::Endpoint;
 use patchbay_model::QueueName;
 use patchbay_queue::Broker;
-use patchbay_store::{HostRow, RevisionRow, Store};
+use patchbay_store::{HostRow, NewAction, RevisionRow, Store};
 use patchbay_telemetry::{RecentLines, redact_foreign, redact_own};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -118,7 +118,13 @@ impl Incident {
         let noted = within(async {
             let id = self
                 .store
-                .begin_action(&who.actor, action, "host", &details)
+                .begin_action(&NewAction {
+                    actor: &who.actor,
+                    is_host: false,
+                    action,
+                    target: "host",
+                    details: &who.noted(details),
+                })
                 .await?;
             self.store.finish_action(id, &Ok(Value::Null)).await
         });

@@ -2,19 +2,24 @@
 
 mod add;
 mod change;
+mod duplicate;
+mod gone;
 mod life;
 mod search;
 mod timeline;
 
 use std::sync::Arc;
 
-use patchbay_api::jobs::{Job, JobPath, JobsList, JobsShow, ListJobs, RedactedJob};
+use patchbay_api::jobs::{
+    Job, JobPath, JobsList, JobsShow, LastChange, ListJobs, RedactedJob, Retries,
+};
 use patchbay_api::reveal::Reveal;
-use patchbay_model::job::trail_name;
-use patchbay_model::shell::word;
+use patchbay_model::job::{JobState, trail_name};
+use patchbay_model::retry::{BackoffKind, RetryPolicy};
+use patchbay_model::text::length;
 use patchbay_model::{JobId, QueueName};
-use patchbay_queue::{Broker, JobView, MAX_LISTED, Page, Start};
-use patchbay_store::Store;
+use patchbay_queue::{Broker, JobView, MAX_LISTED, Page, Start, retry_of};
+use patchbay_store::{JobAction, Store};
 use patchbay_telemetry::traces::Traces;
 use serde_json::{Value, json};
 
@@ -153,14 +158,15 @@ impl Jobs {
         id: &JobId,
         reveal: bool,
     ) -> Result<Job, Error> {
-        let job = self.broker.job(queue, id).await?;
-        let job = job.ok_or_else(|| {
-            Error::not_found(format!(
-                "{} has no job {} in Redis",
-                word(queue.as_str()),
-                word(id.as_str())
-            ))
-        })?;
+        let Some(job) = self.broker.job(queue, id).await? else {
+            return Err(self.why_gone(queue, id).await?);
+        };
+        let created = job.timestamp.and_then(|ms| i64::try_from(ms).ok());
+        let retries = retries(&job, &self.plugins.retry_policy(queue, retry_of(&job)));
+        let actions = self
+            .store
+            .job_actions(queue, id, created.as_slice())
+            .await?;
         let mut logs = self.broker.job_logs(queue, id, MAX_LOGS_SHOWN).await?;
         let mut attempts = self
             .store
@@ -177,11 +183,37 @@ impl Jobs {
                 .for_each(|row| redacted::attempt(row, &mask));
             job
         };
+        let done = |action: &&JobAction| action.error.is_none() && action.ended_at.is_some();
+        let last_change = actions.iter().rfind(done).map(|action| LastChange {
+            at: action.began_at,
+            actor: action.actor.clone(),
+            action: action.action.clone(),
+            reason: action.reason.clone(),
+        });
         Ok(Job {
             job,
             logs,
             attempts: attempts.into_iter().map(attempt_view).collect(),
+            retries,
+            last_change,
         })
+    }
+}
+
+fn retries(job: &JobView, policy: &RetryPolicy) -> Retries {
+    let is_ended = matches!(job.state, JobState::Completed | JobState::Failed);
+    let left = policy.attempts.saturating_sub(job.attempts_made);
+    let backoff = policy.backoff.map(|backoff| {
+        let kind = match backoff.kind {
+            BackoffKind::Fixed => "fixed",
+            BackoffKind::Exponential => "exponential from",
+        };
+        format!("{kind} {}", length(backoff.delay))
+    });
+    Retries {
+        attempts: policy.attempts,
+        left: if is_ended { 0 } else { left },
+        backoff,
     }
 }
 

@@ -148,16 +148,14 @@ impl PluginAdministration {
     /// Deletes old revisions, or only lists them.
     pub async fn prune(&self, who: &Caller, dry_run: bool) -> Result<Vec<PrunedRevision>, Error> {
         let act = async {
-            Ok(self
-                .plugins
-                .prune(dry_run)
-                .await?
-                .into_iter()
-                .map(pruned)
-                .collect())
+            let rows = self.plugins.prune(dry_run).await?;
+            Ok(rows.into_iter().map(pruned).collect())
         };
+        if dry_run {
+            return act.await;
+        }
         self.actions
-            .record::<PluginsPrune, _>(who, "old revisions", json!({ "dryRun": dry_run }), act)
+            .record::<PluginsPrune, _>(who, "old revisions", json!({}), act)
             .await
     }
 

@@ -30,6 +30,7 @@ use chrono::{DateTime, Utc};
 use parking_lot::Mutex;
 use patchbay_api::plugins::{Activated, SignatureView, Staged};
 use patchbay_model::manifest::Manifest;
+use patchbay_model::retry::{Backoff, RetryPolicy};
 use patchbay_model::{DataPath, PluginName, QueueName, Redaction, RevisionDigest, grant};
 use patchbay_queue::ChildData;
 use patchbay_runtime::{Rejection, Runtime};
@@ -464,6 +465,23 @@ impl Plugins {
             .registry()
             .owner_of(queue)
             .map(|revision| revision.plugin().clone())
+    }
+
+    /// How often a job of the queue runs, by its own options and those of the plugin that is active
+    /// on this host.
+    pub fn retry_policy(
+        &self,
+        queue: &QueueName,
+        own: (Option<u32>, Option<Backoff>),
+    ) -> RetryPolicy {
+        let owner = self.runtime.registry().owner_of(queue);
+        let spec = owner
+            .as_ref()
+            .and_then(|owner| owner.manifest().queue(queue));
+        let declared = spec.map_or((None, None), |spec| {
+            (spec.attempts, spec.backoff.as_ref().map(Into::into))
+        });
+        RetryPolicy::merge(own, declared)
     }
 
     /// What is redacted in a queue's jobs, by the manifest that handles it or has handled it.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use patchbay_store::{PrunedRevision, StoreError};
+use patchbay_store::{NewAction, PrunedRevision, StoreError};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -53,10 +53,14 @@ impl Plugins {
             .map(|revision| revision.digest.to_string())
             .collect();
         let actor = format!("host {}", self.host);
-        let id = self
-            .store
-            .begin_action(&actor, "plugin.prune", "old revisions", &json!({}))
-            .await?;
+        let action = NewAction {
+            actor: &actor,
+            is_host: true,
+            action: "plugin.prune",
+            target: "old revisions",
+            details: &json!({}),
+        };
+        let id = self.store.begin_action(&action).await?;
         self.store.finish_action(id, &Ok(json!(digests))).await
     }
 }

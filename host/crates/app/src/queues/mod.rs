@@ -21,7 +21,7 @@ use serde_json::json;
 pub use self::catalog::Catalog;
 use self::diagnosis::QueueObservation;
 use crate::Parts;
-use crate::actions::{Actions, Caller};
+use crate::actions::{Actions, Caller, Confirmation};
 use crate::breakers::OutsideHosts;
 use crate::error::{Error, Kind};
 use crate::health::Health;
@@ -210,9 +210,16 @@ impl Queues {
         &self,
         who: &Caller,
         queue: &str,
-        Drain { delayed }: Drain,
+        Drain { delayed, dry_run }: Drain,
     ) -> Result<Done, Error> {
         let queue = self.catalog.known(queue).await?;
+        if dry_run {
+            let counts = self.overview(&queue).await?.counts;
+            let delayed = if delayed { counts.delayed } else { 0 };
+            return Ok(Done {
+                count: counts.waiting + counts.prioritized + delayed,
+            });
+        }
         let act = async {
             Ok(Done {
                 count: self.broker.drain(&queue, delayed).await?,
@@ -229,12 +236,19 @@ impl Queues {
             state,
             older_than_ms,
             limit,
+            dry_run,
         } = what;
         let details = json!({ "state": state, "olderThanMs": older_than_ms, "limit": limit });
         let (age, most) = (
             Duration::from_millis(older_than_ms),
             limit.unwrap_or(DEFAULT_CLEAN),
         );
+        if dry_run {
+            let there = self.broker.cleanable(&queue, state, age).await?;
+            return Ok(Done {
+                count: there.min(most),
+            });
+        }
         let act = async {
             Ok(Done {
                 count: self.broker.clean(&queue, state, age, most).await?,
@@ -249,9 +263,14 @@ impl Queues {
         &self,
         who: &Caller,
         queue: &str,
-        PutBack { state }: PutBack,
+        PutBack { state, dry_run }: PutBack,
     ) -> Result<Done, Error> {
         let queue = self.catalog.known(queue).await?;
+        if dry_run {
+            return Ok(Done {
+                count: self.broker.movable_to_wait(&queue, state).await?,
+            });
+        }
         let act = async {
             Ok(Done {
                 count: self.broker.move_all_to_wait(&queue, state).await?,
@@ -279,8 +298,13 @@ impl Queues {
                 count: self.broker.obliterate(&queue).await?,
             })
         };
+        // The name in the body is the confirmation.
+        let who = Caller {
+            confirmation: Confirmation::Given,
+            ..who.clone()
+        };
         self.actions
-            .record::<QueuesObliterate, _>(who, queue.as_str(), json!({}), act)
+            .record::<QueuesObliterate, _>(&who, queue.as_str(), json!({}), act)
             .await
     }
 

@@ -70,8 +70,8 @@ impl History {
             "filter": request.filter.without_data(), "bodies": bodies, "reveal": request.reveal, "format": format.name(),
         });
         let action = self
-            .store
-            .begin_action(&who.actor, "history.export", "history", &details)
+            .actions
+            .begin(who, "history.export", "history", details)
             .await?;
         let (pages, sent) = mpsc::channel(PAGES_AHEAD);
         let history = self.clone();

@@ -1,0 +1,209 @@
+//! Use cases of activity: who did what.
+
+use chrono::{DateTime, Datelike, Utc};
+use patchbay_api::activity::{Activity, ActivityResult, ActorKind, ListActivity};
+use patchbay_api::answer::Page;
+use patchbay_store::{ActivityCursor, ActivityFilter, ActivityRow, Store};
+use serde_json::Value;
+
+use crate::{Error, Parts};
+
+const DEFAULT_LIMIT: u16 = 50;
+const MAX_LIMIT: u16 = 200;
+/// Longest text of a filter, in bytes.
+const MAX_TEXT: usize = 1_024;
+
+#[derive(Clone)]
+pub struct ActivityLog {
+    store: Store,
+}
+
+impl ActivityLog {
+    pub(crate) fn new(parts: &Parts) -> Self {
+        Self {
+            store: parts.store.clone(),
+        }
+    }
+
+    /// Newest first.
+    pub async fn list(&self, asked: ListActivity) -> Result<Page<Activity>, Error> {
+        let limit = asked.limit.unwrap_or(DEFAULT_LIMIT);
+        if !(1..=MAX_LIMIT).contains(&limit) {
+            return Err(Error::invalid(format!("limit: 1 to {MAX_LIMIT}")));
+        }
+        for (name, time) in [("since", asked.since), ("until", asked.until)] {
+            if time.is_some_and(|time| !(0..=9_999).contains(&time.year())) {
+                return Err(Error::invalid(format!(
+                    "{name}: a time of the years 0000 to 9999"
+                )));
+            }
+        }
+        let filter = ActivityFilter {
+            actor: text("actor", asked.actor)?,
+            action: text("action", asked.action)?,
+            target: text("target", asked.target)?,
+            kind: asked.kind.map(|kind| kind.as_str().to_owned()),
+            result: asked.result.map(|result| result.as_str().to_owned()),
+            since: asked.since,
+            until: asked.until,
+            before: asked.cursor.as_deref().map(cursor).transpose()?,
+        };
+        // One more row shows whether there is another page.
+        let mut rows = self.store.activity(&filter, i64::from(limit) + 1).await?;
+        let is_more = rows.len() > usize::from(limit);
+        rows.truncate(limit.into());
+        let next_cursor = rows.last().filter(|_| is_more).map(cursor_of);
+        Ok(Page {
+            items: rows.into_iter().map(view).collect(),
+            next_cursor,
+            partial: false,
+        })
+    }
+}
+
+fn text(name: &str, value: Option<String>) -> Result<Option<String>, Error> {
+    match &value {
+        Some(text) if text.len() > MAX_TEXT || text.contains('\0') => Err(Error::invalid(format!(
+            "{name}: at most {MAX_TEXT} bytes, without NUL"
+        ))),
+        _ => Ok(value),
+    }
+}
+
+/// `microseconds.source.id`
+fn cursor_of(row: &ActivityRow) -> String {
+    format!("{}.{}.{}", row.at.timestamp_micros(), row.source, row.id)
+}
+
+fn cursor(text: &str) -> Result<ActivityCursor, Error> {
+    let mut parts = text.splitn(3, '.');
+    let mut read = || {
+        let at: DateTime<Utc> = DateTime::from_timestamp_micros(parts.next()?.parse().ok()?)
+            .filter(|at| (0..=9_999).contains(&at.year()))?;
+        let source = parts
+            .next()
+            .filter(|source| ["action", "entry"].contains(source))?;
+        let id = parts.next()?.parse().ok()?;
+        Some(ActivityCursor {
+            at,
+            source: source.to_owned(),
+            id,
+        })
+    };
+    read().ok_or_else(|| {
+        Error::invalid("cursor: unknown. Take nextCursor of the page before, or none")
+    })
+}
+
+fn view(row: ActivityRow) -> Activity {
+    let mut details = row.details;
+    let mut take = |name: &str| match details.as_object_mut()?.remove(name)? {
+        Value::String(text) => Some(text),
+        _ => None,
+    };
+    let (reason, from) = (take("reason"), take("from"));
+    let result = match (&row.error, row.ended_at) {
+        (Some(_), _) => ActivityResult::Failed,
+        (None, None) => ActivityResult::Running,
+        (None, Some(_)) => ActivityResult::Done,
+    };
+    Activity {
+        id: format!("{}-{}", row.source, row.id),
+        at: row.at,
+        ended_at: row.ended_at,
+        kind: match row.kind.as_str() {
+            "host" => ActorKind::Host,
+            "plugin" => ActorKind::Plugin,
+            _ => ActorKind::Operator,
+        },
+        actor: row.actor,
+        action: row.action,
+        target: row.target,
+        result,
+        count: row.result.as_ref().and_then(count),
+        reason,
+        from,
+        error: row.error,
+        details,
+    }
+}
+
+/// The count in the recorded result of an action.
+fn count(result: &Value) -> Option<i64> {
+    match result {
+        Value::Array(items) => i64::try_from(items.len()).ok(),
+        _ => ["count", "done", "jobs", "attempts", "resealed"]
+            .iter()
+            .find_map(|name| match &result[name] {
+                Value::Array(items) => i64::try_from(items.len()).ok(),
+                value => value.as_i64(),
+            }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn row(details: Value, result: Option<Value>, error: Option<&str>) -> ActivityRow {
+        let at = DateTime::from_timestamp_micros(1_700_000_000_123_456).expect("a time");
+        ActivityRow {
+            source: "action".into(),
+            id: 7,
+            at,
+            ended_at: (result.is_some() || error.is_some()).then_some(at),
+            kind: "operator".into(),
+            actor: "ops".into(),
+            action: "queue.clean".into(),
+            target: "emailQueue".into(),
+            details,
+            result,
+            error: error.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn a_reason_an_address_and_a_count_are_fields_of_their_own() {
+        let shown = view(row(
+            json!({ "state": "failed", "reason": "INC-7", "from": "10.0.0.1" }),
+            Some(json!({ "count": 63 })),
+            None,
+        ));
+        assert_eq!(
+            (shown.reason.as_deref(), shown.from.as_deref(), shown.count),
+            (Some("INC-7"), Some("10.0.0.1"), Some(63))
+        );
+        assert_eq!(shown.details, json!({ "state": "failed" }));
+        assert_eq!(shown.result, ActivityResult::Done);
+        assert_eq!(
+            view(row(json!({}), None, None)).result,
+            ActivityResult::Running
+        );
+        assert_eq!(
+            view(row(json!({}), None, Some("no"))).result,
+            ActivityResult::Failed
+        );
+    }
+
+    #[test]
+    fn a_cursor_is_read_back_and_nonsense_is_refused() {
+        let row = row(json!({}), None, None);
+        let read = cursor(&cursor_of(&row)).expect("a cursor");
+        assert_eq!(
+            (read.at, read.source.as_str(), read.id),
+            (row.at, "action", 7)
+        );
+        for bad in [
+            "",
+            "7",
+            "1.action",
+            "1.other.2",
+            "x.action.1",
+            "9223372036854775807.action.1",
+        ] {
+            assert!(cursor(bad).is_err(), "{bad}");
+        }
+    }
+}

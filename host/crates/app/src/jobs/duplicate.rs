@@ -1,0 +1,61 @@
+//! Adds a job like another one.
+
+use std::time::Duration;
+
+use patchbay_api::jobs::{Added, DuplicateJob, JobPath, JobsDuplicate};
+use patchbay_model::job::{JobKey, trail_name};
+use patchbay_queue::Chosen;
+use serde_json::json;
+
+use super::Jobs;
+use crate::actions::Caller;
+use crate::error::Error;
+use crate::reveal::refuse_mark;
+
+impl Jobs {
+    /// Adds a new job with the name, data, priority and attempts of this one.
+    pub async fn duplicate(
+        &self,
+        who: &Caller,
+        job: &JobPath,
+        change: DuplicateJob,
+    ) -> Result<Added, Error> {
+        let (queue, id) = self.named(job).await?;
+        if let Some(data) = &change.data {
+            refuse_mark("data", data.get())?;
+        }
+        let Some(view) = self.broker.job(&queue, &id).await? else {
+            return Err(self.why_gone(&queue, &id).await?);
+        };
+        let original = Chosen {
+            n: 0,
+            key: JobKey {
+                prefix: self.broker.prefix().to_owned(),
+                queue: queue.clone(),
+                id: id.clone(),
+                created_ms: view.timestamp.unwrap_or(0),
+            },
+            state: view.state,
+            finished_on: view.finished_on,
+        };
+        let like = self.broker.like(&[original]).await?.into_iter().next();
+        let mut copy = like
+            .ok_or_else(Error::internal)?
+            .map_err(|reason| Error::conflict(format!("Job {id} cannot be copied: {reason}")))?;
+        if let Some(data) = change.data {
+            copy.data = data.get().to_owned();
+        }
+        copy.delay = change.delay_ms.map(Duration::from_millis);
+        let act = async {
+            let ids = self.broker.add(vec![copy]).await?;
+            let id = ids.into_iter().next().ok_or_else(Error::internal)?;
+            Ok(Added {
+                queue: queue.to_string(),
+                id: id.to_string(),
+            })
+        };
+        self.actions
+            .record::<JobsDuplicate, _>(who, &trail_name(&queue, &id), json!({}), act)
+            .await
+    }
+}

@@ -1,0 +1,272 @@
+//! `patchbay activity`
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use clap::{Args, ValueEnum};
+use patchbay_api::activity::{Activity, ActivityList, ActivityResult, ActorKind, ListActivity};
+use patchbay_model::text::counted;
+
+use super::client::{Client, ClientArgs};
+use super::input::point_in_time;
+use super::names;
+use super::output::{Output, time};
+
+/// Maximum number of rows per page that a host returns.
+const LARGEST_PAGE: u16 = 200;
+/// Between two looks of `--follow`.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How far back `--follow` looks again: what a plugin writes in a transaction is visible only once
+/// that has ended.
+const OVERLAP: TimeDelta = TimeDelta::seconds(10);
+
+const EXAMPLES: &str = "\
+Examples:
+  patchbay activity --since 2h
+  patchbay activity --target emailQueue --action queue
+  patchbay activity --actor ops --result failed
+  patchbay activity --since 2026-11-01T00:00:00Z --csv > activity.csv
+  patchbay activity --follow";
+
+/// Show who did what: operators, plugins, and hosts on their own
+#[derive(Args)]
+#[command(after_help = EXAMPLES)]
+pub struct ActivityArgs {
+    /// Only of this operator, plugin or host
+    #[arg(long)]
+    actor: Option<String>,
+    /// Only this action (queue.pause), or all that begin with this word (queue)
+    #[arg(long)]
+    action: Option<String>,
+    /// Only on this target: a queue with its jobs, QUEUE/ID for one job, a plugin, a schedule …
+    #[arg(long, add = names::queues())]
+    target: Option<String>,
+    /// Only by operators, plugins or hosts
+    #[arg(long, value_enum)]
+    kind: Option<Kind>,
+    /// Only what has ended so
+    #[arg(long, value_enum)]
+    result: Option<Ended>,
+    /// Only since then: a time such as 2026-11-24T00:00:00Z, or an age such as 90s, 30m, 24h or 7d
+    #[arg(long, value_parser = point_in_time)]
+    since: Option<DateTime<Utc>>,
+    /// Only before then, written as in --since
+    #[arg(long, value_parser = point_in_time)]
+    until: Option<DateTime<Utc>>,
+    /// Maximum number of rows, 1 to 200
+    #[arg(long, default_value_t = 50)]
+    limit: u16,
+    /// All rows, page by page
+    #[arg(long, conflicts_with = "limit")]
+    all: bool,
+    /// Cursor that the page before has printed
+    #[arg(long, conflicts_with = "all")]
+    cursor: Option<String>,
+    /// Go on with what is done from now on, until Ctrl-C
+    #[arg(long, conflicts_with_all = ["all", "cursor", "until", "csv"])]
+    follow: bool,
+    /// Print all rows as comma-separated values
+    #[arg(long, conflicts_with_all = ["limit", "cursor"])]
+    csv: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Kind {
+    Operator,
+    Plugin,
+    Host,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Ended {
+    Done,
+    Failed,
+    Running,
+}
+
+impl ActivityArgs {
+    fn query(&self, limit: u16, cursor: Option<String>) -> ListActivity {
+        ListActivity {
+            actor: self.actor.clone(),
+            action: self.action.clone(),
+            target: self.target.clone(),
+            kind: self.kind.map(|kind| match kind {
+                Kind::Operator => ActorKind::Operator,
+                Kind::Plugin => ActorKind::Plugin,
+                Kind::Host => ActorKind::Host,
+            }),
+            result: self.result.map(|result| match result {
+                Ended::Done => ActivityResult::Done,
+                Ended::Failed => ActivityResult::Failed,
+                Ended::Running => ActivityResult::Running,
+            }),
+            since: self.since,
+            until: self.until,
+            cursor,
+            limit: Some(limit),
+        }
+    }
+
+    /// Whether it ends by itself, so that it can be repeated.
+    pub(super) fn is_read(&self) -> bool {
+        !self.follow
+    }
+}
+
+pub(crate) async fn run(
+    args: ActivityArgs,
+    client: &ClientArgs,
+    output: Output,
+) -> anyhow::Result<()> {
+    let client = Client::from_args(client)?;
+    if args.follow {
+        return follow(&args, &client, output).await;
+    }
+    if args.all || args.csv {
+        let page = |cursor, _| Some(args.query(LARGEST_PAGE, cursor));
+        let all = client.ask_up_to::<ActivityList, _>(&(), page).await?;
+        if args.csv {
+            return csv(&all.items);
+        }
+        print(&all.items, &all.raw, &all.more(), output);
+        return Ok(());
+    }
+    let query = args.query(args.limit, args.cursor.clone());
+    let page = client.ask_page::<ActivityList, _>(&(), &query).await?;
+    print(&page.items, &page.raw, &page.more(), output);
+    if page.items.is_empty() {
+        output.note("Nothing matches");
+    }
+    if let Some(cursor) = &page.next_cursor {
+        let shown = counted(page.items.len() as u64, "row");
+        output.note(&format!(
+            "{shown}; there are more. Next page: --cursor {cursor}; all: --all"
+        ));
+    }
+    Ok(())
+}
+
+const HEAD: [&str; 7] = [
+    "WHEN", "WHO", "ACTION", "TARGET", "COUNT", "RESULT", "REASON",
+];
+const WIDE: [&str; 3] = ["FROM", "DETAILS", "ID"];
+
+fn print(
+    items: &[Activity],
+    raw: &serde_json::value::RawValue,
+    more: &super::output::More<'_>,
+    output: Output,
+) {
+    let rows = items.iter().map(|item| row(item, output)).collect();
+    output.list(&HEAD, &WIDE, rows, &raw, more);
+}
+
+fn row(item: &Activity, output: Output) -> Vec<String> {
+    let mut cells = cells(item);
+    cells[0] = output.when(item.at);
+    cells.to_vec()
+}
+
+fn cells(item: &Activity) -> [String; 10] {
+    let result = match (item.result, &item.error) {
+        (ActivityResult::Done, _) => "done".to_owned(),
+        (ActivityResult::Running, _) => "running".to_owned(),
+        (ActivityResult::Failed, error) => {
+            format!("failed: {}", error.as_deref().unwrap_or("unknown"))
+        }
+    };
+    let details = match item.details.as_object() {
+        Some(details) if details.is_empty() => String::new(),
+        _ => item.details.to_string(),
+    };
+    [
+        time(item.at),
+        item.actor.clone(),
+        item.action.clone(),
+        item.target.clone(),
+        item.count
+            .map(|count| count.to_string())
+            .unwrap_or_default(),
+        result,
+        item.reason.clone().unwrap_or_default(),
+        item.from.clone().unwrap_or_default(),
+        details,
+        item.id.clone(),
+    ]
+}
+
+/// Prints what was done, the oldest first, until somebody ends the command.
+async fn follow(args: &ActivityArgs, client: &Client, output: Output) -> anyhow::Result<()> {
+    let mut since = args.since.unwrap_or_else(Utc::now);
+    let mut printed: HashSet<String> = HashSet::new();
+    loop {
+        let query = |cursor| ListActivity {
+            since: Some(since),
+            ..args.query(LARGEST_PAGE, cursor)
+        };
+        let mut page = client
+            .ask_up_to::<ActivityList, _>(&(), |cursor, _| Some(query(cursor)))
+            .await?;
+        page.items.reverse();
+        for item in page
+            .items
+            .iter()
+            .filter(|item| item.result != ActivityResult::Running)
+        {
+            if !printed.insert(item.id.clone()) {
+                continue;
+            }
+            if output.json {
+                let lines = Output {
+                    watch: true,
+                    ..output
+                };
+                lines.value("", item);
+            } else {
+                let [at, actor, action, target, count, result, reason, ..] = cells(item);
+                let count = if count.is_empty() {
+                    count
+                } else {
+                    format!("  {count}")
+                };
+                let reason = if reason.is_empty() {
+                    reason
+                } else {
+                    format!("  ({reason})")
+                };
+                println!(
+                    "{}",
+                    super::plain(&format!(
+                        "{at}  {actor}  {action}  {target}{count}  {result}{reason}"
+                    ))
+                );
+            }
+        }
+        let newest = page.items.last().map_or(since, |item| item.at);
+        if newest - OVERLAP > since {
+            since = newest - OVERLAP;
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+fn csv(items: &[Activity]) -> anyhow::Result<()> {
+    let mut writer = csv::Writer::from_writer(std::io::stdout());
+    writer.write_record([
+        "at", "actor", "action", "target", "count", "result", "reason", "from", "details", "id",
+    ])?;
+    for item in items {
+        writer.write_record(cells(item).map(|cell| unexecuted(&cell)))?;
+    }
+    writer.flush()?;
+    Ok(())
+}
+
+/// A cell that no spreadsheet takes for a formula (OWASP, "CSV Injection").
+fn unexecuted(cell: &str) -> String {
+    match cell.starts_with(['=', '+', '-', '@', '\t', '\r']) {
+        true => format!("'{cell}"),
+        false => cell.to_owned(),
+    }
+}

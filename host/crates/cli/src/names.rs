@@ -1,0 +1,87 @@
+//! Completion of names in a shell: they come from the host, within a second, or not at all.
+
+use std::ffi::OsStr;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use clap_complete::engine::{ArgValueCompleter, CompletionCandidate};
+use serde_json::Value;
+
+use super::client::{Client, Connection};
+
+/// Somebody waits with a finger on the key.
+const LIMIT: Duration = Duration::from_secs(1);
+
+/// Finds the host that `patchbay dev` runs here.
+static DEV: OnceLock<fn() -> Option<Connection>> = OnceLock::new();
+
+/// Says how to find the host that `patchbay dev` runs here.
+pub fn find_dev_with(find: fn() -> Option<Connection>) {
+    let _is_set = DEV.set(find);
+}
+
+pub(super) fn queues() -> ArgValueCompleter {
+    of("queues", "/name")
+}
+
+pub(super) fn plugins() -> ArgValueCompleter {
+    of("plugins", "/name")
+}
+
+pub(super) fn schedules() -> ArgValueCompleter {
+    of("schedules", "/id")
+}
+
+pub(super) fn alert_rules() -> ArgValueCompleter {
+    of("alerts/rules", "/rule")
+}
+
+pub(super) fn searches() -> ArgValueCompleter {
+    of("searches", "/name")
+}
+
+fn of(path: &'static str, name: &'static str) -> ArgValueCompleter {
+    ArgValueCompleter::new(move |current: &OsStr| {
+        let typed = current.to_string_lossy().into_owned();
+        let mut names = names(path, name).unwrap_or_default();
+        names.retain(|name| name.starts_with(&typed));
+        names.into_iter().map(CompletionCandidate::new).collect()
+    })
+}
+
+fn names(path: &str, name: &str) -> Option<Vec<String>> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .ok()?;
+    let client = client()?;
+    let items = runtime.block_on(async {
+        let response = client.get_raw(path, LIMIT).await.ok()?;
+        let body: Value = serde_json::from_slice(&response.bytes().await.ok()?).ok()?;
+        body["data"].as_array().cloned()
+    })?;
+    let name = |item: &Value| Some(item.pointer(name)?.as_str()?.to_owned());
+    Some(items.iter().filter_map(name).collect())
+}
+
+fn client() -> Option<Client> {
+    let variable = |name: &str| std::env::var(name).ok();
+    let connection = match variable("PATCHBAY_URL") {
+        None => DEV.get().and_then(|find| find()),
+        Some(url) => Some(Connection {
+            url,
+            user: variable("PATCHBAY_USER").unwrap_or_default(),
+            password: variable("PATCHBAY_PASSWORD").unwrap_or_default(),
+        }),
+    };
+    let Connection {
+        url,
+        user,
+        password,
+    } = connection.unwrap_or_else(|| Connection {
+        url: "http://127.0.0.1:8080".into(),
+        user: variable("PATCHBAY_USER").unwrap_or_default(),
+        password: variable("PATCHBAY_PASSWORD").unwrap_or_default(),
+    });
+    Client::new(url, user, Some(password)).ok()
+}

@@ -1,0 +1,168 @@
+//! Who did what: actions of operators, what hosts did by themselves, and what plugins wrote to
+//! audit trails.
+
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+
+use crate::{Store, StoreError};
+
+/// An action that is about to be carried out.
+#[derive(Debug)]
+pub struct NewAction<'a> {
+    pub actor: &'a str,
+    /// Whether a host does it by itself.
+    pub is_host: bool,
+    /// For example `queue.pause`.
+    pub action: &'a str,
+    /// What it is done to, for example the name of a queue.
+    pub target: &'a str,
+    /// An object.
+    pub details: &'a Value,
+}
+
+/// An action, or an entry of an audit trail.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct ActivityRow {
+    /// `action` or `entry`: which table it is from.
+    pub source: String,
+    /// Unique within its table.
+    pub id: i64,
+    pub at: DateTime<Utc>,
+    /// `None` while it goes on, and when its host was killed meanwhile.
+    pub ended_at: Option<DateTime<Utc>>,
+    /// `operator`, `host` or `plugin`.
+    pub kind: String,
+    pub actor: String,
+    pub action: String,
+    pub target: String,
+    pub details: Value,
+    pub result: Option<Value>,
+    pub error: Option<String>,
+}
+
+/// An absent field does not restrict the rows.
+#[derive(Debug, Clone, Default)]
+pub struct ActivityFilter {
+    pub actor: Option<String>,
+    /// An action (`queue.pause`), or its first part (`queue`).
+    pub action: Option<String>,
+    /// A target; that of a queue includes its jobs, and that of a plugin its outside hosts.
+    pub target: Option<String>,
+    /// `operator`, `host` or `plugin`.
+    pub kind: Option<String>,
+    /// `done`, `failed` or `running`.
+    pub result: Option<String>,
+    pub since: Option<DateTime<Utc>>,
+    pub until: Option<DateTime<Utc>>,
+    /// Only rows that are older than this one.
+    pub before: Option<ActivityCursor>,
+}
+
+/// The place of a row in the list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ActivityCursor {
+    pub at: DateTime<Utc>,
+    pub source: String,
+    pub id: i64,
+}
+
+const OF_ACTIONS: &str = "select 'action' as source, id, began_at as at, ended_at, kind, actor, action, target, details, result, error \
+    from operator_actions where ($1::text is null or actor = $1) \
+    and ($2::text is null or action = $2 or starts_with(action, $2 || '.')) \
+    and ($3::text is null or target = $3 or starts_with(target, $3 || '/') or starts_with(target, $3 || ' ')) \
+    and ($4::text is null or kind = $4) \
+    and ($5::text is null or $5 = case when error is not null then 'failed' when ended_at is null then 'running' else 'done' end) \
+    and ($6::timestamptz is null or began_at >= $6) and ($7::timestamptz is null or began_at < $7) \
+    and ($8::timestamptz is null or (began_at, 'action', id) < ($8, $9::text, $10::bigint)) \
+    order by began_at desc, id desc limit $11";
+
+const OF_ENTRIES: &str = "select 'entry' as source, id, at, at as ended_at, 'plugin' as kind, plugin as actor, 'audit.' || trail as action, \
+    case when job_id is null then plugin else coalesce(queue, '') || '/' || job_id end as target, \
+    jsonb_build_object('entryKey', entry_key) as details, null::jsonb as result, null::text as error \
+    from audit_entries where ($1::text is null or plugin = $1) \
+    and ($2::text is null or 'audit.' || trail = $2 or $2 = 'audit') \
+    and ($3::text is null or queue = $3 or coalesce(queue, '') || '/' || job_id = $3 or plugin = $3) \
+    and ($4::text is null or $4 = 'plugin') and ($5::text is null or $5 = 'done') \
+    and ($6::timestamptz is null or at >= $6) and ($7::timestamptz is null or at < $7) \
+    and ($8::timestamptz is null or (at, 'entry', id) < ($8, $9::text, $10::bigint)) \
+    order by at desc, id desc limit $11";
+
+impl Store {
+    /// Records an action before it is carried out, and returns its id.
+    pub async fn begin_action(&self, action: &NewAction<'_>) -> Result<i64, StoreError> {
+        let query = sqlx::query_scalar(
+            "insert into operator_actions (actor, kind, action, target, details) values ($1, $2, $3, $4, $5) returning id",
+        );
+        Ok(query
+            .bind(action.actor)
+            .bind(if action.is_host { "host" } else { "operator" })
+            .bind(action.action)
+            .bind(action.target)
+            .bind(action.details)
+            .fetch_one(&self.pool)
+            .await?)
+    }
+
+    /// Records how an action ended. A result with NUL (jobs in Redis may have it) cannot be stored.
+    pub async fn finish_action(
+        &self,
+        id: i64,
+        end: &Result<Value, String>,
+    ) -> Result<(), StoreError> {
+        let error = end
+            .as_ref()
+            .err()
+            .map(|error| error.replace('\0', "\u{fffd}"));
+        match self
+            .end_action(id, end.as_ref().ok(), error.as_deref())
+            .await
+        {
+            Err(StoreError::Unstorable(_)) => self.end_action(id, None, error.as_deref()).await,
+            done => done,
+        }
+    }
+
+    async fn end_action(
+        &self,
+        id: i64,
+        result: Option<&Value>,
+        error: Option<&str>,
+    ) -> Result<(), StoreError> {
+        let query = sqlx::query(
+            "update operator_actions set ended_at = now(), result = $2, error = $3 where id = $1",
+        );
+        query
+            .bind(id)
+            .bind(result)
+            .bind(error)
+            .execute(&self.pool)
+            .await?;
+        Ok(())
+    }
+
+    /// Who did what, newest first.
+    pub async fn activity(
+        &self,
+        filter: &ActivityFilter,
+        most: i64,
+    ) -> Result<Vec<ActivityRow>, StoreError> {
+        let query = sqlx::query_as(sqlx::AssertSqlSafe(format!(
+            "select * from (({OF_ACTIONS}) union all ({OF_ENTRIES})) activity order by at desc, source desc, id desc limit $11"
+        )));
+        let before = filter.before.as_ref();
+        Ok(query
+            .bind(&filter.actor)
+            .bind(&filter.action)
+            .bind(&filter.target)
+            .bind(&filter.kind)
+            .bind(&filter.result)
+            .bind(filter.since)
+            .bind(filter.until)
+            .bind(before.map(|before| before.at))
+            .bind(before.map(|before| &before.source))
+            .bind(before.map(|before| before.id))
+            .bind(most)
+            .fetch_all(&self.pool)
+            .await?)
+    }
+}
