@@ -10,6 +10,7 @@ mod breaker;
 mod build;
 mod bulk;
 pub mod client;
+mod dead_letter_advice;
 mod dead_letters;
 mod history;
 mod input;
