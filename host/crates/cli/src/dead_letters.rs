@@ -134,10 +134,7 @@ pub(crate) async fn run(
                         .await?
                 }
             };
-            output.value(
-                &format!("dead letter {id} is {}", state(&group.data)),
-                &group.raw,
-            );
+            output.value(&acknowledged(&group.data), &group.raw);
         }
         DeadLetterCommand::Note { id, note } => {
             let group = client
@@ -256,15 +253,33 @@ fn left_out(
 }
 
 fn state(group: &DeadLetter) -> String {
-    match (
-        group.state,
-        &group.acknowledged_by,
-        group.since_acknowledged,
-    ) {
-        (DeadLetterState::Closed, ..) => "closed".into(),
-        (_, None, _) => "open".into(),
-        (_, Some(by), 0) => format!("acknowledged by {by}"),
-        (_, Some(by), more) => format!("acknowledged by {by}, {more} since"),
+    match group.state {
+        DeadLetterState::Closed => "closed".into(),
+        DeadLetterState::Open | DeadLetterState::Acknowledged => acknowledgement(group),
+    }
+}
+
+/// A closed group keeps its acknowledgement for when it opens again.
+fn acknowledged(group: &DeadLetter) -> String {
+    let id = group.id;
+    match (group.state, &group.acknowledged_by) {
+        (DeadLetterState::Closed, None) => {
+            format!("dead letter {id} is closed, and not acknowledged")
+        }
+        (DeadLetterState::Closed, Some(_)) => {
+            format!("dead letter {id} is closed, and {}", acknowledgement(group))
+        }
+        (DeadLetterState::Open | DeadLetterState::Acknowledged, _) => {
+            format!("dead letter {id} is {}", acknowledgement(group))
+        }
+    }
+}
+
+fn acknowledgement(group: &DeadLetter) -> String {
+    match (&group.acknowledged_by, group.since_acknowledged) {
+        (None, _) => "open".into(),
+        (Some(by), 0) => format!("acknowledged by {by}"),
+        (Some(by), more) => format!("acknowledged by {by}, {more} since"),
     }
 }
 
