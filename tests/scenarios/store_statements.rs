@@ -47,14 +47,21 @@ const FILLED: [(&str, &str, &str); 14] = [
 ];
 
 /// Constants of another file: file, name, whose.
-const IMPORTED: [(&str, &str, &str); 1] = [("timeline.rs", "COLUMNS", "attempts.rs")];
+const IMPORTED: [(&str, &str, &str); 2] = [
+    ("timeline.rs", "COLUMNS", "attempts.rs"),
+    ("dead_letter_jobs.rs", "OF_A_GROUP", "dead_letters.rs"),
+];
 
 /// Statements that are assembled when they run.
-const IN_PARTS: [(&str, &str); 2] = [
+const IN_PARTS: [(&str, &str); 3] = [
     ("recording.rs", "{ROWS} select count(*) from added"),
     (
         "recording.rs",
-        "{ROWS}{DEAD_LETTERS}{GAPS}{TERMS} select count(*) from added",
+        "{ROWS}{DEAD_LETTERS}{ENDED}{GAPS}{TERMS} select count(*) from added",
+    ),
+    (
+        "recording.rs",
+        "{ROWS}{NO_DEAD_LETTERS}{ENDED} select count(*) from added",
     ),
 ];
 

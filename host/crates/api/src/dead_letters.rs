@@ -19,7 +19,11 @@ path_params! {
 
 operations! {
     /// List groups of jobs that failed for good: open groups first, then the most recently seen.
+    /// Closed groups are left out unless `state` asks for them.
     DeadLettersList = "dead_letters.list": GET "/api/admin/dead-letters" ((), ListDeadLetters, NoBody) -> List<DeadLetter>,
+        Operator, Reads, errors [];
+    /// Count the groups by their state.
+    DeadLettersCount = "dead_letters.count": GET "/api/admin/dead-letter-counts" ((), CountDeadLetters, NoBody) -> Data<DeadLetterCounts>,
         Operator, Reads, errors [];
     /// Show a group: its newest jobs, the stack of the newest, and the same failure in other
     /// revisions.
@@ -52,11 +56,63 @@ pub struct ListDeadLetters {
     pub queue: Option<String>,
     /// Only failures in this plugin.
     pub plugin: Option<String>,
-    /// Only groups that are acknowledged (true) or open (false).
+    /// Only groups in this state; without it, all that are not closed.
+    #[param(inline)]
+    pub state: Option<ListedDeadLetters>,
+    /// Only groups that are acknowledged (true) or not (false), of those that are not closed. `state`
+    /// says more; not both.
     pub acknowledged: Option<bool>,
     /// Number of groups, 1 to 1000; default 50.
     #[param(minimum = 1, maximum = 1000)]
     pub limit: Option<u16>,
+}
+
+/// Which groups to list, by their state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum ListedDeadLetters {
+    /// Neither acknowledged nor closed.
+    Open,
+    /// Acknowledged, and not closed.
+    Acknowledged,
+    /// No job of it fails or waits any more.
+    Closed,
+    /// All groups.
+    All,
+}
+
+/// Which groups to count.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub struct CountDeadLetters {
+    /// Only groups of jobs of this queue.
+    pub queue: Option<String>,
+    /// Only failures in this plugin.
+    pub plugin: Option<String>,
+}
+
+/// Numbers of groups.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, ToSchema)]
+pub struct DeadLetterCounts {
+    /// Groups that are neither acknowledged nor closed.
+    pub open: i64,
+    /// Groups that are acknowledged, and not closed.
+    pub acknowledged: i64,
+    /// Groups of which no job fails or waits any more.
+    pub closed: i64,
+}
+
+/// State of a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum DeadLetterState {
+    /// Jobs of it fail or wait, and nobody has acknowledged it.
+    Open,
+    /// Somebody knows of it.
+    Acknowledged,
+    /// No job of it fails or waits any more. The next failure opens it again.
+    Closed,
 }
 
 /// A group of jobs that failed for good in the same way.
@@ -75,8 +131,23 @@ pub struct DeadLetter {
     pub code: String,
     /// Error message, with numbers, ids and quoted values replaced.
     pub message: String,
-    /// How many times a job failed for good in this way.
+    /// State of the group.
+    pub state: DeadLetterState,
+    /// Number of jobs that failed for good in this way, each once: the sum of the next five.
     pub jobs: i64,
+    /// Jobs that are in the failed state now.
+    pub failing: i64,
+    /// Jobs that wait to run again, or run.
+    pub waiting: i64,
+    /// Jobs that have completed since.
+    pub repaired: i64,
+    /// Jobs that Redis does not have any more, and that have not completed.
+    pub removed: i64,
+    /// Jobs that have failed for good since in another group.
+    pub failing_elsewhere: i64,
+    /// How many times a job failed for good in this way: a job that is retried and fails again
+    /// counts again.
+    pub failures: i64,
     /// When it happened first.
     pub first_seen: DateTime<Utc>,
     /// When it happened last.
@@ -87,6 +158,8 @@ pub struct DeadLetter {
     pub acknowledged_by: Option<String>,
     /// Failures since it was acknowledged.
     pub since_acknowledged: i64,
+    /// When no job of it failed or waited any more; absent while one does.
+    pub closed_at: Option<DateTime<Utc>>,
     /// Who is responsible for it.
     pub assignee: Option<String>,
     /// Note of an operator.
@@ -100,8 +173,9 @@ pub struct DeadLetterDetails {
     /// The group.
     #[serde(flatten)]
     pub group: DeadLetter,
-    /// How many of the ten thousand jobs that failed last have completed since.
-    pub repaired: i64,
+    /// How many of the thousand removed jobs that failed last can be added again from the history:
+    /// `bulk retry dead-letter=ID --from-history`.
+    pub restorable: i64,
     /// Stack of the newest failure.
     pub stack: Option<String>,
     /// The newest jobs.

@@ -1,16 +1,21 @@
 //! Use cases of dead letters: jobs that failed for good, grouped by what their failure looks like.
 
+mod checking;
+
 use patchbay_api::dead_letters::{
-    Assignee, DeadLetter, DeadLetterDetails, DeadLettersAcknowledge, DeadLettersAssign,
-    DeadLettersNote, DeadLettersUnacknowledge, FailedJob, ListDeadLetters, Note,
+    Assignee, CountDeadLetters, DeadLetter, DeadLetterCounts, DeadLetterDetails, DeadLetterState,
+    DeadLettersAcknowledge, DeadLettersAssign, DeadLettersNote, DeadLettersUnacknowledge,
+    FailedJob, ListDeadLetters, ListedDeadLetters, Note,
 };
 use patchbay_api::operation::Endpoint;
-use patchbay_model::PluginName;
 use patchbay_model::redaction::Mask;
+use patchbay_model::{PluginName, QueueName};
 use patchbay_queue::Broker;
 use patchbay_store::{DeadLetterRow, DeadLetters as Which, Ended, Store, StoreError};
 use serde_json::{Value, json};
 
+pub use self::checking::checking;
+use self::checking::refresh;
 use crate::Parts;
 use crate::actions::{Actions, Caller};
 use crate::error::Error;
@@ -40,32 +45,38 @@ impl DeadLetters {
     }
 
     pub async fn list(&self, asked: ListDeadLetters) -> Result<Vec<DeadLetter>, Error> {
-        let ListDeadLetters {
-            queue,
-            plugin,
-            acknowledged,
-            limit,
-        } = asked;
-        let limit = limit.unwrap_or(DEFAULT_LIMIT);
+        let limit = asked.limit.unwrap_or(DEFAULT_LIMIT);
         if !(1..=MAX_LIMIT).contains(&limit) {
             return Err(Error::invalid(format!("limit: 1 to {MAX_LIMIT}")));
         }
-        let plugin: Option<PluginName> = plugin.map(|name| name.parse()).transpose()?;
-        let which = Which {
-            queue: queue.map(|name| name.parse()).transpose()?,
-            plugin: plugin.map(|name| name.to_string()),
-            acknowledged,
+        let which = which(asked)?;
+        let rows = async || {
+            let prefix = self.broker.prefix();
+            self.store.dead_letters(prefix, &which, limit.into()).await
         };
-        let rows = self
+        let groups: Vec<i64> = rows().await?.iter().map(|row| row.id).collect();
+        refresh(&self.store, &self.broker, &groups).await;
+        Ok(rows().await?.into_iter().map(view).collect())
+    }
+
+    pub async fn count(&self, asked: CountDeadLetters) -> Result<DeadLetterCounts, Error> {
+        let (queue, plugin) = parsed(asked.queue, asked.plugin)?;
+        let counts = self
             .store
-            .dead_letters(self.broker.prefix(), &which, limit.into())
+            .count_dead_letters(self.broker.prefix(), queue.as_ref(), plugin.as_deref())
             .await?;
-        Ok(rows.into_iter().map(view).collect())
+        Ok(DeadLetterCounts {
+            open: counts.open,
+            acknowledged: counts.acknowledged,
+            closed: counts.closed,
+        })
     }
 
     /// Shows a group with its newest jobs.
     pub async fn show(&self, id: i64) -> Result<DeadLetterDetails, Error> {
         let (store, prefix) = (&self.store, self.broker.prefix());
+        store.dead_letter(prefix, id).await?;
+        refresh(store, &self.broker, &[id]).await;
         let group = view(store.dead_letter(prefix, id).await?);
         let mut sample = store.dead_letter_jobs(prefix, id, SAMPLE).await?;
         let mask = Mask::default();
@@ -73,7 +84,10 @@ impl DeadLetters {
             mask.hide(job.message.iter_mut().chain(&mut job.stack));
         }
         let stack = sample.first().and_then(|job| job.stack.clone());
-        let repaired = store.dead_letter_repaired(prefix, id).await?;
+        let restorable = match group.removed {
+            0 => 0,
+            _ => store.restorable_dead_letter_jobs(prefix, id).await?,
+        };
         let elsewhere = store
             .dead_letter_siblings(prefix, id)
             .await?
@@ -83,7 +97,7 @@ impl DeadLetters {
         let sample = sample.into_iter().map(failed_job).collect();
         Ok(DeadLetterDetails {
             group,
-            repaired,
+            restorable,
             stack,
             sample,
             elsewhere,
@@ -146,6 +160,40 @@ impl DeadLetters {
     }
 }
 
+fn which(asked: ListDeadLetters) -> Result<Which, Error> {
+    use ListedDeadLetters::{Acknowledged, All, Closed, Open};
+    let (acknowledged, closed) = match (asked.state, asked.acknowledged) {
+        (Some(_), Some(_)) => {
+            return Err(Error::invalid(
+                "acknowledged: not together with state, which says it, too (state=open, state=acknowledged)",
+            ));
+        }
+        (None, acknowledged) => (acknowledged, Some(false)),
+        (Some(Open), None) => (Some(false), Some(false)),
+        (Some(Acknowledged), None) => (Some(true), Some(false)),
+        (Some(Closed), None) => (None, Some(true)),
+        (Some(All), None) => (None, None),
+    };
+    let (queue, plugin) = parsed(asked.queue, asked.plugin)?;
+    Ok(Which {
+        queue,
+        plugin,
+        acknowledged,
+        closed,
+    })
+}
+
+fn parsed(
+    queue: Option<String>,
+    plugin: Option<String>,
+) -> Result<(Option<QueueName>, Option<String>), Error> {
+    let plugin: Option<PluginName> = plugin.map(|name| name.parse()).transpose()?;
+    Ok((
+        queue.map(|name| name.parse()).transpose()?,
+        plugin.map(|name| name.to_string()),
+    ))
+}
+
 /// A blank text becomes `None`.
 fn text(name: &str, value: Option<String>, most: usize) -> Result<Option<String>, Error> {
     let value = value
@@ -163,6 +211,11 @@ fn text(name: &str, value: Option<String>, most: usize) -> Result<Option<String>
 }
 
 fn view(row: DeadLetterRow) -> DeadLetter {
+    let state = match (row.closed_at, row.acknowledged_at) {
+        (Some(_), _) => DeadLetterState::Closed,
+        (None, Some(_)) => DeadLetterState::Acknowledged,
+        (None, None) => DeadLetterState::Open,
+    };
     DeadLetter {
         id: row.id,
         queue: row.queue,
@@ -170,12 +223,20 @@ fn view(row: DeadLetterRow) -> DeadLetter {
         revision: row.revision,
         code: row.code,
         message: row.message,
+        state,
         jobs: row.jobs,
+        failing: row.failing,
+        waiting: row.waiting,
+        repaired: row.repaired,
+        removed: row.removed,
+        failing_elsewhere: row.failing_elsewhere,
+        failures: row.failures,
         first_seen: row.first_seen,
         last_seen: row.last_seen,
         acknowledged_at: row.acknowledged_at,
         acknowledged_by: row.acknowledged_by,
         since_acknowledged: row.since_acknowledged,
+        closed_at: row.closed_at,
         assignee: row.assignee,
         note: row.note,
     }
@@ -195,5 +256,43 @@ fn failed_job(row: Ended) -> FailedJob {
         correlation_id: row.correlation_id,
         platform: row.platform,
         parent: row.parent,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn closed_groups_are_listed_on_request_only() -> Result<(), Error> {
+        use ListedDeadLetters::{Acknowledged, All, Closed, Open};
+        for (state, acknowledged, expected) in [
+            (None, None, (None, Some(false))),
+            (None, Some(true), (Some(true), Some(false))),
+            (None, Some(false), (Some(false), Some(false))),
+            (Some(Open), None, (Some(false), Some(false))),
+            (Some(Acknowledged), None, (Some(true), Some(false))),
+            (Some(Closed), None, (None, Some(true))),
+            (Some(All), None, (None, None)),
+        ] {
+            let asked = ListDeadLetters {
+                state,
+                acknowledged,
+                ..ListDeadLetters::default()
+            };
+            let which = which(asked)?;
+            assert_eq!(
+                (which.acknowledged, which.closed),
+                expected,
+                "{state:?} {acknowledged:?}"
+            );
+        }
+        let both = ListDeadLetters {
+            state: Some(All),
+            acknowledged: Some(true),
+            ..ListDeadLetters::default()
+        };
+        assert!(which(both).is_err());
+        Ok(())
     }
 }

@@ -32,7 +32,7 @@ pub struct Build {
     #[arg(default_value = ".")]
     dir: PathBuf,
     /// Output file [default: DIR/dist/NAME-VERSION.wasm]
-    #[arg(long, short, value_name = "FILE")]
+    #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
 }
 
@@ -46,7 +46,7 @@ pub struct Pack {
     #[arg(long, value_name = "FILE")]
     component: Option<PathBuf>,
     /// Output file [default: DIR/dist/NAME-VERSION.wasm]
-    #[arg(long, short, value_name = "FILE")]
+    #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
 }
 

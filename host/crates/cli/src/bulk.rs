@@ -17,6 +17,7 @@ use serde_json::{Map, Value, json};
 
 use super::client::{Client, ClientArgs};
 use super::exact::{with_json_in, with_member};
+use super::dead_letter_advice;
 use super::output::{Output, time};
 use super::refusal::{Refusal, confirmed};
 
@@ -371,10 +372,12 @@ async fn begin_with(
     };
     let matched = preview.matched;
     if matched == 0 && preview.complete {
-        output.value(
-            "no job is meant by this filter; nothing was done",
-            &looked.raw,
-        );
+        let why = match dead_letter_of(&request) {
+            Some(id) => dead_letter_advice::nothing_failed(client, id).await?,
+            None => None,
+        };
+        let text = why.unwrap_or_else(|| "no job is meant by this filter; nothing was done".into());
+        output.value(&text, &looked.raw);
         return Ok(ExitCode::from(NOTHING_FOUND));
     }
     let jobs = if matched == 1 { "job" } else { "jobs" };
@@ -410,6 +413,14 @@ async fn begin_with(
     let id = bulk.id;
     let done = format!("Started: bulk operation {id}. Follow it: patchbay bulk watch {id}");
     go_on(id, &done, &begun.raw, client, output).await
+}
+
+/// The group whose failed jobs in Redis are asked for, if nothing else restricts them.
+fn dead_letter_of(request: &Value) -> Option<i64> {
+    let is = |name: &str, default: &str| request[name].as_str().unwrap_or(default) == default;
+    let filter = request["filter"].as_object()?;
+    let id = filter.get("dead-letter")?.as_str()?.parse().ok()?;
+    (filter.len() == 1 && is("state", "failed") && is("source", "live")).then_some(id)
 }
 
 fn example(count: &str, preview: &BulkPreview) -> String {

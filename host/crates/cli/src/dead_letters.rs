@@ -5,9 +5,10 @@ use std::process::ExitCode;
 use clap::Subcommand;
 use patchbay_api::body::{Json, NoBody};
 use patchbay_api::dead_letters::{
-    Assignee, DeadLetter, DeadLetterDetails, DeadLetterPath, DeadLettersAcknowledge,
-    DeadLettersAssign, DeadLettersList, DeadLettersNote, DeadLettersShow, DeadLettersUnacknowledge,
-    ListDeadLetters, Note,
+    Assignee, CountDeadLetters, DeadLetter, DeadLetterCounts, DeadLetterDetails, DeadLetterPath,
+    DeadLetterState, DeadLettersAcknowledge, DeadLettersAssign, DeadLettersCount, DeadLettersList,
+    DeadLettersNote, DeadLettersShow, DeadLettersUnacknowledge, ListDeadLetters, ListedDeadLetters,
+    Note,
 };
 use patchbay_api::operation::NoQuery;
 use serde_json::json;
@@ -15,12 +16,14 @@ use serde_json::json;
 use super::bulk;
 use super::client::{Client, ClientArgs};
 use super::names;
+use super::dead_letter_advice::{many, next, whereabouts};
 use super::output::{Output, time};
 use super::view::short;
 
 #[derive(Subcommand)]
 pub enum DeadLetterCommand {
-    /// List groups of jobs that failed for good: open groups first, then the most recently seen
+    /// List groups of jobs that failed for good: open groups first, then the most recently seen;
+    /// groups of which no job fails or waits any more are closed, and left out
     List {
         /// Only groups of jobs of this queue
         #[arg(long, add = names::queues())]
@@ -29,8 +32,14 @@ pub enum DeadLetterCommand {
         #[arg(long, add = names::plugins())]
         plugin: Option<String>,
         /// Only acknowledged groups (true) or open ones (false)
-        #[arg(long)]
+        #[arg(long, conflicts_with_all = ["closed", "all"])]
         acknowledged: Option<bool>,
+        /// Only closed groups
+        #[arg(long, conflicts_with = "all")]
+        closed: bool,
+        /// Closed groups, too
+        #[arg(long)]
+        all: bool,
         /// Maximum number of groups, 1 to 1000
         #[arg(long, default_value_t = 50)]
         limit: u16,
@@ -96,38 +105,27 @@ pub(crate) async fn run(
             queue,
             plugin,
             acknowledged,
+            closed,
+            all,
             limit,
         } => {
+            let state = listed(acknowledged, closed, all);
             let which = ListDeadLetters {
-                queue,
-                plugin,
-                acknowledged,
+                queue: queue.clone(),
+                plugin: plugin.clone(),
+                state,
+                acknowledged: None,
                 limit: Some(limit),
             };
             let groups = client.ask::<DeadLettersList>((), which, NoBody).await?;
-            let rows = groups.data.iter().map(|group| {
-                vec![
-                    group.id.to_string(),
-                    group.queue.clone(),
-                    group.jobs.to_string(),
-                    time(group.last_seen),
-                    revision(group),
-                    state(group) + if group.note.is_some() { ", noted" } else { "" },
-                    group.assignee.clone().unwrap_or_default(),
-                    group.message.chars().take(80).collect(),
-                ]
-            });
-            let head = [
-                "ID",
-                "QUEUE",
-                "FAILED",
-                "LAST SEEN",
-                "REVISION",
-                "STATE",
-                "WHOSE",
-                "FAILURE",
-            ];
-            output.table(&head, rows.collect(), &groups.raw);
+            output.table(&HEAD, groups.data.iter().map(row).collect(), &groups.raw);
+            if !output.json {
+                let which = CountDeadLetters { queue, plugin };
+                let counts = client.ask::<DeadLettersCount>((), which, NoBody).await?;
+                for line in left_out(groups.data.len(), state, &counts.data) {
+                    println!("{line}");
+                }
+            }
         }
         DeadLetterCommand::Show { id } => {
             let group = client
@@ -149,10 +147,7 @@ pub(crate) async fn run(
                         .await?
                 }
             };
-            output.value(
-                &format!("dead letter {id} is {}", state(&group.data)),
-                &group.raw,
-            );
+            output.value(&acknowledged(&group.data), &group.raw);
         }
         DeadLetterCommand::Note { id, note } => {
             let group = client
@@ -188,7 +183,112 @@ fn revision(group: &DeadLetter) -> String {
     }
 }
 
+const HEAD: [&str; 13] = [
+    "ID",
+    "QUEUE",
+    "JOBS",
+    "FAILING",
+    "WAITING",
+    "REPAIRED",
+    "REMOVED",
+    "ELSEWHERE",
+    "LAST SEEN",
+    "REVISION",
+    "STATE",
+    "WHOSE",
+    "FAILURE",
+];
+
+fn row(group: &DeadLetter) -> Vec<String> {
+    let counts = [
+        group.jobs,
+        group.failing,
+        group.waiting,
+        group.repaired,
+        group.removed,
+        group.failing_elsewhere,
+    ];
+    let mut row = vec![group.id.to_string(), group.queue.clone()];
+    row.extend(counts.iter().map(i64::to_string));
+    row.extend([
+        time(group.last_seen),
+        revision(group),
+        state(group) + if group.note.is_some() { ", noted" } else { "" },
+        group.assignee.clone().unwrap_or_default(),
+        group.message.chars().take(80).collect(),
+    ]);
+    row
+}
+
+fn listed(acknowledged: Option<bool>, closed: bool, all: bool) -> Option<ListedDeadLetters> {
+    match (acknowledged, closed, all) {
+        (_, _, true) => Some(ListedDeadLetters::All),
+        (_, true, _) => Some(ListedDeadLetters::Closed),
+        (Some(true), ..) => Some(ListedDeadLetters::Acknowledged),
+        (Some(false), ..) => Some(ListedDeadLetters::Open),
+        (None, ..) => None,
+    }
+}
+
+/// What a list of `shown` groups does not show, with the command that does.
+fn left_out(
+    shown: usize,
+    state: Option<ListedDeadLetters>,
+    counts: &DeadLetterCounts,
+) -> Vec<String> {
+    let DeadLetterCounts {
+        open,
+        acknowledged,
+        closed,
+    } = *counts;
+    let asked_for = match state {
+        Some(ListedDeadLetters::All) => open + acknowledged + closed,
+        Some(ListedDeadLetters::Closed) => closed,
+        Some(ListedDeadLetters::Acknowledged) => acknowledged,
+        Some(ListedDeadLetters::Open) => open,
+        None => open + acknowledged,
+    };
+    let shown = i64::try_from(shown).unwrap_or(i64::MAX);
+    let mut lines = Vec::new();
+    if shown < asked_for {
+        lines.push(format!(
+            "showing {shown} of {}; show more: --limit N, at most 1000",
+            many(asked_for, "group")
+        ));
+    }
+    if closed > 0 && state.is_none() {
+        lines.push(format!(
+            "{} not shown: patchbay dead-letter list --closed",
+            many(closed, "closed group")
+        ));
+    }
+    lines
+}
+
 fn state(group: &DeadLetter) -> String {
+    match group.state {
+        DeadLetterState::Closed => "closed".into(),
+        DeadLetterState::Open | DeadLetterState::Acknowledged => acknowledgement(group),
+    }
+}
+
+/// A closed group keeps its acknowledgement for when it opens again.
+fn acknowledged(group: &DeadLetter) -> String {
+    let id = group.id;
+    match (group.state, &group.acknowledged_by) {
+        (DeadLetterState::Closed, None) => {
+            format!("dead letter {id} is closed, and not acknowledged")
+        }
+        (DeadLetterState::Closed, Some(_)) => {
+            format!("dead letter {id} is closed, and {}", acknowledgement(group))
+        }
+        (DeadLetterState::Open | DeadLetterState::Acknowledged, _) => {
+            format!("dead letter {id} is {}", acknowledgement(group))
+        }
+    }
+}
+
+fn acknowledgement(group: &DeadLetter) -> String {
     match (&group.acknowledged_by, group.since_acknowledged) {
         (None, _) => "open".into(),
         (Some(by), 0) => format!("acknowledged by {by}"),
@@ -206,13 +306,14 @@ fn describe(details: &DeadLetterDetails) -> String {
         state(group)
     );
     let mut lines = vec![head, format!("failure: {}", group.message)];
+    lines.push(whereabouts(group));
     lines.push(format!(
-        "{} failed, from {} to {}; {} have completed since",
-        group.jobs,
+        "{}, from {} to {}",
+        many(group.failures, "final failure"),
         time(group.first_seen),
         time(group.last_seen),
-        details.repaired
     ));
+    lines.extend(group.closed_at.map(|at| format!("closed at {}", time(at))));
     lines.extend(
         group
             .assignee
@@ -222,13 +323,13 @@ fn describe(details: &DeadLetterDetails) -> String {
     lines.extend(group.note.as_ref().map(|note| format!("note: {note}")));
     for other in &details.elsewhere {
         lines.push(format!(
-            "also: dead letter {}, {}, {} failed",
+            "also: dead letter {}, {}, {}",
             other.id,
             revision(other),
-            other.jobs
+            whereabouts(other)
         ));
     }
-    lines.push("newest jobs:".into());
+    lines.push("newest failures:".into());
     for job in &details.sample {
         let message = job
             .message
@@ -251,9 +352,30 @@ fn describe(details: &DeadLetterDetails) -> String {
             .as_ref()
             .map(|stack| format!("stack trace:\n{stack}")),
     );
-    lines.push(format!(
-        "next: patchbay dead-letter retry {} --first 10",
-        group.id
-    ));
+    lines.extend(next(details));
     lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_says_what_it_left_out() {
+        let counts = DeadLetterCounts {
+            open: 3,
+            acknowledged: 1,
+            closed: 1,
+        };
+        assert_eq!(
+            left_out(4, None, &counts),
+            ["1 closed group not shown: patchbay dead-letter list --closed"]
+        );
+        let lines = left_out(2, Some(ListedDeadLetters::All), &counts);
+        assert_eq!(
+            lines,
+            ["showing 2 of 5 groups; show more: --limit N, at most 1000"]
+        );
+        assert!(left_out(1, Some(ListedDeadLetters::Closed), &counts).is_empty());
+    }
 }

@@ -11,6 +11,7 @@ mod breaker;
 mod build;
 mod bulk;
 pub mod client;
+mod dead_letter_advice;
 mod dead_letters;
 mod exact;
 mod history;

@@ -1,8 +1,8 @@
 //! Routes of dead letters.
 
 use patchbay_api::dead_letters::{
-    DeadLetter, DeadLetterDetails, DeadLettersAcknowledge, DeadLettersAssign, DeadLettersList,
-    DeadLettersNote, DeadLettersShow, DeadLettersUnacknowledge,
+    DeadLetter, DeadLetterCounts, DeadLetterDetails, DeadLettersAcknowledge, DeadLettersAssign,
+    DeadLettersCount, DeadLettersList, DeadLettersNote, DeadLettersShow, DeadLettersUnacknowledge,
 };
 use patchbay_app::dead_letters::DeadLetters;
 use patchbay_app::{Caller, Error};
@@ -12,6 +12,7 @@ use crate::routes::{Ask, Routes};
 pub(crate) fn routes(routes: Routes) -> Routes {
     routes
         .add(list)
+        .add(count)
         .add(show)
         .add(acknowledge)
         .add(unacknowledge)
@@ -25,6 +26,14 @@ async fn list(
     ask: Ask<DeadLettersList>,
 ) -> Result<Vec<DeadLetter>, Error> {
     letters.list(ask.query).await
+}
+
+async fn count(
+    letters: DeadLetters,
+    _: Caller,
+    ask: Ask<DeadLettersCount>,
+) -> Result<DeadLetterCounts, Error> {
+    letters.count(ask.query).await
 }
 
 async fn show(

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::data_path::DataPath;
-use crate::fingerprint::normalised;
+use crate::fingerprint::{normalised, normalised_crash};
 use crate::id::{PluginName, RevisionDigest};
 use crate::job::JobKey;
 use crate::outcome::OutcomeKind;
@@ -71,10 +71,12 @@ impl AttemptRecord {
             .code
             .as_deref()
             .filter(|_| self.verdict == VerdictKind::Fail)?;
-        Some((
-            code,
-            normalised(self.message.as_deref().unwrap_or_default()),
-        ))
+        let message = self.message.as_deref().unwrap_or_default();
+        let text = match self.outcome {
+            OutcomeKind::Trapped => normalised_crash(message),
+            _ => normalised(message),
+        };
+        Some((code, text))
     }
 }
 

@@ -16,13 +16,81 @@ pub type Fingerprint = [u8; 16];
 /// assert_eq!(normalised("lead 4711 of \"Asha\" not found (req a1b2-c3)"), "lead # of '…' not found (req #)");
 /// ```
 pub fn normalised(message: &str) -> String {
+    normalise(message, |_, _| None)
+}
+
+/// As [`normalised`], for the message of a crash: its place in the plugin's code (`lib.rs:12:5`,
+/// `(+0x4f2)`) stays, because the same error in two places is two errors.
+///
+/// ```
+/// # use patchbay_model::fingerprint::normalised_crash;
+/// assert_eq!(normalised_crash("panicked at src/lib.rs:12:5: lead 7 has no phone"), "panicked at src/lib.rs:12:5: lead # has no phone");
+/// ```
+pub fn normalised_crash(message: &str) -> String {
+    normalise(message, place)
+}
+
+/// Ends of the names of source files.
+const SOURCES: [&str; 17] = [
+    ".rs", ".py", ".js", ".mjs", ".cjs", ".ts", ".go", ".c", ".cc", ".cpp", ".cxx", ".h", ".hpp",
+    ".zig", ".swift", ".kt", ".cs",
+];
+
+/// Length of the place in code with which `rest` begins, after `before`.
+fn place(before: &str, rest: &str) -> Option<usize> {
+    let digits =
+        |text: &str| text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let hex = |text: &str| {
+        text.len()
+            - text
+                .trim_start_matches(|c: char| c.is_ascii_hexdigit())
+                .len()
+    };
+    if let Some(after) = rest.strip_prefix("(+0x") {
+        let length = hex(after);
+        return (length > 0 && after[length..].starts_with(')')).then_some(4 + length + 1);
+    }
+    // TinyGo: `panic: runtime error at 0x00002f: index out of range`.
+    if let Some(after) = rest.strip_prefix("0x").filter(|_| before.ends_with(" at ")) {
+        return Some(2 + hex(after)).filter(|length| *length > 2);
+    }
+    if !SOURCES.iter().any(|end| before.ends_with(end)) {
+        return None;
+    }
+    // The C library: `Assertion failed: x (book.c: post: 41)`.
+    if let Some((function, after)) = rest
+        .strip_prefix(": ")
+        .and_then(|rest| rest.split_once(": "))
+        && function.chars().all(|c| c.is_alphanumeric() || c == '_')
+        && digits(after) > 0
+        && after[digits(after)..].starts_with(')')
+    {
+        return Some(2 + function.len() + 2 + digits(after));
+    }
+    let mut length = 0;
+    for _ in 0..2 {
+        let number = rest[length..].strip_prefix(':').map_or(0, digits);
+        if number == 0 {
+            break;
+        }
+        length += 1 + number;
+    }
+    (length > 0).then_some(length)
+}
+
+/// `kept` tells how many bytes at the beginning of its second text stay as they are; the first is
+/// what stands before them.
+fn normalise(message: &str, kept: impl Fn(&str, &str) -> Option<usize>) -> String {
     let mut out = String::new();
     let mut rest = message.lines().next().unwrap_or_default().trim();
     while let Some(c) = rest.chars().next()
         && out.len() < MAX_BYTES
     {
         let next = &rest[c.len_utf8()..];
-        if let ('"' | '\'' | '`', Some(end)) = (c, next.find(c)) {
+        if let Some(length) = kept(&out, rest) {
+            out.push_str(&rest[..length]);
+            rest = &rest[length..];
+        } else if let ('"' | '\'' | '`', Some(end)) = (c, next.find(c)) {
             out.push_str("'…'");
             rest = &next[end + 1..];
         } else if c.is_alphanumeric() {
@@ -81,6 +149,50 @@ mod tests {
     }
 
     #[test]
+    fn crashes_differ_by_their_place_and_not_by_their_values() {
+        for (a, b) in [
+            (
+                "panicked at src/lib.rs:12:5: lead 7 has no phone",
+                "panicked at src/lib.rs:12:5: lead 8 has no phone",
+            ),
+            (
+                "KeyError: 'phone' at run (/0/app.py:12)",
+                "KeyError: 'name' at run (/0/app.py:12)",
+            ),
+            (
+                "cannot reach db.example.com:5432 (wasm trap: unreachable at run (+0x1f))",
+                "cannot reach db.example.com:5433 (wasm trap: unreachable at run (+0x1f))",
+            ),
+        ] {
+            assert_eq!(normalised_crash(a), normalised_crash(b));
+        }
+        for (a, b) in [
+            (
+                "panicked at src/lib.rs:12:5: no phone",
+                "panicked at src/lib.rs:40:5: no phone",
+            ),
+            (
+                "KeyError: 'phone' at run (/0/app.py:12)",
+                "KeyError: 'phone' at run (/0/app.py:13)",
+            ),
+            (
+                "Assertion failed: n (book.c: post: 41)",
+                "Assertion failed: n (book.c: post: 42)",
+            ),
+            (
+                "wasm trap: unreachable at function 7 (+0x1f)",
+                "wasm trap: unreachable at function 7 (+0x2a)",
+            ),
+            (
+                "panic: runtime error at 0x00002f: index out of range",
+                "panic: runtime error at 0x00003f: index out of range",
+            ),
+        ] {
+            assert_ne!(normalised_crash(a), normalised_crash(b));
+        }
+    }
+
+    #[test]
     fn any_text_is_normalised_within_its_bound() {
         for text in [
             "",
@@ -91,8 +203,15 @@ mod tests {
             &"é".repeat(4_000),
             &"\"".repeat(9_001),
             &"a\"".repeat(5_000),
+            "é.rs:é",
+            ".rs:1:é",
+            "(+0x",
+            " at 0xé",
+            ".c: é: 1",
+            &format!("a.rs:{}", "1".repeat(5_000)),
         ] {
             assert!(normalised(text).len() <= MAX_BYTES, "{text:.10}");
+            assert!(normalised_crash(text).len() <= MAX_BYTES, "{text:.10}");
         }
     }
 }

@@ -187,7 +187,9 @@ async fn call(
         .await;
     let phase = store.data().phase;
     drop(store);
-    let printed = last_printed(&stdout, &stderr);
+    let (stdout, stderr) = (stdout.finish(), stderr.finish());
+    // Failures are written to stderr. A guest that has only one stream writes to that.
+    let printed = if stderr.is_empty() { &stdout } else { &stderr };
     let mut answer = None;
     let (outcome, stack) = match ended {
         Ok(Ended::Late) => (Outcome::Deadline(limit), None),
@@ -202,7 +204,8 @@ async fn call(
             phase,
             memory: &memory,
             limit,
-            printed: &printed,
+            printed,
+            stderr: &stderr,
         }
         .judge(),
         // As in `State::outside`: the guest has found a way to cause the panic.
@@ -225,12 +228,6 @@ enum Ended {
     /// The host holds more for the guest than its memory limit allows.
     OutOfMemory,
     Late,
-}
-
-/// Failures are written to stderr. A guest that has only one stream writes to that.
-fn last_printed(stdout: &Output, stderr: &Output) -> String {
-    let (out, err) = (stdout.finish(), stderr.finish());
-    if err.is_empty() { out } else { err }
 }
 
 /// Yields this many times to the other calls of this thread, which takes no time if there are none.

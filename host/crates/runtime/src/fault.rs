@@ -18,6 +18,9 @@ use crate::memory::{Account, MAX_HANDLES};
 /// Most frames that are kept of a guest's backtrace. Recursion has thousands, and the first ones
 /// show the cause.
 const MAX_FRAMES: usize = 50;
+/// Frames without names that tell one place from another: a panic has about five before the
+/// guest's own.
+const MAX_NAMELESS: usize = 8;
 
 /// A fault of the host during a call.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +41,8 @@ pub(crate) struct Broken<'a> {
     pub(crate) limit: Duration,
     /// What the guest printed last.
     pub(crate) printed: &'a str,
+    /// As far as it went to standard error.
+    pub(crate) stderr: &'a str,
 }
 
 impl Broken<'_> {
@@ -97,21 +102,29 @@ impl Broken<'_> {
         }
     }
 
-    /// The panic or exception if the guest printed one, else what stopped it.
+    /// The panic or exception if the guest printed one. Of a guest that ended itself and whose
+    /// language is not known: its last line, and what stopped it. Else only what stopped it.
     fn trapped(&self) -> String {
-        let mut message = match (
-            self.error.downcast_ref::<I32Exit>(),
-            last_words::failure(self.printed),
-        ) {
-            (_, Some(failure)) => failure,
-            (Some(I32Exit(code)), None) => format!("it called exit({code}) instead of returning"),
-            (None, None) => self.stopped_by(),
-        };
+        let mut message = last_words::failure(self.printed).unwrap_or_else(|| {
+            let stopped_by = self.stopped_by();
+            match last_words::last_line(self.stderr).filter(|_| self.ended_itself()) {
+                Some(line) => format!("{line} ({stopped_by})"),
+                None => stopped_by,
+            }
+        });
         truncate(&mut message, MAX_WHOLE_MESSAGE_BYTES);
         message
     }
 
+    fn ended_itself(&self) -> bool {
+        self.error.is::<I32Exit>()
+            || self.error.downcast_ref::<Trap>() == Some(&Trap::UnreachableCodeReached)
+    }
+
     fn stopped_by(&self) -> String {
+        if let Some(I32Exit(code)) = self.error.downcast_ref() {
+            return format!("it called exit({code}) instead of returning");
+        }
         // The other limit counts handles in the guest's own tables; its error has no public type.
         let cause = self.error.root_cause().to_string();
         if matches!(self.error.downcast_ref(), Some(ResourceTableError::Full))
@@ -124,7 +137,7 @@ impl Broken<'_> {
         let place = self
             .error
             .downcast_ref::<WasmBacktrace>()
-            .and_then(|trace| trace.frames().first().map(place));
+            .and_then(top_frames);
         match (self.error.downcast_ref::<Trap>(), place) {
             (Some(trap), Some(place)) => format!("{trap} at {place}"),
             (Some(trap), None) => trap.to_string(),
@@ -133,11 +146,59 @@ impl Broken<'_> {
     }
 }
 
+/// Where the guest's own code was: the first frame that is not of its language's runtime. Where no
+/// frame has a name, that is not known, and several frames together say it.
+fn top_frames(backtrace: &WasmBacktrace) -> Option<String> {
+    let frames = backtrace.frames();
+    if frames.iter().all(|frame| frame.func_name().is_none()) {
+        let places: Vec<String> = frames.iter().take(MAX_NAMELESS).map(place).collect();
+        return (!places.is_empty()).then(|| places.join(" < "));
+    }
+    let is_own = |frame: &&wasmtime::FrameInfo| {
+        frame
+            .func_name()
+            .is_some_and(|name| !is_of_a_language(&demangled(name)))
+    };
+    frames.iter().find(is_own).or(frames.first()).map(place)
+}
+
+/// Beginnings of names in the runtimes of languages, through which every panic or abort goes.
+const OF_LANGUAGES: [&str; 20] = [
+    "std::",
+    "core::",
+    "alloc::",
+    "<std::",
+    "<core::",
+    "<alloc::",
+    "rust_",
+    "__rust",
+    "__rg_",
+    "__rdl_",
+    "panic_abort",
+    "abort",
+    "_abort",
+    "__abort",
+    "__assert",
+    "__cxa_",
+    "__wasi_",
+    "exit",
+    "_Exit",
+    "runtime.",
+];
+
+fn is_of_a_language(name: &str) -> bool {
+    OF_LANGUAGES.iter().any(|start| name.starts_with(start))
+}
+
+/// Without the hash of the compiler, which says nothing to a reader.
+fn demangled(name: &str) -> String {
+    format!("{:#}", rustc_demangle::demangle(name))
+}
+
 fn place(frame: &wasmtime::FrameInfo) -> String {
-    let name = frame.func_name().map_or_else(
-        || format!("function {}", frame.func_index()),
-        |name| rustc_demangle::demangle(name).to_string(),
-    );
+    let name = frame
+        .func_name()
+        .map_or_else(|| format!("function {}", frame.func_index()), demangled);
     format!(
         "{name} (+0x{:x})",
         frame.module_offset().unwrap_or_default()
@@ -151,4 +212,36 @@ fn frames(backtrace: &WasmBacktrace) -> String {
         .take(MAX_FRAMES)
         .map(|frame| format!("    at {}", place(frame)));
     lines.collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_told_by_the_guests_own_code_and_not_by_its_languages_runtime() {
+        for name in [
+            "__rust_start_panic",
+            "rust_panic",
+            "std::panicking::begin_panic_handler",
+            "core::option::unwrap_failed",
+            "<core::option::Option<T>>::expect",
+            "abort",
+            "runtime.abort",
+        ] {
+            assert!(is_of_a_language(name), "{name}");
+        }
+        for name in [
+            "hostile::panic_here",
+            "<hostile::Hostile as jobs::Guest>::run",
+            "main.run",
+            "post",
+        ] {
+            assert!(!is_of_a_language(name), "{name}");
+        }
+        assert_eq!(
+            demangled("_ZN7hostile10panic_here17h0123456789abcdefE"),
+            "hostile::panic_here"
+        );
+    }
 }

@@ -32,6 +32,8 @@ pub enum LeaderTask {
     Mirror = 0x7061_7463_6800_0003,
     /// Working off bulk operations.
     Bulk = 0x7061_7463_6800_0004,
+    /// Checking where the jobs of dead letters are.
+    DeadLetters = 0x7061_7463_6800_0005,
 }
 
 /// Stands for election as the leader of one task.

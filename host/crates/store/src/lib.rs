@@ -10,6 +10,7 @@ mod attempts;
 mod audit;
 mod blind_index;
 mod bulk;
+mod dead_letter_jobs;
 mod dead_letters;
 mod error;
 mod grants;
@@ -42,7 +43,8 @@ pub use attempts::AttemptRow;
 pub use audit::{AuditFilter, AuditRow, TrailRow};
 pub use blind_index::{Term, TermKey};
 pub use bulk::{BulkItem, BulkOutcome, BulkReason, BulkRow, NewBulk, NewBulkItem};
-pub use dead_letters::{DeadLetterRow, DeadLetters, Ended};
+pub use dead_letter_jobs::{DeadLetterJob, DeadLetterJobCursor, DeadLetterJobState, Listing};
+pub use dead_letters::{DeadLetterCounts, DeadLetterRow, DeadLetters, Ended};
 pub use error::{ReadOnly, StoreError};
 pub use grants::{GrantRow, USES_DAYS};
 pub use history::{

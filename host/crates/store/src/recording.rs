@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use chrono::{DateTime, Datelike, TimeZone, Utc};
 use patchbay_model::PluginName;
-use patchbay_model::attempt::{AttemptRecord, MAX_CALLS, OutsideCall};
+use patchbay_model::attempt::{AttemptRecord, MAX_CALLS, OutsideCall, Source, VerdictKind};
 use patchbay_model::fingerprint::fingerprint;
 use sqlx::Row;
 use sqlx::types::Json;
@@ -115,6 +115,15 @@ impl<'a> From<&'a NewAttempt> for NewRow<'a> {
     }
 }
 
+impl NewRow<'_> {
+    /// Whether the job may have failed for good before, and has completed. The same rule as in
+    /// [`ENDED`].
+    fn may_repair(&self) -> bool {
+        self.verdict == VerdictKind::Complete.as_str()
+            && (self.started > 1 || self.source == Source::Mirror.as_str())
+    }
+}
+
 /// Without NUL, and at most `most` bytes; a cut is marked.
 fn fitting(text: &str, most: usize) -> Cow<'_, str> {
     if text.len() <= most {
@@ -167,18 +176,43 @@ const ROWS: &str = "with rows as (select * from unnest($1::text[], $2::text[], $
      started_at, finished_at, outcome, verdict, code, message, stack, correlation_id, source, platform, parent, calls, body_key, body, fingerprint) \
      select prefix, queue, job_id, job_created_ms, started, attempt, name, plugin, revision, host, started_at, finished_at, outcome, \
      verdict, code, message, stack, correlation_id, source, platform, parent, calls, body_key, body, fingerprint from rows \
-     on conflict do nothing returning prefix, queue, job_id, job_created_ms, started, plugin, revision, finished_at, fingerprint), \
+     on conflict do nothing returning prefix, queue, job_id, job_created_ms, started, plugin, revision, finished_at, fingerprint, verdict, source), \
      counted as (insert into revision_attempts as known select plugin, revision, count(*) from added \
      where plugin is not null and revision is not null group by plugin, revision order by plugin, revision \
      on conflict (plugin, revision) do update set attempts = known.attempts + excluded.attempts)";
-/// Jobs that failed for good.
+/// Jobs that failed for good: their groups, and each job once for each group.
 const DEAD_LETTERS: &str = ", dead as (insert into dead_letters as known (prefix, queue, fingerprint, plugin, revision, code, message, jobs, \
-     first_seen, last_seen) \
+     jobs_listed, first_seen, last_seen) \
      select a.prefix, a.queue, a.fingerprint, coalesce(a.plugin, ''), coalesce(a.revision, ''), min(r.code), min(r.normalised), count(*), \
-     min(a.finished_at), max(a.finished_at) from added a join rows r using (prefix, queue, job_id, job_created_ms, started, finished_at) \
+     count(*), min(a.finished_at), max(a.finished_at) from added a join rows r using (prefix, queue, job_id, job_created_ms, started, finished_at) \
      where a.fingerprint is not null group by 1, 2, 3, 4, 5 order by 1, 2, 3, 4, 5 \
      on conflict (prefix, queue, fingerprint, plugin, revision) do update set jobs = known.jobs + excluded.jobs, \
-     first_seen = least(known.first_seen, excluded.first_seen), last_seen = greatest(known.last_seen, excluded.last_seen))";
+     jobs_listed = known.jobs_listed + excluded.jobs_listed, closed_at = null, \
+     first_seen = least(known.first_seen, excluded.first_seen), last_seen = greatest(known.last_seen, excluded.last_seen) \
+     returning id, prefix, queue, fingerprint, plugin, revision), \
+     fails as (select distinct on (d.id, a.job_id, a.job_created_ms) d.id as dead_letter, a.prefix, a.queue, a.job_id, a.job_created_ms, \
+     a.started, a.finished_at from added a join dead d on d.prefix = a.prefix and d.queue = a.queue and d.fingerprint = a.fingerprint \
+     and d.plugin = coalesce(a.plugin, '') and d.revision = coalesce(a.revision, '') \
+     order by d.id, a.job_id, a.job_created_ms, a.started desc, a.finished_at desc)";
+/// In place of [`DEAD_LETTERS`], where jobs only completed.
+const NO_DEAD_LETTERS: &str = ", fails as (select null::bigint as dead_letter, prefix, queue, job_id, job_created_ms, started, finished_at \
+     from added where false)";
+/// Where jobs of dead letters are now, by their last end in this batch. A job fails in one group at
+/// a time; only a job that has been started before can complete after a failure.
+const ENDED: &str = ", ended as (select distinct on (prefix, queue, job_id, job_created_ms) * from \
+     (select dead_letter, prefix, queue, job_id, job_created_ms, started from fails union all \
+     select null, prefix, queue, job_id, job_created_ms, started from added where verdict = 'complete' and (started > 1 or source = 'mirror')) e \
+     order by prefix, queue, job_id, job_created_ms, started desc, dead_letter is null desc), \
+     failed as (insert into dead_letter_jobs as known (dead_letter, prefix, queue, job_id, job_created_ms, started, failed_at, state) \
+     select f.dead_letter, f.prefix, f.queue, f.job_id, f.job_created_ms, f.started, f.finished_at, case when e.dead_letter is null then 'repaired' \
+     when e.dead_letter = f.dead_letter then 'failing' else 'elsewhere' end \
+     from fails f join ended e using (prefix, queue, job_id, job_created_ms) order by f.dead_letter, f.job_id, f.job_created_ms \
+     on conflict (dead_letter, job_id, job_created_ms) do update set started = excluded.started, failed_at = excluded.failed_at, \
+     state = excluded.state, changed_at = now() where known.started <= excluded.started), \
+     moved as (update dead_letter_jobs j set state = case when e.dead_letter is null then 'repaired' else 'elsewhere' end, changed_at = now() \
+     from ended e where j.prefix = e.prefix and j.queue = e.queue and j.job_id = e.job_id and j.job_created_ms = e.job_created_ms \
+     and j.started <= e.started and j.state <> case when e.dead_letter is null then 'repaired' else 'elsewhere' end \
+     and not exists (select from fails f where f.dead_letter = j.dead_letter and f.job_id = j.job_id and f.job_created_ms = j.job_created_ms))";
 /// Starts whose end may be missing.
 const GAPS: &str = ", gaps as (insert into history_gaps (prefix, queue, job_id, job_created_ms, started, stalled, attempt, name, correlation_id, \
      platform) \
@@ -196,8 +230,11 @@ const TERMS: &str = ", termed as (insert into attempt_terms (term, finished_at, 
 fn statement(rows: &[NewRow<'_>], has_terms: bool) -> String {
     let has_gaps = rows.iter().any(|row| row.stalled > 0 && row.started > 1);
     let has_dead_letters = rows.iter().any(|row| row.fingerprint.is_some());
+    let may_repair = rows.iter().any(NewRow::may_repair);
     let parts = [
         (DEAD_LETTERS, has_dead_letters),
+        (NO_DEAD_LETTERS, may_repair && !has_dead_letters),
+        (ENDED, may_repair || has_dead_letters),
         (GAPS, has_gaps),
         (TERMS, has_terms),
     ];
@@ -296,7 +333,6 @@ fn lacks_partition(error: &sqlx::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use patchbay_model::attempt::{Source, VerdictKind};
     use patchbay_model::job::JobKey;
     use patchbay_model::outcome::OutcomeKind;
 
@@ -354,6 +390,25 @@ mod tests {
             ("a\u{fffd}b", Some("\u{fffd}"))
         );
         assert_eq!(row.message.as_deref(), Some("no \\u0000 but its name"));
+        Ok(())
+    }
+
+    #[test]
+    fn only_a_batch_that_may_concern_dead_letters_pays_for_them() -> anyhow::Result<()> {
+        let mut new = attempt()?;
+        (new.record.verdict, new.record.code) = (VerdictKind::Complete, None);
+        new.record.started = 1;
+        let parts = |new: &NewAttempt| {
+            let text = statement(&[NewRow::from(new)], false);
+            (text.contains(" dead as "), text.contains(" ended as "))
+        };
+        assert_eq!(parts(&new), (false, false), "a first start that completed");
+        new.record.started = 2;
+        assert_eq!(parts(&new), (false, true), "a later one");
+        (new.record.started, new.record.source) = (1, Source::Mirror);
+        assert_eq!(parts(&new), (false, true), "other workers may not count");
+        (new.record.verdict, new.record.code) = (VerdictKind::Fail, Some("x".into()));
+        assert_eq!(parts(&new), (true, true), "a final failure");
         Ok(())
     }
 

@@ -27,6 +27,13 @@ fn data(job: &Job) -> Value {
     job.parse().unwrap_or(Value::Null)
 }
 
+fn message(job: &Job) -> String {
+    data(job)["message"]
+        .as_str()
+        .unwrap_or("on request")
+        .to_owned()
+}
+
 impl Jobs for Hostile {
     fn run(job: Job) -> Result<Value, Failure> {
         match job.name.as_str() {
@@ -84,6 +91,13 @@ impl Jobs for Hostile {
                 "correlationId": job.correlation_id, "platform": job.platform,
             })),
             "panic" => panic_here(),
+            // Two places, and a language that is not known.
+            "panic-saying" => panic!("{}", message(&job)),
+            "panic-saying-elsewhere" => panic!("{}", message(&job)),
+            "abort-saying" => {
+                eprintln!("{}", message(&job));
+                std::process::abort()
+            }
             "loop" => loop {
                 black_box(1);
             },

@@ -161,8 +161,31 @@ async fn prune(
             .bind(&queue)
             .bind(before(days));
         pruned.dead_letters += query.fetch_one(&mut *connection).await?;
+        if !dry_run {
+            delete_ended_jobs(connection, &queue, before(days)).await?;
+        }
     }
     Ok(pruned)
+}
+
+/// Of groups that stay, deletes jobs that have ended and whose failure is as old as the attempts
+/// that are deleted. A job that fails or waits stays: it is what the group is there for.
+async fn delete_ended_jobs(
+    connection: &mut PgConnection,
+    queue: &str,
+    before: DateTime<Utc>,
+) -> Result<(), StoreError> {
+    loop {
+        let query = sqlx::query(
+            "delete from dead_letter_jobs where ctid = any(array(select j.ctid from dead_letters d join dead_letter_jobs j \
+             on j.dead_letter = d.id where d.queue = $1 and j.failed_at < $2 and j.state not in ('failing', 'waiting') limit $3))",
+        );
+        let query = query.bind(queue).bind(before).bind(STEP);
+        let gone = query.execute(&mut *connection).await?.rows_affected();
+        if gone < STEP.unsigned_abs() {
+            return Ok(());
+        }
+    }
 }
 
 /// Outcomes grouped by their retention in days.
