@@ -4,7 +4,7 @@ use clap::Subcommand;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use patchbay_api::body::{AnyDocument, Json, NoBody};
 use patchbay_api::jobs::{
-    Delay, Job, JobPath, JobsKill, JobsList, JobsPromote, JobsRemove, JobsRetry, JobsSetData,
+    Delay, Force, Job, JobPath, JobsKill, JobsList, JobsPromote, JobsRemove, JobsRetry, JobsSetData,
     JobsSetDelay, JobsSetPriority, JobsShow, ListJobs, Priority, RedactedJob,
 };
 use patchbay_api::operation::NoQuery;
@@ -30,6 +30,10 @@ pub enum JobCommand {
         /// JSON {"queue": …, "job": {"name": …, "data": …}, "onFailure": …, "children": [more of
         /// the same]}, @FILE, or - for standard input
         tree: String,
+        /// Add it although active plugins do not declare some of its jobs, or other data for them;
+        /// this is recorded
+        #[arg(long)]
+        force: bool,
     },
     /// Show a job: state, data, failure, log and attempts
     Show {
@@ -74,6 +78,10 @@ pub enum JobCommand {
         job: JobRef,
         /// JSON, @FILE, or - for standard input
         data: String,
+        /// Set it although the queue's active plugin declares other data for the job; this is
+        /// recorded
+        #[arg(long)]
+        force: bool,
     },
     /// Change when a delayed job starts
     SetDelay {
@@ -161,7 +169,7 @@ pub(crate) async fn run(
     let none = NoQuery {};
     match command {
         JobCommand::Add(args) => add::add(*args, &client, output).await?,
-        JobCommand::Flow { tree } => add::flow(tree, &client, output).await?,
+        JobCommand::Flow { tree, force } => add::flow(tree, force, &client, output).await?,
         JobCommand::Show { queue, id, reveal } => {
             let path = JobPath {
                 queue: queue.clone(),
@@ -199,9 +207,11 @@ pub(crate) async fn run(
             client.ask::<JobsKill>((&job).into(), none, NoBody).await?;
             output.value(&format!("{job} was ended and has failed"), &job.value());
         }
-        JobCommand::SetData { job, data } => {
+        JobCommand::SetData { job, data, force } => {
             let data = AnyDocument(given_json(data, "the data")?);
-            client.ask::<JobsSetData>((&job).into(), none, data).await?;
+            client
+                .ask::<JobsSetData>((&job).into(), Force { force }, data)
+                .await?;
             output.value(&format!("{job} has other data now"), &job.value());
         }
         JobCommand::SetDelay { job, delay_ms } => {

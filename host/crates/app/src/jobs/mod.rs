@@ -18,8 +18,9 @@ use patchbay_store::Store;
 use patchbay_telemetry::traces::Traces;
 use serde_json::{Value, json};
 
-pub(crate) use self::add::new_job;
+pub(crate) use self::add::{check_name, new_job};
 use crate::actions::{Actions, Caller};
+use crate::declared_jobs::DeclaredJobs;
 use crate::error::Error;
 use crate::history::views::attempt_view;
 use crate::plugins::Plugins;
@@ -41,6 +42,7 @@ pub struct Jobs {
     actions: Actions,
     catalog: Catalog,
     traces: Traces,
+    declared: Arc<DeclaredJobs>,
 }
 
 impl Jobs {
@@ -56,6 +58,7 @@ impl Jobs {
                 Arc::clone(&parts.plugins),
             ),
             traces: parts.traces.clone(),
+            declared: Arc::clone(&parts.declared_jobs),
         }
     }
 
