@@ -312,7 +312,14 @@ mod tests {
             .expect_err("two misfits");
         let error = misfit.refusal(Forcing::Add);
         assert_eq!(error.code, "does-not-fit");
-        for part in ["/to: ", "/n: ", "mailer", "\"send\"", "--force", "\"force\": true"] {
+        for part in [
+            "/to: ",
+            "/n: ",
+            "mailer",
+            "\"send\"",
+            "--force",
+            "\"force\": true",
+        ] {
             assert!(error.message.contains(part), "{part}: {}", error.message);
         }
         assert!(!error.message.contains("asha") && !error.message.contains("many"));
@@ -337,9 +344,15 @@ mod tests {
             misfit.refusal(Forcing::Add).message
         };
         let typo = told("sned");
-        assert!(typo.contains("Did you mean \"send\"? Declared: send, template. Correct"), "{typo}");
+        assert!(
+            typo.contains("Did you mean \"send\"? Declared: send, template. Correct"),
+            "{typo}"
+        );
         let other = told("something-else");
-        assert!(!other.contains("mean") && other.contains("queue q. Declared: send"), "{other}");
+        assert!(
+            !other.contains("mean") && other.contains("queue q. Declared: send"),
+            "{other}"
+        );
         assert!(
             jobs.check_data(&queue(), "sned", "{}").is_ok(),
             "the name of a job that exists stays"

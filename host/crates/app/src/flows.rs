@@ -45,12 +45,7 @@ impl Flows {
     }
 
     /// With `force`, also jobs are added that do not fit what plugins declare.
-    pub async fn add(
-        &self,
-        who: &Caller,
-        root: FlowNode,
-        force: bool,
-    ) -> Result<AddedFlow, Error> {
+    pub async fn add(&self, who: &Caller, root: FlowNode, force: bool) -> Result<AddedFlow, Error> {
         let (target, details) = (root.queue.clone(), json!({ "name": root.job.name }));
         for (queue, may_be_new) in &queues_of(&root)? {
             match may_be_new {

@@ -8,8 +8,9 @@ use anyhow::bail;
 use clap::{Args, Subcommand};
 use patchbay_api::body::{Json, NoBody};
 use patchbay_api::bulk::{
-    Bulk, BulkBegin, BulkBegun, BulkCancel, BulkDetails, BulkItem, BulkItems, BulkList, BulkPath,
-    BulkPreview, BulkReason, BulkResume, BulkShow, BulkUndo, ListBulkItems, ListBulks, ResumeBulk,
+    Bulk, BulkBegin, BulkBegun, BulkCancel, BulkChange, BulkDetails, BulkItem, BulkItems, BulkList,
+    BulkPath, BulkPreview, BulkReason, BulkResume, BulkShow, BulkUndo, ListBulkItems, ListBulks,
+    ResumeBulk,
 };
 use patchbay_api::operation::NoQuery;
 use serde_json::value::{RawValue, to_raw_value};
@@ -56,6 +57,15 @@ pub enum BulkCommand {
         /// JSON is taken as text
         #[arg(long = "set", value_name = "PATH=JSON")]
         set: Vec<String>,
+        /// Replace a text within the text at a path, or within each text of a list there: to " at "
+        /// "@"; jobs without that text stay unchanged
+        #[arg(
+            long,
+            num_args = 3,
+            value_names = ["PATH", "FIND", "WITH"],
+            allow_hyphen_values = true
+        )]
+        replace: Vec<String>,
         /// Remove a path from the data
         #[arg(long = "unset", value_name = "PATH")]
         unset: Vec<String>,
@@ -126,8 +136,8 @@ pub struct BulkOptions {
     /// Show the data of the sample, with redacted values hidden
     #[arg(long)]
     with_data: bool,
-    /// With --dry-run --with-data: show redacted values, too; this is recorded
-    #[arg(long, requires_all = ["dry_run", "with_data"])]
+    /// With --dry-run, and --with-data or an edit: show redacted values, too; this is recorded
+    #[arg(long, requires = "dry_run")]
     reveal: bool,
     /// Handle this many jobs, then pause; `patchbay bulk resume` handles the rest
     #[arg(long)]
@@ -221,7 +231,12 @@ pub(crate) async fn run(
             )
             .await;
         }
-        BulkCommand::EditAndRetry { which, set, unset } => {
+        BulkCommand::EditAndRetry {
+            which,
+            set,
+            replace,
+            unset,
+        } => {
             let mut values = BTreeMap::new();
             for pair in set {
                 let (path, value) = pair
@@ -231,7 +246,13 @@ pub(crate) async fn run(
                 let json = RawValue::from_string(value.trim().to_owned());
                 values.insert(path.to_owned(), json.or_else(|_| to_raw_value(value))?);
             }
-            let request = which.put_into(json!({ "kind": "edit-and-retry", "unset": unset }))?;
+            // clap takes three values for each.
+            let replace: Vec<Value> = replace
+                .chunks(3)
+                .map(|it| json!({ "path": it[0], "find": it[1], "with": it[2] }))
+                .collect();
+            let edits = json!({ "kind": "edit-and-retry", "replace": replace, "unset": unset });
+            let request = which.put_into(edits)?;
             return begin_with(
                 request,
                 values,
@@ -380,16 +401,13 @@ async fn begin_with(
         set: &set,
         request: &look,
     };
-    let looked = client.ask_as_written::<BulkBegin>((), &body).await?;
-    let BulkBegun::Preview(preview) = &looked.data else {
+    let (looked, raw) = client.ask_as_written_exact::<BulkBegin>((), &body).await?;
+    let BulkBegun::Preview(preview) = &looked else {
         bail!("the host has begun what it was to preview only")
     };
     let matched = preview.matched;
     if matched == 0 && preview.complete {
-        output.value(
-            "no job is meant by this filter; nothing was done",
-            &looked.raw,
-        );
+        output.value("No job matches; nothing was done", &raw);
         return Ok(ExitCode::from(NOTHING_FOUND));
     }
     let jobs = if matched == 1 { "job" } else { "jobs" };
@@ -398,7 +416,7 @@ async fn begin_with(
         if preview.complete { "" } else { "at least " }
     );
     if dry_run {
-        output.value(&example(&count, preview), &looked.raw);
+        output.value(&example(&count, preview), &raw);
         return Ok(ExitCode::SUCCESS);
     }
     if !output.json {
@@ -437,16 +455,42 @@ fn example(count: &str, preview: &BulkPreview) -> String {
             .refused
             .as_ref()
             .map(|why| format!("\n    would be left as it is: {why}"));
+        let changes = job
+            .changes
+            .iter()
+            .map(|change| format!("\n    {}", of_change(change)));
         let data = job.data.as_ref().map(|data| format!("\n    {data}"));
+        let withheld = job
+            .data_withheld
+            .as_ref()
+            .map(|why| format!("\n    data is not shown: {why}"));
         let name = format!("  {} {}  {}", job.queue, job.id, job.name);
         lines.push(
-            [Some(name), why, refused, data]
+            [Some(name), why, refused]
                 .into_iter()
                 .flatten()
+                .chain(changes)
+                .chain(data)
+                .chain(withheld)
                 .collect(),
         );
     }
     lines.join("\n")
+}
+
+/// For example `to: "x at example.com" -> "x@example.com"`.
+fn of_change(change: &BulkChange) -> String {
+    let shown = |value: &Option<Box<RawValue>>| {
+        value
+            .as_ref()
+            .map_or_else(|| "(none)".to_owned(), |value| value.get().to_owned())
+    };
+    format!(
+        "{}: {} -> {}",
+        change.path,
+        shown(&change.before),
+        shown(&change.after)
+    )
 }
 
 async fn go_on(

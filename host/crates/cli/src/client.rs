@@ -255,6 +255,20 @@ impl Client {
         self.ask_with::<E>(path, |request| request.json(body)).await
     }
 
+    /// As `ask_as_written`, but also returns the answer as unparsed JSON, because parsed values have
+    /// rounded numbers.
+    pub(super) async fn ask_as_written_exact<E>(
+        &self,
+        path: E::Path,
+        body: &(impl Serialize + ?Sized),
+    ) -> Result<(DataOf<E>, Box<RawValue>), ClientError>
+    where
+        E: Endpoint<Answer: Answer<Data: DeserializeOwned>>,
+    {
+        self.exact::<E>(self.request_for::<E>(&path).json(body))
+            .await
+    }
+
     /// As `ask`; `complete` adds the body to the request.
     pub(super) async fn ask_with<E>(
         &self,
@@ -279,13 +293,22 @@ impl Client {
     where
         E: Endpoint<Body = NoBody, Answer: Answer<Data: DeserializeOwned>>,
     {
+        self.exact::<E>(self.request_for::<E>(&path).query(query))
+            .await
+    }
+
+    async fn exact<E>(
+        &self,
+        request: reqwest::RequestBuilder,
+    ) -> Result<(DataOf<E>, Box<RawValue>), ClientError>
+    where
+        E: Endpoint<Answer: Answer<Data: DeserializeOwned>>,
+    {
         #[derive(serde::Deserialize)]
         struct Envelope {
             data: Box<RawValue>,
         }
-        let content = self
-            .content(self.request_for::<E>(&path).query(query))
-            .await?;
+        let content = self.content(request).await?;
         let envelope: Envelope =
             serde_json::from_slice(&content).map_err(|_| self.not_patchbay(200))?;
         let data = serde_json::from_str(envelope.data.get()).map_err(|_| self.not_patchbay(200))?;

@@ -4,8 +4,8 @@ use clap::Subcommand;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use patchbay_api::body::{AnyDocument, Json, NoBody};
 use patchbay_api::jobs::{
-    Delay, Force, Job, JobPath, JobsKill, JobsList, JobsPromote, JobsRemove, JobsRetry, JobsSetData,
-    JobsSetDelay, JobsSetPriority, JobsShow, ListJobs, Priority, RedactedJob,
+    Delay, Force, Job, JobPath, JobsKill, JobsList, JobsPromote, JobsRemove, JobsRetry,
+    JobsSetData, JobsSetDelay, JobsSetPriority, JobsShow, ListJobs, Priority, RedactedJob,
 };
 use patchbay_api::operation::NoQuery;
 use patchbay_api::queues::QueuePath;

@@ -340,7 +340,13 @@ fn violations_are_listed_by_path_and_say_that_there_are_more() {
         "\"to\" is a required property; /a: value is not of type \"integer\"; /b: value is not of type \"integer\""
     );
     let few = told(json!({ "to": 1, "b": "secret", "a": "secret" }), 1);
-    assert!(few.ends_with("(the first violation; there are more)"), "{few}");
+    assert!(
+        few.ends_with("(the first violation; there are more)"),
+        "{few}"
+    );
     let name = told(json!({ "to": 1, "asha@example.com": 1 }), 5);
-    assert!(name.contains("name of a property") && !name.contains("asha"), "{name}");
+    assert!(
+        name.contains("name of a property") && !name.contains("asha"),
+        "{name}"
+    );
 }
