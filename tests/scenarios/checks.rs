@@ -505,6 +505,17 @@ async fn replacements_that_make_no_sense_are_refused() -> anyhow::Result<()> {
     )
     .await?;
     assert_eq!(short.status.code(), Some(2), "three values are needed");
+    let forgotten = [
+        "bulk",
+        "edit-and-retry",
+        "queue=q",
+        "--replace",
+        "to",
+        "a",
+        "--yes",
+    ];
+    let forgotten = patchbay(&host, &forgotten).await?;
+    assert_eq!(forgotten.status.code(), Some(4), "an option is no text");
     Ok(())
 }
 

@@ -246,11 +246,7 @@ pub(crate) async fn run(
                 let json = RawValue::from_string(value.trim().to_owned());
                 values.insert(path.to_owned(), json.or_else(|_| to_raw_value(value))?);
             }
-            // clap takes three values for each.
-            let replace: Vec<Value> = replace
-                .chunks(3)
-                .map(|it| json!({ "path": it[0], "find": it[1], "with": it[2] }))
-                .collect();
+            let replace = replacements(&replace)?;
             let edits = json!({ "kind": "edit-and-retry", "replace": replace, "unset": unset });
             let request = which.put_into(edits)?;
             return begin_with(
@@ -352,6 +348,18 @@ pub(crate) async fn run(
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Of each three values; clap counts them.
+fn replacements(values: &[String]) -> Result<Vec<Value>, Refusal> {
+    // Where a value was forgotten, the next option would be taken for it.
+    if let Some(option) = values.iter().find(|value| value.starts_with("--")) {
+        return Err(Refusal(format!(
+            "--replace takes three values, PATH FIND WITH, and {option} looks like an option. Nothing was done. Give an empty WITH as \"\""
+        )));
+    }
+    let replacement = |it: &[String]| json!({ "path": it[0], "find": it[1], "with": it[2] });
+    Ok(values.chunks_exact(3).map(replacement).collect())
 }
 
 /// Shows a preview, asks for confirmation, and starts the operation.
@@ -621,4 +629,42 @@ fn of_item(item: &BulkItem) -> String {
     format!("  {} {}  {}  {notes}", item.queue, item.job_id, item.state)
         .trim_end()
         .to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replacements_have_three_values_and_an_option_is_none_of_them() {
+        let values = |texts: &[&str]| texts.iter().map(|it| (*it).to_owned()).collect::<Vec<_>>();
+        let read = replacements(&values(&["to", " at ", "@", "a", "-", ""])).expect("two");
+        assert_eq!(
+            read,
+            [
+                json!({ "path": "to", "find": " at ", "with": "@" }),
+                json!({ "path": "a", "find": "-", "with": "" })
+            ]
+        );
+        let refused = replacements(&values(&["to", "a", "--dry-run"])).expect_err("an option");
+        assert!(refused.to_string().contains("--dry-run looks like"));
+    }
+
+    #[test]
+    fn a_change_is_shown_with_both_values() {
+        let value = |text: &str| RawValue::from_string(text.to_owned()).ok();
+        let change = |before, after| {
+            of_change(&BulkChange {
+                path: "to".into(),
+                before,
+                after,
+            })
+        };
+        assert_eq!(
+            change(value(r#""x at b""#), value(r#""x@b""#)),
+            r#"to: "x at b" -> "x@b""#
+        );
+        assert_eq!(change(None, value("1.10")), "to: (none) -> 1.10");
+        assert_eq!(change(value("null"), None), "to: null -> (none)");
+    }
 }
