@@ -12,6 +12,7 @@ mod bulk;
 mod bull_board;
 mod cable;
 mod chaos;
+mod checks;
 mod commands;
 mod cross_site;
 mod damaged;

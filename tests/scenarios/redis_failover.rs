@@ -336,7 +336,7 @@ async fn a_redis_that_takes_no_writes_for_a_while_is_named_and_work_goes_on_when
     let (status, refused) = host
         .post(
             "/api/admin/queues/emailQueue/jobs",
-            json!({ "name": "send", "data": {} }),
+            json!({ "name": "send", "data": mail_job(1) }),
         )
         .await?;
     assert_eq!(status, 503, "{refused}");

@@ -301,7 +301,7 @@ async fn a_user_with_exactly_the_documented_rights_suffices_for_everything() -> 
     let (status, answer) = host
         .post(
             "/api/admin/schedules",
-            json!({ "id": "tick", "queue": "emailQueue", "name": "send", "data": {}, "everyMs": 3_600_000 }),
+            json!({ "id": "tick", "queue": "emailQueue", "name": "send", "data": mail_job(3), "everyMs": 3_600_000 }),
         )
         .await?;
     assert!(status == 200 || status == 201, "{answer}");

@@ -5,12 +5,14 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use patchbay_model::filter::Filter;
 use patchbay_model::job::JobState;
-use serde::{Deserialize, Serialize};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use utoipa::{IntoParams, ToSchema};
 
 use crate::answer::{Data, List};
-use crate::body::{Json, NoBody};
+use crate::body::{Json, NoBody, objects};
+use crate::jobs::given;
 use crate::operation::NoQuery;
 use crate::{operations, path_params};
 
@@ -129,6 +131,10 @@ pub struct BulkRequest {
     #[serde(default)]
     #[schema(value_type = BTreeMap<String, Value>)]
     pub set: BTreeMap<String, Box<RawValue>>,
+    /// For `edit-and-retry`: what to replace within texts of the job's data. It is done after
+    /// `set` and before `unset`. A job in which nothing is replaced stays as it is.
+    #[serde(default, deserialize_with = "objects")]
+    pub replace: Vec<BulkReplacement>,
     /// For `edit-and-retry`: paths to remove from the job's data.
     #[serde(default)]
     pub unset: Vec<String>,
@@ -142,9 +148,21 @@ pub struct BulkRequest {
     /// Include the data of the sample, with redacted values hidden.
     #[serde(default)]
     pub with_data: bool,
-    /// With `withData`: include redacted values, too. This is recorded.
+    /// With `dryRun`, and `withData` or an edit: include redacted values, too. This is recorded.
     #[serde(default)]
     pub reveal: bool,
+}
+
+/// A replacement within a text, or within each text of a list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BulkReplacement {
+    /// Path of the text, or of a list of texts, in the job's data (`to` or `/lead/emails`).
+    pub path: String,
+    /// The text to replace, everywhere in the value; not a pattern, and not empty.
+    pub find: String,
+    /// The text that takes its place.
+    pub with: String,
 }
 
 impl BulkRequest {
@@ -158,6 +176,7 @@ impl BulkRequest {
             source: BulkSource::default(),
             key: None,
             set: BTreeMap::new(),
+            replace: Vec::new(),
             unset: Vec::new(),
             first: None,
             reason: None,
@@ -169,12 +188,25 @@ impl BulkRequest {
 }
 
 /// The bulk operation that was started; with `dryRun`, a preview of it.
-#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
 #[allow(missing_docs)]
 pub enum BulkBegun {
     Preview(BulkPreview),
     Bulk(Box<Bulk>),
+}
+
+/// Derived, it would not read the exact values of a preview: serde buffers what is untagged.
+impl<'de> Deserialize<'de> for BulkBegun {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let answer = Box::<RawValue>::deserialize(deserializer)?;
+        match serde_json::from_str(answer.get()) {
+            Ok(preview) => Ok(Self::Preview(preview)),
+            Err(_) => serde_json::from_str(answer.get())
+                .map(Self::Bulk)
+                .map_err(D::Error::custom),
+        }
+    }
 }
 
 /// What a bulk operation would do.
@@ -205,6 +237,35 @@ pub struct BulkSample {
     pub refused: Option<String>,
     /// Data of the job, only with `withData`; after the edit if there is one.
     pub data: Option<String>,
+    /// Why `data` is absent although it was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_withheld: Option<String>,
+    /// For `edit-and-retry`: what changes in the job's data, with redacted values hidden.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changes: Vec<BulkChange>,
+}
+
+/// A value of a job's data that an edit changes.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct BulkChange {
+    /// Path of the value in the job's data, for example `lead.id`.
+    pub path: String,
+    /// The present value; absent if there is none.
+    #[serde(
+        default,
+        deserialize_with = "given",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schema(value_type = Option<Value>)]
+    pub before: Option<Box<RawValue>>,
+    /// The new value; absent if it is removed.
+    #[serde(
+        default,
+        deserialize_with = "given",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schema(value_type = Option<Value>)]
+    pub after: Option<Box<RawValue>>,
 }
 
 /// A bulk operation.
@@ -320,4 +381,22 @@ pub struct ListBulkItems {
 pub struct ResumeBulk {
     /// Handle this many jobs, then pause again; absent: continue to the end.
     pub first: Option<u32>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_preview_is_read_with_its_exact_values_and_a_begun_operation_as_one() {
+        let sample = r#"{"queue":"q","id":"1","name":"n","state":"failed","failure":null,"finishedOn":null,"refused":null,"data":null,"changes":[{"path":"n","before":12345678901234567890123,"after":null},{"path":"new","after":1.10}]}"#;
+        let text = format!(r#"{{"matched":1,"complete":true,"sample":[{sample}]}}"#);
+        let begun: BulkBegun = serde_json::from_str(&text).expect("a preview");
+        assert_eq!(serde_json::to_string(&begun).expect("JSON"), text);
+        let bulk = r#"{"id":1,"kind":"retry","source":"live","jobState":"failed","filter":{},"identity":null,"actor":"a","reason":null,
+            "state":"matching","stopAfter":null,"error":null,"matched":0,"done":0,"skipped":0,"failed":0,"restored":0,
+            "createdAt":"2026-01-01T00:00:00Z","endedAt":null,"undoUntil":null}"#;
+        let begun: BulkBegun = serde_json::from_str(bulk).expect("an operation");
+        assert!(matches!(begun, BulkBegun::Bulk(bulk) if bulk.id == 1));
+    }
 }

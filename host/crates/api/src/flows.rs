@@ -6,14 +6,17 @@ use utoipa::ToSchema;
 
 use crate::answer::Data;
 use crate::body::{Json, object, objects};
-use crate::jobs::{AddJob, Added};
-use crate::operation::NoQuery;
+use crate::jobs::{AddJob, Added, Force};
 use crate::operations;
 
 operations! {
-    /// Add a flow (a tree of jobs), all or nothing.
-    FlowsAdd = "flows.add": POST "/api/admin/flows" ((), NoQuery, Json<FlowNode>) -> Data<AddedFlow>,
-        Operator, Changes, audit "flow.add", errors [404 "nobody knows one of the queues"];
+    /// Add a flow (a tree of jobs), all or nothing. Each job must fit the job names and JSON
+    /// Schemas that its queue's active plugin declares, unless `force` is true for it or for all.
+    FlowsAdd = "flows.add": POST "/api/admin/flows" ((), Force, Json<FlowNode>) -> Data<AddedFlow>,
+        Operator, Changes, audit "flow.add", errors [
+            404 "nobody knows one of the queues",
+            422 "`does-not-fit`: the plugin of a queue declares no such job, or other data; or the body is not what is wanted",
+        ];
 }
 
 /// A job and its children. A flow has at most 1,000 jobs on at most 20 levels.

@@ -38,9 +38,13 @@ operations! {
     /// request. If `partial` is true, there are more.
     QueuesLive = "queues.live": GET "/api/admin/queues/{queue}/search" (QueuePath, SearchJobs, NoBody) -> List<ScannedJob>,
         Operator, Reads, errors [];
-    /// Add a job.
+    /// Add a job. It must fit the job names and JSON Schemas that the queue's active plugin
+    /// declares, unless `force` is true.
     JobsAdd = "jobs.add": POST "/api/admin/queues/{queue}/jobs" (QueuePath, NoQuery, Json<AddJob>) -> Data<Added>,
-        Operator, Changes, audit "job.add", errors [404 "nobody knows the queue"];
+        Operator, Changes, audit "job.add", errors [
+            404 "nobody knows the queue",
+            422 "`does-not-fit`: the plugin of the queue declares no such job, or other data; or the body is not what is wanted",
+        ];
     /// Show a job: its data, state, failure, logs and attempts. Values that the queue's manifest
     /// redacts, and secrets, are hidden; `reveal` shows them, which is recorded.
     JobsShow = "jobs.show": GET "/api/admin/queues/{queue}/jobs/{id}" (JobPath, Reveal, NoBody) -> Data<Job>,
@@ -61,9 +65,13 @@ operations! {
     /// Kill a running job, in whichever host process it runs. It fails for good.
     JobsKill = "jobs.kill": POST "/api/admin/queues/{queue}/jobs/{id}/kill" (JobPath, NoQuery, NoBody) -> Nothing,
         Operator, Changes, audit "job.kill", errors [409 "it does not run, or not here"];
-    /// Replace the data of a job that is not running.
-    JobsSetData = "jobs.set_data": PUT "/api/admin/queues/{queue}/jobs/{id}/data" (JobPath, NoQuery, AnyDocument) -> Nothing,
-        Operator, Destroys("replaces the data of the job"), audit "job.set-data", errors [409 "It clashes with the present state"];
+    /// Replace the data of a job that is not running. The data must fit the JSON Schema that the
+    /// queue's active plugin declares for the job, unless `force` is true.
+    JobsSetData = "jobs.set_data": PUT "/api/admin/queues/{queue}/jobs/{id}/data" (JobPath, Force, AnyDocument) -> Nothing,
+        Operator, Destroys("replaces the data of the job"), audit "job.set-data", errors [
+            409 "It clashes with the present state",
+            422 "`does-not-fit`: the plugin of the queue declares other data for the job",
+        ];
     /// Change when a delayed job starts.
     JobsSetDelay = "jobs.set_delay": PUT "/api/admin/queues/{queue}/jobs/{id}/delay" (JobPath, NoQuery, Json<Delay>) -> Nothing,
         Operator, Changes, audit "job.set-delay", errors [409 "It clashes with the present state"];
@@ -96,6 +104,16 @@ pub struct ListJobs {
     /// Why, for the record.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+}
+
+/// Whether something is done although it does not fit what a plugin declares.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub struct Force {
+    /// True also accepts what does not fit the plugin of the queue; this is recorded.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub force: bool,
 }
 
 /// Filter for jobs of one state, as names and values, because any path of the data can be a name.
@@ -273,6 +291,10 @@ pub struct AddJob {
     /// Create the queue if it is unknown. Without this, an unknown queue is refused as a typo.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub new_queue: bool,
+    /// Add the job although the queue's active plugin does not declare its name, or other data;
+    /// this is recorded.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub force: bool,
 }
 
 /// Keeps `null` as a value, as BullMQ does, and distinguishes it from an absent field.

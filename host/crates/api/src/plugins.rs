@@ -55,12 +55,15 @@ operations! {
     /// Activate a revision. Running calls finish on the previous one.
     PluginsActivate = "plugins.activate": POST "/api/admin/plugins/{name}/activate" (PluginPath, NoQuery, Json<Activate>) -> Data<Activated>,
         Operator, Changes, audit "plugin.activate", errors [
-            409 "`not-granted`, or it clashes with another plugin, the stored settings or the rights of the database",
-            422 "`rejected` or `untrusted`",
+            409 "`not-granted`, or it clashes with another plugin or the rights of the database",
+            422 "`rejected`, `untrusted`, or `does-not-fit`: the stored settings do not fit its schema",
         ];
     /// Activate the revision that was active before the present one.
     PluginsRollback = "plugins.rollback": POST "/api/admin/plugins/{name}/rollback" (PluginPath, NoQuery, NoBody) -> Data<Activated>,
-        Operator, Changes, audit "plugin.rollback", errors [409 "there is none, or it cannot be activated"];
+        Operator, Changes, audit "plugin.rollback", errors [
+            409 "there is none, or it cannot be activated",
+            422 "`rejected`, `untrusted`, or `does-not-fit`: the stored settings do not fit its schema",
+        ];
     /// Deactivate a plugin. Its queues wait until a revision is activated.
     PluginsDeactivate = "plugins.deactivate": POST "/api/admin/plugins/{name}/deactivate" (PluginPath, NoQuery, NoBody) -> Nothing,
         Operator, Changes, audit "plugin.deactivate", errors [];
@@ -101,7 +104,7 @@ operations! {
         Operator, Reads, audit "plugin.reveal-settings", errors [];
     /// Replace the settings. They take effect on the next call.
     PluginsSetSettings = "plugins.set_settings": PUT "/api/admin/plugins/{name}/settings" (PluginPath, NoQuery, AnyDocument) -> Nothing,
-        Operator, Changes, audit "plugin.settings", errors [400 "they do not fit the schema"];
+        Operator, Changes, audit "plugin.settings", errors [422 "`does-not-fit`: they do not fit the schema"];
 }
 
 /// A WebAssembly component that contains its manifest.

@@ -34,12 +34,20 @@ operations! {
     /// Show a schedule with its next five ticks.
     SchedulesShow = "schedules.show": GET "/api/admin/schedules/{id}" (SchedulePath, Reveal, NoBody) -> Data<ScheduleView>,
         Operator, Reads, audit "schedule.reveal", errors [];
-    /// Create a schedule.
+    /// Create a schedule. Its jobs must fit what the queue's active plugin declares, unless `force`
+    /// is true.
     SchedulesCreate = "schedules.create": POST "/api/admin/schedules" ((), NoQuery, Json<ScheduleChange>) -> Data<ScheduleView>,
-        Operator, Changes, audit "schedule.create", errors [404 "Nobody knows the queue", 409 "The id is taken"];
-    /// Change a schedule. Changes to a plugin's schedule survive updates of the plugin.
+        Operator, Changes, audit "schedule.create", errors [
+            404 "Nobody knows the queue",
+            409 "The id is taken",
+            422 "`does-not-fit`: the plugin of the queue declares no such job, or other data; or the body is not what is wanted",
+        ];
+    /// Change a schedule. Changes to a plugin's schedule survive updates of the plugin. A changed
+    /// queue, name or data must fit as in a new schedule.
     SchedulesChange = "schedules.change": PATCH "/api/admin/schedules/{id}" (SchedulePath, NoQuery, Json<ScheduleChange>) -> Data<ScheduleView>,
-        Operator, Changes, audit "schedule.change", errors [];
+        Operator, Changes, audit "schedule.change", errors [
+            422 "`does-not-fit`: the plugin of the queue declares no such job, or other data; or the body is not what is wanted",
+        ];
     /// Remove an operator's schedule. To stop a plugin's schedule, pause it or remove it from the
     /// manifest.
     SchedulesRemove = "schedules.remove": DELETE "/api/admin/schedules/{id}" (SchedulePath, NoQuery, NoBody) -> Nothing,
@@ -161,6 +169,10 @@ pub struct ScheduleChange {
     /// Description in one line.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
+    /// Store it although the queue's active plugin does not declare the job's name, or other data;
+    /// this is recorded.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub force: bool,
 }
 
 /// A job that a schedule added.

@@ -85,6 +85,11 @@ impl Error {
         Self::new(Kind::Conflict, "conflict", message)
     }
 
+    /// A document that does not fit what is declared for it; `details` names the violations.
+    pub(crate) fn does_not_fit(message: impl Into<String>, details: Value) -> Self {
+        Self::new(Kind::Unprocessable, "does-not-fit", message).with_details(details)
+    }
+
     pub fn internal() -> Self {
         Self::new(Kind::Internal, "internal", "Internal Server Error")
     }

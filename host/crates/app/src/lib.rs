@@ -7,6 +7,7 @@ pub mod audit;
 pub mod breakers;
 pub mod bulk;
 pub mod dead_letters;
+mod declared_jobs;
 mod enqueue_span;
 pub mod error;
 pub mod exposition;
@@ -134,6 +135,7 @@ pub struct Parts {
     /// What operators do just now, whether or not their clients still wait for it.
     pub operations: TaskTracker,
     pub bulks: Arc<bulk::BulkJobs>,
+    pub(crate) declared_jobs: Arc<declared_jobs::DeclaredJobs>,
     pub history: Arc<history::HistoryParts>,
     /// Whether BullMQ 5 works on the same queues. With it, some operations lose jobs.
     pub node_may_be_bullmq_5: bool,
@@ -211,10 +213,11 @@ impl Parts {
             store.clone(),
             Arc::clone(&vault),
         ));
+        let declared_jobs = declared_jobs::DeclaredJobs::new(Arc::clone(&runtime));
         let bulks = bulk::BulkJobs::new(
             store.clone(),
             broker.clone(),
-            Arc::clone(&runtime),
+            Arc::clone(&declared_jobs),
             Arc::clone(&bodies),
             Arc::clone(&work.redactions),
         );
@@ -267,6 +270,7 @@ impl Parts {
             environment: config.environment,
             operations,
             bulks,
+            declared_jobs,
             node_may_be_bullmq_5: config.node_may_be_bullmq_5,
             started_without_postgres: foundation.started_without_postgres,
         })

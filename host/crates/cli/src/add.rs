@@ -5,7 +5,7 @@ use anyhow::Context;
 use clap::{Args, ValueEnum};
 use patchbay_api::body::Json;
 use patchbay_api::flows::FlowsAdd;
-use patchbay_api::jobs::{AddJob, BackoffBody, DeduplicationBody, JobsAdd};
+use patchbay_api::jobs::{AddJob, BackoffBody, DeduplicationBody, Force, JobsAdd};
 use patchbay_api::operation::NoQuery;
 use patchbay_api::queues::QueuePath;
 use patchbay_model::retry;
@@ -83,6 +83,10 @@ pub struct AddArgs {
     /// Create the queue if it is unknown
     #[arg(long)]
     new_queue: bool,
+    /// Add it although the queue's active plugin does not declare this job, or other data for it;
+    /// this is recorded
+    #[arg(long)]
+    force: bool,
     #[command(flatten)]
     pub(super) why: Why,
 }
@@ -130,6 +134,7 @@ impl AddArgs {
             remove_on_complete: removal("--remove-on-complete", self.remove_on_complete)?,
             remove_on_fail: removal("--remove-on-fail", self.remove_on_fail)?,
             new_queue: self.new_queue,
+            force: self.force,
         })
     }
 }
@@ -159,10 +164,17 @@ pub(super) async fn add(args: AddArgs, client: &Client, output: Output) -> anyho
     Ok(())
 }
 
-pub(super) async fn flow(tree: String, client: &Client, output: Output) -> anyhow::Result<()> {
+pub(super) async fn flow(
+    tree: String,
+    force: bool,
+    client: &Client,
+    output: Output,
+) -> anyhow::Result<()> {
     let tree = given_json(tree, "the flow")?;
     // Sent exactly as it was written, so that the host reports what is wrong with it.
-    let added = client.ask_as_written::<FlowsAdd>((), &tree).await?;
+    let added = client
+        .ask_with::<FlowsAdd>((), |request| request.query(&Force { force }).json(&tree))
+        .await?;
     let rows = added
         .data
         .jobs

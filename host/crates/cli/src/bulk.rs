@@ -8,8 +8,9 @@ use anyhow::bail;
 use clap::{Args, Subcommand};
 use patchbay_api::body::{Json, NoBody};
 use patchbay_api::bulk::{
-    Bulk, BulkBegin, BulkBegun, BulkCancel, BulkDetails, BulkItem, BulkItems, BulkList, BulkPath,
-    BulkPreview, BulkReason, BulkResume, BulkShow, BulkUndo, ListBulkItems, ListBulks, ResumeBulk,
+    Bulk, BulkBegin, BulkBegun, BulkCancel, BulkChange, BulkDetails, BulkItem, BulkItems, BulkList,
+    BulkPath, BulkPreview, BulkReason, BulkResume, BulkShow, BulkUndo, ListBulkItems, ListBulks,
+    ResumeBulk,
 };
 use patchbay_api::operation::NoQuery;
 use serde_json::value::{RawValue, to_raw_value};
@@ -58,6 +59,15 @@ pub enum BulkCommand {
         /// JSON is taken as text
         #[arg(long = "set", value_name = "PATH=JSON")]
         set: Vec<String>,
+        /// Replace a text within the text at a path, or within each text of a list there: to " at "
+        /// "@"; jobs without that text stay unchanged
+        #[arg(
+            long,
+            num_args = 3,
+            value_names = ["PATH", "FIND", "WITH"],
+            allow_hyphen_values = true
+        )]
+        replace: Vec<String>,
         /// Remove a path from the data
         #[arg(long = "unset", value_name = "PATH")]
         unset: Vec<String>,
@@ -122,8 +132,8 @@ pub struct BulkOptions {
     /// Show the data of the sample, with redacted values hidden
     #[arg(long)]
     with_data: bool,
-    /// With --dry-run --with-data: show redacted values, too; this is recorded
-    #[arg(long, requires_all = ["dry_run", "with_data"])]
+    /// With --dry-run, and --with-data or an edit: show redacted values, too; this is recorded
+    #[arg(long, requires = "dry_run")]
     reveal: bool,
     /// Handle this many jobs, then pause; `patchbay bulk resume` handles the rest
     #[arg(long)]
@@ -226,7 +236,12 @@ pub(crate) async fn run(
             )
             .await;
         }
-        BulkCommand::EditAndRetry { which, set, unset } => {
+        BulkCommand::EditAndRetry {
+            which,
+            set,
+            replace,
+            unset,
+        } => {
             let mut values = BTreeMap::new();
             for pair in set {
                 let (path, value) = pair
@@ -236,7 +251,9 @@ pub(crate) async fn run(
                 let json = RawValue::from_string(value.trim().to_owned());
                 values.insert(path.to_owned(), json.or_else(|_| to_raw_value(value))?);
             }
-            let request = which.put_into(json!({ "kind": "edit-and-retry", "unset": unset }))?;
+            let replace = replacements(&replace)?;
+            let edits = json!({ "kind": "edit-and-retry", "replace": replace, "unset": unset });
+            let request = which.put_into(edits)?;
             return begin_with(
                 request,
                 values,
@@ -320,6 +337,18 @@ pub(crate) async fn run(
     Ok(ExitCode::SUCCESS)
 }
 
+/// Of each three values; clap counts them.
+fn replacements(values: &[String]) -> Result<Vec<Value>, Refusal> {
+    // Where a value was forgotten, the next option would be taken for it.
+    if let Some(option) = values.iter().find(|value| value.starts_with("--")) {
+        return Err(Refusal(format!(
+            "--replace takes three values, PATH FIND WITH, and {option} looks like an option. Nothing was done. Give an empty WITH as \"\""
+        )));
+    }
+    let replacement = |it: &[String]| json!({ "path": it[0], "find": it[1], "with": it[2] });
+    Ok(values.chunks_exact(3).map(replacement).collect())
+}
+
 /// Shows a preview, asks for confirmation, and starts the operation.
 pub(super) async fn begin(
     request: Value,
@@ -367,6 +396,7 @@ async fn begin_with(
         request: &look,
     };
     let looked = client.ask_as_written::<BulkBegin>((), &body).await?;
+    let raw = with_json_in(&looked.raw, &["data"]);
     let BulkBegun::Preview(preview) = &looked.data else {
         bail!("the host has begun what it was to preview only")
     };
@@ -376,8 +406,8 @@ async fn begin_with(
             Some(id) => dead_letter_advice::nothing_failed(client, id).await?,
             None => None,
         };
-        let text = why.unwrap_or_else(|| "no job is meant by this filter; nothing was done".into());
-        output.value(&text, &looked.raw);
+        let text = why.unwrap_or_else(|| "No job matches; nothing was done".into());
+        output.value(&text, &raw);
         return Ok(ExitCode::from(NOTHING_FOUND));
     }
     let jobs = if matched == 1 { "job" } else { "jobs" };
@@ -386,7 +416,6 @@ async fn begin_with(
         if preview.complete { "" } else { "at least " }
     );
     if dry_run {
-        let raw = with_json_in(&looked.raw, &["data"]);
         output.value(&example(&count, preview), &raw);
         return Ok(ExitCode::SUCCESS);
     }
@@ -434,16 +463,42 @@ fn example(count: &str, preview: &BulkPreview) -> String {
             .refused
             .as_ref()
             .map(|why| format!("\n    would be left as it is: {why}"));
+        let changes = job
+            .changes
+            .iter()
+            .map(|change| format!("\n    {}", of_change(change)));
         let data = job.data.as_ref().map(|data| format!("\n    {data}"));
+        let withheld = job
+            .data_withheld
+            .as_ref()
+            .map(|why| format!("\n    data is not shown: {why}"));
         let name = format!("  {} {}  {}", job.queue, job.id, job.name);
         lines.push(
-            [Some(name), why, refused, data]
+            [Some(name), why, refused]
                 .into_iter()
                 .flatten()
+                .chain(changes)
+                .chain(data)
+                .chain(withheld)
                 .collect(),
         );
     }
     lines.join("\n")
+}
+
+/// For example `to: "x at example.com" -> "x@example.com"`.
+fn of_change(change: &BulkChange) -> String {
+    let shown = |value: &Option<Box<RawValue>>| {
+        value
+            .as_ref()
+            .map_or_else(|| "(none)".to_owned(), |value| value.get().to_owned())
+    };
+    format!(
+        "{}: {} -> {}",
+        change.path,
+        shown(&change.before),
+        shown(&change.after)
+    )
 }
 
 async fn go_on(
@@ -573,4 +628,42 @@ fn of_item(item: &BulkItem) -> String {
     format!("  {} {}  {}  {notes}", item.queue, item.job_id, item.state)
         .trim_end()
         .to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replacements_have_three_values_and_an_option_is_none_of_them() {
+        let values = |texts: &[&str]| texts.iter().map(|it| (*it).to_owned()).collect::<Vec<_>>();
+        let read = replacements(&values(&["to", " at ", "@", "a", "-", ""])).expect("two");
+        assert_eq!(
+            read,
+            [
+                json!({ "path": "to", "find": " at ", "with": "@" }),
+                json!({ "path": "a", "find": "-", "with": "" })
+            ]
+        );
+        let refused = replacements(&values(&["to", "a", "--dry-run"])).expect_err("an option");
+        assert!(refused.to_string().contains("--dry-run looks like"));
+    }
+
+    #[test]
+    fn a_change_is_shown_with_both_values() {
+        let value = |text: &str| RawValue::from_string(text.to_owned()).ok();
+        let change = |before, after| {
+            of_change(&BulkChange {
+                path: "to".into(),
+                before,
+                after,
+            })
+        };
+        assert_eq!(
+            change(value(r#""x at b""#), value(r#""x@b""#)),
+            r#"to: "x at b" -> "x@b""#
+        );
+        assert_eq!(change(None, value("1.10")), "to: (none) -> 1.10");
+        assert_eq!(change(value("null"), None), "to: null -> (none)");
+    }
 }

@@ -7,9 +7,9 @@ use clap::Subcommand;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use patchbay_api::body::{AnyDocument, Json, NoBody};
 use patchbay_api::jobs::{
-    Delay, DuplicateJob, Job, JobPath, JobView, JobsDuplicate, JobsKill, JobsList, JobsPromote,
-    JobsRemove, JobsRetry, JobsSetData, JobsSetDelay, JobsSetPriority, JobsShow, ListJobs,
-    Priority, RedactedJob,
+    Delay, DuplicateJob, Force, Job, JobPath, JobView, JobsDuplicate, JobsKill, JobsList,
+    JobsPromote, JobsRemove, JobsRetry, JobsSetData, JobsSetDelay, JobsSetPriority, JobsShow,
+    ListJobs, Priority, RedactedJob,
 };
 use patchbay_api::operation::NoQuery;
 use patchbay_api::queues::{QueueCounts, QueuePath, QueuesShow};
@@ -38,6 +38,10 @@ pub enum JobCommand {
         /// JSON {"queue": …, "job": {"name": …, "data": …}, "onFailure": …, "children": [more of
         /// the same]}, @FILE, or - for standard input
         tree: String,
+        /// Add it although active plugins do not declare some of its jobs, or other data for them;
+        /// this is recorded
+        #[arg(long)]
+        force: bool,
     },
     /// Show a job: state, times, options, data, failure, log and attempts
     Show {
@@ -101,6 +105,10 @@ pub enum JobCommand {
         job: JobRef,
         /// JSON, @FILE, or - for standard input
         data: String,
+        /// Set it although the queue's active plugin declares other data for the job; this is
+        /// recorded
+        #[arg(long)]
+        force: bool,
         #[command(flatten)]
         consent: Consent,
     },
@@ -222,7 +230,7 @@ pub(crate) async fn run(
     let none = NoQuery {};
     match command {
         JobCommand::Add(args) => add::add(*args, &client, output).await?,
-        JobCommand::Flow { tree } => add::flow(tree, &client, output).await?,
+        JobCommand::Flow { tree, force } => add::flow(tree, force, &client, output).await?,
         JobCommand::Show { job, reveal } => {
             let shown = client
                 .ask::<JobsShow>((&job).into(), reveal.into(), NoBody)
@@ -281,12 +289,19 @@ pub(crate) async fn run(
             client.ask::<JobsKill>((&job).into(), none, NoBody).await?;
             output.done(&format!("Killed: {job} has failed for good"), &job.value());
         }
-        JobCommand::SetData { job, data, consent } => {
+        JobCommand::SetData {
+            job,
+            data,
+            force,
+            consent,
+        } => {
             let data = AnyDocument(given_json(data, "the data")?);
             consent.ask(&format!(
                 "This replaces the data of {job}; the present data is not kept"
             ))?;
-            client.ask::<JobsSetData>((&job).into(), none, data).await?;
+            client
+                .ask::<JobsSetData>((&job).into(), Force { force }, data)
+                .await?;
             output.done(&format!("Changed: the data of {job}"), &job.value());
         }
         JobCommand::SetDelay { job, delay_ms, .. } => {

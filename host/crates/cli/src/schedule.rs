@@ -124,6 +124,10 @@ pub struct ScheduleFields {
     /// Description in one line
     #[arg(long)]
     description: Option<String>,
+    /// Store it although the queue's active plugin does not declare this job, or other data for it;
+    /// this is recorded
+    #[arg(long)]
+    force: bool,
 }
 
 /// Absent fields stay as they are.
@@ -144,6 +148,7 @@ fn change(when: Rhythm, rest: ScheduleFields) -> anyhow::Result<ScheduleChange> 
             }
         }),
         description: rest.description,
+        force: rest.force,
         ..ScheduleChange::default()
     })
 }

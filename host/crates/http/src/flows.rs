@@ -11,5 +11,5 @@ pub(crate) fn routes(routes: Routes) -> Routes {
 }
 
 async fn add(flows: Flows, who: Caller, ask: Ask<FlowsAdd>) -> Result<AddedFlow, Error> {
-    flows.add(&who, ask.body.0).await
+    flows.add(&who, ask.body.0, ask.query.force).await
 }

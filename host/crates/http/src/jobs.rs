@@ -69,7 +69,8 @@ async fn kill(jobs: Jobs, who: Caller, ask: Ask<JobsKill>) -> Result<(), Error> 
 }
 
 async fn set_data(jobs: Jobs, who: Caller, ask: Ask<JobsSetData>) -> Result<(), Error> {
-    jobs.set_data(&who, &ask.path, &ask.body.0).await
+    jobs.set_data(&who, &ask.path, &ask.body.0, ask.query.force)
+        .await
 }
 
 async fn set_delay(jobs: Jobs, who: Caller, ask: Ask<JobsSetDelay>) -> Result<(), Error> {

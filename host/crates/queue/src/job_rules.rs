@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use crate::QueueError;
 
 /// Largest job data, in bytes. BullMQ keeps it in Redis's memory, and every reader loads all of it.
-pub(crate) const MAX_DATA_BYTES: usize = 1 << 20;
+pub const MAX_DATA_BYTES: usize = 1 << 20;
 /// Most finished jobs that an option may ask to keep: Lua counts exactly up to this, and no Redis
 /// holds so many.
 pub(crate) const MAX_KEPT: u64 = 1 << 53;

@@ -62,7 +62,7 @@ pub use ended_elsewhere::{EndedElsewhere, MirrorScan, RemovedAtEnd, SeenJobs};
 pub use erase::{Copy, Deduplicated, EraseOutcome, Located};
 pub use error::QueueError;
 pub use job_pages::{Cursor, MAX_LISTED, Page, Start};
-pub use job_rules::check as check_job;
+pub use job_rules::{MAX_DATA_BYTES, check as check_job};
 pub use kv::Kv;
 pub use patchbay_model::job_view::{JobView, ScannedJob};
 pub use patchbay_model::queue::{LegacyRepeatable, QueueCounts, QueueOverview, SchedulerView};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use patchbay_model::PluginName;
-use patchbay_model::json_schema::{Schema, Values};
+use patchbay_model::json_schema::{Schema, Values, Violations};
 use patchbay_model::manifest::Manifest;
 use serde_json::{Map, Value};
 
@@ -84,22 +84,21 @@ impl Settings {
     }
 }
 
-/// Every violation of the plugin's schema, with the path of the value; empty if there is none. Slow
-/// for large settings.
-pub fn violations(manifest: &Manifest, settings: &Value) -> Vec<String> {
+/// Violations that an error lists.
+const MAX_VIOLATIONS: usize = 5;
+
+/// Whether the settings fit the plugin's schema. The error names places, never values, which may be
+/// personal: it is recorded. Slow for large settings.
+pub fn check(manifest: &Manifest, settings: &Value) -> Result<(), Violations> {
     let Some(spec) = &manifest.settings else {
-        let empty = settings.as_object().is_some_and(Map::is_empty);
-        return if empty {
-            Vec::new()
-        } else {
-            vec!["this plugin has no settings".to_owned()]
+        return match settings.as_object().is_some_and(Map::is_empty) {
+            true => Ok(()),
+            false => Err(Violations::whole("this plugin has no settings")),
         };
     };
-    match Schema::new(&spec.schema) {
-        Ok(schema) => schema
-            .fits(settings, Values::Shown, usize::MAX)
-            .err()
-            .unwrap_or_default(),
-        Err(reason) => vec![format!("the plugin's schema cannot be used: {reason}")],
-    }
+    Schema::new(&spec.schema)
+        .map_err(|reason| {
+            Violations::whole(format!("the plugin's schema cannot be used: {reason}"))
+        })?
+        .fits(settings, Values::Withheld, MAX_VIOLATIONS)
 }

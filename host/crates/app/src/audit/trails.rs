@@ -96,11 +96,9 @@ impl Trails {
 fn fits(schema: &Schema, entry: &Value) -> Result<(), CapabilityError> {
     schema
         .fits(entry, Values::Withheld, MAX_VIOLATIONS)
-        .map_err(|mut violations| {
-            violations.sort();
+        .map_err(|violations| {
             CapabilityError::invalid(format!(
-                "the entry does not fit the trail's schema: {}",
-                violations.join("; ")
+                "the entry does not fit the trail's schema: {violations}"
             ))
         })
 }

@@ -1,16 +1,12 @@
 //! Applies a bulk operation to the jobs of one batch.
 
-use std::collections::HashMap;
-
 use patchbay_api::bulk::{BulkIdentity, BulkKind, BulkSource};
 use patchbay_model::QueueName;
 use patchbay_model::job::{JobKey, NewJob, Trace};
-use patchbay_model::json_schema::{Schema, Values};
 use patchbay_queue::{Chosen, JobResult, PriorIdentity, ReAddition};
-use patchbay_runtime::Runtime;
 use patchbay_store::{BodyRow, Ended};
-use tokio::task::block_in_place;
 
+use super::edit::Edits;
 use super::plan::Plan;
 use super::{BulkError, BulkJobs};
 use crate::history::Unopened;
@@ -18,8 +14,6 @@ use crate::history::Unopened;
 /// Bodies that are searched for the job's. A job has several when its id was used again, or when it
 /// was retried after its end.
 const MOST_BODIES: i64 = 20;
-/// Violations that an error lists.
-const MAX_VIOLATIONS: usize = 5;
 
 impl BulkJobs {
     pub(super) async fn act(
@@ -36,12 +30,9 @@ impl BulkJobs {
                 let edits = plan
                     .edits
                     .as_ref()
-                    .ok_or_else(|| BulkError::Stuck("what to edit is not known".into()))?;
-                let schemas = Schemas::of(&self.runtime, items);
+                    .ok_or_else(|| BulkError::Stuck("the stored operation has no edits".into()))?;
                 let edit = |item: &Chosen, name: &str, data: &str| {
-                    let data = edits.apply(data)?;
-                    schemas.check(&item.key.queue, name, &data)?;
-                    Ok(data)
+                    self.edited(edits, &item.key.queue, name, data)
                 };
                 self.queues.retry_many(bulk, items, Some(&edit)).await?
             }
@@ -54,7 +45,23 @@ impl BulkJobs {
         })
     }
 
-    /// Adds copies of jobs that are in Redis.
+    /// The data of a job after the edits. The error says why the job is left as it is.
+    pub(super) fn edited(
+        &self,
+        edits: &Edits,
+        queue: &QueueName,
+        name: &str,
+        data: &str,
+    ) -> Result<String, String> {
+        let data = edits.apply(data)?;
+        self.declared
+            .check_data(queue, name, &data)
+            .map_err(|misfit| misfit.of_edited_data())?;
+        Ok(data)
+    }
+
+    /// Adds copies of jobs that are in Redis. They are not checked against what plugins declare: the
+    /// jobs exist, and a copy must stay possible.
     async fn copy_jobs(&self, bulk: i64, items: &[Chosen]) -> Result<Vec<JobResult>, BulkError> {
         let like = self.queues.like(items).await?;
         let jobs = like
@@ -104,9 +111,9 @@ impl BulkJobs {
         let mut jobs = Vec::with_capacity(items.len());
         for (item, ended) in items.iter().zip(remembered) {
             jobs.push(match ended {
-                None => Err("the history has forgotten it".to_owned()),
+                None => Err("the history no longer has this job".to_owned()),
                 Some(ended) if ended.parent.is_some() => {
-                    Err("it belonged to a flow: start the flow again".to_owned())
+                    Err("it belonged to a flow; add the whole flow again".to_owned())
                 }
                 Some(ended) => match self.data_of(&item.key).await? {
                     Ok(data) => {
@@ -127,14 +134,14 @@ impl BulkJobs {
     }
 
     /// Reads a job's data. The inner error says why it is not known.
-    async fn data_of(&self, job: &JobKey) -> Result<Result<String, String>, BulkError> {
+    pub(super) async fn data_of(&self, job: &JobKey) -> Result<Result<String, String>, BulkError> {
         let rows = self
             .store
             .bodies(&job.prefix, &job.queue, &job.id, MOST_BODIES)
             .await?;
         let is_its = |row: &BodyRow| u64::try_from(row.job_created_ms) == Ok(job.created_ms);
         let Some(row) = rows.into_iter().find(is_its) else {
-            return Ok(Err("the history has not kept its data".into()));
+            return Ok(Err("the history has no data of this job".into()));
         };
         let started = row.started.try_into().unwrap_or(0);
         match self.bodies.open(job, started, &row.sealed()).await {
@@ -186,53 +193,5 @@ fn remembered_job(item: &Chosen, ended: Ended, data: String) -> NewJob {
     NewJob {
         trace,
         ..NewJob::new(item.key.queue.clone(), ended.name, data)
-    }
-}
-
-/// The schemas that active plugins declare for job data.
-pub(super) struct Schemas(HashMap<(QueueName, String), Schema>);
-
-impl Schemas {
-    pub(super) fn of(runtime: &Runtime, items: &[Chosen]) -> Self {
-        let mut schemas = HashMap::new();
-        let mut queues: Vec<&QueueName> = items.iter().map(|item| &item.key.queue).collect();
-        queues.sort();
-        queues.dedup();
-        for queue in queues {
-            let Some(owner) = runtime.registry().owner_of(queue) else {
-                continue;
-            };
-            for job in owner
-                .manifest()
-                .queue(queue)
-                .into_iter()
-                .flat_map(|queue| &queue.jobs)
-            {
-                // Valid: it was checked when the plugin was staged.
-                let schema = job
-                    .schema
-                    .as_ref()
-                    .and_then(|schema| block_in_place(|| Schema::new(schema)).ok());
-                schemas.extend(schema.map(|schema| ((queue.clone(), job.name.clone()), schema)));
-            }
-        }
-        Self(schemas)
-    }
-
-    /// Why the data does not fit the job's schema. The error names places, never values.
-    pub(super) fn check(&self, queue: &QueueName, name: &str, data: &str) -> Result<(), String> {
-        let Some(schema) = self.0.get(&(queue.clone(), name.to_owned())) else {
-            return Ok(());
-        };
-        let data: serde_json::Value =
-            serde_json::from_str(data).map_err(|_| "its data is not JSON".to_owned())?;
-        block_in_place(|| schema.fits(&data, Values::Withheld, MAX_VIOLATIONS)).map_err(
-            |violations| {
-                format!(
-                    "its data would not fit the plugin's schema: {}",
-                    violations.join("; ")
-                )
-            },
-        )
     }
 }

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use patchbay_queue::MAX_DATA_BYTES;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
@@ -11,12 +12,23 @@ use serde_json::value::RawValue;
 /// No real job has deeper data.
 const MAX_DEPTH: usize = 32;
 
+/// What is done to the data of each job, in this order.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Edits {
     /// Paths and their new values. Missing objects on the way are made.
     pub set: Vec<(Path, Box<RawValue>)>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub replace: Vec<Replacement>,
     /// Paths that are removed where they exist.
     pub unset: Vec<Path>,
+}
+
+/// The edits of an operation in its row. A host of a version that knows no replacements must not
+/// read the others without them: such edits stand where that host finds nothing, and it ends the
+/// operation as failed before any job is changed.
+#[derive(Serialize, Deserialize)]
+struct Row<E> {
+    edits: Option<E>,
 }
 
 /// A place in a document: `lead.id`, or, for names that contain dots, the JSON Pointer `/lead/id`.
@@ -36,7 +48,7 @@ impl FromStr for Path {
         };
         if parts.iter().any(String::is_empty) || parts.len() > MAX_DEPTH || text.contains('\0') {
             return Err(format!(
-                "{text:?} is no path: write lead.id or /lead/id, at most {MAX_DEPTH} deep"
+                "{text:?} is not a path. Write lead.id or /lead/id, with at most {MAX_DEPTH} names"
             ));
         }
         Ok(Self(parts))
@@ -51,15 +63,66 @@ impl fmt::Display for Path {
     }
 }
 
+impl Path {
+    /// As an operator writes it: `lead.id`, or a JSON Pointer where that could mean something else.
+    pub(super) fn written(&self) -> String {
+        match self.0.iter().any(|part| part.contains(['.', '/'])) {
+            true => self.to_string(),
+            false => self.0.join("."),
+        }
+    }
+
+    /// The value at this place.
+    pub(super) fn value_in(&self, data: &str) -> Option<Box<RawValue>> {
+        let mut value: Box<RawValue> = serde_json::from_str(data).ok()?;
+        for part in &self.0 {
+            value = member(&value, part)?;
+        }
+        Some(value)
+    }
+}
+
+/// The paths of edits by kind, for the record of the action.
+#[derive(Debug, Default)]
+pub struct Paths {
+    pub set: Vec<String>,
+    pub replace: Vec<String>,
+    pub unset: Vec<String>,
+}
+
 impl Edits {
-    /// The paths that are set and unset, for the record of the action. Values may be personal, so
-    /// they are left out.
-    pub fn paths(&self) -> (Vec<String>, Vec<String>) {
-        let set = self.set.iter().map(|(path, _)| path.to_string());
-        (
-            set.collect(),
-            self.unset.iter().map(ToString::to_string).collect(),
-        )
+    /// Values may be personal, so they are left out.
+    pub fn paths(&self) -> Paths {
+        Paths {
+            set: self.set.iter().map(|(path, _)| path.to_string()).collect(),
+            replace: self.replace.iter().map(|it| it.path.to_string()).collect(),
+            unset: self.unset.iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    /// Every path that may change, once.
+    pub(super) fn touched(&self) -> Vec<&Path> {
+        let set = self.set.iter().map(|(path, _)| path);
+        let replaced = self.replace.iter().map(|it| &it.path);
+        let mut touched: Vec<&Path> = Vec::new();
+        for path in set.chain(replaced).chain(&self.unset) {
+            if !touched.contains(&path) {
+                touched.push(path);
+            }
+        }
+        touched
+    }
+
+    pub fn to_row(&self) -> Result<String, serde_json::Error> {
+        match self.replace.is_empty() {
+            true => serde_json::to_string(self),
+            false => serde_json::to_string(&Row { edits: Some(self) }),
+        }
+    }
+
+    pub fn of_row(text: &str) -> Result<Self, serde_json::Error> {
+        let row: Row<Self> = serde_json::from_str(text)?;
+        row.edits.map_or_else(|| serde_json::from_str(text), Ok)
     }
 
     /// Returns the changed document. The error says why it cannot be changed.
@@ -67,9 +130,11 @@ impl Edits {
         let mut data: Box<RawValue> =
             serde_json::from_str(data).map_err(|_| "its data is not JSON".to_owned())?;
         for (path, value) in &self.set {
-            data = changed(&data, &path.0, Some(value))
-                .ok_or_else(|| format!("its data has no place for {path}"))?;
+            data = changed(&data, &path.0, Some(value)).ok_or_else(|| {
+                format!("its data has no object or list in which {path} can be set")
+            })?;
         }
+        data = self.replaced(data)?;
         for path in &self.unset {
             // A path that does not exist needs no removal.
             if let Some(without) = changed(&data, &path.0, None) {
@@ -78,6 +143,118 @@ impl Edits {
         }
         Ok(data.get().to_owned())
     }
+}
+
+impl Edits {
+    /// Fails when none of the replacements finds anything.
+    fn replaced(&self, mut data: Box<RawValue>) -> Result<Box<RawValue>, String> {
+        let (mut has_replaced, mut reasons) = (self.replace.is_empty(), Vec::new());
+        for replacement in &self.replace {
+            match replacement.apply(&data) {
+                Ok(new) => {
+                    data = new;
+                    has_replaced = true;
+                }
+                Err(Unreplaced::Nothing(reason)) => reasons.push(reason),
+                Err(Unreplaced::TooLarge) => {
+                    return Err(format!(
+                        "its data would be larger than {MAX_DATA_BYTES} bytes"
+                    ));
+                }
+            }
+        }
+        match has_replaced {
+            true => Ok(data),
+            false => Err(reasons.join("; ")),
+        }
+    }
+}
+
+/// Replaces all occurrences of a text within a text, or within each text of a list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Replacement {
+    pub path: Path,
+    /// Not empty.
+    pub find: String,
+    pub with: String,
+}
+
+enum Unreplaced {
+    /// Why nothing was replaced. Only the path is named: the texts may be personal.
+    Nothing(String),
+    TooLarge,
+}
+
+impl Replacement {
+    fn apply(&self, data: &RawValue) -> Result<Box<RawValue>, Unreplaced> {
+        let path = &self.path;
+        let nothing = |reason: &str| Unreplaced::Nothing(format!("{reason} at {path}"));
+        let old = path
+            .value_in(data.get())
+            .ok_or_else(|| nothing("its data has no text"))?;
+        let mut left = MAX_DATA_BYTES;
+        let new = match serde_json::from_str::<Vec<Box<RawValue>>>(old.get()) {
+            Ok(items) => self.in_list(items, &mut left)?,
+            Err(_) => {
+                let text = text_of(&old).ok_or_else(|| nothing("its data has no text"))?;
+                self.in_text(&text, &mut left)?
+            }
+        };
+        let new = new.ok_or_else(|| nothing("its data has nothing to replace"))?;
+        let data =
+            changed(data, &path.0, Some(&new)).ok_or_else(|| nothing("its data has no text"))?;
+        match data.get().len() > MAX_DATA_BYTES {
+            true => Err(Unreplaced::TooLarge),
+            false => Ok(data),
+        }
+    }
+
+    fn in_list(
+        &self,
+        mut items: Vec<Box<RawValue>>,
+        left: &mut usize,
+    ) -> Result<Option<Box<RawValue>>, Unreplaced> {
+        let mut has_replaced = false;
+        for item in &mut items {
+            let Some(text) = text_of(item) else { continue };
+            if let Some(new) = self.in_text(&text, left)? {
+                *item = new;
+                has_replaced = true;
+            }
+        }
+        Ok(has_replaced
+            .then(|| serde_json::value::to_raw_value(&items).ok())
+            .flatten())
+    }
+
+    /// `left`: bytes that may still be made. A short text can become gigabytes, so they are counted
+    /// before they are made.
+    fn in_text(&self, text: &str, left: &mut usize) -> Result<Option<Box<RawValue>>, Unreplaced> {
+        let found = text.matches(&self.find).count();
+        if found == 0 {
+            return Ok(None);
+        }
+        let length = text.len() - found * self.find.len();
+        let length = length.saturating_add(found.saturating_mul(self.with.len()));
+        *left = left.checked_sub(length).ok_or(Unreplaced::TooLarge)?;
+        let new = text.replace(&self.find, &self.with);
+        Ok(serde_json::value::to_raw_value(&new).ok())
+    }
+}
+
+fn text_of(value: &RawValue) -> Option<String> {
+    serde_json::from_str(value.get()).ok()
+}
+
+/// A member of an object, or an item of a list.
+fn member(value: &RawValue, name: &str) -> Option<Box<RawValue>> {
+    if let Ok(Members(members)) = serde_json::from_str(value.get()) {
+        let found = members.into_iter().find(|(known, _)| known == name);
+        return found.map(|(_, value)| value);
+    }
+    let mut items: Vec<Box<RawValue>> = serde_json::from_str(value.get()).ok()?;
+    let place = name.parse::<usize>().ok()?;
+    (place < items.len()).then(|| items.swap_remove(place))
 }
 
 /// `None` when the path leads through a value that has no members.
@@ -158,9 +335,126 @@ mod tests {
         let unset = unset.iter().map(|path| path.parse().expect("a path"));
         Edits {
             set: set.collect(),
+            replace: Vec::new(),
             unset: unset.collect(),
         }
         .apply(data)
+    }
+
+    fn replacing(edits: &[(&str, &str, &str)]) -> Edits {
+        let replace = edits.iter().map(|(path, find, with)| Replacement {
+            path: path.parse().expect("a path"),
+            find: (*find).to_owned(),
+            with: (*with).to_owned(),
+        });
+        Edits {
+            replace: replace.collect(),
+            ..Edits::default()
+        }
+    }
+
+    #[test]
+    fn a_text_is_replaced_within_a_text_and_within_each_text_of_a_list() {
+        let data = r#"{"n":1.10,"to":"x at example.com, y at example.com","cc":["z at b", 7, "é@c", " at at "]}"#;
+        let edits = replacing(&[("to", " at ", "@"), ("cc", " at ", "@"), ("gone", "a", "b")]);
+        assert_eq!(
+            edits.apply(data),
+            Ok(
+                r#"{"n":1.10,"to":"x@example.com, y@example.com","cc":["z@b",7,"é@c","@at "]}"#
+                    .into()
+            )
+        );
+        let edits = replacing(&[("lead.0", "\"", ""), ("lead.0", "b", "\\")]);
+        assert_eq!(
+            edits.apply(r#"{"lead":["a\"b"]}"#),
+            Ok(r#"{"lead":["a\\"]}"#.into())
+        );
+    }
+
+    #[test]
+    fn a_job_in_which_nothing_is_replaced_stays_as_it_is_with_the_reason() {
+        for (data, path, reason) in [
+            (
+                r#"{"to":"a@b"}"#,
+                "to",
+                "its data has nothing to replace at /to",
+            ),
+            (
+                r#"{"to":["a@b"]}"#,
+                "to",
+                "its data has nothing to replace at /to",
+            ),
+            (r#"{"to":7}"#, "to", "its data has no text at /to"),
+            (
+                r#"{"to":{"a":" at "}}"#,
+                "to",
+                "its data has no text at /to",
+            ),
+            (r#"{"cc":" at "}"#, "to", "its data has no text at /to"),
+            ("{", "to", "its data is not JSON"),
+        ] {
+            assert_eq!(
+                replacing(&[(path, " at ", "@")]).apply(data),
+                Err(reason.into()),
+                "{data}"
+            );
+        }
+    }
+
+    #[test]
+    fn data_that_would_become_too_large_is_never_made() {
+        let with = "x".repeat(64 << 10);
+        let letters = "a".repeat(100_000);
+        let document = format!(r#"{{"a":"{letters}","b":["{letters}","{letters}"]}}"#);
+        for path in ["a", "b"] {
+            let reason = replacing(&[(path, "a", &with)]).apply(&document);
+            assert!(reason.is_err_and(|reason| reason.contains("larger than 1048576 bytes")));
+        }
+    }
+
+    #[test]
+    fn a_row_keeps_the_edits_and_a_host_without_replacements_cannot_read_it_in_part() {
+        #[derive(Deserialize)]
+        #[allow(dead_code, reason = "read as the version before reads it")]
+        struct Before {
+            set: Vec<(Path, Box<RawValue>)>,
+            unset: Vec<Path>,
+        }
+        let old = r#"{"set":[[["n"],1.10]],"unset":[["a","b"]]}"#;
+        let edits = Edits::of_row(old).expect("a row of the version before");
+        assert_eq!(edits.to_row().expect("JSON"), old);
+        let edits = Edits {
+            replace: replacing(&[("to", " at ", "@")]).replace,
+            ..edits
+        };
+        let row = edits.to_row().expect("JSON");
+        let read = Edits::of_row(&row).expect("a row");
+        assert_eq!((read.replace, read.set[0].1.get()), (edits.replace, "1.10"));
+        assert!(serde_json::from_str::<Before>(old).is_ok());
+        assert!(serde_json::from_str::<Before>(&row).is_err());
+    }
+
+    #[test]
+    fn touched_paths_are_named_once_as_they_are_written() {
+        let edits = Edits {
+            set: vec![("/a.b/c".parse().expect("a path"), text("1"))],
+            ..replacing(&[("lead.to", "a", "b"), ("/lead/to", "c", "d")])
+        };
+        let touched: Vec<String> = edits.touched().iter().map(|path| path.written()).collect();
+        assert_eq!(touched, ["/a.b/c", "lead.to"]);
+        let value = |path: &str, data: &str| {
+            let path: Path = path.parse().expect("a path");
+            path.value_in(data).map(|value| value.get().to_owned())
+        };
+        assert_eq!(
+            value("a.1.b", r#"{"a":[0,{"b": 1.10}]}"#).as_deref(),
+            Some("1.10")
+        );
+        assert_eq!(value("a.2", r#"{"a":[0,1]}"#), None);
+    }
+
+    fn text(json: &str) -> Box<RawValue> {
+        serde_json::from_str(json).expect("JSON")
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod apply;
 mod edit;
 mod operations;
 mod plan;
+mod preview;
 mod selection;
 
 use std::borrow::Cow;
@@ -17,15 +18,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use apply::Schemas;
 use async_trait::async_trait;
 use chrono::Utc;
 use parking_lot::Mutex;
-use patchbay_api::bulk::{BulkKind, BulkPreview, BulkSample, BulkSource};
+use patchbay_api::bulk::BulkKind;
 use patchbay_model::job::{JobKey, JobState};
-use patchbay_model::redaction::Mask;
 use patchbay_queue::{Broker, Chosen, JobResult, QueueError, Removed};
-use patchbay_runtime::Runtime;
 use patchbay_store::{
     BulkItem, BulkOutcome, BulkRow, LeaderTask, Leadership, NewBulkItem, Store, StoreError,
 };
@@ -35,11 +33,13 @@ use tokio::sync::Notify;
 use tracing::{error, info};
 
 use crate::Parts;
+use crate::declared_jobs::DeclaredJobs;
 use crate::history::SealedBodies;
 use crate::leader::{Led, LedTask, Next};
 use crate::service::Service;
 pub use operations::BulkOperations;
 pub use plan::{Plan, plan_of};
+pub use preview::Show;
 
 /// Jobs per batch: a crash repeats the look at so many, and a cancellation is heard as soon.
 const BATCH: i64 = 100;
@@ -55,15 +55,8 @@ const SLOW: Duration = Duration::from_millis(25);
 /// Until it is asked again; at most so often, since an operation must end one day.
 const WHILE_SLOW: Duration = Duration::from_millis(250);
 const MOST_WAITS: usize = 8;
-/// How long a dry run counts: somebody waits for it. The history has too many to be counted to the
-/// end anyway.
-const COUNT_HISTORY_FOR: Duration = Duration::from_millis(800);
-const COUNT_LIVE_FOR: Duration = Duration::from_secs(8);
 /// What becomes of an item.
 const RESULTS: [&str; 3] = ["done", "skipped", "failed"];
-/// Jobs shown by a dry run.
-const SAMPLE: usize = 5;
-
 /// Why an operation does not go on.
 #[derive(Debug, thiserror::Error)]
 pub enum BulkError {
@@ -89,21 +82,11 @@ impl BulkError {
     }
 }
 
-/// What a preview shows of its jobs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Show {
-    NoData,
-    /// Without what is hidden.
-    Data,
-    /// What is hidden, too; to be recorded.
-    Everything,
-}
-
 /// The bulk operations of the fleet.
 pub struct BulkJobs {
     store: Store,
     queues: Broker,
-    runtime: Arc<Runtime>,
+    declared: Arc<DeclaredJobs>,
     bodies: Arc<SealedBodies>,
     redactions: Arc<Redactions>,
     wake: Notify,
@@ -149,10 +132,10 @@ impl LedTask for Runner {
 }
 
 impl BulkJobs {
-    pub fn new(
+    pub(crate) fn new(
         store: Store,
         queues: Broker,
-        runtime: Arc<Runtime>,
+        declared: Arc<DeclaredJobs>,
         bodies: Arc<SealedBodies>,
         redactions: Arc<Redactions>,
     ) -> Arc<Self> {
@@ -164,7 +147,7 @@ impl BulkJobs {
         Arc::new(Self {
             store,
             queues,
-            runtime,
+            declared,
             bodies,
             redactions,
             wake: Notify::new(),
@@ -186,93 +169,6 @@ impl BulkJobs {
             .collect()
     }
 
-    /// Counts what is meant, and shows some of it. Changes nothing.
-    pub async fn preview(&self, plan: &Plan, show: Show) -> Result<BulkPreview, BulkError> {
-        let chooser = Chooser {
-            store: &self.store,
-            queues: &self.queues,
-            plan,
-        };
-        let began = Instant::now();
-        let count_for = match plan.source {
-            BulkSource::History => COUNT_HISTORY_FOR,
-            BulkSource::Live => COUNT_LIVE_FOR,
-        };
-        let mut place = Some(chooser.begin().await?);
-        let mut preview = BulkPreview {
-            matched: 0,
-            complete: true,
-            sample: Vec::new(),
-        };
-        while let Some(here) = place {
-            let (candidates, next) = chooser.page(here).await?;
-            preview.matched += candidates.len() as u64;
-            let some = candidates.into_iter().take(SAMPLE - preview.sample.len());
-            for candidate in some {
-                preview
-                    .sample
-                    .push(self.sample(plan, candidate, show).await?);
-            }
-            preview.complete = next.is_none();
-            place = next.filter(|_| began.elapsed() < count_for);
-        }
-        Ok(preview)
-    }
-
-    async fn sample(
-        &self,
-        plan: &Plan,
-        candidate: Candidate,
-        show: Show,
-    ) -> Result<BulkSample, BulkError> {
-        let Candidate {
-            chosen,
-            name,
-            mut failure,
-            mut data,
-        } = candidate;
-        let redaction = self.redactions.of(&chosen.key.queue);
-        let children = self
-            .queues
-            .children_data(&chosen.key.queue, &[chosen.key.id.as_str()])
-            .await?
-            .concat();
-        // Also those of the data before it is edited.
-        let mut hidden = self.redactions.values(&children);
-        hidden.extend(data.iter().flat_map(|data| redaction.values(data)));
-        let mut refused = None;
-        if let (Some(edits), Some(old)) = (&plan.edits, &data) {
-            let schemas = Schemas::of(&self.runtime, std::slice::from_ref(&chosen));
-            let edited = edits
-                .apply(old)
-                .and_then(|new| schemas.check(&chosen.key.queue, &name, &new).map(|()| new));
-            match edited {
-                Ok(new) => data = Some(new),
-                Err(reason) => refused = Some(reason),
-            }
-        }
-        if show != Show::Everything {
-            Mask::new(hidden.clone()).hide(&mut failure);
-            data = data.map(|data| {
-                redaction
-                    .data_with_others(&data, hidden)
-                    .0
-                    .text
-                    .into_owned()
-            });
-        }
-        Ok(BulkSample {
-            queue: chosen.key.queue.to_string(),
-            id: chosen.key.id.to_string(),
-            name,
-            state: chosen.state.to_string(),
-            failure,
-            finished_on: chosen.finished_on,
-            refused,
-            data: data.filter(|_| show != Show::NoData),
-        })
-    }
-
     /// A step of each operation.
     async fn round(&self, lead: &mut Leadership<'_>) -> Result<(), BulkError> {
         for row in lead.active_bulks(self.queues.prefix()).await? {
@@ -282,7 +178,7 @@ impl BulkJobs {
                 Ok(()) => {}
                 Err(error) if error.passes() => return Err(error),
                 Err(error) => {
-                    error!(bulk = row.id, %error, "a bulk operation cannot go on");
+                    error!(bulk = row.id, %error, "a bulk operation has failed and does not continue");
                     lead.end_bulk(row.id, "failed", Some(&error.to_string()))
                         .await?;
                 }
@@ -465,7 +361,7 @@ fn readable(prefix: &str, items: Vec<BulkItem>) -> (Vec<(Chosen, Option<f64>)>, 
             Some(readable) => chosen.push(readable),
             None => unreadable.push(outcome(
                 item.n,
-                JobResult::Failed("its name cannot be read".into()),
+                JobResult::Failed("its queue or id cannot be read".into()),
                 ["", ""],
             )),
         }

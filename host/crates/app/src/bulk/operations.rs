@@ -14,6 +14,7 @@ use patchbay_queue::Broker;
 use patchbay_store::{BulkRow, NewBulk, Store};
 use serde_json::{Value, json};
 
+use super::edit::{Edits, Paths};
 use super::{BulkJobs, Plan, Show, plan_of};
 use crate::actions::{Actions, Caller};
 use crate::error::Error;
@@ -103,13 +104,12 @@ impl BulkOperations {
         plan: &Plan,
         request: &BulkRequest,
     ) -> Result<BulkPreview, Error> {
-        let show = match (request.with_data, request.reveal) {
-            (false, _) => Show::NoData,
-            (true, false) => Show::Data,
-            (true, true) => Show::Everything,
+        let show = Show {
+            data: request.with_data,
+            hidden_values: request.reveal,
         };
         let preview = async { Ok::<_, Error>(self.bulks.preview(plan, show).await?) };
-        if show != Show::Everything {
+        if !show.hidden_values {
             return preview.await;
         }
         let named = |preview: &BulkPreview| {
@@ -162,7 +162,7 @@ impl BulkOperations {
         let state = which.state.as_deref();
         if state.is_some_and(|state| !ITEM_STATES.contains(&state)) {
             return Err(Error::invalid(format!(
-                "state: one of {}",
+                "state: must be one of {}",
                 ITEM_STATES.join(", ")
             )));
         }
@@ -193,7 +193,7 @@ impl BulkOperations {
         ResumeBulk { first }: ResumeBulk,
     ) -> Result<Bulk, Error> {
         if first == Some(0) {
-            return Err(Error::invalid("first: at least one"));
+            return Err(Error::invalid("first: must be 1 or more"));
         }
         let act = async {
             let row = self
@@ -240,7 +240,7 @@ impl BulkOperations {
         let edits = plan
             .edits
             .as_ref()
-            .map(serde_json::to_string)
+            .map(Edits::to_row)
             .transpose()
             .map_err(|_| Error::internal())?;
         Ok(NewBulk {
@@ -296,14 +296,14 @@ impl BulkOperations {
 
 /// What is recorded of the request, without values that may be personal.
 fn details(plan: &Plan, request: &BulkRequest) -> Value {
-    let (set, unset) = plan
-        .edits
-        .as_ref()
-        .map(|edits| edits.paths())
-        .unwrap_or_default();
+    let Paths {
+        set,
+        replace,
+        unset,
+    } = plan.edits.as_ref().map(Edits::paths).unwrap_or_default();
     json!({
-        "filter": plan.filter.without_data(), "state": plan.state, "source": plan.source, "key": plan.key, "set": set, "unset": unset,
-        "first": request.first, "reason": request.reason,
+        "filter": plan.filter.without_data(), "state": plan.state, "source": plan.source, "key": plan.key, "set": set,
+        "replace": replace, "unset": unset, "first": request.first, "reason": request.reason,
     })
 }
 
@@ -312,10 +312,10 @@ fn details(plan: &Plan, request: &BulkRequest) -> Value {
 fn page_of(cursor: Option<String>, limit: Option<u16>) -> Result<(Option<i64>, usize), Error> {
     let limit = limit.unwrap_or(DEFAULT_LIMIT);
     if !(1..=MAX_LIMIT).contains(&limit) {
-        return Err(Error::invalid(format!("limit: 1 to {MAX_LIMIT}")));
+        return Err(Error::invalid(format!("limit: must be 1 to {MAX_LIMIT}")));
     }
     let unknown =
-        |_| Error::invalid("unknown cursor: take `nextCursor` of the page before, or none");
+        |_| Error::invalid("cursor: unknown. Use `nextCursor` of the page before, or leave it out");
     Ok((
         cursor
             .map(|cursor| cursor.parse())

@@ -1,13 +1,13 @@
 //! Turns a request for a bulk operation into a plan, and refuses requests that make no sense.
 
-use patchbay_api::bulk::{BulkIdentity, BulkKind, BulkRequest, BulkSource};
+use patchbay_api::bulk::{BulkIdentity, BulkKind, BulkReplacement, BulkRequest, BulkSource};
 use patchbay_model::DataPath;
 use patchbay_model::filter::Filter;
 use patchbay_model::job::JobState;
 use patchbay_model::redaction::{REDACTED, mark_in};
 use patchbay_store::BulkRow;
 
-use super::edit::{Edits, Path};
+use super::edit::{Edits, Path, Replacement};
 
 /// Most paths that one operation changes: each needs another parse of every job's data.
 const MAX_EDITS: usize = 32;
@@ -30,15 +30,20 @@ pub struct Plan {
 pub fn plan_of(request: &BulkRequest) -> Result<Plan, String> {
     match (request.filter.is_everything(), request.everything) {
         (true, false) => {
-            return Err("an empty filter means every job of every queue: name a queue, a code, a dead letter …, or \
-                 say that everything is meant (everything: true, --everything)"
+            return Err("The filter is empty, so every job of every queue would match. Name a queue, an error code or a \
+                 dead letter, or confirm it with --everything (in the API: \"everything\": true)"
                 .into());
         }
-        (false, true) => return Err("either a filter or everything, not both".into()),
+        (false, true) => return Err("Give either a filter or everything, not both".into()),
         _ => {}
     }
-    if request.reveal && !(request.dry_run && request.with_data) {
-        return Err("reveal: it is for dryRun with withData".into());
+    let shows_values = request.with_data || request.kind == BulkKind::EditAndRetry;
+    if request.reveal && !(request.dry_run && shows_values) {
+        return Err(
+            "reveal: only in a preview that shows values, so with dryRun and withData (--dry-run --with-data), \
+             or with dryRun of an edit"
+                .into(),
+        );
     }
     for (path, _) in &request.filter.data {
         path.parse::<DataPath>()
@@ -56,7 +61,7 @@ pub fn plan_of(request: &BulkRequest) -> Result<Plan, String> {
     };
     plan.check()?;
     if request.first == Some(0) {
-        return Err("first: at least one".into());
+        return Err("first: must be 1 or more".into());
     }
     if request
         .reason
@@ -64,7 +69,7 @@ pub fn plan_of(request: &BulkRequest) -> Result<Plan, String> {
         .is_some_and(|reason| reason.chars().count() > MAX_REASON || reason.contains('\0'))
     {
         return Err(format!(
-            "reason: at most {MAX_REASON} characters, without NUL"
+            "reason: must have at most {MAX_REASON} characters, and no NUL character"
         ));
     }
     Ok(plan)
@@ -72,20 +77,24 @@ pub fn plan_of(request: &BulkRequest) -> Result<Plan, String> {
 
 fn edits_of(request: &BulkRequest) -> Result<Option<Edits>, String> {
     let is_edit = request.kind == BulkKind::EditAndRetry;
-    match (is_edit, request.set.is_empty() && request.unset.is_empty()) {
-        (false, true) => return Ok(None),
-        (false, false) => return Err("set and unset are for edit-and-retry".into()),
-        (true, true) => {
+    let count = request.set.len() + request.replace.len() + request.unset.len();
+    match (is_edit, count) {
+        (false, 0) => return Ok(None),
+        (false, _) => {
+            return Err("set, replace and unset are only for edit-and-retry".into());
+        }
+        (true, 0) => {
             return Err(
-                "nothing to edit: set a value (set, --set) or take one out (unset, --unset)".into(),
+                "Nothing to edit. Set a value (--set), replace a part of a text (--replace) or remove a value (--unset)"
+                    .into(),
             );
         }
-        (true, false) => {}
-    }
-    if request.set.len() + request.unset.len() > MAX_EDITS {
-        return Err(format!(
-            "at most {MAX_EDITS} paths are set or unset at once"
-        ));
+        (true, 1..=MAX_EDITS) => {}
+        (true, _) => {
+            return Err(format!(
+                "{count} edits are too many: at most {MAX_EDITS} paths can be set, replaced or removed at once"
+            ));
+        }
     }
     let mut edits = Edits::default();
     for (path, value) in &request.set {
@@ -95,20 +104,51 @@ fn edits_of(request: &BulkRequest) -> Result<Option<Edits>, String> {
             || serde_json::from_str::<serde_json::Value>(value.get()).is_err()
         {
             return Err(format!(
-                "{path}: a value has at most {MAX_VALUE_BYTES} bytes and nests less than 128 levels"
+                "{path}: a value must have at most {MAX_VALUE_BYTES} bytes and fewer than 128 levels"
             ));
         }
         if let Some(place) = mark_in(value.get()) {
-            return Err(format!(
-                "{path}{place}: {REDACTED} stands for a value that was hidden; name the value"
-            ));
+            return Err(hidden(&format!("{path}{place}")));
         }
         edits.set.push((path.parse::<Path>()?, value.clone()));
+    }
+    for replacement in &request.replace {
+        edits.replace.push(replacement_of(replacement)?);
     }
     for path in &request.unset {
         edits.unset.push(path.parse()?);
     }
     Ok(Some(edits))
+}
+
+fn replacement_of(request: &BulkReplacement) -> Result<Replacement, String> {
+    let BulkReplacement { path, find, with } = request;
+    if find.is_empty() {
+        return Err(format!(
+            "{path}: the text to find must not be empty. To set the whole value, use --set"
+        ));
+    }
+    for text in [find, with] {
+        if text.len() > MAX_VALUE_BYTES {
+            return Err(format!(
+                "{path}: a text to find or to put in must have at most {MAX_VALUE_BYTES} bytes"
+            ));
+        }
+        if text.contains(REDACTED) {
+            return Err(hidden(path));
+        }
+    }
+    Ok(Replacement {
+        path: path.parse()?,
+        find: find.clone(),
+        with: with.clone(),
+    })
+}
+
+fn hidden(place: &str) -> String {
+    format!(
+        "{place}: {REDACTED} stands for a value that was hidden from you. Write the value itself"
+    )
 }
 
 impl Plan {
@@ -123,14 +163,14 @@ impl Plan {
         if !states.contains(&state) {
             let names: Vec<String> = states.iter().map(ToString::to_string).collect();
             return Err(format!(
-                "state: {kind} is for jobs that are {}, not {state}",
+                "state: {kind} works on jobs that are {}, not {state}",
                 names.join(", ")
             ));
         }
         if state == Waiting && asks_history(&self.filter) {
             return Err(
-                "waiting jobs are chosen by queue, job, name, text, data, platform, correlation-id and times: what \
-                 tells more about a job is known once it has run"
+                "Waiting jobs can be filtered by queue, job, name, text, data, platform, correlation-id, from and to only. \
+                 The other keys are known only after a job has run"
                     .into(),
             );
         }
@@ -140,17 +180,23 @@ impl Plan {
                 false
             }
             (BulkKind::Remove | BulkKind::EditAndRetry, BulkSource::History) => {
-                return Err(format!("source: {kind} is for jobs that Redis has"));
+                return Err(format!(
+                    "source: {kind} works only on jobs that are in Redis (source live), not on the history"
+                ));
             }
         };
         match (adds, self.key) {
             (true, None) => Err(format!(
-                "key: {kind} adds jobs anew, so say who they are. keep (--keep-key): the same jobs as before, so that outside effects \
-                 that they have had (a mail, a message) are not repeated; new (--new-key): other jobs, which do everything again"
+                "key: {kind} adds new jobs, so choose their idempotency key. --keep-key (\"keep\"): the key of the old job, so that \
+                 outside effects which it already had (a mail, a message) are not repeated. --new-key (\"new\"): another key, so that \
+                 everything is done again"
             )),
-            (false, Some(_)) => Err(format!("key: {kind} of jobs that Redis has leaves them who they are")),
+            (false, Some(_)) => Err(format!(
+                "key: leave it out. Jobs that are in Redis keep their id and idempotency key in {kind}"
+            )),
             (true, Some(BulkIdentity::Keep)) if self.source == BulkSource::Live => {
-                Err("key: jobs that Redis has are enqueued again as new ones only; to run the same ones again: retry"
+                Err("key: jobs that are in Redis can be enqueued again only with a new key (--new-key). To run the same jobs again, \
+                     use patchbay bulk retry"
                     .into())
             }
             _ => Ok(()),
@@ -160,7 +206,7 @@ impl Plan {
     /// Reads a plan from its row.
     pub(super) fn of(row: &BulkRow) -> Result<Self, String> {
         let unreadable =
-            |error: serde_json::Error| format!("the operation cannot be read: {error}");
+            |error: serde_json::Error| format!("the stored operation cannot be read: {error}");
         let word = |text: &str| serde_json::Value::from(text);
         Ok(Self {
             kind: serde_json::from_value(word(&row.kind)).map_err(unreadable)?,
@@ -176,7 +222,7 @@ impl Plan {
             edits: row
                 .edits
                 .as_deref()
-                .map(serde_json::from_str)
+                .map(Edits::of_row)
                 .transpose()
                 .map_err(unreadable)?,
         })
@@ -220,7 +266,7 @@ mod tests {
             ),
             (
                 serde_json::json!({ "kind": "retry", "filter": some, "key": "new" }),
-                "leaves them who they are",
+                "keep their id",
             ),
             (
                 serde_json::json!({ "kind": "enqueue-again", "filter": some }),
@@ -232,7 +278,7 @@ mod tests {
             ),
             (
                 serde_json::json!({ "kind": "remove", "filter": some, "source": "history" }),
-                "Redis has",
+                "in Redis",
             ),
             (
                 serde_json::json!({ "kind": "edit-and-retry", "filter": some }),
@@ -247,6 +293,36 @@ mod tests {
                 "path",
             ),
             (
+                serde_json::json!({ "kind": "retry", "filter": some, "replace": [{ "path": "to", "find": "a", "with": "" }] }),
+                "edit-and-retry",
+            ),
+            (
+                serde_json::json!({ "kind": "edit-and-retry", "filter": some, "replace": [{ "path": "to", "find": "", "with": "a" }] }),
+                "must not be empty",
+            ),
+            (
+                serde_json::json!({ "kind": "edit-and-retry", "filter": some, "replace": [{ "path": "..", "find": "a", "with": "" }] }),
+                "is not a path",
+            ),
+            (
+                serde_json::json!({ "kind": "edit-and-retry", "filter": some,
+                    "replace": [{ "path": "to", "find": "a", "with": "x".repeat(MAX_VALUE_BYTES + 1) }] }),
+                "at most 65536 bytes",
+            ),
+            (
+                serde_json::json!({ "kind": "edit-and-retry", "filter": some, "replace": [{ "path": "to", "find": "[redacted]", "with": "" }] }),
+                "hidden from you",
+            ),
+            (
+                serde_json::json!({ "kind": "edit-and-retry", "filter": some,
+                    "replace": vec![serde_json::json!({ "path": "to", "find": "a", "with": "" }); 33] }),
+                "33 edits are too many",
+            ),
+            (
+                serde_json::json!({ "kind": "retry", "filter": some, "dryRun": true, "reveal": true }),
+                "withData",
+            ),
+            (
                 serde_json::json!({ "kind": "retry", "filter": some, "first": 0 }),
                 "first",
             ),
@@ -256,7 +332,7 @@ mod tests {
             ),
             (
                 serde_json::json!({ "kind": "remove", "filter": { "dead-letter": "1" }, "state": "waiting" }),
-                "once it has run",
+                "after a job has run",
             ),
         ] {
             let why = refused(request.clone());

@@ -42,7 +42,7 @@ pub(super) struct Candidate {
     pub(super) chosen: Chosen,
     pub(super) name: String,
     pub(super) failure: Option<String>,
-    /// `None` when only the history has the job.
+    /// `None` when the history selected the job. It is read where it is shown.
     pub(super) data: Option<String>,
 }
 
@@ -153,7 +153,7 @@ impl Chooser<'_> {
             terms: &terms,
         };
         let unknown =
-            |_| BulkError::Stuck("the place where choosing had got to cannot be read".into());
+            |_| BulkError::Stuck("the stored position of the selection cannot be read".into());
         let after = cursor
             .map(|cursor| cursor.parse().map_err(unknown))
             .transpose()?;
@@ -229,7 +229,7 @@ impl Chooser<'_> {
         let mut terms = Vec::with_capacity(filter.data.len());
         for (path, value) in &filter.data {
             let path: DataPath = path.parse().map_err(|error| {
-                BulkError::Stuck(format!("data.{path} is no path of job data: {error}"))
+                BulkError::Stuck(format!("data.{path} is not a path of job data: {error}"))
             })?;
             terms.push(self.store.term_key().await?.term(&path, value));
         }

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::Jobs;
 use crate::actions::Caller;
+use crate::declared_jobs::{Forcing, is_forced, with_forced};
 use crate::enqueue_span;
 use crate::error::Error;
 use crate::reveal::refuse_mark;
@@ -23,9 +24,11 @@ impl Jobs {
             true => self.catalog.check_new_name(&queue).await?,
             false => self.catalog.refuse_unknown(&queue).await?,
         }
-        let details = json!({ "name": body.name });
+        let (details, force) = (json!({ "name": body.name }), body.force);
         let (span, trace) = enqueue_span::begin(&self.traces, &queue, who.trace.clone());
         let job = new_job(body, queue.clone(), trace)?;
+        let checked = self.declared.check(&queue, &job.name, &job.data);
+        let details = with_forced(details, is_forced(checked, force, Forcing::Add)?);
         let act = async {
             let ids = enqueue_span::end(span, self.broker.add(vec![job]).await)?;
             let id = ids.into_iter().next().ok_or_else(Error::internal)?;
@@ -49,6 +52,7 @@ struct KeepBody {
 
 /// Makes the job for this queue. Its values are checked when it is added.
 pub(crate) fn new_job(body: AddJob, queue: QueueName, trace: Trace) -> Result<NewJob, Error> {
+    check_name(&body.name)?;
     if let Some(data) = &body.data {
         refuse_mark("data", data.get())?;
     }
@@ -88,6 +92,14 @@ pub(crate) fn new_job(body: AddJob, queue: QueueName, trace: Trace) -> Result<Ne
             .transpose()?,
         trace,
     })
+}
+
+/// The record of actions, which is in Postgres, could not hold a NUL.
+pub(crate) fn check_name(name: &str) -> Result<(), Error> {
+    match name.contains('\0') {
+        true => Err(Error::invalid("name: a job's name has no NUL character")),
+        false => Ok(()),
+    }
 }
 
 fn keep(name: &str, wish: Value) -> Result<Keep, Error> {

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use super::Jobs;
 use crate::actions::Caller;
+use crate::declared_jobs::{Forcing, is_forced, with_forced};
 use crate::error::Error;
 use crate::reveal::refuse_mark;
 
@@ -60,11 +61,20 @@ impl Jobs {
         who: &Caller,
         job: &JobPath,
         data: &RawValue,
+        force: bool,
     ) -> Result<(), Error> {
         let (queue, id) = self.named(job).await?;
         refuse_mark("the data", data.get())?;
+        let checked = match self.broker.job(&queue, &id).await? {
+            Some(job) => self.declared.check_data(&queue, &job.name, data.get()),
+            // The change is refused, since there is no such job.
+            None => Ok(()),
+        };
         // Data may be personal: the record says that it was changed, not to what.
-        let details = json!({ "bytes": data.get().len() });
+        let details = with_forced(
+            json!({ "bytes": data.get().len() }),
+            is_forced(checked, force, Forcing::SetData)?,
+        );
         let act = self.broker.set_data(&queue, &id, data.get());
         self.change::<JobsSetData>(who, &queue, &id, details, act)
             .await

@@ -23,8 +23,9 @@ use patchbay_store::{JobAction, Store};
 use patchbay_telemetry::traces::Traces;
 use serde_json::{Value, json};
 
-pub(crate) use self::add::new_job;
+pub(crate) use self::add::{check_name, new_job};
 use crate::actions::{Actions, Caller};
+use crate::declared_jobs::DeclaredJobs;
 use crate::error::Error;
 use crate::history::views::attempt_view;
 use crate::plugins::Plugins;
@@ -46,6 +47,7 @@ pub struct Jobs {
     actions: Actions,
     catalog: Catalog,
     traces: Traces,
+    declared: Arc<DeclaredJobs>,
 }
 
 impl Jobs {
@@ -61,6 +63,7 @@ impl Jobs {
                 Arc::clone(&parts.plugins),
             ),
             traces: parts.traces.clone(),
+            declared: Arc::clone(&parts.declared_jobs),
         }
     }
 

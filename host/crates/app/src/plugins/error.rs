@@ -2,9 +2,11 @@
 
 use patchbay_model::PluginName;
 use patchbay_model::grant::Ask;
+use patchbay_model::json_schema::Violations;
 use patchbay_model::signature::Untrusted;
 use patchbay_runtime::{LoadError, Rejection, RuntimeError};
 use patchbay_store::{RoleError, StoreError};
+use serde_json::json;
 
 /// Why an operation on plugins did not happen. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
@@ -28,8 +30,18 @@ pub enum PluginError {
         plugin: PluginName,
         missing: Vec<Ask>,
     },
-    #[error("settings do not fit the plugin's schema")]
-    Settings(Vec<String>),
+    /// Settings that were to be stored.
+    #[error("The settings do not fit the schema of plugin {plugin}: {violations}")]
+    Settings {
+        plugin: PluginName,
+        violations: Violations,
+    },
+    /// The stored settings do not fit the revision that was to be activated.
+    #[error("The stored settings do not fit the schema of this revision of {plugin}: {violations}")]
+    StoredSettings {
+        plugin: PluginName,
+        violations: Violations,
+    },
     /// The sandbox itself failed.
     #[error("the sandbox failed")]
     Runtime(#[source] RuntimeError),
@@ -88,12 +100,21 @@ impl From<PluginError> for crate::Error {
                 Self::new(crate::error::Kind::Conflict, "not-granted", message)
                     .with_details(serde_json::json!({ "missing": missing }))
             }
-            PluginError::Settings(violations) => {
+            PluginError::Settings { ref violations, .. } => {
                 let message = format!(
-                    "settings do not fit the plugin's schema: {}",
-                    violations.join("; ")
+                    "{error}. Nothing was changed. Fix them; there is no --force for settings, because a revision whose settings do not \
+                     fit cannot be activated or rolled back to"
                 );
-                Self::invalid(message).with_details(violations.into())
+                Self::does_not_fit(message, json!({ "violations": violations.listed }))
+            }
+            PluginError::StoredSettings {
+                ref plugin,
+                ref violations,
+            } => {
+                let message = format!(
+                    "{error}. Nothing was activated. Fix them: patchbay plugin settings set {plugin} NAME=VALUE"
+                );
+                Self::does_not_fit(message, json!({ "violations": violations.listed }))
             }
             PluginError::Runtime(error) => {
                 crate::error::log_chain(&error);

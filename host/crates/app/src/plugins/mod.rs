@@ -361,10 +361,12 @@ impl Plugins {
         let row =
             row.ok_or_else(|| PluginError::NotFound(format!("no plugin is called {plugin}")))?;
         let manifest = conflicts::manifest_of(row)?;
-        let violations = block_in_place(|| settings::violations(&manifest, value));
-        if !violations.is_empty() {
-            return Err(PluginError::Settings(violations));
-        }
+        block_in_place(|| settings::check(&manifest, value)).map_err(|violations| {
+            PluginError::Settings {
+                plugin: plugin.clone(),
+                violations,
+            }
+        })?;
         self.store.set_settings(plugin, value, actor).await?;
         self.take_effect().await
     }
@@ -520,12 +522,12 @@ impl Plugins {
     ) -> Result<(), PluginError> {
         let stored = self.store.settings(plugin).await?;
         let settings = Value::Object(self.settings.effective(manifest, &stored));
-        let violations = block_in_place(|| settings::violations(manifest, &settings));
-        if violations.is_empty() {
-            Ok(())
-        } else {
-            Err(PluginError::Settings(violations))
-        }
+        block_in_place(|| settings::check(manifest, &settings)).map_err(|violations| {
+            PluginError::StoredSettings {
+                plugin: plugin.clone(),
+                violations,
+            }
+        })
     }
 }
 

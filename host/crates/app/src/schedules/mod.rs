@@ -21,7 +21,9 @@ use serde_json::{Value, json};
 
 use self::view::{time, to_view};
 use crate::actions::{Actions, Caller};
+use crate::declared_jobs::{DeclaredJobs, Forcing, is_forced, with_forced};
 use crate::error::{Error, Kind};
+use crate::jobs::check_name;
 use crate::plugins::Plugins;
 use crate::queues::Catalog;
 use crate::scheduling::{Reconciler, rhythm, spec, word};
@@ -39,6 +41,7 @@ pub struct Schedules {
     actions: Actions,
     catalog: Catalog,
     traces: Traces,
+    declared: Arc<DeclaredJobs>,
 }
 
 impl Schedules {
@@ -55,6 +58,7 @@ impl Schedules {
                 Arc::clone(&parts.plugins),
             ),
             traces: parts.traces.clone(),
+            declared: Arc::clone(&parts.declared_jobs),
         }
     }
 
@@ -165,12 +169,13 @@ impl Schedules {
             missed: word(wanted.missed.unwrap_or_default()).to_owned(),
             description: wanted.description.unwrap_or_default(),
         };
-        self.check(&fields).await?;
+        let queue = self.check(&fields).await?;
+        let is_forced = self.is_forced(&queue, &fields, wanted.force)?;
         let act = async {
             self.store.create_schedule(&fields, &who.actor).await?;
             self.in_place(&fields.id).await
         };
-        let details = json!({ "queue": fields.queue });
+        let details = with_forced(json!({ "queue": fields.queue }), is_forced);
         self.actions
             .record_as::<SchedulesCreate, _>(who, fields.id.as_str(), details, act, to_record)
             .await
@@ -195,6 +200,9 @@ impl Schedules {
             (Some(ms), cron) => (Some(milliseconds(ms)?), cron, change.tz),
             (None, Some(cron)) => (None, Some(cron), change.tz.or(row.tz)),
         };
+        // Another time does not ask again about jobs that are made already.
+        let makes_other_jobs =
+            change.queue.is_some() || change.name.is_some() || change.data.is_some();
         let fields = ScheduleFields {
             id: id.clone(),
             queue: change.queue.unwrap_or(row.queue),
@@ -208,13 +216,15 @@ impl Schedules {
                 .map_or(row.missed, |missed| word(missed).to_owned()),
             description: change.description.unwrap_or(row.description),
         };
-        self.check(&fields).await?;
+        let queue = self.check(&fields).await?;
+        let is_forced = makes_other_jobs && self.is_forced(&queue, &fields, change.force)?;
+        let details = with_forced(json!({}), is_forced);
         let act = async {
             self.store.change_schedule(&fields, &who.actor).await?;
             self.in_place(&id).await
         };
         self.actions
-            .record_as::<SchedulesChange, _>(who, id.as_str(), json!({}), act, to_record)
+            .record_as::<SchedulesChange, _>(who, id.as_str(), details, act, to_record)
             .await
     }
 
@@ -251,7 +261,8 @@ impl Schedules {
             .await
     }
 
-    /// Adds the job of a schedule now, in addition to its ticks.
+    /// Adds the job of a schedule now, in addition to its ticks. It is not checked, as the jobs of
+    /// the ticks are not: the schedule was.
     pub async fn run(&self, who: &Caller, id: &str) -> Result<ScheduledJob, Error> {
         let id: ScheduleId = id.parse()?;
         let row = self.store.schedule(&id).await?;
@@ -285,14 +296,15 @@ impl Schedules {
     }
 
     /// Checks that it ticks at least once more, that its queue exists, and that its jobs could be
-    /// added.
-    async fn check(&self, fields: &ScheduleFields) -> Result<(), Error> {
+    /// added. Returns the queue.
+    async fn check(&self, fields: &ScheduleFields) -> Result<QueueName, Error> {
+        check_name(&fields.name)?;
         reveal::refuse_mark("data", &fields.data)?;
         let queue = self.catalog.known(&fields.queue).await?;
         // Each tick adds such a job.
         let now_ms = self.broker.now_ms();
         check_job(
-            &NewJob::new(queue, fields.name.as_str(), fields.data.as_str()),
+            &NewJob::new(queue.clone(), fields.name.as_str(), fields.data.as_str()),
             now_ms,
         )?;
         let every = fields.every_ms.and_then(|ms| u64::try_from(ms).ok());
@@ -304,7 +316,18 @@ impl Schedules {
         )
         .and_then(|rhythm| rhythm.preview(&fields.id, now_ms, 1))
         .map_err(|error| Error::invalid(error.to_string()))?;
-        Ok(())
+        Ok(queue)
+    }
+
+    /// Whether its jobs are made although they do not fit what the plugin of the queue declares.
+    fn is_forced(
+        &self,
+        queue: &QueueName,
+        fields: &ScheduleFields,
+        force: bool,
+    ) -> Result<bool, Error> {
+        let checked = self.declared.check(queue, &fields.name, &fields.data);
+        is_forced(checked, force, Forcing::Schedule)
     }
 
     /// Puts the change into effect before the caller gets its answer.

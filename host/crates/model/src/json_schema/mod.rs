@@ -8,14 +8,17 @@
 mod expansion;
 mod messages;
 mod places;
+mod violations;
 
 use std::thread;
 
+use jsonschema::error::ValidationErrorKind;
 use jsonschema::{PatternOptions, ValidationError, Validator};
 use parking_lot::Mutex;
 use serde_json::Value;
 
 use self::places::Places;
+pub use self::violations::{Violation, Violations};
 
 /// Largest schema. The schema of a trail is read for each entry.
 pub const MAX_BYTES: usize = 64 << 10;
@@ -84,34 +87,40 @@ impl Schema {
     }
 
     /// Validates a document. The error has up to `most` reasons, each with the path of its value.
-    pub fn fits(&self, document: &Value, values: Values, most: usize) -> Result<(), Vec<String>> {
+    pub fn fits(&self, document: &Value, values: Values, most: usize) -> Result<(), Violations> {
         let checks = self.checks.saturating_mul(size(document));
         if checks > MAX_CHECKS {
-            return Err(vec![
-                "too large for this schema: it takes too many checks".into(),
-            ]);
+            return Err(Violations::whole(
+                "too large for this schema: it takes too many checks",
+            ));
         }
-        let told = |error: ValidationError| match values {
-            Values::Shown => format!("{}: {error}", error.instance_path()),
-            Values::Withheld => format!("{}: {}", error.instance_path(), error.masked()),
-        };
         on_a_deep_stack(|| {
             if self.validator.is_valid(document) {
                 return Ok(());
             }
             if checks > MAX_CHECKS_REPORTED {
-                return Err(vec![
-                    "does not fit, and is too large to say where: try it with less in it".into(),
-                ]);
+                return Err(Violations::whole(
+                    "does not fit, and is too large to say where: try it with less in it",
+                ));
             }
-            Err(self
-                .validator
-                .iter_errors(document)
-                .take(most)
-                .map(told)
-                .collect())
+            let violations = self.validator.iter_errors(document).map(|error| Violation {
+                path: error.instance_path().to_string(),
+                message: reason(&error, values),
+            });
+            Err(Violations::first(violations, most))
         })
-        .unwrap_or_else(|reason| Err(vec![reason]))
+        .unwrap_or_else(|reason| Err(Violations::whole(reason)))
+    }
+}
+
+fn reason(error: &ValidationError, values: Values) -> String {
+    match (values, error.kind()) {
+        (Values::Shown, _) => error.to_string(),
+        // The library masks values, but not the name of a property that does not fit.
+        (Values::Withheld, ValidationErrorKind::PropertyNames { error }) => {
+            format!("the name of a property does not fit: {}", error.masked())
+        }
+        (Values::Withheld, _) => error.masked().to_string(),
     }
 }
 

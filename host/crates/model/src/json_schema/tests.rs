@@ -191,8 +191,9 @@ fn large_documents_end_and_patterns_take_linear_time() {
     let why = |items| {
         schema
             .fits(&document(items), Values::Withheld, 5)
-            .expect_err("no variant")[0]
-            .clone()
+            .expect_err("no variant")
+            .listed[0]
+            .to_string()
     };
     assert!(why(10).starts_with("/0: "), "{}", why(10));
     assert!(
@@ -319,6 +320,33 @@ fn the_name_of_a_schema_does_not_change_what_its_references_mean() {
     assert_eq!(schema.fits(&json!("text"), Values::Shown, 1), Ok(()));
     assert_eq!(
         schema.fits(&json!(5), Values::Shown, 1),
-        Err(vec![": 5 is not of type \"string\"".to_owned()])
+        Err(Violations::whole("5 is not of type \"string\""))
+    );
+}
+
+#[test]
+fn violations_are_listed_by_path_and_say_that_there_are_more() {
+    let schema = json!({
+        "type": "object", "required": ["to"], "propertyNames": { "maxLength": 9 },
+        "additionalProperties": { "type": "integer" },
+    });
+    let schema = Schema::new(&schema).expect("a schema");
+    let told = |document: Value, most| {
+        let violations = schema.fits(&document, Values::Withheld, most);
+        violations.expect_err("it does not fit").to_string()
+    };
+    assert_eq!(
+        told(json!({ "b": "secret", "a": "secret" }), 5),
+        "\"to\" is a required property; /a: value is not of type \"integer\"; /b: value is not of type \"integer\""
+    );
+    let few = told(json!({ "to": 1, "b": "secret", "a": "secret" }), 1);
+    assert!(
+        few.ends_with("(the first violation; there are more)"),
+        "{few}"
+    );
+    let name = told(json!({ "to": 1, "asha@example.com": 1 }), 5);
+    assert!(
+        name.contains("name of a property") && !name.contains("asha"),
+        "{name}"
     );
 }

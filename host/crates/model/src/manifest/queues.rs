@@ -47,7 +47,8 @@ pub struct QueueSpec {
     /// Paths of job data and results whose values the history keeps, but never shows.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub redact: Vec<DataPath>,
-    /// What its jobs look like, for documentation and for `job add`.
+    /// Its jobs. Once there is one, operators add jobs of other names only by force; jobs of plugins
+    /// and of BullMQ's clients are not checked.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub jobs: Vec<JobSpec>,
 }
