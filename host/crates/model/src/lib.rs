@@ -55,6 +55,7 @@ pub mod shell;
 pub mod signature;
 pub mod sql;
 mod trace_parent;
+pub mod words;
 
 pub use data_path::DataPath;
 pub use id::{

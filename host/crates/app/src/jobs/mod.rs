@@ -4,6 +4,7 @@ mod add;
 mod change;
 mod life;
 mod search;
+mod steps;
 mod timeline;
 
 use std::sync::Arc;
