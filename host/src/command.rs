@@ -19,7 +19,7 @@ use patchbay_telemetry::redact_own;
 use serde_json::json;
 
 use crate::boot::Host;
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigEntry, ConfigError};
 use crate::dev_state::DevState;
 use crate::{dev, doctor, incident};
 
@@ -292,8 +292,7 @@ async fn run(cli: Cli, output: Output) -> anyhow::Result<ExitCode> {
         Command::Migrate { check } => return migrate(config()?, check, output).await,
         Command::Doctor => return doctor::run(cli.config.as_deref(), output).await,
         Command::Config => {
-            let (config, problems) = Config::read_process(cli.config.as_deref());
-            let entries = config.entries();
+            let (entries, problems) = shown_configuration(cli.config.as_deref());
             let rows = entries.iter().map(|key| {
                 let value = key.value.clone().unwrap_or_else(|| "-".into());
                 vec![
@@ -335,6 +334,34 @@ async fn run(cli: Cli, output: Output) -> anyhow::Result<ExitCode> {
         Command::Compile { .. } => {}
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Every key, and what is wrong: of the host of `patchbay dev` that runs here, unless a file is
+/// named; else of this process.
+fn shown_configuration(file: Option<&Path>) -> (Vec<ConfigEntry>, Vec<String>) {
+    let dev = DevState::running().filter(|dev| file.is_none() && !dev.given.is_empty());
+    let Some(dev) = dev else {
+        let (config, problems) = Config::read_process(file);
+        return (config.entries().into_iter().cloned().collect(), problems);
+    };
+    eprintln!(
+        "The configuration of `patchbay dev`, which runs in {}:",
+        dev.dir.display()
+    );
+    let variables = dev.inherited.iter().chain(&dev.given);
+    let variables = variables
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect();
+    let (config, problems) = Config::read_as_started(dev.config_file, &variables);
+    let named = |entry: &ConfigEntry| {
+        let mut entry = entry.clone();
+        let by_dev = |source: &String| dev.given.contains_key(source);
+        if entry.source.as_ref().is_some_and(by_dev) {
+            entry.source = Some("patchbay dev".to_owned());
+        }
+        entry
+    };
+    (config.entries().into_iter().map(named).collect(), problems)
 }
 
 async fn migrate(config: Config, check: bool, output: Output) -> anyhow::Result<ExitCode> {

@@ -27,6 +27,12 @@ pub(crate) struct DevState {
     /// Values that its host gets besides the environment: where Postgres, Redis and mail are.
     #[serde(default)]
     pub(crate) given: BTreeMap<String, String>,
+    /// Configuration variables of the environment in which its host was started.
+    #[serde(default)]
+    pub(crate) inherited: BTreeMap<String, String>,
+    /// The configuration file of its host.
+    #[serde(default)]
+    pub(crate) config_file: Option<PathBuf>,
 }
 
 impl DevState {
@@ -46,6 +52,8 @@ impl DevState {
             redis_port: None,
             mail_dir: dir.join("mail"),
             given: BTreeMap::new(),
+            inherited: BTreeMap::new(),
+            config_file: None,
             dir,
         };
         state.save()?;
@@ -64,6 +72,22 @@ impl DevState {
             std::fs::TryLockError::Error(error) => error.into(),
         })?;
         Ok(file)
+    }
+
+    /// The development host of this directory or a parent directory, while it runs.
+    pub(crate) fn running() -> Option<Self> {
+        Self::find().filter(Self::is_running)
+    }
+
+    /// Whether a process holds the lock that [`Self::lock`] takes.
+    fn is_running(&self) -> bool {
+        let lock = std::fs::File::open(self.dir.join("lock"));
+        lock.is_ok_and(|file| {
+            matches!(
+                file.try_lock_shared(),
+                Err(std::fs::TryLockError::WouldBlock)
+            )
+        })
     }
 
     fn read(dir: &Path) -> Option<Self> {
@@ -126,4 +150,23 @@ pub(crate) fn write_private(path: &Path, content: &[u8]) -> anyhow::Result<()> {
 
 fn random() -> String {
     hex::encode(rand::random::<[u8; 12]>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_of_the_version_before_is_read_and_only_a_held_lock_means_that_it_runs() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let old = r#"{"url":"http://127.0.0.1:1","user":"u","password":"p","service_password":"s","redis_port":null,"mail_dir":"m"}"#;
+        std::fs::write(dir.path().join("dev.json"), old).expect("written");
+        let state = DevState::open(dir.path()).expect("a state");
+        assert!(state.inherited.is_empty() && state.config_file.is_none());
+        assert!(!state.is_running());
+        let lock = state.lock().expect("the lock");
+        assert!(state.is_running());
+        drop(lock);
+        assert!(!state.is_running());
+    }
 }

@@ -208,6 +208,18 @@ async fn an_alert_is_told_once_by_every_channel_and_its_end_too() -> anyhow::Res
     receiver
         .until_told("idleQueue", &["firing", "recovered"])
         .await?;
+    let recovered = receiver
+        .messages("/webhook", 200)
+        .into_iter()
+        .find(|body| body["event"] == "recovered")
+        .context("the recovery")?;
+    assert!(recovered["lastedMs"].is_u64(), "{recovered}");
+    let told = recovered["reason"].as_str().unwrap_or_default();
+    assert!(
+        told.starts_with("idleQueue: recovered after ")
+            && told.contains("It was: 1 job waited, for "),
+        "{recovered}"
+    );
     until(SOON, "three mails", async || {
         Ok((world.mail.count() == 3).then_some(()))
     })
@@ -256,6 +268,8 @@ async fn an_alert_is_told_once_by_every_channel_and_its_end_too() -> anyhow::Res
         &["--json", "alert", "history", "--rule", "oldest-waiting"],
     )
     .await?;
+    assert_eq!(history[0]["lastedMs"], recovered["lastedMs"], "{history}");
+    assert!(history[1]["lastedMs"].is_null(), "{history}");
     let history: Vec<String> = history
         .as_array()
         .into_iter()
@@ -270,6 +284,106 @@ async fn an_alert_is_told_once_by_every_channel_and_its_end_too() -> anyhow::Res
             r#""idleQueue" "firing""#
         ]
     );
+    Ok(())
+}
+
+#[tokio::test]
+async fn when_nothing_fires_the_list_says_so_and_names_the_failures_of_the_last_hour()
+-> anyhow::Result<()> {
+    let (world, receiver) = (World::new().await?, Receiver::new().await?);
+    let host = host(&world, &receiver, &[]).await?;
+    let listed = async || -> anyhow::Result<String> {
+        Ok(String::from_utf8(
+            patchbay(&host, &["alert", "list"]).await?.stdout,
+        )?)
+    };
+    until(SOON, "that nothing fires", async || {
+        Ok((listed().await? == "No alert fires.\n").then_some(()))
+    })
+    .await?;
+    host.deploy("hostile", crate::harness::hostile_plugin()?)
+        .await?;
+    let id = host.add("hostileQueue", json!({ "name": "panic" })).await?;
+    host.job_in("hostileQueue", &id, "failed").await?;
+    until(SOON, "the failure in the history", async || {
+        let said = "No alert fires.\n1 job failed in the last hour in hostileQueue: patchbay dead-letter list\n";
+        Ok((listed().await? == said).then_some(()))
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_restart_of_the_plugin_does_not_reset_the_time_that_a_breaker_must_be_open()
+-> anyhow::Result<()> {
+    let (world, receiver) = (World::new().await?, Receiver::new().await?);
+    let upstream = Receiver::new().await?;
+    let host = host(&world, &receiver, &[]).await?;
+    // Long enough to stay pending throughout the test; its plugin may be away for a minute.
+    let hour = [
+        "--json",
+        "alert",
+        "rule",
+        "set",
+        "breaker-open",
+        "--for",
+        "1h",
+    ];
+    json_of(&host, &hour).await?;
+    let digest = host
+        .deploy("hostile", hostile_plugin_calling(upstream.address)?)
+        .await?;
+    upstream.status.store(500, Ordering::SeqCst);
+    for _ in 0..20 {
+        let job = json!({ "name": "upstream", "data": { "url": upstream.url("x") } });
+        host.add("hostileQueue", job).await?;
+    }
+    let pending = async || -> anyhow::Result<Option<Value>> {
+        let alerts = listed(&host).await?["alerts"].clone();
+        let all = alerts.as_array().into_iter().flatten();
+        let mut all = all.filter(|alert| alert["rule"] == "breaker-open");
+        Ok(all.next().cloned())
+    };
+    let held = async || -> anyhow::Result<(i64, i64)> {
+        let sql = "select held_ms, quiet_ms from patchbay.alerts where rule = 'breaker-open'";
+        let row: Option<(i64, i64)> = sqlx::query_as(sql)
+            .fetch_optional(&mut world.database().await?)
+            .await?;
+        Ok(row.unwrap_or_default())
+    };
+    until(SOON, "that it has held for a while", async || {
+        Ok((held().await?.0 > 300).then_some(()))
+    })
+    .await?;
+    let before = pending().await?.context("it is pending")?;
+    assert!(
+        before["reason"]
+            .as_str()
+            .is_some_and(|text| text.starts_with("hostile gets errors from http://127.0.0.1:")),
+        "{before}"
+    );
+    let plugin = "/api/admin/plugins/hostile";
+    let (status, answer) = host
+        .post(&format!("{plugin}/deactivate"), json!({}))
+        .await?;
+    ensure!(status == 200, "{answer}");
+    until(SOON, "a round that does not see it", async || {
+        Ok((held().await?.1 > 0).then_some(()))
+    })
+    .await?;
+    let (status, answer) = host
+        .post(&format!("{plugin}/activate"), json!({ "digest": digest }))
+        .await?;
+    ensure!(status == 200, "{answer}");
+    until(SOON, "a round that sees it again", async || {
+        Ok((held().await?.1 == 0).then_some(()))
+    })
+    .await?;
+    let after = pending().await?.context("it is pending still")?;
+    assert_eq!(
+        (&after["state"], &after["since"]),
+        (&json!("pending"), &before["since"])
+    );
+    assert!(held().await?.0 > 300, "the time that it had held counts on");
     Ok(())
 }
 

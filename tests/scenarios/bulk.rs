@@ -134,6 +134,20 @@ async fn removed_jobs_are_gone_and_come_back_as_they_were_within_the_hour() -> a
         "{undone}"
     );
     in_state(&world, "failed", 30).await?;
+    let steps: Vec<Value> = one_life(&host, &ids[7])
+        .await?
+        .into_iter()
+        .filter(|event| ["bulk", "undo"].contains(&event["kind"].as_str().unwrap_or_default()))
+        .map(|event| json!([event["kind"], event["state"], event["actor"], event["bulk"]]))
+        .collect();
+    assert_eq!(
+        steps,
+        [
+            json!(["bulk", "done", "operator", bulk]),
+            json!(["undo", "restored", "operator", bulk])
+        ],
+        "the removal and its undoing are steps of their own"
+    );
     assert_eq!(
         host.job_in(QUEUE, &ids[7], "failed").await?["job"],
         before,

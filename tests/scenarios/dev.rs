@@ -131,6 +131,18 @@ async fn a_whole_installation_starts_from_nothing_catches_a_mail_and_stops() -> 
         "{findings}"
     );
 
+    let keys = json_of(&dir, &["config"]).await?;
+    let of = |name: &str| {
+        let mut keys = keys.as_array().into_iter().flatten();
+        keys.find(|key| key["key"] == name).cloned()
+    };
+    let redis = of("redis.url").context("a key")?;
+    assert_eq!(
+        (&redis["value"], &redis["source"]),
+        (&Value::from("(set)"), &Value::from("patchbay dev")),
+        "the configuration of the host that runs here: {redis}"
+    );
+
     let second = start_dev(&dir)?.wait_with_output().await?;
     assert!(!second.status.success(), "two would share their servers");
     json_of(&dir, &["plugin", "list"])
@@ -166,7 +178,54 @@ async fn a_whole_installation_starts_from_nothing_catches_a_mail_and_stops() -> 
     let _already = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let health = reqwest::get(health).await?.text().await?;
     assert!(health.contains("of-the-file"), "{health}");
+    std::fs::create_dir_all(dir.join("below"))?;
+    let keys = json_of(&dir.join("below"), &["config"]).await?;
+    assert!(
+        keys.to_string().contains("of-the-file"),
+        "also in a folder below, where the file is not: {keys}"
+    );
     interrupt(again).await?;
+    let keys = json_of(&dir.join("below"), &["config"]).await?;
+    assert!(
+        !keys.to_string().contains("patchbay dev\""),
+        "it does not run any more: {keys}"
+    );
+    forget(&dir);
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_the_environment_overrides_and_a_plugin_that_is_not_loaded_are_told()
+-> anyhow::Result<()> {
+    let home = tempfile::tempdir()?;
+    let dir = home.path().canonicalize()?;
+    let redis = crate::redis_server::RedisServer::start_new(&dir).await?;
+    let plugin = dir.join("plugins/unbuilt");
+    std::fs::create_dir_all(&plugin)?;
+    std::fs::write(plugin.join("plugin.toml"), "name = \"unbuilt\"\n")?;
+    let broken = dir.join("plugins/broken/dist");
+    std::fs::create_dir_all(&broken)?;
+    std::fs::write(broken.join("broken.wasm"), "no component")?;
+    let mut dev = patchbay(&dir)
+        .arg("dev")
+        .env("REDIS_URL", &redis.url)
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let welcome = up(&mut dev).await?;
+    assert!(
+        welcome.contains("REDIS_URL is set: dev uses redis://")
+            && welcome.contains("instead of a private Redis"),
+        "{welcome}"
+    );
+    for part in [
+        "NOT LOADED  plugins/unbuilt: it is not built",
+        "patchbay plugin build plugins/unbuilt",
+        "NOT LOADED  plugins/broken/dist/broken.wasm: ",
+        "patchbay plugin push plugins/broken/dist/broken.wasm --activate --grant",
+    ] {
+        assert!(welcome.contains(part), "{part}: {welcome}");
+    }
+    interrupt(dev).await?;
     forget(&dir);
     Ok(())
 }

@@ -364,7 +364,7 @@ async fn jobs_that_node_names_oddly_run_are_recorded_and_are_reached_by_every_co
             anyhow::ensure!(status == 200, "{answer}");
             in_state(host, QUEUE, id, "failed", 2).await?;
             let timeline = said(host, &["job", "timeline", "--", QUEUE, id]).await?;
-            anyhow::ensure!(timeline.contains("job.retry by operator"), "{timeline}");
+            anyhow::ensure!(timeline.contains("retried by operator"), "{timeline}");
             said(host, &["job", "remove", "--", QUEUE, id]).await?;
             let (status, _) = host.get(&job_path(QUEUE, id, "")).await?;
             anyhow::ensure!(status == 404, "{id:?} is still there");

@@ -11,14 +11,26 @@ use crate::harness::{Host, World, full_length, hostile_plugin, hostile_plugin_wi
 const QUEUE: &str = "hostileQueue";
 
 impl Host {
-    /// Codes of the reasons why the queue does not move.
-    async fn why(&self, queue: &str) -> anyhow::Result<Vec<String>> {
+    /// The reasons why the queue does not move.
+    async fn reasons(&self, queue: &str) -> anyhow::Result<Vec<Value>> {
         let (status, answer) = self.get(&format!("/api/admin/queues/{queue}/why")).await?;
         anyhow::ensure!(status == 200, "{answer}");
-        let reasons = answer["data"].as_array().context("reasons")?;
-        Ok(reasons
-            .iter()
+        Ok(answer["data"].as_array().context("reasons")?.clone())
+    }
+
+    /// The reason with this code.
+    async fn reason(&self, queue: &str, code: &str) -> anyhow::Result<Value> {
+        let reasons = self.reasons(queue).await?;
+        let found = reasons.iter().find(|reason| reason["code"] == code);
+        Ok(found.with_context(|| format!("{reasons:?}"))?.clone())
+    }
+
+    /// Codes of the reasons, without what operators changed last.
+    async fn why(&self, queue: &str) -> anyhow::Result<Vec<String>> {
+        let codes = self.reasons(queue).await?.into_iter();
+        Ok(codes
             .filter_map(|reason| reason["code"].as_str().map(str::to_owned))
+            .filter(|code| code != "last-change")
             .collect())
     }
 
@@ -87,13 +99,107 @@ async fn why_tells_who_paused_a_queue_until_it_is_resumed() -> anyhow::Result<()
     host.post("/api/admin/plugins/hostile/deactivate", json!({}))
         .await?;
     until(Duration::from_secs(10), "no worker", async || {
-        Ok((host.why(QUEUE).await? == ["no-worker"]).then_some(()))
+        Ok((host.why(QUEUE).await? == ["plugin-deactivated"]).then_some(()))
     })
     .await?;
     assert_eq!(
         host.get("/api/admin/queues/emailQeue/why").await?.0,
         404,
         "a typo is no empty queue"
+    );
+    Ok(())
+}
+
+fn text<'a>(reason: &'a Value, name: &str) -> &'a str {
+    reason[name].as_str().unwrap_or_default()
+}
+
+#[tokio::test]
+async fn why_names_who_deactivated_the_plugin_and_the_command_that_undoes_it() -> anyhow::Result<()>
+{
+    let world = World::new().await?;
+    let host = world.host(&[]).await?;
+    let digest = host.deploy("hostile", hostile_plugin()?).await?;
+    let last = host.reason(QUEUE, "last-change").await?;
+    assert!(
+        text(&last, "message").contains("operator activated revision"),
+        "{last}"
+    );
+    host.post("/api/admin/plugins/hostile/deactivate", json!({}))
+        .await?;
+    host.add(QUEUE, json!({ "name": "noop" })).await?;
+    let reason = until(Duration::from_secs(10), "the reason", async || {
+        Ok(host.reason(QUEUE, "plugin-deactivated").await.ok())
+    })
+    .await?;
+    assert!(
+        text(&reason, "message").starts_with("Plugin hostile was deactivated by operator at 20"),
+        "{reason}"
+    );
+    assert_eq!(
+        text(&reason, "next"),
+        format!("patchbay plugin activate hostile {}", &digest[..12])
+    );
+    assert_eq!(host.why(QUEUE).await?, ["plugin-deactivated"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn why_names_a_revoked_grant_a_paused_schedule_and_failed_jobs_of_an_empty_queue()
+-> anyhow::Result<()> {
+    let (_world, host) = world_with_host(&[]).await?;
+    let revoke = json!({ "asks": ["secret TOKEN"] });
+    let (status, answer) = host
+        .post("/api/admin/plugins/hostile/revoke", revoke)
+        .await?;
+    assert_eq!(status, 200, "{answer}");
+    let missing = host.reason(QUEUE, "grant-missing").await?;
+    assert!(
+        text(&missing, "message").contains("\"secret TOKEN\", which operator revoked at 20"),
+        "{missing}"
+    );
+    assert_eq!(
+        text(&missing, "next"),
+        "patchbay plugin grant hostile 'secret TOKEN'"
+    );
+    let grant = json!({ "asks": ["secret TOKEN"] });
+    assert_eq!(
+        host.post("/api/admin/plugins/hostile/grant", grant)
+            .await?
+            .0,
+        200
+    );
+    assert_eq!(host.why(QUEUE).await?, ["empty"]);
+
+    let hourly = json!({ "id": "hourly", "queue": QUEUE, "name": "noop", "everyMs": 3_600_000 });
+    let (status, answer) = host.post("/api/admin/schedules", hourly).await?;
+    assert_eq!(status, 200, "{answer}");
+    host.post("/api/admin/schedules/hourly/pause", json!({}))
+        .await?;
+    let paused = host.reason(QUEUE, "schedule-paused").await?;
+    assert!(
+        text(&paused, "message").contains("paused by operator since 20"),
+        "{paused}"
+    );
+    assert_eq!(text(&paused, "next"), "patchbay schedule resume hourly");
+    let remove = host
+        .http
+        .delete(format!("{}/api/admin/schedules/hourly", host.url));
+    assert_eq!(host.request(remove).await?.0, 200);
+
+    let id = host.add(QUEUE, json!({ "name": "panic" })).await?;
+    host.job_in(QUEUE, &id, "failed").await?;
+    let failed = until(Duration::from_secs(20), "the history", async || {
+        Ok(host.reason(QUEUE, "failed-jobs").await.ok())
+    })
+    .await?;
+    assert_eq!(
+        text(&failed, "message"),
+        "Nothing waiting. 1 job failed in the last hour; Redis holds 1 failed job of this queue"
+    );
+    assert_eq!(
+        text(&failed, "next"),
+        "patchbay dead-letter list --queue hostileQueue"
     );
     Ok(())
 }

@@ -136,7 +136,7 @@ async fn runbook_a_finds_and_mends_what_it_says() -> anyhow::Result<()> {
         anyhow::ensure!(!steps.is_empty(), "section {letter} has commands");
         for step in steps {
             // The last step of C is for when Redis is back.
-            if letter == 'C' && step.shows("nothing waits") {
+            if letter == 'C' && step.shows("Nothing waiting") {
                 break;
             }
             step.run(&host, &[], &names).await?;

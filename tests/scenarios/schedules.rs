@@ -99,6 +99,33 @@ async fn a_schedule_is_made_changed_paused_run_and_removed() -> anyhow::Result<(
         "{changed}"
     );
     assert_eq!(changed["data"]["everyMs"], Value::Null);
+    assert!(
+        changed["data"]["nextAtLocal"]
+            .as_str()
+            .is_some_and(|at| at.ends_with("T23:59:00.000+05:30")),
+        "{changed}"
+    );
+    let ran = &changed["data"]["lastRun"];
+    assert!(
+        ran["jobId"]
+            .as_str()
+            .is_some_and(|id| id.starts_with("repeat:beat:"))
+            && ran["state"] == "completed"
+            && ran["finishedAt"].is_string(),
+        "{changed}"
+    );
+    let said = async |args: &[&str]| -> anyhow::Result<String> {
+        Ok(String::from_utf8(patchbay(&host, args).await?.stdout)?)
+    };
+    let shown = said(&["schedule", "show", "beat"]).await?;
+    for part in [
+        " 23:59 IST (18:29 UTC)",
+        "last run: 20",
+        ": completed",
+        "If missed: skipped. Created by: operator",
+    ] {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
 
     let (status, paused) = host
         .post("/api/admin/schedules/beat/pause", json!({}))
@@ -110,6 +137,17 @@ async fn a_schedule_is_made_changed_paused_run_and_removed() -> anyhow::Result<(
             &paused["data"]["nextAt"]
         ),
         (200, &json!("operator"), &Value::Null)
+    );
+    assert!(
+        host.schedule("beat").await?["next"].is_null(),
+        "a paused schedule has no ticks"
+    );
+    let shown = said(&["schedule", "show", "beat"]).await?;
+    assert!(
+        shown.contains("Paused by operator since 20")
+            && shown.contains("Resume with: patchbay schedule resume beat")
+            && !shown.contains("then:"),
+        "{shown}"
     );
     let (_, ran) = host
         .post("/api/admin/schedules/beat/run", json!({}))

@@ -785,7 +785,8 @@ async fn a_timeline_tells_a_jobs_life_from_its_request_to_its_removal() -> anyho
     for part in [
         "request: req-77",
         "attempt 1: failed, failed for good",
-        "job.retry by operator",
+        "retried by operator",
+        "attempt 2 (BullMQ's attempt 1): completed",
         "http GET 127.0.0.1",
     ] {
         assert!(text.contains(part), "{part:?} in {text}");

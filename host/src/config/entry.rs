@@ -4,7 +4,7 @@
 pub(super) const DEFAULT: &str = "default";
 
 /// A key with its present value, for `patchbay config`.
-#[derive(Debug, serde::Serialize)]
+#[derive(Debug, Clone, serde::Serialize)]
 pub struct ConfigEntry {
     /// Section and name.
     pub key: &'static str,

@@ -125,6 +125,11 @@ impl Config {
         usable(Self::read_process(file))
     }
 
+    /// The file that the host of `patchbay dev` reads.
+    pub(crate) fn file_of_dev(file: Option<&Path>) -> Option<PathBuf> {
+        found(file, &[HERE]).and_then(|file| std::path::absolute(file).ok())
+    }
+
     /// As [`Config::from_process`], plus the problems: for showing it, not for using it.
     pub fn read_process(file: Option<&Path>) -> (Self, Vec<String>) {
         Self::read_process_with(
@@ -143,6 +148,27 @@ impl Config {
             file,
             &environment().into_iter().chain(given).collect(),
         ))
+    }
+
+    /// The configuration that a host was started with, with the problems.
+    pub(crate) fn read_as_started(
+        file: Option<PathBuf>,
+        variables: &HashMap<String, String>,
+    ) -> (Self, Vec<String>) {
+        Self::read_process_with(file, variables)
+    }
+
+    /// Those of the variables that set a key.
+    pub(crate) fn variables(&self, env: &HashMap<String, String>) -> BTreeMap<String, String> {
+        let entries = self.entries();
+        let sets_a_key = |name: &str| {
+            let mut entries = entries.iter();
+            entries.any(|entry| entry.variable == name || entry.other_variables.contains(&name))
+        };
+        env.iter()
+            .filter(|(name, _)| sets_a_key(name))
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect()
     }
 
     /// As [`Config::of_dev`], but also returns the problems.

@@ -4,6 +4,7 @@
 //! plugins of a folder. All its data is in one directory; it stops everything that it has started.
 
 mod mail_catcher;
+mod overrides;
 mod postgres;
 mod redis;
 mod watch;
@@ -16,7 +17,8 @@ use std::time::Instant;
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use patchbay_api::plugins::SignedComponent;
-use patchbay_cli::{Client, Output};
+use patchbay_cli::{Client, Output, plain};
+use patchbay_model::shell::word;
 
 use crate::boot::Host;
 use crate::config::{self, Config};
@@ -76,12 +78,17 @@ pub(crate) fn run_mail(command: MailCommand, output: Output) -> anyhow::Result<(
 }
 
 pub(crate) async fn run(args: DevArgs, file: Option<&Path>) -> anyhow::Result<()> {
+    let environment = config::environment();
     // Problems are reported later, when the configuration is complete.
-    let (set, _) = Config::read_dev(file, &config::environment());
+    let (set, _) = Config::read_dev(file, &environment);
     let own_postgres = !set.database.url.is_set() && !set.database.host.is_set();
     let own_redis =
         !set.redis.url.is_set() && !set.redis.host.is_set() && !set.redis.sentinels.is_set();
     let own_mail = !set.mail.host.is_set() && !set.mail.username.is_set();
+
+    for line in overrides::told(&set) {
+        println!("{}", plain(&line));
+    }
 
     let mut missing = Vec::new();
     let postgres_bin = own_postgres
@@ -177,6 +184,8 @@ pub(crate) async fn run(args: DevArgs, file: Option<&Path>) -> anyhow::Result<()
             (state.user, state.password) = (user, password);
         }
         state.given = given;
+        state.inherited = set.variables(&environment);
+        state.config_file = Config::file_of_dev(file);
         state.save()?;
         let loaded = load_plugins(&args.plugins, &state).await;
         print_welcome(&state, catcher.as_ref(), &loaded);
@@ -241,24 +250,49 @@ fn reachable(mut address: std::net::SocketAddr) -> std::net::SocketAddr {
     address
 }
 
-/// Pushes and activates the newest packed file of each plugin folder; returns one line per plugin.
-async fn load_plugins(dir: &Path, state: &DevState) -> Vec<String> {
-    let folders = std::fs::read_dir(dir)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| entry.path().join("dist"));
-    let mut files: Vec<PathBuf> = folders.filter_map(|dist| newest_component(&dist)).collect();
-    files.sort();
-    let mut lines = Vec::new();
-    for file in files {
-        let line = match load_plugin(&file, state).await {
-            Ok(line) => line,
-            Err(error) => format!("{}: not loaded: {error:#}", file.display()),
+/// What became of the plugins of a folder, one text per plugin.
+#[derive(Debug, Default)]
+struct LoadedPlugins {
+    loaded: Vec<String>,
+    /// With the reason, and what to do.
+    not_loaded: Vec<String>,
+}
+
+/// Pushes and activates the newest packed file of each plugin folder.
+async fn load_plugins(dir: &Path, state: &DevState) -> LoadedPlugins {
+    let folders = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut folders: Vec<PathBuf> = folders.map(|entry| entry.path()).collect();
+    folders.sort();
+    let mut plugins = LoadedPlugins::default();
+    for folder in folders {
+        let Some(file) = newest_component(&folder.join("dist")) else {
+            if folder.join("plugin.toml").exists() {
+                plugins.not_loaded.push(not_built(&folder));
+            }
+            continue;
         };
-        lines.push(line);
+        match load_plugin(&file, state).await {
+            Ok(line) => plugins.loaded.push(line),
+            Err(error) => plugins.not_loaded.push(refused(&file, &error)),
+        }
     }
-    lines
+    plugins
+}
+
+fn not_built(folder: &Path) -> String {
+    let folder = folder.display().to_string();
+    let folder = word(&folder);
+    format!(
+        "{folder}: it is not built: there is no .wasm file in its folder dist. Build it with: patchbay plugin build {folder}"
+    )
+}
+
+fn refused(file: &Path, error: &anyhow::Error) -> String {
+    let file = file.display().to_string();
+    let file = word(&file);
+    format!(
+        "{file}: {error:#}. When that is mended: patchbay plugin push {file} --activate --grant"
+    )
 }
 
 fn newest_component(dist: &Path) -> Option<PathBuf> {
@@ -303,7 +337,7 @@ async fn load_plugin(file: &Path, state: &DevState) -> anyhow::Result<String> {
     ))
 }
 
-fn print_welcome(state: &DevState, mail: Option<&MailCatcher>, plugins: &[String]) {
+fn print_welcome(state: &DevState, mail: Option<&MailCatcher>, plugins: &LoadedPlugins) {
     let service = |variable| {
         state
             .given
@@ -327,16 +361,21 @@ fn print_welcome(state: &DevState, mail: Option<&MailCatcher>, plugins: &[String
             state.mail_dir.display()
         );
     }
-    match plugins {
-        [] => println!(
+    if plugins.loaded.is_empty() && plugins.not_loaded.is_empty() {
+        println!(
             "  plugins   none found; push one with: patchbay plugin push FILE --activate --grant"
-        ),
-        some => some.iter().for_each(|line| println!("  plugin    {line}")),
+        );
+    }
+    for line in &plugins.loaded {
+        println!("  plugin    {line}");
+    }
+    for line in &plugins.not_loaded {
+        println!("  NOT LOADED  {}", plain(line));
     }
     println!();
     println!("Try, in another terminal here:");
     let program = std::env::args().next().unwrap_or_else(|| "patchbay".into());
-    if plugins.iter().any(|line| line.starts_with("email ")) {
+    if plugins.loaded.iter().any(|line| line.starts_with("email ")) {
         println!(
             r#"  {program} job add emailQueue send '{{"to":"you@example.com","subject":"Hello","text":"It works"}}'"#
         );
@@ -344,4 +383,24 @@ fn print_welcome(state: &DevState, mail: Option<&MailCatcher>, plugins: &[String
     }
     println!("  {program} plugin list");
     println!("Ctrl-C stops everything.");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plugin_that_was_not_loaded_says_why_and_what_to_do() {
+        assert_eq!(
+            not_built(Path::new("my plugins/email")),
+            "'my plugins/email': it is not built: there is no .wasm file in its folder dist. Build it with: \
+             patchbay plugin build 'my plugins/email'"
+        );
+        let error = anyhow::anyhow!("its signature is missing");
+        assert_eq!(
+            refused(Path::new("email/dist/email.wasm"), &error),
+            "email/dist/email.wasm: its signature is missing. When that is mended: \
+             patchbay plugin push email/dist/email.wasm --activate --grant"
+        );
+    }
 }

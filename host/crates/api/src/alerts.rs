@@ -87,11 +87,24 @@ impl Severity {
 
 /// All open alerts and undelivered messages.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
 pub struct AlertOverview {
     /// Alerts that are pending or firing.
     pub alerts: Vec<Alert>,
     /// Messages that are not delivered yet, or were given up after a day.
     pub undelivered: Vec<UndeliveredMessage>,
+    /// Jobs that failed for good in the last hour and have not run since, by queue.
+    #[serde(default)]
+    pub failed_last_hour: Vec<FailedJobs>,
+}
+
+/// Jobs of a queue that failed for good.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct FailedJobs {
+    /// Name of the queue.
+    pub queue: String,
+    /// Number of jobs. Of all queues, at most the newest 10000 failures are counted.
+    pub jobs: i64,
 }
 
 /// An alert of one rule for one subject.
@@ -304,6 +317,9 @@ pub struct AlertEvent {
     pub reason: String,
     /// True if no message was sent because of a silence.
     pub silenced: bool,
+    /// How long the alert lasted, in milliseconds; only if it has recovered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lasted_ms: Option<i64>,
 }
 
 /// Result of a test message on one channel.

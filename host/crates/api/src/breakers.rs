@@ -39,11 +39,24 @@ pub struct BreakerView {
     pub since: Option<String>,
     /// While open: milliseconds until a trial call is let through. Absent if an operator opened it.
     pub probe_in_ms: Option<u64>,
+    /// While open: when a trial call is let through. Absent if an operator opened it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_try_at: Option<String>,
+    /// When it stopped letting calls through; trials that fail do not change it. Absent while it is
+    /// closed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub opened_at: Option<String>,
+    /// Number of milliseconds since `openedAt`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub open_for_ms: Option<u64>,
+    /// Number of failures that opened it. Absent while it is closed, and if an operator opened it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub opened_after: Option<u32>,
     /// The operator who opened it; only an operator can close it then.
     pub opened_by: Option<String>,
     /// The reason that the operator gave.
     pub reason: Option<String>,
-    /// Failures that count towards opening now.
+    /// Failures that count towards opening now; 0 while it is not closed.
     pub failures: u32,
     /// Number of failures that opens it.
     pub opens_at: u32,
@@ -72,7 +85,7 @@ impl BreakerView {
 pub struct BreakerOrder {
     /// Name of the plugin.
     pub plugin: String,
-    /// `scheme://host:port`, or a part of it that matches one host only.
+    /// `scheme://host:port`, or any part of it that matches one host only, in any letter case.
     pub host: String,
     /// Why, for the next operator and the audit trail: 1 to 500 characters.
     pub reason: String,

@@ -103,15 +103,45 @@ pub struct ScheduleView {
     pub updated_by: String,
     /// Time of the next tick; absent while paused or not yet in Redis.
     pub next_at: Option<String>,
+    /// `nextAt` by the clocks of `zone`, with their offset; only with a cron expression.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_at_local: Option<String>,
+    /// The newest job that a tick of it added and that has run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_run: Option<LastRun>,
     /// How long its tick has been overdue, in milliseconds.
     pub overdue_ms: Option<u64>,
     /// Effective time zone of the cron expression: its own or the default.
     pub zone: Option<String>,
     /// Why it has no ticks although it is not paused.
     pub trouble: Option<String>,
-    /// The next ticks; only when a single schedule is shown.
+    /// The next ticks; only when a single schedule is shown. Empty while it is paused.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub next: Vec<String>,
+    /// `next` by the clocks of `zone`, with their offset; only with a cron expression.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub next_local: Vec<String>,
+}
+
+/// The newest attempt of the newest job of a schedule that the history knows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LastRun {
+    /// Id of the job.
+    pub job_id: String,
+    /// When the attempt started.
+    pub at: DateTime<Utc>,
+    /// When the attempt ended.
+    pub finished_at: DateTime<Utc>,
+    /// What the job did then: `completed`, `skipped` (the tick was missed), `failed` (for good),
+    /// `retrying` or `deferred`.
+    pub state: String,
+    /// How the attempt ended: `completed`, `failed`, `trapped`, `deadline`, `memory-limit`,
+    /// `invalid-result` or `host-fault`.
+    pub outcome: String,
+    /// Code of the failure; absent if it completed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
 }
 
 /// A job scheduler or repeatable that a BullMQ client made.
@@ -128,6 +158,15 @@ pub struct ClientScheduler {
     pub next_time: Option<String>,
     /// Effective time zone of the cron expression: its own or the default.
     pub zone_in_force: Option<String>,
+    /// `nextTime` by the clocks of that zone, with their offset.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_at_local: Option<String>,
+    /// How long its tick has been overdue, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overdue_ms: Option<u64>,
+    /// The newest job that a tick of it added and that has run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_run: Option<LastRun>,
 }
 
 /// A schedule to create or change. In a change, absent fields stay as they are.

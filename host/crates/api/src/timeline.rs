@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use patchbay_model::attempt::OutsideCall;
-use serde::{Deserialize, Serialize};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use crate::answer::Data;
@@ -59,14 +61,36 @@ pub struct Life {
     pub state: Option<String>,
 }
 
-/// An event in the life of a job.
-#[derive(Debug, Serialize, Deserialize, ToSchema)]
+/// An event in the life of a job. One of a kind that this version does not know is read, too: see
+/// [`EventKind::Other`].
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Event {
     /// When it started.
     pub at: DateTime<Utc>,
     /// Kind of event.
     #[serde(flatten)]
     pub kind: EventKind,
+}
+
+impl<'de> Deserialize<'de> for Event {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut fields = Map::<String, Value>::deserialize(deserializer)?;
+        let at = fields.remove("at").ok_or(D::Error::missing_field("at"))?;
+        let at = DateTime::deserialize(at).map_err(D::Error::custom)?;
+        let kind = EventKind::deserialize(Value::Object(fields.clone()));
+        let kind = kind.unwrap_or_else(|_| {
+            let kind = fields.remove("kind");
+            EventKind::Other {
+                kind: kind
+                    .as_ref()
+                    .and_then(Value::as_str)
+                    .unwrap_or("unknown")
+                    .to_owned(),
+                fields,
+            }
+        });
+        Ok(Self { at, kind })
+    }
 }
 
 /// The kinds of events.
@@ -79,7 +103,12 @@ pub enum EventKind {
     Added,
     /// An attempt.
     Attempt {
+        /// Number of the attempt in this life, from 1: goes on when the job is retried.
+        #[serde(default)]
+        number: i32,
+        /// BullMQ's number of this start.
         started: i32,
+        /// BullMQ's number of the attempt: begins at 1 again when the job is retried.
         attempt: i32,
         #[serde(rename = "endedAt")]
         ended_at: DateTime<Utc>,
@@ -121,7 +150,7 @@ pub enum EventKind {
         /// `retry`, `remove`, `enqueue-again` or `edit-and-retry`.
         action: String,
         actor: String,
-        /// `pending`, `done`, `skipped`, `failed`, `restored` or `lost`.
+        /// `pending`, `done`, `skipped` or `failed`.
         state: String,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         reason: Option<String>,
@@ -131,6 +160,30 @@ pub enum EventKind {
         /// Id of the job that this one is a copy of.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         like: Option<String>,
+    },
+    /// A removal by a bulk operation was undone.
+    Undo {
+        bulk: i64,
+        /// Who undid it; absent if that is not known any more.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        actor: Option<String>,
+        /// `restored`: the job is back. `lost`: it could not be put back.
+        state: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+    },
+    /// An operation on the whole queue that changed this job.
+    Queue {
+        actor: String,
+        /// `queue.put-back`, `queue.clean`, `queue.drain` or `queue.obliterate`.
+        action: String,
+        /// The state of the jobs that it was for.
+        #[serde(rename = "jobState", default, skip_serializing_if = "Option::is_none")]
+        job_state: Option<String>,
+        /// Number of jobs that it changed.
+        jobs: u64,
+        /// False: its record does not name its jobs; this one was in that state and is gone.
+        certain: bool,
     },
     /// A plugin wrote an entry to an audit trail.
     Audit {
@@ -149,4 +202,41 @@ pub enum EventKind {
     },
     /// The job wrote a line with a time to its log.
     Log { line: String },
+    /// An event of a kind that only a newer host knows, with its fields. A host never sends it.
+    #[serde(skip)]
+    Other {
+        kind: String,
+        fields: Map<String, Value>,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_event_of_a_newer_host_is_read_with_its_fields() {
+        let new =
+            json!({ "at": "2026-01-31T08:00:00Z", "kind": "moved", "to": "other", "count": 2 });
+        let event: Event = serde_json::from_value(new).expect("an event");
+        assert_eq!(event.at.to_rfc3339(), "2026-01-31T08:00:00+00:00");
+        let EventKind::Other { kind, fields } = event.kind else {
+            panic!("{event:?}");
+        };
+        assert_eq!(
+            (kind.as_str(), Value::Object(fields)),
+            ("moved", json!({ "to": "other", "count": 2 }))
+        );
+    }
+
+    #[test]
+    fn a_known_event_is_read_as_what_it_is_and_one_without_a_time_is_refused() {
+        let known = json!({ "at": "2026-01-31T08:00:00Z", "kind": "log", "line": "hello" });
+        let event: Event = serde_json::from_value(known.clone()).expect("an event");
+        assert!(matches!(&event.kind, EventKind::Log { line } if line == "hello"));
+        assert_eq!(serde_json::to_value(&event).expect("JSON"), known);
+        assert!(serde_json::from_value::<Event>(json!({ "kind": "log", "line": "x" })).is_err());
+    }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use clap::{Args, ValueEnum};
 use patchbay_api::activity::{Activity, ActivityList, ActivityResult, ActorKind, ListActivity};
-use patchbay_model::text::counted;
+use patchbay_model::words::counted;
 
 use super::client::{Client, ClientArgs};
 use super::input::point_in_time;

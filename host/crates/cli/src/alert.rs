@@ -1,19 +1,23 @@
 //! `patchbay alert …`
 
+use std::time::Duration;
+
 use anyhow::bail;
 use chrono::{DateTime, Utc};
 use clap::{ArgGroup, Args, Subcommand};
 use patchbay_api::alerts::{
-    AlertHistoryQuery, AlertRule, AlertRulesList, AlertRulesReset, AlertRulesSet,
+    AlertHistoryQuery, AlertOverview, AlertRule, AlertRulesList, AlertRulesReset, AlertRulesSet,
     AlertSilencesList, AlertsHistory, AlertsList, AlertsSilence, AlertsTest, AlertsUnsilence,
     ChangedRule, NewSilence, RuleChange, RulePath, RuleScope, SilencePath,
 };
 use patchbay_api::body::{Json, NoBody};
 use patchbay_api::operation::NoQuery;
+use patchbay_model::shell::word;
+use patchbay_model::words::{counted, lasted};
 
 use super::client::{Client, ClientArgs};
 use super::names;
-use super::output::Output;
+use super::output::{Output, plain};
 use super::refusal::Refusal;
 
 #[derive(Subcommand)]
@@ -264,7 +268,13 @@ pub(crate) async fn run(
                 } else {
                     ""
                 };
-                let what = format!("{}{what}", event.event);
+                let length = event.lasted_ms.map(|ms| {
+                    format!(
+                        " after {}",
+                        lasted(Duration::from_millis(ms.unsigned_abs()))
+                    )
+                });
+                let what = format!("{}{}{what}", event.event, length.unwrap_or_default());
                 vec![
                     to_the_second(event.at),
                     event.rule,
@@ -286,6 +296,7 @@ pub(crate) async fn run(
 
 async fn list(client: &Client, output: Output) -> anyhow::Result<()> {
     let overview = client.ask::<AlertsList>((), NoQuery {}, NoBody).await?;
+    let summary = summary(&overview.data);
     let rows: Vec<Vec<String>> = overview
         .data
         .alerts
@@ -306,9 +317,10 @@ async fn list(client: &Client, output: Output) -> anyhow::Result<()> {
             ]
         })
         .collect();
-    if rows.is_empty() && !output.json {
-        println!("all is in order");
-    } else {
+    if let Some(summary) = summary.filter(|_| !output.json) {
+        println!("{}", plain(&summary));
+    }
+    if !rows.is_empty() || output.json {
         output.table(
             &["RULE", "SUBJECT", "SEVERITY", "STATE", "SINCE", "REASON"],
             rows,
@@ -331,9 +343,48 @@ async fn list(client: &Client, output: Output) -> anyhow::Result<()> {
             message.tries,
         );
         let error = message.last_error.as_deref().unwrap_or("it is due");
-        println!("not delivered by {channel}: {rule} {subject} ({tries} tries{given_up}): {error}");
+        let tries = match tries {
+            1 => "1 try".to_owned(),
+            tries => format!("{tries} tries"),
+        };
+        println!("not delivered by {channel}: {rule} {subject} ({tries}{given_up}): {error}");
     }
     Ok(())
+}
+
+/// What to say when no alert fires; `None` when one does.
+fn summary(overview: &AlertOverview) -> Option<String> {
+    if overview.alerts.iter().any(|alert| alert.state == "firing") {
+        return None;
+    }
+    let mut lines = vec![match overview.alerts.len() {
+        0 => "No alert fires.".to_owned(),
+        pending => format!(
+            "No alert fires. {} pending: the condition is met, but not yet for long enough.",
+            match pending {
+                1 => "1 alert is".to_owned(),
+                pending => format!("{pending} alerts are"),
+            }
+        ),
+    }];
+    if let Some(worst) = overview.failed_last_hour.first() {
+        let jobs: i64 = overview.failed_last_hour.iter().map(|one| one.jobs).sum();
+        let queues = overview.failed_last_hour.len() as u64;
+        let places = match queues {
+            1 => format!("in {}", word(&worst.queue)),
+            _ => format!(
+                "in {}, most of them ({}) in {}",
+                counted(queues, "queue"),
+                worst.jobs,
+                word(&worst.queue)
+            ),
+        };
+        lines.push(format!(
+            "{} failed in the last hour {places}: patchbay dead-letter list",
+            counted(jobs.unsigned_abs(), "job")
+        ));
+    }
+    Some(lines.join("\n"))
 }
 
 async fn test(client: &Client, output: Output) -> anyhow::Result<()> {
@@ -449,5 +500,42 @@ mod tests {
                 .all(|text| of(text).is_err())
         );
         assert_eq!(seconds("0s", 0, 7), Ok(0));
+    }
+
+    fn overview(states: &[&str], failed: &[(&str, i64)]) -> AlertOverview {
+        let alert = |state: &&str| {
+            serde_json::json!({ "rule": "health", "subject": "a:1", "severity": "critical", "state": state,
+                "since": "2026-11-24T12:00:00Z" })
+        };
+        let alerts: Vec<_> = states.iter().map(alert).collect();
+        let failed: Vec<_> = failed
+            .iter()
+            .map(|(queue, jobs)| serde_json::json!({ "queue": queue, "jobs": jobs }))
+            .collect();
+        let all =
+            serde_json::json!({ "alerts": alerts, "undelivered": [], "failedLastHour": failed });
+        serde_json::from_value(all).expect("an overview")
+    }
+
+    #[test]
+    fn when_nothing_fires_it_says_so_and_where_jobs_failed() {
+        let of = |states: &[&str], failed: &[(&str, i64)]| summary(&overview(states, failed));
+        assert_eq!(of(&[], &[]).as_deref(), Some("No alert fires."));
+        assert_eq!(of(&["pending", "firing"], &[("emailQueue", 201)]), None);
+        let pending = of(&["pending"], &[]).expect("a text");
+        assert!(pending.contains("1 alert is pending"), "{pending}");
+        assert_eq!(
+            of(&[], &[("emailQueue", 1)]).as_deref(),
+            Some(
+                "No alert fires.\n1 job failed in the last hour in emailQueue: patchbay dead-letter list"
+            )
+        );
+        assert_eq!(
+            of(&[], &[("my queue", 201), ("smsQueue", 2)]).as_deref(),
+            Some(
+                "No alert fires.\n203 jobs failed in the last hour in 2 queues, most of them (201) in 'my queue': \
+                 patchbay dead-letter list"
+            )
+        );
     }
 }

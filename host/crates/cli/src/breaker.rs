@@ -6,6 +6,7 @@ use patchbay_api::breakers::{
     BreakerOrder, BreakerView, BreakersClose, BreakersList, BreakersOpen,
 };
 use patchbay_api::operation::NoQuery;
+use patchbay_model::words::counted;
 
 use super::client::{Client, ClientArgs, Received};
 use super::names;
@@ -27,7 +28,7 @@ pub struct OutsideHost {
     /// Name of the plugin
     #[arg(add = names::plugins())]
     plugin: String,
-    /// Outside host as shown by `breaker list`, or a part that matches one host only
+    /// Outside host as shown by `breaker list`, or any part that matches one host only
     host: String,
     /// Why, for the next operator and the audit trail
     #[arg(long)]
@@ -72,12 +73,20 @@ pub(crate) async fn run(
                     breaker.plugin.to_string(),
                     breaker.host.clone(),
                     state(breaker),
-                    format!("{} of {}", breaker.failures, breaker.opens_at),
+                    failures(breaker),
+                    breaker.opened_at.clone().unwrap_or_default(),
                     breaker.last_failure.clone().unwrap_or_default(),
                 ]
             });
             output.table(
-                &["PLUGIN", "HOST", "STATE", "FAILURES", "LAST FAILURE"],
+                &[
+                    "PLUGIN",
+                    "HOST",
+                    "STATE",
+                    "FAILURES",
+                    "OPENED",
+                    "LAST FAILURE",
+                ],
                 rows.collect(),
                 &breakers.raw,
             );
@@ -111,7 +120,53 @@ pub(super) fn state(breaker: &BreakerView) -> String {
             "open, by {by}: {}",
             breaker.reason.as_deref().unwrap_or_default()
         ),
-        (None, Some(ms)) => format!("open for {} s more", ms.div_ceil(1_000)),
+        (None, Some(ms)) => match &breaker.next_try_at {
+            Some(at) => format!("open, next try in {} s ({at})", ms.div_ceil(1_000)),
+            None => format!("open, next try in {} s", ms.div_ceil(1_000)),
+        },
+        (None, None) if breaker.state == "half-open" => "half-open, the next call tries".into(),
         (None, None) => breaker.state.clone(),
+    }
+}
+
+/// Failures that opened it, or that count towards opening.
+fn failures(breaker: &BreakerView) -> String {
+    match breaker.opened_after {
+        Some(failures) => format!("opened after {}", counted(failures.into(), "failure")),
+        None if breaker.is_closed() => format!("{} of {}", breaker.failures, breaker.opens_at),
+        None if breaker.opened_by.is_some() => "opened by an operator".to_owned(),
+        // A host of the version before does not say it.
+        None => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn breaker(more: Value) -> BreakerView {
+        let mut view = json!({ "plugin": "email", "host": "smtp://mail:587", "state": "closed", "failures": 2, "opensAt": 5,
+            "withinMs": 30_000, "openMs": 15_000, "timesOpened": 0, "deferredJobs": 0 });
+        for (name, value) in more.as_object().into_iter().flatten() {
+            view[name] = value.clone();
+        }
+        serde_json::from_value(view).expect("a breaker")
+    }
+
+    #[test]
+    fn failures_are_those_that_count_or_those_that_opened_it() {
+        assert_eq!(failures(&breaker(json!({}))), "2 of 5");
+        let open = breaker(
+            json!({ "state": "open", "failures": 0, "openedAfter": 5, "probeInMs": 11_001, "nextTryAt": "2026-11-24T12:00:12Z" }),
+        );
+        assert_eq!(failures(&open), "opened after 5 failures");
+        assert_eq!(
+            state(&open),
+            "open, next try in 12 s (2026-11-24T12:00:12Z)"
+        );
+        let held = json!({ "state": "open", "openedBy": "ada", "reason": "maintenance" });
+        assert_eq!(failures(&breaker(held)), "opened by an operator");
     }
 }

@@ -17,8 +17,8 @@ use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Map, Value, json};
 
 use super::client::{Client, ClientArgs};
-use super::exact::{with_json_in, with_member};
 use super::dead_letter_advice;
+use super::exact::{with_json_in, with_member};
 use super::output::{Output, time};
 use super::refusal::{Refusal, confirmed};
 

@@ -15,8 +15,8 @@ use serde_json::json;
 
 use super::bulk;
 use super::client::{Client, ClientArgs};
-use super::names;
 use super::dead_letter_advice::{many, next, whereabouts};
+use super::names;
 use super::output::{Output, time};
 use super::view::short;
 

@@ -18,7 +18,7 @@ use patchbay_api::operation::{Endpoint, NoQuery};
 use patchbay_api::path::{filled, with_query};
 use patchbay_api::queues::QueuePath;
 use patchbay_api::searches::HistoryExport;
-use patchbay_model::text::counted as count;
+use patchbay_model::words::counted as count;
 use serde_json::json;
 use serde_json::value::RawValue;
 use tokio::io::AsyncWriteExt;

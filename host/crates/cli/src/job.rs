@@ -17,7 +17,7 @@ use patchbay_api::reveal::Reveal;
 use patchbay_api::timeline::JobsTimeline;
 use patchbay_model::job::JobState;
 use patchbay_model::shell::{arguments, word};
-use patchbay_model::text::{counted, length};
+use patchbay_model::words::{counted, lasted};
 use serde_json::{Value, json};
 
 use super::add::{self, AddArgs};
@@ -308,7 +308,7 @@ pub(crate) async fn run(
             client
                 .ask::<JobsSetDelay>((&job).into(), none, Json(Delay { delay_ms }))
                 .await?;
-            let due = length(Duration::from_millis(delay_ms));
+            let due = lasted(Duration::from_millis(delay_ms));
             output.done(&format!("Changed: {job} is due in {due}"), &job.value());
         }
         JobCommand::SetPriority { job, priority, .. } => {
@@ -465,7 +465,7 @@ fn describe(queue: &str, shown: &Job) -> String {
             "  {}  {}  took {}  revision {}{why}",
             time(attempt.finished_at),
             attempt.outcome,
-            length(took.unwrap_or_default()),
+            lasted(took.unwrap_or_default()),
             short(attempt.revision.as_deref().unwrap_or("-"))
         ));
     }
@@ -497,7 +497,7 @@ fn times(job: &JobView) -> Vec<String> {
     let (added, due) = (at(job.timestamp), at(job.due_at));
     let (started, ended) = (at(job.processed_on), at(job.finished_on));
     let between = |from: Option<DateTime<Utc>>, to: Option<DateTime<Utc>>| {
-        (to? - from?).to_std().ok().map(length)
+        (to? - from?).to_std().ok().map(lasted)
     };
     let mut lines = Vec::new();
     if let Some(added) = added {

@@ -8,7 +8,7 @@ use std::io::IsTerminal;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use patchbay_model::shell;
-use patchbay_model::text::length;
+use patchbay_model::words::lasted;
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
@@ -243,9 +243,9 @@ pub(super) fn time(at: DateTime<Utc>) -> String {
 pub(super) fn relative(at: DateTime<Utc>, now: DateTime<Utc>) -> String {
     match ((now - at).to_std(), (at - now).to_std()) {
         (Ok(ago), _) if ago.as_secs() == 0 => "now".into(),
-        (Ok(ago), _) => format!("{} ago", length(ago)),
+        (Ok(ago), _) => format!("{} ago", lasted(ago)),
         (_, Ok(ahead)) if ahead.as_secs() == 0 => "now".into(),
-        (_, Ok(ahead)) => format!("in {}", length(ahead)),
+        (_, Ok(ahead)) => format!("in {}", lasted(ahead)),
         _ => time(at),
     }
 }

@@ -16,7 +16,7 @@ use patchbay_api::reveal::Reveal;
 use patchbay_model::grant::Ask;
 use patchbay_model::redaction::mark_in;
 use patchbay_model::shell::arguments;
-use patchbay_model::text::counted;
+use patchbay_model::words::counted;
 use serde_json::json;
 use serde_json::value::to_raw_value;
 

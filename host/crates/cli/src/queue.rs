@@ -14,7 +14,7 @@ use patchbay_api::queues::{
 };
 use patchbay_model::job::JobState;
 use patchbay_model::shell::{arguments, word};
-use patchbay_model::text::{counted, length};
+use patchbay_model::words::{counted, lasted};
 use serde_json::json;
 
 use super::client::{Client, ClientArgs, ClientError, Received};
@@ -636,5 +636,5 @@ fn describe(queue: &Queue) -> String {
 }
 
 fn age(ms: u64) -> String {
-    length(Duration::from_millis(ms))
+    lasted(Duration::from_millis(ms))
 }

@@ -6,7 +6,7 @@ use patchbay_api::plugins::{
     Change, PluginPath, PluginsDiff, PluginsHistory, PluginsPrune, PluginsRevisions, PluginsStatus,
     Prune, TwoRevisions,
 };
-use patchbay_model::text::counted;
+use patchbay_model::words::counted;
 use serde_json::Value;
 
 use super::Output;

@@ -1,15 +1,20 @@
 //! `patchbay schedule …`
 
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand};
 use patchbay_api::body::{Json, NoBody};
 use patchbay_api::operation::NoQuery;
 use patchbay_api::reveal::Reveal;
 use patchbay_api::schedules::{
-    ClientScheduler, Missed, Preview, ScheduleChange, SchedulePath, ScheduleView, SchedulesChange,
-    SchedulesCreate, SchedulesList, SchedulesListOfClients, SchedulesPause, SchedulesPreview,
-    SchedulesRemove, SchedulesResume, SchedulesRun, SchedulesShow,
+    ClientScheduler, LastRun, Missed, Preview, ScheduleChange, SchedulePath, ScheduleView,
+    SchedulesChange, SchedulesCreate, SchedulesList, SchedulesListOfClients, SchedulesPause,
+    SchedulesPreview, SchedulesRemove, SchedulesResume, SchedulesRun, SchedulesShow,
 };
+use patchbay_model::schedule::Zone;
 use patchbay_model::shell::{arguments, word};
+use patchbay_model::words::lasted;
 use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Value, json};
 
@@ -220,12 +225,14 @@ pub(crate) async fn run(
         }
         ScheduleCommand::Pause { id, .. } => {
             let schedule = client
-                .ask::<SchedulesPause>(SchedulePath { id: id.clone() }, none, NoBody)
+                .ask::<SchedulesPause>(SchedulePath { id }, none, NoBody)
                 .await?;
-            output.done(
-                &format!("Paused: {id}. Resume with: patchbay schedule resume {id}"),
-                &schedule.raw,
+            let text = format!(
+                "Schedule {}: {}",
+                word(&schedule.data.id),
+                Line::from(&schedule.data).state()
             );
+            output.done(&text, &schedule.raw);
         }
         ScheduleCommand::Resume { id, .. } => {
             tell(
@@ -259,6 +266,7 @@ pub(crate) async fn run(
         ScheduleCommand::Preview {
             when: Rhythm { every_ms, cron, tz },
         } => {
+            let zone = tz.clone();
             let wanted = Json(Preview {
                 id: None,
                 every_ms,
@@ -266,7 +274,8 @@ pub(crate) async fn run(
                 tz,
             });
             let ticks = client.ask::<SchedulesPreview>((), none, wanted).await?;
-            output.value(&ticks.data.join("\n"), &ticks.raw);
+            let shown = ticks.data.iter().map(|tick| moment(tick, zone.as_deref()));
+            output.value(&shown.collect::<Vec<_>>().join("\n"), &ticks.raw);
         }
     }
     Ok(())
@@ -315,7 +324,17 @@ async fn list(client: &Client, output: Output) -> anyhow::Result<()> {
     for other in &others {
         all.push(to_raw_value(&as_ours(other))?);
     }
-    output.table(&["ID", "QUEUE", "JOB", "WHEN", "NEXT", "OF"], rows, &all);
+    let head = [
+        "ID",
+        "QUEUE",
+        "JOB",
+        "WHEN",
+        "NEXT",
+        "LAST RUN",
+        "CREATED BY",
+        "DESCRIPTION",
+    ];
+    output.table(&head, rows, &all);
     Ok(())
 }
 
@@ -342,12 +361,15 @@ struct Line<'a> {
     cron: Option<&'a str>,
     zone: Option<&'a str>,
     paused_by: Option<&'a str>,
+    paused_at: Option<DateTime<Utc>>,
     trouble: Option<&'a str>,
     overdue_ms: Option<u64>,
     next_at: Option<&'a str>,
     is_of_client: bool,
     plugin: Option<&'a str>,
     overridden: bool,
+    last_run: Option<&'a LastRun>,
+    description: &'a str,
 }
 
 impl<'a> From<&'a ScheduleView> for Line<'a> {
@@ -360,12 +382,15 @@ impl<'a> From<&'a ScheduleView> for Line<'a> {
             cron: schedule.cron.as_deref(),
             zone: schedule.zone.as_deref(),
             paused_by: schedule.paused_by.as_deref(),
+            paused_at: schedule.paused_at,
             trouble: schedule.trouble.as_deref(),
             overdue_ms: schedule.overdue_ms,
             next_at: schedule.next_at.as_deref(),
             is_of_client: false,
             plugin: schedule.plugin.as_deref(),
             overridden: schedule.overridden,
+            last_run: schedule.last_run.as_ref(),
+            description: &schedule.description,
         }
     }
 }
@@ -381,25 +406,41 @@ impl<'a> From<&'a ClientScheduler> for Line<'a> {
             cron: view.pattern.as_deref(),
             zone: scheduler.zone_in_force.as_deref(),
             paused_by: None,
+            paused_at: None,
             trouble: view.trouble.as_deref(),
-            overdue_ms: None,
+            overdue_ms: scheduler.overdue_ms,
             next_at: scheduler.next_time.as_deref().filter(|_| view.alive),
             is_of_client: true,
             plugin: None,
             overridden: false,
+            last_run: scheduler.last_run.as_ref(),
+            description: "",
         }
     }
 }
 
 impl Line<'_> {
-    fn cells(&self) -> [String; 6] {
-        let [id, queue, name] = [self.id, self.queue, self.name].map(str::to_owned);
-        [id, queue, name, self.rhythm(), self.state(), self.owner()]
+    fn cells(&self) -> [String; 8] {
+        let [id, queue, name, description] =
+            [self.id, self.queue, self.name, self.description].map(str::to_owned);
+        let last_run = self.last_run();
+        [
+            id,
+            queue,
+            name,
+            self.rhythm(),
+            self.state(),
+            last_run,
+            self.owner(),
+            description,
+        ]
     }
 
     fn rhythm(&self) -> String {
         match (self.every_ms, self.cron) {
-            (Some(ms), _) if ms % 60_000 == 0 => format!("every {} min", ms / 60_000),
+            (Some(ms), _) if ms % 1_000 == 0 => {
+                format!("every {}", lasted(Duration::from_millis(ms)))
+            }
             (Some(ms), _) => format!("every {ms} ms"),
             (None, Some(cron)) => format!("{cron} {}", self.zone.unwrap_or_default()),
             (None, None) => "unknown".into(),
@@ -408,16 +449,35 @@ impl Line<'_> {
 
     fn state(&self) -> String {
         if let Some(who) = self.paused_by {
-            return format!("paused by {who}");
+            let since = self
+                .paused_at
+                .map(|at| format!(" since {}", Zone::UTC.shown(at)));
+            return format!(
+                "Paused by {who}{}. Resume with: patchbay schedule resume {}",
+                since.unwrap_or_default(),
+                arguments(&[self.id])
+            );
         }
-        match (self.trouble, self.overdue_ms, self.next_at) {
+        let next = self.next_at.map(|next| moment(next, self.zone));
+        match (self.trouble, self.overdue_ms, next) {
             (Some(trouble), _, Some(next)) => format!("{next}, then it STOPS: {trouble}"),
             (Some(trouble), _, None) => format!("STOPPED: {trouble}"),
-            (None, Some(ms), _) => format!("OVERDUE since {} s", ms / 1_000),
-            (None, None, Some(next)) => next.to_owned(),
+            (None, Some(ms), _) => format!("OVERDUE for {}", lasted(Duration::from_millis(ms))),
+            (None, None, Some(next)) => next,
             (None, None, None) if self.is_of_client => "ended".into(),
             (None, None, None) => "not in place yet".into(),
         }
+    }
+
+    fn last_run(&self) -> String {
+        self.last_run.map_or_else(
+            || "none known".to_owned(),
+            |run| {
+                let why = run.code.as_ref().map(|code| format!(" ({code})"));
+                let at = Zone::UTC.shown(run.at);
+                format!("{at}: {}{}", run.state, why.unwrap_or_default())
+            },
+        )
     }
 
     fn owner(&self) -> String {
@@ -425,8 +485,17 @@ impl Line<'_> {
             _ if self.is_of_client => "a BullMQ client".into(),
             (Some(plugin), true) => format!("{plugin} (changed by an operator)"),
             (Some(plugin), false) => plugin.to_owned(),
-            (None, _) => "operators".into(),
+            (None, _) => "operator".into(),
         }
+    }
+}
+
+/// A time of the API by the clocks of the schedule's zone, with UTC beside.
+fn moment(time: &str, zone: Option<&str>) -> String {
+    let zone = zone.and_then(|zone| zone.parse().ok()).unwrap_or(Zone::UTC);
+    match DateTime::parse_from_rfc3339(time) {
+        Ok(at) => zone.shown(at.to_utc()),
+        Err(_) => time.to_owned(),
     }
 }
 
@@ -442,21 +511,86 @@ fn describe(schedule: &ScheduleView) -> String {
         name,
         missed,
         data,
+        description,
         ..
     } = schedule;
     let line = Line::from(schedule);
-    let mut lines = vec![
-        format!("{id}  {queue} {name}  {}", line.rhythm()),
-        format!("  next: {}", line.state()),
-    ];
-    lines.extend(
-        schedule
-            .next
-            .iter()
-            .map(|tick| format!("  then: {tick}"))
-            .skip(1),
-    );
-    lines.push(format!("  missed ticks: {missed}, of: {}", line.owner()));
+    let missed = match missed.as_str() {
+        "once" => "run once, late",
+        _ => "skipped",
+    };
+    let mut lines = vec![format!("{id}  {queue} {name}  {}", line.rhythm())];
+    if !description.is_empty() {
+        lines.push(format!("  {description}"));
+    }
+    let state = line.state();
+    lines.push(match schedule.paused_by {
+        Some(_) => format!("  {state}"),
+        None => format!("  next: {state}"),
+    });
+    let later = schedule.next.iter().skip(1);
+    lines.extend(later.map(|tick| format!("  then: {}", moment(tick, line.zone))));
+    lines.push(format!("  last run: {}", line.last_run()));
+    lines.extend(schedule.last_run.as_ref().map(|run| {
+        format!(
+            "    patchbay job timeline {}",
+            arguments(&[queue, &run.job_id])
+        )
+    }));
+    lines.push(format!(
+        "  If missed: {missed}. Created by: {}",
+        line.owner()
+    ));
     lines.push(format!("  data: {data}"));
     lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn schedule(more: Value) -> ScheduleView {
+        let mut view = json!({ "id": "nightly", "queue": "emailQueue", "name": "send", "data": "{}", "cron": "0 9 * * *",
+            "zone": "Asia/Kolkata", "missed": "skip", "description": "The report", "overridden": false,
+            "updatedAt": "2026-11-24T12:00:00Z", "updatedBy": "ops", "nextAt": "2026-12-01T03:30:00.000Z" });
+        for (name, value) in more.as_object().into_iter().flatten() {
+            view[name] = value.clone();
+        }
+        serde_json::from_value(view).expect("a schedule")
+    }
+
+    #[test]
+    fn a_schedule_is_told_by_its_own_clocks_with_its_last_run() {
+        let run = json!({ "jobId": "repeat:nightly:1", "at": "2026-11-30T03:30:00Z", "finishedAt": "2026-11-30T03:30:01Z",
+            "state": "failed", "outcome": "failed", "code": "upstream" });
+        let ticks = json!(["2026-12-01T03:30:00.000Z", "2026-12-02T03:30:00.000Z"]);
+        let text = describe(&schedule(json!({ "lastRun": run, "next": ticks })));
+        assert_eq!(
+            text.lines().collect::<Vec<_>>(),
+            [
+                "nightly  emailQueue send  0 9 * * * Asia/Kolkata",
+                "  The report",
+                "  next: 2026-12-01 09:00 IST (03:30 UTC)",
+                "  then: 2026-12-02 09:00 IST (03:30 UTC)",
+                "  last run: 2026-11-30 03:30 UTC: failed (upstream)",
+                "    patchbay job timeline emailQueue repeat:nightly:1",
+                "  If missed: skipped. Created by: operator",
+                "  data: {}",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_paused_one_says_who_and_how_to_resume_it_and_a_late_one_for_how_long() {
+        let paused =
+            json!({ "pausedBy": "ops", "pausedAt": "2026-11-24T12:00:00Z", "nextAt": null });
+        let text = describe(&schedule(paused));
+        assert!(
+            text.contains("\n  Paused by ops since 2026-11-24 12:00 UTC. Resume with: patchbay schedule resume nightly\n"),
+            "{text}"
+        );
+        let late = schedule(json!({ "overdueMs": 605_000 }));
+        assert_eq!(Line::from(&late).state(), "OVERDUE for 10 min");
+        assert_eq!(Line::from(&late).last_run(), "none known");
+    }
 }

@@ -17,7 +17,7 @@ use patchbay_api::searches::{
 };
 use patchbay_model::job::JobState;
 use patchbay_model::shell::word;
-use patchbay_model::text::counted as counted_rows;
+use patchbay_model::words::counted as counted_rows;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};

@@ -15,7 +15,7 @@ use patchbay_api::secrets::{
     NewValue, Rotation, Secret, SecretPath, SecretText, SecretVersion, SecretsList, SecretsRekey,
     SecretsRemove, SecretsRotate, SecretsSet,
 };
-use patchbay_model::text::counted;
+use patchbay_model::words::counted;
 use serde_json::json;
 use zeroize::Zeroizing;
 

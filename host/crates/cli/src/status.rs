@@ -6,7 +6,7 @@ use patchbay_api::body::NoBody;
 use patchbay_api::operation::NoQuery;
 use patchbay_api::status::{QueueInTrouble, Status, StatusShow};
 use patchbay_model::shell::arguments;
-use patchbay_model::text::{counted, length};
+use patchbay_model::words::{counted, lasted};
 
 use super::breaker;
 use super::client::{Client, ClientArgs};
@@ -40,7 +40,7 @@ fn describe(status: &Status) -> String {
     });
     for host in &status.hosts {
         if let Some(silent) = host.silent_s {
-            let silent = length(Duration::from_secs(silent));
+            let silent = lasted(Duration::from_secs(silent));
             lines.push(format!(
                 "  {}: silent for {silent}; killed, or cut off",
                 host.host
@@ -121,7 +121,7 @@ fn queue(queue: &QueueInTrouble) -> Vec<String> {
     if let Some(ms) = overview.oldest_waiting_ms {
         facts.push(format!(
             "the oldest for {}",
-            length(Duration::from_millis(ms))
+            lasted(Duration::from_millis(ms))
         ));
     }
     if queue.failed_last_hour > 0 {

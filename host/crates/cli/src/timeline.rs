@@ -1,6 +1,8 @@
 //! `patchbay job timeline …` as text for people: at most 80 columns.
 
 use patchbay_api::timeline::{EventKind, Life, Timeline};
+use patchbay_model::words::counted;
+use serde_json::Value;
 
 use super::view::short;
 
@@ -98,7 +100,7 @@ fn lines(event: &EventKind) -> Vec<String> {
             action,
             error,
         } => {
-            let mut lines = vec![format!("{action} by {actor}")];
+            let mut lines = vec![format!("{} by {actor}", in_words(action))];
             lines.extend(error.as_ref().map(|error| format!("refused: {error}")));
             lines
         }
@@ -128,12 +130,42 @@ fn lines(event: &EventKind) -> Vec<String> {
                 .as_ref()
                 .map(|id| format!(" like {id}"))
                 .unwrap_or_default();
-            let mut lines = vec![format!(
-                "bulk {bulk} by {actor}: {action}{like}, {state}{added}"
-            )];
+            let what = match (action.as_str(), state.as_str()) {
+                ("retry", "done") => "retried".to_owned(),
+                ("remove", "done") => "removed".to_owned(),
+                ("enqueue-again", "done") => format!("added again{like}"),
+                ("edit-and-retry", "done") => "data changed and retried".to_owned(),
+                (action, state) => format!("{action}{like}: {state}"),
+            };
+            let mut lines = vec![format!("bulk {bulk} by {actor}: {what}{added}")];
             lines.extend(reason.clone());
             lines
         }
+        EventKind::Undo {
+            bulk,
+            actor,
+            state,
+            reason,
+        } => {
+            let by = actor
+                .as_ref()
+                .map(|actor| format!(" by {actor}"))
+                .unwrap_or_default();
+            let what = match state.as_str() {
+                "restored" => "removal undone, the job is back",
+                _ => "removal could not be undone",
+            };
+            let mut lines = vec![format!("bulk {bulk} undone{by}: {what}")];
+            lines.extend(reason.clone());
+            lines
+        }
+        EventKind::Queue {
+            actor,
+            action,
+            job_state,
+            jobs,
+            certain,
+        } => whole_queue(actor, action, job_state.as_deref(), *jobs, *certain),
         EventKind::Audit {
             trail,
             entry_key,
@@ -147,11 +179,61 @@ fn lines(event: &EventKind) -> Vec<String> {
             vec![format!("audit {trail} {entry_key} by {plugin}{by}")]
         }
         EventKind::Log { line } => vec![format!("log: {line}")],
+        EventKind::Other { kind, fields } => {
+            let fields = fields.iter().map(|(name, value)| match value {
+                Value::String(text) => format!("{name}: {text}"),
+                value => format!("{name}: {value}"),
+            });
+            std::iter::once(kind.clone()).chain(fields).collect()
+        }
     }
+}
+
+/// An operator's action on one job; one without words of its own by its name.
+fn in_words(action: &str) -> &str {
+    match action {
+        "job.add" => "added",
+        "flow.add" => "added with a flow",
+        "job.retry" => "retried",
+        "job.remove" => "removed",
+        "job.promote" => "delay ended",
+        "job.kill" => "ended while it ran",
+        "job.set-data" => "data changed",
+        "job.set-delay" => "delay changed",
+        "job.set-priority" => "priority changed",
+        "job.reveal" => "hidden data shown",
+        action => action,
+    }
+}
+
+fn whole_queue(
+    actor: &str,
+    action: &str,
+    state: Option<&str>,
+    jobs: u64,
+    certain: bool,
+) -> Vec<String> {
+    let jobs = match state {
+        Some(state) => counted(jobs, &format!("{state} job")),
+        None => counted(jobs, "job"),
+    };
+    let what = match action {
+        "queue.put-back" => format!("{jobs} of the queue put back"),
+        "queue.clean" => format!("{jobs} removed from the queue"),
+        "queue.drain" => format!("queue drained, {jobs} removed"),
+        "queue.obliterate" => format!("queue removed, with {jobs}"),
+        other => format!("{other} of {jobs}"),
+    };
+    let mut lines = vec![format!("{what} by {actor}")];
+    if !certain {
+        lines.push("probably with this job: the record does not name the jobs".into());
+    }
+    lines
 }
 
 fn attempt(event: &EventKind) -> Vec<String> {
     let EventKind::Attempt {
+        number,
         attempt,
         waited_ms,
         took_ms,
@@ -176,7 +258,13 @@ fn attempt(event: &EventKind) -> Vec<String> {
         "fail" => ", failed for good".into(),
         other => format!(", {other}"),
     };
-    let mut lines = vec![format!("attempt {attempt}: {outcome}{then}")];
+    let (number, of_bullmq) = match *number {
+        // A host of the version before does not number them on.
+        0 => (*attempt, String::new()),
+        number if number == *attempt => (number, String::new()),
+        number => (number, format!(" (BullMQ's attempt {attempt})")),
+    };
+    let mut lines = vec![format!("attempt {number}{of_bullmq}: {outcome}{then}")];
     let by = match (plugin, revision) {
         (Some(plugin), Some(revision)) => {
             let version = version
@@ -293,5 +381,69 @@ mod tests {
             text.contains("waited 90.0 s, took 5 ms") && text.contains("after 1 ms, 2.0 h"),
             "{text}"
         );
+    }
+
+    fn told(event: Value) -> String {
+        let life = json!({ "name": "n", "children": {}, "sameRequest": {}, "events": [event], "logs": [] });
+        let told = json!({ "queue": "q", "id": "1", "lives": [life] });
+        describe(&serde_json::from_value(told).expect("a timeline"))
+    }
+
+    #[test]
+    fn an_event_of_a_newer_host_is_printed_plainly() {
+        let text = told(
+            json!({ "at": "2026-01-31T08:00:00Z", "kind": "moved-elsewhere", "to": "other", "count": 2 }),
+        );
+        assert!(
+            text.contains("08:00:00.000  moved-elsewhere")
+                && text.contains("to: other")
+                && text.contains("count: 2"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn attempts_are_numbered_on_beside_the_number_of_bullmq() {
+        let attempt = |more: Value| {
+            let mut event = json!({ "kind": "attempt", "at": "2026-01-31T08:00:00Z", "attempt": 1, "outcome": "failed", "verdict": "fail",
+                "host": "a:1", "tookMs": 5, "started": 3, "endedAt": "2026-01-31T08:00:01Z", "source": "host", "calls": [] });
+            event["number"] = more;
+            told(event)
+        };
+        assert!(
+            attempt(json!(3)).contains("attempt 3 (BullMQ's attempt 1): failed, failed for good")
+        );
+        assert!(attempt(json!(1)).contains("attempt 1: failed"));
+        assert!(
+            attempt(json!(0)).contains("attempt 1: failed"),
+            "an older host"
+        );
+    }
+
+    #[test]
+    fn steps_say_who_did_what() {
+        for (event, words) in [
+            (
+                json!({ "kind": "operator", "actor": "ops", "action": "job.retry" }),
+                "retried by ops",
+            ),
+            (
+                json!({ "kind": "bulk", "bulk": 3, "actor": "ops", "action": "remove", "state": "done" }),
+                "bulk 3 by ops: removed",
+            ),
+            (
+                json!({ "kind": "undo", "bulk": 3, "actor": "ada", "state": "restored" }),
+                "bulk 3 undone by ada: removal undone, the job is back",
+            ),
+            (
+                json!({ "kind": "queue", "actor": "ops", "action": "queue.put-back", "jobState": "failed", "jobs": 1, "certain": true }),
+                "1 failed job of the queue put back by ops",
+            ),
+        ] {
+            let mut event = event;
+            event["at"] = "2026-01-31T08:00:00Z".into();
+            let text = told(event);
+            assert!(text.contains(words), "{words}: {text}");
+        }
     }
 }

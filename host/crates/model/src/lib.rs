@@ -54,8 +54,8 @@ pub mod serde_errors;
 pub mod shell;
 pub mod signature;
 pub mod sql;
-pub mod text;
 mod trace_parent;
+pub mod words;
 
 pub use data_path::DataPath;
 pub use id::{

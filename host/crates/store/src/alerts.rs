@@ -36,6 +36,7 @@ pub struct AlertRow {
     pub severity: String,
     pub firing: bool,
     pub held_ms: i64,
+    /// If firing: since the last message. If pending: since its subject was last seen.
     pub quiet_ms: i64,
     pub announced: bool,
     pub began_at: DateTime<Utc>,
@@ -54,6 +55,8 @@ pub struct AlertEventRow {
     pub reason: String,
     /// Nobody was notified, because of a silence.
     pub silenced: bool,
+    /// How long the alert lasted, if it has recovered.
+    pub lasted_ms: Option<i64>,
 }
 
 #[derive(Debug, Clone, sqlx::FromRow)]
@@ -125,7 +128,8 @@ async fn save(connection: &mut PgConnection, changes: &[AlertChange]) -> Result<
         }
         if let Some(event) = &change.event {
             let query = sqlx::query(
-                "insert into alert_events (at, rule, subject, event, severity, reason, silenced) values ($1, $2, $3, $4, $5, $6, $7)",
+                "insert into alert_events (at, rule, subject, event, severity, reason, silenced, lasted_ms) \
+                 values ($1, $2, $3, $4, $5, $6, $7, $8)",
             );
             let query = query
                 .bind(event.at)
@@ -136,6 +140,7 @@ async fn save(connection: &mut PgConnection, changes: &[AlertChange]) -> Result<
                 .bind(&event.severity)
                 .bind(&event.reason)
                 .bind(event.silenced)
+                .bind(event.lasted_ms)
                 .execute(&mut *tx)
                 .await?;
         }
@@ -221,7 +226,7 @@ impl Store {
         most: i64,
     ) -> Result<Vec<AlertEventRow>, StoreError> {
         let query = sqlx::query_as(
-            "select at, rule, subject, event, severity, reason, silenced from alert_events \
+            "select at, rule, subject, event, severity, reason, silenced, lasted_ms from alert_events \
              where $1::text is null or rule = $1 order by id desc limit $2",
         );
         Ok(query.bind(rule).bind(most).fetch_all(&self.pool).await?)

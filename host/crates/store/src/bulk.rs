@@ -362,7 +362,8 @@ impl Leadership<'_> {
     }
 
     /// Records the results of a batch, once. The operation pauses after `stop_after` jobs. `since`
-    /// is when the batch began: a job's attempts that this operation caused are later.
+    /// is when the batch began: a job's attempts that this operation caused are later. Items that were
+    /// `done` are being undone.
     pub async fn record_bulk_items(
         &mut self,
         id: i64,
@@ -381,8 +382,10 @@ impl Leadership<'_> {
         let rows = serde_json::to_value(rows)
             .map_err(|error| StoreError::Internal(sqlx::Error::Encode(error.into())))?;
         let query = sqlx::query(
-            "with changed as (update bulk_items i set state = o.state, reason = o.reason, acted_at = $4, new_id = coalesce(o.new_id, i.new_id), \
-             score = coalesce(o.score, i.score) from jsonb_to_recordset($2) \
+            "with changed as (update bulk_items i set state = o.state, reason = o.reason, \
+             acted_at = case when $3 = 'done' then i.acted_at else $4 end, \
+             undone_at = case when $3 = 'done' then $4 else i.undone_at end, \
+             new_id = coalesce(o.new_id, i.new_id), score = coalesce(o.score, i.score) from jsonb_to_recordset($2) \
              as o (n bigint, state text, reason text, new_id text, score float8) \
              where i.bulk = $1 and i.n = o.n and i.state = $3 returning i.state), \
              c as (select count(*) filter (where state = 'done') as done, count(*) filter (where state = 'skipped') as skipped, \

@@ -67,11 +67,11 @@ pub use redactions::RedactionRow;
 pub use revision_pruning::{Keep, PrunedRevision};
 pub use revisions::{Activation, ActivationRow, ActiveRow, NewRevision, RevisionRow};
 pub use saved_searches::{MAX_SAVED_SEARCHES, SavedSearch, SavedSearchRow};
-pub use schedules::{ScheduleFields, ScheduleRow};
+pub use schedules::{LastRunRow, ScheduleFields, ScheduleRow};
 pub use search::{
     Count, Found, FoundJob, FoundRow, MAX_FOUND, MAX_JOBS, SearchCursor, Selection, UnknownCursor,
 };
 pub use secrets::{Replace, Resealed, SealedSecret, SecretRow};
 pub use signatures::{NewSignature, SignatureRow};
-pub use statistics::{ActionRow, FailureRate, JobStatistics};
-pub use timeline::{JobAction, JobAudit, JobBulk, Relative};
+pub use statistics::{ActionRow, FailureRate, JobStatistics, MOST_FAILURES};
+pub use timeline::{JobAction, JobAudit, JobBulk, MAX_ATTEMPTS, Relative};

@@ -46,6 +46,22 @@ pub struct ScheduleFields {
     pub description: String,
 }
 
+/// The newest attempt of a scheduler's jobs.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct LastRunRow {
+    pub queue: String,
+    /// Id of the scheduler.
+    pub id: String,
+    pub job_id: String,
+    pub started_at: DateTime<Utc>,
+    pub finished_at: DateTime<Utc>,
+    pub outcome: String,
+    pub verdict: String,
+    pub code: Option<String>,
+    pub plugin: Option<String>,
+    pub source: String,
+}
+
 const COLUMNS: &str = "id, queue, name, data, every_ms, cron, tz, missed, description, plugin, overridden, paused_by, paused_at, \
                        updated_at, updated_by";
 
@@ -65,6 +81,29 @@ impl Store {
             .fetch_optional(&self.pool)
             .await?;
         row.ok_or_else(|| StoreError::NotFound(format!("there is no schedule {id}")))
+    }
+
+    /// The newest attempt of each of these schedulers (queue and id), also of other clients' ones,
+    /// that the history knows. `prefix` is BullMQ's key prefix.
+    pub async fn last_runs(
+        &self,
+        prefix: &str,
+        schedulers: &[(&str, &str)],
+    ) -> Result<Vec<LastRunRow>, StoreError> {
+        let (queues, ids): (Vec<&str>, Vec<&str>) = schedulers.iter().copied().unzip();
+        // A partial index has the expression: see migrations/0034_lengths_and_steps.sql.
+        let query = sqlx::query_as(
+            "select s.queue, s.id, a.job_id, a.started_at, a.finished_at, a.outcome, a.verdict, a.code, a.plugin, a.source \
+             from unnest($2::text[], $3::text[]) as s (queue, id), lateral (select * from attempts \
+             where prefix = $1 and attempts.queue = s.queue and job_id like 'repeat:%' \
+             and substring(job_id from '^repeat:(.*):[0-9.]+$') = s.id order by finished_at desc limit 1) a",
+        );
+        Ok(query
+            .bind(prefix)
+            .bind(queues)
+            .bind(ids)
+            .fetch_all(&self.pool)
+            .await?)
     }
 
     /// Creates an operator's schedule. An id that exists is a conflict.

@@ -4,8 +4,12 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use patchbay_model::QueueName;
+use serde_json::Value;
 
 use crate::{Store, StoreError};
+
+/// Most failures that [`Store::failed_lately`] looks at.
+pub const MOST_FAILURES: i64 = 10_000;
 
 /// Attempts of one kind of job over the last day.
 #[derive(Debug, Clone, sqlx::FromRow)]
@@ -41,6 +45,8 @@ pub struct ActionRow {
     pub action: String,
     pub target: String,
     pub began_at: DateTime<Utc>,
+    pub details: Value,
+    pub result: Option<Value>,
 }
 
 impl Store {
@@ -121,20 +127,48 @@ impl Store {
             .await?)
     }
 
-    /// The last completed action of these kinds on any of these targets.
-    pub async fn last_action(
+    /// Jobs that failed for good within this time and have not run since, by queue; those of one
+    /// queue if it is given. At most [`MOST_FAILURES`] failures are looked at, the newest.
+    pub async fn failed_lately(
+        &self,
+        prefix: &str,
+        queue: Option<&QueueName>,
+        within: Duration,
+    ) -> Result<Vec<(String, i64)>, StoreError> {
+        let query = sqlx::query_as(
+            "with failed as (select queue, job_id, job_created_ms, started from attempts where prefix = $1 \
+             and ($2::text is null or queue = $2) and finished_at > now() - make_interval(secs => $3) \
+             and outcome <> 'completed' and verdict = 'fail' order by finished_at desc limit $4) \
+             select queue, count(*) from failed where not exists (select from attempts a where a.prefix = $1 \
+             and a.queue = failed.queue and a.job_id = failed.job_id and a.job_created_ms = failed.job_created_ms \
+             and a.started > failed.started) group by queue order by count(*) desc, queue",
+        );
+        Ok(query
+            .bind(prefix)
+            .bind(queue.map(QueueName::as_str))
+            .bind(within.as_secs_f64())
+            .bind(MOST_FAILURES)
+            .fetch_all(&self.pool)
+            .await?)
+    }
+
+    /// Of each of these kinds of actions on each of these targets the last one that completed, the
+    /// newest first; for grants, of each list of asks.
+    pub async fn last_actions(
         &self,
         actions: &[&str],
         targets: &[&str],
-    ) -> Result<Option<ActionRow>, StoreError> {
+    ) -> Result<Vec<ActionRow>, StoreError> {
         let query = sqlx::query_as(
-            "select actor, action, target, began_at from operator_actions \
-             where action = any($1) and target = any($2) and ended_at is not null and error is null order by id desc limit 1",
+            "select actor, action, target, began_at, details, result from ( \
+             select distinct on (action, target, details -> 'asks') id, actor, action, target, began_at, details, result \
+             from operator_actions where action = any($1) and target = any($2) and ended_at is not null and error is null \
+             order by action, target, details -> 'asks', id desc) last order by id desc",
         );
         Ok(query
             .bind(actions)
             .bind(targets)
-            .fetch_optional(&self.pool)
+            .fetch_all(&self.pool)
             .await?)
     }
 }

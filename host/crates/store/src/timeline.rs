@@ -6,10 +6,10 @@ use patchbay_model::{JobId, QueueName};
 use serde_json::json;
 
 use crate::attempts::COLUMNS;
-use crate::{FoundRow, Store, StoreError};
+use crate::{ActionRow, FoundRow, Store, StoreError};
 
 /// Newest attempts of a job. For a job that ran more often, these are enough to see its problem.
-const MAX_ATTEMPTS: i64 = 500;
+pub const MAX_ATTEMPTS: i64 = 500;
 /// The end of the year 9999, which Postgres can hold.
 const LATEST_MS: i64 = 253_402_300_799_000;
 /// Limit for operators' actions, and for audit entries.
@@ -36,6 +36,10 @@ pub struct JobBulk {
     pub actor: String,
     /// When it was done; for a pending item, when the operation began.
     pub at: DateTime<Utc>,
+    /// When a removal was undone.
+    pub undone_at: Option<DateTime<Utc>>,
+    /// Who undid it.
+    pub undone_by: Option<String>,
     /// Id of the chosen job.
     pub job_id: String,
     pub job_created_ms: i64,
@@ -126,6 +130,28 @@ impl Store {
             .await?)
     }
 
+    /// What operators did to the whole queue since a time (Unix milliseconds) and may have changed the
+    /// job with it, oldest first.
+    pub async fn queue_actions(
+        &self,
+        queue: &QueueName,
+        since_ms: i64,
+    ) -> Result<Vec<ActionRow>, StoreError> {
+        let query = sqlx::query_as(
+            "select actor, action, target, began_at, details, result from operator_actions where target = $1 \
+             and action in ('queue.put-back', 'queue.clean', 'queue.drain', 'queue.obliterate') \
+             and began_at >= to_timestamp($2::bigint / 1000.0) and ended_at is not null and error is null \
+             order by id desc limit $3",
+        );
+        let query = query
+            .bind(queue.as_str())
+            .bind(since_ms.clamp(0, LATEST_MS))
+            .bind(MAX_RECORDS);
+        let mut actions: Vec<ActionRow> = query.fetch_all(&self.pool).await?;
+        actions.reverse();
+        Ok(actions)
+    }
+
     /// Bulk operations that chose the job or added it, oldest first.
     pub async fn job_bulks(
         &self,
@@ -134,8 +160,13 @@ impl Store {
         job: &JobId,
     ) -> Result<Vec<JobBulk>, StoreError> {
         let query = sqlx::query_as(
-            "select b.id as bulk, b.kind, b.actor, coalesce(i.acted_at, b.created_at) as at, i.job_id, i.job_created_ms, i.state, \
-             i.reason, i.new_id from bulk_items i join bulks b on b.id = i.bulk \
+            "select b.id as bulk, b.kind, b.actor, i.job_id, i.job_created_ms, i.state, i.reason, i.new_id, \
+             case when i.state in ('restored', 'lost') and i.undone_at is null then b.created_at \
+             else coalesce(i.acted_at, b.created_at) end as at, \
+             case when i.state in ('restored', 'lost') then coalesce(i.undone_at, i.acted_at) end as undone_at, \
+             (select actor from operator_actions where action = 'bulk.undo' and target = 'bulk/' || b.id \
+             order by id desc limit 1) as undone_by \
+             from bulk_items i join bulks b on b.id = i.bulk \
              where b.prefix = $1 and i.queue = $2 and (i.job_id = $3 or i.new_id = $3) order by b.id desc, i.n limit $4",
         );
         let query = query

@@ -23,4 +23,4 @@ pub use invoke::{
     Answer, AnswerBody, CallFailure, Entry, Invocation, Invoked, Invoker, Operation, RunningJob,
 };
 pub use work::{Work, WorkConfig};
-pub use workers::{WorkerDefaults, Workers};
+pub use workers::{LocalWorker, WorkerDefaults, Workers};

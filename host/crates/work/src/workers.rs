@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use patchbay_model::QueueName;
@@ -63,6 +63,18 @@ pub struct Workers {
 struct Running {
     spec: QueueSpec,
     handle: Arc<WorkerHandle>,
+    started: Instant,
+}
+
+/// The worker of one queue in this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LocalWorker {
+    /// Time since its start.
+    pub age: Duration,
+    /// Jobs that it runs now.
+    pub active: usize,
+    /// Whether the jobs of all workers use up the slots of this process.
+    pub host_is_full: bool,
 }
 
 impl Workers {
@@ -168,6 +180,20 @@ impl Workers {
             .sum()
     }
 
+    /// The worker of a queue. It may have no connection of its own in Redis: it opens one when it
+    /// first waits for jobs, which a worker at its limit or in front of an open breaker does not.
+    pub async fn local(&self, queue: &QueueName) -> Option<LocalWorker> {
+        let workers = self.workers.lock().await;
+        let workers = workers.as_ref()?;
+        let running = workers.get(queue)?;
+        let all: usize = workers.values().map(|other| other.handle.active()).sum();
+        Some(LocalWorker {
+            age: running.started.elapsed(),
+            active: running.handle.active(),
+            host_is_full: all >= self.defaults.max_jobs,
+        })
+    }
+
     /// Number of running jobs by queue. Empty from the start of the drain.
     pub async fn active_by_queue(&self) -> Vec<(QueueName, usize)> {
         let workers = self.workers.lock().await;
@@ -206,7 +232,11 @@ impl Workers {
             self.queues
                 .spawn_worker(config, Arc::clone(&self.handler) as _),
         );
-        Running { spec, handle }
+        Running {
+            spec,
+            handle,
+            started: Instant::now(),
+        }
     }
 }
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use patchbay_api::alerts::{
     Alert, AlertEvent, AlertHistoryQuery, AlertOverview, AlertRule, AlertRulesReset, AlertRulesSet,
-    AlertsSilence, AlertsTest, AlertsUnsilence, ChangedRule, ChannelTest, EndedSilence, NewSilence,
-    RuleChange, Severity, Silence, UndeliveredMessage,
+    AlertsSilence, AlertsTest, AlertsUnsilence, ChangedRule, ChannelTest, EndedSilence, FailedJobs,
+    NewSilence, RuleChange, Severity, Silence, UndeliveredMessage,
 };
 use patchbay_store::{AlertEventRow, AlertRow, AlertRuleRow, SilenceRow, Store, UndeliveredRow};
 use serde_json::{Value, json};
@@ -23,6 +23,8 @@ const MAX_SILENCE: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Longest time for which a rule may require that its condition holds.
 const MAX_HOLD_S: i32 = 7 * 24 * 3600;
 const MAX_EVENTS: i64 = 1_000;
+/// Failures of this time are told beside the alerts.
+const LATELY: Duration = Duration::from_secs(3_600);
 
 #[derive(Clone)]
 pub struct Alerts {
@@ -45,12 +47,17 @@ impl Alerts {
         let silences = self.store.alert_silences().await?;
         let alerts = self.store.alerts().await?;
         let undelivered = self.store.undelivered().await?;
+        let failed = self
+            .store
+            .failed_lately(self.watch.prefix(), None, LATELY)
+            .await?;
         Ok(AlertOverview {
             alerts: alerts
                 .into_iter()
                 .map(|row| alert(row, &silences))
                 .collect(),
             undelivered: undelivered.into_iter().map(undelivered_message).collect(),
+            failed_last_hour: failed.into_iter().map(failed_jobs).collect(),
         })
     }
 
@@ -298,6 +305,10 @@ fn alert(row: AlertRow, silences: &[SilenceRow]) -> Alert {
     }
 }
 
+fn failed_jobs((queue, jobs): (String, i64)) -> FailedJobs {
+    FailedJobs { queue, jobs }
+}
+
 fn undelivered_message(row: UndeliveredRow) -> UndeliveredMessage {
     UndeliveredMessage {
         rule: row.rule,
@@ -345,5 +356,6 @@ fn event(row: AlertEventRow) -> AlertEvent {
         severity: row.severity,
         reason: row.reason,
         silenced: row.silenced,
+        lasted_ms: row.lasted_ms,
     }
 }

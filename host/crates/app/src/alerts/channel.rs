@@ -153,11 +153,13 @@ fn subject(body: &Value) -> String {
 
 fn text(body: &Value) -> String {
     let recovered = field(body, "event") == "recovered";
-    let mut lines = vec![format!(
-        "{}{}",
-        if recovered { "It was: " } else { "" },
-        field(body, "reason")
-    )];
+    // A host of the version before tells neither the length nor that it is over.
+    let it_was = if recovered && body["lastedMs"].is_null() {
+        "It was: "
+    } else {
+        ""
+    };
+    let mut lines = vec![format!("{it_was}{}", field(body, "reason"))];
     let mut add = |label: &str, name: &str| {
         if !field(body, name).is_empty() {
             lines.push(format!("{label}: {}", field(body, name)));
@@ -223,5 +225,8 @@ mod tests {
         );
         assert!(text(&body).starts_with("It was: 3 jobs wait") && !text(&body).contains("Next:"));
         assert_ne!(firing, message_id(&body));
+        let whole = "emailQueue: recovered after 12 min. It was: 3 jobs waited";
+        (body["reason"], body["lastedMs"]) = (whole.into(), 720_000.into());
+        assert!(text(&body).starts_with(whole), "{}", text(&body));
     }
 }

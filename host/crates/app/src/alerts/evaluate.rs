@@ -5,12 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
+use patchbay_model::words::lasted;
 use patchbay_store::{AlertChange, AlertEventRow, AlertRow, AlertRuleRow, SilenceRow};
 use serde_json::{Map, Value, json};
 
 use super::observe::{Observation, RuleObservations};
 use super::rule::{InForce, Rule, in_force, silenced};
-use super::state::{AlertInput, Event, Standing, step};
+use super::state::{AlertInput, Event, Seen, Standing, step};
 
 /// Most subjects of one rule that may fire at once. When everything fails, hundreds of messages
 /// help nobody.
@@ -35,6 +36,8 @@ pub(super) struct Round<'a> {
     /// Only for display: durations are counted, see [`super::state`].
     pub now: DateTime<Utc>,
     pub passed: Duration,
+    /// Time between two rounds.
+    pub every: Duration,
     pub repeat: Duration,
 }
 
@@ -57,15 +60,10 @@ pub(super) fn evaluate(
             !met.iter()
                 .any(|(observation, _)| observation.subject == *subject)
         });
-        let gone = gone.filter(|((_, subject), _)| {
-            seen.covers.subject(subject)
-                || seen
-                    .observations
-                    .iter()
-                    .any(|observation| observation.subject == *subject)
-        });
-        changes.extend(gone.filter_map(|((_, subject), row)| {
-            change(known, rule, subject, Some(row), None, round)
+        let gone =
+            gone.filter_map(|((_, subject), row)| Some((subject, row, unmet(seen, subject)?)));
+        changes.extend(gone.filter_map(|(subject, row, how)| {
+            change(known, rule, subject, Some(row), Look::Gone(how), round)
         }));
         changes.extend(met.iter().filter_map(|(observation, in_force)| {
             let row = known
@@ -76,12 +74,29 @@ pub(super) fn evaluate(
                 rule,
                 &observation.subject,
                 row,
-                Some((observation, in_force)),
+                Look::Met(observation, in_force),
                 round,
             )
         }));
     }
     changes
+}
+
+/// How a round saw a subject.
+#[derive(Clone, Copy)]
+enum Look<'a> {
+    Met(&'a Observation, &'a InForce),
+    Gone(Seen),
+}
+
+/// How the round saw a subject that does not meet the condition. `None`: nobody looked at it.
+fn unmet(seen: &RuleObservations, subject: &str) -> Option<Seen> {
+    let mut observed = seen.observations.iter();
+    if seen.in_order.contains(subject) || observed.any(|observation| observation.subject == subject)
+    {
+        return Some(Seen::InOrder);
+    }
+    seen.covers.subject(subject).then_some(Seen::Absent)
 }
 
 /// Observations that meet the rule's condition: those that did so before, and the worst of the
@@ -125,37 +140,40 @@ fn change(
     rule: &Rule,
     subject: &str,
     row: Option<&AlertRow>,
-    met: Option<(&Observation, &InForce)>,
+    look: Look<'_>,
     round: &Round<'_>,
 ) -> Option<AlertChange> {
-    let hold = met.map_or_else(
-        || in_force(rule, subject, &known.rules).hold,
-        |(_, in_force)| in_force.hold,
-    );
-    let look = AlertInput {
-        holds: Some(met.is_some()),
-        hold,
+    let input = AlertInput {
+        seen: match look {
+            Look::Met(..) => Seen::Met,
+            Look::Gone(how) => how,
+        },
+        hold: match look {
+            Look::Met(_, in_force) => in_force.hold,
+            Look::Gone(_) => in_force(rule, subject, &known.rules).hold,
+        },
         // Without a channel nothing counts as announced, so the first channel that is added learns
         // what fires already.
         silenced: known.channels.is_empty()
             || silenced(rule.name, subject, &known.silences).is_some(),
         passed: round.passed,
+        every: round.every,
         repeat: round.repeat,
     };
     let before = row.map(standing);
-    let next = step(before, &look);
-    let notice = met.map_or_else(
-        || row.map_or(Value::Null, |row| row.notice.clone()),
-        |(observation, in_force)| notice(rule, observation, in_force, round),
-    );
-    let severity = met.map_or_else(
-        || {
+    let next = step(before, &input);
+    let (notice, severity) = match look {
+        Look::Met(observation, in_force) => (
+            notice(rule, observation, in_force, round),
+            in_force.severity.as_str().to_owned(),
+        ),
+        Look::Gone(_) => (
+            row.map_or(Value::Null, |row| row.notice.clone()),
             row.map_or(rule.severity.as_str().to_owned(), |row| {
                 row.severity.clone()
-            })
-        },
-        |(_, in_force)| in_force.severity.as_str().to_owned(),
-    );
+            }),
+        ),
+    };
     let begins = next.event == Some(Event::Firing) && !before.is_some_and(|before| before.firing);
     let now = next.now.map(|standing| AlertRow {
         rule: rule.name.to_owned(),
@@ -163,7 +181,7 @@ fn change(
         severity: severity.clone(),
         firing: standing.firing,
         held_ms: ms(standing.held),
-        quiet_ms: ms(standing.quiet),
+        quiet_ms: ms(quiet(&standing)),
         announced: standing.announced,
         began_at: row.map_or(round.now, |row| row.began_at),
         fired_at: row
@@ -174,21 +192,28 @@ fn change(
     if now.as_ref() == row && next.event.is_none() {
         return None;
     }
-    let since = row.map_or(round.now, |row| row.began_at);
-    let reason = notice["reason"].as_str().unwrap_or_default().to_owned();
-    let event = next.event.map(|event| AlertEventRow {
+    let told = next.event.map(|event| Told {
+        rule,
+        subject,
+        event,
+        severity: &severity,
+        notice: &notice,
+        since: row.map_or(round.now, |row| row.began_at),
+    });
+    let event = told.as_ref().map(|told| AlertEventRow {
         at: round.now,
         rule: rule.name.to_owned(),
         subject: subject.to_owned(),
-        event: event.as_str().to_owned(),
+        event: told.event.as_str().to_owned(),
         severity: severity.clone(),
-        reason,
+        reason: told.was_or_is().to_owned(),
         silenced: !next.tell,
+        lasted_ms: told.lasted(round).map(ms),
     });
-    let tell = next.event.filter(|_| next.tell).map(|event| {
-        let body = body(rule, subject, event, &severity, &notice, since, round);
-        (body, known.channels.iter().cloned().collect())
-    });
+    let tell = told
+        .as_ref()
+        .filter(|_| next.tell)
+        .map(|told| (body(told, round), known.channels.iter().cloned().collect()));
     Some(AlertChange {
         rule: rule.name.to_owned(),
         subject: subject.to_owned(),
@@ -197,6 +222,49 @@ fn change(
         tell,
         begins,
     })
+}
+
+/// An event, as it is told.
+struct Told<'a> {
+    rule: &'a Rule,
+    subject: &'a str,
+    event: Event,
+    severity: &'a str,
+    notice: &'a Value,
+    /// When the condition was first met.
+    since: DateTime<Utc>,
+}
+
+impl Told<'_> {
+    /// How long an alert lasted that has recovered, for display: by the clock, as the times beside
+    /// it.
+    fn lasted(&self, round: &Round<'_>) -> Option<Duration> {
+        let lasted = (round.now - self.since).to_std().unwrap_or_default();
+        (self.event == Event::Recovered).then_some(lasted)
+    }
+
+    /// What is wrong; of an alert that has recovered, what was.
+    fn was_or_is(&self) -> &str {
+        let was = self.notice["was"]
+            .as_str()
+            .filter(|_| self.event == Event::Recovered);
+        was.or(self.notice["reason"].as_str()).unwrap_or_default()
+    }
+
+    fn reason(&self, round: &Round<'_>) -> String {
+        match self.lasted(round) {
+            Some(length) => recovery(self.subject, length, self.was_or_is()),
+            None => self.was_or_is().to_owned(),
+        }
+    }
+}
+
+/// The text of an alert that has recovered.
+pub(super) fn recovery(subject: &str, length: Duration, was: &str) -> String {
+    format!(
+        "{subject}: recovered after {}. It was: {was}",
+        lasted(length)
+    )
 }
 
 /// What lists and messages show of an observation.
@@ -208,6 +276,7 @@ fn notice(rule: &Rule, observation: &Observation, in_force: &InForce, round: &Ro
     let rounded = observation.value.map(|value| (value * 10.0).round() / 10.0);
     json!({
         "reason": observation.reason,
+        "was": observation.was,
         "next": observation.next,
         "value": rounded,
         "threshold": in_force.threshold,
@@ -218,29 +287,26 @@ fn notice(rule: &Rule, observation: &Observation, in_force: &InForce, round: &Ro
 }
 
 /// The message, as it is posted to `alerts.webhook_url`.
-fn body(
-    rule: &Rule,
-    subject: &str,
-    event: Event,
-    severity: &str,
-    notice: &Value,
-    since: DateTime<Utc>,
-    round: &Round<'_>,
-) -> Value {
+fn body(told: &Told<'_>, round: &Round<'_>) -> Value {
+    let notice = told.notice;
     let mut body = Map::new();
     body.insert("host".into(), round.host.into());
     body.extend(notice["details"].as_object().cloned().unwrap_or_default());
     let fields = [
-        ("alert", json!(rule.name)),
-        ("event", json!(event.as_str())),
-        ("severity", json!(severity)),
-        ("subject", json!(subject)),
+        ("alert", json!(told.rule.name)),
+        ("event", json!(told.event.as_str())),
+        ("severity", json!(told.severity)),
+        ("subject", json!(told.subject)),
         ("environment", json!(round.environment)),
-        ("since", json!(time(since))),
+        ("since", json!(time(told.since))),
         ("at", json!(time(round.now))),
+        ("reason", json!(told.reason(round))),
     ];
     body.extend(fields.map(|(name, value)| (name.to_owned(), value)));
-    for name in ["reason", "next", "value", "threshold", "unit", "runbook"] {
+    if let Some(length) = told.lasted(round) {
+        body.insert("lastedMs".into(), ms(length).into());
+    }
+    for name in ["next", "value", "threshold", "unit", "runbook"] {
         if !notice[name].is_null() {
             body.insert(name.to_owned(), notice[name].clone());
         }
@@ -254,11 +320,26 @@ pub(super) fn time(at: DateTime<Utc>) -> String {
 
 fn standing(row: &AlertRow) -> Standing {
     let duration = |ms: i64| Duration::from_millis(u64::try_from(ms).unwrap_or(0));
+    let quiet = duration(row.quiet_ms);
+    let (quiet, unseen) = match row.firing {
+        true => (quiet, Duration::ZERO),
+        false => (Duration::ZERO, quiet),
+    };
     Standing {
         firing: row.firing,
         held: duration(row.held_ms),
-        quiet: duration(row.quiet_ms),
+        unseen,
+        quiet,
         announced: row.announced,
+    }
+}
+
+/// What the column `quiet_ms` holds: about a pending alert nobody is told, so there it is for how
+/// long its subject has not been seen.
+fn quiet(standing: &Standing) -> Duration {
+    match standing.firing {
+        true => standing.quiet,
+        false => standing.unseen,
     }
 }
 
@@ -290,6 +371,7 @@ mod tests {
             runbooks: "docs/operations/alerts.md",
             now: DateTime::from_timestamp(now_unix_s, 0).expect("a time"),
             passed: Duration::from_secs(60),
+            every: Duration::from_secs(15),
             repeat: Duration::from_secs(3_600),
         }
     }
@@ -308,6 +390,7 @@ mod tests {
         RuleObservations {
             rule: "oldest-waiting",
             observations: observations.iter().map(observation).collect(),
+            in_order: BTreeSet::new(),
             covers,
         }
     }
@@ -435,6 +518,7 @@ mod tests {
         let seen = RuleObservations {
             rule: "plugin-quarantined",
             observations: vec![observation],
+            in_order: BTreeSet::new(),
             covers: Coverage::Nothing,
         };
         let changes = evaluate(&told_by_mail(), &[seen], &round(0));
@@ -447,5 +531,70 @@ mod tests {
             "next": "mend it", "runbook": "docs/operations/alerts.md#plugin-quarantined", "revision": "abc",
         });
         assert_eq!(*body, expected);
+    }
+
+    #[test]
+    fn a_recovery_says_for_how_long_it_was_and_what_it_was() {
+        let mut observation = Observation::new("q", 901.0, "3 jobs wait".into(), "look".into());
+        observation.was = Some("3 jobs waited, the oldest for 901 s".into());
+        let seen = |observations| RuleObservations {
+            rule: "oldest-waiting",
+            observations,
+            in_order: ["q".to_owned()].into(),
+            covers: Coverage::Everything,
+        };
+        let mut known = told_by_mail();
+        for now in [0, 60] {
+            let changes = evaluate(&known, &[seen(vec![observation.clone()])], &round(now));
+            known.apply(&changes);
+        }
+        let changes = evaluate(&known, &[seen(Vec::new())], &round(720));
+        let (body, _) = changes[0].tell.as_ref().expect("told");
+        assert_eq!(
+            body["reason"],
+            "q: recovered after 12 min. It was: 3 jobs waited, the oldest for 901 s"
+        );
+        assert_eq!(body["lastedMs"], 720_000);
+        let event = changes[0].event.as_ref().expect("an event");
+        assert_eq!(
+            (event.reason.as_str(), event.lasted_ms),
+            ("3 jobs waited, the oldest for 901 s", Some(720_000))
+        );
+    }
+
+    #[test]
+    fn a_recovery_by_a_clock_that_was_set_back_lasted_no_time() {
+        let mut known = told_by_mail();
+        let bad = || waiting(&[("q", 900.0)], Coverage::Everything);
+        run(&mut known, [(1_000, bad()), (1_060, bad())]);
+        let changes = evaluate(&known, &[waiting(&[], Coverage::Everything)], &round(500));
+        let (body, _) = changes[0].tell.as_ref().expect("told");
+        assert_eq!(body["lastedMs"], 0);
+    }
+
+    #[test]
+    fn a_subject_that_is_out_of_sight_keeps_its_time_and_one_in_order_does_not() {
+        let breaker = |in_order: &[&str], is_open: bool| RuleObservations {
+            rule: "breaker-open",
+            observations: is_open
+                .then(|| Observation::new("email smtp", None, "down".into(), "look".into()))
+                .into_iter()
+                .collect(),
+            in_order: in_order.iter().map(|one| (*one).to_owned()).collect(),
+            covers: Coverage::Everything,
+        };
+        let held = |gap: RuleObservations| {
+            let mut known = told_by_mail();
+            let rounds = [
+                breaker(&[], true),
+                breaker(&[], true),
+                gap,
+                breaker(&[], true),
+            ];
+            run(&mut known, rounds.into_iter().map(|seen| (0, seen)));
+            known.alerts.into_values().next().map(|row| row.held_ms)
+        };
+        assert_eq!(held(breaker(&[], false)), Some(60_000));
+        assert_eq!(held(breaker(&["email smtp"], false)), Some(0));
     }
 }

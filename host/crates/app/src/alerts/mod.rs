@@ -24,7 +24,7 @@ mod observe;
 pub mod rule;
 mod state;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -43,7 +43,7 @@ use tracing::{error, info, warn};
 pub use self::administration::Alerts;
 pub use self::channel::ChannelConfig;
 use self::deliver::Deliveries;
-use self::evaluate::{AlertState, Round, evaluate, time};
+use self::evaluate::{AlertState, Round, evaluate, recovery, time};
 pub use self::observe::Sources;
 use self::observe::{Coverage, HostReport, Observation, RuleObservations};
 use crate::Parts;
@@ -120,8 +120,7 @@ impl AlertWatch {
         let next = format!(
             "push and activate a mended revision, or: patchbay plugin rollback {plugin}, or: patchbay plugin release {plugin}"
         );
-        let mut observation =
-            Observation::new(plugin.as_str(), None, crash_loop.reason.clone(), next);
+        let mut observation = observe::quarantined(plugin.as_str(), &crash_loop.reason, next);
         observation.details = observe::details([
             ("plugin", json!(plugin)),
             ("revision", json!(crash_loop.digest)),
@@ -135,6 +134,7 @@ impl AlertWatch {
         let seen = [RuleObservations {
             rule,
             observations: vec![observation],
+            in_order: BTreeSet::new(),
             covers: Coverage::Nothing,
         }];
         let stored = async {
@@ -201,6 +201,11 @@ impl AlertWatch {
         format!("{}#{rule}", self.runbooks)
     }
 
+    /// BullMQ's key prefix.
+    fn prefix(&self) -> &str {
+        self.sources.queues.prefix()
+    }
+
     fn host(&self) -> &str {
         self.sources.plugins.host()
     }
@@ -212,6 +217,7 @@ impl AlertWatch {
             runbooks: &self.runbooks,
             now: Utc::now(),
             passed,
+            every: self.every,
             repeat: self.repeat,
         }
     }
@@ -268,10 +274,14 @@ impl AlertWatch {
         for event in changes.iter().filter_map(|change| change.event.as_ref()) {
             let (alert, subject, reason) = (&event.rule, &event.subject, &event.reason);
             if event.event == "recovered" {
+                let lasted_ms = event.lasted_ms.unwrap_or(0);
+                let length = Duration::from_millis(lasted_ms.unsigned_abs());
+                let reason = recovery(subject, length, reason);
                 info!(
                     alert,
                     subject,
                     reason,
+                    lasted_ms,
                     silenced = event.silenced,
                     "alert recovered"
                 );

@@ -3,20 +3,24 @@
 //!
 //! Nothing here decides. What could not be observed is absent. It does not count as in order.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use patchbay_api::breakers::BreakerView;
 use patchbay_capability::Certificates;
-use patchbay_model::QueueName;
-use patchbay_model::shell::arguments;
+use patchbay_model::shell::{arguments, word};
+use patchbay_model::words::{counted, lasted};
+use patchbay_model::{PluginName, QueueName};
 use patchbay_queue::{Broker, QueueError, QueueOverview, SchedulerView, Trouble};
 use patchbay_store::{Store, StoreError};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::breakers::OutsideHosts;
+use crate::breakers::outage::{NextTry, Outage};
 use crate::health::{DRAINING, Health};
 use crate::plugins::Plugins;
 use crate::scheduling::spec;
@@ -35,12 +39,59 @@ pub struct HostReport {
     pub redis: Option<(String, String, String)>,
     /// Plugin and outside host of each breaker that failures have opened.
     pub breakers: Vec<(String, String)>,
+    /// The same breakers, with more of each. Empty in reports of the version before.
+    pub open_breakers: Vec<OpenBreaker>,
+    /// Plugin and outside host of each breaker that was opened and is closed again.
+    pub closed_breakers: Vec<(String, String)>,
     /// When the certificate of each outside host ends, in Unix seconds.
     pub certificates: BTreeMap<String, i64>,
     /// Jobs per queue whose worker was lost lately.
     pub stalls: BTreeMap<String, usize>,
     /// The channels over which it can deliver.
     pub channels: Vec<String>,
+}
+
+/// A breaker that failures have opened, as its process sees it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct OpenBreaker {
+    pub plugin: String,
+    /// The outside host.
+    pub host: String,
+    pub open_for_ms: Option<u64>,
+    pub next_try_in_ms: Option<u64>,
+    /// It lets one call through.
+    pub half_open: bool,
+    pub opened_after: Option<u32>,
+    pub last_failure: Option<String>,
+    /// Jobs in the plugin's queues that wait, and those that are delayed.
+    pub jobs: Option<(u64, u64)>,
+}
+
+impl OpenBreaker {
+    fn of(view: &BreakerView, jobs: Option<(u64, u64)>) -> Self {
+        Self {
+            plugin: view.plugin.to_string(),
+            host: view.host.clone(),
+            open_for_ms: view.open_for_ms,
+            next_try_in_ms: view.probe_in_ms,
+            half_open: view.state == "half-open",
+            opened_after: view.opened_after,
+            last_failure: view.last_failure.clone(),
+            jobs,
+        }
+    }
+
+    fn outage(&self) -> Outage<'_> {
+        Outage {
+            plugin: &self.plugin,
+            host: &self.host,
+            open_for: self.open_for_ms.map(Duration::from_millis),
+            last_failure: self.last_failure.as_deref(),
+            jobs: self.jobs,
+            next_try: NextTry::of(self.next_try_in_ms, self.half_open),
+        }
+    }
 }
 
 /// One subject of a rule, as it was observed.
@@ -52,6 +103,8 @@ pub struct Observation {
     pub cases: Option<u32>,
     /// Must contain nothing of a job's data.
     pub reason: String,
+    /// The reason when it is over. `None`: as [`Self::reason`].
+    pub was: Option<String>,
     /// What the reader should do next.
     pub next: String,
     /// More details, for machines.
@@ -70,9 +123,15 @@ impl Observation {
             value: value.into(),
             cases: None,
             reason,
+            was: None,
             next,
             details: Map::new(),
         }
+    }
+
+    fn was(mut self, was: impl Into<String>) -> Self {
+        self.was = Some(was.into());
+        self
     }
 }
 
@@ -80,10 +139,25 @@ impl Observation {
 pub struct RuleObservations {
     pub rule: &'static str,
     pub observations: Vec<Observation>,
+    /// Subjects that were looked at and are in order, so far as they are known by name. Any other
+    /// one that is covered and not observed is absent.
+    pub in_order: BTreeSet<String>,
     pub covers: Coverage,
 }
 
-/// Subjects that are in order when [`RuleObservations::observations`] does not contain them.
+impl RuleObservations {
+    /// A subject that is observed as well, for example by another process, is not in order.
+    fn with_in_order(mut self, subjects: impl IntoIterator<Item = String>) -> Self {
+        self.in_order = subjects.into_iter().collect();
+        for observation in &self.observations {
+            self.in_order.remove(&observation.subject);
+        }
+        self
+    }
+}
+
+/// Subjects that do not meet the condition when [`RuleObservations::observations`] does not contain
+/// them.
 #[derive(Debug)]
 pub enum Coverage {
     Everything,
@@ -120,9 +194,14 @@ impl Sources {
             .await
             .redis_trouble
             .filter(|trouble| *trouble != Trouble::Away);
-        let open = self.outside.list().into_iter();
-        // A breaker that an operator has opened is open on purpose.
-        let open = open.filter(|story| !story.is_closed() && story.opened_by.is_none());
+        let (closed, open): (Vec<BreakerView>, Vec<BreakerView>) = self
+            .outside
+            .list()
+            .into_iter()
+            // A breaker that an operator has opened is open on purpose.
+            .filter(|view| view.opened_by.is_none())
+            .partition(BreakerView::is_closed);
+        let pair = |view: &BreakerView| (view.plugin.to_string(), view.host.clone());
         HostReport {
             not_ready: not_ready
                 .iter()
@@ -136,8 +215,12 @@ impl Sources {
                     trouble.next().into(),
                 )
             }),
-            breakers: open
-                .map(|story| (story.plugin.to_string(), story.host))
+            breakers: open.iter().map(pair).collect(),
+            open_breakers: self.with_jobs(&open).await,
+            closed_breakers: closed
+                .iter()
+                .filter(|view| view.times_opened > 0)
+                .map(pair)
                 .collect(),
             certificates: self.certificates.ends().into_iter().collect(),
             stalls: self
@@ -151,6 +234,27 @@ impl Sources {
         }
     }
 
+    /// The open breakers, with the jobs in their plugins' queues as far as Redis answers.
+    async fn with_jobs(&self, open: &[BreakerView]) -> Vec<OpenBreaker> {
+        let mut seen = Vec::with_capacity(open.len());
+        let mut redis_answers = true;
+        for view in open {
+            let jobs = match redis_answers {
+                true => self.jobs_of(&view.plugin).await,
+                false => None,
+            };
+            redis_answers = jobs.is_some();
+            seen.push(OpenBreaker::of(view, jobs));
+        }
+        seen
+    }
+
+    async fn jobs_of(&self, plugin: &PluginName) -> Option<(u64, u64)> {
+        let queues = self.plugins.queues_of(plugin);
+        let overview = tokio::time::timeout(super::ANSWER_WITHIN, self.queues.overview(&queues));
+        Some(jobs_of(&overview.await.ok()?.ok()?))
+    }
+
     /// Evaluates the reports of all processes.
     pub fn of_processes(
         &self,
@@ -159,22 +263,25 @@ impl Sources {
     ) -> Vec<RuleObservations> {
         let now = Utc::now().timestamp();
         let silent_ones = silent.iter().map(|(host, silent)| {
-            let reason = format!("{host} has said nothing for {} s", silent.as_secs());
-            let next = "look whether its machine and process run; its jobs run again elsewhere after about 30 s";
-            Observation::new(host, None, reason, next.into())
+            let length = lasted(*silent);
+            let next = "look whether its machine and process run; its jobs run again on other hosts after about 30 s";
+            Observation::new(host, None, format!("Host {host} has not reported for {length}"), next.into())
+                .was(format!("host {host} had not reported for {length}"))
         });
         let is_silent = |host: &str| silent.iter().any(|(silent, _)| silent == host);
-        let others = all
+        let (others, ready): (Vec<_>, Vec<_>) = all
             .iter()
-            .filter(|(host, seen)| !seen.not_ready.is_empty() && !is_silent(host));
-        let others = others.map(|(host, seen)| unready(host, seen));
+            .filter(|(host, _)| !is_silent(host))
+            .partition(|(_, seen)| !seen.not_ready.is_empty());
+        let others = others.into_iter().map(|(host, seen)| unready(host, seen));
+        let unfit = all.iter().find_map(|(_, seen)| redis_unfit(seen));
+        let closed = all.iter().flat_map(|(_, seen)| &seen.closed_breakers);
         vec![
-            everything("health", silent_ones.chain(others)),
-            everything(
-                "redis-unfit",
-                all.iter().find_map(|(_, seen)| redis_unfit(seen)),
-            ),
-            everything("breaker-open", breakers(all)),
+            everything("health", silent_ones.chain(others))
+                .with_in_order(ready.into_iter().map(|(host, _)| host.clone())),
+            everything("redis-unfit", unfit).with_in_order([REDIS.to_owned()]),
+            everything("breaker-open", breakers(all))
+                .with_in_order(closed.map(|(plugin, host)| breaker_subject(plugin, host))),
             everything("stalled", stalls(all)),
             everything("certificate", certificates(all, now)),
         ]
@@ -184,17 +291,18 @@ impl Sources {
     /// away.
     pub fn of_this_process(&self, own: &HostReport) -> Vec<RuleObservations> {
         let host = self.plugins.host();
-        let observations = if own.not_ready.is_empty() {
-            Vec::new()
-        } else {
-            vec![unready(host, own)]
-        };
+        let is_ready = own.not_ready.is_empty();
         let health = RuleObservations {
             rule: "health",
-            observations,
+            observations: (!is_ready)
+                .then(|| unready(host, own))
+                .into_iter()
+                .collect(),
+            in_order: is_ready.then(|| host.to_owned()).into_iter().collect(),
             covers: Coverage::Only(host.to_owned()),
         };
-        vec![health, everything("redis-unfit", redis_unfit(own))]
+        let redis = everything("redis-unfit", redis_unfit(own));
+        vec![health, redis.with_in_order([REDIS.to_owned()])]
     }
 
     /// Observes Redis. `names` are queues.
@@ -215,19 +323,25 @@ impl Sources {
                     "memory",
                     share,
                     reason,
-                    "patchbay queue clean QUEUE, or raise maxmemory".into(),
+                    "patchbay queue clean QUEUE completed, or raise maxmemory of Redis".into(),
                 )
+                .was(format!("Redis used {share:.0} % of maxmemory"))
             });
             everything(rule, observation)
         };
         let lag = lag.map(|lag| {
-            let reason = format!("the oldest finished attempt has waited {} s for Postgres", lag.as_secs());
+            let length = lasted(lag);
+            let reason = format!(
+                "The history is behind: the oldest finished attempt has waited {length} for its copy to Postgres"
+            );
             let next =
-                "look whether Postgres answers and is fast: patchbay doctor; nothing is lost while Redis has room";
+                "patchbay doctor says whether Postgres answers and how fast; nothing is lost while Redis has room";
             Observation::new("attempts", lag.as_secs_f64(), reason, next.into())
+                .was(format!("the oldest finished attempt had waited {length} for its copy to Postgres"))
         });
         Ok(vec![
-            everything("oldest-waiting", queues.iter().filter_map(oldest)),
+            everything("oldest-waiting", queues.iter().filter_map(oldest))
+                .with_in_order(queues.iter().map(|queue| queue.name.to_string())),
             memory("redis-memory"),
             memory("redis-full"),
             everything("history-lag", lag),
@@ -241,7 +355,7 @@ impl Sources {
             let next = format!(
                 "push and activate a mended revision, or: patchbay plugin rollback {plugin}, or: patchbay plugin release {plugin}"
             );
-            let mut observation = Observation::new(plugin.as_str(), None, row.reason.clone(), next);
+            let mut observation = quarantined(plugin.as_str(), &row.reason, next);
             let consequence =
                 format!("its queues wait; patchbay plugin release {plugin}, or activate another revision");
             let host = row.began_by.strip_prefix("host ").unwrap_or(&row.began_by);
@@ -253,26 +367,34 @@ impl Sources {
             ]);
             observation
         });
-        let rates = self.store.failure_rates(self.queues.prefix(), LATELY).await?.into_iter().map(|rate| {
-            let share = rate.failed as f64 * 100.0 / rate.ended.max(1) as f64;
-            let queue = &rate.queue;
-            let reason = format!(
-                "{} of {} jobs of {queue} that ended in the last 10 min failed for good",
-                rate.failed, rate.ended
-            );
-            let mut observation = Observation::new(
+        let rates = self
+            .store
+            .failure_rates(self.queues.prefix(), LATELY)
+            .await?
+            .into_iter()
+            .map(|rate| {
+                let share = rate.failed as f64 * 100.0 / rate.ended.max(1) as f64;
+                let queue = &rate.queue;
+                let (failed, ended) = (rate.failed, rate.ended);
+                let of = format!(
+                    "of {} of {queue} that ended",
+                    counted(ended.unsigned_abs(), "job")
+                );
+                let reason = format!("{failed} {of} in the last 10 min failed for good");
+                let mut observation = Observation::new(
                 queue,
                 share,
                 reason,
                 format!(
-                    "patchbay job list {}; once the cause is mended: patchbay queue retry-all {}",
+                    "patchbay job list {}; when the cause is mended: patchbay queue retry-all {}",
                     arguments(&[queue, "failed"]),
                     arguments(&[queue])
                 ),
-            );
-            observation.cases = u32::try_from(rate.failed).ok();
-            observation
-        });
+            )
+            .was(format!("{failed} {of} within 10 min had failed for good"));
+                observation.cases = u32::try_from(rate.failed).ok();
+                observation
+            });
         let now = Utc::now();
         let mut newest: HashMap<(String, String), DateTime<Utc>> = HashMap::new();
         for row in self.store.secrets(None).await? {
@@ -283,13 +405,16 @@ impl Sources {
         }
         let secrets = newest.into_iter().map(|((plugin, name), set)| {
             let days = (now - set).num_seconds().max(0) as f64 / DAY_S;
-            let reason = format!("{name} of {plugin} was set {days:.0} days ago");
+            let age = counted(days as u64, "day");
+            let reason =
+                format!("Secret {name} of plugin {plugin} was set {age} ago and not rotated since");
             Observation::new(
                 format!("{plugin}/{name}"),
                 days,
                 reason,
                 format!("patchbay secret rotate {plugin} {name}"),
             )
+            .was(format!("secret {name} of plugin {plugin} was {age} old"))
         });
         Ok(vec![
             everything("plugin-quarantined", quarantined),
@@ -333,7 +458,10 @@ impl Sources {
                 let view = views.iter().find(|view| view.id == row.id && view.alive)?;
                 let late_s = now_ms.saturating_sub(i64::try_from(view.next_at).ok()?) / 1_000;
                 let (id, queue) = (&row.id, &row.queue);
-                let reason = format!("the tick of {id} in {queue} is {late_s} s late");
+                let length = lasted(Duration::from_secs(u64::try_from(late_s).ok()?));
+                let reason = format!(
+                    "A job of schedule {id} has been due in {queue} for {length} and has not started"
+                );
                 (late_s > 0).then(|| {
                     Observation::new(
                         id,
@@ -341,6 +469,7 @@ impl Sources {
                         reason,
                         format!("patchbay queue why {}", arguments(&[queue])),
                     )
+                    .was(format!("a job of schedule {id} in {queue} started {length} late or later"))
                 })
             });
         let zone = self.queues.default_zone();
@@ -348,32 +477,23 @@ impl Sources {
             .iter()
             .filter(|row| row.paused_by.is_none())
             .filter_map(|row| {
-                let reason = format!(
-                    "schedule {} has no ticks: {}",
-                    row.id,
-                    spec(row, zone).err()?
-                );
-                Some(Observation::new(
-                    &row.id,
-                    None,
-                    reason,
-                    format!("patchbay schedule edit {}", row.id),
-                ))
+                let (id, trouble) = (&row.id, spec(row, zone).err()?);
+                let next = format!("patchbay schedule edit {}", arguments(&[id]));
+                let reason = format!("Schedule {id} adds no jobs: {trouble}");
+                Some(
+                    Observation::new(id, None, reason, next)
+                        .was(format!("schedule {id} added no jobs: {trouble}")),
+                )
             });
         let stopped = there.iter().flat_map(|(queue, (_, views))| {
             views.iter().filter_map(move |view| {
-                let reason = format!(
-                    "schedule {} of {queue} stops: {}",
-                    view.id,
-                    view.trouble.as_ref()?
-                );
-                let next = "mend it where it was made; patchbay schedule list";
-                Some(Observation::new(
-                    format!("{queue} {}", view.id),
-                    None,
-                    reason,
-                    next.into(),
-                ))
+                let (id, trouble) = (&view.id, view.trouble.as_ref()?);
+                let reason = format!("Schedule {id} of {queue} stops: {trouble}");
+                let next = "mend it where it was made; see: patchbay schedule list";
+                Some(
+                    Observation::new(format!("{queue} {id}"), None, reason, next.into())
+                        .was(format!("schedule {id} of {queue} stopped: {trouble}")),
+                )
             })
         });
         Ok(Some([
@@ -390,8 +510,24 @@ fn everything(
     RuleObservations {
         rule,
         observations: observations.into_iter().collect(),
+        in_order: BTreeSet::new(),
         covers: Coverage::Everything,
     }
+}
+
+pub(super) fn quarantined(plugin: &str, why: &str, next: String) -> Observation {
+    let reason = format!("Plugin {plugin} is quarantined: {why}");
+    Observation::new(plugin, None, reason, next)
+        .was(format!("plugin {plugin} was quarantined: {why}"))
+}
+
+/// Waiting jobs of some queues, and delayed ones.
+fn jobs_of(queues: &[QueueOverview]) -> (u64, u64) {
+    let waiting = |queue: &QueueOverview| queue.counts.waiting + queue.counts.prioritized;
+    (
+        queues.iter().map(waiting).sum(),
+        queues.iter().map(|queue| queue.counts.delayed).sum(),
+    )
 }
 
 pub(super) fn details<const N: usize>(fields: [(&str, Value); N]) -> Map<String, Value> {
@@ -405,22 +541,29 @@ fn oldest(queue: &QueueOverview) -> Option<Observation> {
     // Jobs of a paused queue wait because an operator wants it.
     let age_ms = queue.oldest_waiting_ms.filter(|_| !queue.counts.paused)?;
     let (name, waiting) = (&queue.name, queue.counts.waiting + queue.counts.prioritized);
-    let reason = format!(
-        "jobs that wait in {name}: {waiting}, the oldest for {} s",
-        age_ms / 1_000
+    let (jobs, age) = (
+        counted(waiting, "job"),
+        lasted(Duration::from_millis(age_ms)),
     );
-    Some(Observation::new(
-        name.as_str(),
-        age_ms as f64 / 1e3,
-        reason,
-        format!("patchbay queue why {}", arguments(&[name.as_str()])),
-    ))
+    let reason = match waiting {
+        1 => format!("1 job waits in {name}, for {age}"),
+        _ => format!("{jobs} wait in {name}, the oldest for {age}"),
+    };
+    let was = match waiting {
+        1 => format!("1 job waited, for {age}"),
+        _ => format!("{jobs} waited, the oldest for {age}"),
+    };
+    let next = format!("patchbay queue why {}", arguments(&[name.as_str()]));
+    Some(Observation::new(name.as_str(), age_ms as f64 / 1e3, reason, next).was(was))
 }
+
+/// The subject of `redis-unfit`.
+const REDIS: &str = "redis";
 
 /// Redis is the same for all hosts, so the observation of one host is enough.
 fn redis_unfit(seen: &HostReport) -> Option<Observation> {
     let (code, message, next) = seen.redis.clone()?;
-    let mut observation = Observation::new("redis", None, message, next);
+    let mut observation = Observation::new(REDIS, None, message, next);
     observation.details = details([("trouble", json!(code))]);
     Some(observation)
 }
@@ -433,34 +576,85 @@ fn unready(host: &str, seen: &HostReport) -> Observation {
         }
         code => code,
     });
-    let reason = format!(
-        "{host} is not ready: {}",
-        words.collect::<Vec<_>>().join(", ")
-    );
+    let words = words.collect::<Vec<_>>().join(", ");
+    let reason = format!("Host {host} is not ready: {words}");
     Observation::new(host, None, reason, "patchbay doctor on its machine".into())
+        .was(format!("host {host} was not ready: {words}"))
+}
+
+fn breaker_subject(plugin: &str, host: &str) -> String {
+    format!("{plugin} {host}")
+}
+
+/// The open breakers of a report; of a host of the version before, as far as it tells.
+fn open_breakers(seen: &HostReport) -> Vec<OpenBreaker> {
+    if !seen.open_breakers.is_empty() {
+        return seen.open_breakers.clone();
+    }
+    let bare = seen.breakers.iter().map(|(plugin, host)| OpenBreaker {
+        plugin: plugin.clone(),
+        host: host.clone(),
+        ..OpenBreaker::default()
+    });
+    bare.collect()
 }
 
 fn breakers(all: &[(String, HostReport)]) -> impl Iterator<Item = Observation> {
-    let mut by: BTreeMap<(&str, &str), Vec<&str>> = BTreeMap::new();
+    let mut by: BTreeMap<String, (OpenBreaker, Vec<&str>)> = BTreeMap::new();
     for (process, seen) in all {
-        for (plugin, host) in &seen.breakers {
-            by.entry((plugin, host)).or_default().push(process);
+        for open in open_breakers(seen) {
+            let subject = breaker_subject(&open.plugin, &open.host);
+            match by.entry(subject) {
+                Entry::Vacant(entry) => drop(entry.insert((open, vec![process.as_str()]))),
+                Entry::Occupied(mut entry) => {
+                    let (known, processes) = entry.get_mut();
+                    processes.push(process);
+                    *known = of_both(known, &open);
+                }
+            }
         }
     }
-    by.into_iter().map(|((plugin, host), processes)| {
+    by.into_iter().map(|(subject, (open, processes))| {
+        let outage = open.outage();
+        let after = open.opened_after.map(|failures| {
+            let failures = counted(failures.into(), "failure");
+            format!("; the breaker opened after {failures}")
+        });
         let reason = format!(
-            "calls of {plugin} to {host} are refused on {}: it keeps failing",
-            processes.join(", ")
+            "{}. Seen on {}{}",
+            outage.text(),
+            processes.join(", "),
+            after.unwrap_or_default()
         );
-        let mut observation = Observation::new(
-            format!("{plugin} {host}"),
-            None,
-            reason,
-            format!("see to {host}; patchbay breaker list"),
-        );
-        observation.details = details([("plugin", json!(plugin)), ("outsideHost", json!(host))]);
+        let next = format!("see to {}; then: patchbay breaker list", word(&open.host));
+        let mut observation = Observation::new(subject, None, reason, next).was(outage.past());
+        observation.details = details([
+            ("plugin", json!(open.plugin)),
+            ("outsideHost", json!(open.host)),
+        ]);
         observation
     })
+}
+
+/// What two processes see of one outside host: the longer outage, and whoever tries sooner.
+fn of_both(a: &OpenBreaker, b: &OpenBreaker) -> OpenBreaker {
+    let (longer, other) = match a.open_for_ms >= b.open_for_ms {
+        true => (a, b),
+        false => (b, a),
+    };
+    OpenBreaker {
+        next_try_in_ms: longer
+            .next_try_in_ms
+            .zip(other.next_try_in_ms)
+            .map(|(a, b)| a.min(b))
+            .or(longer.next_try_in_ms),
+        last_failure: longer
+            .last_failure
+            .clone()
+            .or_else(|| other.last_failure.clone()),
+        jobs: longer.jobs.or(other.jobs),
+        ..longer.clone()
+    }
 }
 
 fn stalls(all: &[(String, HostReport)]) -> impl Iterator<Item = Observation> {
@@ -469,11 +663,13 @@ fn stalls(all: &[(String, HostReport)]) -> impl Iterator<Item = Observation> {
         *by.entry(queue).or_default() += jobs;
     }
     by.into_iter().map(|(queue, jobs)| {
-        let reason = format!(
-            "in the last 10 min, jobs of {queue} that lost their worker and run again: {jobs}"
-        );
+        let lost = counted(jobs as u64, "job");
+        let runs = if jobs == 1 { "runs" } else { "run" };
+        let reason =
+            format!("{lost} of {queue} lost the worker in the last 10 min and {runs} again");
         let next = "look for a host that was killed, lost Redis, or had no time to renew its locks";
         Observation::new(queue, jobs as f64, reason, next.into())
+            .was(format!("{lost} of {queue} lost the worker within 10 min"))
     })
 }
 
@@ -493,13 +689,14 @@ fn certificates(
         let at = DateTime::from_timestamp(ends, 0)
             .map(|at| at.date_naive().to_string())
             .unwrap_or_default();
-        let reason = format!("the certificate of {host} ends on {at}, in {days:.0} days");
-        Observation::new(
-            host,
-            days,
-            reason,
-            format!("ask whoever runs {host} to renew it"),
-        )
+        let length = counted(days.abs().round() as u64, "day");
+        let reason = match days < 0.0 {
+            true => format!("The certificate of {host} ended on {at}, {length} ago"),
+            false => format!("The certificate of {host} ends on {at}, in {length}"),
+        };
+        let next = format!("ask whoever runs {host} to renew it");
+        Observation::new(host, days, reason, next)
+            .was(format!("the certificate of {host} ended on {at}"))
     })
 }
 
@@ -558,5 +755,71 @@ mod tests {
                 .collect::<Vec<_>>(),
             [Some(4.0)]
         );
+    }
+
+    fn open(plugin: &str, open_for_s: u64, next_try_ms: Option<u64>) -> OpenBreaker {
+        OpenBreaker {
+            plugin: plugin.into(),
+            host: "smtp://mail:587".into(),
+            open_for_ms: Some(open_for_s * 1_000),
+            next_try_in_ms: next_try_ms,
+            half_open: next_try_ms.is_none(),
+            opened_after: Some(5),
+            last_failure: Some("connect: Connection refused (os error 111)".into()),
+            jobs: Some((61, 0)),
+        }
+    }
+
+    #[test]
+    fn an_outage_is_told_as_far_as_the_reports_have_it() {
+        let (mut a, mut b) = (HostReport::default(), HostReport::default());
+        a.open_breakers = vec![open("email", 300, Some(12_000))];
+        b.open_breakers = vec![open("email", 20, Some(3_000))];
+        let both = [("a:1".to_owned(), a), ("b:2".to_owned(), b)];
+        let observation = breakers(&both).next().expect("one");
+        assert_eq!(
+            observation.reason,
+            "email cannot reach smtp://mail:587 for 5 min (connection refused); 61 jobs wait. Next try in 3 s. Seen on a:1, b:2; \
+             the breaker opened after 5 failures"
+        );
+        assert_eq!(
+            observation.was.as_deref(),
+            Some(
+                "email could not reach smtp://mail:587 for 5 min (connection refused); 61 jobs waited"
+            )
+        );
+    }
+
+    #[test]
+    fn a_report_of_the_version_before_is_understood_and_a_newer_one_is_read_by_it() {
+        let old = json!({ "notReady": [], "breakers": [["email", "smtp://mail:587"]], "channels": ["mail"] });
+        let old: HostReport = serde_json::from_value(old).expect("a report");
+        let reason = breakers(&[("a:1".to_owned(), old)])
+            .next()
+            .expect("one")
+            .reason;
+        assert_eq!(reason, "email cannot reach smtp://mail:587. Seen on a:1");
+        let mut new = HostReport::default();
+        new.breakers = vec![("email".into(), "smtp://mail:587".into())];
+        new.open_breakers = vec![open("email", 1, None)];
+        let written = serde_json::to_value(&new).expect("JSON");
+        assert_eq!(written["breakers"], json!([["email", "smtp://mail:587"]]));
+        assert_eq!(
+            serde_json::from_value::<HostReport>(written).ok(),
+            Some(new)
+        );
+    }
+
+    #[test]
+    fn a_breaker_that_is_open_anywhere_is_not_in_order_and_one_that_closed_is() {
+        let of = |in_order: &[&str], observed: &[&str]| {
+            let observations = observed
+                .iter()
+                .map(|one| Observation::new(*one, None, String::new(), String::new()));
+            let names = in_order.iter().map(|one| (*one).to_owned());
+            everything("breaker-open", observations).with_in_order(names)
+        };
+        assert!(of(&["email x"], &["email x"]).in_order.is_empty());
+        assert_eq!(of(&["email x"], &["email y"]).in_order.len(), 1);
     }
 }

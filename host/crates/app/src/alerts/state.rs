@@ -1,5 +1,8 @@
 //! The life of one alert: none → pending → firing → none. Pure.
 //!
+//! A subject that is not seen for a short time (its plugin or its host is restarted, see [`grace`])
+//! keeps the time for which its condition has held. One that is seen and is in order does not.
+//!
 //! How long a condition has held is the time that has passed between two rounds of one process, by
 //! its monotonic clock. It is never computed from dates: a clock that jumps fires nothing, forgets
 //! nothing and repeats nothing.
@@ -11,12 +14,28 @@ use std::time::Duration;
 /// longer for the recovery.
 const LONGEST_CLEAR: Duration = Duration::from_secs(60);
 
+/// A restart takes less.
+const LONGEST_GRACE: Duration = Duration::from_secs(60);
+/// The share of the time that a condition must hold for which it may be out of sight.
+const GRACE_PER_HOLD: u32 = 5;
+
+/// For how long a pending alert stays when its subject is not seen: a fifth of the time that its
+/// condition must hold, at most a minute, and at least two rounds, since a restart that takes a
+/// second may still fall into two rounds.
+fn grace(look: &AlertInput) -> Duration {
+    (look.hold / GRACE_PER_HOLD)
+        .min(LONGEST_GRACE)
+        .max(look.every * 2)
+}
+
 /// An alert that is pending or firing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Standing {
     pub(super) firing: bool,
     /// If pending: how long the condition has held. If firing: how long it has been gone.
     pub(super) held: Duration,
+    /// If pending: how long its subject has not been seen, which is not part of `held`.
+    pub(super) unseen: Duration,
     /// Time since the last message.
     pub(super) quiet: Duration,
     /// Whether a message was sent that it fires.
@@ -41,16 +60,29 @@ impl Event {
     }
 }
 
-/// What one round sees of one alert.
+/// What one round sees of one alert's condition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Seen {
+    /// It holds.
+    Met,
+    /// Its subject was looked at, and is in order.
+    InOrder,
+    /// There is no such subject now.
+    Absent,
+    /// Nobody could look.
+    Unknown,
+}
+
 #[derive(Debug, Clone, Copy)]
 pub(super) struct AlertInput {
-    /// Whether the condition holds. `None` when it could not be observed.
-    pub(super) holds: Option<bool>,
+    pub(super) seen: Seen,
     /// How long the condition must hold before the alert fires.
     pub(super) hold: Duration,
     pub(super) silenced: bool,
     /// Time since the round before. Zero in a process's first round.
     pub(super) passed: Duration,
+    /// Time between two rounds.
+    pub(super) every: Duration,
     /// Time until a firing alert is announced again.
     pub(super) repeat: Duration,
 }
@@ -71,15 +103,18 @@ pub(super) fn step(before: Option<Standing>, look: &AlertInput) -> Transition {
         event: None,
         tell: false,
     };
-    let Some(holds) = look.holds else {
-        return stays(before);
-    };
-    match (before, holds) {
-        (None, false) => stays(None),
-        (None, true) => begin_or_wait(Duration::ZERO, look),
-        (Some(pending), false) if !pending.firing => stays(None),
-        (Some(pending), true) if !pending.firing => begin_or_wait(pending.held + look.passed, look),
-        (Some(firing), false) => {
+    match (before, look.seen) {
+        (_, Seen::Unknown) => stays(before),
+        (None, Seen::InOrder | Seen::Absent) => stays(None),
+        (None, Seen::Met) => begin_or_wait(Duration::ZERO, look),
+        (Some(pending), seen) if !pending.firing => match seen {
+            // It was out of sight since the round before: nobody knows that it held.
+            Seen::Met if !pending.unseen.is_zero() => begin_or_wait(pending.held, look),
+            Seen::Met => begin_or_wait(pending.held + look.passed, look),
+            Seen::Absent => stays(out_of_sight(pending, look)),
+            Seen::InOrder | Seen::Unknown => stays(None),
+        },
+        (Some(firing), Seen::InOrder | Seen::Absent) => {
             let held = firing.held + look.passed;
             if held >= look.hold.min(LONGEST_CLEAR) {
                 // Also while silenced: whoever got a message that it fires gets one that it
@@ -96,7 +131,7 @@ pub(super) fn step(before: Option<Standing>, look: &AlertInput) -> Transition {
                 ..firing
             }))
         }
-        (Some(firing), true) => {
+        (Some(firing), Seen::Met) => {
             let quiet = firing.quiet + look.passed;
             let firing = Standing {
                 held: Duration::ZERO,
@@ -126,6 +161,13 @@ pub(super) fn step(before: Option<Standing>, look: &AlertInput) -> Transition {
     }
 }
 
+/// A pending alert whose subject is not seen; `None` when that has lasted too long.
+fn out_of_sight(pending: Standing, look: &AlertInput) -> Option<Standing> {
+    // In the first round of a process no time has passed, and it must be marked all the same.
+    let unseen = pending.unseen + look.passed.max(Duration::from_millis(1));
+    (unseen <= grace(look)).then_some(Standing { unseen, ..pending })
+}
+
 fn begin_or_wait(held: Duration, look: &AlertInput) -> Transition {
     let firing = held >= look.hold;
     let tell = firing && !look.silenced;
@@ -133,6 +175,7 @@ fn begin_or_wait(held: Duration, look: &AlertInput) -> Transition {
     let now = Standing {
         firing,
         held,
+        unseen: Duration::ZERO,
         quiet: Duration::ZERO,
         announced: tell,
     };
@@ -148,14 +191,19 @@ mod tests {
     use super::*;
 
     const LOOK: AlertInput = AlertInput {
-        holds: Some(true),
+        seen: Seen::Met,
         hold: Duration::from_secs(60),
         silenced: false,
         passed: Duration::from_secs(15),
+        every: Duration::from_secs(15),
         repeat: Duration::from_secs(3_600),
     };
     const GONE: AlertInput = AlertInput {
-        holds: Some(false),
+        seen: Seen::InOrder,
+        ..LOOK
+    };
+    const ABSENT: AlertInput = AlertInput {
+        seen: Seen::Absent,
         ..LOOK
     };
 
@@ -247,7 +295,7 @@ mod tests {
     #[test]
     fn nobody_could_look_changes_nothing() {
         let unseen = AlertInput {
-            holds: None,
+            seen: Seen::Unknown,
             ..LOOK
         };
         let pending = step(None, &LOOK).now;
@@ -279,7 +327,7 @@ mod tests {
             [None, None, Some(Event::Firing), None]
         );
         let gone = AlertInput {
-            holds: Some(false),
+            seen: Seen::InOrder,
             ..silent
         };
         assert_eq!(
@@ -310,5 +358,57 @@ mod tests {
         );
         assert_eq!(first.now, Some(found));
         assert_eq!(step(first.now, &LOOK).event, Some(Event::Firing));
+    }
+
+    #[test]
+    fn a_subject_that_is_out_of_sight_for_a_moment_keeps_the_time_that_its_condition_held() {
+        let breaker = |look| AlertInput {
+            hold: Duration::from_secs(300),
+            ..look
+        };
+        let mut looks = vec![breaker(LOOK); 15];
+        looks.extend([breaker(ABSENT); 3]);
+        looks.extend([breaker(LOOK); 7]);
+        let (standing, told) = told(&looks);
+        // 210 s before the gap and 90 s after it; the gap itself does not count.
+        assert_eq!(told.iter().position(Option::is_some), Some(24), "{told:?}");
+        assert!(standing.is_some_and(|standing| standing.firing));
+    }
+
+    #[test]
+    fn one_that_stays_away_or_is_seen_in_order_begins_anew() {
+        let held = |looks: &[AlertInput]| told(looks).0.map(|standing| standing.held.as_secs());
+        assert_eq!(held(&[LOOK, LOOK, LOOK, ABSENT, ABSENT]), Some(30));
+        assert_eq!(held(&[LOOK, LOOK, LOOK, ABSENT, ABSENT, ABSENT]), None);
+        assert_eq!(held(&[LOOK, LOOK, LOOK, GONE]), None);
+        // Gaps do not add up.
+        assert_eq!(
+            held(&[LOOK, LOOK, ABSENT, ABSENT, LOOK, ABSENT, ABSENT]),
+            Some(15)
+        );
+    }
+
+    #[test]
+    fn a_restarted_process_that_does_not_see_the_subject_at_first_forgets_nothing() {
+        let pending = told(&[LOOK, LOOK, LOOK]).0;
+        let first = AlertInput {
+            passed: Duration::ZERO,
+            ..ABSENT
+        };
+        let second = AlertInput {
+            seen: Seen::Met,
+            ..ABSENT
+        };
+        let there = step(step(pending, &first).now, &second);
+        assert_eq!(there.now, pending, "the gap is not counted");
+    }
+
+    #[test]
+    fn one_that_fires_recovers_in_time_whether_it_is_in_order_or_gone() {
+        for gone in [GONE, ABSENT] {
+            let mut looks = vec![LOOK; 5];
+            looks.extend([gone; 4]);
+            assert_eq!(told(&looks).1.last(), Some(&Some(Event::Recovered)));
+        }
     }
 }

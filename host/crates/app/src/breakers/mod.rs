@@ -1,5 +1,6 @@
 //! Use cases of breakers: operators list, open and close those of the process that answers.
 
+pub mod outage;
 mod outside_hosts;
 
 use std::sync::Arc;
@@ -43,7 +44,7 @@ impl Breakers {
             self.view(&plugin, breaker.host())
         };
         let (target, details) = (
-            format!("{plugin} {}", order.host),
+            self.target(&plugin, &order.host),
             json!({ "reason": reason }),
         );
         self.actions
@@ -60,12 +61,19 @@ impl Breakers {
             self.view(&plugin, breaker.host())
         };
         let (target, details) = (
-            format!("{plugin} {}", order.host),
+            self.target(&plugin, &order.host),
             json!({ "reason": reason }),
         );
         self.actions
             .record::<BreakersClose, _>(who, &target, details, act)
             .await
+    }
+
+    /// What is recorded: the host's whole name, or what was given if it names none.
+    fn target(&self, plugin: &PluginName, host: &str) -> String {
+        let found = self.outside.find(plugin, host);
+        let host = found.map_or_else(|_| host.to_owned(), |breaker| breaker.host().to_owned());
+        format!("{plugin} {host}")
     }
 
     fn view(&self, plugin: &PluginName, host: &str) -> Result<BreakerView, Error> {

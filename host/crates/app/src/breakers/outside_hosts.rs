@@ -4,11 +4,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{SecondsFormat, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
 use patchbay_api::breakers::BreakerView;
 use patchbay_capability::{Breaker, BreakerState, Breakers};
 use patchbay_model::breaker::BreakerSpec;
 use patchbay_model::manifest::Manifest;
+use patchbay_model::shell::word;
 use patchbay_model::{PluginName, egress};
 use patchbay_runtime::Runtime;
 
@@ -58,46 +59,13 @@ impl OutsideHosts {
             .unwrap_or_default()
     }
 
-    /// Finds a breaker by `scheme://host:port`, or by a part of it that matches one host only. The
-    /// error names the known hosts.
+    /// Finds a breaker by `scheme://host:port`, or by any part of it that matches one host only. The
+    /// error names the hosts to choose from.
     pub fn find(&self, plugin: &PluginName, host: &str) -> Result<Arc<Breaker>, Error> {
         let known: Vec<String> = self.of(plugin).into_iter().map(|view| view.host).collect();
-        let exact = known.iter().filter(|known| known.as_str() == host);
-        let parts = |known: &str| {
-            let authority = known
-                .split_once("://")
-                .map_or("", |(_, authority)| authority)
-                .to_owned();
-            let name = authority
-                .rsplit_once(':')
-                .map_or("", |(name, _)| name)
-                .to_owned();
-            let without_port = known
-                .rsplit_once(':')
-                .map_or("", |(start, _)| start)
-                .to_owned();
-            [authority, name, without_port]
-        };
-        let alike = known
-            .iter()
-            .filter(|known| parts(known).iter().any(|part| part == host));
-        let found: Vec<&String> = match exact.collect::<Vec<_>>() {
-            exact if exact.is_empty() => alike.collect(),
-            exact => exact,
-        };
-        match found[..] {
-            [host] => Ok(self.breakers.of(plugin, host)),
-            [] if known.is_empty() => Err(Error::not_found(format!(
-                "no plugin {plugin} with outside hosts is active here"
-            ))),
-            [] => Err(Error::not_found(format!(
-                "{plugin} names no host {host}; it names {}",
-                known.join(", ")
-            ))),
-            [..] => Err(Error::not_found(format!(
-                "{plugin} names several hosts like {host}: {}",
-                known.join(", ")
-            ))),
+        match meant(plugin, &known, host) {
+            Ok(host) => Ok(self.breakers.of(plugin, host)),
+            Err(message) => Err(Error::not_found(message)),
         }
     }
 
@@ -124,6 +92,10 @@ impl OutsideHosts {
             state: "closed".to_owned(),
             since: None,
             probe_in_ms: None,
+            next_try_at: None,
+            opened_at: None,
+            open_for_ms: None,
+            opened_after: None,
             opened_by: None,
             reason: None,
             failures: 0,
@@ -135,14 +107,21 @@ impl OutsideHosts {
             deferred_jobs: 0,
         };
         let Some(view) = view else { return shown };
-        shown.since = Some((Utc::now() - view.age).to_rfc3339_opts(SecondsFormat::Secs, true));
+        let now = Utc::now();
+        let time = |at: DateTime<Utc>| Some(at.to_rfc3339_opts(SecondsFormat::Secs, true));
+        shown.since = time(now - view.age);
+        if let Some(open_for) = view.open_for {
+            (shown.opened_at, shown.open_for_ms) = (time(now - open_for), Some(ms(open_for)));
+        }
+        shown.opened_after = view.opened_after;
         (shown.failures, shown.last_failure) = (view.failures, view.last_failure);
         (shown.times_opened, shown.deferred_jobs) = (view.opened, view.deferred);
         match view.state {
             BreakerState::Closed => {}
             BreakerState::HalfOpen => shown.state = "half-open".to_owned(),
             BreakerState::Open(left) => {
-                (shown.state, shown.probe_in_ms) = ("open".to_owned(), Some(ms(left)))
+                (shown.state, shown.probe_in_ms) = ("open".to_owned(), Some(ms(left)));
+                shown.next_try_at = time(now + left);
             }
             BreakerState::Held { by, reason } => {
                 (shown.state, shown.opened_by, shown.reason) =
@@ -150,5 +129,110 @@ impl OutsideHosts {
             }
         }
         shown
+    }
+}
+
+/// The host that is meant: the one of that name, or else the only one of which `part` is a part.
+/// Names of hosts do not depend on the letter case.
+fn meant<'a>(plugin: &PluginName, known: &'a [String], part: &str) -> Result<&'a str, String> {
+    let wanted = part.to_lowercase();
+    let like = |is_meant: &dyn Fn(&str) -> bool| -> Vec<&'a str> {
+        let hosts = known.iter().map(String::as_str);
+        hosts
+            .filter(|host| is_meant(&host.to_lowercase()))
+            .collect()
+    };
+    // A whole name, or a whole part of one, is meant before other names that contain it.
+    let ways: [&dyn Fn(&str) -> bool; 3] = [
+        &|host| host == wanted,
+        &|host| whole_parts(host).contains(&wanted.as_str()),
+        &|host| !wanted.is_empty() && host.contains(&wanted),
+    ];
+    let found = ways
+        .into_iter()
+        .map(like)
+        .find(|found| !found.is_empty())
+        .unwrap_or_default();
+    let names = |hosts: &[&str]| {
+        let words = hosts.iter().map(|host| word(host));
+        words.collect::<Vec<_>>().join(", ")
+    };
+    let all: Vec<&str> = known.iter().map(String::as_str).collect();
+    match found[..] {
+        [host] => Ok(host),
+        [] if known.is_empty() => Err(format!(
+            "No plugin {plugin} with outside hosts is active on this host. See: patchbay plugin list"
+        )),
+        [] => Err(format!(
+            "{plugin} names no outside host like {}. It names: {}",
+            word(part),
+            names(&all)
+        )),
+        [..] => Err(format!(
+            "{} matches {} outside hosts of {plugin}: {}. Give a longer part",
+            word(part),
+            found.len(),
+            names(&found)
+        )),
+    }
+}
+
+/// Of `https://api.example:443`: `api.example:443`, `api.example` and `https://api.example`.
+fn whole_parts(host: &str) -> [&str; 3] {
+    let authority = host
+        .split_once("://")
+        .map_or("", |(_, authority)| authority);
+    let name = authority.rsplit_once(':').map_or("", |(name, _)| name);
+    let without_port = host.rsplit_once(':').map_or("", |(start, _)| start);
+    [authority, name, without_port]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(part: &str) -> Result<String, String> {
+        let plugin = "email".parse().expect("a name");
+        let known = [
+            "https://api.example:443",
+            "https://api.example:8443",
+            "https://sandbox.api.example:443",
+            "smtp://Mail.example:465",
+        ]
+        .map(str::to_owned);
+        meant(&plugin, &known, part).map(str::to_owned)
+    }
+
+    #[test]
+    fn any_part_that_matches_one_host_only_names_it_in_any_letter_case() {
+        for (part, host) in [
+            ("https://api.example:443", "https://api.example:443"),
+            ("API.example:8443", "https://api.example:8443"),
+            ("8443", "https://api.example:8443"),
+            ("sandbox", "https://sandbox.api.example:443"),
+            ("mail", "smtp://Mail.example:465"),
+            ("SMTP", "smtp://Mail.example:465"),
+            // A whole part of a name, although another name ends in it.
+            ("api.example:443", "https://api.example:443"),
+        ] {
+            assert_eq!(found(part), Ok(host.to_owned()), "{part}");
+        }
+    }
+
+    #[test]
+    fn a_part_of_several_hosts_lists_them_and_an_unknown_one_lists_all() {
+        let several = found("api.example").expect_err("two");
+        assert_eq!(
+            several,
+            "api.example matches 2 outside hosts of email: https://api.example:443, \
+             https://api.example:8443. Give a longer part"
+        );
+        let unknown = found("it's\u{1b}[2J").expect_err("none");
+        assert!(
+            unknown.contains(r"$'it\'s\033[2J'") && unknown.contains("smtp://Mail.example:465"),
+            "{unknown}"
+        );
+        assert!(found("").is_err());
+        assert!(found("example").is_err());
     }
 }

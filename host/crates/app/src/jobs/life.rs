@@ -9,8 +9,11 @@ use std::collections::BTreeMap;
 use chrono::DateTime;
 use patchbay_api::timeline::{Event, EventKind, Life, Timeline};
 use patchbay_queue::{Family, JobView};
-use patchbay_store::{FoundRow, JobAction, JobAudit, JobBulk, JobErasure, Relative};
+use patchbay_store::{
+    ActionRow, FoundRow, JobAction, JobAudit, JobBulk, JobErasure, MAX_ATTEMPTS, Relative,
+};
 
+use super::steps::{self, puts_back};
 use crate::history::views::calls;
 
 #[derive(Debug)]
@@ -22,6 +25,8 @@ pub(super) struct JobFacts {
     pub actions: Vec<JobAction>,
     /// Bulk operations that chose or added the job.
     pub bulks: Vec<JobBulk>,
+    /// Operations on the whole queue, oldest first.
+    pub queue_actions: Vec<ActionRow>,
     pub audit: Vec<JobAudit>,
     /// Erasures that removed its data.
     pub erasures: Vec<JobErasure>,
@@ -38,6 +43,7 @@ pub(super) struct JobFacts {
 }
 
 pub(super) fn timeline(queue: &str, id: &str, known: JobFacts) -> Timeline {
+    let is_cut_off = known.attempts.len() as i64 >= MAX_ATTEMPTS;
     let mut lives: BTreeMap<i64, Life> = BTreeMap::new();
     for row in &known.attempts {
         let life = lives
@@ -94,6 +100,7 @@ pub(super) fn timeline(queue: &str, id: &str, known: JobFacts) -> Timeline {
                 at: item.at,
                 kind: bulk(&item, adds),
             });
+            life.events.extend(undo(&item).filter(|_| !adds));
         }
     }
     for erasure in known.erasures {
@@ -179,6 +186,10 @@ pub(super) fn timeline(queue: &str, id: &str, known: JobFacts) -> Timeline {
         };
         life.events
             .sort_by_key(|event| (event.at.timestamp_millis(), rank(event), event.at));
+        for action in &known.queue_actions {
+            steps::add_queue_action(life, action);
+        }
+        number_attempts(life, is_cut_off);
         compute_waits(life);
     }
     Timeline {
@@ -202,18 +213,19 @@ fn adds(event: &Event) -> bool {
     }
 }
 
-/// Whether the event makes an ended job wait again.
-fn puts_back(event: &Event) -> bool {
-    match &event.kind {
-        EventKind::Operator { action, error, .. } => action == "job.retry" && error.is_none(),
-        EventKind::Bulk {
-            action,
-            state,
-            added,
-            like,
-            ..
-        } => action != "remove" && state == "done" && added.is_none() && like.is_none(),
-        _ => false,
+/// Numbers the attempts of a life on over its retries, at which BullMQ begins with 1 again. Where
+/// the oldest are not known, BullMQ's count of starts tells how many there were.
+fn number_attempts(life: &mut Life, is_cut_off: bool) {
+    let mut last = None;
+    for event in &mut life.events {
+        if let EventKind::Attempt {
+            number, started, ..
+        } = &mut event.kind
+        {
+            let before = if is_cut_off { *started - 1 } else { 0 };
+            *number = last.unwrap_or(before) + 1;
+            last = Some(*number);
+        }
     }
 }
 
@@ -285,13 +297,34 @@ fn is_in_redis(life: &mut Life, job: JobView, family: Family, logs: Vec<String>)
     }
 }
 
+/// Whether the removal of the item was undone, or was tried to be.
+fn is_undone(item: &JobBulk) -> bool {
+    ["restored", "lost"].contains(&item.state.as_str())
+}
+
+fn undo(item: &JobBulk) -> Option<Event> {
+    let kind = EventKind::Undo {
+        bulk: item.bulk,
+        actor: item.undone_by.clone(),
+        state: item.state.clone(),
+        reason: item.reason.clone(),
+    };
+    let at = item.undone_at.filter(|_| is_undone(item))?;
+    Some(Event { at, kind })
+}
+
 fn bulk(item: &JobBulk, adds: bool) -> EventKind {
+    let is_undone = is_undone(item);
     EventKind::Bulk {
         bulk: item.bulk,
         action: item.kind.clone(),
         actor: item.actor.clone(),
-        state: item.state.clone(),
-        reason: item.reason.clone(),
+        state: match is_undone {
+            true => "done".to_owned(),
+            false => item.state.clone(),
+        },
+        // Of one that is undone it is the undoing's.
+        reason: item.reason.clone().filter(|_| !is_undone),
         added: item
             .new_id
             .clone()
@@ -312,6 +345,7 @@ fn attempt(row: &FoundRow, versions: &BTreeMap<String, String>) -> Event {
         };
     }
     let kind = EventKind::Attempt {
+        number: 0,
         started: at.started,
         attempt: at.attempt,
         ended_at: at.finished_at,

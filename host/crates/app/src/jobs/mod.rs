@@ -6,6 +6,7 @@ mod duplicate;
 mod gone;
 mod life;
 mod search;
+mod steps;
 mod timeline;
 
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use patchbay_api::jobs::{
 use patchbay_api::reveal::Reveal;
 use patchbay_model::job::{JobState, trail_name};
 use patchbay_model::retry::{BackoffKind, RetryPolicy};
-use patchbay_model::text::length;
+use patchbay_model::words::lasted;
 use patchbay_model::{JobId, QueueName};
 use patchbay_queue::{Broker, JobView, MAX_LISTED, Page, Start, retry_of};
 use patchbay_store::{JobAction, Store};
@@ -211,7 +212,7 @@ fn retries(job: &JobView, policy: &RetryPolicy) -> Retries {
             BackoffKind::Fixed => "fixed",
             BackoffKind::Exponential => "exponential from",
         };
-        format!("{kind} {}", length(backoff.delay))
+        format!("{kind} {}", lasted(backoff.delay))
     });
     Retries {
         attempts: policy.attempts,

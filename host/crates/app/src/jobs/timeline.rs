@@ -93,6 +93,10 @@ impl Jobs {
             key: format!("{queue}:{id}"),
             actions: store.job_actions(queue, id, &created).await?,
             bulks: store.job_bulks(prefix, queue, id).await?,
+            queue_actions: match created.first() {
+                Some(since_ms) => store.queue_actions(queue, *since_ms).await?,
+                None => Vec::new(),
+            },
             audit: store.job_audit(queue, id, &requests).await?,
             relatives: store.relatives(prefix, queue, id, &requests).await?,
             versions: store.versions(&digests).await?.into_iter().collect(),

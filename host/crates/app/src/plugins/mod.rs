@@ -9,6 +9,7 @@
 //! Where this host trusts keys, no file is read before its signature is checked. Neither the file
 //! nor its signature is trusted because Postgres has it.
 
+mod absent;
 mod call;
 mod conflicts;
 mod converge;
@@ -42,6 +43,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::block_in_place;
 use tracing::info;
 
+pub use self::absent::{Absence, AbsentPlugin};
 pub use self::call::{Answer, AnswerBody, Operation};
 use self::converge::SnapshotPlugin;
 pub use self::converge::{STALE_AFTER, converger};
@@ -446,6 +448,15 @@ impl Plugins {
                     .map(|queue| queue.name.clone())
             })
             .collect()
+    }
+
+    /// Queues that the plugin handles, if it is active in this process.
+    pub fn queues_of(&self, plugin: &PluginName) -> Vec<QueueName> {
+        let revision = self.runtime.registry().get(plugin);
+        let queues = revision
+            .iter()
+            .flat_map(|revision| &revision.manifest().queues);
+        queues.map(|queue| queue.name.clone()).collect()
     }
 
     /// Paths of job data that active plugins of this process declare searchable, of one queue or of

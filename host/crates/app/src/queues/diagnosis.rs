@@ -9,38 +9,72 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use patchbay_api::breakers::BreakerView;
 use patchbay_api::queues::Reason;
 use patchbay_model::QueueName;
+use patchbay_model::grant::Ask;
 use patchbay_model::shell::{arguments, word};
+use patchbay_model::words::{counted, lasted};
 use patchbay_queue::{QueueOverview, TakenKey};
 use patchbay_store::{ActionRow, PlacesTaken};
+use patchbay_work::LocalWorker;
 use patchbay_work::quarantine::Quarantined;
 
+use super::changes;
+use crate::breakers::outage::{NextTry, Outage};
 use crate::health::NotReady;
+use crate::plugins::{Absence, AbsentPlugin};
 
 #[derive(Debug)]
 pub struct QueueObservation {
+    /// By this process's clock.
+    pub now: DateTime<Utc>,
     pub queue: QueueOverview,
     /// The queue's keys in Redis that hold something else.
     pub taken: Vec<TakenKey>,
-    /// Names of its workers.
+    /// Names of its workers with a connection of their own in Redis.
     pub workers: Vec<String>,
+    /// Its worker in this process, which may have no such connection.
+    pub local: Option<LocalWorker>,
     /// The plugin that handles the queue, active on this host.
     pub plugin: Option<String>,
+    /// The plugin that would handle it, if none does.
+    pub absent: Option<AbsentPlugin>,
+    /// What the active plugin asks for and is not granted.
+    pub missing: Vec<Ask>,
     /// The plugin that handles the queue, if it is quarantined.
     pub quarantined: Option<Quarantined>,
     /// Breakers of the active plugin on this host.
     pub breakers: Vec<BreakerView>,
     /// Database places of the active plugin on this host.
     pub sql: Option<PlacesTaken>,
-    /// The last pause, if it was made through Patchbay.
-    pub paused_by: Option<ActionRow>,
+    /// What operators last did to the queue, its plugin and its schedules.
+    pub changes: Vec<ActionRow>,
+    /// Schedules that add jobs to the queue.
+    pub schedules: Vec<ScheduleObservation>,
+    /// Jobs that failed for good in the last hour and have not run since; `None` if the history did
+    /// not answer.
+    pub failed_lately: Option<u64>,
     /// Why this host takes no jobs.
     pub not_ready: Vec<NotReady>,
     /// Whether Redis is nearly full.
     pub redis_full: bool,
 }
 
+#[derive(Debug, Clone)]
+pub struct ScheduleObservation {
+    pub id: String,
+    /// Who paused it, and when.
+    pub paused: Option<(String, Option<DateTime<Utc>>)>,
+    /// How long its tick has been due.
+    pub late: Duration,
+    /// Why it has no further ticks.
+    pub trouble: Option<String>,
+}
+
 /// A longer statement or transaction of a plugin delays its other calls.
 const LONG_IN_THE_DATABASE: Duration = Duration::from_secs(1);
+/// A worker that was started less than this ago may not be connected yet.
+const WORKER_STARTS_WITHIN: Duration = Duration::from_secs(15);
+/// A tick that is late by less than this is about to start.
+const LATE_AFTER: Duration = Duration::from_secs(60);
 
 /// What is at a key of the queue, and how to remove it.
 pub fn taken(queue: &QueueName, key: &TakenKey) -> (String, String) {
@@ -56,7 +90,7 @@ pub fn taken(queue: &QueueName, key: &TakenKey) -> (String, String) {
         let job = arguments(&[queue.as_str(), name]);
         return (
             format!(
-                "a job was added under the id {name}, and stands in Redis at {key}, where BullMQ keeps a part of the queue (a {wanted}): the \
+                "A job was added under the id {name}, and stands in Redis at {key}, where BullMQ keeps a part of the queue (a {wanted}): the \
                  queue cannot work"
             ),
             format!(
@@ -66,7 +100,7 @@ pub fn taken(queue: &QueueName, key: &TakenKey) -> (String, String) {
     }
     (
         format!(
-            "the key {key} holds a {found}, and BullMQ keeps a {wanted} there: the queue cannot work"
+            "The key {key} holds a {found}, and BullMQ keeps a {wanted} there: the queue cannot work"
         ),
         format!(
             "look at it with redis-cli; then put it aside: redis-cli RENAME {key} {}",
@@ -75,223 +109,519 @@ pub fn taken(queue: &QueueName, key: &TakenKey) -> (String, String) {
     )
 }
 
-/// Every reason that applies. If nothing is wrong, one reason that says so.
+/// Every reason that applies. If nothing is wrong, one reason that says so. The last one may be what
+/// operators changed last.
 pub fn diagnose(seen: &QueueObservation) -> Vec<Reason> {
+    let mut reasons: Vec<Reason> = Vec::new();
+    reasons.extend(damaged(seen));
+    reasons.extend(held_back(seen));
+    reasons.extend(not_ready(seen));
+    reasons.extend(quarantined(seen));
+    reasons.extend(missing_grants(seen));
+    reasons.extend(breakers(seen));
+    reasons.extend(database(seen));
+    reasons.extend(no_worker(seen));
+    reasons.extend(schedules(seen));
+    reasons.extend(only_delayed(seen));
+    reasons.extend(failed_jobs(seen));
+    if reasons.is_empty() {
+        reasons.push(in_order(seen));
+    }
+    let told: Vec<&str> = reasons.iter().map(|reason| reason.code.as_str()).collect();
+    let last = changes::last(&seen.changes, seen.now, &told);
+    reasons.extend(last);
+    reasons
+}
+
+pub(super) fn reason(code: &str, message: impl Into<String>, next: impl Into<String>) -> Reason {
+    Reason {
+        code: code.to_owned(),
+        message: message.into(),
+        next: next.into(),
+    }
+}
+
+/// The queue's name as an argument of a command.
+fn argument(seen: &QueueObservation) -> String {
+    arguments(&[seen.queue.name.as_str()])
+}
+
+fn waiting(seen: &QueueObservation) -> u64 {
+    seen.queue.counts.waiting + seen.queue.counts.prioritized
+}
+
+fn damaged(seen: &QueueObservation) -> Vec<Reason> {
     let queue = &seen.queue;
-    let name = arguments(&[queue.name.as_str()]);
-    let counts = &queue.counts;
-    let waiting = counts.waiting + counts.prioritized;
-    let mut reasons = Vec::new();
-    let mut because = |code: &str, message: String, next: String| {
-        reasons.push(Reason {
-            code: code.to_owned(),
-            message,
-            next,
-        })
-    };
+    let mut reasons: Vec<Reason> = Vec::new();
     for key in &seen.taken {
         let (stands, next) = taken(&queue.name, key);
-        because("damaged-data", stands, next);
+        reasons.push(reason("damaged-data", stands, next));
     }
-    if let Some(error) = queue.error.as_ref().filter(|error| {
-        !seen
-            .taken
-            .iter()
-            .any(|key| error.starts_with(&format!("{}:", key.key)))
-    }) {
-        let next =
-            "repair or remove that key with redis-cli; jobs there may not be taken until then";
-        because(
+    let is_told = |error: &str| {
+        let mut keys = seen.taken.iter();
+        keys.any(|key| error.starts_with(&format!("{}:", key.key)))
+    };
+    if let Some(error) = queue.error.as_ref().filter(|error| !is_told(error)) {
+        reasons.push(reason(
             "damaged-data",
-            format!("what Redis holds of the queue is damaged: {error}"),
-            next.into(),
-        );
+            format!("What Redis holds of the queue is damaged: {error}"),
+            "repair or remove that key with redis-cli; jobs there may not be taken until then",
+        ));
     }
+    reasons
+}
+
+/// What operators and limits keep back.
+fn held_back(seen: &QueueObservation) -> Vec<Reason> {
+    let (queue, name) = (&seen.queue, argument(seen));
+    let counts = &queue.counts;
+    let mut reasons: Vec<Reason> = Vec::new();
     if counts.paused {
-        let who = seen.paused_by.as_ref().map_or_else(
+        let who = changes::paused_by(&seen.changes).map_or_else(
             || "by another BullMQ client, such as Bull Board".to_owned(),
             |action| format!("by {} at {}", action.actor, time(action.began_at)),
         );
-        because(
+        reasons.push(reason(
             "paused",
-            format!("the queue is paused {who}"),
+            format!("The queue is paused {who}"),
             format!("patchbay queue resume {name}"),
-        );
+        ));
     }
     if queue.put_aside > 0 && !counts.paused {
-        because(
+        reasons.push(reason(
             "put-aside",
             format!(
-                "{} jobs lie in the list where BullMQ 5 puts jobs of a paused queue",
-                queue.put_aside
+                "{} in the list where BullMQ 5 puts jobs of a paused queue. No worker looks there",
+                stand(queue.put_aside)
             ),
             format!(
                 "patchbay queue resume {name} (it puts them back; a resume by BullMQ 5 would lose others)"
             ),
-        );
+        ));
     }
     if let Some(ms) = queue.rate_limited_ms {
-        because(
+        reasons.push(reason(
             "rate-limited",
-            format!("its rate limit is reached for {ms} ms more"),
-            "wait, or raise the rate".into(),
-        );
+            format!(
+                "The queue's rate limit is reached: no job starts for {}",
+                lasted(Duration::from_millis(ms))
+            ),
+            format!("wait, or: patchbay queue rate-limit {name} N --per-ms MS"),
+        ));
     }
     if queue.concurrency.is_some_and(|most| counts.active >= most) {
-        because(
+        reasons.push(reason(
             "concurrency-reached",
             format!(
-                "{} jobs run, as many as the queue allows over all workers",
-                counts.active
+                "{}, as many as the queue's limit over all workers allows",
+                run(counts.active)
             ),
             format!("wait, or: patchbay queue concurrency {name} N"),
-        );
+        ));
     }
     if seen.redis_full {
-        let next = "patchbay queue clean, or raise maxmemory; running jobs still settle";
-        because(
+        reasons.push(reason(
             "redis-full",
-            "Redis is nearly full: new jobs are refused".into(),
-            next.into(),
-        );
+            "Redis is nearly full: new jobs are refused, running jobs still end",
+            "patchbay queue clean QUEUE completed, or raise maxmemory of Redis",
+        ));
     }
-    for reason in &seen.not_ready {
-        because(
+    reasons
+}
+
+fn stand(count: u64) -> String {
+    let verb = if count == 1 { "is" } else { "are" };
+    format!("{} {verb}", counted(count, "job"))
+}
+
+fn run(count: u64) -> String {
+    let verb = if count == 1 { "runs" } else { "run" };
+    format!("{} {verb}", counted(count, "job"))
+}
+
+fn wait(count: u64) -> String {
+    let verb = if count == 1 { "waits" } else { "wait" };
+    format!("{} {verb}", counted(count, "job"))
+}
+
+fn not_ready(seen: &QueueObservation) -> impl Iterator<Item = Reason> {
+    seen.not_ready.iter().map(|why| {
+        reason(
             "host-not-ready",
-            format!(
-                "this host is not ready ({}): {}",
-                reason.code, reason.message
-            ),
-            reason.next.clone(),
-        );
-    }
-    if let Some(Quarantined {
+            format!("This host is not ready ({}): {}", why.code, why.message),
+            why.next.clone(),
+        )
+    })
+}
+
+fn quarantined(seen: &QueueObservation) -> Option<Reason> {
+    let Quarantined {
         plugin,
         since,
         by,
-        reason,
-    }) = &seen.quarantined
-    {
-        because(
-            "quarantined",
-            format!(
-                "plugin {plugin} was quarantined at {since} by {by}: {reason}. Its jobs wait and keep their attempts"
-            ),
-            format!(
-                "push and activate a mended revision, or: patchbay plugin rollback {plugin}, or: patchbay plugin release {plugin}"
-            ),
-        );
-    }
-    for breaker in seen.breakers.iter().filter(|breaker| !breaker.is_closed()) {
-        let (plugin, host) = (&breaker.plugin, &breaker.host);
-        let how = match (&breaker.opened_by, breaker.probe_in_ms) {
-            (Some(by), _) => format!(
-                "{by} has opened it: {}",
-                breaker.reason.as_deref().unwrap_or_default()
-            ),
-            (None, Some(ms)) => format!("for {} s more, then one call tries", ms.div_ceil(1_000)),
-            (None, None) => "one call tries whether it is back".into(),
-        };
-        let last = breaker
-            .last_failure
-            .as_ref()
-            .map(|last| format!("; last failure: {last}"))
-            .unwrap_or_default();
-        because(
-            "breaker-open",
-            format!(
-                "calls of {plugin} to {host} are refused: {how}{last}. Jobs that need it wait without using up attempts"
-            ),
-            format!("see to {host}, or: patchbay breaker close {plugin} {host} --reason WHY"),
-        );
-    }
-    if let (Some(plugin), Some(sql)) = (&seen.plugin, seen.sql)
-        && sql.waiting > 0
-        && sql.longest >= LONG_IN_THE_DATABASE
-    {
-        because(
-            "database-connections",
-            format!(
-                "{} calls of {plugin} wait for one of its database connections; the one that is held longest, for {:.1} s",
-                sql.waiting,
-                sql.longest.as_secs_f64()
-            ),
-            format!("patchbay plugin sql {plugin}"),
-        );
-    }
-    match (&seen.plugin, seen.workers.is_empty()) {
-        // When Redis cannot serve, its workers are connected elsewhere or wait for it.
-        (_, true) if seen.not_ready.iter().any(|reason| reason.code == "redis") => {}
-        (None, true) if seen.quarantined.is_some() => {}
-        (None, true) => because(
-            "no-worker",
-            "no active plugin handles it, and no other worker is connected".into(),
-            "patchbay plugin list; activate the plugin that should, or start the Node worker"
-                .into(),
+        reason: why,
+    } = seen.quarantined.as_ref()?;
+    Some(reason(
+        "quarantined",
+        format!(
+            "Plugin {plugin} was quarantined at {since} by {by}: {why}. Its jobs wait and keep their attempts"
         ),
-        (Some(plugin), true) => because(
-            "no-worker",
-            format!("plugin {plugin} handles it, but no worker is connected to Redis"),
-            "wait some seconds; then look at the host's log for this queue".into(),
+        format!(
+            "push and activate a mended revision, or: patchbay plugin rollback {plugin}, or: patchbay plugin release {plugin}"
         ),
-        (_, false) => {}
-    }
-    if waiting == 0 && counts.delayed > 0 {
-        let due = queue
-            .next_delayed_at
-            .and_then(|ms| DateTime::from_timestamp_millis(i64::try_from(ms).ok()?));
-        let due = due.map_or_else(|| "a time beyond any calendar".to_owned(), time);
-        because(
-            "only-delayed",
-            format!(
-                "nothing waits; the next of {} delayed jobs is due at {due}",
-                counts.delayed
-            ),
-            format!("wait, or: patchbay job promote {name} ID"),
-        );
-    }
-    if !reasons.is_empty() {
-        return reasons;
-    }
-    vec![match (waiting, counts.active) {
-        (0, 0) => Reason {
-            code: "empty".into(),
-            message: "nothing waits".into(),
-            next: "look at the producer".into(),
-        },
-        (0, _) => Reason {
-            code: "moving".into(),
-            message: "everything that was waiting runs".into(),
-            next: "nothing".into(),
-        },
-        (_, 0) => Reason {
-            code: "about-to-start".into(),
-            message: format!(
-                "{waiting} jobs wait and {} workers are connected",
-                seen.workers.len()
-            ),
-            next: "ask again; a killed host's jobs come back after about 30 s".into(),
-        },
-        (_, active) => Reason {
-            code: "busy".into(),
-            message: format!("{waiting} jobs wait behind {active} that run: all workers are busy"),
-            next: "wait, raise the concurrency, or start another host".into(),
-        },
-    }]
+    ))
 }
 
-fn time(at: DateTime<Utc>) -> String {
+fn missing_grants(seen: &QueueObservation) -> Vec<Reason> {
+    let Some(plugin) = &seen.plugin else {
+        return Vec::new();
+    };
+    let asks = seen.missing.iter().map(|ask| {
+        let ask = ask.as_str();
+        let who = changes::revoked_by(&seen.changes, ask).map_or_else(
+            || "and is not granted that".to_owned(),
+            |action| {
+                format!(
+                    "which {} revoked at {}",
+                    action.actor,
+                    time(action.began_at)
+                )
+            },
+        );
+        reason(
+            "grant-missing",
+            format!("Plugin {plugin} asks for {ask:?}, {who}: its calls of it are denied"),
+            format!("patchbay plugin grant {}", arguments(&[plugin, ask])),
+        )
+    });
+    asks.collect()
+}
+
+fn breakers(seen: &QueueObservation) -> Vec<Reason> {
+    let open = seen.breakers.iter().filter(|breaker| !breaker.is_closed());
+    open.map(|breaker| {
+        reason(
+            "breaker-open",
+            open_breaker(seen, breaker),
+            closing(breaker),
+        )
+    })
+    .collect()
+}
+
+fn open_breaker(seen: &QueueObservation, breaker: &BreakerView) -> String {
+    let (plugin, host) = (breaker.plugin.as_str(), word(&breaker.host));
+    let since = breaker.opened_at.as_deref();
+    let at = since.map(|at| format!(" at {at}")).unwrap_or_default();
+    if let Some(by) = &breaker.opened_by {
+        let why = breaker.reason.as_deref().unwrap_or("no reason is known");
+        return format!(
+            "{by} opened the breaker of {plugin} to {host}{at}: {why}. Jobs that need it wait without using up attempts"
+        );
+    }
+    let outage = Outage {
+        plugin,
+        host: &host,
+        open_for: breaker.open_for_ms.map(Duration::from_millis),
+        last_failure: breaker.last_failure.as_deref(),
+        jobs: Some((waiting(seen), seen.queue.counts.delayed)),
+        next_try: NextTry::of(breaker.probe_in_ms, breaker.state == "half-open"),
+    };
+    let after = breaker.opened_after.map(|failures| {
+        format!(
+            "The breaker opened after {}{at}; jobs",
+            counted(failures.into(), "failure")
+        )
+    });
+    format!(
+        "{}. {} that need it wait without using up attempts",
+        outage.text(),
+        after.as_deref().unwrap_or("Jobs")
+    )
+}
+
+fn closing(breaker: &BreakerView) -> String {
+    let (plugin, host) = (breaker.plugin.as_str(), breaker.host.as_str());
+    let close = format!(
+        "patchbay breaker close {} --reason WHY",
+        arguments(&[plugin, host])
+    );
+    match breaker.opened_by {
+        Some(_) => close,
+        None => format!("see to {}, or: {close}", word(host)),
+    }
+}
+
+fn database(seen: &QueueObservation) -> Option<Reason> {
+    let (plugin, sql) = (seen.plugin.as_ref()?, seen.sql?);
+    if sql.waiting == 0 || sql.longest < LONG_IN_THE_DATABASE {
+        return None;
+    }
+    Some(reason(
+        "database-connections",
+        format!(
+            "Calls of {plugin} that wait for one of its database connections: {}. The one that is held longest is held for {:.1} s",
+            sql.waiting,
+            sql.longest.as_secs_f64()
+        ),
+        format!("patchbay plugin sql {plugin}"),
+    ))
+}
+
+fn no_worker(seen: &QueueObservation) -> Option<Reason> {
+    // When Redis cannot serve, its workers are connected elsewhere or wait for it.
+    let redis_is_away = seen.not_ready.iter().any(|reason| reason.code == "redis");
+    if !seen.workers.is_empty() || redis_is_away {
+        return None;
+    }
+    match &seen.plugin {
+        Some(plugin) => idle_worker(seen, plugin),
+        None if seen.quarantined.is_some() => None,
+        None => Some(seen.absent.as_ref().map_or_else(nobody, absent)),
+    }
+}
+
+/// Of a plugin that is active here, and whose worker has no connection of its own.
+fn idle_worker(seen: &QueueObservation, plugin: &str) -> Option<Reason> {
+    // A worker that never waited for a job has none: it waits for the breaker, or is at its limit.
+    if seen.breakers.iter().any(|breaker| !breaker.is_closed()) {
+        return None;
+    }
+    let name = argument(seen);
+    let unconnected = || {
+        reason(
+            "no-worker",
+            format!("Plugin {plugin} handles the queue, but no worker is connected to Redis"),
+            format!(
+                "patchbay doctor; then look for queue={} in the host's log",
+                word(seen.queue.name.as_str())
+            ),
+        )
+    };
+    let Some(local) = seen.local else {
+        return Some(unconnected());
+    };
+    if local.active > 0 {
+        return None;
+    }
+    if local.host_is_full {
+        return Some(reason(
+            "host-busy",
+            "Jobs of other queues use all job slots of this host. The queue gets the next free one",
+            "wait, raise work.max_jobs, reserve slots in the manifest, or start another host",
+        ));
+    }
+    if local.age < WORKER_STARTS_WITHIN {
+        return Some(reason(
+            "worker-starting",
+            format!(
+                "The worker of plugin {plugin} was started {} ago and is about to connect",
+                lasted(local.age)
+            ),
+            format!("ask again in some seconds: patchbay queue why {name}"),
+        ));
+    }
+    Some(unconnected())
+}
+
+fn nobody() -> Reason {
+    reason(
+        "no-worker",
+        "No plugin handles the queue, and no other worker is connected",
+        "patchbay plugin list; activate the plugin that should, or start the Node worker",
+    )
+}
+
+fn absent(absent: &AbsentPlugin) -> Reason {
+    let AbsentPlugin {
+        plugin,
+        digest,
+        why,
+    } = absent;
+    let activate = format!("patchbay plugin activate {plugin} {}", digest.short());
+    match why {
+        Absence::Deactivated { by, at } => reason(
+            "plugin-deactivated",
+            format!(
+                "Plugin {plugin} was deactivated by {by} at {}. Its jobs wait",
+                time(*at)
+            ),
+            activate,
+        ),
+        Absence::NeverActivated => reason(
+            "plugin-not-active",
+            format!(
+                "Plugin {plugin} would handle the queue, but none of its revisions was activated"
+            ),
+            activate,
+        ),
+        Absence::Dropped { active } => reason(
+            "plugin-not-active",
+            format!(
+                "The active revision {} of plugin {plugin} does not handle the queue; revision {} does",
+                active.short(),
+                digest.short()
+            ),
+            format!("{activate}, or start another worker for the queue"),
+        ),
+        Absence::NotLoaded { reason: failure } => reason(
+            "plugin-not-loaded",
+            format!(
+                "Plugin {plugin} is active, but does not run on this host: {}",
+                failure.as_deref().unwrap_or("it is not loaded yet")
+            ),
+            format!("patchbay plugin show {plugin}; patchbay doctor on this machine"),
+        ),
+    }
+}
+
+fn schedules(seen: &QueueObservation) -> Vec<Reason> {
+    let mut reasons: Vec<Reason> = Vec::new();
+    for schedule in &seen.schedules {
+        let id = arguments(&[&schedule.id]);
+        if let Some((by, at)) = &schedule.paused {
+            // Jobs that wait are not held up by a schedule that makes no more of them.
+            if waiting(seen) == 0 {
+                let at = at.map(|at| format!(" since {}", time(at)));
+                reasons.push(reason(
+                    "schedule-paused",
+                    format!(
+                        "Schedule {id} adds no jobs: it is paused by {by}{}",
+                        at.unwrap_or_default()
+                    ),
+                    format!("patchbay schedule resume {id}"),
+                ));
+            }
+        } else if let Some(trouble) = &schedule.trouble {
+            reasons.push(reason(
+                "schedule-stopped",
+                format!("Schedule {id} stops: {trouble}"),
+                "mend it where it was made; see: patchbay schedule list",
+            ));
+        } else if schedule.late > LATE_AFTER && !seen.queue.counts.paused {
+            reasons.push(reason(
+                "schedule-overdue",
+                format!(
+                    "A job of schedule {id} has been due for {} and has not started",
+                    lasted(schedule.late)
+                ),
+                format!("patchbay schedule show {id}"),
+            ));
+        }
+    }
+    reasons
+}
+
+fn only_delayed(seen: &QueueObservation) -> Option<Reason> {
+    let counts = &seen.queue.counts;
+    if waiting(seen) > 0 || counts.delayed == 0 {
+        return None;
+    }
+    let due = seen
+        .queue
+        .next_delayed_at
+        .and_then(|ms| DateTime::from_timestamp_millis(i64::try_from(ms).ok()?))
+        .map_or_else(|| "a time beyond any calendar".to_owned(), time);
+    let jobs = match counts.delayed {
+        1 => "1 delayed job is due".to_owned(),
+        n => format!("The next of {n} delayed jobs is due"),
+    };
+    Some(reason(
+        "only-delayed",
+        format!("Nothing waiting now. {jobs} at {due}"),
+        format!("wait, or: patchbay job promote {} ID", argument(seen)),
+    ))
+}
+
+/// Jobs that failed while nothing waits: the producer is not what to look at.
+fn failed_jobs(seen: &QueueObservation) -> Option<Reason> {
+    let counts = &seen.queue.counts;
+    let lately = seen.failed_lately.filter(|lately| *lately > 0)?;
+    if waiting(seen) > 0 || counts.active > 0 {
+        return None;
+    }
+    Some(reason(
+        "failed-jobs",
+        format!(
+            "Nothing waiting. {} failed in the last hour; Redis holds {} of this queue",
+            counted(lately, "job"),
+            counted(counts.failed, "failed job")
+        ),
+        dead_letters(seen),
+    ))
+}
+
+fn dead_letters(seen: &QueueObservation) -> String {
+    let name = seen.queue.name.as_str();
+    // A name that begins with a dash would be read as an option.
+    let separator = if name.starts_with('-') { "=" } else { " " };
+    format!("patchbay dead-letter list --queue{separator}{}", word(name))
+}
+
+fn in_order(seen: &QueueObservation) -> Reason {
+    let (waiting, active, failed) = (
+        waiting(seen),
+        seen.queue.counts.active,
+        seen.queue.counts.failed,
+    );
+    match (waiting, active) {
+        (0, 0) if failed > 0 => reason(
+            "empty",
+            format!(
+                "Nothing waiting. Redis holds {} of this queue{}",
+                counted(failed, "failed job"),
+                seen.failed_lately.map_or("", |_| ", none of the last hour")
+            ),
+            format!("{}; for new jobs, look at the producer", dead_letters(seen)),
+        ),
+        (0, 0) => reason("empty", "Nothing waiting", "look at the producer"),
+        (0, active) => reason(
+            "moving",
+            format!("Nothing waiting. {}", run(active)),
+            "nothing to do",
+        ),
+        (waiting, 0) => reason(
+            "about-to-start",
+            format!(
+                "{}, and {} connected",
+                wait(waiting),
+                match seen.workers.len() {
+                    1 => "1 worker is".to_owned(),
+                    n => format!("{n} workers are"),
+                }
+            ),
+            "ask again; jobs of a host that was killed run again after about 30 s",
+        ),
+        (waiting, active) => reason(
+            "busy",
+            format!(
+                "{} behind {active} that run: all workers are busy",
+                wait(waiting)
+            ),
+            "wait, raise the concurrency, or start another host",
+        ),
+    }
+}
+
+pub(super) fn time(at: DateTime<Utc>) -> String {
     at.to_rfc3339_opts(SecondsFormat::Secs, true)
 }
 
 #[cfg(test)]
 mod tests {
+    use patchbay_model::RevisionDigest;
     use patchbay_queue::QueueCounts;
+    use serde_json::{Value, json};
 
     use super::*;
 
+    fn at(second: u32) -> DateTime<Utc> {
+        DateTime::from_timestamp(1_795_000_000 + i64::from(second), 0).expect("a time")
+    }
+
     fn seen(counts: QueueCounts) -> QueueObservation {
         QueueObservation {
+            now: at(3_600),
             queue: QueueOverview {
                 name: "emailQueue".parse().expect("a name"),
                 counts,
@@ -305,13 +635,59 @@ mod tests {
             },
             taken: Vec::new(),
             workers: vec!["host:1".into()],
+            local: None,
             plugin: Some("email".into()),
+            absent: None,
+            missing: Vec::new(),
             quarantined: None,
             sql: None,
             breakers: Vec::new(),
-            paused_by: None,
+            changes: Vec::new(),
+            schedules: Vec::new(),
+            failed_lately: Some(0),
             not_ready: Vec::new(),
             redis_full: false,
+        }
+    }
+
+    fn waiting(waiting: u64) -> QueueObservation {
+        seen(QueueCounts {
+            waiting,
+            ..QueueCounts::default()
+        })
+    }
+
+    fn action(action: &str, target: &str, second: u32, details: Value) -> ActionRow {
+        ActionRow {
+            actor: "ops".into(),
+            action: action.into(),
+            target: target.into(),
+            began_at: at(second),
+            details,
+            result: None,
+        }
+    }
+
+    fn breaker(state: &str, probe_in_ms: Option<u64>) -> BreakerView {
+        BreakerView {
+            plugin: "email".parse().expect("a name"),
+            host: "smtp://mail.example:465".into(),
+            state: state.to_owned(),
+            since: None,
+            probe_in_ms,
+            next_try_at: None,
+            opened_at: Some("2026-11-24T12:00:00Z".into()),
+            open_for_ms: Some(300_000),
+            opened_after: Some(5),
+            opened_by: None,
+            reason: None,
+            failures: 0,
+            opens_at: 5,
+            within_ms: 30_000,
+            open_ms: 15_000,
+            last_failure: Some("connect: refused".into()),
+            times_opened: 1,
+            deferred_jobs: 0,
         }
     }
 
@@ -403,22 +779,6 @@ mod tests {
 
     #[test]
     fn a_breaker_that_is_not_closed_is_named_with_what_it_waits_for() {
-        let breaker = |state: &str, probe_in_ms| BreakerView {
-            plugin: "email".parse().expect("a name"),
-            host: "smtp://mail.example:465".into(),
-            state: state.to_owned(),
-            since: None,
-            probe_in_ms,
-            opened_by: None,
-            reason: None,
-            failures: 0,
-            opens_at: 5,
-            within_ms: 30_000,
-            open_ms: 15_000,
-            last_failure: Some("connect: refused".into()),
-            times_opened: 1,
-            deferred_jobs: 0,
-        };
         let mut seen = seen(QueueCounts {
             waiting: 5,
             ..QueueCounts::default()
@@ -436,11 +796,16 @@ mod tests {
                 .collect::<Vec<_>>(),
             ["breaker-open", "breaker-open"]
         );
-        assert!(
-            reasons[0].message.contains("for 10 s more")
-                && reasons[0].message.contains("connect: refused")
+        assert_eq!(
+            reasons[0].message,
+            "email cannot reach smtp://mail.example:465 for 5 min (refused); 5 jobs wait. Next try in 10 s. The breaker opened after \
+             5 failures at 2026-11-24T12:00:00Z; jobs that need it wait without using up attempts"
         );
-        assert!(reasons[1].message.contains("one call tries whether"));
+        assert!(
+            reasons[1]
+                .message
+                .contains("The next call tries whether it is back")
+        );
         assert!(
             reasons[0]
                 .next
@@ -466,7 +831,9 @@ mod tests {
         assert_eq!(codes(&seen), ["database-connections"]);
         let reason = &diagnose(&seen)[0];
         assert!(
-            reason.message.contains("48 calls of email") && reason.message.contains("3.1 s"),
+            reason.message.contains("Calls of email")
+                && reason.message.contains(": 48.")
+                && reason.message.contains("3.1 s"),
             "{reason:?}"
         );
     }
@@ -480,5 +847,200 @@ mod tests {
         seen.queue.next_delayed_at = Some(1_000);
         assert_eq!(codes(&seen), ["only-delayed"]);
         assert!(diagnose(&seen)[0].message.contains("1970-01-01T00:00:01Z"));
+    }
+
+    #[test]
+    fn beside_an_open_breaker_a_worker_without_a_connection_is_no_reason() {
+        let mut seen = waiting(5);
+        seen.workers.clear();
+        assert_eq!(codes(&seen), ["no-worker"]);
+        seen.breakers = vec![breaker("open", Some(1_000))];
+        assert_eq!(codes(&seen), ["breaker-open"]);
+    }
+
+    #[test]
+    fn a_worker_that_was_just_started_runs_jobs_or_waits_for_a_slot_is_not_missing() {
+        let mut seen = waiting(5);
+        seen.workers.clear();
+        let local = |age_s, active, host_is_full| {
+            Some(LocalWorker {
+                age: Duration::from_secs(age_s),
+                active,
+                host_is_full,
+            })
+        };
+        seen.local = local(2, 0, false);
+        assert_eq!(codes(&seen), ["worker-starting"]);
+        seen.local = local(60, 0, false);
+        assert_eq!(codes(&seen), ["no-worker"]);
+        seen.local = local(60, 0, true);
+        assert_eq!(codes(&seen), ["host-busy"]);
+        seen.local = local(60, 3, true);
+        seen.queue.counts.active = 3;
+        assert_eq!(codes(&seen), ["busy"]);
+    }
+
+    #[test]
+    fn a_deactivation_says_who_when_and_how_to_undo_it() {
+        let mut seen = waiting(5);
+        seen.workers.clear();
+        seen.plugin = None;
+        let digest = RevisionDigest::of(b"email");
+        seen.absent = Some(AbsentPlugin {
+            plugin: "email".parse().expect("a name"),
+            digest,
+            why: Absence::Deactivated {
+                by: "ops".into(),
+                at: at(0),
+            },
+        });
+        seen.changes = vec![action("plugin.deactivate", "email", 0, json!({}))];
+        let reasons = diagnose(&seen);
+        assert_eq!(codes(&seen), ["plugin-deactivated"], "said once");
+        assert_eq!(
+            reasons[0].message,
+            format!(
+                "Plugin email was deactivated by ops at {}. Its jobs wait",
+                time(at(0))
+            )
+        );
+        assert_eq!(
+            reasons[0].next,
+            format!("patchbay plugin activate email {}", digest.short())
+        );
+        seen.workers = vec!["node:1".into()];
+        assert_eq!(codes(&seen)[0], "about-to-start", "another worker does it");
+    }
+
+    #[test]
+    fn a_plugin_that_does_not_run_here_or_dropped_the_queue_is_told_apart() {
+        let mut seen = waiting(5);
+        seen.workers.clear();
+        seen.plugin = None;
+        let mut code = |why| {
+            seen.absent = Some(AbsentPlugin {
+                plugin: "email".parse().expect("a name"),
+                digest: RevisionDigest::of(b"email"),
+                why,
+            });
+            codes(&seen)
+        };
+        assert_eq!(code(Absence::NeverActivated), ["plugin-not-active"]);
+        let active = RevisionDigest::of(b"other");
+        assert_eq!(code(Absence::Dropped { active }), ["plugin-not-active"]);
+        let reason = Some("its signature is missing".to_owned());
+        assert_eq!(code(Absence::NotLoaded { reason }), ["plugin-not-loaded"]);
+    }
+
+    #[test]
+    fn a_revoked_grant_is_named_with_who_revoked_it_and_the_command_that_grants_it() {
+        let mut seen = waiting(0);
+        seen.missing = vec![Ask::new("secret API_KEY")];
+        seen.changes = vec![action(
+            "plugin.revoke",
+            "email",
+            7,
+            json!({ "asks": ["smtp", "secret API_KEY"] }),
+        )];
+        assert_eq!(codes(&seen), ["grant-missing"]);
+        let reason = &diagnose(&seen)[0];
+        assert_eq!(
+            reason.message,
+            format!(
+                "Plugin email asks for \"secret API_KEY\", which ops revoked at {}: its calls of it are denied",
+                time(at(7))
+            )
+        );
+        assert_eq!(reason.next, "patchbay plugin grant email 'secret API_KEY'");
+        seen.changes.clear();
+        assert!(diagnose(&seen)[0].message.contains("is not granted"));
+    }
+
+    #[test]
+    fn an_empty_queue_with_failed_jobs_leads_to_them_and_not_to_the_producer() {
+        let mut seen = seen(QueueCounts {
+            failed: 350,
+            ..QueueCounts::default()
+        });
+        seen.failed_lately = Some(201);
+        let reasons = diagnose(&seen);
+        assert_eq!(codes(&seen), ["failed-jobs"]);
+        assert_eq!(
+            reasons[0].message,
+            "Nothing waiting. 201 jobs failed in the last hour; Redis holds 350 failed jobs of this queue"
+        );
+        assert_eq!(
+            reasons[0].next,
+            "patchbay dead-letter list --queue emailQueue"
+        );
+        seen.failed_lately = Some(0);
+        assert_eq!(codes(&seen), ["empty"]);
+        assert!(
+            diagnose(&seen)[0]
+                .message
+                .ends_with("350 failed jobs of this queue, none of the last hour")
+        );
+        seen.queue.name = "-my queue".parse().expect("a name");
+        assert!(diagnose(&seen)[0].next.contains("--queue='-my queue'"));
+    }
+
+    #[test]
+    fn a_schedule_that_is_paused_late_or_stopped_is_a_reason() {
+        let schedule = |id: &str| ScheduleObservation {
+            id: id.into(),
+            paused: None,
+            late: Duration::ZERO,
+            trouble: None,
+        };
+        let mut seen = waiting(0);
+        seen.schedules = vec![
+            ScheduleObservation {
+                paused: Some(("ops".into(), Some(at(0)))),
+                ..schedule("nightly")
+            },
+            ScheduleObservation {
+                late: Duration::from_secs(600),
+                ..schedule("hourly")
+            },
+            ScheduleObservation {
+                trouble: Some("no zone".into()),
+                ..schedule("weekly")
+            },
+            schedule("daily"),
+        ];
+        let expected = ["schedule-paused", "schedule-overdue", "schedule-stopped"];
+        assert_eq!(codes(&seen), expected);
+        let reasons = diagnose(&seen);
+        assert_eq!(
+            reasons[0].message,
+            format!(
+                "Schedule nightly adds no jobs: it is paused by ops since {}",
+                time(at(0))
+            )
+        );
+        assert_eq!(reasons[0].next, "patchbay schedule resume nightly");
+        assert!(reasons[1].message.contains("due for 10 min"), "{reasons:?}");
+        seen.queue.counts.paused = true;
+        assert_eq!(codes(&seen)[0], "paused");
+        assert!(!codes(&seen).contains(&"schedule-overdue".to_owned()));
+    }
+
+    #[test]
+    fn what_operators_changed_last_is_named_unless_a_reason_says_it() {
+        let mut seen = waiting(5);
+        seen.changes = vec![
+            action("queue.resume", "emailQueue", 9, json!({})),
+            action("queue.pause", "*", 5, json!({})),
+        ];
+        assert_eq!(codes(&seen), ["about-to-start", "last-change"]);
+        let last = diagnose(&seen).pop().expect("a reason");
+        assert_eq!(
+            last.message,
+            format!("Last change: ops resumed the queue at {}", time(at(9)))
+        );
+        seen.changes.remove(0);
+        seen.queue.counts.paused = true;
+        assert_eq!(codes(&seen), ["paused"]);
+        assert!(diagnose(&seen)[0].message.contains("by ops at"));
     }
 }

@@ -1,32 +1,40 @@
 //! Use cases of queues: listing and diagnosing them, and changing whole ones.
 
 mod catalog;
+mod changes;
 pub mod diagnosis;
 mod repeatables;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::Utc;
 use patchbay_api::queues::{
     AllDone, Clean, Concurrency, Done, Drain, Failure, JobStatistics, MigrateRepeatables,
     MigratedRepeatable, Obliterate, PutBack, Queue, QueueOverview, QueuesClean, QueuesConcurrency,
     QueuesDrain, QueuesMigrateRepeatables, QueuesObliterate, QueuesPause, QueuesPauseAll,
     QueuesPutBack, QueuesRateLimit, QueuesResume, QueuesResumeAll, Rate, Reason,
 };
-use patchbay_model::QueueName;
-use patchbay_queue::{Broker, QueueError};
-use patchbay_store::{PluginSql, Store};
+use patchbay_model::grant::Ask;
+use patchbay_model::schedule::Zone;
+use patchbay_model::{PluginName, QueueName};
+use patchbay_queue::{Broker, QueueError, SchedulerView};
+use patchbay_store::{ActionRow, PluginSql, ScheduleRow, Store, StoreError};
+use patchbay_work::Workers;
 use serde_json::json;
 
 pub use self::catalog::Catalog;
-use self::diagnosis::QueueObservation;
+use self::diagnosis::{QueueObservation, ScheduleObservation};
 use crate::Parts;
 use crate::actions::{Actions, Caller, Confirmation};
 use crate::breakers::OutsideHosts;
 use crate::error::{Error, Kind};
 use crate::health::Health;
-use crate::plugins::Plugins;
-use crate::scheduling::Reconciler;
+use crate::plugins::{AbsentPlugin, Plugins};
+use crate::scheduling::{Reconciler, spec};
+
+/// Failures of this time are told of an empty queue.
+const LATELY: Duration = Duration::from_secs(3_600);
 
 /// Default number of jobs that one `clean` removes.
 const DEFAULT_CLEAN: u64 = 10_000;
@@ -39,6 +47,7 @@ pub struct Queues {
     plugins: Arc<Plugins>,
     outside: Arc<OutsideHosts>,
     health: Arc<Health>,
+    workers: Arc<Workers>,
     schedules: Arc<Reconciler>,
     actions: Actions,
     catalog: Catalog,
@@ -55,6 +64,7 @@ impl Queues {
             plugins: Arc::clone(&parts.plugins),
             outside: Arc::clone(&parts.outside),
             health: Arc::clone(&parts.health),
+            workers: Arc::clone(&parts.workers),
             schedules: Arc::clone(&parts.schedules),
             actions: parts.actions.clone(),
             catalog: Catalog::new(
@@ -110,14 +120,22 @@ impl Queues {
 
     /// As [`Self::why`], for a queue that is known to exist.
     pub async fn reasons(&self, queue: &QueueName) -> Result<Vec<Reason>, Error> {
-        let last = self
-            .store
-            .last_action(&["queue.pause", "queue.resume"], &[queue.as_str(), "*"])
-            .await?;
         let plugin = self.plugins.handler_of(queue);
+        let schedulers = match self.broker.schedulers(queue).await {
+            // The overview says what is damaged.
+            Err(QueueError::Damaged { .. }) => Vec::new(),
+            schedulers => schedulers?,
+        };
+        let recorded = match self.recorded(queue, plugin.as_ref()).await {
+            // What Redis and this process know is told all the same, and that Postgres is away.
+            Err(error) if error.is_passing() => Recorded::default(),
+            recorded => recorded?,
+        };
         let seen = QueueObservation {
+            now: Utc::now(),
             queue: self.overview(queue).await?,
             workers: self.broker.workers(queue).await?,
+            local: self.workers.local(queue).await,
             taken: self
                 .broker
                 .taken_keys(std::slice::from_ref(queue))
@@ -125,6 +143,8 @@ impl Queues {
                 .into_iter()
                 .flatten()
                 .collect(),
+            absent: recorded.absent,
+            missing: recorded.missing,
             quarantined: self.plugins.quarantined_handler_of(queue),
             sql: plugin.as_ref().map(|plugin| self.sql.places_of(plugin)),
             breakers: plugin
@@ -132,11 +152,67 @@ impl Queues {
                 .flat_map(|plugin| self.outside.of(plugin))
                 .collect(),
             plugin: plugin.map(|plugin| plugin.to_string()),
-            paused_by: last.filter(|action| action.action == "queue.pause"),
+            changes: recorded.changes,
+            schedules: schedules(&recorded.schedules, &schedulers, self.broker.now_ms()),
+            failed_lately: recorded.failed_lately,
             not_ready: self.health.not_ready().await,
             redis_full: self.broker.is_full().await?,
         };
         Ok(diagnosis::diagnose(&seen))
+    }
+
+    /// What Postgres knows that may explain how the queue stands.
+    async fn recorded(
+        &self,
+        queue: &QueueName,
+        plugin: Option<&PluginName>,
+    ) -> Result<Recorded, StoreError> {
+        let absent = match plugin {
+            Some(_) => None,
+            None => self.plugins.absent_handler_of(queue).await?,
+        };
+        let missing = match plugin {
+            Some(plugin) => self.plugins.missing_grants(plugin).await?,
+            None => Vec::new(),
+        };
+        let schedules: Vec<ScheduleRow> = self.store.schedules().await?;
+        let schedules: Vec<ScheduleRow> = schedules
+            .into_iter()
+            .filter(|row| row.queue == queue.as_str())
+            .collect();
+        let its_plugin = plugin.or(absent.as_ref().map(|absent| &absent.plugin));
+        let ids: Vec<&str> = schedules.iter().map(|row| row.id.as_str()).collect();
+        let failed = self
+            .store
+            .failed_lately(self.broker.prefix(), Some(queue), LATELY)
+            .await?;
+        let failed: i64 = failed.iter().map(|(_, jobs)| jobs).sum();
+        Ok(Recorded {
+            changes: self.changes(queue, its_plugin, &ids).await?,
+            failed_lately: u64::try_from(failed).ok(),
+            absent,
+            missing,
+            schedules,
+        })
+    }
+
+    /// The newest first.
+    async fn changes(
+        &self,
+        queue: &QueueName,
+        plugin: Option<&PluginName>,
+        schedules: &[&str],
+    ) -> Result<Vec<ActionRow>, StoreError> {
+        let plugin: Vec<&str> = plugin.map(PluginName::as_str).into_iter().collect();
+        let queues = [queue.as_str(), "*"];
+        let (queue, plugin, schedules) = tokio::try_join!(
+            self.store.last_actions(&changes::OF_QUEUE, &queues),
+            self.store.last_actions(&changes::OF_PLUGIN, &plugin),
+            self.store.last_actions(&changes::OF_SCHEDULE, schedules),
+        )?;
+        let mut changes = [queue, plugin, schedules].concat();
+        changes.sort_by_key(|change| std::cmp::Reverse(change.began_at));
+        Ok(changes)
     }
 
     /// Refuses to pause: where BullMQ 5 may resume, a pause by Patchbay would lose jobs.
@@ -356,6 +432,48 @@ impl Queues {
             .record_as::<QueuesMigrateRepeatables, _>(who, queue.as_str(), details, act, named)
             .await
     }
+}
+
+/// What is known from Postgres.
+#[derive(Default)]
+struct Recorded {
+    changes: Vec<ActionRow>,
+    absent: Option<AbsentPlugin>,
+    missing: Vec<Ask>,
+    schedules: Vec<ScheduleRow>,
+    failed_lately: Option<u64>,
+}
+
+/// Schedules of the queue, and job schedulers of BullMQ's clients.
+fn schedules(
+    rows: &[ScheduleRow],
+    schedulers: &[SchedulerView],
+    now_ms: u64,
+) -> Vec<ScheduleObservation> {
+    let late = |view: &SchedulerView| {
+        let late = now_ms.saturating_sub(view.next_at);
+        Duration::from_millis(if view.alive { late } else { 0 })
+    };
+    let ours = rows.iter().map(|row| {
+        let scheduler = schedulers.iter().find(|view| view.id == row.id);
+        ScheduleObservation {
+            id: row.id.clone(),
+            paused: row.paused_by.clone().map(|by| (by, row.paused_at)),
+            late: scheduler.map(late).unwrap_or_default(),
+            trouble: spec(row, Zone::UTC)
+                .err()
+                .or_else(|| scheduler.and_then(|view| view.trouble.clone())),
+        }
+    });
+    let is_ours = |view: &SchedulerView| rows.iter().any(|row| row.id == view.id);
+    let others = schedulers.iter().filter(|view| !is_ours(view));
+    let others = others.map(|view| ScheduleObservation {
+        id: view.id.clone(),
+        paused: None,
+        late: late(view),
+        trouble: view.trouble.clone(),
+    });
+    ours.chain(others).collect()
 }
 
 fn require_all(all: bool) -> Result<(), Error> {

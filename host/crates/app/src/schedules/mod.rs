@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use patchbay_api::reveal::Reveal;
 use patchbay_api::schedules::{
-    ClientScheduler, Preview, ScheduleChange, ScheduleView, ScheduledJob, SchedulerView,
+    ClientScheduler, LastRun, Preview, ScheduleChange, ScheduleView, ScheduledJob, SchedulerView,
     SchedulesChange, SchedulesCreate, SchedulesPause, SchedulesRemove, SchedulesResume,
     SchedulesRun, SchedulesShow,
 };
@@ -15,11 +15,11 @@ use patchbay_model::QueueName;
 use patchbay_model::job::NewJob;
 use patchbay_model::schedule::{Rhythm, ScheduleId};
 use patchbay_queue::{Broker, QueueError, check_job};
-use patchbay_store::{ScheduleFields, Store};
+use patchbay_store::{LastRunRow, ScheduleFields, Store};
 use patchbay_telemetry::traces::Traces;
 use serde_json::{Value, json};
 
-use self::view::{time, to_view};
+use self::view::{last_run, local_time, overdue, time, to_view};
 use crate::actions::{Actions, Caller};
 use crate::declared_jobs::{DeclaredJobs, Forcing, is_forced, with_forced};
 use crate::error::{Error, Kind};
@@ -79,18 +79,43 @@ impl Schedules {
                 in_redis.insert(row.queue.clone(), schedulers);
             }
         }
+        let known: Vec<(&str, &str)> = rows
+            .iter()
+            .map(|row| (row.queue.as_str(), row.id.as_str()))
+            .collect();
+        let mut ran = self.last_runs(&known).await?;
         Ok(rows
             .into_iter()
             .map(|row| {
                 let schedulers = in_redis.get(&row.queue).map_or(&[][..], Vec::as_slice);
-                self.redacted(to_view(row, schedulers, &self.broker))
+                let last_run = ran.remove(&(row.queue.clone(), row.id.clone()));
+                ScheduleView {
+                    last_run,
+                    ..self.redacted(to_view(row, schedulers, &self.broker))
+                }
             })
             .collect())
+    }
+
+    /// The last runs of some schedulers, by queue and id.
+    async fn last_runs(
+        &self,
+        schedulers: &[(&str, &str)],
+    ) -> Result<HashMap<(String, String), LastRun>, Error> {
+        let prefix = self.broker.prefix();
+        let rows = self.store.last_runs(prefix, schedulers).await?;
+        let run = |row: LastRunRow| ((row.queue.clone(), row.id.clone()), last_run(row));
+        Ok(rows.into_iter().map(run).collect())
+    }
+
+    async fn last_run(&self, queue: &str, id: &str) -> Result<Option<LastRun>, Error> {
+        Ok(self.last_runs(&[(queue, id)]).await?.into_values().next())
     }
 
     /// Lists the job schedulers of BullMQ's clients.
     pub async fn list_of_clients(&self) -> Result<Vec<ClientScheduler>, Error> {
         let ours = self.broker.known_schedules().await?;
+        let now_ms = self.broker.now_ms();
         let mut found = Vec::new();
         for queue in self.broker.list().await? {
             let schedulers = match self.broker.schedulers(&queue).await {
@@ -111,11 +136,23 @@ impl Schedules {
                     .map(|_| view.zone.clone().unwrap_or_else(default_zone));
                 found.push(ClientScheduler {
                     next_time: time(view.next_at),
+                    next_at_local: local_time(view.next_at, zone_in_force.as_deref())
+                        .filter(|_| view.alive),
+                    overdue_ms: overdue(&view, now_ms),
+                    last_run: None,
                     zone_in_force,
                     queue: queue.clone(),
                     view,
                 });
             }
+        }
+        let known: Vec<(&str, &str)> = found
+            .iter()
+            .map(|one| (one.queue.as_str(), one.view.id.as_str()))
+            .collect();
+        let mut ran = self.last_runs(&known).await?;
+        for one in &mut found {
+            one.last_run = ran.remove(&(one.queue.to_string(), one.view.id.clone()));
         }
         Ok(found)
     }
@@ -139,16 +176,29 @@ impl Schedules {
 
     async fn with_ticks(&self, id: &str) -> Result<ScheduleView, Error> {
         let row = self.store.schedule(&id.parse()?).await?;
+        let last_run = self.last_run(&row.queue, &row.id).await?;
         let Ok((queue, spec)) = spec(&row, self.broker.default_zone()) else {
-            return Ok(to_view(row, &[], &self.broker));
+            return Ok(ScheduleView {
+                last_run,
+                ..to_view(row, &[], &self.broker)
+            });
         };
-        let ticks = spec
-            .rhythm
-            .preview(&spec.id, self.broker.now_ms(), PREVIEW)
-            .unwrap_or_default();
-        let mut view = to_view(row, &self.broker.schedulers(&queue).await?, &self.broker);
-        view.next = ticks.into_iter().filter_map(time).collect();
-        Ok(view)
+        // A paused schedule has no ticks.
+        let ticks = match row.paused_by {
+            Some(_) => Vec::new(),
+            None => spec
+                .rhythm
+                .preview(&spec.id, self.broker.now_ms(), PREVIEW)
+                .unwrap_or_default(),
+        };
+        let view = to_view(row, &self.broker.schedulers(&queue).await?, &self.broker);
+        let local = |tick: &u64| local_time(*tick, view.zone.as_deref());
+        Ok(ScheduleView {
+            next_local: ticks.iter().filter_map(local).collect(),
+            next: ticks.into_iter().filter_map(time).collect(),
+            last_run,
+            ..view
+        })
     }
 
     pub async fn create(
@@ -347,11 +397,12 @@ impl Schedules {
         self.reconcile().await?;
         let row = self.store.schedule(id).await?;
         let queue: QueueName = row.queue.parse()?;
-        Ok(self.redacted(to_view(
-            row,
-            &self.broker.schedulers(&queue).await?,
-            &self.broker,
-        )))
+        let last_run = self.last_run(&row.queue, &row.id).await?;
+        let schedulers = self.broker.schedulers(&queue).await?;
+        Ok(ScheduleView {
+            last_run,
+            ..self.redacted(to_view(row, &schedulers, &self.broker))
+        })
     }
 
     /// Redacts the data as that of the queue's jobs.

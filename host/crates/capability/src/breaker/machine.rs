@@ -46,11 +46,21 @@ pub(super) enum Phase {
     Held { by: String, reason: String },
 }
 
+/// When it stopped being closed. Trials that fail meanwhile do not change it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Opening {
+    pub(super) at: Instant,
+    /// Failures that opened it; 0 if an operator did.
+    pub(super) failures: u32,
+}
+
 #[derive(Debug)]
 pub(super) struct Machine {
     pub(super) phase: Phase,
     number: u64,
     pub(super) since: Instant,
+    /// `None` while closed.
+    pub(super) opening: Option<Opening>,
     failures: VecDeque<Instant>,
 }
 
@@ -60,11 +70,25 @@ impl Machine {
             phase: Phase::Closed,
             number: 0,
             since: now,
+            opening: None,
             failures: VecDeque::new(),
         }
     }
 
     fn enter(&mut self, phase: Phase, now: Instant) {
+        let opening = || Opening {
+            at: now,
+            failures: match phase {
+                Phase::Held { .. } => 0,
+                _ => u32::try_from(self.failures.len()).unwrap_or(u32::MAX),
+            },
+        };
+        self.opening = match phase {
+            Phase::Closed => None,
+            // An operator's order is another reason than failures.
+            Phase::Held { .. } => Some(opening()),
+            Phase::Open { .. } | Phase::HalfOpen { .. } => self.opening.or_else(|| Some(opening())),
+        };
         self.phase = phase;
         self.number += 1;
         self.since = now;
@@ -236,6 +260,29 @@ mod tests {
             10,
             "how long it is still open"
         );
+    }
+
+    #[test]
+    fn how_it_was_opened_is_known_until_it_is_closed_whatever_its_trials_do() {
+        let mut world = World::opened();
+        let opening = world.0.opening.expect("open");
+        assert_eq!(opening.failures, 3);
+        let probe = world.after(20).admit().expect("the probe");
+        world.report(probe, Report::Failed);
+        assert_eq!(
+            world.0.opening,
+            Some(opening),
+            "a failed trial opens nothing"
+        );
+        let now = world.1;
+        world.0.hold("ada", "maintenance", now);
+        let held = Opening {
+            at: now,
+            failures: 0,
+        };
+        assert_eq!(world.0.opening, Some(held));
+        world.0.close(now);
+        assert_eq!(world.0.opening, None);
     }
 
     #[test]

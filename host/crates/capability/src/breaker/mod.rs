@@ -48,6 +48,11 @@ pub struct BreakerView {
     pub state: BreakerState,
     /// Time in this state.
     pub age: Duration,
+    /// Time since it was last closed; `None` while it is closed.
+    pub open_for: Option<Duration>,
+    /// How many failures opened it; `None` while it is closed, and if an operator opened it.
+    pub opened_after: Option<u32>,
+    /// Failures that count towards opening now.
     pub failures: u32,
     pub limits: BreakerLimits,
     pub last_failure: Option<String>,
@@ -210,6 +215,7 @@ impl Breaker {
         let now = Instant::now();
         let mut inner = self.inner.lock();
         let limits = inner.limits;
+        let opening = inner.machine.opening;
         let state = match &inner.machine.phase {
             Phase::Closed => BreakerState::Closed,
             Phase::Open { until } if now < *until => BreakerState::Open(*until - now),
@@ -222,6 +228,10 @@ impl Breaker {
         BreakerView {
             state,
             age: now.saturating_duration_since(inner.machine.since),
+            open_for: opening.map(|opening| now.saturating_duration_since(opening.at)),
+            opened_after: opening
+                .map(|opening| opening.failures)
+                .filter(|failures| *failures > 0),
             failures: inner.machine.recent_failures(&limits, now),
             limits,
             last_failure: inner.last_failure.clone(),

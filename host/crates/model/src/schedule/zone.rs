@@ -6,7 +6,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use chrono::{DateTime, Offset, TimeZone};
+use chrono::{DateTime, FixedOffset, Offset, TimeZone, Utc};
 use chrono_tz::{TZ_VARIANTS, Tz};
 
 use super::InvalidSchedule;
@@ -49,6 +49,47 @@ impl Zone {
             }
         };
         i64::from(seconds) * 1_000
+    }
+}
+
+impl Zone {
+    fn offset_at(self, at: DateTime<Utc>) -> Option<FixedOffset> {
+        FixedOffset::east_opt(i32::try_from(self.offset_ms(at.timestamp_millis()) / 1_000).ok()?)
+    }
+
+    /// A time by the zone's clocks, with their offset from UTC. In UTC for an offset that no
+    /// calendar has.
+    pub fn local(self, at: DateTime<Utc>) -> DateTime<FixedOffset> {
+        let offset = self.offset_at(at);
+        offset.map_or_else(|| at.fixed_offset(), |offset| at.with_timezone(&offset))
+    }
+
+    /// A time for people, by the zone's clocks and in UTC: `2026-12-01 09:00 IST (03:30 UTC)`. The
+    /// second day and seconds are shown where they differ, or are not zero.
+    pub fn shown(self, at: DateTime<Utc>) -> String {
+        let time = if at.timestamp() % 60 == 0 {
+            "%H:%M"
+        } else {
+            "%H:%M:%S"
+        };
+        let whole = format!("%Y-%m-%d {time}");
+        let (local, name) = (self.local(at), self.name_at(at));
+        if local.offset().local_minus_utc() == 0 {
+            return format!("{} UTC", at.format(&whole));
+        }
+        let in_utc = match local.date_naive() == at.date_naive() {
+            true => at.format(time),
+            false => at.format(&whole),
+        };
+        format!("{} {name} ({in_utc} UTC)", local.format(&whole))
+    }
+
+    /// What its clocks are called then: `IST`, `CEST`, `+03`, `UTC+5:30`.
+    fn name_at(self, at: DateTime<Utc>) -> String {
+        match self {
+            Self::Iana(zone) => at.with_timezone(&zone).format("%Z").to_string(),
+            Self::Fixed(_) => self.to_string(),
+        }
     }
 }
 
@@ -188,5 +229,51 @@ mod tests {
             Ok(Zone::Fixed(60))
         );
         assert_eq!(Zone::named(None, Zone::UTC), Ok(Zone::UTC));
+    }
+
+    #[test]
+    fn a_time_is_shown_by_the_clocks_of_its_zone_with_utc_beside() {
+        let at = |text: &str| {
+            let at = DateTime::parse_from_rfc3339(text).expect("a time");
+            at.to_utc()
+        };
+        for (zone, time, shown) in [
+            (
+                "Asia/Kolkata",
+                "2026-12-01T03:30:00Z",
+                "2026-12-01 09:00 IST (03:30 UTC)",
+            ),
+            (
+                "Europe/Berlin",
+                "2026-07-01T07:00:05Z",
+                "2026-07-01 09:00:05 CEST (07:00:05 UTC)",
+            ),
+            (
+                "America/Los_Angeles",
+                "2026-12-01T03:30:00Z",
+                "2026-11-30 19:30 PST (2026-12-01 03:30 UTC)",
+            ),
+            ("UTC", "2026-12-01T03:30:00Z", "2026-12-01 03:30 UTC"),
+            (
+                "Europe/London",
+                "2026-12-01T03:30:00Z",
+                "2026-12-01 03:30 UTC",
+            ),
+            (
+                "UTC+5:30",
+                "2026-12-01T03:30:00Z",
+                "2026-12-01 09:00 UTC+5:30 (03:30 UTC)",
+            ),
+            // No calendar has it.
+            ("UTC+25", "2026-12-01T03:30:00Z", "2026-12-01 03:30 UTC"),
+        ] {
+            let zone: Zone = zone.parse().expect(zone);
+            assert_eq!(zone.shown(at(time)), shown);
+        }
+        let kolkata: Zone = "Asia/Kolkata".parse().expect("a zone");
+        assert_eq!(
+            kolkata.local(at("2026-12-01T03:30:00Z")).to_rfc3339(),
+            "2026-12-01T09:00:00+05:30"
+        );
     }
 }

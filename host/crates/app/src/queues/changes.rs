@@ -1,0 +1,235 @@
+//! What operators changed last of a queue, its plugin and its schedules. Pure.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use patchbay_api::queues::Reason;
+use patchbay_model::shell::{arguments, word};
+use patchbay_model::words::counted;
+use patchbay_store::ActionRow;
+use serde_json::Value;
+
+use super::diagnosis::{reason, time};
+
+/// An older change explains nothing of today.
+const RECENT: TimeDelta = TimeDelta::days(1);
+
+/// Actions on a queue, or on all queues, that may explain how it stands.
+pub(super) const OF_QUEUE: [&str; 8] = [
+    "queue.pause",
+    "queue.resume",
+    "queue.drain",
+    "queue.clean",
+    "queue.put-back",
+    "queue.obliterate",
+    "queue.concurrency",
+    "queue.rate-limit",
+];
+/// Actions on the queue's plugin.
+pub(super) const OF_PLUGIN: [&str; 7] = [
+    "plugin.activate",
+    "plugin.deactivate",
+    "plugin.rollback",
+    "plugin.grant",
+    "plugin.revoke",
+    "plugin.quarantine",
+    "plugin.release",
+];
+/// Actions on schedules of the queue.
+pub(super) const OF_SCHEDULE: [&str; 2] = ["schedule.pause", "schedule.resume"];
+
+/// Codes of reasons that say already who did this.
+const TOLD_BY: [(&str, &str); 5] = [
+    ("queue.pause", "paused"),
+    ("plugin.deactivate", "plugin-deactivated"),
+    ("plugin.revoke", "grant-missing"),
+    ("plugin.quarantine", "quarantined"),
+    ("schedule.pause", "schedule-paused"),
+];
+
+/// The action that paused the queue, if the last one did.
+pub(super) fn paused_by(changes: &[ActionRow]) -> Option<&ActionRow> {
+    let mut changes = changes.iter();
+    let last =
+        changes.find(|change| ["queue.pause", "queue.resume"].contains(&change.action.as_str()))?;
+    (last.action == "queue.pause").then_some(last)
+}
+
+pub(super) fn revoked_by<'a>(changes: &'a [ActionRow], ask: &str) -> Option<&'a ActionRow> {
+    let names = |change: &ActionRow| {
+        let asks = change.details["asks"].as_array();
+        asks.is_some_and(|asks| asks.iter().any(|one| one == ask))
+    };
+    let mut changes = changes.iter();
+    changes.find(|change| change.action == "plugin.revoke" && names(change))
+}
+
+/// The last change, if it is recent and none of the reasons `told` says it. `changes` are the newest
+/// first.
+pub(super) fn last(changes: &[ActionRow], now: DateTime<Utc>, told: &[&str]) -> Option<Reason> {
+    let last = changes.first()?;
+    let is_told = |(action, code): &(&str, &str)| last.action == *action && told.contains(code);
+    if now - last.began_at > RECENT || TOLD_BY.iter().any(is_told) {
+        return None;
+    }
+    let message = format!(
+        "Last change: {} {} at {}",
+        last.actor,
+        what(last),
+        time(last.began_at)
+    );
+    Some(reason("last-change", message, next(last)))
+}
+
+fn what(change: &ActionRow) -> String {
+    let (target, details) = (word(&change.target), &change.details);
+    let queue = match change.target.as_str() {
+        "*" => "every queue",
+        _ => "the queue",
+    };
+    let of_state = |state: &Value| {
+        let count = change.result.as_ref().map(|result| &result["count"]);
+        let count = count.and_then(Value::as_u64).unwrap_or(0);
+        match state.as_str() {
+            Some(state) => counted(count, &format!("{state} job")),
+            None => counted(count, "job"),
+        }
+    };
+    match change.action.as_str() {
+        "queue.pause" => format!("paused {queue}"),
+        "queue.resume" => format!("resumed {queue}"),
+        "queue.drain" => format!("drained the queue: {} removed", of_state(&Value::Null)),
+        "queue.clean" => format!("removed {}", of_state(&details["state"])),
+        "queue.put-back" => format!("put back {}", of_state(&details["state"])),
+        "queue.obliterate" => format!("removed the queue with {}", of_state(&Value::Null)),
+        "queue.concurrency" => match details["max"].as_u64() {
+            Some(max) => format!("limited the queue to {} at once", counted(max, "job")),
+            None => "removed the limit of jobs at once".to_owned(),
+        },
+        "queue.rate-limit" => match details["max"].as_u64() {
+            Some(max) => format!(
+                "limited the queue to {} per {} ms",
+                counted(max, "job"),
+                details["perMs"].as_u64().unwrap_or(1_000)
+            ),
+            None => "removed the rate limit".to_owned(),
+        },
+        "plugin.activate" => format!(
+            "activated revision {} of plugin {target}",
+            word(&short(details["digest"].as_str().unwrap_or("unknown")))
+        ),
+        "plugin.deactivate" => format!("deactivated plugin {target}"),
+        "plugin.rollback" => format!("rolled plugin {target} back"),
+        "plugin.grant" => format!("granted plugin {target} {}", asks(details)),
+        "plugin.revoke" => format!("revoked {} from plugin {target}", asks(details)),
+        "plugin.quarantine" => format!("quarantined plugin {target}"),
+        "plugin.release" => format!("released plugin {target} from quarantine"),
+        "schedule.pause" => format!("paused schedule {target}"),
+        "schedule.resume" => format!("resumed schedule {target}"),
+        other => format!("did {other}"),
+    }
+}
+
+fn short(digest: &str) -> String {
+    digest.chars().take(12).collect()
+}
+
+fn asks(details: &Value) -> String {
+    let asks = details["asks"].as_array().into_iter().flatten();
+    let asks: Vec<String> = asks
+        .filter_map(Value::as_str)
+        .map(|ask| format!("{ask:?}"))
+        .collect();
+    asks.join(", ")
+}
+
+fn next(change: &ActionRow) -> String {
+    let target = arguments(&[&change.target]);
+    let undo = match change.action.as_str() {
+        "queue.pause" if change.target == "*" => "patchbay queue resume --all".to_owned(),
+        "queue.pause" => format!("patchbay queue resume {target}"),
+        "queue.concurrency" => format!("patchbay queue concurrency {target}"),
+        "queue.rate-limit" => format!("patchbay queue rate-limit {target}"),
+        "plugin.activate" | "plugin.rollback" => format!("patchbay plugin rollback {target}"),
+        "plugin.revoke" => format!("patchbay plugin grants {target}"),
+        "schedule.pause" => format!("patchbay schedule resume {target}"),
+        _ => return "nothing, if that was meant".to_owned(),
+    };
+    format!("nothing, if that was meant; else: {undo}")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn change(action: &str, details: Value, result: Value) -> ActionRow {
+        ActionRow {
+            actor: "ops".into(),
+            action: action.into(),
+            target: "email".into(),
+            began_at: DateTime::from_timestamp(1_795_000_000, 0).expect("a time"),
+            details,
+            result: Some(result),
+        }
+    }
+
+    #[test]
+    fn each_change_is_told_in_words_with_its_numbers() {
+        let count = json!({ "count": 1 });
+        for (action, details, words) in [
+            ("queue.drain", json!({}), "drained the queue: 1 job removed"),
+            (
+                "queue.clean",
+                json!({ "state": "failed" }),
+                "removed 1 failed job",
+            ),
+            (
+                "queue.put-back",
+                json!({ "state": "failed" }),
+                "put back 1 failed job",
+            ),
+            (
+                "queue.concurrency",
+                json!({ "max": 3 }),
+                "limited the queue to 3 jobs at once",
+            ),
+            (
+                "queue.concurrency",
+                json!({ "max": null }),
+                "removed the limit of jobs at once",
+            ),
+            (
+                "queue.rate-limit",
+                json!({ "max": 10, "perMs": 500 }),
+                "limited the queue to 10 jobs per 500 ms",
+            ),
+            (
+                "plugin.activate",
+                json!({ "digest": "0123456789abcdef" }),
+                "activated revision 0123456789ab of plugin email",
+            ),
+            (
+                "plugin.revoke",
+                json!({ "asks": ["smtp"] }),
+                "revoked \"smtp\" from plugin email",
+            ),
+            ("schedule.resume", json!({}), "resumed schedule email"),
+        ] {
+            assert_eq!(what(&change(action, details, count.clone())), words);
+        }
+        let all = OF_QUEUE.iter().chain(&OF_PLUGIN).chain(&OF_SCHEDULE);
+        for action in all {
+            let told = what(&change(action, json!({}), json!({})));
+            assert!(!told.starts_with("did "), "{action} has words of its own");
+        }
+    }
+
+    #[test]
+    fn an_old_change_is_not_told() {
+        let changes = [change("queue.resume", json!({}), json!({}))];
+        let at = changes[0].began_at;
+        assert!(last(&changes, at + TimeDelta::hours(1), &[]).is_some());
+        assert!(last(&changes, at + TimeDelta::days(2), &[]).is_none());
+        assert!(last(&[], at, &[]).is_none());
+    }
+}
