@@ -132,7 +132,7 @@ pub(super) fn state(breaker: &BreakerView) -> String {
 /// Failures that opened it, or that count towards opening.
 fn failures(breaker: &BreakerView) -> String {
     match breaker.opened_after {
-        Some(failures) => format!("opened after {}", counted(failures.into(), "failure")),
+        Some(failures) => format!("opened after {}", counted(failures, "failure")),
         None if breaker.is_closed() => format!("{} of {}", breaker.failures, breaker.opens_at),
         None if breaker.opened_by.is_some() => "opened by an operator".to_owned(),
         // A host of the version before does not say it.

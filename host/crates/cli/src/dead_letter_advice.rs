@@ -6,13 +6,9 @@ use patchbay_api::dead_letters::{
 };
 use patchbay_api::operation::NoQuery;
 use patchbay_model::shell;
+use patchbay_model::words::counted;
 
 use super::client::Client;
-
-/// For example "1 job", "2 jobs".
-pub(super) fn many(count: i64, noun: &str) -> String {
-    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
-}
 
 /// For example "25 jobs: 5 failing, 20 removed".
 pub(super) fn whereabouts(group: &DeadLetter) -> String {
@@ -28,7 +24,7 @@ pub(super) fn whereabouts(group: &DeadLetter) -> String {
         .filter(|(count, _)| *count > 0)
         .map(|(count, place)| format!("{count} {place}"))
         .collect();
-    let jobs = many(group.jobs, "job");
+    let jobs = counted(group.jobs, "job");
     match counts.is_empty() {
         true => jobs,
         false => format!("{jobs}: {}", counts.join(", ")),
@@ -77,7 +73,7 @@ pub(super) fn next(details: &DeadLetterDetails) -> Vec<String> {
 fn is_or_are(jobs: i64) -> String {
     format!(
         "{} {}",
-        many(jobs, "job"),
+        counted(jobs, "job"),
         if jobs == 1 { "is" } else { "are" }
     )
 }

@@ -11,11 +11,12 @@ use patchbay_api::dead_letters::{
     Note,
 };
 use patchbay_api::operation::NoQuery;
+use patchbay_model::words::counted;
 use serde_json::json;
 
 use super::bulk;
 use super::client::{Client, ClientArgs};
-use super::dead_letter_advice::{many, next, whereabouts};
+use super::dead_letter_advice::{next, whereabouts};
 use super::names;
 use super::output::{Output, time};
 use super::view::short;
@@ -253,13 +254,13 @@ fn left_out(
     if shown < asked_for {
         lines.push(format!(
             "showing {shown} of {}; show more: --limit N, at most 1000",
-            many(asked_for, "group")
+            counted(asked_for, "group")
         ));
     }
     if closed > 0 && state.is_none() {
         lines.push(format!(
             "{} not shown: patchbay dead-letter list --closed",
-            many(closed, "closed group")
+            counted(closed, "closed group")
         ));
     }
     lines
@@ -309,7 +310,7 @@ fn describe(details: &DeadLetterDetails) -> String {
     lines.push(whereabouts(group));
     lines.push(format!(
         "{}, from {} to {}",
-        many(group.failures, "final failure"),
+        counted(group.failures, "final failure"),
         time(group.first_seen),
         time(group.last_seen),
     ));

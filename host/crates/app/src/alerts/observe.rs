@@ -617,7 +617,7 @@ fn breakers(all: &[(String, HostReport)]) -> impl Iterator<Item = Observation> {
     by.into_iter().map(|(subject, (open, processes))| {
         let outage = open.outage();
         let after = open.opened_after.map(|failures| {
-            let failures = counted(failures.into(), "failure");
+            let failures = counted(failures, "failure");
             format!("; the breaker opened after {failures}")
         });
         let reason = format!(

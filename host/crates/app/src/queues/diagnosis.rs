@@ -330,7 +330,7 @@ fn open_breaker(seen: &QueueObservation, breaker: &BreakerView) -> String {
     let after = breaker.opened_after.map(|failures| {
         format!(
             "The breaker opened after {}{at}; jobs",
-            counted(failures.into(), "failure")
+            counted(failures, "failure")
         )
     });
     format!(
