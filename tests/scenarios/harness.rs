@@ -418,7 +418,7 @@ pub fn envelope(printed: &[u8]) -> anyhow::Result<Value> {
         .map_err(anyhow::Error::msg)?;
     let values = patchbay_model::json_schema::Values::Shown;
     if let Err(violations) = schema.fits(&envelope, values, 5) {
-        anyhow::bail!("not the envelope ({}): {envelope}", violations.join("; "));
+        anyhow::bail!("not the envelope ({violations}): {envelope}");
     }
     Ok(envelope)
 }

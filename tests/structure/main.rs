@@ -3,6 +3,7 @@
 //! `use` of a re-export counts for the module that defines the item. A parent and its child may use
 //! each other, and tests may use everything.
 
+mod errors;
 mod layers;
 mod links;
 

@@ -12,6 +12,7 @@ pub mod body;
 pub mod breakers;
 pub mod bulk;
 pub mod dead_letters;
+pub mod errors;
 pub mod flows;
 pub mod headers;
 pub mod health;
