@@ -52,12 +52,12 @@ pub(super) fn next(details: &DeadLetterDetails) -> Vec<String> {
         ));
     } else if group.removed > 0 {
         lines.push(format!(
-            "{} not in Redis any more, and the history has not kept their data",
+            "{} not in Redis any more, and the history has not kept their data: only their producer can add them again",
             is_or_are(group.removed)
         ));
     }
     if group.state == DeadLetterState::Closed {
-        let rest = match details.restorable {
+        let rest = match group.removed {
             0 => ". Nothing needs to be done",
             _ => "",
         };
@@ -139,7 +139,7 @@ mod tests {
             ([0, 3, 1, 0], 0, &[why]),
             ([0, 0, 5, 0], 0, &[closed]),
             ([0, 0, 0, 5], 5, &[history]),
-            ([0, 0, 1, 1], 0, &[kept_nothing, closed]),
+            ([0, 0, 1, 1], 0, &[kept_nothing]),
         ] {
             let text = next(&group(counts, restorable)?).join("\n");
             let said: Vec<&str> = all.into_iter().filter(|line| text.contains(line)).collect();

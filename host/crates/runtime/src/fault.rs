@@ -163,31 +163,15 @@ fn top_frames(backtrace: &WasmBacktrace) -> Option<String> {
 }
 
 /// Beginnings of names in the runtimes of languages, through which every panic or abort goes.
-const OF_LANGUAGES: [&str; 20] = [
-    "std::",
-    "core::",
-    "alloc::",
-    "<std::",
-    "<core::",
-    "<alloc::",
-    "rust_",
-    "__rust",
-    "__rg_",
-    "__rdl_",
-    "panic_abort",
-    "abort",
-    "_abort",
-    "__abort",
-    "__assert",
-    "__cxa_",
-    "__wasi_",
-    "exit",
-    "_Exit",
-    "runtime.",
+const OF_LANGUAGES: [&str; 14] = [
+    "std::", "core::", "alloc::", "<std::", "<core::", "<alloc::", "rust_", "__rust", "__rg_",
+    "__rdl_", "__assert", "__cxa_", "__wasi_", "runtime.",
 ];
+/// Functions of the C library that end a program.
+const ENDS: [&str; 5] = ["abort", "_abort", "__abort", "exit", "_Exit"];
 
 fn is_of_a_language(name: &str) -> bool {
-    OF_LANGUAGES.iter().any(|start| name.starts_with(start))
+    ENDS.contains(&name) || OF_LANGUAGES.iter().any(|start| name.starts_with(start))
 }
 
 /// Without the hash of the compiler, which says nothing to a reader.
@@ -236,6 +220,7 @@ mod tests {
             "<hostile::Hostile as jobs::Guest>::run",
             "main.run",
             "post",
+            "abort_payment",
         ] {
             assert!(!is_of_a_language(name), "{name}");
         }
