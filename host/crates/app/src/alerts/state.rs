@@ -60,7 +60,7 @@ impl Event {
     }
 }
 
-/// What one round sees of one alert's condition.
+/// What one round sees of one alert's condition. An alert that nobody could look at takes no step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Seen {
     /// It holds.
@@ -69,8 +69,6 @@ pub(super) enum Seen {
     InOrder,
     /// There is no such subject now.
     Absent,
-    /// Nobody could look.
-    Unknown,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -104,7 +102,6 @@ pub(super) fn step(before: Option<Standing>, look: &AlertInput) -> Transition {
         tell: false,
     };
     match (before, look.seen) {
-        (_, Seen::Unknown) => stays(before),
         (None, Seen::InOrder | Seen::Absent) => stays(None),
         (None, Seen::Met) => begin_or_wait(Duration::ZERO, look),
         (Some(pending), seen) if !pending.firing => match seen {
@@ -112,7 +109,7 @@ pub(super) fn step(before: Option<Standing>, look: &AlertInput) -> Transition {
             Seen::Met if !pending.unseen.is_zero() => begin_or_wait(pending.held, look),
             Seen::Met => begin_or_wait(pending.held + look.passed, look),
             Seen::Absent => stays(out_of_sight(pending, look)),
-            Seen::InOrder | Seen::Unknown => stays(None),
+            Seen::InOrder => stays(None),
         },
         (Some(firing), Seen::InOrder | Seen::Absent) => {
             let held = firing.held + look.passed;
@@ -290,26 +287,6 @@ mod tests {
                 Some(Event::StillFiring)
             ]
         );
-    }
-
-    #[test]
-    fn nobody_could_look_changes_nothing() {
-        let unseen = AlertInput {
-            seen: Seen::Unknown,
-            ..LOOK
-        };
-        let pending = step(None, &LOOK).now;
-        assert_eq!(
-            step(pending, &unseen),
-            Transition {
-                now: pending,
-                event: None,
-                tell: false
-            }
-        );
-        assert_eq!(step(None, &unseen).now, None);
-        let firing = told(&[LOOK; 5]).0;
-        assert_eq!(step(firing, &unseen).now, firing);
     }
 
     #[test]
