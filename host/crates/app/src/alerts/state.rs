@@ -60,7 +60,7 @@ impl Event {
     }
 }
 
-/// What one round sees of one alert's condition.
+/// What one round sees of one alert's condition. An alert that nobody could look at takes no step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Seen {
     /// It holds.
