@@ -40,6 +40,7 @@ mod metrics;
 mod names;
 mod openapi;
 mod operations;
+mod operators;
 mod pg_bouncer;
 mod plugin_call;
 mod poison;
