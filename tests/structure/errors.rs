@@ -26,7 +26,10 @@ fn codes_in(source: &str) -> Vec<String> {
             .trim_start()
             .strip_prefix('"')
             .and_then(|rest| rest.split_once('"'));
-        if let (true, Some((code, _))) = (is_kind, code) {
+        let is_code = |code: &str| {
+            !code.is_empty() && code.chars().all(|c| c.is_ascii_lowercase() || c == '-')
+        };
+        if let (true, Some((code, _))) = (is_kind, code.filter(|(code, _)| is_code(code))) {
             codes.push(code.to_owned());
         }
     }

@@ -6,12 +6,12 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use clap::{Args, ValueEnum};
 use patchbay_api::activity::{Activity, ActivityList, ActivityResult, ActorKind, ListActivity};
-use patchbay_model::words::counted;
 
 use super::client::{Client, ClientArgs};
 use super::input::point_in_time;
 use super::names;
 use super::output::{Output, time};
+use super::paging::Paging;
 
 /// Maximum number of rows per page that a host returns.
 const LARGEST_PAGE: u16 = 200;
@@ -54,15 +54,8 @@ pub struct ActivityArgs {
     /// Only before then, written as in --since
     #[arg(long, value_parser = point_in_time)]
     until: Option<DateTime<Utc>>,
-    /// Maximum number of rows, 1 to 200
-    #[arg(long, default_value_t = 50)]
-    limit: u16,
-    /// All rows, page by page
-    #[arg(long, conflicts_with = "limit")]
-    all: bool,
-    /// Cursor that the page before has printed
-    #[arg(long, conflicts_with = "all")]
-    cursor: Option<String>,
+    #[command(flatten)]
+    much: Paging,
     /// Go on with what is done from now on, until Ctrl-C
     #[arg(long, conflicts_with_all = ["all", "cursor", "until", "csv"])]
     follow: bool,
@@ -123,27 +116,22 @@ pub(crate) async fn run(
     if args.follow {
         return follow(&args, &client, output).await;
     }
-    if args.all || args.csv {
-        let page = |cursor, _| Some(args.query(LARGEST_PAGE, cursor));
+    let query = |limit, cursor| args.query(limit, cursor);
+    if args.csv {
+        let page = |cursor, _| Some(query(LARGEST_PAGE, cursor));
         let all = client.ask_up_to::<ActivityList, _>(&(), page).await?;
-        if args.csv {
-            return csv(&all.items);
-        }
-        print(&all.items, &all.raw, &all.more(), output);
-        return Ok(());
+        return csv(&all.items);
     }
-    let query = args.query(args.limit, args.cursor.clone());
-    let page = client.ask_page::<ActivityList, _>(&(), &query).await?;
-    print(&page.items, &page.raw, &page.more(), output);
+    let page = args
+        .much
+        .ask::<ActivityList, _>(&client, &(), query)
+        .await?;
+    let rows = page.items.iter().map(|item| row(item, output)).collect();
+    output.list(&HEAD, &WIDE, rows, &page.raw, &page.more());
     if page.items.is_empty() {
         output.note("Nothing matches");
     }
-    if let Some(cursor) = &page.next_cursor {
-        let shown = counted(page.items.len() as u64, "row");
-        output.note(&format!(
-            "{shown}; there are more. Next page: --cursor {cursor}; all: --all"
-        ));
-    }
+    page.note("row", output);
     Ok(())
 }
 
@@ -151,16 +139,6 @@ const HEAD: [&str; 7] = [
     "WHEN", "WHO", "ACTION", "TARGET", "COUNT", "RESULT", "REASON",
 ];
 const WIDE: [&str; 3] = ["FROM", "DETAILS", "ID"];
-
-fn print(
-    items: &[Activity],
-    raw: &serde_json::value::RawValue,
-    more: &super::output::More<'_>,
-    output: Output,
-) {
-    let rows = items.iter().map(|item| row(item, output)).collect();
-    output.list(&HEAD, &WIDE, rows, &raw, more);
-}
 
 fn row(item: &Activity, output: Output) -> Vec<String> {
     let mut cells = cells(item);

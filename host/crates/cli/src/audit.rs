@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use super::client::{Client, ClientArgs};
 use super::input::point_in_time;
 use super::output::Output;
+use super::paging::Paging;
 use super::refusal::{Consent, NotFound, Why};
 use super::view::{short, time};
 
@@ -47,12 +48,8 @@ pub struct Entries {
     /// 30m, 24h or 7d
     #[arg(long, value_parser = point_in_time)]
     since: Option<DateTime<Utc>>,
-    /// List all entries, page by page
-    #[arg(long, conflicts_with = "limit")]
-    all: bool,
-    /// Maximum number of entries, 1 to 200
-    #[arg(long, default_value_t = 50)]
-    limit: u16,
+    #[command(flatten)]
+    much: Paging,
 }
 
 #[derive(Subcommand)]
@@ -108,34 +105,27 @@ pub(crate) async fn run(
 }
 
 async fn list(wanted: Entries, client: &Client, output: Output) -> anyhow::Result<()> {
-    let query = EntriesQuery {
-        trail: wanted.trail,
-        plugin: wanted.plugin,
-        queue: wanted.queue,
-        job: wanted.job,
+    let query = |limit, cursor| EntriesQuery {
+        trail: wanted.trail.clone(),
+        plugin: wanted.plugin.clone(),
+        queue: wanted.queue.clone(),
+        job: wanted.job.clone(),
         since: wanted.since,
-        cursor: None,
-        limit: Some(if wanted.all { 200 } else { wanted.limit }),
+        cursor,
+        limit: Some(limit),
     };
-    let entries = if wanted.all {
-        let page = |cursor, _| {
-            Some(EntriesQuery {
-                cursor,
-                ..query.clone()
-            })
-        };
-        client.ask_pages::<AuditEntries, _>(&(), page).await?
-    } else {
-        client.ask::<AuditEntries>((), query, NoBody).await?
-    };
-    let rows = entries.data.iter().map(|entry| {
+    let entries = wanted
+        .much
+        .ask::<AuditEntries, _>(client, &(), query)
+        .await?;
+    let rows = entries.items.iter().map(|entry| {
         let job = match (&entry.queue, &entry.job_id) {
             (Some(queue), Some(id)) => format!("{} {}", word(queue), word(id)),
             _ => "-".into(),
         };
         let writer = format!("{} {}", entry.plugin, short(&entry.revision));
         vec![
-            time(entry.at),
+            output.when(entry.at),
             entry.trail.clone(),
             writer,
             job,
@@ -143,11 +133,9 @@ async fn list(wanted: Entries, client: &Client, output: Output) -> anyhow::Resul
             entry.entry.to_string(),
         ]
     });
-    output.table(
-        &["AT", "TRAIL", "PLUGIN", "JOB", "KEY", "ENTRY"],
-        rows.collect(),
-        &entries.raw,
-    );
+    let head = ["WHEN", "TRAIL", "PLUGIN", "JOB", "KEY", "ENTRY"];
+    output.list(&head, &[], rows.collect(), &entries.raw, &entries.more());
+    entries.note("row", output);
     Ok(())
 }
 

@@ -20,6 +20,7 @@ use super::client::{Client, ClientArgs};
 use super::dead_letter_advice;
 use super::exact::{with_json_in, with_member};
 use super::output::{Output, time};
+use super::paging::Paging;
 use super::refusal::{Refusal, confirmed};
 
 /// Interval between progress requests.
@@ -73,7 +74,7 @@ pub enum BulkCommand {
         unset: Vec<String>,
     },
     /// List bulk operations, the newest first
-    List,
+    List(Paging),
     /// Show a bulk operation: state, counts, and why jobs were left unchanged
     Show {
         /// Number of the operation
@@ -191,12 +192,15 @@ impl FromHistory {
 impl BulkCommand {
     /// Whether it only reads, so that it can be repeated.
     pub(super) fn is_read(&self) -> bool {
-        matches!(self, Self::List | Self::Show { .. })
+        matches!(self, Self::List(_) | Self::Show { .. })
     }
 
     /// Whether it starts something that can be followed.
     pub(super) fn can_be_followed(&self) -> bool {
-        !matches!(self, Self::List | Self::Show { .. } | Self::Cancel { .. })
+        !matches!(
+            self,
+            Self::List(_) | Self::Show { .. } | Self::Cancel { .. }
+        )
     }
 }
 
@@ -264,17 +268,19 @@ pub(crate) async fn run(
             )
             .await;
         }
-        BulkCommand::List => {
-            let bulks = client
-                .ask::<BulkList>((), ListBulks::default(), NoBody)
-                .await?;
-            let rows = bulks.data.iter().map(|bulk| {
+        BulkCommand::List(much) => {
+            let query = |limit, cursor| ListBulks {
+                cursor,
+                limit: Some(limit),
+            };
+            let bulks = much.ask::<BulkList, _>(&client, &(), query).await?;
+            let rows = bulks.items.iter().map(|bulk| {
                 let counts = [bulk.matched, bulk.done, bulk.skipped, bulk.failed]
                     .map(|count| count.to_string());
                 let head = [bulk.id.to_string(), bulk.kind.clone(), bulk.state.clone()];
                 let reason = bulk.reason.as_deref().unwrap_or("-").to_owned();
                 let tail = [
-                    time(bulk.created_at),
+                    output.when(bulk.created_at),
                     bulk.actor.clone(),
                     meant(bulk),
                     reason,
@@ -285,7 +291,8 @@ pub(crate) async fn run(
                 "ID", "KIND", "STATE", "MATCHED", "DONE", "SKIPPED", "FAILED", "CREATED", "BY",
                 "JOBS", "REASON",
             ];
-            output.table(&head, rows.collect(), &bulks.raw);
+            output.list(&head, &[], rows.collect(), &bulks.raw, &bulks.more());
+            bulks.note("operation", output);
         }
         BulkCommand::Show { id, jobs } => {
             let bulk = client

@@ -26,6 +26,7 @@ use tokio::io::AsyncWriteExt;
 use super::client::{Client, ClientArgs, RevealArgs};
 use super::names;
 use super::output::{Output, time};
+use super::paging::Paging;
 use super::refusal::{Consent, Refusal, Why, confirmed};
 
 #[derive(Subcommand)]
@@ -48,11 +49,7 @@ pub enum HistoryCommand {
     /// texts of operators
     Erase(EraseArgs),
     /// List erasures: who asked, why, and whether they have ended
-    Erasures {
-        /// Maximum number of erasures, 1 to 200
-        #[arg(long, default_value_t = 50)]
-        limit: u16,
-    },
+    Erasures(Paging),
     /// Show data and results of a job, with values that its queue's manifest redacts hidden; each
     /// read is recorded
     Body {
@@ -170,7 +167,7 @@ impl HistoryCommand {
     pub(super) fn is_read(&self) -> bool {
         matches!(
             self,
-            Self::Status | Self::Erasures { .. } | Self::Retention(RetentionCommand::List)
+            Self::Status | Self::Erasures(_) | Self::Retention(RetentionCommand::List)
         )
     }
 
@@ -198,7 +195,7 @@ pub(crate) async fn run(
             prune(dry_run, &consent, &client, output).await
         }
         HistoryCommand::Erase(args) => erase(args, &client, output).await,
-        HistoryCommand::Erasures { limit } => erasures(limit, &client, output).await,
+        HistoryCommand::Erasures(much) => erasures(&much, &client, output).await,
         HistoryCommand::Body { queue, id, reveal } => {
             let path = JobPath { queue, id };
             let bodies = client
@@ -574,13 +571,13 @@ fn left(done: &Erasure) -> String {
     left
 }
 
-async fn erasures(limit: u16, client: &Client, output: Output) -> anyhow::Result<()> {
-    let part = ListErasures {
-        cursor: None,
+async fn erasures(much: &Paging, client: &Client, output: Output) -> anyhow::Result<()> {
+    let query = |limit, cursor: Option<String>| ListErasures {
+        cursor: cursor.and_then(|cursor| cursor.parse().ok()),
         limit: Some(limit),
     };
-    let erasures = client.ask::<HistoryErasures>((), part, NoBody).await?;
-    let rows = erasures.data.iter().map(|row| {
+    let erasures = much.ask::<HistoryErasures, _>(client, &(), query).await?;
+    let rows = erasures.items.iter().map(|row| {
         let of = match (&row.path, &row.queue, &row.job_id) {
             (None, Some(queue), Some(job)) => format!("{queue} {job}"),
             (Some(path), Some(queue), _) => format!("{path} in {queue}"),
@@ -599,7 +596,8 @@ async fn erasures(limit: u16, client: &Client, output: Output) -> anyhow::Result
     let head = [
         "ID", "OF", "STATE", "ERASED", "TO COME", "LEFT", "BEGAN", "BY", "REASON",
     ];
-    output.table(&head, rows.collect(), &erasures.raw);
+    output.list(&head, &[], rows.collect(), &erasures.raw, &erasures.more());
+    erasures.note("erasure", output);
     Ok(())
 }
 

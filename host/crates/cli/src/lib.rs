@@ -21,6 +21,7 @@ pub mod names;
 mod oci;
 mod operation;
 mod output;
+mod paging;
 mod plugin;
 mod project;
 mod push;

@@ -8,9 +8,9 @@ use patchbay_api::body::{Json, NoBody};
 use patchbay_api::operation::NoQuery;
 use patchbay_api::queues::{
     AllDone, Clean, Concurrency, Done, Drain, EveryQueue, MigrateRepeatables, Obliterate, PutBack,
-    Queue, QueueCounts, QueuePath, QueuesClean, QueuesConcurrency, QueuesDrain, QueuesList,
-    QueuesMigrateRepeatables, QueuesObliterate, QueuesPause, QueuesPauseAll, QueuesPutBack,
-    QueuesRateLimit, QueuesResume, QueuesResumeAll, QueuesShow, QueuesWhy, Rate,
+    Queue, QueueCounts, QueueOverview, QueuePath, QueuesClean, QueuesConcurrency, QueuesDrain,
+    QueuesList, QueuesMigrateRepeatables, QueuesObliterate, QueuesPause, QueuesPauseAll,
+    QueuesPutBack, QueuesRateLimit, QueuesResume, QueuesResumeAll, QueuesShow, QueuesWhy, Rate,
 };
 use patchbay_model::job::JobState;
 use patchbay_model::shell::{arguments, word};
@@ -488,8 +488,29 @@ async fn list(client: &Client, output: Output) -> anyhow::Result<()> {
         "OLDEST",
         "NOTES",
     ];
-    output.table(&head, rows.collect(), &queues.raw);
+    let mut rows: Vec<Vec<String>> = rows.collect();
+    if queues.data.len() > 1 && !output.json && !output.quiet {
+        rows.push(total(&queues.data));
+    }
+    output.table(&head, rows, &queues.raw);
+    output.note(
+        "Completed and failed: those that Redis still keeps. All of them: patchbay search --count queue=QUEUE",
+    );
     Ok(())
+}
+
+fn total(queues: &[QueueOverview]) -> Vec<String> {
+    let sum = |place: usize| {
+        let counts = queues
+            .iter()
+            .filter_map(|queue| states(&queue.counts).nth(place));
+        counts.map(|(_, count)| count).sum::<u64>().to_string()
+    };
+    let counts = (0..7).map(sum);
+    std::iter::once("(all)".to_owned())
+        .chain(counts)
+        .chain([String::new(), String::new()])
+        .collect()
 }
 
 /// All jobs of a queue in one state, which are put back.

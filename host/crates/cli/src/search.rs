@@ -27,13 +27,12 @@ use super::client::{Client, ClientArgs, ReceivedPage};
 use super::input::duration;
 use super::names;
 use super::output::{More, Output, time};
+use super::paging::Paging;
 use super::refusal::Refusal;
 
 /// Names and values of a query.
 type Pairs = Vec<(String, String)>;
 
-/// Maximum number of rows per page that a host returns.
-const LARGEST_PAGE: u16 = 200;
 /// Maximum length of a message in a table, in characters.
 const MESSAGE: usize = 60;
 
@@ -111,19 +110,6 @@ struct SearchFilter {
     /// active, completed or failed
     #[arg(long)]
     state: Option<String>,
-}
-
-#[derive(Args)]
-struct Paging {
-    /// Maximum number of results, 1 to 200
-    #[arg(long, default_value_t = 50)]
-    limit: u16,
-    /// Show all results, page by page
-    #[arg(long, conflicts_with = "limit")]
-    all: bool,
-    /// Cursor printed at the end of the page before
-    #[arg(long, conflicts_with = "all")]
-    cursor: Option<String>,
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {
@@ -329,23 +315,15 @@ where
         pairs.extend(cursor.map(|cursor| ("cursor".into(), cursor)));
         query(pairs)
     };
-    let page = if much.all {
-        let all = client
-            .ask_pages::<E, T>(&path, |cursor, _| Some(page_of(LARGEST_PAGE, cursor)))
-            .await?;
-        ReceivedPage {
-            items: all.data,
-            next_cursor: None,
-            partial: false,
-            raw: all.raw,
-        }
-    } else {
-        client
-            .ask_page::<E, T>(&path, &page_of(much.limit, much.cursor.clone()))
-            .await?
-    };
-    let (raw, next_cursor, partial) = (page.raw, page.next_cursor, page.partial);
-    let found: Vec<Found> = page.items.into_iter().map(found).collect();
+    let page = much.ask::<E, T>(client, &path, page_of).await?;
+    page.note("result", output);
+    let ReceivedPage {
+        items,
+        next_cursor,
+        partial,
+        raw,
+    } = page;
+    let found: Vec<Found> = items.into_iter().map(found).collect();
     let rows: Vec<_> = found.iter().map(row).collect();
     if rows.is_empty() {
         output.note("Nothing matches");
@@ -360,23 +338,12 @@ where
             "MADE", "ENDED", "JOB", "NAME", "STATE", "ATTEMPTS", "FAILURE",
         ]
     };
-    let (shown, more) = (
-        rows.len() as u64,
-        More {
-            next_cursor: next_cursor.as_deref(),
-            partial,
-        },
-    );
+    let more = More {
+        next_cursor: next_cursor.as_deref(),
+        partial,
+    };
     if output.json || !rows.is_empty() {
         output.list(head, &[], rows, &raw, &more);
-    }
-    if let Some(cursor) = &next_cursor {
-        let shown = counted_rows(shown, "result");
-        let why = match partial {
-            true => format!("{shown}. The search reached its time limit"),
-            false => format!("{shown}; there may be more"),
-        };
-        output.note(&format!("{why}. Next page: --cursor {cursor}; all: --all"));
     }
     Ok(())
 }
