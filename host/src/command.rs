@@ -12,8 +12,8 @@ use clap_complete::CompleteEnv;
 use clap_complete::env::Shells;
 use patchbay_app::incident::BundleFile;
 use patchbay_app::vault::KeyError;
-use patchbay_cli::Output;
 use patchbay_cli::client::{ClientArgs, ClientError};
+use patchbay_cli::{Output, print_error};
 use patchbay_store::Store;
 use patchbay_telemetry::redact_own;
 use serde_json::json;
@@ -174,7 +174,7 @@ pub fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             let code = exit_code(&error);
-            patchbay_telemetry::last_words(move || output.error(&error, error_code(&error)));
+            patchbay_telemetry::last_words(move || print_error(output, &error, error_code(&error)));
             code
         }
     }
@@ -200,11 +200,11 @@ fn parse() -> Result<Cli, ExitCode> {
                 .unwrap_or(&text)
                 .trim()
                 .to_owned();
-            Output {
+            let output = Output {
                 json: true,
                 ..Output::default()
-            }
-            .error(&Usage(text).into(), USAGE);
+            };
+            print_error(output, &Usage(text).into(), USAGE);
         } else {
             // Nothing is left to do if that fails.
             let _ = error.print();
@@ -246,7 +246,7 @@ async fn watch(mut cli: Cli, every: Duration, output: Output) -> anyhow::Result<
             if exit_code(&error) != ExitCode::from(UNREACHABLE) {
                 return Err(error);
             }
-            output.error(&error, error_code(&error));
+            print_error(output, &error, error_code(&error));
         }
         tokio::time::sleep(every).await;
         cli = match parse() {

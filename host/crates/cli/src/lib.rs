@@ -48,6 +48,7 @@ pub use client::{Client, Connection};
 use client::{ClientArgs, ClientError};
 pub use input::duration;
 use oci::RegistryError;
+use output::Failure;
 pub use output::{Output, plain};
 pub use project::Project;
 use refusal::{NotConfirmed, NotFound, Refusal};
@@ -206,4 +207,23 @@ pub fn code(error: &anyhow::Error) -> Option<&str> {
     } else {
         None
     }
+}
+
+/// Prints why a command failed. `code` is stable, in kebab-case.
+pub fn print_error(output: Output, error: &anyhow::Error, code: &str) {
+    let text = format!("{error:#}");
+    let (message, details) = match error.downcast_ref() {
+        // For scripts, its code is a field of its own.
+        Some(ClientError::Refused {
+            message, details, ..
+        }) => (message.clone(), details.as_ref()),
+        _ => (text.clone(), None),
+    };
+    let failure = Failure {
+        success: false,
+        code,
+        message,
+        details,
+    };
+    output.failure(&text, &failure);
 }

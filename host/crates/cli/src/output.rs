@@ -13,8 +13,6 @@ use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
-use super::client::ClientError;
-
 /// Maximum padding of a column where the width is not limited: longer cells must not move the
 /// other rows to the right.
 const MAX_WIDTH: usize = 120;
@@ -57,13 +55,16 @@ struct Success<'a> {
     partial: bool,
 }
 
+/// Why a command failed.
 #[derive(Serialize)]
-struct Failure<'a> {
-    success: bool,
-    code: &'a str,
-    message: String,
+pub(super) struct Failure<'a> {
+    /// Always false.
+    pub(super) success: bool,
+    /// Stable, in kebab-case.
+    pub(super) code: &'a str,
+    pub(super) message: String,
     #[serde(skip_serializing_if = "Option::is_none")]
-    details: Option<&'a serde_json::Value>,
+    pub(super) details: Option<&'a serde_json::Value>,
 }
 
 impl Output {
@@ -140,28 +141,13 @@ impl Output {
         }
     }
 
-    /// Prints why a command failed. `code` is stable, in kebab-case.
-    pub fn error(self, error: &anyhow::Error, code: &str) {
-        if !self.json {
-            eprintln!("error: {}", plain(&format!("{error:#}")));
-            return;
+    /// Prints why a command failed: `text` for people, `failure` for scripts.
+    pub(super) fn failure(self, text: &str, failure: &Failure<'_>) {
+        if self.json {
+            eprintln!("{}", serde_json::to_string(failure).unwrap_or_default());
+        } else {
+            eprintln!("error: {}", plain(text));
         }
-        let details = match error.downcast_ref() {
-            Some(ClientError::Refused { details, .. }) => details.as_ref(),
-            _ => None,
-        };
-        let message = match error.downcast_ref() {
-            // Its code is a field of its own here.
-            Some(ClientError::Refused { message, .. }) => message.clone(),
-            _ => format!("{error:#}"),
-        };
-        let failure = Failure {
-            success: false,
-            code,
-            message,
-            details,
-        };
-        eprintln!("{}", serde_json::to_string(&failure).unwrap_or_default());
     }
 
     fn print_json(self, value: &impl Serialize, more: &More<'_>) {
@@ -469,7 +455,7 @@ mod tests {
                 "now",
                 "5 s ago",
                 "10 min ago",
-                "27 h ago",
+                "27 h 46 min ago",
                 "in 7 s",
                 "in 2 h"
             ]

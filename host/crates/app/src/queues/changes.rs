@@ -7,7 +7,7 @@ use patchbay_model::words::counted;
 use patchbay_store::ActionRow;
 use serde_json::Value;
 
-use super::diagnosis::{reason, time};
+use super::reason::{reason, time};
 
 /// An older change explains nothing of today.
 const RECENT: TimeDelta = TimeDelta::days(1);

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, Utc};
 use patchbay_api::breakers::BreakerView;
 use patchbay_api::queues::Reason;
 use patchbay_model::QueueName;
@@ -18,6 +18,7 @@ use patchbay_work::LocalWorker;
 use patchbay_work::quarantine::Quarantined;
 
 use super::changes;
+use super::reason::{reason, time};
 use crate::breakers::outage::{NextTry, Outage};
 use crate::health::NotReady;
 use crate::plugins::{Absence, AbsentPlugin};
@@ -131,14 +132,6 @@ pub fn diagnose(seen: &QueueObservation) -> Vec<Reason> {
     let last = changes::last(&seen.changes, seen.now, &told);
     reasons.extend(last);
     reasons
-}
-
-pub(super) fn reason(code: &str, message: impl Into<String>, next: impl Into<String>) -> Reason {
-    Reason {
-        code: code.to_owned(),
-        message: message.into(),
-        next: next.into(),
-    }
 }
 
 /// The queue's name as an argument of a command.
@@ -601,10 +594,6 @@ fn in_order(seen: &QueueObservation) -> Reason {
             "wait, raise the concurrency, or start another host",
         ),
     }
-}
-
-pub(super) fn time(at: DateTime<Utc>) -> String {
-    at.to_rfc3339_opts(SecondsFormat::Secs, true)
 }
 
 #[cfg(test)]

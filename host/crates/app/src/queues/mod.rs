@@ -3,6 +3,7 @@
 mod catalog;
 mod changes;
 pub mod diagnosis;
+mod reason;
 mod repeatables;
 
 use std::sync::Arc;
