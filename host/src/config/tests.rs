@@ -328,7 +328,7 @@ fn trusted_keys_that_are_none_stop_the_start_and_are_named() {
         ),
         (
             with_key_file("# later\n", &[]),
-            "keys: there is no public key in it",
+            "keys: the file has no public key",
         ),
         (
             with_key_file(&format!("{TRUSTED}\n-----BEGIN PRIVATE KEY-----\n"), &[]),
