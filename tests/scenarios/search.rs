@@ -501,11 +501,11 @@ async fn a_scan_of_jobs_that_wait_says_when_it_has_not_seen_all_and_goes_on_from
         (&[][..], "state: waiting, prioritized"),
         (
             &[("state", "waiting"), ("outcome", "failed")],
-            "outcome: only finished attempts have one",
+            "outcome: only finished attempts have it",
         ),
         (
             &[("state", "waiting"), ("queue", "other")],
-            "queue: these are the jobs of idleQueue",
+            "queue: must be idleQueue, whose jobs are searched",
         ),
         (&[("state", "waiting"), ("data.a..b", "1")], "is not a path"),
         (&[("state", "waiting"), ("cursor", "x")], "unknown cursor"),

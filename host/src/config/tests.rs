@@ -460,11 +460,11 @@ fn redis_has_one_address_whatever_it_is_made_of() {
         ),
         (
             &[("REDIS_HOST", "r"), ("PATCHBAY_REDIS_CA_FILE", "ca.pem")],
-            "TLS is not: set redis.tls",
+            "TLS is off: set redis.tls",
         ),
         (
             &[("PATCHBAY_REDIS_SENTINELS", "redis://a"), sentinels[1]],
-            "no host or host:port",
+            "not a host or host:port",
         ),
         (&[("REDIS_URL", "redis://:secret#@r/")], "percent-encoded"),
     ] {
