@@ -276,10 +276,7 @@ async fn what_does_not_fit_names_the_field_and_what_may_stand_there() -> anyhow:
         |kind: Value| json!({ "name": "send", "backoff": { "type": kind, "delayMs": 5 } });
     for (body, message) in [
         (json!({ "data": {} }), "name is missing"),
-        (
-            json!({ "name": 7 }),
-            "name: must be text, not a number",
-        ),
+        (json!({ "name": 7 }), "name: must be text, not a number"),
         (
             json!({ "name": "send", "attemps": 3 }),
             "attemps is not a known field; known: name, data, id",

@@ -383,7 +383,7 @@ async fn a_tick_that_was_missed_is_left_out_or_run_once_as_its_schedule_says() -
     assert!(
         skipped["job"]["returnValue"]
             .as_str()
-            .is_some_and(|text| text.contains("leaves out missed ticks"))
+            .is_some_and(|text| text.contains("skips missed ticks"))
     );
     let ran = host.job_in(QUEUE, "repeat:once:1000", "completed").await?;
     assert!(

@@ -270,7 +270,7 @@ async fn what_cannot_be_searched_for_is_refused_with_what_can() -> anyhow::Resul
         (
             &[("dead-letter", "999999")],
             404,
-            "there is no dead letter 999999",
+            "There is no group of dead letters 999999",
         ),
         (
             &[("revision", "latest")],

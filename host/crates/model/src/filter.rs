@@ -85,7 +85,9 @@ impl Filter {
                 || value.len() > MAX_VALUE_BYTES
                 || value.contains('\0')
             {
-                return Err(refuse(format!("must be 1 to {MAX_VALUE_BYTES} bytes without NUL")));
+                return Err(refuse(format!(
+                    "must be 1 to {MAX_VALUE_BYTES} bytes without NUL"
+                )));
             }
             match key.as_str() {
                 "queue" => filter.queue = Some(value.parse().map_err(|error| refuse(format!("{error}")))?),

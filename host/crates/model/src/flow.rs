@@ -93,7 +93,9 @@ impl Flow {
         for (place, (job, on_failure, parent)) in list.into_iter().enumerate() {
             let reason = match parent {
                 None if place > 0 => Some("only the first job can be without a parent"),
-                Some(parent) if parent >= place => Some("its parent must come before it in the list"),
+                Some(parent) if parent >= place => {
+                    Some("its parent must come before it in the list")
+                }
                 _ => None,
             };
             if let Some(reason) = reason {

@@ -67,9 +67,7 @@ impl Answer {
     /// Why the answer cannot be passed on: too large, not JSON, or not valid in HTTP.
     pub fn check(&self, max_json_bytes: usize) -> Result<(), String> {
         if let Some(status) = self.status.filter(|status| !(200..=599).contains(status)) {
-            return Err(format!(
-                "the status must be from 200 to 599, not {status}"
-            ));
+            return Err(format!("the status must be from 200 to 599, not {status}"));
         }
         match &self.body {
             Body::Empty | Body::Relay(_) => Ok(()),

@@ -135,9 +135,7 @@ impl FromStr for TableName {
         check_name(schema)?;
         check_name(table)?;
         if RESERVED_SCHEMAS.contains(&schema) || schema.starts_with("pg_") {
-            return Err(format!(
-                "plugins cannot use tables of the schema {schema}"
-            ));
+            return Err(format!("plugins cannot use tables of the schema {schema}"));
         }
         Ok(Self {
             schema: schema.to_owned(),

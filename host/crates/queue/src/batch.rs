@@ -140,7 +140,10 @@ impl Broker {
         };
         match found.unwrap_or(error) {
             QueueError::Damaged { what, source } if left > 0 => QueueError::Damaged {
-                what: format!("{what}; {} of the batch could not be removed again", counted(left, "job")),
+                what: format!(
+                    "{what}; {} of the batch could not be removed again",
+                    counted(left, "job")
+                ),
                 source,
             },
             error => error,

@@ -135,7 +135,9 @@ impl From<redis::RedisError> for QueueError {
                 what: "a value does not have the expected form".into(),
                 source: Some(error),
             },
-            ErrorKind::Client => Self::Invalid("a value of the request cannot be written to Redis".into()),
+            ErrorKind::Client => {
+                Self::Invalid("a value of the request cannot be written to Redis".into())
+            }
             _ => Self::Unavailable(error),
         }
     }

@@ -115,7 +115,9 @@ pub(crate) fn check_data(data: &str) -> Result<(), QueueError> {
 /// Every delay or waiting time is limited to five years.
 pub(crate) fn check_delay(what: &str, time: Duration) -> Result<(), QueueError> {
     if time > MAX_DELAY {
-        return Err(QueueError::Invalid(format!("{what} must be at most five years")));
+        return Err(QueueError::Invalid(format!(
+            "{what} must be at most five years"
+        )));
     }
     Ok(())
 }

@@ -74,7 +74,11 @@ impl Repeat {
                 ms,
                 offset: number(options, "offset").ok().flatten().unwrap_or(0.0),
             },
-            (None, Some(ms)) => return Err(format!("its interval is {ms} ms, and must be more than 0 ms")),
+            (None, Some(ms)) => {
+                return Err(format!(
+                    "its interval is {ms} ms, and must be more than 0 ms"
+                ));
+            }
         };
         Ok(Self {
             rhythm,

@@ -310,8 +310,9 @@ impl Broker {
             .rhythm
             .next_after(&spec.id, now)
             .map_err(|error| QueueError::Invalid(error.to_string()))?;
-        let next =
-            next.ok_or_else(|| QueueError::Invalid(format!("Schedule {} never matches a date", spec.id)))?;
+        let next = next.ok_or_else(|| {
+            QueueError::Invalid(format!("Schedule {} never matches a date", spec.id))
+        })?;
         let mut definition = Map::from_iter([("name".into(), json!(spec.name))]);
         let mut repeat = Map::from_iter([("count".into(), json!(1))]);
         let rhythm = match &spec.rhythm {

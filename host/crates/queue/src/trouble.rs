@@ -68,9 +68,7 @@ impl Trouble {
     /// What to do about it.
     pub fn next(&self) -> &'static str {
         match self {
-            Self::Away => {
-                "Check that it runs and can be reached; jobs run again once it answers"
-            }
+            Self::Away => "Check that it runs and can be reached; jobs run again once it answers",
             Self::Loading => "Wait; jobs run again by themselves",
             Self::Replica => {
                 "During a failover, wait some seconds: Patchbay reconnects by itself. Otherwise give Patchbay the master's address, or redis.sentinels"

@@ -139,7 +139,9 @@ pub(crate) fn check(rules: &[EgressRule], secrets: &BTreeSet<&str>) -> Result<()
             .max_response_bytes
             .is_some_and(|bytes| bytes > MAX_RESPONSE_BYTES)
         {
-            let reason = format!("must be at most {MAX_RESPONSE_BYTES} bytes: the host keeps the whole body in memory");
+            let reason = format!(
+                "must be at most {MAX_RESPONSE_BYTES} bytes: the host keeps the whole body in memory"
+            );
             return Err((format!("{key}.max_response_bytes"), reason));
         }
         let tie = seen.iter().zip(rules).position(|(other, rule_of_other)| {
@@ -229,7 +231,9 @@ fn check_auth(
             Err("the name of the query parameter must not be empty".into())
         }
         EgressAuth::Query { .. } => Ok(()),
-        EgressAuth::Form { name, .. } if name.is_empty() => Err("the name of the form field must not be empty".into()),
+        EgressAuth::Form { name, .. } if name.is_empty() => {
+            Err("the name of the form field must not be empty".into())
+        }
         EgressAuth::Form { .. } => match rule
             .methods
             .iter()

@@ -73,7 +73,8 @@ fn no_way_back(places: &Places, place: usize, seen: &mut [Seen]) -> Result<(), S
     match seen[place] {
         Seen::Done => Ok(()),
         Seen::OnTheWay => {
-            let reason = "refers back to itself by $ref for the same value, so that a check would never end";
+            let reason =
+                "refers back to itself by $ref for the same value, so that a check would never end";
             Err(at(places, place, reason.into()))
         }
         Seen::No => {

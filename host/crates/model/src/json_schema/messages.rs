@@ -32,7 +32,9 @@ fn wanted(keyword: &str) -> &'static str {
         "properties" | "patternProperties" | "$defs" | "definitions" | "dependentSchemas"
         | "dependencies" => "must be an object of schemas, by name",
         "allOf" | "anyOf" | "oneOf" | "prefixItems" => "must be a list of at least one schema",
-        "items" => "must be a schema: an object, true or false (for a list of schemas, use prefixItems)",
+        "items" => {
+            "must be a schema: an object, true or false (for a list of schemas, use prefixItems)"
+        }
         "additionalProperties" | "propertyNames" | "contains" | "not" | "if" | "then" | "else" => {
             A_SCHEMA
         }

@@ -155,8 +155,7 @@ fn on_a_deep_stack<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, String
             .name("json-schema".into())
             .stack_size(STACK_BYTES)
             .spawn_scoped(scope, work);
-        let thread =
-            thread.map_err(|error| format!("the host cannot start a thread: {error}"))?;
+        let thread = thread.map_err(|error| format!("the host cannot start a thread: {error}"))?;
         thread
             .join()
             .map_err(|_| "the schema cannot be used, because of a fault in the host".to_owned())

@@ -101,9 +101,9 @@ impl<'a> Places<'a> {
             true => self.by_path.get(&*fragment),
             false => self.by_anchor.get(&*fragment),
         };
-        found
-            .copied()
-            .ok_or("does not exist: write #, #/$defs/NAME, another path to a schema, or # and an $anchor")
+        found.copied().ok_or(
+            "does not exist: write #, #/$defs/NAME, another path to a schema, or # and an $anchor",
+        )
     }
 
     fn add(&mut self, schema: &'a Value, path: String) -> Result<usize, String> {

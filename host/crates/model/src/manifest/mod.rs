@@ -400,7 +400,10 @@ impl Manifest {
                     .chars()
                     .all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_');
             if !valid {
-                return Err(invalid(key, "must be 1 to 64 characters of A-Z, 0-9 and '_'"));
+                return Err(invalid(
+                    key,
+                    "must be 1 to 64 characters of A-Z, 0-9 and '_'",
+                ));
             }
             if !secrets.insert(secret.name.as_str()) {
                 return Err(invalid(key, "is named twice"));
@@ -501,7 +504,8 @@ mod tests {
     #[test]
     fn contradictions_are_refused_and_named() {
         assert!(
-            refused("[[queues]]\nname = \"a\"\n[[queues]]\nname = \"a\"\n").contains("is named twice")
+            refused("[[queues]]\nname = \"a\"\n[[queues]]\nname = \"a\"\n")
+                .contains("is named twice")
         );
         let concurrency =
             "[limits]\nmax_concurrency = 2\n[[queues]]\nname = \"a\"\nconcurrency = 3\n";
@@ -541,7 +545,10 @@ mod tests {
         assert!(
             refused(&tables("\"patchbay.outbox\" = [\"select\"]")).contains("the schema patchbay")
         );
-        assert!(refused(&tables("\"crm.leads\" = [\"truncate\"]")).contains("must be select, insert, update or delete"));
+        assert!(
+            refused(&tables("\"crm.leads\" = [\"truncate\"]"))
+                .contains("must be select, insert, update or delete")
+        );
         assert!(
             refused(&tables("\"crm.leads\" = [\"select\", \"select(id)\"]"))
                 .contains("select is named twice")

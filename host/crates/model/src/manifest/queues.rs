@@ -191,7 +191,10 @@ impl Manifest {
                 ("redact", &queue.redact, MAX_REDACTED),
             ] {
                 if paths.len() > most {
-                    return Err(invalid(key(field), format!("must have at most {most} paths")));
+                    return Err(invalid(
+                        key(field),
+                        format!("must have at most {most} paths"),
+                    ));
                 }
                 let mut seen = BTreeSet::new();
                 if let Some(twice) = paths.iter().find(|path| !seen.insert(*path)) {

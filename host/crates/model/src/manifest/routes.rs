@@ -116,7 +116,10 @@ impl RouteSpec {
             return Err(("roles", "a role is named twice".into()));
         }
         if !operation::is_name(&self.operation) {
-            let reason = format!("must be 1 to {} letters, digits and - _ . :", operation::MAX_NAME);
+            let reason = format!(
+                "must be 1 to {} letters, digits and - _ . :",
+                operation::MAX_NAME
+            );
             return Err(("operation", reason));
         }
         if let Some(schema) = &self.input {

@@ -103,7 +103,10 @@ impl WebhookSpec {
                 .chars()
                 .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
         if !is_name {
-            return Err(("name", format!("must be 1 to {MAX_NAME} letters, digits and - _ .")));
+            return Err((
+                "name",
+                format!("must be 1 to {MAX_NAME} letters, digits and - _ ."),
+            ));
         }
         if let Some(name) = self.path.parameters().next() {
             let reason = format!(
@@ -130,7 +133,10 @@ impl WebhookSpec {
         if !(1..=MAX_BODY_BYTES).contains(&self.max_body_bytes) {
             return Err((
                 "max_body_bytes",
-                format!("must be from 1 to {MAX_BODY_BYTES}, not {}", self.max_body_bytes),
+                format!(
+                    "must be from 1 to {MAX_BODY_BYTES}, not {}",
+                    self.max_body_bytes
+                ),
             ));
         }
         if !(200..=299).contains(&self.success_status) {

@@ -27,7 +27,9 @@ pub enum InvalidSchedule {
     Pattern { pattern: String, reason: String },
     #[error("there is no time zone {0:?}; name one like Asia/Kolkata or UTC+5:30")]
     Zone(String),
-    #[error("a schedule must have either an interval, or a cron expression with an optional time zone")]
+    #[error(
+        "a schedule must have either an interval, or a cron expression with an optional time zone"
+    )]
     Ambiguous,
     /// For example 31 February.
     #[error("the cron expression never matches a date")]

@@ -130,7 +130,9 @@ impl Pattern {
                 let nth = nth.parse().ok().filter(|nth| (1..=5).contains(nth));
                 (
                     alone,
-                    nth.ok_or_else(|| format!("{weekday:?} must have a number from 1 to 5 after #"))?,
+                    nth.ok_or_else(|| {
+                        format!("{weekday:?} must have a number from 1 to 5 after #")
+                    })?,
                 )
             }
         };

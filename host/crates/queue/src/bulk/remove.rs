@@ -226,8 +226,10 @@ impl Broker {
     }
 }
 
-const IN_A_FLOW: &str = "The job belongs to a flow: remove it by itself, so that its parent is informed";
-const OF_A_SCHEDULE: &str = "The job is a tick of a schedule: change or remove the schedule instead";
+const IN_A_FLOW: &str =
+    "The job belongs to a flow: remove it by itself, so that its parent is informed";
+const OF_A_SCHEDULE: &str =
+    "The job is a tick of a schedule: change or remove the schedule instead";
 
 /// A retry cancels an earlier removal: the job must run.
 pub(super) fn without_mark(job: &str) -> Cmd {

@@ -112,7 +112,9 @@ pub(super) async fn renew(inner: Arc<Inner>) {
                 }
             }
             // While Redis is away, no other worker can take the jobs either.
-            Err(error) => warn!(%error, queue = %inner.config.queue, "Locks of running jobs could not be renewed"),
+            Err(error) => {
+                warn!(%error, queue = %inner.config.queue, "Locks of running jobs could not be renewed")
+            }
         }
     }
 }
