@@ -308,7 +308,7 @@ impl Connection {
                         skew_ms,
                         "This machine's clock differs too much from Redis's: this host takes no jobs until the clock is right"
                     ),
-                    false => info!(skew_ms, "This machine's clock is right again: this host takes jobs"),
+                    false => info!(skew_ms, "This machine's clock is right again"),
                 }
             }
             *known = now;
