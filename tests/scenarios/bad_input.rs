@@ -276,13 +276,10 @@ async fn what_does_not_fit_names_the_field_and_what_may_stand_there() -> anyhow:
         |kind: Value| json!({ "name": "send", "backoff": { "type": kind, "delayMs": 5 } });
     for (body, message) in [
         (json!({ "data": {} }), "name is missing"),
-        (
-            json!({ "name": 7 }),
-            "name: must be text, not such a number",
-        ),
+        (json!({ "name": 7 }), "name: must be text, not a number"),
         (
             json!({ "name": "send", "attemps": 3 }),
-            "attemps is no known field; known are name, data, id",
+            "attemps is not a known field; known: name, data, id",
         ),
         (
             json!({ "name": "send", "attempts": "many" }),
@@ -290,7 +287,7 @@ async fn what_does_not_fit_names_the_field_and_what_may_stand_there() -> anyhow:
         ),
         (
             backoff(json!("linear")),
-            "backoff.type: \"linear\" is none of fixed, exponential",
+            "backoff.type: must be one of fixed, exponential, not \"linear\"",
         ),
     ] {
         let (status, answer) = host.post(jobs, body).await?;
@@ -308,11 +305,11 @@ async fn what_does_not_fit_names_the_field_and_what_may_stand_there() -> anyhow:
     }
     for (query, message) in [
         ("", "state is missing"),
-        ("?state=lost", "state: \"lost\" is none of waiting"),
+        ("?state=lost", "state: must be one of waiting"),
         ("?state=failed&limit=ten", "limit: must be a whole number"),
         (
             "?state=failed&offsets=1",
-            "offsets is no known field; known are state, offset, cursor, limit",
+            "offsets is not a known field; known: state, offset, cursor, limit",
         ),
     ] {
         let (status, answer) = host.get(&format!("{jobs}{query}")).await?;

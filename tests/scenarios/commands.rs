@@ -764,7 +764,7 @@ async fn input_that_cannot_be_used_is_refused_as_such_wherever_it_is_found_out()
         (vec!["plugin", "inspect", &text], "component"),
         (
             vec!["plugin", "pack", here],
-            "queue is no known field; known are format, name",
+            "queue is not a known field; known: format, name",
         ),
         (vec!["queue", "drain", "emailQueue"], "--yes"),
         (vec!["audit", "trail", "set", "leads", &text], "not JSON"),

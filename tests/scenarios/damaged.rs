@@ -73,7 +73,7 @@ async fn a_damaged_queue_is_named_and_the_others_are_shown_and_paused() -> anyho
     assert_eq!(queue(QUEUE)?["error"], Value::Null);
     for (name, words) in [
         ("broken", "broken:meta: WRONGTYPE"),
-        ("odd", "concurrency is no number"),
+        ("odd", "concurrency is not a number"),
     ] {
         let error = queue(name)?["error"]
             .as_str()
@@ -137,11 +137,11 @@ async fn jobs_with_damaged_bookkeeping_fail_with_the_reason_and_no_worker_is_hel
     let mut redis = world.redis().await?;
     let key = |id: &str| format!("{}:{QUEUE}:{id}", world.prefix);
     for (field, value, reason) in [
-        ("atm", "x", "its field atm is no count"),
-        ("atm", "4294967295", "its field atm is no count"),
-        ("ats", "x", "its field ats is no count"),
-        ("stc", "-", "its field stc is no count"),
-        ("parent", "{", "its field parent is no job's place"),
+        ("atm", "x", "its field atm is not a count"),
+        ("atm", "4294967295", "its field atm is not a count"),
+        ("ats", "x", "its field ats is not a count"),
+        ("stc", "-", "its field stc is not a count"),
+        ("parent", "{", "its field parent does not name a job"),
     ] {
         let id = host
             .add(QUEUE, json!({ "name": "noop", "delayMs": 3_600_000 }))

@@ -544,7 +544,7 @@ async fn a_job_that_is_deferred_for_no_time_waits_longer_each_time() -> anyhow::
     assert!(waits[0] >= 1_000 && waits[1] >= 2_000, "{waits:?}");
     let log = host.log.lock().expect("no writer panics").clone();
     assert!(
-        log.contains("The plugin deferred the job for less than the least time"),
+        log.contains("The plugin deferred the job for less than the minimum"),
         "it is said"
     );
     Ok(())

@@ -247,7 +247,7 @@ async fn a_waiting_job_is_edited_promoted_and_removed() -> anyhow::Result<()> {
     assert_eq!(status, 409, "{answer}");
     assert_eq!(
         answer["message"],
-        "the job is completed; only delayed jobs can be promoted"
+        "The job is completed; only delayed jobs can be promoted"
     );
     assert_eq!(
         host.put(&(job(&id) + "/delay"), json!({ "delayMs": 1 }))

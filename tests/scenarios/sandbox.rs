@@ -336,7 +336,7 @@ async fn progress_and_output_of_a_guest_reach_its_job() -> anyhow::Result<()> {
         .unwrap_or_default()
         .to_owned();
     assert!(
-        last.ends_with("more lines are in the host's log only"),
+        last.ends_with("lines left out here; see the host's log"),
         "{last}"
     );
     Ok(())

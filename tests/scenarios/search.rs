@@ -244,7 +244,7 @@ async fn what_cannot_be_searched_for_is_refused_with_what_can() -> anyhow::Resul
         (
             &[("colour", "red")][..],
             400,
-            "colour: not a part of a filter; there are queue, job",
+            "colour: is not a filter. Known filters: queue, job",
         ),
         (&[("queue", "a"), ("queue", "b")], 400, "queue: given twice"),
         (&[("text", "a\0b")], 400, "without NUL"),
@@ -255,7 +255,7 @@ async fn what_cannot_be_searched_for_is_refused_with_what_can() -> anyhow::Resul
                 ("to", "2026-01-01T00:00:00Z"),
             ],
             400,
-            "to: it must be later than from",
+            "to: must be later than from",
         ),
         (
             &[("data.customer.phone", "1")],
@@ -270,12 +270,12 @@ async fn what_cannot_be_searched_for_is_refused_with_what_can() -> anyhow::Resul
         (
             &[("dead-letter", "999999")],
             404,
-            "there is no dead letter 999999",
+            "There is no group of dead letters 999999",
         ),
         (
             &[("revision", "latest")],
             400,
-            "revision: the digits of a digest",
+            "revision: must be 4 to 64 hexadecimal digits of a digest",
         ),
         (&[("cursor", "nonsense")], 400, "unknown cursor"),
         (&[("limit", "0")], 400, "limit: 1 to 200"),
@@ -501,13 +501,13 @@ async fn a_scan_of_jobs_that_wait_says_when_it_has_not_seen_all_and_goes_on_from
         (&[][..], "state: waiting, prioritized"),
         (
             &[("state", "waiting"), ("outcome", "failed")],
-            "outcome: only finished attempts have one",
+            "outcome: only finished attempts have it",
         ),
         (
             &[("state", "waiting"), ("queue", "other")],
-            "queue: these are the jobs of idleQueue",
+            "queue: must be idleQueue, whose jobs are searched",
         ),
-        (&[("state", "waiting"), ("data.a..b", "1")], "is no path"),
+        (&[("state", "waiting"), ("data.a..b", "1")], "is not a path"),
         (&[("state", "waiting"), ("cursor", "x")], "unknown cursor"),
     ] {
         let (status, answer) = get(&host, path, pairs).await?;

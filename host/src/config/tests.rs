@@ -328,7 +328,7 @@ fn trusted_keys_that_are_none_stop_the_start_and_are_named() {
         ),
         (
             with_key_file("# later\n", &[]),
-            "keys: there is no public key in it",
+            "keys: the file has no public key",
         ),
         (
             with_key_file(&format!("{TRUSTED}\n-----BEGIN PRIVATE KEY-----\n"), &[]),
@@ -460,11 +460,11 @@ fn redis_has_one_address_whatever_it_is_made_of() {
         ),
         (
             &[("REDIS_HOST", "r"), ("PATCHBAY_REDIS_CA_FILE", "ca.pem")],
-            "TLS is not: set redis.tls",
+            "TLS is off: set redis.tls",
         ),
         (
             &[("PATCHBAY_REDIS_SENTINELS", "redis://a"), sentinels[1]],
-            "no host or host:port",
+            "not a host or host:port",
         ),
         (&[("REDIS_URL", "redis://:secret#@r/")], "percent-encoded"),
     ] {

@@ -50,7 +50,7 @@ impl Addresses {
             }
         }
         if boxes.is_empty() {
-            return Err(Failure::invalid_input(field, "names nobody"));
+            return Err(Failure::invalid_input(field, "has no address"));
         }
         if boxes.len() > MAX_RECIPIENTS {
             return Err(Failure::invalid_input(
@@ -91,7 +91,7 @@ mod tests {
         assert_eq!(group.expect("addresses").len(), 3);
         assert_eq!(
             one("from", "a@x.org, b@x.org").expect_err("two").message,
-            "from: names several addresses; one is needed"
+            "from: has several addresses; only one is allowed"
         );
     }
 }

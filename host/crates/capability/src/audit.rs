@@ -32,12 +32,12 @@ async fn append(
     gate.granted(Ask::audit(trail))?;
     if entry_key.is_empty() || entry_key.len() > MAX_ENTRY_KEY_BYTES {
         return Err(CapabilityError::invalid(format!(
-            "an entry key has 1 to {MAX_ENTRY_KEY_BYTES} bytes"
+            "an entry key must have 1 to {MAX_ENTRY_KEY_BYTES} bytes"
         )));
     }
     if entry.len() > MAX_ENTRY_BYTES {
         return Err(CapabilityError::too_large(format!(
-            "an entry has at most {MAX_ENTRY_BYTES} bytes"
+            "an entry can have at most {MAX_ENTRY_BYTES} bytes"
         )));
     }
     let entry = NewAuditEntry {

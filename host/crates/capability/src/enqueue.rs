@@ -39,7 +39,7 @@ async fn enqueue(gate: Gate, mut jobs: Vec<NewJob>) -> Result<Vec<String>, Capab
 pub(crate) fn few_enough(jobs: &[NewJob]) -> Result<(), CapabilityError> {
     if jobs.len() > MAX_JOBS {
         return Err(CapabilityError::too_large(format!(
-            "at most {MAX_JOBS} jobs at once"
+            "a call can add at most {MAX_JOBS} jobs at once"
         )));
     }
     Ok(())
@@ -58,7 +58,7 @@ pub(crate) fn prepare<'a>(
         bytes += job.data.len();
         if bytes > MAX_JOB_BYTES {
             return Err(CapabilityError::too_large(format!(
-                "at most {MAX_JOB_BYTES} bytes of job data at once"
+                "a call can add at most {MAX_JOB_BYTES} bytes of job data at once"
             )));
         }
         may_add_to(gate, &job.queue)?;
@@ -123,7 +123,7 @@ fn backoff(backoff: types::Backoff) -> Result<Backoff, CapabilityError> {
         "exponential" => BackoffKind::Exponential,
         other => {
             return Err(CapabilityError::invalid(format!(
-                "no kind of backoff: {other}"
+                "unknown kind of backoff {other:?}; known are fixed and exponential"
             )));
         }
     };

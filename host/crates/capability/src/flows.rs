@@ -46,7 +46,7 @@ fn node(
     let on_failure = match on_failure {
         None => ChildFailure::default(),
         Some(name) => ChildFailure::parse(&name)
-            .ok_or_else(|| CapabilityError::invalid(format!("no on-failure: {name}")))?,
+            .ok_or_else(|| CapabilityError::invalid(format!("unknown on-failure {name:?}")))?,
     };
     Ok((job?, on_failure, parent.map(|place| place as usize)))
 }

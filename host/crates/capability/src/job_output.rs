@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use patchbay_model::words::counted;
 use patchbay_queue::JobHandle;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -83,8 +84,8 @@ impl JobOutput {
             pending.finishing = true;
             if pending.dropped_lines > 0 {
                 let note = format!(
-                    "{} more lines are in the host's log only",
-                    pending.dropped_lines
+                    "{} left out here; see the host's log",
+                    counted(pending.dropped_lines, "line")
                 );
                 pending.lines.push(note);
             }

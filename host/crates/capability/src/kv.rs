@@ -89,7 +89,7 @@ fn in_space(gate: &Gate, key: &str) -> Result<String, CapabilityError> {
     };
     if key.is_empty() || key.len() > MAX_KEY_BYTES {
         return Err(CapabilityError::invalid(format!(
-            "a key has 1 to {MAX_KEY_BYTES} bytes"
+            "a key must have 1 to {MAX_KEY_BYTES} bytes"
         )));
     }
     if let Some(prefix) = spec
@@ -122,7 +122,7 @@ fn ttl(gate: &Gate, ttl_ms: Option<u64>) -> Duration {
 fn value_fits(value: &[u8]) -> Result<(), CapabilityError> {
     if value.len() > MAX_VALUE_BYTES {
         return Err(CapabilityError::too_large(format!(
-            "a value has at most {MAX_VALUE_BYTES} bytes"
+            "a value can have at most {MAX_VALUE_BYTES} bytes"
         )));
     }
     Ok(())

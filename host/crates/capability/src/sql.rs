@@ -52,7 +52,7 @@ async fn run_one(gate: Gate, statement: SqlStatement) -> Result<SqlAnswer, SqlEr
 async fn begin(gate: Gate) -> Result<Arc<dyn SqlTransaction>, SqlError> {
     check(&gate, &[])?;
     if gate.guest().transaction.lock().is_some() {
-        return Err(SqlError::denied("one transaction per call"));
+        return Err(SqlError::denied("a call can have only one transaction"));
     }
     let transaction = gate
         .services()

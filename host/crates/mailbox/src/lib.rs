@@ -41,17 +41,17 @@ pub enum AddressError {
     NoAddress,
     #[error("contains a control character")]
     Control,
-    #[error("has a quote, bracket or comment that does not end")]
+    #[error("has a quote, bracket or comment that is not closed")]
     Open,
-    #[error("has a domain that cannot exist")]
+    #[error("has a domain that is not valid")]
     Domain,
     #[error("is longer than {MAX_ADDRESS_BYTES} bytes")]
     TooLong,
     #[error("has a name longer than {MAX_NAME_BYTES} bytes")]
     LongName,
-    #[error("names nobody")]
+    #[error("has no address")]
     Nobody,
-    #[error("names several addresses; one is needed")]
+    #[error("has several addresses; only one is allowed")]
     Several,
 }
 

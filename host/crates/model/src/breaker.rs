@@ -65,7 +65,7 @@ impl BreakerSpec {
         ) -> Result<(), String> {
             match value {
                 Some(value) if !range.contains(&value) => Err(format!(
-                    "{value} is not from {} to {}",
+                    "must be from {} to {}, not {value}",
                     range.start(),
                     range.end()
                 )),

@@ -64,11 +64,11 @@ impl BuildSpec {
         match (&spec.command, &spec.component) {
             (Some(_), None) => Err((
                 "build.component".into(),
-                "name the file that the command makes".into(),
+                "is missing: name the file that build.command makes".into(),
             )),
             (None, Some(_)) => Err((
                 "build.command".into(),
-                "say what makes the component".into(),
+                "is missing: name the command that makes the component".into(),
             )),
             _ => Ok(spec),
         }

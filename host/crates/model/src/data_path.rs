@@ -26,7 +26,7 @@ pub struct DataPath(String);
 /// Why a text is not a path. Safe to show to its author.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} is no path: keys with dots between them, as in \"customer.phone\"; at most {MAX_KEYS} keys and {MAX_BYTES} bytes"
+    "{0:?} is not a path. Write keys with dots between them, as in \"customer.phone\" (at most {MAX_KEYS} keys and {MAX_BYTES} bytes)"
 )]
 pub struct InvalidPath(String);
 

@@ -85,7 +85,9 @@ impl Filter {
                 || value.len() > MAX_VALUE_BYTES
                 || value.contains('\0')
             {
-                return Err(refuse(format!("1 to {MAX_VALUE_BYTES} bytes, without NUL")));
+                return Err(refuse(format!(
+                    "must be 1 to {MAX_VALUE_BYTES} bytes without NUL"
+                )));
             }
             match key.as_str() {
                 "queue" => filter.queue = Some(value.parse().map_err(|error| refuse(format!("{error}")))?),
@@ -97,12 +99,12 @@ impl Filter {
                 "outcome" => {
                     filter.outcome = Some(word(&value).ok_or_else(|| {
                         refuse(
-                            "completed, failed, trapped, deadline, memory-limit, invalid-result or host-fault".into(),
+                            "must be completed, failed, trapped, deadline, memory-limit, invalid-result or host-fault".into(),
                         )
                     })?)
                 }
                 "verdict" => {
-                    filter.verdict = Some(word(&value).ok_or_else(|| refuse("complete, retry, defer or fail".into()))?)
+                    filter.verdict = Some(word(&value).ok_or_else(|| refuse("must be complete, retry, defer or fail".into()))?)
                 }
                 "code" => filter.code = Some(value),
                 "text" => filter.text = Some(value),
@@ -113,7 +115,7 @@ impl Filter {
                     filter.revision = Some(
                         is_digest
                             .then(|| digits.to_owned())
-                            .ok_or_else(|| refuse("the digits of a digest, four at least".into()))?,
+                            .ok_or_else(|| refuse("must be 4 to 64 hexadecimal digits of a digest".into()))?,
                     );
                 }
                 "correlation-id" => filter.correlation_id = Some(value),
@@ -122,15 +124,15 @@ impl Filter {
                     filter.dead_letter = Some(
                         value
                             .parse()
-                            .map_err(|_| refuse("a number, as `patchbay dead-letter list` shows it".into()))?,
+                            .map_err(|_| refuse("must be a number, as `patchbay dead-letter list` shows it".into()))?,
                     )
                 }
                 _ => match key.strip_prefix("data.").filter(|path| !path.is_empty()) {
                     Some(_) if filter.data.len() == MAX_DATA => {
-                        return Err(refuse(format!("at most {MAX_DATA} values of job data")));
+                        return Err(refuse(format!("a filter can have at most {MAX_DATA} values of job data")));
                     }
                     Some(path) => filter.data.push((path.to_owned(), value)),
-                    None => return Err(refuse(format!("not a part of a filter; there are {KEYS}"))),
+                    None => return Err(refuse(format!("is not a filter. Known filters: {KEYS}"))),
                 },
             }
         }
@@ -139,7 +141,7 @@ impl Filter {
         {
             return Err(FilterError {
                 key: "to".into(),
-                reason: "it must be later than from".into(),
+                reason: "must be later than from".into(),
             });
         }
         filter.data.sort();
@@ -216,13 +218,13 @@ fn word<T: serde::de::DeserializeOwned>(text: &str) -> Option<T> {
 /// The range of years excludes mistyped ones, and both sides can hold it.
 fn time(text: &str) -> Result<DateTime<Utc>, String> {
     let time = DateTime::parse_from_rfc3339(text)
-        .map_err(|_| "a time like 2026-01-31T08:00:00Z".to_owned())?
+        .map_err(|_| "must be a time like 2026-01-31T08:00:00Z".to_owned())?
         .to_utc();
     let year = chrono::Datelike::year(&time);
     if (1970..10_000).contains(&year) {
         Ok(time)
     } else {
-        Err("a year from 1970 to 9999".into())
+        Err("must have a year from 1970 to 9999".into())
     }
 }
 

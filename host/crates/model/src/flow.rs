@@ -56,12 +56,12 @@ pub struct ChildResult {
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidFlow {
-    #[error("a flow has at most {MAX_NODES} jobs")]
+    #[error("a flow can have at most {MAX_NODES} jobs")]
     TooMany,
-    #[error("a flow is at most {MAX_DEPTH} levels deep")]
+    #[error("a flow can be at most {MAX_DEPTH} levels deep")]
     TooDeep,
     /// Two jobs of the tree have the same queue and id.
-    #[error("{queue} {id} is twice in the flow")]
+    #[error("the flow has job {id} of queue {queue} twice")]
     SameId { queue: String, id: String },
     /// A job of the list names a parent that does not come before it.
     #[error("job {place} of the flow: {reason}")]
@@ -92,8 +92,10 @@ impl Flow {
         let mut nodes: Vec<(Self, Option<usize>)> = Vec::with_capacity(list.len());
         for (place, (job, on_failure, parent)) in list.into_iter().enumerate() {
             let reason = match parent {
-                None if place > 0 => Some("only the first has no parent"),
-                Some(parent) if parent >= place => Some("its parent must stand before it"),
+                None if place > 0 => Some("only the first job can be without a parent"),
+                Some(parent) if parent >= place => {
+                    Some("its parent must come before it in the list")
+                }
                 _ => None,
             };
             if let Some(reason) = reason {
@@ -118,7 +120,7 @@ impl Flow {
         }
         Err(InvalidFlow::Order {
             place: 0,
-            reason: "a flow has at least one job",
+            reason: "a flow must have at least one job",
         })
     }
 

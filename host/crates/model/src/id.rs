@@ -138,18 +138,18 @@ pub enum InvalidNewId {
     QueueKey(JobId),
     /// BullMQ counts ids itself, and would later give this one to another job.
     #[error(
-        "a job's own id cannot be a whole number or NaN: BullMQ gives out numbers itself, and this one would meet another job. Put something \
+        "a job's own id cannot be a whole number or NaN: BullMQ gives out numbers itself, and would give this one to another job. Put something \
          before it, for example job-{0}"
     )]
     Number(JobId),
     /// The separator of Redis keys.
     #[error(
-        "a job's own id has no ':': BullMQ separates the parts of its keys by it. Use another separator, for example '-'"
+        "a job's own id cannot have a ':': BullMQ separates the parts of its keys with it. Use another separator, for example '-'"
     )]
     Colon,
     /// Nobody could type it, or put it into a URL.
     #[error(
-        "a job's own id has 1 to 256 bytes without control characters, and is neither '.' nor '..'"
+        "a job's own id must have 1 to 256 bytes without control characters, and cannot be '.' or '..'"
     )]
     Unprintable,
 }

@@ -67,9 +67,7 @@ impl Answer {
     /// Why the answer cannot be passed on: too large, not JSON, or not valid in HTTP.
     pub fn check(&self, max_json_bytes: usize) -> Result<(), String> {
         if let Some(status) = self.status.filter(|status| !(200..=599).contains(status)) {
-            return Err(format!(
-                "status {status}; an answer has one from 200 to 599"
-            ));
+            return Err(format!("the status must be from 200 to 599, not {status}"));
         }
         match &self.body {
             Body::Empty | Body::Relay(_) => Ok(()),
@@ -85,7 +83,7 @@ impl Answer {
                     || !content_type.contains('/')
                     || content_type.len() > MAX_CONTENT_TYPE_BYTES
                 {
-                    return Err("not a content type".into());
+                    return Err("the content type is not valid".into());
                 }
                 check_length(content.len(), MAX_CONTENT_BYTES)
             }
@@ -146,9 +144,9 @@ mod tests {
         assert!(refused(Some(101), Body::Empty).starts_with("status 101"));
         assert_eq!(
             refused(None, bytes("audio/mpeg\r\nset-cookie: x", 1)),
-            "not a content type"
+            "the content type is not valid"
         );
-        assert_eq!(refused(None, bytes("", 1)), "not a content type");
+        assert_eq!(refused(None, bytes("", 1)), "the content type is not valid");
         assert_eq!(
             refused(None, bytes("a/b", MAX_CONTENT_BYTES + 1)),
             "16777217 bytes; the limit is 16777216"

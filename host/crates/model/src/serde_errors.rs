@@ -56,16 +56,19 @@ pub fn plain_reason(text: &str) -> String {
             };
             match names(expected) {
                 known if known.is_empty() => {
-                    format!("{field} is no known field; there are none here")
+                    format!("{field} is not a known field; no field is allowed here")
                 }
-                known => format!("{field} is no known field; known are {known}"),
+                known => format!("{field} is not a known field; known: {known}"),
             }
         }
         "missing field `" => format!("{} is missing", field(name)),
-        "duplicate field `" => format!("{} stands there twice", field(name)),
-        "unknown variant `" => format!("{at}{name:?} is none of {}", names(expected)),
+        "duplicate field `" => format!("{} is given twice", field(name)),
+        "unknown variant `" => format!("{at}must be one of {}, not {name:?}", names(expected)),
         "invalid digit found in string" => format!("{at}must be a whole number"),
-        _ => format!("{at}must be {}, not {}", wanted(expected), given(named)),
+        _ => match (wanted(expected), given(named)) {
+            (wanted, "a number") if wanted.contains("number") => format!("{at}must be {wanted}"),
+            (wanted, given) => format!("{at}must be {wanted}, not {given}"),
+        },
     }
 }
 
@@ -101,8 +104,8 @@ fn wanted(expected: &str) -> String {
 fn given(named: &str) -> &str {
     let kinds = [
         ("string", "text"),
-        ("integer", "such a number"),
-        ("floating point", "such a number"),
+        ("integer", "a number"),
+        ("floating point", "a number"),
         ("boolean", "true or false"),
         ("null", "null"),
         ("sequence", "a list"),
@@ -154,26 +157,26 @@ mod tests {
         assert_eq!(refused(json!({})), "name is missing");
         assert_eq!(
             refused(json!({ "name": 5 })),
-            "name: must be text, not such a number"
+            "name: must be text, not a number"
         );
         assert_eq!(
             refused(json!({ "name": "a", "nmae": 1 })),
-            "nmae is no known field; known are name, inner"
+            "nmae is not a known field; known: name, inner"
         );
         assert_eq!(refused(json!("text")), "must be an object, not text");
         assert_eq!(inner(json!({})), "inner[1].kind is missing");
         assert_eq!(
             inner(json!({ "kind": "linear" })),
-            "inner[1].kind: \"linear\" is none of fixed, exponential"
+            "inner[1].kind: must be one of fixed, exponential, not \"linear\""
         );
         let negative = inner(json!({ "kind": "fixed", "count": -1 }));
         assert_eq!(
             negative,
-            "inner[1].count: must be a whole number from 0 to 4294967295, not such a number"
+            "inner[1].count: must be a whole number from 0 to 4294967295"
         );
         assert_eq!(
             inner(json!({ "kind": "fixed", "on": null, "x": 1 })),
-            "inner[1].x is no known field; known are kind, count, on"
+            "inner[1].x is not a known field; known: kind, count, on"
         );
         assert_eq!(
             inner(json!({ "kind": "fixed", "on": "yes" })),

@@ -86,7 +86,7 @@ impl PublicKey {
     fn strong(key: VerifyingKey) -> Result<Self, FormatError> {
         if key.is_weak() {
             return Err(format_error(
-                "this public key is weak: anybody can make signatures that fit it",
+                "this public key is weak: anybody can forge signatures for it",
             ));
         }
         Ok(Self(key))
@@ -101,13 +101,13 @@ impl FromStr for PublicKey {
         let text = text.trim();
         if text.contains("PRIVATE KEY") {
             return Err(format_error(
-                "this is a private key, which belongs to whoever signs and to nobody else",
+                "this is a private key, which only the signer may have: give its public key",
             ));
         }
         if text.starts_with(PUBLIC_PEM) {
             let key = VerifyingKey::from_public_key_pem(text);
             return Self::strong(
-                key.map_err(|_| format_error("this PEM block is no Ed25519 public key"))?,
+                key.map_err(|_| format_error("this PEM block is not an Ed25519 public key"))?,
             );
         }
         let encoded = text.strip_prefix(KEY_PREFIX).ok_or_else(|| {
@@ -121,11 +121,11 @@ impl FromStr for PublicKey {
             .and_then(|bytes| bytes.try_into().ok())
             .ok_or_else(|| {
                 format_error(format!(
-                    "after {KEY_PREFIX} come 44 characters: the base64 of 32 bytes"
+                    "after {KEY_PREFIX} there must be 44 characters: the base64 of 32 bytes"
                 ))
             })?;
         let key = VerifyingKey::from_bytes(&bytes)
-            .map_err(|_| format_error("these 32 bytes are no Ed25519 key"))?;
+            .map_err(|_| format_error("these 32 bytes are not an Ed25519 key"))?;
         Self::strong(key)
     }
 }
@@ -162,7 +162,7 @@ pub fn read_public_keys(text: &str) -> Result<Vec<PublicKey>, FormatError> {
         );
     }
     if keys.is_empty() {
-        Err(format_error("there is no public key in it"))
+        Err(format_error("the file has no public key"))
     } else {
         Ok(keys)
     }
@@ -180,7 +180,7 @@ impl PrivateKey {
     pub fn from_pem(text: &str) -> Result<Self, FormatError> {
         let key = SigningKey::from_pkcs8_pem(text.trim());
         Ok(Self(key.map_err(|_| {
-            format_error("no Ed25519 private key in PEM (BEGIN PRIVATE KEY)")
+            format_error("the file has no Ed25519 private key in PEM (BEGIN PRIVATE KEY)")
         })?))
     }
 
@@ -249,7 +249,7 @@ impl FromStr for Signature {
             .and_then(|bytes| bytes.try_into().ok());
         let bytes = bytes.ok_or_else(|| {
             format_error(
-                "after the key id come 88 characters: the base64 of a signature's 64 bytes",
+                "after the key id there must be 88 characters: the base64 of a signature's 64 bytes",
             )
         })?;
         Ok(Self {
@@ -279,9 +279,9 @@ pub fn read_signatures(text: &str) -> Result<Vec<Signature>, FormatError> {
         })
         .collect::<Result<Vec<Signature>, FormatError>>()?;
     match signatures.len() {
-        0 => Err(format_error("there is no signature in it")),
+        0 => Err(format_error("the file has no signature")),
         n if n > MAX_SIGNATURES => Err(format_error(format!(
-            "{n} signatures are more than {MAX_SIGNATURES}"
+            "the file has {n} signatures; the limit is {MAX_SIGNATURES}"
         ))),
         _ => Ok(signatures),
     }
@@ -309,7 +309,7 @@ pub enum Untrusted {
         "the plugin is not signed; it must be signed by a trusted key ({trusted}): see `patchbay plugin sign`"
     )]
     Unsigned { trusted: String },
-    #[error("the plugin is signed by {keys} and by no trusted key ({trusted})")]
+    #[error("the plugin is signed by {keys}, but not by a trusted key ({trusted})")]
     UnknownKey { keys: String, trusted: String },
     #[error(
         "the signature by {key} does not fit the plugin: the file has changed since, or the signature is of another file"
@@ -523,7 +523,7 @@ mod tests {
             ("ed25519:6kpsY", "44 characters"),
             (
                 "ed25519:AgAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=",
-                "no Ed25519 key",
+                "not an Ed25519 key",
             ),
             (
                 "ed25519:AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=",

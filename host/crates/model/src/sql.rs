@@ -119,7 +119,7 @@ fn check_name(name: &str) -> Result<(), String> {
         Ok(())
     } else {
         Err(format!(
-            "{name:?} is no usable name: letters, digits and '_'"
+            "{name:?} is not a valid name; use letters, digits and '_'"
         ))
     }
 }
@@ -129,15 +129,13 @@ impl FromStr for TableName {
     fn from_str(text: &str) -> Result<Self, String> {
         let Some((schema, table)) = text.split_once('.') else {
             return Err(format!(
-                "{text:?} needs its schema, as in \"public.{text}\""
+                "{text:?} must name its schema, as in \"public.{text}\""
             ));
         };
         check_name(schema)?;
         check_name(table)?;
         if RESERVED_SCHEMAS.contains(&schema) || schema.starts_with("pg_") {
-            return Err(format!(
-                "no plugin is granted anything in the schema {schema}"
-            ));
+            return Err(format!("plugins cannot use tables of the schema {schema}"));
         }
         Ok(Self {
             schema: schema.to_owned(),
@@ -189,7 +187,7 @@ impl FromStr for TableAccess {
                 let list = rest
                     .trim_end()
                     .strip_suffix(')')
-                    .ok_or_else(|| format!("{text:?} lacks its ')'"))?;
+                    .ok_or_else(|| format!("{text:?} has no closing ')'"))?;
                 (name, Some(list))
             }
         };
@@ -197,7 +195,7 @@ impl FromStr for TableAccess {
             .into_iter()
             .find(|privilege| privilege.as_str() == name.trim());
         let privilege = privilege
-            .ok_or_else(|| format!("{name:?} is none of select, insert, update and delete"))?;
+            .ok_or_else(|| format!("{name:?} must be select, insert, update or delete"))?;
         let mut columns = BTreeSet::new();
         for column in list
             .into_iter()
@@ -208,7 +206,7 @@ impl FromStr for TableAccess {
             columns.insert(column.to_owned());
         }
         if privilege == Privilege::Delete && !columns.is_empty() {
-            return Err("rows are deleted whole: delete takes no columns".into());
+            return Err("delete takes no columns, because it deletes whole rows".into());
         }
         Ok(Self { privilege, columns })
     }

@@ -79,7 +79,7 @@ impl RedisConfig {
         let is_tls = matches!(info.addr(), ConnectionAddr::TcpTls { .. });
         if !is_tls && (self.tls.ca.is_some() || self.tls.identity.is_some()) {
             return Err(
-                "certificates are configured and TLS is not: set redis.tls, or write rediss://"
+                "certificates are configured, but TLS is off: set redis.tls, or write rediss://"
                     .into(),
             );
         }
@@ -96,7 +96,7 @@ impl RedisConfig {
 
 fn parse(url: &str) -> Result<ConnectionInfo, String> {
     let wrong = || {
-        Err("it is no redis://, rediss:// or unix:// URL; special characters in a password must be percent-encoded there (or set redis.host and redis.password)".into())
+        Err("it is not a redis://, rediss:// or unix:// URL. Percent-encode special characters of the password, or set redis.host and redis.password".into())
     };
     let Some(parsed) = redis::parse_redis_url(url) else {
         return wrong();
@@ -125,7 +125,7 @@ fn parse(url: &str) -> Result<ConnectionInfo, String> {
 }
 
 fn host_and_port(address: &str) -> Result<(String, u16), String> {
-    let wrong = || format!("{address:?} is no host or host:port");
+    let wrong = || format!("{address:?} is not a host or host:port");
     let (host, port) = match address.strip_prefix('[') {
         Some(rest) => {
             let (host, rest) = rest.split_once(']').ok_or_else(wrong)?;
@@ -286,7 +286,7 @@ fn trusted_by_the_system() -> Vec<u8> {
 fn invalid(message: String) -> RedisError {
     (
         ErrorKind::InvalidClientConfig,
-        "Redis's address cannot be used",
+        "The address of Redis cannot be used",
         message,
     )
         .into()

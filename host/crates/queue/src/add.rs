@@ -30,7 +30,7 @@ impl Broker {
             }
         }
         ids.into_iter()
-            .map(|id| id.ok_or_else(|| QueueError::Invalid("BullMQ gave no id".into())))
+            .map(|id| id.ok_or_else(|| QueueError::Invalid("BullMQ returned no job id".into())))
             .collect()
     }
 

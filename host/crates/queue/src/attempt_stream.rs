@@ -263,7 +263,7 @@ fn decode(mut entry: StreamId) -> Entry {
     };
     let record = match field("r") {
         Some(json) => serde_json::from_str(&json).map_err(|error| error.to_string()),
-        None => Err("it has no record".to_owned()),
+        None => Err("the entry has no record".to_owned()),
     };
     let record = record.map(|record: AttemptRecord| AttemptRecord {
         body: field("d").map(|data| Body {

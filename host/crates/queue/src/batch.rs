@@ -2,6 +2,7 @@
 //! the middle of it. So the types of all keys are checked first, and whatever a failed batch has
 //! written is removed again.
 
+use patchbay_model::words::counted;
 use patchbay_model::{JobId, QueueName};
 use redis::{RedisResult, Value};
 use tracing::error;
@@ -127,7 +128,7 @@ impl Broker {
                 Ok(true) => 0,
                 Ok(false) => 1,
                 Err(undone) => {
-                    error!(error = %undone, %queue, job = %id, "a job of a batch that failed could not be taken back");
+                    error!(error = %undone, %queue, job = %id, "A batch of jobs failed, and one of its jobs could not be removed again");
                     1
                 }
             };
@@ -139,7 +140,10 @@ impl Broker {
         };
         match found.unwrap_or(error) {
             QueueError::Damaged { what, source } if left > 0 => QueueError::Damaged {
-                what: format!("{what}; {left} jobs of the batch are there all the same"),
+                what: format!(
+                    "{what}; {} of the batch could not be removed again",
+                    counted(left, "job")
+                ),
                 source,
             },
             error => error,

@@ -92,7 +92,7 @@ async fn listen(connection: Connection, channel: String, orders: broadcast::Send
     let mut replacements = connection.replacements();
     while orders.receiver_count() > 0 {
         if let Err(error) = pass_on(&connection, &channel, &orders, &mut replacements).await {
-            warn!(%error, "kills are not heard; reconnecting");
+            warn!(%error, "Orders to kill jobs cannot be received; reconnecting to Redis");
         }
         tokio::time::sleep(RECONNECT_EVERY).await;
     }
@@ -120,7 +120,7 @@ async fn pass_on(
                 let Some(message) = message else { return Ok(()) };
                 match serde_json::from_slice(message.get_payload_bytes()) {
                     Ok(order) => drop(orders.send(Arc::new(order))),
-                    Err(error) => warn!(%error, "a kill that cannot be read"),
+                    Err(error) => warn!(%error, "An order to kill a job cannot be read and is ignored"),
                 }
             }
             // The shared connection was replaced because it was silent or led to a replica. This

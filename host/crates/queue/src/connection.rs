@@ -210,7 +210,7 @@ impl Connection {
         // If neither server can serve, keep the present connection: breaking the calls that wait on
         // it gains nothing.
         if asked.is_ok() || matches!(error, QueueError::Unavailable(_)) {
-            warn!(%error, "reconnected to Redis");
+            warn!(%error, "Reconnected to Redis");
             self.0.current.store(Arc::new(fresh));
             self.0.replaced.send_modify(|times| *times += 1);
             self.survey().await;
@@ -298,7 +298,7 @@ impl Connection {
             let (takes, trouble) = (known.takes_jobs() != now.takes_jobs(), known.trouble != now.trouble);
             match &now.trouble {
                 Some(now) if trouble => error!(code = now.code(), next = now.next(), "{now}"),
-                None if trouble => info!("Redis serves again"),
+                None if trouble => info!("Redis works again"),
                 _ => {}
             }
             if known.is_skewed() != now.is_skewed() {
@@ -306,9 +306,9 @@ impl Connection {
                 match now.is_skewed() {
                     true => error!(
                         skew_ms,
-                        "this machine's clock is too far from Redis's: no jobs are taken until it is right"
+                        "This machine's clock differs too much from Redis's: this host takes no jobs until the clock is right"
                     ),
-                    false => info!(skew_ms, "this machine's clock is right again"),
+                    false => info!(skew_ms, "This machine's clock is right again"),
                 }
             }
             *known = now;
@@ -361,7 +361,7 @@ async fn connect(access: &Access) -> Result<Live, QueueError> {
 }
 
 fn no_tls() -> redis::RedisError {
-    let text = "nothing answers the TLS handshake; if Redis runs there, it speaks no TLS on this port (redis.tls)";
+    let text = "the TLS handshake got no answer; if Redis runs there, it does not use TLS on this port (redis.tls)";
     std::io::Error::new(std::io::ErrorKind::TimedOut, text).into()
 }
 

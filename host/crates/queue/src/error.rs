@@ -2,6 +2,7 @@
 
 use patchbay_model::job::JobState;
 use patchbay_model::shell::word;
+use patchbay_model::words::counted;
 use redis::ErrorKind;
 
 use crate::transaction::refused_as_full;
@@ -25,24 +26,24 @@ pub enum QueueError {
     #[error("{} has no job {}", word(queue), word(id))]
     NotFound { queue: String, id: String },
     /// The job's state does not allow this.
-    #[error("the job is {state}; {rule}")]
+    #[error("The job is {state}; {rule}")]
     WrongState { state: JobState, rule: &'static str },
     /// The job runs: wait, or kill it first.
-    #[error("job {} runs now: kill it first, or wait for its end", word(id))]
+    #[error("Job {} is running: kill it first, or wait until it ends", word(id))]
     Running { id: String },
     /// A schedule made the job and depends on it.
     #[error(
-        "job {} is the next tick of a schedule: run the schedule now, or change or remove it instead",
+        "Job {} is the next tick of a schedule: run the schedule now, or change or remove it instead",
         word(id)
     )]
     Scheduled { id: String },
     /// No worker ended the job in time.
     #[error(
-        "it still runs on {worker}, which is no Patchbay host or cannot be reached; end it there"
+        "The job still runs on {worker}, which is not a Patchbay host or cannot be reached: end it there"
     )]
     NotKilled { worker: String },
     /// Jobs of the queue run: wait, or pause it first.
-    #[error("{active} jobs of the queue run now: pause it and wait for their end, or kill them")]
+    #[error("The queue has {} running: pause the queue and wait until no job runs, or kill the running jobs", counted(*active, "job"))]
     Busy { active: u64 },
     #[error("{0}")]
     Invalid(String),
@@ -52,7 +53,7 @@ pub enum QueueError {
     /// Redis holds data that is not in BullMQ's format, because another program wrote it. Trying
     /// again does not help.
     #[error(
-        "what Redis holds is damaged: {what}; it stays so until somebody repairs or removes it (patchbay queue list names damaged queues)"
+        "Data in Redis is damaged: {what}; it must be repaired or removed (patchbay queue list names damaged queues)"
     )]
     Damaged {
         /// What is wrong and, if known, where.
@@ -61,7 +62,7 @@ pub enum QueueError {
         #[source]
         source: Option<redis::RedisError>,
     },
-    #[error("BullMQ refused")]
+    #[error("BullMQ refused the request")]
     BullMq(#[source] bullmq::Error),
 }
 
@@ -131,10 +132,12 @@ impl From<redis::RedisError> for QueueError {
         match error.kind() {
             // The text of such an error may quote the stored value.
             ErrorKind::Parse | ErrorKind::UnexpectedReturnType => Self::Damaged {
-                what: "a value is not of the form that it should have".into(),
+                what: "a value does not have the expected form".into(),
                 source: Some(error),
             },
-            ErrorKind::Client => Self::Invalid("what was given cannot be written to Redis".into()),
+            ErrorKind::Client => {
+                Self::Invalid("a value of the request cannot be written to Redis".into())
+            }
             _ => Self::Unavailable(error),
         }
     }

@@ -31,7 +31,7 @@ impl Broker {
         }
         if bytes > MAX_FLOW_BYTES {
             return Err(QueueError::Invalid(format!(
-                "a flow's data has at most {MAX_FLOW_BYTES} bytes in all"
+                "The data of a flow's jobs can have at most {MAX_FLOW_BYTES} bytes in total"
             )));
         }
         let mut tree = Tree {
@@ -130,12 +130,12 @@ fn refuse_deduplication(node: &Flow, has_parent: bool) -> Result<(), QueueError>
     };
     if !node.children.is_empty() {
         return Err(QueueError::Invalid(
-            "a job with children cannot be de-duplicated".into(),
+            "A job with children cannot be de-duplicated".into(),
         ));
     }
     if has_parent && once.keep_last_if_active {
         return Err(QueueError::Invalid(
-            "a flow's child cannot be kept for later (keepLastIfActive)".into(),
+            "A child in a flow cannot be kept for later (keepLastIfActive)".into(),
         ));
     }
     Ok(())

@@ -90,7 +90,7 @@ impl Broker {
         id: &JobId,
         with_keys: bool,
     ) -> Result<(), QueueError> {
-        tracing::warn!(job = %id, queue = keys.name(), "what Redis holds of the job is damaged: removed without BullMQ's script");
+        tracing::warn!(job = %id, queue = keys.name(), "A job's data in Redis is damaged; the job is removed without BullMQ's script");
         let taken = transaction::<redis::Value>(self.connection.get(), |pipe| {
             pipe.ignore_errors();
             damage::take_away(pipe, keys, id.as_str().as_bytes(), with_keys);
@@ -133,7 +133,7 @@ impl Broker {
         id: &JobId,
         delay: Duration,
     ) -> Result<(), QueueError> {
-        check_delay("a delay", delay)?;
+        check_delay("The delay", delay)?;
         let job = self.known_job(queue, id).await?;
         if job.schedule_id.is_some() {
             return Err(QueueError::Scheduled { id: id.to_string() });

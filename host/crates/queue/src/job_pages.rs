@@ -114,20 +114,20 @@ impl Broker {
     ) -> Result<Page, QueueError> {
         if !(1..=MAX_LISTED).contains(&limit) {
             return Err(QueueError::Invalid(format!(
-                "a list has 1 to {MAX_LISTED} jobs (limit)"
+                "limit: must be from 1 to {MAX_LISTED}"
             )));
         }
         let shelf = self.shelf(queue, state).await?;
         let entries = match start {
             Start::Place(place) if place > MAX_OFFSET => {
                 return Err(QueueError::Invalid(format!(
-                    "a list starts at most at place {MAX_OFFSET} (offset)"
+                    "offset: must be at most {MAX_OFFSET}"
                 )));
             }
             Start::Place(place) => self.entries(&shelf, place, limit).await?,
             Start::Behind(cursor) if cursor.state != state => {
                 let message = format!(
-                    "unknown cursor: it is of the jobs in state {}, not {state}",
+                    "unknown cursor: it belongs to jobs in state {}, not {state}",
                     cursor.state
                 );
                 return Err(QueueError::Invalid(message));
@@ -193,7 +193,7 @@ impl Broker {
             JobState::Failed => (keys.failed(), Kind::Descending),
             JobState::Unknown => {
                 return Err(QueueError::Invalid(
-                    "no list holds jobs in state unknown".into(),
+                    "Jobs in state unknown cannot be listed".into(),
                 ));
             }
         };

@@ -21,7 +21,7 @@ const MAX_DEDUPLICATION_BYTES: usize = 512;
 pub fn check(job: &NewJob, now_ms: u64) -> Result<(), QueueError> {
     if job.name.is_empty() || job.name.len() > 256 {
         return Err(QueueError::Invalid(
-            "a job's name has 1 to 256 bytes".into(),
+            "The job's name must have 1 to 256 bytes".into(),
         ));
     }
     if let Some(id) = &job.id {
@@ -37,28 +37,28 @@ pub(crate) fn check_values(job: &NewJob, now_ms: u64) -> Result<(), QueueError> 
     check_data(&job.data)?;
     check_priority(job.priority.unwrap_or(0))?;
     if job.attempts == Some(0) {
-        return invalid("a job needs at least one attempt".into());
+        return invalid("A job needs at least one attempt".into());
     }
     for (what, time) in [
-        ("a delay", job.delay),
+        ("The delay", job.delay),
         (
-            "a backoff's delay",
+            "The backoff's delay",
             job.backoff.map(|backoff| backoff.delay),
         ),
         (
-            "a backoff's maximum",
+            "The backoff's maximum",
             job.backoff.and_then(|backoff| backoff.max),
         ),
         (
-            "a de-duplication's time",
+            "The de-duplication's time",
             job.deduplication.as_ref().and_then(|once| once.ttl),
         ),
         (
-            "the time that a completed job stays",
+            "The time that a completed job stays",
             job.keep_completed.and_then(|keep| keep.age),
         ),
         (
-            "the time that a failed job stays",
+            "The time that a failed job stays",
             job.keep_failed.and_then(|keep| keep.age),
         ),
     ] {
@@ -70,7 +70,7 @@ pub(crate) fn check_values(job: &NewJob, now_ms: u64) -> Result<(), QueueError> 
         .any(|keep| keep.count > Some(MAX_KEPT))
     {
         return invalid(format!(
-            "at most {MAX_KEPT} finished jobs are kept by number; leave it out to keep all"
+            "The number of finished jobs to keep must be at most {MAX_KEPT}; leave it out to keep all"
         ));
     }
     if let Some(backoff) = &job.backoff {
@@ -78,19 +78,19 @@ pub(crate) fn check_values(job: &NewJob, now_ms: u64) -> Result<(), QueueError> 
             .jitter
             .is_some_and(|jitter| !(0.0..=1.0).contains(&jitter))
         {
-            return invalid("a backoff's jitter is between 0.0 and 1.0".into());
+            return invalid("The backoff's jitter must be between 0.0 and 1.0".into());
         }
         if backoff.max.is_some_and(|max| max < backoff.delay) {
-            return invalid("a backoff's maximum is less than its delay".into());
+            return invalid("The backoff's maximum must not be less than its delay".into());
         }
     }
     if let Some(at) = job.expires_at_ms {
         let starts = now_ms.saturating_add(job.delay.map_or(0, |delay| delay.as_millis() as u64));
         if at <= starts {
-            return invalid("the job would expire before it could start".into());
+            return invalid("The job would expire before it could start".into());
         }
         if at > starts.saturating_add(MAX_DELAY.as_millis() as u64) {
-            return invalid("a job expires at most five years after it could start".into());
+            return invalid("A job must expire at most five years after it can start".into());
         }
     }
     job.deduplication
@@ -101,13 +101,13 @@ pub(crate) fn check_values(job: &NewJob, now_ms: u64) -> Result<(), QueueError> 
 pub(crate) fn check_data(data: &str) -> Result<(), QueueError> {
     if data.len() > MAX_DATA_BYTES {
         return Err(QueueError::Invalid(format!(
-            "the data is larger than {MAX_DATA_BYTES} bytes"
+            "The data is larger than {MAX_DATA_BYTES} bytes"
         )));
     }
     match serde_json::from_str::<&RawValue>(data) {
         Ok(_) => Ok(()),
         Err(error) => Err(QueueError::Invalid(format!(
-            "the data is not JSON: {error}"
+            "The data is not JSON: {error}"
         ))),
     }
 }
@@ -115,7 +115,9 @@ pub(crate) fn check_data(data: &str) -> Result<(), QueueError> {
 /// Every delay or waiting time is limited to five years.
 pub(crate) fn check_delay(what: &str, time: Duration) -> Result<(), QueueError> {
     if time > MAX_DELAY {
-        return Err(QueueError::Invalid(format!("{what} is at most five years")));
+        return Err(QueueError::Invalid(format!(
+            "{what} must be at most five years"
+        )));
     }
     Ok(())
 }
@@ -123,7 +125,7 @@ pub(crate) fn check_delay(what: &str, time: Duration) -> Result<(), QueueError> 
 pub(crate) fn check_priority(priority: u32) -> Result<(), QueueError> {
     if priority > MAX_PRIORITY {
         return Err(QueueError::Invalid(format!(
-            "a priority is at most {MAX_PRIORITY}"
+            "The priority must be at most {MAX_PRIORITY}"
         )));
     }
     Ok(())
@@ -131,11 +133,11 @@ pub(crate) fn check_priority(priority: u32) -> Result<(), QueueError> {
 
 fn check_deduplication(once: &Deduplication) -> Result<(), QueueError> {
     let reason = if once.key.is_empty() || once.key.len() > MAX_DEDUPLICATION_BYTES {
-        "a de-duplication's id has 1 to 512 bytes"
+        "The de-duplication's id must have 1 to 512 bytes"
     } else if once.ttl.is_some_and(|ttl| ttl.as_millis() == 0) {
-        "a de-duplication's time is at least 1 ms"
+        "The de-duplication's time must be at least 1 ms"
     } else if once.extend && once.ttl.is_none() {
-        "a de-duplication can only extend a time that it has"
+        "A de-duplication without a time cannot be extended"
     } else {
         return Ok(());
     };
@@ -244,7 +246,7 @@ mod tests {
                     }),
                     ..job()
                 },
-                "kept by number",
+                "finished jobs to keep",
             ),
             (
                 once(|once| once.ttl = Some(Duration::from_millis(u64::MAX))),

@@ -30,7 +30,7 @@ impl Memory {
 
     pub(crate) async fn refuse_when_full(&self) -> Result<(), QueueError> {
         if self.is_full().await? {
-            let text = "Redis is nearly full: nothing new is taken; remove finished jobs or raise maxmemory";
+            let text = "Redis is nearly full, so new jobs are refused: remove finished jobs or raise maxmemory";
             return Err(QueueError::MemoryFull(text.into()));
         }
         Ok(())

@@ -277,7 +277,7 @@ impl Broker {
         match most {
             Some(0) => {
                 return Err(QueueError::Invalid(
-                    "a limit of 0 would stop the queue: pause it instead".into(),
+                    "A limit of 0 would stop the queue: pause it instead".into(),
                 ));
             }
             Some(most) => {
@@ -308,7 +308,7 @@ impl Broker {
                     || per > MAX_RATE_TIME =>
             {
                 let text = format!(
-                    "a rate is 1 to {MAX_RATE} jobs in 1 ms to one day; to stop the queue, pause it"
+                    "A rate must be 1 to {MAX_RATE} jobs in 1 ms to one day; to stop the queue, pause it"
                 );
                 return Err(QueueError::Invalid(text));
             }
@@ -327,6 +327,6 @@ impl Broker {
 
 fn not_movable(state: JobState) -> QueueError {
     QueueError::Invalid(format!(
-        "Jobs in state {state} cannot be put back; failed, completed and delayed ones can"
+        "Jobs in state {state} cannot be put back; only failed, completed and delayed jobs can"
     ))
 }

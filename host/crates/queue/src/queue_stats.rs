@@ -40,7 +40,7 @@ impl Replies<'_> {
             .and_then(|value| value.parse().ok());
         if number.is_none() {
             self.note(format!(
-                "{key}: {name} is no number, so no worker takes jobs; set it anew"
+                "{key}: {name} is not a number, so no worker takes jobs; set it again"
             ));
         }
         number

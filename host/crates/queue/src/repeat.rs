@@ -74,7 +74,11 @@ impl Repeat {
                 ms,
                 offset: number(options, "offset").ok().flatten().unwrap_or(0.0),
             },
-            (None, Some(ms)) => return Err(format!("its interval is {ms} ms")),
+            (None, Some(ms)) => {
+                return Err(format!(
+                    "its interval is {ms} ms, and must be more than 0 ms"
+                ));
+            }
         };
         Ok(Self {
             rhythm,
@@ -197,7 +201,7 @@ fn number(options: &Map<String, Value>, name: &str) -> Result<Option<f64>, Strin
     value
         .filter(|number: &f64| number.is_finite())
         .map(Some)
-        .ok_or_else(|| format!("its {name} is no number"))
+        .ok_or_else(|| format!("its {name} is not a number"))
 }
 
 /// Unix milliseconds, or a date as text.
@@ -215,7 +219,7 @@ fn date(options: &Map<String, Value>, name: &str) -> Result<Option<f64>, String>
             return Ok(Some(time.timestamp_millis() as f64));
         }
     }
-    number(options, name).map_err(|_| format!("its {name} is no date"))
+    number(options, name).map_err(|_| format!("its {name} is not a date"))
 }
 
 /// Turns a scheduler's hash into `repeat` options. The hash stores the count under another name.
@@ -351,7 +355,7 @@ mod tests {
         for (options, says) in [
             (json!({}), "neither a cron expression nor an interval"),
             (json!({ "every": 0 }), "neither"),
-            (json!({ "every": "often" }), "its every is no number"),
+            (json!({ "every": "often" }), "its every is not a number"),
             (json!({ "every": -5 }), "its interval is -5 ms"),
             (json!({ "every": 5, "pattern": "* * * * *" }), "both"),
             (
@@ -364,7 +368,7 @@ mod tests {
             ),
             (
                 json!({ "pattern": "* * * * *", "endDate": "soon" }),
-                "its endDate is no date",
+                "its endDate is not a date",
             ),
         ] {
             let answer = next_of(options.clone(), 0).expect_err("it is refused");

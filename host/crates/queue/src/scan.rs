@@ -67,11 +67,11 @@ impl<'a> Criteria<'a> {
         ];
         if let Some((key, _)) = of_attempts.iter().find(|(_, given)| *given) {
             return invalid(format!(
-                "{key}: only finished attempts have one; search the history, without a state"
+                "{key}: only finished attempts have it; search the history instead, without a state"
             ));
         }
         if filter.queue.as_ref().is_some_and(|named| named != queue) {
-            return invalid(format!("queue: these are the jobs of {queue}"));
+            return invalid(format!("queue: must be {queue}, whose jobs are searched"));
         }
         let path = |(path, value): &'a (String, String)| Ok((path.parse()?, value.as_str()));
         let data: Result<Vec<_>, patchbay_model::data_path::InvalidPath> =
@@ -141,7 +141,7 @@ impl Broker {
         let wanted = Criteria::new(filter, queue)?;
         if let Some(other) = after.as_ref().filter(|cursor| cursor.state != state) {
             let message = format!(
-                "unknown cursor: it is of the jobs in state {}, not {state}",
+                "unknown cursor: it belongs to jobs in state {}, not {state}",
                 other.state
             );
             return Err(QueueError::Invalid(message));

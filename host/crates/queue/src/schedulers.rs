@@ -116,7 +116,7 @@ impl Broker {
             )),
             _ if legacy && scheduler.fields.is_empty() => None,
             Err(reason) => Some(reason),
-            Ok(Some(_)) if !alive => Some("the job of its next tick is gone".into()),
+            Ok(Some(_)) if !alive => Some("the job of its next tick is missing".into()),
             Ok(_) => None,
         };
         SchedulerView {
@@ -310,8 +310,9 @@ impl Broker {
             .rhythm
             .next_after(&spec.id, now)
             .map_err(|error| QueueError::Invalid(error.to_string()))?;
-        let next =
-            next.ok_or_else(|| QueueError::Invalid(format!("schedule {} never comes", spec.id)))?;
+        let next = next.ok_or_else(|| {
+            QueueError::Invalid(format!("Schedule {} never matches a date", spec.id))
+        })?;
         let mut definition = Map::from_iter([("name".into(), json!(spec.name))]);
         let mut repeat = Map::from_iter([("count".into(), json!(1))]);
         let rhythm = match &spec.rhythm {
@@ -363,7 +364,7 @@ impl Broker {
             .await?
         {
             redis::Value::Int(code) if code < 0 => Err(QueueError::Invalid(format!(
-                "the tick of {} cannot be made: jobs of earlier ticks are in its place (code {code})",
+                "The next tick of {} cannot be added: jobs of earlier ticks are in its place (code {code})",
                 spec.id
             ))),
             _ => Ok(()),

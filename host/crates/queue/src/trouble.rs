@@ -68,15 +68,13 @@ impl Trouble {
     /// What to do about it.
     pub fn next(&self) -> &'static str {
         match self {
-            Self::Away => {
-                "Check that it runs and can be reached; work goes on by itself once it answers"
-            }
-            Self::Loading => "Wait; work goes on by itself",
+            Self::Away => "Check that it runs and can be reached; jobs run again once it answers",
+            Self::Loading => "Wait; jobs run again by themselves",
             Self::Replica => {
                 "During a failover, wait some seconds: Patchbay reconnects by itself. Otherwise give Patchbay the master's address, or redis.sentinels"
             }
             Self::Cluster => {
-                "Give Patchbay a Redis that is no cluster: BullMQ's scripts and Patchbay's transactions touch keys of several slots"
+                "Give Patchbay a Redis that is not a cluster: BullMQ's scripts and Patchbay's transactions touch keys of several slots"
             }
             Self::Sentinel => {
                 "Set redis.sentinels to this address and redis.sentinel_master, and leave out redis.url"
@@ -85,7 +83,7 @@ impl Trouble {
                 "Compare redis.sentinel_master with what `SENTINEL MASTERS` says; during a failover, wait"
             }
             Self::Login => {
-                "Compare redis.username and redis.password (or redis.url) with Redis's, then restart the host; a Redis whose maxclients is reached says the same"
+                "Compare redis.username and redis.password (or redis.url) with Redis's, then restart the host; a Redis that has reached maxclients gives the same answer"
             }
             Self::Rights(_) => {
                 "Give the user the rights that docs/operations/infrastructure.md lists; patchbay doctor names what is missing"
@@ -94,16 +92,16 @@ impl Trouble {
                 "Compare redis.tls, redis.ca_file, redis.cert_file and redis.key_file with Redis's; a host reads the files when it starts"
             }
             Self::Database => "Set redis.database to a number below `databases` of redis.conf",
-            Self::Disk => "Make room on Redis's disk, or see its log; work goes on by itself",
+            Self::Disk => "Make room on Redis's disk, or see its log; jobs run again by themselves",
             Self::TooFewReplicas => {
-                "Look why its replicas are not connected, or lower min-replicas-to-write; work goes on by itself"
+                "Find out why its replicas are not connected, or lower min-replicas-to-write; jobs run again by themselves"
             }
             Self::Busy => "Wait, or end that script with SCRIPT KILL",
             Self::TooManyClients => {
-                "Raise maxclients, or look with CLIENT LIST who holds so many connections"
+                "Raise maxclients, or find with CLIENT LIST who has so many connections"
             }
             Self::Refused(_) => {
-                "Check that the address is Redis 7's own, with no command renamed; patchbay doctor says more"
+                "Check that the address is Redis 7's own, with no command renamed; patchbay doctor shows more"
             }
             Self::Evicts(_) => "Set maxmemory-policy noeviction",
         }

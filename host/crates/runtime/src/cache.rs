@@ -36,7 +36,7 @@ impl Cache {
         let ours = metadata.uid() == rustix::process::geteuid().as_raw();
         if !ours || metadata.mode() & 0o022 != 0 {
             return Err(io(std::io::Error::other(
-                "others own it or may write to it; make it yours with mode 0700",
+                "another user owns it or may write to it: make the host's user its owner and set its mode to 0700",
             )));
         }
         Ok(Self {
@@ -67,7 +67,7 @@ impl Cache {
         let code = file.split_off(MAC_BYTES.min(file.len()));
         let genuine = self.mac(digest, &code).verify_slice(&file).is_ok();
         if !genuine {
-            tracing::warn!(revision = %digest, "cached code does not match and is compiled again");
+            tracing::warn!(revision = %digest, "Cached code does not match its revision and is compiled again");
         }
         genuine.then_some(code)
     }
@@ -83,7 +83,7 @@ impl Cache {
             Ok(())
         };
         if let Err(error) = write() {
-            tracing::warn!(%error, "compiled code is not cached");
+            tracing::warn!(%error, "Compiled code could not be cached; the next start compiles it again");
         }
     }
 }

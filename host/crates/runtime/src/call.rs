@@ -98,12 +98,15 @@ pub(crate) async fn run(
             return call.await;
         }
         let called = AbortOnDropHandle::new(guests.spawn(call)).await;
-        called
-            .unwrap_or_else(|error| failed(Outcome::HostFault(format!("the call broke: {error}"))))
+        called.unwrap_or_else(|error| {
+            failed(Outcome::HostFault(format!(
+                "the task of the call failed: {error}"
+            )))
+        })
     };
     tokio::select! {
         report = ended => report,
-        () = cancel.cancelled() => failed(Outcome::HostFault("the call was cancelled: its job is no longer ours, or was killed".into())),
+        () = cancel.cancelled() => failed(Outcome::HostFault("the call was cancelled, because the job's lock was lost or the job was killed".into())),
     }
 }
 

@@ -58,7 +58,7 @@ pub(crate) async fn compile(
         let text = String::from_utf8_lossy(&ended.stderr);
         let reason = match text.trim() {
             "" => format!(
-                "the compiler ended with {} (out of its memory limit?)",
+                "the compiler ended with {} and no message, as when it exceeds its memory limit",
                 ended.status
             ),
             text => text.lines().take(5).collect::<Vec<_>>().join(" "),

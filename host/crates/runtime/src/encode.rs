@@ -19,7 +19,8 @@ pub fn encode(file: Vec<u8>) -> Result<Vec<u8>, Rejection> {
     let (_, bindings) = wit_component::metadata::decode(&file).map_err(broken)?;
     if bindings.resolve.worlds[bindings.world].exports.is_empty() {
         return Err(Rejection::Encode(
-            "it has no WIT world inside; link the file *_component_type.o that `wit-bindgen c` writes".into(),
+            "it has no WIT world: link the file *_component_type.o that `wit-bindgen c` writes"
+                .into(),
         ));
     }
     let (name, adapter) = (

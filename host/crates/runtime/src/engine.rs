@@ -68,7 +68,7 @@ pub(crate) fn runner(calls: u32, max_memory_bytes: usize) -> Result<Engine, Runt
         Err(error) => {
             tracing::warn!(
                 error = format!("{error:#}"),
-                "no pooled instances here; calls cost a little more"
+                "Instances cannot be pooled on this machine; calls take slightly longer"
             );
             compiler()
         }

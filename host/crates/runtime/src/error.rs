@@ -31,22 +31,22 @@ pub enum Rejection {
         interface: &'static str,
     },
     #[error(
-        "the component has {name}, and this host serves patchbay:plugin 0.1 and, as a draft, 0.2"
+        "the component has {name}, but this host serves only patchbay:plugin 0.1 and, as a draft, 0.2"
     )]
     UnknownWit { name: String },
     #[error(
-        "the component has {first} and {second}: build all of it against one version of patchbay:plugin"
+        "the component has {first} and {second}: build all of it against the same version of patchbay:plugin"
     )]
     MixedWit { first: String, second: String },
     #[error(
-        "the manifest says wit = {manifest:?}, and the component was built against {component}: make them agree"
+        "the manifest says wit = {manifest:?}, but the component was built against {component}: use the same version in both"
     )]
     OtherWit {
         manifest: String,
         component: &'static str,
     },
     #[error(
-        "it is built against WIT {wit}, a draft that may still change: build it against a released version, or set plugins.draft_wit = true on hosts that are not in production"
+        "the component is built against WIT {wit}, a draft that may still change: build it against a released version, or set plugins.draft_wit = true on hosts that are not in production"
     )]
     DraftWit { wit: &'static str },
     #[error("{}", not_asked(imports))]
@@ -62,7 +62,7 @@ pub enum Rejection {
     #[error("the component does not fit the host: {0}")]
     Link(String),
     #[error(
-        "the component needs {needs} MiB of memory to start, and has {limit}: set [limits] memory_mb in plugin.toml to more than that (what its jobs need comes on top)"
+        "the component needs {needs} MiB of memory to start, but its limit is {limit} MiB: set [limits] memory_mb in plugin.toml to more than it needs to start (its jobs need memory, too)"
     )]
     Memory { needs: String, limit: u64 },
     #[error("the component cannot start: {0}")]
@@ -87,7 +87,7 @@ fn not_asked(imports: &[String]) -> String {
 /// The host is at fault: try again, or tell an operator.
 #[derive(Debug, thiserror::Error)]
 pub enum RuntimeError {
-    #[error("the engine cannot be made: {0}")]
+    #[error("the WebAssembly engine failed: {0}")]
     Engine(String),
     #[error("{what}: {source}")]
     Io {

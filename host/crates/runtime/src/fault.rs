@@ -91,14 +91,18 @@ impl Broken<'_> {
         let reason = error.root_cause().to_string();
         match phase {
             _ if ran => Outcome::Trapped(self.trapped()),
-            Phase::Starting => Outcome::HostFault(format!("no instance could be made: {reason}")),
+            Phase::Starting => {
+                Outcome::HostFault(format!("no instance could be created: {reason}"))
+            }
             // The guest's own allocator decides where its arguments are written into its memory, so
             // a wrong place is its fault.
             Phase::Running if reason.starts_with("realloc return") => {
                 Outcome::Trapped(self.trapped())
             }
             // The guest has returned.
-            Phase::Running => Outcome::InvalidResult(format!("it cannot be read: {reason}")),
+            Phase::Running => {
+                Outcome::InvalidResult(format!("the result cannot be read: {reason}"))
+            }
         }
     }
 

@@ -132,7 +132,7 @@ impl Revision {
                 let most = self.callee.sandbox.limits.max_memory_mb;
                 let report = self.start_with((most as usize) << 20).await;
                 let needs = match report.outcome {
-                    Outcome::MemoryLimit(_) => format!("more than the {most}"),
+                    Outcome::MemoryLimit(_) => format!("more than {most}"),
                     _ => report.peak_memory_bytes.div_ceil(1 << 20).to_string(),
                 };
                 Err(Rejection::Memory {

@@ -273,7 +273,7 @@ impl Store {
             } else {
                 format!(" for {subject}")
             };
-            let text = format!("nothing about {rule} is changed{scope}; see: patchbay alert rules");
+            let text = format!("Rule {rule} has no changes{scope}. See: patchbay alert rules");
             return Err(StoreError::NotFound(text));
         }
         Ok(())
@@ -316,7 +316,7 @@ impl Store {
         .bind(id);
         if query.execute(&self.pool).await?.rows_affected() == 0 {
             return Err(StoreError::NotFound(format!(
-                "no silence {id} is in force; see: patchbay alert silences"
+                "There is no active silence {id}. See: patchbay alert silences"
             )));
         }
         Ok(())

@@ -98,7 +98,7 @@ impl Store {
         let query = sqlx::query("delete from audit_trails where name = $1").bind(name.as_str());
         if query.execute(&self.pool).await?.rows_affected() == 0 {
             return Err(StoreError::NotFound(format!(
-                "there is no audit trail {name}; see: patchbay audit trail list"
+                "There is no audit trail {name}. See: patchbay audit trail list"
             )));
         }
         Ok(())

@@ -180,7 +180,7 @@ impl Store {
             .await?;
         row.ok_or_else(|| {
             StoreError::NotFound(format!(
-                "there is no bulk operation {id}; see: patchbay bulk list"
+                "There is no bulk operation {id}. See: patchbay bulk list"
             ))
         })
     }
@@ -288,7 +288,7 @@ impl Store {
             None => {
                 let state = self.bulk(prefix, id).await?.state;
                 Err(StoreError::Conflict(format!(
-                    "bulk operation {id} is {state}: {rule}"
+                    "Bulk operation {id} is {state}: {rule}"
                 )))
             }
         }

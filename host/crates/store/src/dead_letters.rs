@@ -331,6 +331,6 @@ const PLACELESS_G: &str = "regexp_replace(g.message, '0x[0-9a-f]+|[0-9]+', '#', 
 
 fn unknown(id: i64) -> StoreError {
     StoreError::NotFound(format!(
-        "there is no group of dead letters {id}; see: patchbay dead-letter list"
+        "There is no group of dead letters {id}. See: patchbay dead-letter list"
     ))
 }

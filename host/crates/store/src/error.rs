@@ -17,16 +17,16 @@ pub enum StoreError {
     #[error("{0}")]
     Conflict(String),
     /// Postgres cannot hold this text: send another one.
-    #[error("a text contains a character that Postgres cannot hold, such as NUL; leave it out")]
+    #[error("A text has a character that Postgres cannot store, such as NUL; leave it out")]
     Unstorable(#[source] sqlx::Error),
     /// Postgres cannot hold the value, now or later: send another one.
     #[error("Postgres refuses a value")]
     Refused(#[source] sqlx::Error),
     /// A migration failed: an operator must repair the database.
-    #[error("a migration failed")]
+    #[error("A migration of the database failed")]
     Migration(#[from] sqlx::migrate::MigrateError),
     /// A bug, or damaged data.
-    #[error("an unexpected database error")]
+    #[error("Postgres answered with an unexpected error")]
     Internal(#[source] sqlx::Error),
 }
 

@@ -202,13 +202,13 @@ impl Store {
         one.close().await.ok();
         if version_num < OLDEST_VERSION_NUM {
             return Err(StoreError::Unfit(format!(
-                "this is PostgreSQL {version}; Patchbay needs 15 or newer"
+                "This is PostgreSQL {version}; Patchbay needs 15 or newer"
             )));
         }
         if encoding != "UTF8" {
             return Err(StoreError::Unfit(format!(
-                "the database is encoded in {encoding}, which cannot hold every text; Patchbay needs UTF8. \
-                 Make another one: createdb --encoding=UTF8 --template=template0 NAME"
+                "The database has the encoding {encoding}, which cannot store every text; Patchbay needs UTF8. \
+                 Create another one: createdb --encoding=UTF8 --template=template0 NAME"
             )));
         }
         match ReadOnly::of(is_standby, is_read_only) {
@@ -238,7 +238,7 @@ impl Store {
             made.map_err(|error| {
                 match error.as_database_error().and_then(|error| error.code()).as_deref() {
                 Some("42501") => StoreError::Unfit(
-                    "this login may not make the schema patchbay. As an administrator of Postgres: \
+                    "This login may not create the schema patchbay. As an administrator of Postgres: \
                      grant create on database NAME to LOGIN (patchbay doctor writes the statement)"
                         .into(),
                 ),
@@ -252,7 +252,7 @@ impl Store {
             .await?;
         if first.as_deref() != Some("patchbay") {
             return Err(StoreError::Unfit(
-                "this login may not use the schema patchbay, or something between here and Postgres changes search_path. \
+                "This login may not use the schema patchbay, or something between this host and Postgres changes search_path. \
                  Make the login the schema's owner: alter schema patchbay owner to LOGIN"
                     .into(),
             ));
@@ -403,7 +403,7 @@ async fn check_session_pooling(
 
 fn shared_sessions() -> StoreError {
     StoreError::Unfit(
-        "a pooler between here and Postgres shares sessions between clients (PgBouncer: pool_mode = transaction or statement). \
+        "A pooler between this host and Postgres shares sessions between clients (PgBouncer: pool_mode = transaction or statement). \
          Patchbay needs sessions of its own, for locks, notifications and prepared statements: set pool_mode = session for this \
          database, or connect to Postgres directly"
             .into(),
@@ -422,8 +422,11 @@ async fn backend_of(connection: &mut PgConnection) -> Result<i32, StoreError> {
         .await?;
     // The simple protocol returns text.
     let pid: String = row.try_get_unchecked(0)?;
-    pid.parse()
-        .map_err(|_| StoreError::Unfit(format!("pg_backend_pid() is {pid:?}")))
+    pid.parse().map_err(|_| {
+        StoreError::Unfit(format!(
+            "pg_backend_pid() returned {pid:?}, which is not a process id"
+        ))
+    })
 }
 
 async fn applied(connection: &mut PgConnection) -> Result<Vec<String>, StoreError> {

@@ -92,7 +92,7 @@ impl Store {
         .fetch_optional(&mut *tx)
         .await?;
         let active =
-            active.ok_or_else(|| StoreError::NotFound(format!("no plugin is called {plugin}")))?;
+            active.ok_or_else(|| StoreError::NotFound(format!("No plugin is called {plugin}")))?;
         let released: Option<String> = sqlx::query_scalar(
             "update revisions set state = 'active' where digest = $1 and state = 'quarantined' returning digest",
         )

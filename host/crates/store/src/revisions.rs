@@ -213,7 +213,7 @@ impl Store {
             .bind(plugin.as_str())
             .fetch_optional(&mut *tx)
             .await?
-            .ok_or_else(|| StoreError::NotFound(format!("no plugin is called {plugin}")))?;
+            .ok_or_else(|| StoreError::NotFound(format!("No plugin is called {plugin}")))?;
         let previous: Option<String> = row.try_get("active")?;
         sqlx::query(
             "update revisions set state = 'retired' where plugin = $1 and state = 'active'",
@@ -329,9 +329,9 @@ impl Store {
         }
         match self.component(digest).await? {
             Some(_) => Err(StoreError::Conflict(
-                "it is the plugin's active revision: activate another one first".into(),
+                "This is the plugin's active revision: activate another one first".into(),
             )),
-            None => Err(StoreError::NotFound("no such revision".into())),
+            None => Err(StoreError::NotFound("There is no such revision".into())),
         }
     }
 
@@ -391,7 +391,7 @@ impl Store {
         let query = sqlx::query_scalar("select settings from plugins where name = $1")
             .bind(plugin.as_str());
         let found: Option<Value> = query.fetch_optional(&self.pool).await?;
-        found.ok_or_else(|| StoreError::NotFound(format!("no plugin is called {plugin}")))
+        found.ok_or_else(|| StoreError::NotFound(format!("No plugin is called {plugin}")))
     }
 
     /// Replaces all settings and notifies every process.

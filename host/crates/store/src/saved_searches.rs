@@ -69,7 +69,7 @@ impl Store {
             .bind(actor);
         query.bind(MAX_SAVED_SEARCHES).fetch_optional(&self.pool).await?.ok_or_else(|| {
             StoreError::Conflict(format!(
-                "there are {MAX_SAVED_SEARCHES} saved searches: forget some, see patchbay search saved"
+                "There are {MAX_SAVED_SEARCHES} saved searches, which is the limit. Delete one: patchbay search forget NAME"
             ))
         })
     }
@@ -122,6 +122,6 @@ impl Store {
 
 fn unknown(name: &str) -> StoreError {
     StoreError::NotFound(format!(
-        "there is no saved search {name}; see: patchbay search saved"
+        "There is no saved search {name}. See: patchbay search saved"
     ))
 }

@@ -80,7 +80,7 @@ impl Store {
             .bind(id.as_str())
             .fetch_optional(&self.pool)
             .await?;
-        row.ok_or_else(|| StoreError::NotFound(format!("there is no schedule {id}")))
+        row.ok_or_else(|| StoreError::NotFound(format!("There is no schedule {id}")))
     }
 
     /// The newest attempt of each of these schedulers (queue and id), also of other clients' ones,
@@ -117,7 +117,7 @@ impl Store {
             return Ok(());
         }
         Err(StoreError::Conflict(format!(
-            "there is a schedule {} already: edit it instead",
+            "There is already a schedule {}: edit it instead",
             fields.id
         )))
     }
@@ -167,7 +167,7 @@ impl Store {
         let row = self.schedule(id).await?;
         if let Some(plugin) = row.plugin {
             let text = format!(
-                "{id} belongs to plugin {plugin}: pause it, or take it out of the plugin's manifest"
+                "Schedule {id} belongs to plugin {plugin}: pause it, or remove it from the plugin's manifest"
             );
             return Err(StoreError::Conflict(text));
         }
@@ -255,7 +255,7 @@ async fn insert(
 
 fn found(rows: u64, id: &ScheduleId) -> Result<(), StoreError> {
     if rows == 0 {
-        Err(StoreError::NotFound(format!("there is no schedule {id}")))
+        Err(StoreError::NotFound(format!("There is no schedule {id}")))
     } else {
         Ok(())
     }

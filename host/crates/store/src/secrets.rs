@@ -108,7 +108,7 @@ impl Store {
             .await?;
         if !known {
             return Err(StoreError::NotFound(format!(
-                "no plugin is called {plugin}: push it first"
+                "No plugin is called {plugin}: push it first"
             )));
         }
         // Locks the name, so that changes of one secret run one after the other.
@@ -264,7 +264,7 @@ async fn end_newest(
     if let Some(until) = earlier {
         let until = until.to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
         return Err(StoreError::Conflict(format!(
-            "{name} of {plugin} is being rotated: its version before is valid until {until}; wait, or set a value, which ends all others at once"
+            "Secret {name} of {plugin} is being rotated: its previous version is valid until {until}. Wait, or set a value, which ends all other versions at once"
         )));
     }
     let ended = sqlx::query(

@@ -143,7 +143,7 @@ fn log_panic(panic: &std::panic::PanicHookInfo<'_>) {
     let thread = std::thread::current();
     let thread = thread.name().unwrap_or_default();
     let backtrace = std::backtrace::Backtrace::force_capture();
-    tracing::error!(panic = message, location, thread, %backtrace, "a fault of the host: a thread panicked");
+    tracing::error!(panic = message, location, thread, %backtrace, "A thread of the host panicked, which is a fault of the host");
 }
 
 /// The end of the buffer. Runs on the writing thread only.
@@ -165,7 +165,7 @@ impl Writer {
         let missing = dropped - self.told;
         (self.told, self.told_at) = (dropped, Some(Instant::now()));
         let timestamp = Utc::now().to_rfc3339_opts(SecondsFormat::Micros, true);
-        let message = "log lines are missing here: standard output was not read fast enough, and the buffer was full";
+        let message = "Log lines are missing here: standard output was not read fast enough, and the buffer was full";
         let target = module_path!();
         let line = if self.as_json {
             json!({ "timestamp": timestamp, "level": "WARN", "message": message, "dropped": missing, "target": target })

@@ -360,7 +360,7 @@ fn tell_deferral(outcome: &Outcome, delay: Duration, in_a_row: u32) {
                 asked_ms,
                 delay_ms,
                 in_a_row,
-                "The plugin deferred the job for less than the least time. It waits longer."
+                "The plugin deferred the job for less than the minimum. It waits longer."
             );
         }
         _ => {}

@@ -50,7 +50,7 @@ impl NoBodies {
             Self::Unwanted => "history.bodies is false",
             Self::NoKey => "no master key: set secrets.key_file on every host, and restart",
             Self::Full => {
-                "the stream in Redis holds more than history.buffer_mb: Postgres does not keep up, or is away"
+                "the stream in Redis holds more than history.buffer_mb: Postgres is too slow, or does not answer"
             }
         }
     }

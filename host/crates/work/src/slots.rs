@@ -78,7 +78,7 @@ impl Slots {
         let mut ledger = self.ledger.lock();
         let reserved = wanted.min(ledger.reservable);
         if reserved < wanted {
-            warn!(%queue, wanted, reserved, "the host-wide limit on jobs has too few places for all reservations");
+            warn!(%queue, wanted, reserved, "The limit of running jobs on this host is too low for all reservations together");
         }
         ledger.reservable -= reserved;
         let free = self.shared.forget_permits(reserved);

@@ -163,7 +163,7 @@ impl Workers {
         if left > 0 {
             warn!(
                 jobs = left,
-                "still running at the drain limit; their locks expire and they run again"
+                "Jobs were still running at the drain limit; their locks expire and they run again"
             );
         }
         left

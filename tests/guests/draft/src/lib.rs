@@ -62,7 +62,7 @@ impl lifecycle::Guest for Draft {
     fn self_test() -> Result<(), String> {
         let denied = |error: &CapabilityError| {
             error.code == "denied"
-                && error.message == "no outside capability is available here"
+                && error.message == "this call has no access to outside capabilities"
                 && !error.retryable
         };
         match kv::get("count") {

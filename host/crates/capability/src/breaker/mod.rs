@@ -146,7 +146,7 @@ impl Breaker {
             )
         };
         if changed {
-            info!(plugin = %self.plugin, host = self.host, "breaker half-open: one call tries");
+            info!(plugin = %self.plugin, host = self.host, "Breaker half-open: one call may try the host");
             self.changed.send_replace(());
         }
         match admitted {
@@ -181,10 +181,10 @@ impl Breaker {
                     inner.last_failure.as_deref(),
                     limits.open.as_millis() as u64,
                 );
-                warn!(plugin = %self.plugin, host = self.host, open_ms, failure, "breaker open: calls are refused");
+                warn!(plugin = %self.plugin, host = self.host, open_ms, failure, "Breaker open: calls to the host are refused");
             }
             Phase::Closed => {
-                info!(plugin = %self.plugin, host = self.host, "breaker closed: the host answers again")
+                info!(plugin = %self.plugin, host = self.host, "Breaker closed: the host answers again")
             }
             Phase::HalfOpen { .. } | Phase::Held { .. } => {}
         }
@@ -200,14 +200,14 @@ impl Breaker {
     pub fn hold(&self, by: &str, reason: &str) {
         self.inner.lock().machine.hold(by, reason, Instant::now());
         self.opened.fetch_add(1, Ordering::Relaxed);
-        warn!(plugin = %self.plugin, host = self.host, by, reason, "breaker opened by an operator");
+        warn!(plugin = %self.plugin, host = self.host, by, reason, "An operator opened the breaker");
         self.changed.send_replace(());
     }
 
     /// Lets calls through again, from any state.
     pub fn close(&self, by: &str, reason: &str) {
         self.inner.lock().machine.close(Instant::now());
-        info!(plugin = %self.plugin, host = self.host, by, reason, "breaker closed by an operator");
+        info!(plugin = %self.plugin, host = self.host, by, reason, "An operator closed the breaker");
         self.changed.send_replace(());
     }
 

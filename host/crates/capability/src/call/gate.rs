@@ -58,7 +58,9 @@ impl Gate {
     /// Refuses the host call in an open transaction, which could not undo it and would wait for it.
     pub(crate) fn not_in_transaction(&self) -> Result<(), Denied> {
         if self.guest.is_in_transaction() {
-            Err(Denied("not while a transaction is open".into()))
+            Err(Denied(
+                "this call is not allowed while a transaction is open".into(),
+            ))
         } else {
             Ok(())
         }
@@ -159,7 +161,7 @@ pub(crate) struct Denied(pub(crate) String);
 impl Denied {
     /// For calls without services, such as self-tests.
     pub(crate) fn nothing_outside() -> Self {
-        Self("no outside capability is available here".into())
+        Self("this call has no access to outside capabilities".into())
     }
 }
 
@@ -186,13 +188,13 @@ pub(crate) fn redis_error(error: QueueError) -> CapabilityError {
         QueueError::Invalid(message) => CapabilityError::invalid(message),
         QueueError::MemoryFull(message) => CapabilityError::unavailable(message),
         other => {
-            warn!(error = %other, cause = ?std::error::Error::source(&other), "capability failed");
+            warn!(error = %other, cause = ?std::error::Error::source(&other), "The call of a capability failed");
             match other {
                 QueueError::CannotServe { trouble, .. } => {
                     CapabilityError::unavailable(trouble.to_string())
                 }
                 QueueError::Damaged { .. } => {
-                    CapabilityError::unavailable("what Redis holds there is damaged")
+                    CapabilityError::unavailable("the data in Redis is damaged")
                 }
                 _ => CapabilityError::unavailable("Redis does not answer"),
             }

@@ -19,7 +19,7 @@ use crate::secrets::SecretValue;
 
 /// Message for the guest instead of the server's words.
 pub(super) const ECHOED: &str =
-    "the mail server's words repeat the account's password, and are withheld";
+    "the mail server's answer repeats the account's password, and is withheld";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MailTls {
@@ -57,7 +57,7 @@ pub enum MailError {
         "mail.hello_name {0:?} is neither a domain nor an address in brackets, such as [192.0.2.1]"
     )]
     HelloName(String),
-    #[error("mail.username or mail.password has a NUL character in it, which a login cannot carry")]
+    #[error("mail.username or mail.password has a NUL character, which a login cannot contain")]
     Credentials,
 }
 

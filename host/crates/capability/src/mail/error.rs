@@ -6,12 +6,12 @@ pub(super) enum Broken {
     Io(#[from] std::io::Error),
     #[error("the mail server closed the connection")]
     Closed,
-    #[error("the mail server's answer is no SMTP reply")]
+    #[error("the mail server's answer is not an SMTP reply")]
     NoReply,
     #[error("the mail server sent more than it was asked for")]
     Unasked,
-    #[error("the mail server answered {0}, which is no answer to this command")]
+    #[error("the mail server answered {0}, which is not an answer to this command")]
     Unexpected(u16),
-    #[error("a command would have had a line break in it")]
+    #[error("a command would contain a line break")]
     LineBreak,
 }

@@ -127,7 +127,7 @@ pub(super) fn all_refused(refused: &[SmtpRefusal]) -> SmtpFailure {
         ..failure(
             "rcpt",
             first.map_or_else(
-                || "no recipients".to_owned(),
+                || "the message has no recipients".to_owned(),
                 |refusal| refusal.text.clone(),
             ),
         )

@@ -105,7 +105,7 @@ impl MailTransport {
             Ok(receipt) => {
                 warn!(
                     refused = receipt.refused.len(),
-                    "the mail server refuses some recipients of alerts.mail_to"
+                    "The mail server refuses some recipients of alerts.mail_to"
                 );
                 Ok(())
             }
@@ -132,7 +132,7 @@ impl MailTransport {
         };
         if mime.len() > account.config.max_message_bytes {
             let text = format!(
-                "{} bytes; this host sends at most {}",
+                "the message has {} bytes; the limit of this host is {}",
                 mime.len(),
                 account.config.max_message_bytes
             );
@@ -181,7 +181,7 @@ impl MailTransport {
                 reply_code = error.reply_code,
                 ambiguous = error.ambiguous,
                 elapsed_ms,
-                "mail not taken"
+                "A mail was not accepted"
             ),
         }
         (result, report)
@@ -388,7 +388,7 @@ impl<'a> Route<'a> {
             .filter(|&limit| self.wire.size as u64 > limit)
         {
             let text = format!(
-                "{} bytes; the mail server {} takes at most {limit}",
+                "the message has {} bytes; the limit of the mail server {} is {limit}",
                 self.wire.size, config.host
             );
             return Err(failure("too-large", text));

@@ -20,7 +20,7 @@ impl EncodedMessage {
     /// error: a message cannot have one (RFC 5322 §4).
     pub(super) fn new(mime: &[u8]) -> Result<Self, &'static str> {
         if mime.contains(&0) {
-            return Err("the message has a NUL character in it, which mail cannot carry");
+            return Err("the message has a NUL character, which mail cannot contain");
         }
         let mut bytes = Vec::with_capacity(mime.len() + mime.len() / 64 + 2);
         let (mut dots, mut has_eight_bit, mut has_eight_bit_header, mut in_header) =

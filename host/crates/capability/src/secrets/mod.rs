@@ -65,7 +65,7 @@ fn matches(gate: &Gate, name: &str, candidate: &[u8]) -> Result<bool, Capability
     let versions = current(gate, name)?;
     if gate.guest().secret_tries.fetch_add(1, Ordering::Relaxed) >= MAX_TRIES {
         return Err(CapabilityError::denied(format!(
-            "at most {MAX_TRIES} tries per call"
+            "a call can make at most {MAX_TRIES} tries"
         )));
     }
     Ok(versions

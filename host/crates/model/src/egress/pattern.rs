@@ -25,10 +25,10 @@ pub enum PatternError {
     #[error(transparent)]
     Target(#[from] TargetError),
     /// A wildcard in the host, or a user, password, query or fragment.
-    #[error("a rule has a fixed host and no user, password, query or fragment")]
+    #[error("must have a fixed host, and no user, password, query or fragment")]
     Extra,
     /// `**` anywhere but at the end, or a `*` that is part of a segment.
-    #[error("'*' stands for one whole path segment and '**' only for the end of the path")]
+    #[error("'*' must be a whole path segment, and '**' must be at the end of the path")]
     Wildcard,
 }
 

@@ -139,7 +139,9 @@ pub(crate) fn check(rules: &[EgressRule], secrets: &BTreeSet<&str>) -> Result<()
             .max_response_bytes
             .is_some_and(|bytes| bytes > MAX_RESPONSE_BYTES)
         {
-            let reason = format!("at most {MAX_RESPONSE_BYTES}: the host holds the whole body");
+            let reason = format!(
+                "must be at most {MAX_RESPONSE_BYTES} bytes: the host keeps the whole body in memory"
+            );
             return Err((format!("{key}.max_response_bytes"), reason));
         }
         let tie = seen.iter().zip(rules).position(|(other, rule_of_other)| {
@@ -193,10 +195,10 @@ fn check_methods(rule: &EgressRule) -> Result<(), String> {
     }
     for method in &rule.methods {
         if method.is_empty() || !method.chars().all(|c| c.is_ascii_uppercase()) {
-            return Err("methods are upper case, such as \"GET\"".into());
+            return Err("must be in upper case, such as \"GET\"".into());
         }
         if FORBIDDEN_METHODS.contains(&method.as_str()) {
-            return Err(format!("{method} is not served"));
+            return Err(format!("{method} is not supported"));
         }
     }
     Ok(())
@@ -212,7 +214,7 @@ fn check_auth(
         .into_iter()
         .find(|secret| !secrets.contains(secret))
     {
-        return Err(format!("{secret} is not among [[secrets]]"));
+        return Err(format!("{secret} is not in [[secrets]]"));
     }
     match auth {
         EgressAuth::Basic { .. } | EgressAuth::Bearer { .. } => Ok(()),
@@ -220,16 +222,18 @@ fn check_auth(
             let token = |c: char| c.is_ascii_alphanumeric() || c == '-';
             if name.is_empty() || !name.chars().all(token) {
                 return Err(format!(
-                    "{name:?} is no header name: letters, digits and '-'"
+                    "{name:?} is not a header name; use letters, digits and '-'"
                 ));
             }
             Ok(())
         }
         EgressAuth::Query { name, .. } if name.is_empty() => {
-            Err("the parameter has no name".into())
+            Err("the name of the query parameter must not be empty".into())
         }
         EgressAuth::Query { .. } => Ok(()),
-        EgressAuth::Form { name, .. } if name.is_empty() => Err("the field has no name".into()),
+        EgressAuth::Form { name, .. } if name.is_empty() => {
+            Err("the name of the form field must not be empty".into())
+        }
         EgressAuth::Form { .. } => match rule
             .methods
             .iter()
@@ -375,7 +379,7 @@ mod tests {
         assert!(
             refused
                 .expect_err("not asked for")
-                .contains("OTHER is not among [[secrets]]")
+                .contains("OTHER is not in [[secrets]]")
         );
     }
 

@@ -35,7 +35,7 @@ pub enum TargetError {
     #[error("the host name ends with a dot")]
     TrailingDot,
     /// `\`, `;`, `%2f`, `%5c`, `%00`, `%252e%252e` and the like.
-    #[error("the path segment {0:?} means different things to different servers")]
+    #[error("servers read the path segment {0:?} in different ways")]
     Ambiguous(String),
     /// `//` within the path.
     #[error("the path has an empty segment")]

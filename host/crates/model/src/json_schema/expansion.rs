@@ -73,7 +73,8 @@ fn no_way_back(places: &Places, place: usize, seen: &mut [Seen]) -> Result<(), S
     match seen[place] {
         Seen::Done => Ok(()),
         Seen::OnTheWay => {
-            let reason = "leads back to itself, by $ref, without looking at a part of the value: that would never end";
+            let reason =
+                "refers back to itself by $ref for the same value, so that a check would never end";
             Err(at(places, place, reason.into()))
         }
         Seen::No => {
@@ -98,7 +99,7 @@ fn most(places: &Places, expansions: &BTreeMap<usize, Expansion>) -> Result<u64,
         if let Some(place) = level.iter().position(|checks| *checks > MAX_CHECKS) {
             let reason = format!(
                 "a value in it may be checked more than {MAX_CHECKS} times: \
-                 two ways lead to the same schema, at the same value, and on from there again"
+                 two references lead to the same schema for the same value, and this repeats at each level"
             );
             return Err(at(places, place, reason));
         }
@@ -142,7 +143,7 @@ impl<'a> Expansion<'a> {
         let place = &places.all[place];
         if depth > MAX_DEPTH {
             return Err(format!(
-                "more than {MAX_DEPTH} schemas within each other look at the same value"
+                "more than {MAX_DEPTH} nested schemas check the same value"
             ));
         }
         let marked = times.marked + if place.again { times.validated } else { 0 };

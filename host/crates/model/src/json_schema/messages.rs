@@ -14,9 +14,9 @@ pub(super) fn of_a_schema(error: &ValidationError) -> String {
         .unwrap_or_default();
     let sentence = match error.kind() {
         ValidationErrorKind::Format { format } if format == "regex" => {
-            "is no regular expression that is served here: look-around and back-references are not, nor are very large ones"
+            "is not a supported regular expression: look-around, back-references and very large expressions are not supported"
         }
-        ValidationErrorKind::Referencing(_) => "refers to what is not there",
+        ValidationErrorKind::Referencing(_) => "refers to a schema that does not exist",
         _ => wanted(keyword),
     };
     format!("not a JSON Schema: #{path}: {sentence}")
@@ -25,14 +25,16 @@ pub(super) fn of_a_schema(error: &ValidationError) -> String {
 fn wanted(keyword: &str) -> &'static str {
     match keyword {
         "type" => {
-            "must be one of array, boolean, integer, null, number, object and string, or a list of different ones of them"
+            "must be one of array, boolean, integer, null, number, object and string, or a list of them without repeats"
         }
         "enum" | "examples" => "must be a list of values",
-        "required" => "must be a list of different names of properties",
+        "required" => "must be a list of property names without repeats",
         "properties" | "patternProperties" | "$defs" | "definitions" | "dependentSchemas"
         | "dependencies" => "must be an object of schemas, by name",
-        "allOf" | "anyOf" | "oneOf" | "prefixItems" => "must be a list of schemas, of one at least",
-        "items" => "must be a schema: an object, true or false (prefixItems has a list of them)",
+        "allOf" | "anyOf" | "oneOf" | "prefixItems" => "must be a list of at least one schema",
+        "items" => {
+            "must be a schema: an object, true or false (for a list of schemas, use prefixItems)"
+        }
         "additionalProperties" | "propertyNames" | "contains" | "not" | "if" | "then" | "else" => {
             A_SCHEMA
         }
@@ -46,6 +48,6 @@ fn wanted(keyword: &str) -> &'static str {
             "must be text"
         }
         "" => A_SCHEMA,
-        _ => "is not what JSON Schema has there",
+        _ => "has a value that JSON Schema does not allow here",
     }
 }

@@ -58,10 +58,10 @@ impl Schema {
     pub fn new(schema: &Value) -> Result<Self, String> {
         let bytes = schema.to_string().len();
         if bytes > MAX_BYTES {
-            return Err(format!("{bytes} bytes, and at most {MAX_BYTES} are read"));
+            return Err(format!("{bytes} bytes; the limit is {MAX_BYTES}"));
         }
         if depth(schema) > MAX_LEVELS {
-            return Err(format!("nests more than {MAX_LEVELS} levels"));
+            return Err(format!("is nested more than {MAX_LEVELS} levels deep"));
         }
         let _alone = COMPILING.lock();
         on_a_deep_stack(|| {
@@ -100,7 +100,7 @@ impl Schema {
             }
             if checks > MAX_CHECKS_REPORTED {
                 return Err(Violations::whole(
-                    "does not fit, and is too large to say where: try it with less in it",
+                    "does not fit, and is too large for the host to say where. Try a smaller value",
                 ));
             }
             let violations = self.validator.iter_errors(document).map(|error| Violation {
@@ -155,11 +155,10 @@ fn on_a_deep_stack<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, String
             .name("json-schema".into())
             .stack_size(STACK_BYTES)
             .spawn_scoped(scope, work);
-        let thread =
-            thread.map_err(|error| format!("this machine starts no further thread: {error}"))?;
+        let thread = thread.map_err(|error| format!("the host cannot start a thread: {error}"))?;
         thread
             .join()
-            .map_err(|_| "the schema cannot be used: a fault of the host".to_owned())
+            .map_err(|_| "the schema cannot be used, because of a fault in the host".to_owned())
     })
 }
 

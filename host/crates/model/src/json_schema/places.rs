@@ -93,7 +93,7 @@ impl<'a> Places<'a> {
     fn find(&self, reference: &str) -> Result<usize, &'static str> {
         let Some(fragment) = reference.strip_prefix('#') else {
             return Err(
-                "leads out of this schema; nothing is fetched: put it into $defs, and refer to #/$defs/NAME",
+                "is outside of this schema, and the host fetches no schemas: put it into $defs, and refer to #/$defs/NAME",
             );
         };
         let fragment = percent_decode_str(fragment).decode_utf8_lossy();
@@ -101,9 +101,9 @@ impl<'a> Places<'a> {
             true => self.by_path.get(&*fragment),
             false => self.by_anchor.get(&*fragment),
         };
-        found
-            .copied()
-            .ok_or("leads to no schema: it is #, #/$defs/NAME or another path to a schema, or # and an $anchor")
+        found.copied().ok_or(
+            "does not exist: write #, #/$defs/NAME, another path to a schema, or # and an $anchor",
+        )
     }
 
     fn add(&mut self, schema: &'a Value, path: String) -> Result<usize, String> {
@@ -223,7 +223,7 @@ impl<'a> Places<'a> {
                 return Err(format!("#{path}: only the whole schema may have {name}"));
             }
             _ if DYNAMIC.contains(&name) => {
-                return Err(format!("#{path}: is not served: use $ref and $anchor"));
+                return Err(format!("#{path}: is not supported: use $ref and $anchor"));
             }
             (_, Value::Array(values)) => self.all[at].own += count(values.len()),
             (_, Value::Object(values)) => self.all[at].own += count(values.len()),

@@ -214,7 +214,7 @@ impl Manifest {
         if value.get("format").is_some() {
             return Err(invalid(
                 "format",
-                "is added by packing, not written by hand",
+                "must be left out: `patchbay plugin pack` adds it",
             ));
         }
         value["format"] = FORMAT.into();
@@ -322,13 +322,13 @@ impl Manifest {
         if self.format != FORMAT {
             return Err(invalid(
                 "format",
-                format!("this host reads format {FORMAT}"),
+                format!("must be {FORMAT}, the format that this host reads"),
             ));
         }
         if !WIT_VERSIONS.contains(&self.wit.as_str()) {
             return Err(invalid(
                 "wit",
-                "this host knows WIT versions \"0.1\" and, as a draft, \"0.2\"",
+                "must be \"0.1\" or, as a draft, \"0.2\": this host serves no other version",
             ));
         }
         self.check_limits()?;
@@ -400,10 +400,13 @@ impl Manifest {
                     .chars()
                     .all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_');
             if !valid {
-                return Err(invalid(key, "1 to 64 of A-Z, 0-9 and '_'"));
+                return Err(invalid(
+                    key,
+                    "must be 1 to 64 characters of A-Z, 0-9 and '_'",
+                ));
             }
             if !secrets.insert(secret.name.as_str()) {
-                return Err(invalid(key, "named twice"));
+                return Err(invalid(key, "is named twice"));
             }
         }
         if let Some(spec) = self.smtp.as_ref().and_then(|smtp| smtp.breaker.as_ref()) {
@@ -501,7 +504,8 @@ mod tests {
     #[test]
     fn contradictions_are_refused_and_named() {
         assert!(
-            refused("[[queues]]\nname = \"a\"\n[[queues]]\nname = \"a\"\n").contains("named twice")
+            refused("[[queues]]\nname = \"a\"\n[[queues]]\nname = \"a\"\n")
+                .contains("is named twice")
         );
         let concurrency =
             "[limits]\nmax_concurrency = 2\n[[queues]]\nname = \"a\"\nconcurrency = 3\n";
@@ -513,23 +517,23 @@ mod tests {
         let queue = |more: &str| refused(&format!("[[queues]]\nname = \"a\"\n{more}\n"));
         assert!(
             queue("searchable = [\"a..b\"]")
-                .contains("queues[0].searchable[0]: \"a..b\" is no path")
+                .contains("queues[0].searchable[0]: \"a..b\" is not a path")
         );
         assert!(queue("redact = [\"a\", \"a\"]").contains("queues[0].redact: a is named twice"));
         let nine: Vec<String> = (0..9).map(|n| format!("\"p{n}\"")).collect();
         assert!(
             queue(&format!("searchable = [{}]", nine.join(", ")))
-                .contains("searchable: at most 8 paths")
+                .contains("searchable: must have at most 8 paths")
         );
         let auth = "[[egress]]\nurl = \"https://a.example/**\"\nmethods = [\"GET\"]\nauth = { bearer = { token = \"T\" } }\n";
-        assert!(refused(auth).contains("T is not among [[secrets]]"));
+        assert!(refused(auth).contains("T is not in [[secrets]]"));
         assert!(
             refused("[smtp]\nallowed = true\nbreaker = { failures = 0 }\n")
                 .contains("smtp.breaker.failures")
         );
         let backoff =
             "[[queues]]\nname = \"a\"\nbackoff = { type = \"fixed\", delay_ms = 5, max_ms = 1 }\n";
-        assert!(refused(backoff).contains("less than delay_ms"));
+        assert!(refused(backoff).contains("backoff.max_ms: must be at least delay_ms"));
         assert!(refused("[audit]\ntrails = []\n").contains("audit.trails: name at least one"));
         assert!(refused("[audit]\ntrails = [\"Leads!\"]\n").contains("audit trail name"));
     }
@@ -537,11 +541,14 @@ mod tests {
     #[test]
     fn tables_need_a_schema_a_known_privilege_and_each_privilege_once() {
         let tables = |text: &str| format!("[sql]\ntables = {{ {text} }}\n");
-        assert!(refused(&tables("leads = [\"select\"]")).contains("needs its schema"));
+        assert!(refused(&tables("leads = [\"select\"]")).contains("must name its schema"));
         assert!(
             refused(&tables("\"patchbay.outbox\" = [\"select\"]")).contains("the schema patchbay")
         );
-        assert!(refused(&tables("\"crm.leads\" = [\"truncate\"]")).contains("none of select"));
+        assert!(
+            refused(&tables("\"crm.leads\" = [\"truncate\"]"))
+                .contains("must be select, insert, update or delete")
+        );
         assert!(
             refused(&tables("\"crm.leads\" = [\"select\", \"select(id)\"]"))
                 .contains("select is named twice")

@@ -33,7 +33,7 @@ pub struct RoutePath(String);
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PathError {
     #[error(
-        "must begin with /api/ and go on, as in /api/leads/{{leadId}}: every other path is the host's"
+        "must be longer than /api/ and begin with it, as in /api/leads/{{leadId}}: all other paths belong to the host"
     )]
     NotUnderApi,
     #[error("{0} bytes; the limit is {MAX_BYTES}")]
@@ -53,7 +53,7 @@ pub enum PathError {
     #[error("has {0:?}: a segment is written in A-Z a-z 0-9 - . _ ~, or is a {{parameter}}")]
     Character(char),
     #[error(
-        "has {0:?}: a parameter is a whole segment, {{name}}, whose name is 1 to {MAX_PARAMETER_BYTES} letters, digits and '_' and begins with a small letter"
+        "has {0:?}: a parameter is a whole segment, {{name}}, whose name is 1 to {MAX_PARAMETER_BYTES} letters, digits and '_' and begins with a lower-case letter"
     )]
     Parameter(String),
     #[error("names the parameter {{{0}}} twice: each needs a name of its own")]

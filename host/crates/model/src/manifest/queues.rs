@@ -176,7 +176,7 @@ impl Manifest {
                     ));
                 }
                 if backoff.max_ms.is_some_and(|max| max < backoff.delay_ms) {
-                    return Err(invalid(key("backoff.max_ms"), "is less than delay_ms"));
+                    return Err(invalid(key("backoff.max_ms"), "must be at least delay_ms"));
                 }
             }
             if queue
@@ -191,7 +191,10 @@ impl Manifest {
                 ("redact", &queue.redact, MAX_REDACTED),
             ] {
                 if paths.len() > most {
-                    return Err(invalid(key(field), format!("at most {most} paths")));
+                    return Err(invalid(
+                        key(field),
+                        format!("must have at most {most} paths"),
+                    ));
                 }
                 let mut seen = BTreeSet::new();
                 if let Some(twice) = paths.iter().find(|path| !seen.insert(*path)) {
@@ -205,7 +208,7 @@ impl Manifest {
                 {
                     return Err(invalid(
                         key(&format!("jobs[{j}].priority")),
-                        format!("must be 1 to {MAX_PRIORITY}"),
+                        format!("must be from 1 to {MAX_PRIORITY}"),
                     ));
                 }
                 if job.expires_after_ms == Some(0) {

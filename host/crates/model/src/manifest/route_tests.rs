@@ -123,15 +123,15 @@ fn each_wrong_field_of_a_route_is_named_with_what_to_write() {
     for (line, error) in [
         (
             "method = \"HEAD\"",
-            "routes[0].method: \"HEAD\" is none of GET, POST, PUT, PATCH, DELETE",
+            "routes[0].method: must be one of GET, POST, PUT, PATCH, DELETE, not \"HEAD\"",
         ),
         (
             "method = \"get\"",
-            "routes[0].method: \"get\" is none of GET",
+            "routes[0].method: must be one of GET, POST, PUT, PATCH, DELETE, not \"get\"",
         ),
         (
             "path = \"/metrics\"",
-            "routes[0].path: must begin with /api/",
+            "routes[0].path: must be longer than /api/ and begin with it",
         ),
         (
             "path = \"/api/a/../b\"",
@@ -156,11 +156,11 @@ fn each_wrong_field_of_a_route_is_named_with_what_to_write() {
         ),
         (
             "roles = [\"boss\"]",
-            "routes[0].roles[0]: \"boss\" is none of user, admin, finance, expert, sales, sales_head, external_hr, batch_lead, super_mentor, community_manager",
+            "routes[0].roles[0]: must be one of user, admin, finance, expert, sales, sales_head, external_hr, batch_lead, super_mentor, community_manager, not \"boss\"",
         ),
         (
             "operation = \"\"",
-            "routes[0].operation: 1 to 64 letters, digits and - _ . :",
+            "routes[0].operation: must be 1 to 64 letters, digits and - _ . :",
         ),
         ("operation = \"a b\"", "routes[0].operation: 1 to 64"),
         (
@@ -182,7 +182,7 @@ fn each_wrong_field_of_a_route_is_named_with_what_to_write() {
         ),
         (
             "when_unavailable = { status = 199, body = 1 }",
-            "routes[0].when_unavailable.status: 199 is not from 200 to 599",
+            "routes[0].when_unavailable.status: must be from 200 to 599, not 199",
         ),
         (
             "when_unavailable = { status = 503 }",
@@ -194,7 +194,7 @@ fn each_wrong_field_of_a_route_is_named_with_what_to_write() {
         ),
         (
             "rolls = [\"sales\"]",
-            "routes[0].rolls is no known field; known are method, path, roles, operation, input, when_unavailable",
+            "routes[0].rolls is not a known field; known: method, path, roles, operation, input, when_unavailable",
         ),
     ] {
         let message = refused(&route(line));
@@ -231,7 +231,7 @@ fn each_wrong_field_of_a_webhook_is_named_with_what_to_write() {
     for (line, error) in [
         (
             "name = \"\"",
-            "webhooks[0].name: 1 to 64 letters, digits and - _ .",
+            "webhooks[0].name: must be 1 to 64 letters, digits and - _ .",
         ),
         ("name = \"a/b\"", "webhooks[0].name: 1 to 64"),
         (
@@ -244,7 +244,7 @@ fn each_wrong_field_of_a_webhook_is_named_with_what_to_write() {
         ),
         (
             "path = \"/healthz\"",
-            "webhooks[0].path: must begin with /api/",
+            "webhooks[0].path: must be longer than /api/ and begin with it",
         ),
         (
             "methods = []",
@@ -260,15 +260,15 @@ fn each_wrong_field_of_a_webhook_is_named_with_what_to_write() {
         ),
         (
             "max_body_bytes = 0",
-            "webhooks[0].max_body_bytes: 0 is not from 1 to 4194304",
+            "webhooks[0].max_body_bytes: must be from 1 to 4194304, not 0",
         ),
         (
             "max_body_bytes = 4194305",
-            "webhooks[0].max_body_bytes: 4194305 is not from 1 to 4194304",
+            "webhooks[0].max_body_bytes: must be from 1 to 4194304, not 4194305",
         ),
         (
             "max_body_bytes = 9223372036854775807",
-            "webhooks[0].max_body_bytes: 9223372036854775807 is not from",
+            "webhooks[0].max_body_bytes: must be from 1 to 4194304, not 9223372036854775807",
         ),
         (
             "max_body_bytes = -1",
@@ -276,13 +276,13 @@ fn each_wrong_field_of_a_webhook_is_named_with_what_to_write() {
         ),
         (
             "success_status = 302",
-            "webhooks[0].success_status: 302 is not from 200 to 299",
+            "webhooks[0].success_status: must be from 200 to 299, not 302",
         ),
         (
             "queue = \"otherQueue\"",
             "webhooks[0].queue: otherQueue is not one of the plugin's own queues",
         ),
-        ("secret = \"X\"", "webhooks[0].secret is no known field"),
+        ("secret = \"X\"", "webhooks[0].secret is not a known field"),
     ] {
         let message = refused(&webhook(line));
         assert!(message.contains(error), "{line}: {message}");

@@ -116,7 +116,10 @@ impl RouteSpec {
             return Err(("roles", "a role is named twice".into()));
         }
         if !operation::is_name(&self.operation) {
-            let reason = format!("1 to {} letters, digits and - _ . :", operation::MAX_NAME);
+            let reason = format!(
+                "must be 1 to {} letters, digits and - _ . :",
+                operation::MAX_NAME
+            );
             return Err(("operation", reason));
         }
         if let Some(schema) = &self.input {
@@ -127,7 +130,7 @@ impl RouteSpec {
             if !(200..=599).contains(&answer.status) {
                 return Err((
                     "when_unavailable.status",
-                    format!("{} is not from 200 to 599", answer.status),
+                    format!("must be from 200 to 599, not {}", answer.status),
                 ));
             }
             let bytes = answer.body.to_string().len();

@@ -49,7 +49,7 @@ impl ScheduleSpec {
                 pattern: pattern.clone(),
                 zone: self.tz.clone(),
             },
-            _ => return Err("it needs either every_ms, or cron with an optional tz".into()),
+            _ => return Err("must have either every_ms, or cron with an optional tz".into()),
         };
         rhythm
             .preview(&self.id, 0, 1)

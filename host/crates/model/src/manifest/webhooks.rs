@@ -103,7 +103,10 @@ impl WebhookSpec {
                 .chars()
                 .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
         if !is_name {
-            return Err(("name", format!("1 to {MAX_NAME} letters, digits and - _ .")));
+            return Err((
+                "name",
+                format!("must be 1 to {MAX_NAME} letters, digits and - _ ."),
+            ));
         }
         if let Some(name) = self.path.parameters().next() {
             let reason = format!(
@@ -130,13 +133,16 @@ impl WebhookSpec {
         if !(1..=MAX_BODY_BYTES).contains(&self.max_body_bytes) {
             return Err((
                 "max_body_bytes",
-                format!("{} is not from 1 to {MAX_BODY_BYTES}", self.max_body_bytes),
+                format!(
+                    "must be from 1 to {MAX_BODY_BYTES}, not {}",
+                    self.max_body_bytes
+                ),
             ));
         }
         if !(200..=299).contains(&self.success_status) {
             return Err((
                 "success_status",
-                format!("{} is not from 200 to 299", self.success_status),
+                format!("must be from 200 to 299, not {}", self.success_status),
             ));
         }
         Ok(())

@@ -27,16 +27,18 @@ pub enum InvalidSchedule {
     Pattern { pattern: String, reason: String },
     #[error("there is no time zone {0:?}; name one like Asia/Kolkata or UTC+5:30")]
     Zone(String),
-    #[error("it needs either an interval, or a cron expression with an optional time zone")]
+    #[error(
+        "a schedule must have either an interval, or a cron expression with an optional time zone"
+    )]
     Ambiguous,
     /// For example 31 February.
-    #[error("it never comes")]
+    #[error("the cron expression never matches a date")]
     Never,
-    #[error("an interval has at least 1000 ms")]
+    #[error("an interval must be at least 1000 ms")]
     TooOften,
-    #[error("an interval has at most ten years (315360000000 ms)")]
+    #[error("an interval must be at most ten years (315360000000 ms)")]
     TooSeldom,
-    #[error("{0} is no point in time")]
+    #[error("{0} is not a valid time in Unix milliseconds")]
     Time(u64),
 }
 

@@ -114,7 +114,7 @@ impl Pattern {
         let given: Vec<&str> = text.split_whitespace().collect();
         if given.is_empty() || given.len() > 6 {
             return Err(format!(
-                "it has {} fields; expected are five, or six with seconds first",
+                "it has {} fields; it must have 5, or 6 with the seconds first",
                 given.len()
             ));
         }
@@ -130,7 +130,9 @@ impl Pattern {
                 let nth = nth.parse().ok().filter(|nth| (1..=5).contains(nth));
                 (
                     alone,
-                    nth.ok_or_else(|| format!("{weekday:?}: after # comes a number from 1 to 5"))?,
+                    nth.ok_or_else(|| {
+                        format!("{weekday:?} must have a number from 1 to 5 after #")
+                    })?,
                 )
             }
         };
@@ -222,12 +224,12 @@ impl Field {
         let mut value = text.to_owned();
         if ["months", "weekdays"].contains(&self.name) {
             value = numbers_for_names(&value)
-                .ok_or_else(|| wrong("hold a name that is no month or weekday"))?;
+                .ok_or_else(|| wrong("have a name that is not a month or weekday"))?;
         }
         let is_known =
             |c: char| c.is_ascii_digit() || "?,*H/-()".contains(c) || self.characters.contains(c);
         if value.is_empty() || !value.chars().all(is_known) {
-            return Err(wrong("hold a character that has no meaning there"));
+            return Err(wrong("have a character that is not allowed there"));
         }
         let all = format!("{}-{}", self.least, self.most);
         value = value.replace(['*', '?'], &all);
@@ -242,11 +244,11 @@ impl Field {
 
     fn add(&self, part: &str, values: &mut Set, last: &mut Set) -> Result<(), String> {
         if part.is_empty() {
-            return Err("hold an empty list element".into());
+            return Err("have an empty list element".into());
         }
         let (range, step) = match part.split_once('/') {
             None => (part.to_owned(), None),
-            Some((_, step)) if step.contains('/') => return Err("hold two steps".into()),
+            Some((_, step)) if step.contains('/') => return Err("have two steps".into()),
             Some((range, step)) if range.contains('-') => (range.to_owned(), Some(step)),
             // From this value to the end of the range.
             Some((start, step)) => (format!("{start}-{}", self.most), Some(step)),
@@ -268,7 +270,7 @@ impl Field {
                 let digits = digits.filter(|digits| digits.bytes().all(|b| b.is_ascii_digit()));
                 let digits = digits.filter(|digits| self.name != "weekdays" || !digits.is_empty());
                 let first = digits
-                    .ok_or("hold an L without its weekday, or in a wrong place")?
+                    .ok_or("have an L without a weekday, or in the wrong place")?
                     .chars()
                     .next();
                 last.add(first.and_then(|digit| digit.to_digit(10)).unwrap_or(0) % 7);
@@ -278,22 +280,22 @@ impl Field {
                 .parse()
                 .ok()
                 .filter(|number| (self.least..=self.most).contains(number));
-            put(number.ok_or_else(|| format!("are not from {} to {}", self.least, self.most))?);
+            put(number.ok_or_else(|| format!("must be from {} to {}", self.least, self.most))?);
             return Ok(());
         };
         let (Some(least), Some(most)) = (leading(least), leading(most)) else {
-            return Err("hold a range without an end".into());
+            return Err("have a range without an end".into());
         };
         if least < self.least || most > self.most || least > most {
             return Err(format!(
-                "hold a range that is not from {} to {}, upwards",
+                "have a range that does not ascend within {} to {}",
                 self.least, self.most
             ));
         }
         let step = step
             .map_or(Some(1), leading)
             .filter(|step| *step > 0)
-            .ok_or("hold a step that is no number")?;
+            .ok_or("have a step that is not a number above 0")?;
         (least..=most).step_by(step as usize).for_each(put);
         Ok(())
     }
@@ -313,9 +315,9 @@ impl Field {
                 let ends = range
                     .split_once('-')
                     .and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
-                let (from, to): (u32, u32) = ends.ok_or("hold a wrong range after H")?;
+                let (from, to): (u32, u32) = ends.ok_or("have a wrong range after H")?;
                 if from > to || from > self.most || to < self.least {
-                    return Err("hold a wrong range after H".into());
+                    return Err("have a wrong range after H".into());
                 }
                 (least, most, rest) = (from.max(least), to.min(most), after);
             }
@@ -326,7 +328,7 @@ impl Field {
                         .parse()
                         .ok()
                         .filter(|step: &u32| *step > 0)
-                        .ok_or("hold a wrong step after H")?,
+                        .ok_or("have a step after H that is not a number above 0")?,
                 );
                 rest = &after[digits..];
             }

@@ -77,10 +77,10 @@ impl Broker {
             .await?;
         let job = |(item, seen): (&Chosen, super::CurrentJob)| {
             if seen.number(0) != Some(item.key.created_ms) {
-                return Err("Redis has forgotten it");
+                return Err("The job is no longer in Redis");
             }
             let text = |place| seen.text(place).unwrap_or_default();
-            let opts = JobOpts::parse(text(3)).map_err(|_| "its options cannot be read")?;
+            let opts = JobOpts::parse(text(3)).map_err(|_| "The job's options cannot be read")?;
             let (attempts, backoff) = opts.retry();
             Ok(NewJob {
                 // BullMQ's producers write 0 if no number is set.
@@ -142,11 +142,11 @@ impl Broker {
         let seen = self.see(&[item], &["timestamp"]).await?;
         match seen.first().and_then(|seen| seen.number(0)) {
             Some(created) if created == kept.key.created_ms => {
-                return Ok(Some("Redis still has it: retry it instead"));
+                return Ok(Some("The job is still in Redis: retry it instead"));
             }
             Some(_) => {
                 return Ok(Some(
-                    "its id is another job's now: it can only be enqueued with a new key",
+                    "Another job has its id now: enqueue it with a new key",
                 ));
             }
             None => {}
@@ -157,7 +157,7 @@ impl Broker {
             // Later, BullMQ would give this id to a new job, which would overwrite this one.
             if counted.unwrap_or(0) < number {
                 return Ok(Some(
-                    "Redis counts ids anew since then: it can only be enqueued with a new key",
+                    "BullMQ's counter of ids is lower than its id, so that another job would get this id: enqueue it with a new key",
                 ));
             }
         }

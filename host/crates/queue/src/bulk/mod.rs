@@ -260,7 +260,11 @@ impl Broker {
         self.take_notes_back(bulk, &undone).await?;
         Ok(fates
             .into_iter()
-            .map(|fate| fate.unwrap_or_else(|| JobResult::Failed("nothing was answered".into())))
+            .map(|fate| {
+                fate.unwrap_or_else(|| {
+                    JobResult::Failed("Redis returned no answer for this job".into())
+                })
+            })
             .collect())
     }
 }

@@ -97,13 +97,13 @@ impl Broker {
                 marks.push((place, call));
             } else {
                 let refused = match (seen.number(0), seen.score) {
-                    (None, _) => Some("Redis has forgotten it"),
+                    (None, _) => Some("The job is no longer in Redis"),
                     (Some(created), _) if created != item.key.created_ms => {
-                        Some("its id is another job's now")
+                        Some("Another job has its id now")
                     }
-                    (Some(_), None) => Some("it has left its state since it was chosen"),
+                    (Some(_), None) => Some("The job has left its state since it was chosen"),
                     (Some(_), _) if seen.number(1) != item.finished_on => {
-                        Some("it has run since it was chosen")
+                        Some("The job has run since it was chosen")
                     }
                     _ if seen.text(2).is_some() => Some(IN_A_FLOW),
                     _ => None,
@@ -141,18 +141,18 @@ impl Broker {
         for ((place, _), code) in marks.iter().zip(marked) {
             fates[*place] = Some(code.map_or_else(JobResult::Failed, |code| match code {
                 1 => JobResult::done(),
-                -1 => JobResult::skipped("Redis has forgotten it"),
-                -2 => JobResult::skipped("its id is another job's now"),
+                -1 => JobResult::skipped("The job is no longer in Redis"),
+                -2 => JobResult::skipped("Another job has its id now"),
                 -3 => JobResult::skipped(OF_A_SCHEDULE),
                 -4 => JobResult::skipped(IN_A_FLOW),
-                -6 => JobResult::skipped("another operation has removed it"),
-                _ => JobResult::skipped("it runs, or has run, since it was chosen"),
+                -6 => JobResult::skipped("Another bulk operation has removed the job"),
+                _ => JobResult::skipped("The job is running, or has run since it was chosen"),
             }));
         }
         self.finish(bulk, fates, steps, |code| match code {
             Value::Int(1) => JobResult::done(),
             Value::Int(-8) => JobResult::skipped(OF_A_SCHEDULE),
-            _ => JobResult::skipped("it runs"),
+            _ => JobResult::skipped("The job is running"),
         })
         .await
     }
@@ -199,8 +199,8 @@ impl Broker {
         let fate = |code: Result<i64, String>| {
             code.map_or_else(JobResult::Failed, |code| match code {
                 1 => JobResult::done(),
-                -1 => JobResult::skipped("its copy is gone"),
-                _ => JobResult::skipped("its id is another job's now"),
+                -1 => JobResult::skipped("The copy of the removed job is no longer in Redis"),
+                _ => JobResult::skipped("Another job has its id now"),
             })
         };
         Ok(codes.into_iter().map(fate).collect())
@@ -226,8 +226,10 @@ impl Broker {
     }
 }
 
-const IN_A_FLOW: &str = "it belongs to a flow: remove it by itself, which tells its parent";
-const OF_A_SCHEDULE: &str = "it is a tick of a schedule: change or remove the schedule instead";
+const IN_A_FLOW: &str =
+    "The job belongs to a flow: remove it by itself, so that its parent is informed";
+const OF_A_SCHEDULE: &str =
+    "The job is a tick of a schedule: change or remove the schedule instead";
 
 /// A retry cancels an earlier removal: the job must run.
 pub(super) fn without_mark(job: &str) -> Cmd {

@@ -11,7 +11,7 @@ use crate::{Broker, QueueError};
 /// From a job's name and data to its new data, or to why it stays unchanged.
 pub type Edit<'a> = dyn Fn(&Chosen, &str, &str) -> Result<String, String> + Send + Sync + 'a;
 
-const RUN_SINCE: &str = "it has been retried, or has run, since it was chosen";
+const RUN_SINCE: &str = "The job was retried, or has run, since it was chosen";
 
 impl Broker {
     /// Makes all attempts available again. Id, creation time and with them the idempotency key
@@ -42,9 +42,9 @@ impl Broker {
             let opts = JobOpts::parse(seen.text(2).unwrap_or_default()).unwrap_or_default();
             let fate = match seen.number(0) {
                 _ if notes.contains_key(&item.n) => Some(JobResult::done()),
-                None => Some(JobResult::skipped("Redis has forgotten it")),
+                None => Some(JobResult::skipped("The job is no longer in Redis")),
                 Some(created) if created != item.key.created_ms => {
-                    Some(JobResult::skipped("its id is another job's now"))
+                    Some(JobResult::skipped("Another job has its id now"))
                 }
                 Some(_) if seen.score.is_none() || seen.number(1) != item.finished_on => {
                     Some(JobResult::skipped(RUN_SINCE))
@@ -68,7 +68,7 @@ impl Broker {
             let call = reprocessing(&keys, &item.key.id, item.state, &opts);
             fates[place] = match call {
                 None => Some(JobResult::skipped(
-                    "only completed and failed jobs can be retried",
+                    "Only completed and failed jobs can be retried",
                 )),
                 Some(_) => fate,
             };
@@ -95,7 +95,7 @@ impl Broker {
         }
         self.finish(bulk, fates, steps, |code| match code {
             Value::Int(1) => JobResult::done(),
-            Value::Int(-1) => JobResult::skipped("Redis has forgotten it"),
+            Value::Int(-1) => JobResult::skipped("The job is no longer in Redis"),
             _ => JobResult::skipped(RUN_SINCE),
         })
         .await

@@ -30,7 +30,7 @@ impl Odd {
         let raw = raw?;
         let value = value(raw);
         if value.is_none() {
-            self.note(name, raw, "left out");
+            self.note(name, raw, "ignored");
         }
         value
     }
@@ -39,7 +39,7 @@ impl Odd {
         let raw = raw?;
         let number = value(raw).as_ref().and_then(js::number);
         if number.is_none() {
-            self.note(name, raw, "left out, since it is not a number");
+            self.note(name, raw, "ignored, because it is not a number");
         }
         number
     }
@@ -50,7 +50,7 @@ impl Odd {
         if most < 0.0
             && let Some(raw) = raw
         {
-            self.note(name, raw, "left out, since it is below 0");
+            self.note(name, raw, "ignored, because it is below 0");
             return None;
         }
         Some(most.ceil() as usize)
@@ -106,7 +106,7 @@ impl Odd {
                 {
                     Some(ms) => of(BackoffKind::Fixed, ms),
                     None => {
-                        self.note("backoff", raw, "left out, since it is no backoff");
+                        self.note("backoff", raw, "ignored, because it is not a backoff");
                         (None, false)
                     }
                 };
@@ -125,7 +125,7 @@ impl Odd {
                 self.note(
                     "backoff",
                     raw,
-                    "its type needs its producer's own code; taken as fixed",
+                    "its type needs the producer's own code; used as fixed",
                 );
                 of(BackoffKind::Fixed, ms)
             }
@@ -133,7 +133,7 @@ impl Odd {
                 self.note(
                     "backoff",
                     raw,
-                    "left out, since its type or its delay means nothing here",
+                    "ignored, because its type or its delay is not known",
                 );
                 return (None, false);
             }
@@ -164,7 +164,7 @@ impl Odd {
             self.note(
                 name,
                 raw,
-                &format!("its {member} is left out, since it is not a number"),
+                &format!("its {member} is ignored, because it is not a number"),
             );
         }
         KeepJobs::of_job(&value)

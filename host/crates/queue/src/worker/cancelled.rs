@@ -36,7 +36,7 @@ impl Inner {
         match dropped.await {
             Ok(_) => debug!(%queue, job = %id, bulk, "dropped: a bulk operation has removed it"),
             Err(error) => {
-                warn!(%error, %queue, job = %id, bulk, "a removed job is not dropped yet")
+                warn!(%error, %queue, job = %id, bulk, "A job that a bulk operation removed could not be deleted yet")
             }
         }
         Next::Nothing(NextCheck::Now)

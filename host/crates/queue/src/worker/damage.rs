@@ -40,7 +40,7 @@ pub(super) fn find(prefix: &str, fields: &HashMap<String, String>) -> Option<Dam
         };
         if !count.parse::<u32>().is_ok_and(|count| count <= MAX_COUNT) {
             damage.note(
-                format!("its field {name} is no count"),
+                format!("its field {name} is not a count"),
                 name,
                 Some(least.into()),
             );
@@ -52,13 +52,13 @@ pub(super) fn find(prefix: &str, fields: &HashMap<String, String>) -> Option<Dam
         let rebuilt = rebuilt_parent(prefix, fields);
         if rebuilt.is_none() {
             damage.note(
-                "its field parentKey is no key of a job".into(),
+                "its field parentKey is not the key of a job".into(),
                 "parentKey",
                 None,
             );
         }
         damage.note(
-            "its field parent is no job's place".into(),
+            "its field parent does not name a job".into(),
             "parent",
             rebuilt,
         );
@@ -112,7 +112,7 @@ impl Inner {
     /// scripts need it.
     pub(super) async fn repair(&self, taken: &mut Taken) -> Option<String> {
         let damage = find(&self.queues.config.prefix, &taken.fields)?;
-        error!(job = taken.id, queue = %self.config.queue, damage = damage.what, "a job's hash in Redis is damaged: the job fails");
+        error!(job = taken.id, queue = %self.config.queue, damage = damage.what, "A job's hash in Redis is damaged; the job fails");
         let key = self.names.keys.job_key(&taken.id);
         let mut pipe = redis::pipe();
         for (field, value) in damage.repairs {
@@ -132,7 +132,7 @@ impl Inner {
             .await
         {
             // The script will then stop at the job, and the job is ended by hand.
-            error!(%error, job = taken.id, queue = %self.config.queue, "a damaged job is not repaired");
+            error!(%error, job = taken.id, queue = %self.config.queue, "A damaged job could not be repaired");
         }
         Some(damage.what)
     }
@@ -145,7 +145,7 @@ impl Inner {
         disposition: &Disposition,
         damage: redis::RedisError,
     ) -> Next {
-        error!(error = %damage, job = job.taken.id, queue = %self.config.queue, "damaged data in Redis: BullMQ's script stopped half-way at a settlement");
+        error!(error = %damage, job = job.taken.id, queue = %self.config.queue, "BullMQ's script stopped while it settled a job, because data in Redis is damaged");
         let ended = match disposition {
             Disposition::Complete { .. } => "had completed".to_owned(),
             Disposition::Fail { reason, .. } => format!("had failed ({reason})"),
@@ -169,7 +169,7 @@ impl Inner {
             Ok(Some(next)) => Next::Job(Box::new(next)),
             Ok(None) => Next::Nothing(NextCheck::Now),
             Err(error) => {
-                error!(%error, job = job.taken.id, queue = %self.config.queue, "a damaged job may be in no list: look for it by its id");
+                error!(%error, job = job.taken.id, queue = %self.config.queue, "A damaged job may be in no list; find it by its id");
                 Next::Nothing(NextCheck::Now)
             }
         }
@@ -254,7 +254,7 @@ impl Inner {
                         fields: hash(flat)?,
                     }));
                 }
-                (Err(_), _) => "its id is no text".to_owned(),
+                (Err(_), _) => "its id is not valid UTF-8".to_owned(),
                 (_, Err(what)) => what,
             };
             self.move_to_failed(id, &format!("damaged-data: {reason}"))
@@ -288,7 +288,7 @@ impl Inner {
         pipe.arg("jobId").arg(id).arg("failedReason").arg(reason);
         pipe.query_async::<Value>(&mut self.queues.connection.get())
             .await?;
-        error!(job = text(id), queue = %self.config.queue, reason, "a damaged job was put among the failed by hand; a parent in a flow was not told");
+        error!(job = text(id), queue = %self.config.queue, reason, "A damaged job was moved to the failed jobs without BullMQ's script; if it has a parent in a flow, the parent was not informed");
         Ok(())
     }
 }

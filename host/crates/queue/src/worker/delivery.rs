@@ -197,7 +197,7 @@ fn refusal(
         let late = Duration::from_millis(now_ms.saturating_sub(tick));
         if late > MISSED_AFTER {
             let text = format!(
-                "left out: it was due {} s ago, and its schedule leaves out missed ticks",
+                "the tick was due {} s ago, and its schedule skips missed ticks",
                 late.as_secs()
             );
             return Some(Refusal::Missed(text));
@@ -209,7 +209,7 @@ fn refusal(
         .filter(|&late_ms| late_ms > 0)
     {
         return Some(Refusal::Expired(format!(
-            "taken {late_ms} ms after the time after which it must not run"
+            "a worker took the job {late_ms} ms after it expired"
         )));
     }
     if data.len() > MAX_DATA_BYTES {

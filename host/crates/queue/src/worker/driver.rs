@@ -67,7 +67,7 @@ pub(super) async fn drive(inner: Arc<Inner>) {
                 Ok(Next::Nothing(later)) => look = later,
                 Err(error) => {
                     if !std::mem::replace(&mut away, true) {
-                        warn!(%error, queue = %inner.config.queue, "no jobs can be taken; trying again");
+                        warn!(%error, queue = %inner.config.queue, "The worker cannot take jobs; trying again");
                     }
                     marker.reset();
                     tokio::time::sleep(RETRY_EVERY).await;
@@ -75,7 +75,7 @@ pub(super) async fn drive(inner: Arc<Inner>) {
                 }
             }
             if std::mem::take(&mut away) {
-                info!(queue = %inner.config.queue, "jobs can be taken again");
+                info!(queue = %inner.config.queue, "The worker can take jobs again");
             }
             continue;
         }
@@ -179,7 +179,7 @@ impl Inner {
         let passed: redis::RedisResult<()> =
             command.query_async(&mut self.queues.connection.get()).await;
         if let Err(error) = passed {
-            warn!(%error, queue = %self.config.queue, "other workers may notice a job late");
+            warn!(%error, queue = %self.config.queue, "Another worker may take a job late");
         }
     }
 }

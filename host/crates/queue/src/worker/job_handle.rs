@@ -100,7 +100,7 @@ impl JobHandle {
         }
         let written: redis::RedisResult<()> = pipe.query_async(&mut self.connection.get()).await;
         if let Err(error) = written {
-            warn!(%error, job = %self.key.id, "job output lost");
+            warn!(%error, job = %self.key.id, "Progress or log lines of a job could not be written and are lost");
         }
     }
 }

@@ -106,13 +106,15 @@ pub(super) async fn renew(inner: Arc<Inner>) {
                 for (id, lock) in held.iter().filter(|(id, _)| refused.contains(id)) {
                     // A job that settled meanwhile has no lock either, and nobody to notify.
                     if inner.locks.with(|locks| locks.contains_key(id)) {
-                        warn!(job = id, queue = %inner.config.queue, "lock lost: the call is cancelled");
+                        warn!(job = id, queue = %inner.config.queue, "A job lost its lock; its call is cancelled");
                         lock.end.now.cancel();
                     }
                 }
             }
             // While Redis is away, no other worker can take the jobs either.
-            Err(error) => warn!(%error, queue = %inner.config.queue, "locks not renewed"),
+            Err(error) => {
+                warn!(%error, queue = %inner.config.queue, "Locks of running jobs could not be renewed")
+            }
         }
     }
 }
@@ -168,7 +170,7 @@ pub(super) async fn obey_kills(inner: Arc<Inner>) {
                     .locks
                     .with(|locks| locks.get(order.id.as_str()).map(|lock| lock.end.clone()));
                 if let Some(end) = end {
-                    warn!(job = %order.id, queue = %order.queue, by = order.by, "killed by an operator");
+                    warn!(job = %order.id, queue = %order.queue, by = order.by, "An operator killed a job");
                     end.kill(&order.by);
                 }
             }
@@ -208,10 +210,10 @@ pub(super) async fn rescue_stalled(inner: Arc<Inner>) {
             Ok(ids) if ids.is_empty() => {}
             Ok(ids) => {
                 inner.queues.stalls.note(&inner.config.queue, ids.len());
-                warn!(queue = %inner.config.queue, jobs = ?ids, "stalled: their worker died or lost Redis; back in the queue")
+                warn!(queue = %inner.config.queue, jobs = ?ids, "Jobs stalled, because their worker died or lost Redis; they run again")
             }
             Err(error) => {
-                warn!(%error, queue = %inner.config.queue, "stalled jobs were not looked for")
+                warn!(%error, queue = %inner.config.queue, "Stalled jobs could not be looked for")
             }
         }
         tokio::time::sleep(inner.config.stalled_interval).await;

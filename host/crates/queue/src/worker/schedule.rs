@@ -17,7 +17,7 @@ impl Inner {
         };
         if let Err(error) = self.try_next_tick(scheduler, taken).await {
             // The reconciler repairs this.
-            warn!(%error, schedule = scheduler, queue = %self.config.queue, "the next tick is not scheduled yet");
+            warn!(%error, schedule = scheduler, queue = %self.config.queue, "The next tick of a schedule could not be added yet");
         }
     }
 
@@ -55,13 +55,13 @@ impl Inner {
                 .await
                 .map(drop),
             Ok(None) => {
-                info!(%queue, schedule = scheduler, "a schedule has come to its end");
+                info!(%queue, schedule = scheduler, "A schedule has ended");
                 Ok(())
             }
             Err(reason) => {
                 error!(
                     %queue, schedule = scheduler, reason,
-                    "A schedule stops: its next tick cannot be computed. This job runs. It ticks again within 30 s of being mended"
+                    "A schedule stops: its next tick cannot be computed. This job still runs. The schedule ticks again within 30 s of its repair"
                 );
                 Ok(())
             }

@@ -83,7 +83,7 @@ impl Inner {
         let opts = JobOpts::parse(taken.fields.get("opts").map_or("{}", String::as_str));
         if let Ok(opts) = &opts {
             if !opts.odd.is_empty() {
-                warn!(job = taken.id, queue = %self.config.queue, odd = opts.odd.join("; "), "some of the job's options cannot be taken as they are");
+                warn!(job = taken.id, queue = %self.config.queue, odd = opts.odd.join("; "), "Some of the job's options are not valid and are replaced or ignored");
             }
             self.mark_addition(&mut taken, opts).await;
         }
@@ -134,7 +134,7 @@ impl Inner {
             .catch_unwind()
             .await;
         handled.unwrap_or_else(|_| {
-            error!(%job, name, "the host panicked while running a job");
+            error!(%job, name, "The host panicked while it ran a job");
             let reason = "host-fault: the host panicked".to_owned();
             let delay = least_deferral(before, 0.0).max(AFTER_OUR_PANIC);
             let deferrals = before.saturating_add(1);
@@ -166,7 +166,7 @@ impl Inner {
                 }
                 Ok(Err(Unmoved { code, .. })) => {
                     self.queues.unsettled.lost.fetch_add(1, Ordering::Relaxed);
-                    warn!(job = job.taken.id, queue = %self.config.queue, code, "not settled: its lock was lost or it was removed");
+                    warn!(job = job.taken.id, queue = %self.config.queue, code, "A job was not settled, because its lock was lost or it was removed");
                     return Next::Nothing(NextCheck::Now);
                 }
                 // A retry would find the job in no list, or stop at the same place.
@@ -181,7 +181,7 @@ impl Inner {
                         .unsettled
                         .tried_again
                         .fetch_add(1, Ordering::Relaxed);
-                    warn!(%error, job = job.taken.id, queue = %self.config.queue, "not settled yet; trying again");
+                    warn!(%error, job = job.taken.id, queue = %self.config.queue, "A job is not settled yet; trying again");
                     tokio::time::sleep(RETRY_EVERY).await;
                 }
                 Err(error) => {
@@ -189,7 +189,7 @@ impl Inner {
                         .unsettled
                         .given_up
                         .fetch_add(1, Ordering::Relaxed);
-                    warn!(%error, job = job.taken.id, queue = %self.config.queue, "not settled: it runs again when its lock has expired");
+                    warn!(%error, job = job.taken.id, queue = %self.config.queue, "A job was not settled; it runs again when its lock has expired");
                     return Next::Nothing(NextCheck::Now);
                 }
             }
@@ -222,7 +222,7 @@ impl Inner {
         {
             Ok(()) => drop(taken.fields.insert(ADDITION.into(), mark)),
             Err(error) => {
-                warn!(%error, job = taken.id, queue = %self.config.queue, "the job's idempotency key may be another job's");
+                warn!(%error, job = taken.id, queue = %self.config.queue, "The job's idempotency key may be the key of another job, too");
             }
         }
     }
@@ -236,7 +236,7 @@ impl Inner {
             .query_async::<()>(&mut self.queues.connection.get())
             .await
         {
-            warn!(%error, queue = %self.config.queue, "an attempt may be remembered as completed that was not");
+            warn!(%error, queue = %self.config.queue, "The history may show an attempt as completed that was not");
         }
     }
 
@@ -541,7 +541,7 @@ fn not_completed(settlement: Settlement, code: i64) -> Settlement {
     let (word, message) = match code {
         FAILED_CHILDREN => (
             "failed-children",
-            "the job returned, but a child has failed that fails its parent",
+            "the job returned, but a child failed whose failure fails its parent",
         ),
         _ => (
             "pending-children",

@@ -122,7 +122,7 @@ impl Store {
             .map(|outcome| format!("{outcome} attempts of "))
             .unwrap_or_default();
         Err(StoreError::NotFound(format!(
-            "nobody has said anything about {what}{queue}; see: patchbay history retention list"
+            "No retention is set for {what}{queue}. See: patchbay history retention list"
         )))
     }
 }

@@ -9,7 +9,7 @@ pub(super) fn guest(error: &sqlx::Error) -> SqlError {
         if let sqlx::Error::Decode(reason) | sqlx::Error::Encode(reason) = error {
             return SqlError::new("invalid", reason.to_string());
         }
-        tracing::warn!(%error, "a plugin's database connection failed");
+        tracing::warn!(%error, "A plugin's database connection failed");
         return SqlError::unavailable("the database connection broke");
     };
     let code = database
@@ -18,7 +18,7 @@ pub(super) fn guest(error: &sqlx::Error) -> SqlError {
         .unwrap_or_default();
     // 57014: statement_timeout; 57P01: ended by the host; 25P03: too long between statements.
     if matches!(code.as_str(), "57014" | "57P01" | "25P03") {
-        return SqlError::timeout("the statement took longer than the call may");
+        return SqlError::timeout("the statement did not end before the deadline of the call");
     }
     let retryable = ["08", "40", "53", "57"]
         .iter()
@@ -34,6 +34,6 @@ pub(super) fn guest(error: &sqlx::Error) -> SqlError {
 
 /// For a failed connection. The reason is only for operators.
 pub(super) fn connecting(plugin: &PluginName, error: &sqlx::Error) -> SqlError {
-    tracing::warn!(%plugin, %error, "cannot connect with the plugin's database login");
+    tracing::warn!(%plugin, %error, "Cannot connect with the plugin's database login");
     SqlError::unavailable("the plugin's database login cannot connect")
 }

@@ -99,7 +99,7 @@ impl Pools {
         options: &PgConnectOptions,
         role: &str,
     ) -> Result<Lease, SqlError> {
-        let closed = |_| SqlError::unavailable("the host stops");
+        let closed = |_| SqlError::unavailable("the host is stopping");
         let places = self.places(plugin);
         let waiting = places.wait();
         let own = places.take().await.map_err(closed)?;
@@ -176,7 +176,7 @@ impl Pools {
                 Ok(true) => return,
                 Ok(false) => {}
                 Err(error) => {
-                    tracing::warn!(role = session.role, pid = session.pid, %error, "cannot end a plugin's backend");
+                    tracing::warn!(role = session.role, pid = session.pid, %error, "The session of a plugin in Postgres could not be ended");
                     tokio::time::sleep(Duration::from_millis(200)).await;
                 }
             }
@@ -264,7 +264,7 @@ impl Drop for Lease {
         self.pools.runtime.spawn(async move {
             let pid = session.pid;
             pools.end(session).await;
-            tracing::info!(%plugin, pid, "a call did not give its database connection back: its backend was ended");
+            tracing::info!(%plugin, pid, "A call did not return its database connection; its session in Postgres was ended");
             if let Some(place) = own {
                 place.count_ended();
             }

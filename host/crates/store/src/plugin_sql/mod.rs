@@ -166,16 +166,18 @@ impl PluginSql {
     async fn lease(&self, plugin: &PluginName) -> Result<Lease, SqlError> {
         match self.access(plugin) {
             Some(Access::Ready(wanted)) if !wanted.is_empty() => {}
-            Some(Access::Ready(_)) => return Err(SqlError::denied("no table is granted")),
+            Some(Access::Ready(_)) => {
+                return Err(SqlError::denied("an operator has not granted any table"));
+            }
             // The host started while Postgres was away.
             None => {
                 return Err(SqlError::unavailable(
-                    "the plugin's database login has not been looked at yet",
+                    "the host has not checked the plugin's database login yet",
                 ));
             }
             Some(Access::Blocked(_)) => {
                 return Err(SqlError::unavailable(
-                    "the plugin's database login is not in order; the host's log says why",
+                    "the plugin's database login cannot be used; see the host's log",
                 ));
             }
         }
@@ -199,7 +201,7 @@ fn left(deadline: Instant) -> Duration {
 }
 
 fn late<E>(_: E) -> SqlError {
-    SqlError::timeout("the statement took longer than the call may")
+    SqlError::timeout("the statement did not end before the deadline of the call")
 }
 
 async fn run_all(

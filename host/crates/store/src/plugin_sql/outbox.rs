@@ -116,7 +116,7 @@ impl PluginSql {
                         row = id,
                         claimed_plugin = plugin,
                         reason,
-                        "a row of the outbox was dropped: it adds no job"
+                        "A row of the outbox was dropped; its jobs are not added"
                     );
                     batch.forged.push(id);
                 }
@@ -144,7 +144,7 @@ fn entry(
         return Ok(Err("replayed: its jobs were added before"));
     }
     if row.try_get("outlived")? {
-        return Ok(Err("too old to be told from a replayed one"));
+        return Ok(Err("too old to be distinguished from a replayed one"));
     }
     let (Ok(plugin), Ok(mut jobs)) = (
         plugin.parse(),

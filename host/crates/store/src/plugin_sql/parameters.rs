@@ -137,7 +137,7 @@ fn encode(value: SqlValue, info: &PgTypeInfo) -> Result<Encoded, String> {
         SqlValue::Bytes(bytes) if oid == oid::BYTEA => Encoded::Binary(bytes),
         SqlValue::Bytes(_) => {
             return Err(format!(
-                "bytes are for bytea, not for {}",
+                "bytes can be given for bytea only, not for {}",
                 info.name().to_ascii_lowercase()
             ));
         }
@@ -175,7 +175,7 @@ fn array_literal(json: &str) -> Result<String, String> {
         out.push('}');
     }
     let list: Vec<serde_json::Value> = serde_json::from_str(json)
-        .map_err(|error| format!("an array is given as a JSON array: {error}"))?;
+        .map_err(|error| format!("an array must be given as a JSON array: {error}"))?;
     let mut out = String::with_capacity(json.len());
     array(&list, &mut out);
     Ok(out)
@@ -208,7 +208,10 @@ async fn read_by_postgres(
     .await
     .map_err(failed)?;
     if names.len() != places.len() {
-        return Err(SqlError::new("invalid", "a parameter's type is gone"));
+        return Err(SqlError::new(
+            "invalid",
+            "the type of a parameter no longer exists",
+        ));
     }
     let casts: Vec<String> = names
         .iter()

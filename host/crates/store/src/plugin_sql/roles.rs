@@ -20,7 +20,7 @@ pub enum RoleError {
     #[error("{0}")]
     Refused(String),
     /// The host's login may not grant them: an administrator must run these statements.
-    #[error("the database administrator must run this first ({reason}):\n{}", statements.join(";\n") + ";")]
+    #[error("An administrator of the database must run this first ({reason}):\n{}", statements.join(";\n") + ";")]
     NeedsAdministrator {
         reason: String,
         /// To be run in this order.
@@ -105,7 +105,7 @@ pub(super) async fn check_tables(pool: &PgPool, wanted: &Wanted) -> Result<(), R
     for (table, access) in wanted {
         let oid = oid_of(&mut *pool.acquire().await?, table).await?;
         let Some(oid) = oid else {
-            return Err(RoleError::Refused(format!("there is no table {table}")));
+            return Err(RoleError::Refused(format!("There is no table {table}")));
         };
         let columns: Vec<String> = sqlx::query_scalar(
             "select attname::text from pg_attribute where attrelid = $1::int8::oid and attnum > 0 and not attisdropped",
@@ -133,7 +133,7 @@ pub(super) async fn check_tables(pool: &PgPool, wanted: &Wanted) -> Result<(), R
         .await?;
         if open {
             return Err(RoleError::Refused(format!(
-                "everybody may create in the schema {schema}, and so could the plugin; first: revoke create on schema {} from public",
+                "Every login may create objects in the schema {schema}, and so could the plugin. Run this first: revoke create on schema {} from public",
                 quoted(schema)
             )));
         }
@@ -148,8 +148,8 @@ pub(super) async fn check_tables(pool: &PgPool, wanted: &Wanted) -> Result<(), R
         .await?;
         if let Some(function) = definer {
             return Err(RoleError::Refused(format!(
-                "everybody may call {function}, which runs with its owner's rights (SECURITY DEFINER), and so could the plugin; \
-                 first: revoke execute on function {function} from public"
+                "Every login may call {function}, which runs with its owner's rights (SECURITY DEFINER), and so could the plugin. \
+                 Run this first: revoke execute on function {function} from public"
             )));
         }
     }
@@ -207,7 +207,8 @@ pub(super) async fn reconcile(
     }
     // Postgres only warns where the host's login may not grant a right, so this checks again.
     if let Some(left) = plan(&mut tx, installation, &role, wanted).await? {
-        let reason = "our login lacks the grant option, or somebody else granted".to_owned();
+        let reason = "the host's login lacks the grant option, or another login granted the rights"
+            .to_owned();
         return Err(RoleError::NeedsAdministrator {
             reason,
             statements: if left.len() < statements.len() {
@@ -218,7 +219,7 @@ pub(super) async fn reconcile(
         });
     }
     tx.commit().await?;
-    tracing::info!(%plugin, role, changes = statements.len(), "the plugin's database login has changed");
+    tracing::info!(%plugin, role, changes = statements.len(), "The rights of the plugin's database login have changed");
     Ok(())
 }
 

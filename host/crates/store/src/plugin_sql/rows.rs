@@ -32,7 +32,7 @@ pub(super) fn value(raw: &PgValueRef<'_>) -> Result<(SqlValue, usize), String> {
 fn fixed<const N: usize>(bytes: &[u8]) -> Result<[u8; N], String> {
     bytes
         .try_into()
-        .map_err(|_| format!("{N} bytes expected, {} came", bytes.len()))
+        .map_err(|_| format!("expected {N} bytes, got {}", bytes.len()))
 }
 
 fn text(bytes: &[u8]) -> Result<String, String> {

@@ -72,11 +72,11 @@ pub(super) fn check(text: &str) -> Result<(), SqlError> {
     if text.len() > MAX_TEXT_BYTES {
         return Err(SqlError::new(
             "too-large",
-            format!("a statement has at most {MAX_TEXT_BYTES} bytes; use parameters"),
+            format!("a statement can have at most {MAX_TEXT_BYTES} bytes; use parameters"),
         ));
     }
     if text.contains('\0') {
-        return Err(SqlError::new("invalid", "a statement contains no NUL"));
+        return Err(SqlError::new("invalid", "a statement must not contain NUL"));
     }
     let rest = after_comments(text).unwrap_or_default();
     let end = rest
@@ -87,7 +87,7 @@ pub(super) fn check(text: &str) -> Result<(), SqlError> {
         return Ok(());
     }
     Err(SqlError::denied(format!(
-        "a statement begins with one of {}",
+        "a statement must begin with one of {}",
         KEYWORDS.join(", ").to_ascii_uppercase()
     )))
 }

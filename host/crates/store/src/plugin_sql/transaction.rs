@@ -64,7 +64,7 @@ pub(super) async fn open(
 
 fn ended() -> SqlError {
     SqlError::denied(
-        "the transaction has ended: it was committed, a statement failed to be answered, or its 5 s are over",
+        "the transaction has ended: it was committed, a statement got no answer, or its limit of 5 s has passed",
     )
 }
 

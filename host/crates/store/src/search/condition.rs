@@ -42,7 +42,7 @@ impl Store {
         if filter.data.len() != selection.terms.len() {
             // Without a value's term, the condition would select more than was asked for.
             return Err(StoreError::Conflict(
-                "a filter by job data needs a term for each of its values".into(),
+                "A filter by job data needs a term for each of its values".into(),
             ));
         }
         let queues = match (&filter.queue, &filter.job) {
@@ -82,7 +82,7 @@ impl Store {
             .await?
             .ok_or_else(|| {
                 StoreError::NotFound(format!(
-                    "there is no dead letter {id}; see: patchbay dead-letter list"
+                    "There is no group of dead letters {id}. See: patchbay dead-letter list"
                 ))
             })?;
         Ok(Group {

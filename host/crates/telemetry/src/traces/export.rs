@@ -74,9 +74,7 @@ pub(super) fn new(config: &TraceConfig, resource: &Resource) -> anyhow::Result<(
     for (name, value) in &config.headers {
         // The message leaves out the value: it is a credential.
         let invalid = || {
-            format!(
-                "telemetry.otlp_headers: {name:?} cannot be a header, or its value not one's value"
-            )
+            format!("telemetry.otlp_headers: {name:?} or its value is not valid in an HTTP header")
         };
         let mut value = HeaderValue::from_str(value).with_context(invalid)?;
         value.set_sensitive(true);
@@ -187,7 +185,7 @@ impl Exporter {
             }
         };
         if tokio::time::timeout(LAST_LIMIT, left).await.is_err() {
-            warn!("the collector did not take the last spans in time");
+            warn!("The trace collector did not accept the last spans in time");
         }
     }
 }
@@ -229,10 +227,10 @@ impl Sender {
             (Some(reason), false) => warn!(
                 reason,
                 spans = count,
-                "the collector takes no spans: they are dropped"
+                "The trace collector does not accept spans; they are dropped"
             ),
             (Some(reason), true) => debug!(reason, spans = count, "spans dropped"),
-            (None, true) => info!("the collector takes spans again"),
+            (None, true) => info!("The trace collector accepts spans again"),
             (None, false) => {}
         }
         self.is_away = failed;

@@ -167,7 +167,7 @@ fn log_crash(report: &CallReport) {
         let stack = frames.join("\n");
         warn!(
             outcome = report.outcome.kind().as_str(),
-            stack, "the operation crashed"
+            stack, "The operation crashed"
         );
     }
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use patchbay_model::job::JobKey;
 use patchbay_model::outcome::OutcomeKind;
+use patchbay_model::words::counted;
 
 /// A revision crashes too often if, of its last `calls` calls within `within`, none succeeded and
 /// at least `crashes` crashed, over at least `jobs` different jobs.
@@ -96,11 +97,11 @@ impl Calls {
             text
         });
         let reason = format!(
-            "{} of the last {} calls within {} s crashed ({kinds}), over {} jobs, and none succeeded",
+            "{} of the last {} calls within {} s crashed ({kinds}) in {}, and none succeeded",
             crashed.len(),
             self.0.len(),
             rule.within.as_secs(),
-            jobs.len()
+            counted(jobs.len(), "job")
         );
         Some(Verdict { mostly, reason })
     }
@@ -150,7 +151,7 @@ mod tests {
         let reason = world.note(OutcomeKind::Deadline, "2").expect("the fourth");
         assert_eq!(
             reason,
-            "4 of the last 4 calls within 60 s crashed (1 deadline, 3 trapped), over 2 jobs, and none succeeded"
+            "4 of the last 4 calls within 60 s crashed (1 deadline, 3 trapped) in 2 jobs, and none succeeded"
         );
     }
 

@@ -23,7 +23,7 @@ pub(super) type Secrets<'a> = &'a (dyn Fn(&str) -> Option<SecretValue> + Sync);
 pub(super) fn secret(secrets: Secrets<'_>, name: &str) -> Result<SecretValue, HttpError> {
     secrets(name).ok_or_else(|| {
         HttpError::Denied(format!(
-            "the secret {name} has no value; ask the operator to set it"
+            "the secret {name} has no value; an operator must set it"
         ))
     })
 }
@@ -55,8 +55,9 @@ pub(super) fn put_in(
         }
         EgressAuth::Header { name, value } => {
             let value = secret(secrets, value)?;
-            let name = HeaderName::from_str(name)
-                .map_err(|_| HttpError::Denied("the rule's header name is unusable".into()))?;
+            let name = HeaderName::from_str(name).map_err(|_| {
+                HttpError::Denied("the header name of the egress rule is not valid".into())
+            })?;
             request
                 .headers
                 .insert(name, sensitive(value.expose().to_owned())?);
@@ -66,7 +67,7 @@ pub(super) fn put_in(
             let value = secret(secrets, value)?;
             if names_field(request.url.query().unwrap_or_default().as_bytes(), name) {
                 return Err(HttpError::Invalid(format!(
-                    "query parameter {name:?}: the host fills it in"
+                    "query parameter {name:?}: the host fills it in; leave it out"
                 )));
             }
             request
@@ -104,7 +105,10 @@ pub(super) fn sensitive(text: String) -> Result<HeaderValue, HttpError> {
 }
 
 fn unusable() -> HttpError {
-    HttpError::Denied("a secret of this rule cannot be sent in the way that the rule names".into())
+    HttpError::Denied(
+        "a secret of the egress rule has a character that cannot be sent where the rule puts it"
+            .into(),
+    )
 }
 
 fn add_field(request: &mut Outgoing, name: &str, value: &SecretValue) -> Result<(), HttpError> {

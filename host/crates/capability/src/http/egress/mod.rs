@@ -190,7 +190,7 @@ impl Egress {
                 debug!(%method, host, status = response.status, elapsed_ms, "outside call")
             }
             Err(error) => {
-                warn!(plugin = %manifest.name, rule = rule.url, %method, host, %error, elapsed_ms, "outside call failed");
+                warn!(plugin = %manifest.name, rule = rule.url, %method, host, %error, elapsed_ms, "An outside call failed");
             }
         }
         answer
@@ -299,7 +299,9 @@ fn roots(path: &Path) -> Result<Vec<Certificate>, EgressError> {
         let number = i + 1;
         let der = der.map_err(|error| malformed(format!("is not PEM: {error}")))?;
         store.add(der.clone()).map_err(|error| {
-            malformed(format!("has a bad certificate (number {number}): {error}"))
+            malformed(format!(
+                "has an invalid certificate (number {number}): {error}"
+            ))
         })?;
         roots.push(Certificate::from_der(&der).map_err(|error| malformed(error.to_string()))?);
     }

@@ -61,7 +61,7 @@ pub(super) struct Outgoing {
 /// Method and URL, normalised as they are matched and sent.
 pub(super) fn parse(request: &HttpRequest) -> Result<(Method, Target), HttpError> {
     let method = Method::from_bytes(request.method.as_bytes());
-    let method = method.map_err(|_| HttpError::Invalid("not a method".into()))?;
+    let method = method.map_err(|_| HttpError::Invalid("the method is not valid".into()))?;
     let target = Target::parse(&request.url)
         .map_err(|error| HttpError::Invalid(format!("the URL: {error}")))?;
     Ok((method, target))
@@ -90,7 +90,9 @@ fn headers(request: &HttpRequest, auth: Option<&EgressAuth>) -> Result<HeaderMap
         .map(|(name, value)| name.len() + value.len())
         .sum();
     if request.headers.len() > MAX_HEADERS || bytes > MAX_HEADER_BYTES {
-        let limit = format!("at most {MAX_HEADERS} headers of {MAX_HEADER_BYTES} bytes together");
+        let limit = format!(
+            "a request can have at most {MAX_HEADERS} headers with {MAX_HEADER_BYTES} bytes in total"
+        );
         return Err(HttpError::Invalid(limit));
     }
     let injected = match auth {
@@ -110,7 +112,7 @@ fn headers(request: &HttpRequest, auth: Option<&EgressAuth>) -> Result<HeaderMap
         }
         if READ_AS_ANOTHER_REQUEST.contains(&read.as_str()) || read.starts_with(FORWARDED) {
             return Err(refused(
-                "servers would take the request for another one than was granted",
+                "with it, a server could answer another request than the granted one",
             ));
         }
         // The host must decompress what it checks, so it offers only codings that it knows.
