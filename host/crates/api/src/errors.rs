@@ -38,7 +38,7 @@ pub const ERRORS: &[ErrorCode] = &[
     code(
         "breaker-open",
         503,
-        "calls to https://api.example:443 are refused while its breaker is open: patchbay breaker list",
+        "Calls to https://api.example:443 are refused while its breaker is open. See: patchbay breaker list",
         "An outside service failed several times, so that the host does not call it for a while.",
         "Wait for the time in the header Retry-After. See `patchbay breaker list`; if the service works again, `patchbay breaker close`.",
     ),
@@ -136,7 +136,7 @@ pub const ERRORS: &[ErrorCode] = &[
     code(
         "invalid-input",
         400,
-        "limit: 1 to 200",
+        "limit: must be from 1 to 200",
         "The request cannot be understood, or a value is out of its range. Nothing was changed. The status is 422 for a body \
          that is JSON, but not of the expected form.",
         "Correct what the message names; docs/openapi.json has the ranges.",

@@ -49,7 +49,7 @@ pub enum PluginError {
     #[error(transparent)]
     Sql(#[from] RoleError),
     /// Postgres went away between the change and its effect on this host.
-    #[error("the change is stored, and takes effect as soon as Postgres answers")]
+    #[error("The change is stored, and takes effect as soon as Postgres answers")]
     NotInEffectYet(#[source] StoreError),
     #[error(transparent)]
     Store(#[from] StoreError),
