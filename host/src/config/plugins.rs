@@ -41,7 +41,7 @@ fn public_keys() -> Kind<Vec<PublicKey>> {
             }
             if keys.is_empty() && problems.is_empty() {
                 problems.push(format!(
-                    "{named} is empty: leave it out if plugins need no signature, or name a key"
+                    "{named} is empty: remove it if plugins need no signature, or give at least one key"
                 ));
             }
             if problems.is_empty() {

@@ -49,7 +49,7 @@ impl Runtime {
     pub fn sandbox(&self, draft_wit: bool) -> anyhow::Result<RuntimeConfig> {
         let compiler = CompilerCommand {
             program: std::env::current_exe()
-                .context("cannot find our own executable, which compiles plugins")?,
+                .context("cannot find the path of this program, which also compiles plugins")?,
             args: vec!["__compile".into()],
         };
         let cache_key = cache_key(&self.cache_dir)?;

@@ -28,7 +28,7 @@ section! {
 }
 
 fn master_key() -> Kind<Zeroizing<String>> {
-    scalar(format!("is not a key: {KEY_FORM}"), |text| {
+    scalar(format!("must be a key: {KEY_FORM}"), |text| {
         parse_key(text).map(|_| text.to_owned().into())
     })
 }

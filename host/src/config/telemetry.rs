@@ -28,7 +28,7 @@ section! {
 fn collector() -> Kind<Url> {
     Kind::new(Form::Scalar, |given| match web_url(&given.text) {
         None => Err(format!(
-            "{} {:?} is no http:// or https:// URL",
+            "{} {:?} is not an http:// or https:// URL",
             given.key, given.text
         )),
         Some(url) if !url.username().is_empty() || url.password().is_some() => Err(format!(
@@ -41,7 +41,7 @@ fn collector() -> Kind<Url> {
 
 /// `name=value`, comma-separated and percent-encoded, as in OpenTelemetry's variables.
 fn headers() -> Kind<Vec<(String, String)>> {
-    scalar("is no list of headers: name=value,name=value", |text| {
+    scalar("must be a list of headers: name=value,name=value", |text| {
         let decoded = |text: &str| {
             percent_decode_str(text.trim())
                 .decode_utf8_lossy()

@@ -129,7 +129,7 @@ pub const ERRORS: &[ErrorCode] = &[
     code(
         "invalid-configuration",
         0,
-        "http.port: must be a whole number from 0 to 65535",
+        "work.lock_s (from PATCHBAY_WORK_LOCK_S): must be a whole number from 2 to 3600, not \"0\"",
         "The configuration cannot be used.",
         "Correct the keys that the message names; `patchbay config` lists all.",
     ),
