@@ -463,7 +463,7 @@ fn erased_places(places: &Places) -> [(u64, &'static str); 14] {
         ),
         (
             places.flow_results,
-            "results of children that parents in flows were told",
+            "results of children that parents in flows hold",
         ),
         (places.undo_copies, "copies for undoing removals"),
         (places.events, "events of queues"),

@@ -10,8 +10,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 
 #[derive(OpenApi)]
 #[openapi(
-    info(title = "Patchbay", description = "Operations of a Patchbay host: health, queues and plugins. A name in a path is percent-encoded; the names `.`, `..`, \
-            `pause`, `resume` and `preview` have a `~` in front, as has a name that looks so already."),
+    info(title = "Patchbay", description = "Operations of a Patchbay host: health, queues and plugins. A name in a path is percent-encoded. The names `.`, `..`, `pause`, `resume` and `preview` get a `~` in front, and so does such a name that already has one."),
     modifiers(&BasicAuth),
 )]
 pub(super) struct Api;

@@ -90,7 +90,7 @@ pub fn taken(queue: &QueueName, key: &TakenKey) -> (String, String) {
         let job = arguments(&[queue.as_str(), name]);
         return (
             format!(
-                "A job was added under the id {name}, and stands in Redis at {key}, where BullMQ keeps a part of the queue (a {wanted}): the \
+                "A job was added under the id {name}, and is stored in Redis at {key}, where BullMQ keeps a part of the queue (a {wanted}): the \
                  queue cannot work"
             ),
             format!(
