@@ -28,7 +28,7 @@ pub(crate) fn cache_key(cache_dir: &Path) -> anyhow::Result<[u8; 32]> {
     let key = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
     <[u8; 32]>::try_from(key.as_slice()).map_err(|_| {
         anyhow::anyhow!(
-            "{} is damaged: delete it, and the cache is rebuilt",
+            "{} is damaged. Delete it: the cache is then rebuilt",
             path.display()
         )
     })

@@ -65,7 +65,7 @@ impl DevState {
         let file = std::fs::File::create(self.dir.join("lock"))?;
         file.try_lock().map_err(|error| match error {
             std::fs::TryLockError::WouldBlock => anyhow::anyhow!(
-                "`patchbay dev` runs already in {}: {}; end that one first, or give another directory with --dir",
+                "`patchbay dev` runs already in {}: {}; stop that one first, or give another directory with --dir",
                 self.dir.display(),
                 self.url
             ),

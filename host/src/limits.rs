@@ -49,7 +49,7 @@ impl fmt::Display for TooSmall {
                 let meaning = match is_hopeless {
                     true => "plugins will fail to start or to compile",
                     false => {
-                        "each call of a plugin makes its memory anew, which costs it some tens of microseconds"
+                        "memory is allocated anew for each call of a plugin, which takes some tens of microseconds"
                     }
                 };
                 write!(

@@ -53,7 +53,7 @@ impl Signals {
         tokio::select! {
             _ = self.terminate.recv() => info!("SIGTERM: draining"),
             _ = self.interrupt.recv() => info!("SIGINT: draining"),
-            _ = hangup => info!("SIGHUP: draining; the configuration is read at a start only"),
+            _ = hangup => info!("SIGHUP: draining; the configuration is only read at a start"),
         }
     }
 }

@@ -185,7 +185,7 @@ async fn what_does_not_fit_or_is_too_large_or_belongs_nowhere_is_refused_with_th
         ("invalid", "1 to 200 bytes"),
         ("invalid", "NUL"),
         ("invalid", "nests more than 64 levels"),
-        ("invalid", "there is no audit trail gst_audit_log"),
+        ("invalid", "No audit trail is called gst_audit_log"),
         ("denied", "the manifest does not ask"),
     ];
     for (end, (code, words)) in ends.iter().zip(expected) {
@@ -324,7 +324,7 @@ async fn a_trails_new_schema_holds_from_the_next_entry_on_and_its_removal_keeps_
     assert!(
         ends[0]["message"]
             .as_str()
-            .is_some_and(|text| text.contains("there is no audit trail")),
+            .is_some_and(|text| text.contains("No audit trail is called")),
         "{ends:?}"
     );
     assert_eq!(entries(&host).await?.len(), 1);
@@ -482,7 +482,7 @@ async fn what_is_no_schema_makes_no_trail() -> anyhow::Result<()> {
             (status, &answer["message"]),
             (
                 400,
-                &json!("description: one line, without control characters")
+                &json!("description: must be one line without control characters")
             )
         );
     }

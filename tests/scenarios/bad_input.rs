@@ -335,7 +335,7 @@ async fn what_does_not_fit_names_the_field_and_what_may_stand_there() -> anyhow:
     assert!(
         answer["message"]
             .as_str()
-            .is_some_and(|text| text.starts_with("the body is not JSON: ")),
+            .is_some_and(|text| text.starts_with("The body is not JSON: ")),
         "{answer}"
     );
     Ok(())

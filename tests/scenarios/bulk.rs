@@ -376,7 +376,7 @@ async fn redis_is_away_amid_a_bulk_which_goes_on_when_it_is_back() -> anyhow::Re
             .log
             .lock()
             .expect("no writer panics")
-            .contains("bulk operations wait")
+            .contains("bulk operations make no progress")
             .then_some(()))
     })
     .await?;
@@ -422,7 +422,7 @@ async fn postgres_is_away_amid_a_bulk_which_goes_on_when_it_is_back() -> anyhow:
             .log
             .lock()
             .expect("no writer panics")
-            .contains("bulk operations wait")
+            .contains("bulk operations make no progress")
             .then_some(()))
     })
     .await?;

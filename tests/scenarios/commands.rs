@@ -703,7 +703,7 @@ async fn a_configuration_that_contradicts_itself_stops_the_start_and_names_the_k
     assert_eq!(output.status.code(), Some(4));
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(
-        text.contains("PATCHBAY_HTTP_LISTENS is no known variable; did you mean http.listen?"),
+        text.contains("PATCHBAY_HTTP_LISTENS is not a known variable; did you mean http.listen?"),
         "{text}"
     );
     Ok(())

@@ -68,7 +68,7 @@ async fn a_background_service_that_fails_is_named_by_readyz_and_keeps_the_host_r
     assert_eq!(told["code"], "service-failing");
     assert_eq!(
         told["message"],
-        "The background service mirror fails: what other workers ran is not copied to the history. It tries again by itself"
+        "The background service mirror fails: jobs that other workers ran are not copied to the history. It tries again by itself"
     );
     database
         .execute("alter table patchbay.elsewhere rename to mirror_places")

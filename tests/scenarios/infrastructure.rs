@@ -165,7 +165,7 @@ async fn what_postgres_refuses_at_the_start_is_told_with_what_to_do() -> anyhow:
     let (code, said) = world.output(&["serve"], &wrong).await?;
     assert_eq!(code, Some(4), "{said}");
     ensure!(
-        said.contains("PATCHBAY_WORK_LOCKS_S is no known variable")
+        said.contains("PATCHBAY_WORK_LOCKS_S is not a known variable")
             && said.contains("work.drain_limit_s"),
         "{said}"
     );

@@ -155,7 +155,7 @@ async fn why_names_a_revoked_grant_a_paused_schedule_and_failed_jobs_of_an_empty
     assert_eq!(status, 200, "{answer}");
     let missing = host.reason(QUEUE, "grant-missing").await?;
     assert!(
-        text(&missing, "message").contains("\"secret TOKEN\", which operator revoked at 20"),
+        text(&missing, "message").contains("\"secret TOKEN\", but operator revoked it at 20"),
         "{missing}"
     );
     assert_eq!(

@@ -1035,7 +1035,7 @@ async fn an_erasure_goes_on_after_a_crash_and_waits_for_jobs_that_run() -> anyho
         404
     );
     for (body, reason) in [
-        (json!({ "reason": "r" }), "name a person"),
+        (json!({ "reason": "r" }), "Name a person"),
         (json!({ "reason": "r", "path": "to" }), "belong together"),
         (
             json!({ "reason": "r", "job": "1", "path": "to", "value": "x" }),

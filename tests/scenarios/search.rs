@@ -260,12 +260,12 @@ async fn what_cannot_be_searched_for_is_refused_with_what_can() -> anyhow::Resul
         (
             &[("data.customer.phone", "1")],
             400,
-            "data.customer.phone: no active plugin declares it searchable; there are data.lead.id",
+            "data.customer.phone: no active plugin declares it searchable; searchable paths: data.lead.id",
         ),
         (
             &[("data.lead.id", "1"), ("queue", OTHER)],
             400,
-            "declares it searchable for secondQueue; there are none",
+            "declares it searchable for secondQueue; no path is searchable",
         ),
         (
             &[("dead-letter", "999999")],
@@ -278,8 +278,8 @@ async fn what_cannot_be_searched_for_is_refused_with_what_can() -> anyhow::Resul
             "revision: must be 4 to 64 hexadecimal digits of a digest",
         ),
         (&[("cursor", "nonsense")], 400, "unknown cursor"),
-        (&[("limit", "0")], 400, "limit: 1 to 200"),
-        (&[("limit", "201")], 400, "limit: 1 to 200"),
+        (&[("limit", "0")], 400, "limit: must be from 1 to 200"),
+        (&[("limit", "201")], 400, "limit: must be from 1 to 200"),
     ] {
         let (code, answer) = get(&host, SEARCH, pairs).await?;
         assert_eq!(code, status, "{pairs:?}: {answer}");
@@ -498,7 +498,7 @@ async fn a_scan_of_jobs_that_wait_says_when_it_has_not_seen_all_and_goes_on_from
         assert_eq!(ids, expected.into_iter().collect::<Vec<_>>(), "{pairs:?}");
     }
     for (pairs, message) in [
-        (&[][..], "state: waiting, prioritized"),
+        (&[][..], "state: must be waiting, prioritized"),
         (
             &[("state", "waiting"), ("outcome", "failed")],
             "outcome: only finished attempts have it",
@@ -623,11 +623,11 @@ async fn a_saved_search_is_run_changed_undone_and_forgotten_by_name() -> anyhow:
         ),
         (
             json!({ "filter": {}, "state": "delayed" }),
-            "queue: jobs in a state",
+            "queue: must be given when state is given",
         ),
         (
             json!({ "filter": { "from": "2026-01-01T00:00:00Z" }, "sinceMs": 1 }),
-            "give one of them",
+            "sinceMs and from cannot be given together",
         ),
     ] {
         let (status, answer) = host.put(path, body).await?;

@@ -690,7 +690,7 @@ async fn the_master_key_is_rotated_by_commands() -> anyhow::Result<()> {
     )
     .await?;
     let said = finding(&world, &both).await?;
-    let outdated = "2 of 3 are sealed with the old master key";
+    let outdated = "2 of 3 values are sealed with the old master key";
     assert!(
         said["message"]
             .as_str()
@@ -718,7 +718,7 @@ async fn the_master_key_is_rotated_by_commands() -> anyhow::Result<()> {
         async || {
             let log = host.log.lock().expect("no writer panics").clone();
             Ok(log
-                .contains("sealed anew with a key that this host lacks")
+                .contains("resealed with a key that this host does not have")
                 .then_some(()))
         },
     )

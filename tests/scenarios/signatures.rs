@@ -317,7 +317,7 @@ async fn a_file_or_signature_changed_in_the_database_is_not_loaded_and_the_incum
     make_active(&mut database, &second_digest).await?;
     let reason = failure(&host).await?;
     assert!(
-        reason.contains("the stored file of revision") && reason.contains("has changed"),
+        reason.contains("The stored file of revision") && reason.contains("has changed"),
         "{reason}"
     );
     assert_eq!(ran_on(&host).await?, incumbent);
@@ -397,7 +397,7 @@ async fn a_signed_plugin_does_not_run_under_the_name_of_another_one() -> anyhow:
     .await?;
     let reason = failure(&host).await?;
     assert!(
-        reason.contains("is of plugin hostile, not of email"),
+        reason.contains("belongs to plugin hostile, not to email"),
         "{reason}"
     );
     assert_eq!(ran_on(&host).await?, incumbent);

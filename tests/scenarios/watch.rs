@@ -137,7 +137,10 @@ async fn a_saved_change_is_swapped_in_and_a_broken_one_is_not() -> anyhow::Resul
         said.contains("cannot find value `no_such_name`"),
         "the compiler's words: {said}"
     );
-    assert!(said.contains("what ran before goes on"), "{said}");
+    assert!(
+        said.contains("the previous revision keeps running"),
+        "{said}"
+    );
     assert_eq!(
         result(&dir).await?["placeholder"],
         json!("changed"),

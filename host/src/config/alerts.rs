@@ -15,20 +15,20 @@ use patchbay_app::alerts::{AlertConfig, ChannelConfig};
 section! {
     /// Alerts.
     pub struct Alerts {
-        /// Alerts are posted there as JSON
+        /// URL to which alerts are posted as JSON
         webhook_url: Option<Url> = key("alerts.webhook_url", secret_url()).secret();
-        /// An incoming webhook of Slack, or of what takes its shape
+        /// Incoming webhook of Slack, or of a service that accepts the same format
         slack_url: Option<Url> = key("alerts.slack_url", secret_url()).secret();
-        /// Alerts are mailed there, through mail.host and from mail.from
+        /// Addresses to which alerts are mailed, through mail.host and from mail.from
         mail_to: Vec<Mailbox> = key("alerts.mail_to", mailboxes()).or_empty();
-        /// Asked every minute while alerts work: a dead-man service that misses it raises its own
-        /// alarm
+        /// URL that is requested every minute while alerts work, for a dead-man service, which
+        /// raises an alarm when requests are missing
         ping_url: Option<Url> = key("alerts.ping_url", secret_url()).secret();
-        /// Between two evaluations of the rules
+        /// Time between two evaluations of the rules
         every: Duration = key("alerts.every_ms", milliseconds(50..=600_000)).default("15000");
-        /// How often an alert that still fires is told again
+        /// Time after which the message of an alert that still fires is sent again
         repeat: Duration = key("alerts.repeat_s", seconds(1..=30 * 86_400)).default("14400");
-        /// Where messages say that runbooks are; the rule's name follows as fragment
+        /// Address of the runbooks in messages; the rule's name is appended as fragment
         runbook_base: String = key("alerts.runbook_base", link()).default("docs/operations/alerts.md");
     }
 }

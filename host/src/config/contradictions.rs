@@ -52,7 +52,7 @@ pub(super) fn find(config: &Config) -> Vec<String> {
             mail.from.entry.key,
         );
         found.push(format!(
-            "{to} is set and no mail server or sender: set {host} and {from}"
+            "{to} is set, but no mail server or no sender: set {host} and {from}"
         ));
     }
     if are_readable(&work.renew, &work.lock) && *work.renew * 2 >= *work.lock {
@@ -84,7 +84,7 @@ fn in_redis(redis: &Redis, found: &mut Vec<String>) {
     for address in [&redis.url, &redis.host] {
         if redis.sentinels.is_set() && address.is_set() {
             let (sentinels, address) = (redis.sentinels.entry.key, address.entry.key);
-            found.push(format!("{sentinels} and {address} contradict each other: Sentinels know the address; set one"));
+            found.push(format!("{sentinels} and {address} contradict each other, because the Sentinels know the address: set one"));
         }
     }
     let is_readable = redis.entries().iter().all(|entry| entry.is_readable);
@@ -127,7 +127,7 @@ fn new_key_besides<T>(old: &Setting<T>, secrets: &Secrets) -> Option<String> {
     let is_alone = old.is_set() && !secrets.key_file.is_set() && !secrets.key.is_set();
     is_alone.then(|| {
         format!(
-            "{} is set and no new key: set {}",
+            "{} is set, but no new key: set {}",
             old.entry.key, secrets.key_file.entry.key
         )
     })

@@ -37,14 +37,14 @@ section! {
         password: Option<String> = key("database.password", text()).old(&["DB_PASSWORD"]).secret();
         /// Database
         name: String = key("database.name", text()).default("postgres").old(&["DB_NAME", "DB_DATABASE"]);
-        /// As sslmode in database.url, which stands for prefer: TLS if the server offers it;
-        /// verify-full checks who answers
+        /// As sslmode in database.url; default: prefer, which uses TLS if the server offers it.
+        /// verify-full checks the server's identity
         tls: Option<&'static str> = key("database.tls", name_of(TLS_MODES));
         /// PEM file of the authority that signs Postgres's certificate; as sslrootcert
         ca_file: Option<PathBuf> = key("database.ca_file", text());
         /// Connections kept open
         pool_min: u32 = key("database.pool_min", number(0..=1_000)).default("5");
-        /// Connections at most
+        /// Maximum number of connections
         pool_max: u32 = key("database.pool_max", number(1..=1_000)).default("20");
     }
 }

@@ -10,9 +10,9 @@ use super::kind::{list, text};
 section! {
     /// The operator's exceptions and trust roots.
     pub struct Egress {
-        /// Private addresses or networks that plugins may call nevertheless
+        /// Private addresses or networks that plugins may call
         allow_addresses: Vec<String> = key("egress.allow_addresses", list()).or_empty();
-        /// PEM file of certificates that plugins' outside calls trust besides the system's
+        /// PEM file of certificates that plugins' outside calls trust in addition to the system's
         ca_file: Option<PathBuf> = key("egress.ca_file", text());
     }
 }

@@ -100,7 +100,7 @@ impl<'a> Environment<'a> {
         };
         let problem = |name| {
             format!(
-                "{name} is no known variable{}",
+                "{name} is not a known variable{}",
                 suggestion(&key(name), entries)
             )
         };

@@ -75,7 +75,7 @@ impl File {
             .filter(|key| !entries.iter().any(|entry| entry.key == *key));
         let problem = |key: &String| {
             format!(
-                "{key} (in patchbay.toml) is no known key{}",
+                "{key} (in patchbay.toml) is not a known key{}",
                 suggestion(key, entries)
             )
         };

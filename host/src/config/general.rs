@@ -8,7 +8,7 @@ section! {
     pub struct General {
         /// Shown by the health check
         environment: String = key("environment", text()).default("development").old(&["NODE_ENV"]);
-        /// What plugins hear as platform of requests without X-Platform, and of jobs of other
+        /// Platform that plugins see for requests without X-Platform, and for jobs of other
         /// producers
         default_platform: String = key("default_platform", text()).default("default");
     }

@@ -11,24 +11,24 @@ use patchbay_work::body_budget::Recording;
 section! {
     /// The history.
     pub struct History {
-        /// Whether attempts are recorded; false: jobs run, and nothing is remembered of them beyond
-        /// what BullMQ keeps
+        /// Whether attempts are recorded; false: jobs run, but only what BullMQ keeps of them can
+        /// be seen later
         enabled: bool = key("history.enabled", boolean()).default("true");
         /// Whether data and result of jobs are kept with their last attempt, sealed; needs
         /// secrets.key_file
         bodies: bool = key("history.bodies", boolean()).default("true");
-        /// While attempts that Postgres does not have yet hold more of Redis's memory than that,
+        /// While attempts that Postgres does not have yet use more of Redis's memory than this,
         /// data and results are left out
         buffer: u64 = key("history.buffer_mb", mebibytes(1..=65_536)).default("64");
-        /// Attempts that completed are forgotten after so many days; per queue: patchbay history
+        /// Completed attempts are deleted after this many days; per queue: patchbay history
         /// retention
         keep_days: i32 = key("history.keep_days", number(1..=36_500)).default("90");
-        /// Likewise, all other attempts
+        /// All other attempts are deleted after this many days
         keep_failed_days: i32 = key("history.keep_failed_days", number(1..=36_500)).default("365");
         /// Whether jobs that other workers ended (Node's, for example) are copied to the history,
         /// as far as they can be seen
         mirror: bool = key("history.mirror", boolean()).default("true");
-        /// Between two looks at what other workers have ended
+        /// Time between two checks for jobs that other workers ended
         mirror_every: Duration = key("history.mirror_every_s", seconds(1..=600)).default("15");
     }
 }

@@ -16,16 +16,17 @@ section! {
         listen: SocketAddr = key("http.listen", listen())
             .default("127.0.0.1:8080")
             .or_from("PORT", WinsOver::File, |port| Some(format!("0.0.0.0:{port}")));
-        /// For a request's head; closes idle connections, too: longer than a load balancer keeps
-        /// them (60 s is usual)
+        /// Time limit for a request's head, and for idle connections: longer than a load balancer
+        /// keeps them (60 s is usual)
         header_timeout: Duration = key("http.header_timeout_ms", milliseconds(100..=600_000)).default("75000");
-        /// For a whole request body
+        /// Time limit for a whole request body
         body_timeout: Duration = key("http.body_timeout_ms", milliseconds(100..=3_600_000)).default("120000");
-        /// A client that takes nothing of its answer for that long is disconnected
+        /// A client that reads nothing of its answer for this long is disconnected
         write_timeout: Duration = key("http.write_timeout_ms", milliseconds(100..=3_600_000)).default("60000");
-        /// Open at once, others wait; with more, raise the limit of open files (1024 is usual)
+        /// Maximum number of open connections; further ones wait. If you raise it, raise the limit
+        /// of open files, too (1024 is usual)
         max_connections: usize = key("http.max_connections", number(1..=100_000)).default("512");
-        /// Addresses or networks of proxies whose X-Forwarded-For is believed; failed logins count
+        /// Addresses or networks of proxies whose X-Forwarded-For is trusted; failed logins count
         /// by the client's address
         trusted_proxies: Vec<IpNet> = key("http.trusted_proxies", networks()).or_empty();
         /// Origins, such as https://ops.example, whose pages may change things here besides this

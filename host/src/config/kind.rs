@@ -23,9 +23,9 @@ impl Given {
         let shown = if self.is_secret {
             String::new()
         } else {
-            format!(" {:?}", self.text)
+            format!(", not {:?}", self.text)
         };
-        format!("{} (from {}): value{shown} {reason}", self.key, self.source)
+        format!("{} (from {}): {reason}{shown}", self.key, self.source)
     }
 }
 
@@ -66,7 +66,7 @@ impl<T> Kind<T> {
     }
 }
 
-/// A single value; `reason` completes "value … ".
+/// A single value; `reason` says what it must be.
 pub(super) fn scalar<T>(
     reason: impl Into<String>,
     parse: impl Fn(&str) -> Option<T> + 'static,
@@ -102,7 +102,7 @@ pub(super) fn mebibytes<N: TryFrom<u64>>(bounds: RangeInclusive<u64>) -> Kind<N>
 fn whole<T>(bounds: RangeInclusive<u64>, value: impl Fn(u64) -> Option<T> + 'static) -> Kind<T> {
     scalar(
         format!(
-            "is not a whole number from {} to {}",
+            "must be a whole number from {} to {}",
             bounds.start(),
             bounds.end()
         ),
@@ -111,7 +111,7 @@ fn whole<T>(bounds: RangeInclusive<u64>, value: impl Fn(u64) -> Option<T> + 'sta
 }
 
 pub(super) fn boolean() -> Kind<bool> {
-    Kind::of(Form::Boolean, "is none of true, false", |text| {
+    Kind::of(Form::Boolean, "must be true or false", |text| {
         text.parse().ok()
     })
 }
@@ -119,7 +119,7 @@ pub(super) fn boolean() -> Kind<bool> {
 /// One of these names; returns its value.
 pub(super) fn one_of<T: Copy>(choices: &'static [(&'static str, T)]) -> Kind<T> {
     let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
-    scalar(format!("is none of {}", names.join(", ")), |text| {
+    scalar(format!("must be one of {}", names.join(", ")), |text| {
         choices
             .iter()
             .find(|(name, _)| *name == text)
@@ -129,7 +129,7 @@ pub(super) fn one_of<T: Copy>(choices: &'static [(&'static str, T)]) -> Kind<T> 
 
 /// One of these names.
 pub(super) fn name_of(names: &'static [&'static str]) -> Kind<&'static str> {
-    scalar(format!("is none of {}", names.join(", ")), |text| {
+    scalar(format!("must be one of {}", names.join(", ")), |text| {
         names.iter().find(|name| **name == text).copied()
     })
 }
@@ -155,7 +155,7 @@ pub(super) fn items(text: &str) -> impl Iterator<Item = &str> {
 
 /// `address:port`.
 pub(super) fn listen() -> Kind<SocketAddr> {
-    scalar("is not address:port, such as 127.0.0.1:8080", |text| {
+    scalar("must be address:port, such as 127.0.0.1:8080", |text| {
         text.parse().ok()
     })
 }
@@ -163,7 +163,7 @@ pub(super) fn listen() -> Kind<SocketAddr> {
 /// A single address is read as a network of one address.
 pub(super) fn networks() -> Kind<Vec<IpNet>> {
     list_of(
-        "is no list of addresses and networks, such as 127.0.0.1,10.0.0.0/8",
+        "must be a list of addresses and networks, such as 127.0.0.1,10.0.0.0/8",
         |text| {
             text.parse()
                 .ok()
@@ -174,8 +174,7 @@ pub(super) fn networks() -> Kind<Vec<IpNet>> {
 
 /// As a browser writes them: without a path, and without the scheme's default port.
 pub(super) fn origins() -> Kind<Vec<String>> {
-    let reason =
-        "is no list of origins: http:// or https://, a name, and a port if it is not the usual one";
+    let reason = "must be a list of origins: http:// or https://, a name, and a port if it is not the default port";
     list_of(reason, |text| {
         let origin = web_url(text)?.origin().ascii_serialization();
         origin.eq_ignore_ascii_case(text).then(|| text.to_owned())
@@ -184,7 +183,7 @@ pub(super) fn origins() -> Kind<Vec<String>> {
 
 /// From 0.0 to 1.0.
 pub(super) fn ratio() -> Kind<f64> {
-    scalar("is not a number from 0 to 1, such as 0.1", |text| {
+    scalar("must be a number from 0 to 1, such as 0.1", |text| {
         text.parse()
             .ok()
             .filter(|ratio| (0.0..=1.0).contains(ratio))
@@ -194,7 +193,8 @@ pub(super) fn ratio() -> Kind<f64> {
 /// An HTTP URL that may contain a secret.
 pub(super) fn secret_url() -> Kind<Url> {
     Kind::new(Form::Scalar, |given| {
-        web_url(&given.text).ok_or_else(|| format!("{} is no http:// or https:// URL", given.key))
+        web_url(&given.text)
+            .ok_or_else(|| format!("{} is not an http:// or https:// URL", given.key))
     })
 }
 

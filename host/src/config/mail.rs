@@ -34,8 +34,8 @@ section! {
         password: Option<String> = key("mail.password", text()).old(&["EMAIL_PASS"]).secret();
         /// Sender for mail plugins that set none; default: mail.username, where that is an address
         from: Option<String> = key("mail.from", sender()).old(&["EMAIL_FROM"]);
-        /// For a conversation up to the end of the message; its answer may take as long as the job
-        /// may run
+        /// Time limit for a conversation up to the end of the message; the answer to it may take as
+        /// long as the job may run
         timeout: Duration = key("mail.timeout_ms", milliseconds(100..=600_000)).default("30000").old(&["EMAIL_TIMEOUT_MS"]);
         /// Largest message
         max_message: usize = key("mail.max_message_mb", mebibytes(1..=100)).default("25");

@@ -12,16 +12,16 @@ section! {
         /// Public keys (ed25519:…): only plugins that one of them has signed are accepted and run;
         /// none: no signature is required
         trusted_keys: Vec<PublicKey> = key("plugins.trusted_keys", public_keys()).or_empty();
-        /// File with more of them, one a line or in PEM; read at the start
+        /// File with more trusted keys, one per line or in PEM; read at the start
         trusted_keys_file: Vec<PublicKey> = key("plugins.trusted_keys_file", file_of_public_keys()).or_empty();
         /// Whether plugins may be built against the draft of the next WIT version, which changes
         /// without notice; not in production
         draft_wit: bool = key("plugins.draft_wit", boolean()).default("false");
-        /// Revisions of each plugin that are never deleted by themselves: the newest by their last
+        /// Revisions of each plugin that are never deleted automatically: the newest by their last
         /// activation
         keep_revisions: i64 = key("plugins.keep_revisions", number(2..=10_000)).default("10");
-        /// Older ones are kept, too, while they were pushed, activated or ran a job within so many
-        /// days
+        /// Older revisions are kept, too, if they were pushed, activated or ran a job within this
+        /// many days
         keep_days: i32 = key("plugins.keep_days", number(1..=3_650)).default("30");
     }
 }
@@ -41,7 +41,7 @@ fn public_keys() -> Kind<Vec<PublicKey>> {
             }
             if keys.is_empty() && problems.is_empty() {
                 problems.push(format!(
-                    "{named} is empty: leave it out if plugins need no signature, or name a key"
+                    "{named} is empty: remove it if plugins need no signature, or give at least one key"
                 ));
             }
             if problems.is_empty() {

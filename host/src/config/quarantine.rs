@@ -16,16 +16,16 @@ const POLICIES: &[(&str, Option<Policy>)] = &[
 section! {
     /// Quarantine.
     pub struct Quarantine {
-        /// A plugin that crashes too often waits for an operator, gives way to the revision before
-        /// it, or goes on
+        /// What follows when a plugin crashes too often: it waits for an operator (wait), its
+        /// previous revision is activated (previous), or it continues (off)
         policy: Option<Policy> = key("quarantine.policy", one_of(POLICIES)).default("wait");
-        /// So many crashes without a success in between…
+        /// Crashes that quarantine a plugin, without a success in between
         crashes: usize = key("quarantine.crashes", number(2..=1_000)).default("10");
-        /// …among so many last calls…
+        /// Crashes count among this many last calls
         calls: usize = key("quarantine.calls", number(2..=1_000)).default("20");
-        /// …of the last so many seconds…
+        /// Crashes count within this many seconds
         within: Duration = key("quarantine.within_s", seconds(1..=3_600)).default("60");
-        /// …over so many different jobs are too often
+        /// Crashes must be of at least this many different jobs
         jobs: usize = key("quarantine.jobs", number(1..=1_000)).default("3");
     }
 }

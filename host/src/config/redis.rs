@@ -27,22 +27,23 @@ section! {
         password: Option<String> = key("redis.password", text()).old(&["REDIS_PASSWORD"]).secret();
         /// Number of the database; default: 0
         database: Option<u32> = key("redis.database", number(0..=1_000_000)).old(&["REDIS_DB"]);
-        /// Whether Redis is spoken to over TLS; default: as the URL says
+        /// Whether to connect to Redis over TLS; default: as the URL says
         tls: Option<bool> = key("redis.tls", boolean()).old(&["REDIS_TLS"]);
-        /// PEM file of certificates that Redis's may be signed by, instead of the system's
+        /// PEM file of the authorities that may sign Redis's certificate, instead of the system's
         ca_file: Option<PathBuf> = key("redis.ca_file", text());
-        /// PEM file of the certificate that Redis is shown (tls-auth-clients); needs redis.key_file
+        /// PEM file of the certificate that is sent to Redis (tls-auth-clients); needs
+        /// redis.key_file
         cert_file: Option<PathBuf> = key("redis.cert_file", text());
-        /// PEM file of its key
+        /// PEM file of the key of redis.cert_file
         key_file: Option<PathBuf> = key("redis.key_file", text());
         /// Sentinels, host:port each, that are asked for the master; instead of redis.url and
         /// redis.host
         sentinels: Option<Vec<String>> = key("redis.sentinels", list());
-        /// The name under which they know it
+        /// Name of the master at the Sentinels
         sentinel_master: Option<String> = key("redis.sentinel_master", text());
         /// User at the Sentinels, which have logins of their own
         sentinel_username: Option<String> = key("redis.sentinel_username", text());
-        /// Password there
+        /// Password at the Sentinels
         sentinel_password: Option<String> = key("redis.sentinel_password", text()).secret();
         /// BullMQ's key prefix
         prefix: String = key("redis.prefix", text()).default("bull");

@@ -19,24 +19,24 @@ const MAX_LOG_BYTES: usize = 1 << 20;
 section! {
     /// The sandbox.
     pub struct Runtime {
-        /// Plugin calls at once
+        /// Maximum number of plugin calls at the same time
         max_calls: usize = key("runtime.max_calls", number(1..=10_000)).default("100");
         /// Threads that plugins run on; default: one per processor
         threads: usize = key("runtime.threads", number(1..=1_024)).otherwise(|_| processors());
         /// Memory of a call whose manifest names none
         memory_mb: u32 = key("runtime.memory_mb", number(1..=4_096)).default("64");
-        /// Most that a manifest may ask for
+        /// Maximum memory that a manifest may ask for
         max_memory_mb: u32 = key("runtime.max_memory_mb", number(1..=4_096)).default("512");
         /// Deadline of a call whose manifest names none
         deadline: Duration = key("runtime.deadline_ms", milliseconds(1..=DAY_MS)).default("30000");
-        /// Most that a manifest may ask for
+        /// Maximum deadline that a manifest may ask for
         max_deadline: Duration = key("runtime.max_deadline_ms", milliseconds(1..=DAY_MS)).default("300000");
         /// Largest component file
         max_component: usize = key("runtime.max_component_mb", mebibytes(1..=1_024)).default("64");
-        /// Compiled plugins; default: $CACHE_DIRECTORY (systemd), else $XDG_CACHE_HOME or ~/.cache,
-        /// /patchbay
+        /// Directory of compiled plugins; default: $CACHE_DIRECTORY (systemd), else $XDG_CACHE_HOME
+        /// or ~/.cache, /patchbay
         cache_dir: PathBuf = key("runtime.cache_dir", text()).otherwise(default_cache_dir);
-        /// Longest compilation
+        /// Time limit for a compilation
         compile_timeout: Duration = key("runtime.compile_timeout_s", seconds(1..=3_600)).default("120");
         /// Address space of the compiler
         compile_memory: u64 = key("runtime.compile_memory_mb", mebibytes(256..=65_536)).default("4096");
@@ -49,7 +49,7 @@ impl Runtime {
     pub fn sandbox(&self, draft_wit: bool) -> anyhow::Result<RuntimeConfig> {
         let compiler = CompilerCommand {
             program: std::env::current_exe()
-                .context("cannot find our own executable, which compiles plugins")?,
+                .context("cannot find the path of this program, which also compiles plugins")?,
             args: vec!["__compile".into()],
         };
         let cache_key = cache_key(&self.cache_dir)?;

@@ -11,7 +11,7 @@ section! {
         /// Time zone of cron expressions that name none, such as Europe/Berlin; also of schedulers
         /// that Node made: give it the zone of Node's machines. Unset: TZ, if that names a zone
         default_zone: Zone =
-            key("schedule.default_zone", scalar("is no time zone, such as Europe/Berlin or UTC+5:30", |text| text.parse().ok()))
+            key("schedule.default_zone", scalar("must be a time zone, such as Europe/Berlin or UTC+5:30", |text| text.parse().ok()))
                 .default("UTC")
                 .or_from("TZ", WinsOver::Default, zone_of_tz);
     }

@@ -18,17 +18,17 @@ section! {
         /// File with the master key of the vault: 32 random bytes as hexadecimal digits or base64,
         /// for its owner only
         key_file: Option<PathBuf> = key("secrets.key_file", text());
-        /// The same key itself; better in a file
+        /// The master key itself; a file is safer
         key: Option<Zeroizing<String>> = key("secrets.key", master_key()).secret();
-        /// While the master key is rotated: the one before it
+        /// File with the previous master key, during a rotation
         old_key_file: Option<PathBuf> = key("secrets.old_key_file", text());
-        /// The same key itself
+        /// The previous master key itself, during a rotation; a file is safer
         old_key: Option<Zeroizing<String>> = key("secrets.old_key", master_key()).secret();
     }
 }
 
 fn master_key() -> Kind<Zeroizing<String>> {
-    scalar(format!("is not a key: {KEY_FORM}"), |text| {
+    scalar(format!("must be a key: {KEY_FORM}"), |text| {
         parse_key(text).map(|_| text.to_owned().into())
     })
 }

@@ -14,14 +14,13 @@ section! {
         /// Collector that takes traces by OTLP over HTTP, such as http://127.0.0.1:4318; unset: no
         /// traces
         otlp_endpoint: Option<Url> = key("telemetry.otlp_endpoint", collector()).old(&["OTEL_EXPORTER_OTLP_ENDPOINT"]);
-        /// Sent to it with each batch: name=value,name=value
+        /// Headers of each request to the collector: name=value,name=value
         otlp_headers: Vec<(String, String)> =
             key("telemetry.otlp_headers", headers()).or_empty().old(&["OTEL_EXPORTER_OTLP_HEADERS"]).secret();
-        /// Share of the traces that begin here which are sent; one that begins elsewhere is sent if
-        /// it is sampled there
+        /// Share of the traces that begin here which is sent; a trace that begins elsewhere is sent
+        /// if it is sampled there
         sample_ratio: f64 = key("telemetry.sample_ratio", ratio()).default("1");
-        /// Outside hosts that get `traceparent` with plugins' calls: your own services; nobody else
-        /// needs to know of your traces
+        /// Outside hosts to which plugins' calls send `traceparent`: your own services only
         propagate_to: Vec<String> = key("telemetry.propagate_to", list()).or_empty();
     }
 }
@@ -29,7 +28,7 @@ section! {
 fn collector() -> Kind<Url> {
     Kind::new(Form::Scalar, |given| match web_url(&given.text) {
         None => Err(format!(
-            "{} {:?} is no http:// or https:// URL",
+            "{} {:?} is not an http:// or https:// URL",
             given.key, given.text
         )),
         Some(url) if !url.username().is_empty() || url.password().is_some() => Err(format!(
@@ -42,7 +41,7 @@ fn collector() -> Kind<Url> {
 
 /// `name=value`, comma-separated and percent-encoded, as in OpenTelemetry's variables.
 fn headers() -> Kind<Vec<(String, String)>> {
-    scalar("is no list of headers: name=value,name=value", |text| {
+    scalar("must be a list of headers: name=value,name=value", |text| {
         let decoded = |text: &str| {
             percent_decode_str(text.trim())
                 .decode_utf8_lossy()

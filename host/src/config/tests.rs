@@ -76,7 +76,7 @@ fn everything_wrong_is_reported_at_once_with_its_key() {
         ("PATCHBAY_RUNTIME_MEMORY_MB", "lots"),
     ]));
     assert!(
-        text.contains("PATCHBAY_WORK_LOCKS_S is no known variable; did you mean work.lock_s?"),
+        text.contains("PATCHBAY_WORK_LOCKS_S is not a known variable; did you mean work.lock_s?"),
         "{text}"
     );
     assert!(
@@ -124,7 +124,7 @@ fn values_that_contradict_each_other_are_named() {
         ),
         (
             vec![("PATCHBAY_SECRETS_OLD_KEY", KEY)],
-            "secrets.old_key is set and no new key",
+            "secrets.old_key is set, but no new key",
         ),
         (
             vec![("PATCHBAY_DATABASE_POOL_MIN", "21")],
@@ -175,7 +175,7 @@ fn the_environment_wins_over_the_file_and_unknown_keys_in_it_are_refused() {
     ));
     assert!(
         text.contains(
-            "reddis.prefix (in patchbay.toml) is no known key; did you mean redis.prefix?"
+            "reddis.prefix (in patchbay.toml) is not a known key; did you mean redis.prefix?"
         ),
         "{text}"
     );
@@ -193,11 +193,11 @@ fn a_value_in_the_file_may_have_the_type_that_it_is_of_and_another_type_is_refus
     for (text, expected) in [
         (
             "[telemetry]\nsample_ratio = nan\n",
-            "value \"NaN\" is not a number from 0 to 1",
+            "must be a number from 0 to 1, such as 0.1, not \"NaN\"",
         ),
         (
             "[work]\nlock_s = 1.5\n",
-            "value \"1.5\" is not a whole number from",
+            "must be a whole number from 2 to 3600, not \"1.5\"",
         ),
         (
             "[work]\nlock_s = [30]\n",
@@ -252,7 +252,7 @@ fn secrets_are_found_by_plugin_first_and_never_printed() {
 fn a_malformed_master_key_is_refused_by_name_and_never_shown() {
     let text = problems(with(&[("PATCHBAY_SECRETS_KEY", "hunter2")]));
     assert!(
-        text.contains("secrets.key (from PATCHBAY_SECRETS_KEY): value is not a key"),
+        text.contains("secrets.key (from PATCHBAY_SECRETS_KEY): must be a key"),
         "{text}"
     );
     assert!(!text.contains("hunter2"), "{text}");
@@ -397,10 +397,10 @@ fn alerts_that_could_not_be_sent_are_refused() {
     ];
     let text = problems(with(&wrong));
     for expected in [
-        "alerts.slack_url is no http:// or https:// URL",
-        "alerts.ping_url is no http:// or https:// URL",
+        "alerts.slack_url is not an http:// or https:// URL",
+        "alerts.ping_url is not an http:// or https:// URL",
         "alerts.mail_to: \"ops@example.com,nobody\" is not a mail address",
-        "alerts.mail_to is set and no mail server or sender",
+        "alerts.mail_to is set, but no mail server or no sender",
     ] {
         assert!(text.contains(expected), "{expected} is not in {text}");
     }
@@ -506,9 +506,9 @@ fn what_kubernetes_sets_for_services_of_our_names_is_no_setting() {
         ("PATCHBAY_SERVICE", "x"),
     ]));
     for expected in [
-        "PATCHBAY_PORT_8080 is no known",
+        "PATCHBAY_PORT_8080 is not a known",
         "redis.port (from REDIS_PORT)",
-        "PATCHBAY_SERVICE is no known",
+        "PATCHBAY_SERVICE is not a known",
     ] {
         assert!(text.contains(expected), "{expected}: {text}");
     }
@@ -592,7 +592,7 @@ fn origins_are_what_browsers_send() {
         "ftp://ops.example",
     ] {
         assert!(
-            problems(with_origins(wrong)).contains("is no list of origins"),
+            problems(with_origins(wrong)).contains("must be a list of origins"),
             "{wrong}"
         );
     }

@@ -291,7 +291,7 @@ fn refused(file: &Path, error: &anyhow::Error) -> String {
     let file = file.display().to_string();
     let file = word(&file);
     format!(
-        "{file}: {error:#}. When that is mended: patchbay plugin push {file} --activate --grant"
+        "{file}: {error:#}. When that is corrected: patchbay plugin push {file} --activate --grant"
     )
 }
 
@@ -399,7 +399,7 @@ mod tests {
         let error = anyhow::anyhow!("its signature is missing");
         assert_eq!(
             refused(Path::new("email/dist/email.wasm"), &error),
-            "email/dist/email.wasm: its signature is missing. When that is mended: \
+            "email/dist/email.wasm: its signature is missing. When that is corrected: \
              patchbay plugin push email/dist/email.wasm --activate --grant"
         );
     }

@@ -151,7 +151,7 @@ impl Watched {
             Err(error) => {
                 let seconds = began.elapsed().as_secs_f64();
                 eprintln!(
-                    "{name}: not replaced after {seconds:.1} s, what ran before goes on: {error:#}"
+                    "{name}: not replaced after {seconds:.1} s; the previous revision keeps running: {error:#}"
                 );
             }
         }

@@ -10,7 +10,7 @@ pub(super) fn check_config(config: &Config, findings: &mut Findings) {
         None => findings.bad(
             "operator",
             Level::Warning,
-            "nobody may use /api/admin",
+            "no operator is configured: /api/admin refuses every request",
             "set BULL_BOARD_USERNAME and BULL_BOARD_PASSWORD",
         ),
     }
@@ -19,7 +19,7 @@ pub(super) fn check_config(config: &Config, findings: &mut Findings) {
             "mail",
             Level::Warning,
             format!(
-                "{}:{}, and no sender: plugins that set none fail as not-configured",
+                "{}:{}, but no sender is configured: plugins that set none fail as not-configured",
                 mail.host, mail.port
             ),
             "set EMAIL_FROM",
@@ -28,7 +28,7 @@ pub(super) fn check_config(config: &Config, findings: &mut Findings) {
         None => findings.bad(
             "mail",
             Level::Warning,
-            "no account: plugins that send mail fail as not-configured",
+            "no account is configured: plugins that send mail fail as not-configured",
             "set EMAIL_USER and EMAIL_PASS, or mail.host",
         ),
     }
@@ -39,11 +39,11 @@ pub(super) fn check_config(config: &Config, findings: &mut Findings) {
         findings.bad(
             "alerts",
             Level::Warning,
-            "no channel: nobody is told of an alert",
+            "no channel is configured: alerts are not delivered",
             mend,
         );
     } else {
-        findings.ok("alerts", "somebody is told");
+        findings.ok("alerts", "a channel is configured");
     }
     let cache = &*config.runtime.cache_dir;
     let writable = std::fs::create_dir_all(cache).and_then(|()| tempfile::tempfile_in(cache));

@@ -43,7 +43,7 @@ pub(super) async fn check_plugins(
         return findings.bad(
             CHECK,
             Level::Warning,
-            "none is active: no queue is worked on",
+            "none is active: Patchbay takes no jobs",
             "patchbay plugin push FILE --activate",
         );
     }
@@ -74,7 +74,7 @@ pub(super) async fn check_plugins(
             findings.bad(
                 CHECK,
                 Level::Error,
-                format!("{name}: this version cannot read its manifest"),
+                format!("{name}: this version of Patchbay cannot read its manifest"),
                 mend,
             );
             continue;
@@ -168,6 +168,6 @@ pub(super) async fn check_schedules(config: &Config, store: &Store, findings: &m
         CHECK,
         Level::Warning,
         message,
-        "mend them where they were made; patchbay schedule list",
+        "correct them where they were made; to find them: patchbay schedule list",
     );
 }

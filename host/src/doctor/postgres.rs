@@ -106,7 +106,7 @@ fn check_rights(facts: &DatabaseFacts, findings: &mut Findings) {
             Level::Error,
             format!("{login} does not own {}{more}", shown.join(", ")),
             format!(
-                "alter schema, table or sequence … owner to {login}: migrations and the history's months need its owner"
+                "alter schema, table or sequence … owner to {login}: migrations and the history's monthly tables need its owner"
             ),
         );
     } else {

@@ -76,7 +76,7 @@ pub(super) async fn check_redis(config: &Config, findings: &mut Findings) {
         }
         _ => {
             let message = format!(
-                "maxmemory-policy is {}, and there is no limit yet",
+                "maxmemory-policy is {}, but maxmemory is not set",
                 facts.maxmemory_policy
             );
             let mend = "set maxmemory-policy noeviction: with a limit, any other policy deletes jobs or locks";

@@ -1,6 +1,7 @@
 //! Checks of the master keys, and of what they seal.
 
 use patchbay_app::vault::{KeySource, Keys, readable_by_others};
+use patchbay_model::words::counted;
 use patchbay_store::{SecretRow, Store};
 
 use super::{Findings, Level};
@@ -15,7 +16,7 @@ pub(super) fn check_master_key(config: &Config, findings: &mut Findings) -> Opti
             && readable_by_others(&path)
         {
             let message = format!(
-                "{key} ({}) is open to others than its owner",
+                "{key} ({}) can be read by others than its owner",
                 path.display()
             );
             findings.bad(
@@ -59,8 +60,8 @@ pub(super) async fn check_secrets(
     if keys.is_empty() {
         if !rows.is_empty() {
             let message = format!(
-                "the vault holds {} and no master key is configured: none can be used",
-                rows.len()
+                "the vault holds {}, but no master key is configured: no value can be used",
+                counted(rows.len(), "value")
             );
             findings.bad(
                 SECRETS,
@@ -96,18 +97,21 @@ pub(super) async fn check_secrets(
     } else if outdated > 0 {
         let message = format!(
             "{outdated} of {} are sealed with the old master key",
-            rows.len()
+            counted(rows.len(), "value")
         );
         findings.bad(
             SECRETS,
             Level::Warning,
             message,
-            "patchbay secret rekey; then take the old key out",
+            "run patchbay secret rekey; then remove the old key from the configuration",
         );
     } else {
         findings.ok(
             SECRETS,
-            format!("the vault holds {}, and all can be opened", rows.len()),
+            format!(
+                "the vault holds {}, and all can be opened",
+                counted(rows.len(), "value")
+            ),
         );
     }
     check_history_keys(keys, store, findings).await;
@@ -128,14 +132,14 @@ async fn check_history_keys(keys: &Keys, store: &Store, findings: &mut Findings)
         .count();
     if closed > 0 {
         let message = format!(
-            "{closed} of {} keys of the history cannot be opened: data and results under them stay closed",
+            "{closed} of {} keys of the history cannot be opened: the data and results that they seal cannot be opened either",
             rows.len()
         );
         findings.bad(
             CHECK,
             Level::Warning,
             message,
-            "configure the master key before as secrets.old_key_file, then patchbay secret rekey",
+            "set secrets.old_key_file to the previous master key, then run patchbay secret rekey",
         );
     } else if outdated > 0 {
         let message = "the key of the history's data and results is sealed with the old master key";
@@ -143,7 +147,7 @@ async fn check_history_keys(keys: &Keys, store: &Store, findings: &mut Findings)
             CHECK,
             Level::Warning,
             message,
-            "patchbay secret rekey; then take the old key out",
+            "run patchbay secret rekey; then remove the old key from the configuration",
         );
     }
 }

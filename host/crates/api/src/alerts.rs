@@ -45,13 +45,13 @@ operations! {
     /// Silence alerts for a while: no messages are sent. Rules are still evaluated and shown; a
     /// recovery is still sent to whoever received the alert before.
     AlertsSilence = "alerts.silence": POST "/api/admin/alerts/silences" ((), NoQuery, Json<NewSilence>) -> Data<Silence>,
-        Operator, Changes, audit "alert.silence", errors [404 "There is no such rule"];
+        Operator, Changes, audit "alert.silence", errors [404 "There is no rule of that name"];
     /// End a silence. Alerts that fire now and were never sent are sent.
     AlertsUnsilence = "alerts.unsilence": DELETE "/api/admin/alerts/silences/{silence}" (SilencePath, NoQuery, NoBody) -> Data<EndedSilence>,
         Operator, Changes, audit "alert.unsilence", errors [];
     /// List what fired and recovered, the newest first. Entries are kept for 90 days.
     AlertsHistory = "alerts.history": GET "/api/admin/alerts/history" ((), AlertHistoryQuery, NoBody) -> List<AlertEvent>,
-        Operator, Reads, errors [404 "There is no such rule"];
+        Operator, Reads, errors [404 "There is no rule of that name"];
     /// Send a test message over every channel of this host now, and show whether each was
     /// delivered. The list is empty if no channel is configured.
     AlertsTest = "alerts.test": POST "/api/admin/alerts/test" ((), NoQuery, NoBody) -> List<ChannelTest>,

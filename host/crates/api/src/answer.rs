@@ -161,11 +161,11 @@ fn envelope(data: impl Into<RefOr<Schema>>, goes_on: bool) -> Response {
         object = object
             .property(
                 "nextCursor",
-                text("Where the list goes on: `cursor` of the request for its next page."),
+                text("Only if there is another page: the value of `cursor` for it."),
             )
             .property(
                 "partial",
-                flag("A search ended before its page was full, because it takes only so long."),
+                flag("The search reached its time limit before the page was full."),
             );
     }
     let content = ContentBuilder::new().schema(Some(object.build())).build();

@@ -16,11 +16,11 @@ operations! {
     /// Open a breaker: refuse all calls to a host until the breaker is closed. Jobs that need the
     /// host wait without using up attempts.
     BreakersOpen = "breakers.open": POST "/api/admin/breakers/open" ((), NoQuery, Json<BreakerOrder>) -> Data<BreakerView>,
-        Operator, Changes, audit "breaker.open", errors [404 "No active plugin names such a host, or it names several"];
+        Operator, Changes, audit "breaker.open", errors [404 "No outside host of an active plugin matches, or several do"];
     /// Close a breaker: let calls to a host through again, whether the breaker or an operator
     /// opened it.
     BreakersClose = "breakers.close": POST "/api/admin/breakers/close" ((), NoQuery, Json<BreakerOrder>) -> Data<BreakerView>,
-        Operator, Changes, audit "breaker.close", errors [404 "No active plugin names such a host, or it names several"];
+        Operator, Changes, audit "breaker.close", errors [404 "No outside host of an active plugin matches, or several do"];
 }
 
 /// An outside host of a plugin, and its breaker.

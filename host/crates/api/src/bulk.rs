@@ -29,7 +29,7 @@ operations! {
     /// would do. It runs in the background; follow it by its `id`.
     BulkBegin = "bulk.begin": POST "/api/admin/bulk" ((), NoQuery, Json<BulkRequest>) -> Data<BulkBegun>,
         Operator, Destroys("may replace the data of jobs"), audit "bulk.<kind>",
-        errors [404 "nobody knows the queue or the dead letter"];
+        errors [404 "the queue or the dead letter is unknown"];
     /// List bulk operations, the newest first.
     BulkList = "bulk.list": GET "/api/admin/bulk" ((), ListBulks, NoBody) -> List<Bulk>,
         Operator, Reads, errors [];
@@ -41,13 +41,13 @@ operations! {
         Operator, Reads, errors [];
     /// Cancel a bulk operation. Jobs that were already handled stay as they are.
     BulkCancel = "bulk.cancel": POST "/api/admin/bulk/{id}/cancel" (BulkPath, NoQuery, NoBody) -> Data<Bulk>,
-        Operator, Changes, audit "bulk.cancel", errors [409 "It clashes with the present state"];
+        Operator, Changes, audit "bulk.cancel", errors [409 "It conflicts with the present state"];
     /// Resume a bulk operation that has paused after its first jobs.
     BulkResume = "bulk.resume": POST "/api/admin/bulk/{id}/resume" (BulkPath, NoQuery, Json<ResumeBulk>) -> Data<Bulk>,
-        Operator, Changes, audit "bulk.resume", errors [409 "It clashes with the present state"];
+        Operator, Changes, audit "bulk.resume", errors [409 "It conflicts with the present state"];
     /// Undo a removal: put the removed jobs back, within an hour of its end.
     BulkUndo = "bulk.undo": POST "/api/admin/bulk/{id}/undo" (BulkPath, NoQuery, NoBody) -> Data<Bulk>,
-        Operator, Changes, audit "bulk.undo", errors [409 "It clashes with the present state"];
+        Operator, Changes, audit "bulk.undo", errors [409 "It conflicts with the present state"];
 }
 
 /// What a bulk operation does to each job.

@@ -59,8 +59,8 @@ pub struct ListDeadLetters {
     /// Only groups in this state; without it, all that are not closed.
     #[param(inline)]
     pub state: Option<ListedDeadLetters>,
-    /// Only groups that are acknowledged (true) or not (false), of those that are not closed. `state`
-    /// says more; not both.
+    /// Only groups that are acknowledged (true) or not (false), of those that are not closed.
+    /// Cannot be given together with `state`.
     pub acknowledged: Option<bool>,
     /// Number of groups, 1 to 1000; default 50.
     #[param(minimum = 1, maximum = 1000)]

@@ -38,7 +38,7 @@ pub const ERRORS: &[ErrorCode] = &[
     code(
         "breaker-open",
         503,
-        "calls to https://api.example:443 are refused while its breaker is open: patchbay breaker list",
+        "Calls to https://api.example:443 are refused while its breaker is open. See: patchbay breaker list",
         "An outside service failed several times, so that the host does not call it for a while.",
         "Wait for the time in the header Retry-After. See `patchbay breaker list`; if the service works again, `patchbay breaker close`.",
     ),
@@ -129,14 +129,14 @@ pub const ERRORS: &[ErrorCode] = &[
     code(
         "invalid-configuration",
         0,
-        "http.port: must be a whole number from 0 to 65535",
+        "work.lock_s (from PATCHBAY_WORK_LOCK_S): must be a whole number from 2 to 3600, not \"0\"",
         "The configuration cannot be used.",
         "Correct the keys that the message names; `patchbay config` lists all.",
     ),
     code(
         "invalid-input",
         400,
-        "limit: 1 to 200",
+        "limit: must be from 1 to 200",
         "The request cannot be understood, or a value is out of its range. Nothing was changed. The status is 422 for a body \
          that is JSON, but not of the expected form.",
         "Correct what the message names; docs/openapi.json has the ranges.",

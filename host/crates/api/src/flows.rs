@@ -14,8 +14,8 @@ operations! {
     /// Schemas that its queue's active plugin declares, unless `force` is true for it or for all.
     FlowsAdd = "flows.add": POST "/api/admin/flows" ((), Force, Json<FlowNode>) -> Data<AddedFlow>,
         Operator, Changes, audit "flow.add", errors [
-            404 "nobody knows one of the queues",
-            422 "`does-not-fit`: the plugin of a queue declares no such job, or other data; or the body is not what is wanted",
+            404 "one of the queues is unknown",
+            422 "`does-not-fit`: the plugin of a queue declares no such job, or other data; or the body does not have the expected form",
         ];
 }
 

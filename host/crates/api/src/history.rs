@@ -42,7 +42,7 @@ operations! {
     /// stays. Unfinished jobs are kept unless `unfinished` is true; running jobs are erased once
     /// they have ended. Repeating the request changes nothing.
     HistoryErase = "history.erase": POST "/api/admin/history/erase" ((), NoQuery, Json<Erase>) -> Data<Erasure>,
-        Operator, Destroys("erases data, results and messages of jobs"), audit "history.erase", errors [404 "There is no such thing"];
+        Operator, Destroys("erases data, results and messages of jobs"), audit "history.erase", errors [404 "It does not exist"];
     /// List erasures, the newest first: who asked, why, how many jobs, and whether it has ended.
     HistoryErasures = "history.erasures": GET "/api/admin/history/erasures" ((), ListErasures, NoBody) -> List<RecordedErasure>,
         Operator, Reads, errors [];

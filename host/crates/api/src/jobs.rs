@@ -42,8 +42,8 @@ operations! {
     /// declares, unless `force` is true.
     JobsAdd = "jobs.add": POST "/api/admin/queues/{queue}/jobs" (QueuePath, NoQuery, Json<AddJob>) -> Data<Added>,
         Operator, Changes, audit "job.add", errors [
-            404 "nobody knows the queue",
-            422 "`does-not-fit`: the plugin of the queue declares no such job, or other data; or the body is not what is wanted",
+            404 "the queue is unknown",
+            422 "`does-not-fit`: the plugin of the queue declares no such job, or other data; or the body does not have the expected form",
         ];
     /// Show a job: its data, state, failure, logs and attempts. Values that the queue's manifest
     /// redacts, and secrets, are hidden; `reveal` shows them, which is recorded.
@@ -61,7 +61,7 @@ operations! {
         Operator, Changes, audit "job.duplicate", errors [409 "its options cannot be read"];
     /// Run a delayed job now.
     JobsPromote = "jobs.promote": POST "/api/admin/queues/{queue}/jobs/{id}/promote" (JobPath, NoQuery, NoBody) -> Nothing,
-        Operator, Changes, audit "job.promote", errors [409 "not delayed, or of a schedule"];
+        Operator, Changes, audit "job.promote", errors [409 "it is not delayed, or belongs to a schedule"];
     /// Kill a running job, in whichever host process it runs. It fails for good.
     JobsKill = "jobs.kill": POST "/api/admin/queues/{queue}/jobs/{id}/kill" (JobPath, NoQuery, NoBody) -> Nothing,
         Operator, Changes, audit "job.kill", errors [409 "it does not run, or not here"];
@@ -69,15 +69,15 @@ operations! {
     /// queue's active plugin declares for the job, unless `force` is true.
     JobsSetData = "jobs.set_data": PUT "/api/admin/queues/{queue}/jobs/{id}/data" (JobPath, Force, AnyDocument) -> Nothing,
         Operator, Destroys("replaces the data of the job"), audit "job.set-data", errors [
-            409 "It clashes with the present state",
+            409 "It conflicts with the present state",
             422 "`does-not-fit`: the plugin of the queue declares other data for the job",
         ];
     /// Change when a delayed job starts.
     JobsSetDelay = "jobs.set_delay": PUT "/api/admin/queues/{queue}/jobs/{id}/delay" (JobPath, NoQuery, Json<Delay>) -> Nothing,
-        Operator, Changes, audit "job.set-delay", errors [409 "It clashes with the present state"];
+        Operator, Changes, audit "job.set-delay", errors [409 "It conflicts with the present state"];
     /// Change the priority of a waiting job.
     JobsSetPriority = "jobs.set_priority": PUT "/api/admin/queues/{queue}/jobs/{id}/priority" (JobPath, NoQuery, Json<Priority>) -> Nothing,
-        Operator, Changes, audit "job.set-priority", errors [409 "It clashes with the present state"];
+        Operator, Changes, audit "job.set-priority", errors [409 "It conflicts with the present state"];
 }
 
 /// Which jobs to list.

@@ -44,8 +44,8 @@ operations! {
     /// already staged, its new signatures are added.
     PluginsPush = "plugins.push": POST "/api/admin/plugins" ((), NoQuery, SignedComponent) -> Data<Staged>,
         Operator, Changes, audit "plugin.push", errors [
-            400 "a signature or a source that is none",
-            409 "clashes with another plugin",
+            400 "a signature or a source cannot be read",
+            409 "it conflicts with another plugin",
             413 "too large",
             422 "`rejected`, with the reason, or `untrusted`: not signed by a key that this host trusts",
         ];
@@ -55,13 +55,13 @@ operations! {
     /// Activate a revision. Running calls finish on the previous one.
     PluginsActivate = "plugins.activate": POST "/api/admin/plugins/{name}/activate" (PluginPath, NoQuery, Json<Activate>) -> Data<Activated>,
         Operator, Changes, audit "plugin.activate", errors [
-            409 "`not-granted`, or it clashes with another plugin or the rights of the database",
+            409 "`not-granted`, or it conflicts with another plugin or the rights of the database",
             422 "`rejected`, `untrusted`, or `does-not-fit`: the stored settings do not fit its schema",
         ];
     /// Activate the revision that was active before the present one.
     PluginsRollback = "plugins.rollback": POST "/api/admin/plugins/{name}/rollback" (PluginPath, NoQuery, NoBody) -> Data<Activated>,
         Operator, Changes, audit "plugin.rollback", errors [
-            409 "there is none, or it cannot be activated",
+            409 "there is no earlier revision, or it cannot be activated",
             422 "`rejected`, `untrusted`, or `does-not-fit`: the stored settings do not fit its schema",
         ];
     /// Deactivate a plugin. Its queues wait until a revision is activated.
@@ -87,13 +87,13 @@ operations! {
         Operator, Reads, errors [];
     /// Show what changed between two revisions of a plugin.
     PluginsDiff = "plugins.diff": GET "/api/admin/plugins/{name}/diff" (PluginPath, TwoRevisions, NoBody) -> Data<Difference>,
-        Operator, Reads, errors [409 "more than one revision begins so"];
+        Operator, Reads, errors [409 "several revisions begin with that digest"];
     /// List what a plugin asks for, what it is granted, and what it used in the last 30 days.
     PluginsGrants = "plugins.grants": GET "/api/admin/plugins/{name}/grants" (PluginPath, NoQuery, NoBody) -> List<GrantView>,
         Operator, Reads, errors [];
     /// Grant asks of a plugin's revisions. Takes effect on the next call.
     PluginsGrant = "plugins.grant": POST "/api/admin/plugins/{name}/grants" (PluginPath, NoQuery, Json<Asks>) -> Nothing,
-        Operator, Changes, audit "plugin.grant", errors [404 "no such plugin, or nothing of it asks for that"];
+        Operator, Changes, audit "plugin.grant", errors [404 "there is no plugin of that name, or no revision of it asks for that"];
     /// Revoke grants. The next call is denied, on every host within a second; running calls keep
     /// their grants.
     PluginsRevoke = "plugins.revoke": POST "/api/admin/plugins/{name}/grants/revoke" (PluginPath, NoQuery, Json<Asks>) -> List<String>,

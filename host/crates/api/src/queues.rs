@@ -31,13 +31,13 @@ operations! {
         Operator, Reads, errors [];
     /// Pause a queue for every worker on all hosts; running jobs continue.
     QueuesPause = "queues.pause": POST "/api/admin/queues/{queue}/pause" (QueuePath, NoQuery, NoBody) -> Data<Done>,
-        Operator, Changes, audit "queue.pause", errors [409 "BullMQ 5 works on the same queues, and would lose jobs at the resume"];
+        Operator, Changes, audit "queue.pause", errors [409 "BullMQ 5 works on the same queues, and its resume would lose jobs"];
     /// Resume a queue: workers take its jobs again.
     QueuesResume = "queues.resume": POST "/api/admin/queues/{queue}/resume" (QueuePath, NoQuery, NoBody) -> Data<Done>,
         Operator, Changes, audit "queue.resume", errors [];
     /// Pause every queue.
     QueuesPauseAll = "queues.pause_all": POST "/api/admin/queues/pause" ((), NoQuery, Json<EveryQueue>) -> Data<AllDone>,
-        Operator, Changes, audit "queue.pause", errors [409 "BullMQ 5 works on the same queues, and would lose jobs at the resume"];
+        Operator, Changes, audit "queue.pause", errors [409 "BullMQ 5 works on the same queues, and its resume would lose jobs"];
     /// Resume every queue.
     QueuesResumeAll = "queues.resume_all": POST "/api/admin/queues/resume" ((), NoQuery, Json<EveryQueue>) -> Data<AllDone>,
         Operator, Changes, audit "queue.resume", errors [];
@@ -54,7 +54,7 @@ operations! {
         Operator, Changes, audit "queue.put-back", errors [];
     /// Remove a queue with all its jobs, finished ones included. Its history is kept.
     QueuesObliterate = "queues.obliterate": POST "/api/admin/queues/{queue}/obliterate" (QueuePath, NoQuery, Json<Obliterate>) -> Data<Done>,
-        Operator, Destroys("removes the queue with all its jobs"), audit "queue.obliterate", errors [409 "Jobs of it run"];
+        Operator, Destroys("removes the queue with all its jobs"), audit "queue.obliterate", errors [409 "Some of its jobs are running"];
     /// Limit how many jobs of a queue run at the same time, over all workers.
     QueuesConcurrency = "queues.concurrency": PUT "/api/admin/queues/{queue}/concurrency" (QueuePath, NoQuery, Json<Concurrency>) -> Nothing,
         Operator, Changes, audit "queue.concurrency", errors [];

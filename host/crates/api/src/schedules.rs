@@ -38,20 +38,20 @@ operations! {
     /// is true.
     SchedulesCreate = "schedules.create": POST "/api/admin/schedules" ((), NoQuery, Json<ScheduleChange>) -> Data<ScheduleView>,
         Operator, Changes, audit "schedule.create", errors [
-            404 "Nobody knows the queue",
-            409 "The id is taken",
-            422 "`does-not-fit`: the plugin of the queue declares no such job, or other data; or the body is not what is wanted",
+            404 "The queue is unknown",
+            409 "The id is in use",
+            422 "`does-not-fit`: the plugin of the queue declares no such job, or other data; or the body does not have the expected form",
         ];
     /// Change a schedule. Changes to a plugin's schedule survive updates of the plugin. A changed
     /// queue, name or data must fit as in a new schedule.
     SchedulesChange = "schedules.change": PATCH "/api/admin/schedules/{id}" (SchedulePath, NoQuery, Json<ScheduleChange>) -> Data<ScheduleView>,
         Operator, Changes, audit "schedule.change", errors [
-            422 "`does-not-fit`: the plugin of the queue declares no such job, or other data; or the body is not what is wanted",
+            422 "`does-not-fit`: the plugin of the queue declares no such job, or other data; or the body does not have the expected form",
         ];
     /// Remove an operator's schedule. To stop a plugin's schedule, pause it or remove it from the
     /// manifest.
     SchedulesRemove = "schedules.remove": DELETE "/api/admin/schedules/{id}" (SchedulePath, NoQuery, NoBody) -> Nothing,
-        Operator, Destroys("removes the schedule"), audit "schedule.remove", errors [409 "It is a plugin's"];
+        Operator, Destroys("removes the schedule"), audit "schedule.remove", errors [409 "It belongs to a plugin"];
     /// Pause a schedule: it stops ticking. A running job continues.
     SchedulesPause = "schedules.pause": POST "/api/admin/schedules/{id}/pause" (SchedulePath, NoQuery, NoBody) -> Data<ScheduleView>,
         Operator, Changes, audit "schedule.pause", errors [];

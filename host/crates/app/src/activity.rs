@@ -29,12 +29,14 @@ impl ActivityLog {
     pub async fn list(&self, asked: ListActivity) -> Result<Page<Activity>, Error> {
         let limit = asked.limit.unwrap_or(DEFAULT_LIMIT);
         if !(1..=MAX_LIMIT).contains(&limit) {
-            return Err(Error::invalid(format!("limit: 1 to {MAX_LIMIT}")));
+            return Err(Error::invalid(format!(
+                "limit: must be from 1 to {MAX_LIMIT}"
+            )));
         }
         for (name, time) in [("since", asked.since), ("until", asked.until)] {
             if time.is_some_and(|time| !(0..=9_999).contains(&time.year())) {
                 return Err(Error::invalid(format!(
-                    "{name}: a time of the years 0000 to 9999"
+                    "{name}: must be a time in the years 0000 to 9999"
                 )));
             }
         }
@@ -64,7 +66,7 @@ impl ActivityLog {
 fn text(name: &str, value: Option<String>) -> Result<Option<String>, Error> {
     match &value {
         Some(text) if text.len() > MAX_TEXT || text.contains('\0') => Err(Error::invalid(format!(
-            "{name}: at most {MAX_TEXT} bytes, without NUL"
+            "{name}: must have at most {MAX_TEXT} bytes and no NUL character"
         ))),
         _ => Ok(value),
     }
@@ -91,7 +93,7 @@ fn cursor(text: &str) -> Result<ActivityCursor, Error> {
         })
     };
     read().ok_or_else(|| {
-        Error::invalid("cursor: unknown. Take nextCursor of the page before, or none")
+        Error::invalid("cursor: unknown. Use `nextCursor` of the page before, or leave it out")
     })
 }
 

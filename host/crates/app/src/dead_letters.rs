@@ -47,7 +47,9 @@ impl DeadLetters {
     pub async fn list(&self, asked: ListDeadLetters) -> Result<Vec<DeadLetter>, Error> {
         let limit = asked.limit.unwrap_or(DEFAULT_LIMIT);
         if !(1..=MAX_LIMIT).contains(&limit) {
-            return Err(Error::invalid(format!("limit: 1 to {MAX_LIMIT}")));
+            return Err(Error::invalid(format!(
+                "limit: must be from 1 to {MAX_LIMIT}"
+            )));
         }
         let which = which(asked)?;
         let rows = async || {
@@ -165,7 +167,7 @@ fn which(asked: ListDeadLetters) -> Result<Which, Error> {
     let (acknowledged, closed) = match (asked.state, asked.acknowledged) {
         (Some(_), Some(_)) => {
             return Err(Error::invalid(
-                "acknowledged: not together with state, which says it, too (state=open, state=acknowledged)",
+                "acknowledged: cannot be given together with state. Use state=open or state=acknowledged",
             ));
         }
         (None, acknowledged) => (acknowledged, Some(false)),
@@ -204,7 +206,7 @@ fn text(name: &str, value: Option<String>, most: usize) -> Result<Option<String>
         .is_some_and(|text| text.chars().count() > most || text.contains('\0'))
     {
         return Err(Error::invalid(format!(
-            "{name}: at most {most} characters, without NUL"
+            "{name}: must have at most {most} characters and no NUL character"
         )));
     }
     Ok(value)

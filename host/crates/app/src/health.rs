@@ -277,7 +277,7 @@ impl Health {
             }),
             probe.read_only.map(|read_only| {
                 let message = format!("Postgres may only be read: {read_only}");
-                NotReady::new("database-read-only", message, "patchbay doctor says what to do; work goes on by itself")
+                NotReady::new("database-read-only", message, "Run patchbay doctor: it says what to do. Work continues by itself")
             }),
             probe.redis_trouble.as_ref().map(NotReady::redis),
             skew_ms.map(|skew_ms| {
@@ -287,11 +287,11 @@ impl Health {
                     if skew_ms > 0 { "ahead of" } else { "behind" },
                     MAX_CLOCK_SKEW_MS / 1_000,
                 );
-                NotReady::new("skewed", message, "Synchronise both machines with NTP; work goes on by itself")
+                NotReady::new("skewed", message, "Synchronise both machines with NTP. Work continues by itself")
             }),
             self.plugins.is_stale().then(|| {
-                let message = "What Postgres says of plugins was not seen for 15 s: this host may run outdated ones";
-                NotReady::new("stale", message, "patchbay doctor on its machine")
+                let message = "This host has not read the active plugins from Postgres for 15 s: it may run outdated revisions";
+                NotReady::new("stale", message, "Run patchbay doctor on its machine")
             }),
         ];
         let reasons: Vec<NotReady> = reasons.into_iter().flatten().collect();
@@ -382,7 +382,7 @@ pub async fn warn_about_skew(queues: &Broker) {
     {
         warn!(
             skew_ms,
-            "this machine's clock is not Redis's: synchronise both with NTP"
+            "this machine's clock differs from Redis's: synchronise both with NTP"
         );
     }
 }
@@ -415,7 +415,10 @@ mod tests {
 
     #[test]
     fn a_service_that_fails_since_postgres_is_away_is_not_named_beside_that() {
-        let fails = [("bulk", ServiceTrouble::Fails("bulk operations wait"))];
+        let fails = [(
+            "bulk",
+            ServiceTrouble::Fails("bulk operations make no progress"),
+        )];
         assert!(of_services(&fails, true).is_empty());
         let details = of_services(&fails, false);
         assert_eq!(
@@ -426,7 +429,9 @@ mod tests {
             ["service-failing"]
         );
         assert!(
-            details[0].message.contains("bulk operations wait"),
+            details[0]
+                .message
+                .contains("bulk operations make no progress"),
             "{}",
             details[0].message
         );

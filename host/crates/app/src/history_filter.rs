@@ -42,11 +42,11 @@ fn of(queue: &Option<QueueName>) -> String {
 
 fn declared(paths: &BTreeSet<DataPath>) -> String {
     if paths.is_empty() {
-        return "there are none (in plugin.toml: searchable = [\"customer.id\"] in [[queues]])"
+        return "no path is searchable (in plugin.toml: searchable = [\"customer.id\"] in [[queues]])"
             .into();
     }
     let paths: Vec<String> = paths.iter().map(|path| format!("data.{path}")).collect();
-    format!("there are {}", paths.join(", "))
+    format!("searchable paths: {}", paths.join(", "))
 }
 
 impl HistoryFilter {

@@ -33,7 +33,7 @@ async fn keep_relaying(sql: PluginSql, queues: Broker, stop: CancellationToken) 
         }
         // `stop` does not interrupt this, although that would do no harm.
         if let Err(error) = relay_all(&sql, &queues).await {
-            warn!(%error, "jobs wait in the outbox");
+            warn!(%error, "jobs in the outbox could not be added to their queues; trying again");
             tokio::time::sleep(POLL).await;
         }
     }
@@ -53,7 +53,7 @@ async fn relay_all(sql: &PluginSql, queues: &Broker) -> Result<(), StoreError> {
                     added.push(entry);
                 }
                 Err(error) => {
-                    warn!(plugin = %entry.plugin, %error, "jobs wait in the outbox");
+                    warn!(plugin = %entry.plugin, %error, "jobs in the outbox could not be added to their queues; trying again");
                     waits = true;
                 }
             }

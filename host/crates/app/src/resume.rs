@@ -30,7 +30,7 @@ pub async fn migrate_or_resume(store: &Store, copy: &OfflineSnapshot) -> anyhow:
         Err(error) if is_away(&error) && Plugins::has_copy(copy) => {
             warn!(
                 error = format!("{error:#}"),
-                "starting with what this host last saw of Postgres"
+                "Postgres does not answer; starting from the last snapshot"
             );
             Ok(true)
         }

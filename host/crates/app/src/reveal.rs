@@ -15,11 +15,11 @@ pub(crate) fn check(asked: &Reveal) -> Result<(), Error> {
     let too_long = |reason: &String| reason.chars().count() > MAX_REASON || reason.contains('\0');
     if asked.reason.as_ref().is_some_and(too_long) {
         return Err(Error::invalid(format!(
-            "reason: at most {MAX_REASON} characters, without NUL"
+            "reason: must have at most {MAX_REASON} characters and no NUL character"
         )));
     }
     if asked.reason.is_some() && !asked.reveal {
-        return Err(Error::invalid("reason: it is for reveal=true"));
+        return Err(Error::invalid("reason: can only be given with reveal=true"));
     }
     Ok(())
 }

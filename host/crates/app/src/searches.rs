@@ -143,21 +143,19 @@ impl Searches {
             .find(|(_, value)| value == REDACTED)
         {
             return Err(Error::invalid(format!(
-                "data.{path}: {REDACTED} stands for a value that was hidden; name the value"
+                "data.{path}: {REDACTED} stands for a value that was hidden. Write the value itself"
             )));
         }
         if search.since_ms.is_some() && search.filter.from.is_some() {
-            return Err(Error::invalid(
-                "sinceMs and from both say where it begins: give one of them",
-            ));
+            return Err(Error::invalid("sinceMs and from cannot be given together"));
         }
         if search.since_ms.is_some_and(|ms| ms > MAX_SINCE_MS) {
-            return Err(Error::invalid("sinceMs: at most a hundred years"));
+            return Err(Error::invalid("sinceMs: must be at most 100 years"));
         }
         match search.state {
-            Some(_) if search.filter.queue.is_none() => Err(Error::invalid(
-                "queue: jobs in a state are those of one queue",
-            )),
+            Some(_) if search.filter.queue.is_none() => {
+                Err(Error::invalid("queue: must be given when state is given"))
+            }
             Some(_) => Ok(()),
             None => {
                 HistoryFilter::new(&self.store, &self.plugins, search.filter.clone()).await?;
@@ -203,7 +201,7 @@ impl Searches {
         let asked = PagedFilter::new(page.0)?;
         if let Some((key, _)) = asked.filter.first() {
             return Err(Error::invalid(format!(
-                "{key}: a saved search has its own filter"
+                "{key}: cannot be given, because a saved search has its own filter"
             )));
         }
         let SavedSearch {
@@ -280,9 +278,7 @@ fn checked(name: &str) -> Result<&str, Error> {
         && name
             .chars()
             .all(|c| c.is_alphanumeric() || " -_.".contains(c));
-    let rule = format!(
-        "a saved search is called by 1 to {MAX_NAME} letters, digits, spaces, '-', '_' and '.'"
-    );
+    let rule = format!("name: must have 1 to {MAX_NAME} letters, digits, spaces, '-', '_' and '.'");
     if fits {
         Ok(name)
     } else {

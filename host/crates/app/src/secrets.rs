@@ -77,7 +77,7 @@ impl Secrets {
         let overlap = Duration::from_millis(new.overlap_ms);
         if overlap.is_zero() || overlap > MAX_OVERLAP {
             return Err(Error::invalid(
-                "overlapMs: from 1 millisecond to 90 days; to end the present version at once, set the secret",
+                "overlapMs: must be from 1 millisecond to 90 days. To end the present version at once, set the secret instead",
             ));
         }
         let details = json!({ "overlapMs": new.overlap_ms });
@@ -140,7 +140,7 @@ impl Secrets {
             .into_iter()
             .find(|secret| secret.name == name.as_str());
         found.ok_or_else(|| {
-            Error::not_found(format!("the vault holds no secret {name} of {plugin}"))
+            Error::not_found(format!("The vault holds no secret {name} of {plugin}"))
         })
     }
 
@@ -149,7 +149,7 @@ impl Secrets {
     async fn asked(&self, plugin: &PluginName) -> Result<Vec<String>, Error> {
         let rows = self.store.revisions(Some(plugin)).await?;
         let row = rows.iter().find(|row| row.is_current).or(rows.first());
-        let row = row.ok_or_else(|| Error::not_found(format!("no plugin is called {plugin}")))?;
+        let row = row.ok_or_else(|| Error::not_found(format!("No plugin is called {plugin}")))?;
         // If this version cannot read the manifest, other places report it. Secrets can be managed
         // nevertheless.
         let manifest = Manifest::from_stored(row.manifest.clone());
@@ -184,7 +184,7 @@ impl Secrets {
 fn checked(SecretText(value): SecretText) -> Result<Zeroizing<String>, Error> {
     if value.is_empty() || value.len() > MAX_VALUE_BYTES {
         return Err(Error::invalid(format!(
-            "value: a secret has 1 to {MAX_VALUE_BYTES} bytes"
+            "value: must have 1 to {MAX_VALUE_BYTES} bytes"
         )));
     }
     Ok(value)

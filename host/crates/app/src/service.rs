@@ -289,14 +289,14 @@ impl RunningServices {
                     warn!(
                         service = service.name(),
                         error = format!("{error:#}"),
-                        "a service has not finished its work"
+                        "a service could not finish its work"
                     );
                 }
                 Err(_) => {
                     running.abort();
                     warn!(
                         service = service.name(),
-                        "a service has not ended in time and is left behind"
+                        "a service did not end in time and was aborted"
                     );
                 }
             }

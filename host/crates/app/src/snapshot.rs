@@ -53,7 +53,7 @@ impl OfflineSnapshot {
         {
             warn!(
                 name,
-                "a snapshot on disk is not this installation's, and is not used"
+                "a snapshot on disk belongs to another installation and is not used"
             );
             return None;
         }

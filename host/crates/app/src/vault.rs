@@ -46,8 +46,8 @@ pub const MAX_VALUE_BYTES: usize = 64 << 10;
 pub enum VaultError {
     /// Nothing can be sealed.
     #[error(
-        "no key for secrets is configured: set secrets.key_file (PATCHBAY_SECRETS_KEY_FILE) to a file that holds the output of \
-         `openssl rand -hex 32`, on every host, and restart"
+        "No key for secrets is configured. Set secrets.key_file (PATCHBAY_SECRETS_KEY_FILE) to a file that holds the output of \
+         `openssl rand -hex 32`, on every host, and restart the hosts"
     )]
     NoKey,
     #[error(transparent)]
@@ -102,7 +102,7 @@ impl Vault {
         if keys.is_empty() && !rows.is_empty() {
             error!(
                 secrets = rows.len(),
-                "the vault holds secrets and no key is configured: they cannot be used; set secrets.key_file"
+                "the vault holds secrets, but no key is configured, so they cannot be used; set secrets.key_file"
             );
         }
         let vault = Self {
@@ -201,7 +201,7 @@ impl Vault {
             key = done.key_id,
             resealed = done.resealed,
             unreadable = done.unreadable.len(),
-            "secrets sealed anew"
+            "secrets resealed"
         );
         self.refresh().await?;
         Ok(done)
@@ -228,7 +228,7 @@ impl Vault {
                 Ok(()) => failing = false,
                 Err(error) if !failing => {
                     failing = true;
-                    error!(error = %error, "cannot read the secrets; running on with the last known ones");
+                    error!(error = %error, "cannot read the secrets; continuing with the last known ones");
                 }
                 Err(_) => {}
             }
@@ -296,7 +296,7 @@ impl Vault {
             // Another host has a key that this one lacks. A version never changes its value, so the
             // known one is still right.
             (Err(CannotOpen::UnknownKey), Some(Ok(value))) => {
-                warn!(plugin = %row.plugin, secret = %row.name, version = row.version, "a secret was sealed anew with a key that this host lacks; it runs on with the known value");
+                warn!(plugin = %row.plugin, secret = %row.name, version = row.version, "a secret was resealed with a key that this host does not have; continuing with the known value");
                 Ok(value.clone())
             }
             (Err(reason), _) => {

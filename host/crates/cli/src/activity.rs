@@ -45,7 +45,7 @@ pub struct ActivityArgs {
     /// Only by operators, plugins or hosts
     #[arg(long, value_enum)]
     kind: Option<Kind>,
-    /// Only what has ended so
+    /// Only actions with this result
     #[arg(long, value_enum)]
     result: Option<Ended>,
     /// Only since then: a time such as 2026-11-24T00:00:00Z, or an age such as 90s, 30m, 24h or 7d
@@ -56,7 +56,7 @@ pub struct ActivityArgs {
     until: Option<DateTime<Utc>>,
     #[command(flatten)]
     much: Paging,
-    /// Go on with what is done from now on, until Ctrl-C
+    /// Follow: show what is done from now on, until Ctrl-C
     #[arg(long, conflicts_with_all = ["all", "cursor", "until", "csv"])]
     follow: bool,
     /// Print all rows as comma-separated values

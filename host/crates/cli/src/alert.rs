@@ -123,15 +123,15 @@ fn seconds(text: &str, least: u64, most_days: u64) -> Result<u64, String> {
         Some('m') => 60,
         Some('h') => 3_600,
         Some('d') => 86_400,
-        _ => return Err("a number with a unit: 90s, 30m, 2h or 3d".into()),
+        _ => return Err("must be a number with a unit: 90s, 30m, 2h or 3d".into()),
     };
     let number: u64 = text[..text.len() - 1]
         .parse()
-        .map_err(|_| "a number with a unit: 90s, 30m, 2h or 3d")?;
+        .map_err(|_| "must be a number with a unit: 90s, 30m, 2h or 3d")?;
     let length = number
         .checked_mul(unit)
         .filter(|length| (least..=most_days * 86_400).contains(length));
-    length.ok_or_else(|| format!("{least} s to {most_days} days"))
+    length.ok_or_else(|| format!("must be from {least} s to {most_days} days"))
 }
 
 impl AlertCommand {
@@ -225,9 +225,8 @@ pub(crate) async fn run(
             };
             let silence = client.ask::<AlertsSilence>((), none, Json(new)).await?;
             let (id, until) = (silence.data.id, to_the_second(silence.data.ends_at));
-            let message = format!(
-                "nobody is told until {until}; before that with: patchbay alert unsilence {id}"
-            );
+            let message =
+                format!("Silenced until {until}. To end it earlier: patchbay alert unsilence {id}");
             output.value(&message, &silence.raw);
         }
         AlertCommand::Silences => {
@@ -254,7 +253,7 @@ pub(crate) async fn run(
                 silence: id.to_string(),
             };
             let ended = client.ask::<AlertsUnsilence>(path, none, NoBody).await?;
-            output.value(&format!("silence {id} is ended"), &ended.raw);
+            output.value(&format!("Ended: silence {id}"), &ended.raw);
         }
         AlertCommand::History { rule, limit } => {
             let query = AlertHistoryQuery {
@@ -264,7 +263,7 @@ pub(crate) async fn run(
             let events = client.ask::<AlertsHistory>((), query, NoBody).await?;
             let rows = events.data.into_iter().map(|event| {
                 let what = if event.silenced {
-                    " (nobody was told)"
+                    " (no message was sent)"
                 } else {
                     ""
                 };
@@ -391,7 +390,7 @@ async fn test(client: &Client, output: Output) -> anyhow::Result<()> {
     let tests = client.ask::<AlertsTest>((), NoQuery {}, NoBody).await?;
     if tests.data.is_empty() {
         let message =
-            "no channel is configured: set alerts.webhook_url, alerts.slack_url or alerts.mail_to";
+            "No channel is configured. Set alerts.webhook_url, alerts.slack_url or alerts.mail_to";
         return Err(Refusal(message.into()).into());
     }
     let failed = tests.data.iter().filter(|one| !one.delivered).count();

@@ -99,7 +99,7 @@ impl Project {
         }
         if !self.dir.join("Cargo.toml").exists() {
             bail!(
-                "nothing says how {} is built: it has no Cargo.toml; add to its plugin.toml a section [build] with command and component",
+                "It is unknown how {} is built: it has no Cargo.toml, and its plugin.toml has no section [build]. Add that section with command and component",
                 self.dir.display()
             );
         }
@@ -135,7 +135,7 @@ impl Project {
     fn made(&self, ended: ExitStatus, what: &str, component: PathBuf) -> anyhow::Result<PathBuf> {
         if ended.code() == Some(COMMAND_NOT_FOUND) {
             bail!(
-                "{what} needs a program that is not installed, or not on the PATH: the line above names it"
+                "{what} needs a program that is not installed, or not on the PATH. The line above names it"
             );
         }
         if !ended.success() {
@@ -147,7 +147,7 @@ impl Project {
                 self.dir.display(),
                 match component.as_os_str().is_empty() {
                     true => "its Cargo.toml needs [lib] crate-type = [\"cdylib\"]".to_owned(),
-                    false => format!("there is no {}", component.display()),
+                    false => format!("{} does not exist", component.display()),
                 }
             );
         }
@@ -173,7 +173,7 @@ impl Project {
             .find(|path| path.exists());
         found.with_context(|| {
             format!(
-                "no {file} in {} or above: build it with `patchbay plugin build`, or name it with --component",
+                "there is no {file} in {} or above. Build it with `patchbay plugin build`, or name it with --component",
                 dir.display()
             )
         })

@@ -153,7 +153,7 @@ impl JobSelection {
         for pair in &self.filter {
             let (key, value) = pair
                 .split_once('=')
-                .ok_or_else(|| Refusal(format!("{pair}: write KEY=VALUE")))?;
+                .ok_or_else(|| Refusal(format!("{pair}: must be KEY=VALUE")))?;
             if pairs.insert(key.to_owned(), value.into()).is_some() {
                 return Err(Refusal(format!("{key}: given twice")));
             }
@@ -250,7 +250,7 @@ pub(crate) async fn run(
             for pair in set {
                 let (path, value) = pair
                     .split_once('=')
-                    .ok_or_else(|| Refusal(format!("{pair}: write PATH=JSON")))?;
+                    .ok_or_else(|| Refusal(format!("{pair}: must be PATH=JSON")))?;
                 // Kept as written; a value that is not JSON is sent as a text.
                 let json = RawValue::from_string(value.trim().to_owned());
                 values.insert(path.to_owned(), json.or_else(|_| to_raw_value(value))?);
@@ -405,7 +405,9 @@ async fn begin_with(
     let looked = client.ask_as_written::<BulkBegin>((), &body).await?;
     let raw = with_json_in(&looked.raw, &["data"]);
     let BulkBegun::Preview(preview) = &looked.data else {
-        bail!("the host has begun what it was to preview only")
+        bail!(
+            "The host began the operation, although only a preview was requested. See: patchbay bulk list"
+        )
     };
     let matched = preview.matched;
     if matched == 0 && preview.complete {
@@ -444,7 +446,7 @@ async fn begin_with(
         )
         .await?;
     let BulkBegun::Bulk(bulk) = &begun.data else {
-        bail!("the host has previewed what it was to begin")
+        bail!("The host returned a preview and did not begin the operation")
     };
     let id = bulk.id;
     let done = format!("Started: bulk operation {id}. Follow it: patchbay bulk watch {id}");

@@ -64,7 +64,7 @@ pub(super) fn next(details: &DeadLetterDetails) -> Vec<String> {
         lines.push(format!("closed: no job of it fails or waits{rest}"));
     } else if lines.is_empty() {
         lines.push(format!(
-            "its jobs are still being counted. Again in 10 s: patchbay dead-letter show {id}"
+            "its jobs are still being counted. Try again in 10 s: patchbay dead-letter show {id}"
         ));
     }
     lines

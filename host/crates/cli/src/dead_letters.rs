@@ -155,9 +155,9 @@ pub(crate) async fn run(
                 .ask::<DeadLettersNote>(DeadLetterPath { id }, none, Json(Note { note }))
                 .await?;
             let now = if group.data.note.is_some() {
-                "is noted"
+                "has a new note"
             } else {
-                "has no note any more"
+                "no longer has a note"
             };
             output.value(&format!("dead letter {id} {now}"), &group.raw);
         }

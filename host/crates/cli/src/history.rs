@@ -158,7 +158,7 @@ const MOST_SHOWN: usize = 10;
 fn pair(text: &str) -> Result<(String, String), String> {
     let (name, value) = text
         .split_once('=')
-        .ok_or("a name and a value with = between them")?;
+        .ok_or("must be KEY=VALUE, for example outcome=failed")?;
     Ok((name.to_owned(), value.to_owned()))
 }
 
@@ -460,7 +460,7 @@ fn erased_places(places: &Places) -> [(u64, &'static str); 14] {
         ),
         (
             places.flow_results,
-            "results of children that parents in flows were told",
+            "results of children that parents in flows hold",
         ),
         (places.undo_copies, "copies for undoing removals"),
         (places.events, "events of queues"),
@@ -497,18 +497,18 @@ fn places_left(places: &Places) -> [(u64, &'static str); 3] {
         ),
         (
             places.bulk_operations_left,
-            "bulk operations go on with the value in their filter; ask again when they have ended",
+            "bulk operations continue with the value in their filter; repeat this command when they have ended",
         ),
         (
             places.outbox_left,
-            "jobs of plugins' transactions are not in their queues yet; ask again",
+            "jobs of plugins' transactions are not in their queues yet; repeat this command",
         ),
     ]
 }
 
 fn counted(done: &Erasure) -> String {
     let more = if done.and_more {
-        ", and there are more: do it again"
+        ", and there are more: repeat this command"
     } else {
         ""
     };
@@ -528,7 +528,7 @@ fn counted(done: &Erasure) -> String {
 fn left(done: &Erasure) -> String {
     let mut left = String::new();
     if done.undeclared {
-        left += "\nNo active plugin declares this path searchable: attempts that were recorded without that are not found, and keep their data";
+        left += "\nNo active plugin declares this path searchable: attempts that were recorded while no plugin declared it are not found, and keep their data";
     }
     if done.waiting != 0 {
         left += &format!(
@@ -553,13 +553,12 @@ fn left(done: &Erasure) -> String {
         }
     }
     if !live.complete {
-        left +=
-            "\nNot every job in Redis was looked at: there are too many. Name a queue with --queue";
+        left += "\nNot every job in Redis was searched, because there are too many. Name a queue with --queue";
     }
     if !done.schedules.is_empty() {
         let schedules = done.schedules.join(", ");
         left += &format!(
-            "\nSchedules that will have the value again: {schedules}. Change or remove them"
+            "\nSchedules whose jobs will have the value again: {schedules}. Change or remove them"
         );
     }
     for (count, what) in places_left(&done.places) {
@@ -585,8 +584,8 @@ async fn erasures(much: &Paging, client: &Client, output: Output) -> anyhow::Res
         };
         let state = match (row.ended_at, row.listed_at) {
             (Some(_), _) => "ended",
-            (None, Some(_)) => "goes on",
-            (None, None) => "cut short: ask again",
+            (None, Some(_)) => "in progress",
+            (None, None) => "interrupted: repeat it",
         };
         let counts = [row.done, row.to_come, row.left].map(|count| count.to_string());
         let head = [row.id.to_string(), of, state.to_owned()];
@@ -634,7 +633,7 @@ async fn export(args: ExportArgs, client: &Client, output: Output) -> anyhow::Re
         )
         .await?;
     let mut chunks = response.bytes_stream();
-    let broken = "the export broke off: what has arrived is not all";
+    let broken = "the export was interrupted and is incomplete";
     match args.out {
         None => {
             let mut out = tokio::io::stdout();
@@ -672,7 +671,7 @@ async fn export(args: ExportArgs, client: &Client, output: Output) -> anyhow::Re
 /// A temporary file in the same directory, so that it can be renamed to `path`.
 fn part_of(path: &Path) -> anyhow::Result<tempfile::NamedTempFile> {
     if path.is_dir() {
-        bail!("{} is a directory: name a file", path.display());
+        bail!("{} is a directory: give the name of a file", path.display());
     }
     let folder = path
         .parent()

@@ -583,7 +583,7 @@ async fn settings(command: SettingsCommand, client: &Client, output: Output) -> 
             }
             for change in changes {
                 let Some((name, value)) = change.split_once('=') else {
-                    return Err(Refusal(format!("{change:?} must be NAME=VALUE")).into());
+                    return Err(Refusal(format!("{change:?}: must be NAME=VALUE")).into());
                 };
                 if value.is_empty() {
                     settings

@@ -115,7 +115,7 @@ struct SearchFilter {
 fn pair(text: &str) -> Result<(String, String), String> {
     let (key, value) = text
         .split_once('=')
-        .ok_or("write KEY=VALUE, for example outcome=failed")?;
+        .ok_or("must be KEY=VALUE, for example outcome=failed")?;
     Ok((key.to_owned(), value.to_owned()))
 }
 
@@ -125,10 +125,7 @@ impl SearchFilter {
         let mut pairs = self.filter.clone();
         if let Some(since) = self.since {
             if pairs.iter().any(|(key, _)| key == "from") {
-                return Err(Refusal(
-                    "--since and from= exclude each other: give one of them".into(),
-                )
-                .into());
+                return Err(Refusal("--since and from= cannot be given together".into()).into());
             }
             let ago = TimeDelta::from_std(since)
                 .ok()
@@ -146,7 +143,7 @@ impl SearchFilter {
             .iter()
             .find(|(key, _)| key == "queue")
             .map(|(_, queue)| queue.clone());
-        let queue = queue.ok_or_else(|| Refusal("--state needs a queue: add queue=NAME".into()))?;
+        let queue = queue.ok_or_else(|| Refusal("--state needs a queue. Add queue=NAME".into()))?;
         pairs.push(("state".into(), state.clone()));
         Ok((Some(queue), pairs))
     }

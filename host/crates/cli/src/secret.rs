@@ -102,7 +102,7 @@ impl ValueSource {
             }
         }
         if value.is_empty() {
-            return Err(Refusal("the value is empty".into()).into());
+            return Err(Refusal("The value is empty".into()).into());
         }
         Ok(value)
     }
@@ -243,7 +243,7 @@ pub(crate) async fn run(
             );
             if !done.data.unreadable.is_empty() {
                 bail!(
-                    "no configured key opens: {}; configure the key that sealed them as secrets.old_key_file and repeat, or set them again",
+                    "No configured key opens: {}. Configure the key that sealed them as secrets.old_key_file and repeat this command, or set them again",
                     done.data.unreadable.join("; ")
                 );
             }
@@ -256,7 +256,7 @@ fn unasked(secret: &Secret) -> &'static str {
     if secret.asked {
         ""
     } else {
-        ". Mind that plugin.toml does not ask for it"
+        ". The manifest of the plugin does not ask for it"
     }
 }
 

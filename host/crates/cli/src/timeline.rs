@@ -91,7 +91,7 @@ fn lines(event: &EventKind) -> Vec<String> {
         EventKind::Attempt { .. } => attempt(event),
         EventKind::WorkerLost { started, host } => {
             vec![
-                format!("start {started} has no end: its worker is gone"),
+                format!("start {started} has no end: its worker was lost"),
                 format!("on {host}"),
             ]
         }
@@ -277,7 +277,7 @@ fn attempt(event: &EventKind) -> Vec<String> {
     };
     lines.push(by);
     let seen = if source == "mirror" {
-        ", seen from outside"
+        ", run by another worker"
     } else {
         ""
     };

@@ -24,7 +24,7 @@ const LONGEST: Duration = Duration::from_secs(10);
 
 /// The limit covers the whole body, from the start of the request.
 #[derive(Debug, thiserror::Error)]
-#[error("the body did not arrive within {} seconds", .0.as_secs_f32())]
+#[error("The body did not arrive within {} s", .0.as_secs_f32())]
 pub(super) struct BodyTooSlow(Duration);
 
 pub(super) async fn read_in_time(

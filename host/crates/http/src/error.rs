@@ -71,11 +71,11 @@ impl ApiError {
                 return Self::too_large(most);
             }
         }
-        Self::invalid("the body broke off")
+        Self::invalid("The body was not received completely")
     }
 
     fn too_large(most: usize) -> Self {
-        let message = format!("the body is larger than {} MiB", most >> 20);
+        let message = format!("The body is larger than {} MiB", most >> 20);
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", message)
     }
 
@@ -150,7 +150,7 @@ impl From<JsonRejection> for ApiError {
             JsonRejection::JsonSyntaxError(error) => {
                 let text = error.body_text();
                 format!(
-                    "the body is not JSON: {}",
+                    "The body is not JSON: {}",
                     text.split_once("as JSON: ")
                         .map_or(text.as_str(), |(_, reason)| reason)
                 )

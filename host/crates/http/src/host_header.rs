@@ -12,7 +12,7 @@ use super::error::ApiError;
 pub(super) async fn require_one(request: Request, next: Next) -> Response {
     let hosts = request.headers().get_all(HOST).iter().count();
     if hosts > 1 || (hosts == 0 && request.version() == Version::HTTP_11) {
-        return ApiError::invalid("the request needs exactly one Host header").into_response();
+        return ApiError::invalid("The request must have exactly one Host header").into_response();
     }
     next.run(request).await
 }

@@ -198,7 +198,7 @@ fn router(state: AppState, requests: Arc<RequestMeters>, limits: &HttpLimits) ->
         .layer(middleware::from_fn_with_state(Arc::clone(&limits.allowed_origins), cross_site::refuse))
         .layer(middleware::from_fn(host_header::require_one))
         .layer(CatchPanicLayer::custom(|_| {
-            tracing::error!("a request met a fault of the host: its message and backtrace are in the line before");
+            tracing::error!("a request failed because of a fault of the host: its message and backtrace are in the line before");
             error::ApiError::internal().into_response()
         }))
         .layer(middleware::from_fn(security_headers::add))
@@ -218,6 +218,6 @@ async fn method_not_allowed() -> error::ApiError {
     error::ApiError::new(
         http::StatusCode::METHOD_NOT_ALLOWED,
         "method-not-allowed",
-        "this path does not serve that method",
+        "This path does not serve that method",
     )
 }

@@ -10,8 +10,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 
 #[derive(OpenApi)]
 #[openapi(
-    info(title = "Patchbay", description = "Operations of a Patchbay host: health, queues and plugins. A name in a path is percent-encoded; the names `.`, `..`, \
-            `pause`, `resume` and `preview` have a `~` in front, as has a name that looks so already."),
+    info(title = "Patchbay", description = "Operations of a Patchbay host: health, queues and plugins. A name in a path is percent-encoded. The names `.`, `..`, `pause`, `resume` and `preview` get a `~` in front, and so does such a name that already has one."),
     modifiers(&BasicAuth),
 )]
 pub(super) struct Api;
@@ -146,14 +145,16 @@ fn description(status: &str) -> &'static str {
         "400" => "Something in the request cannot be used; `message` names it",
         "401" => "The operator's name or password is missing or wrong",
         "403" => "No operator is configured, or the request comes from a page of another site",
-        "404" => "There is no such thing",
-        "408" => "The body did not come in time",
-        "409" => "It clashes with the present state",
+        "404" => "It does not exist",
+        "408" => "The body did not arrive in time",
+        "409" => "It conflicts with the present state",
         "413" => "The body is too large",
         "415" => "The body is of another type",
-        "422" => "The body is JSON, or a component, and not what is wanted",
-        "429" => "Too many failed logins, or the plugin has no place; see `Retry-After`",
-        "500" => "A fault of the host; look into its log for the `x-request-id` of the answer",
+        "422" => "The body is JSON, or a component, but its content is not accepted",
+        "429" => "Too many failed logins, or no free slot for the plugin; see `Retry-After`",
+        "500" => {
+            "A fault of the host; its log has the details under the `x-request-id` of the answer"
+        }
         "502" => "The outside service did not answer as it should",
         "503" => "Postgres or Redis cannot serve now; nothing was done. See `Retry-After`",
         "504" => "No answer within the deadline",

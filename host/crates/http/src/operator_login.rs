@@ -53,7 +53,7 @@ pub(super) struct Actor(pub(super) String);
 /// Answer if the credentials were not checked because too many requests wait.
 fn too_many(wait: Duration) -> Response {
     let message = format!(
-        "Too many logins wait to be looked at, since too many failed. Try again in {} s; connections that are logged in are not concerned",
+        "Too many logins wait to be checked, because too many have failed. Try again in {} s. Connections that are logged in are not affected",
         wait.as_secs()
     );
     ApiError::new(StatusCode::TOO_MANY_REQUESTS, "rate-limited", message)
@@ -62,7 +62,7 @@ fn too_many(wait: Duration) -> Response {
 }
 
 fn unauthorized() -> Response {
-    let message = "operator credentials are needed, or those given are wrong";
+    let message = "Operator credentials are needed, or those given are wrong";
     let mut response =
         ApiError::new(StatusCode::UNAUTHORIZED, "unauthorized", message).into_response();
     let challenge = HeaderValue::from_static("Basic realm=\"Patchbay\", charset=\"UTF-8\"");
@@ -90,7 +90,7 @@ pub(super) async fn require(
     next: Next,
 ) -> Response {
     let Some(operator) = &state.operator else {
-        let message = "no operator is configured: set BULL_BOARD_USERNAME and BULL_BOARD_PASSWORD";
+        let message = "No operator is configured: set BULL_BOARD_USERNAME and BULL_BOARD_PASSWORD";
         return ApiError::new(StatusCode::FORBIDDEN, "forbidden", message).into_response();
     };
     let Some(credentials) = credentials(request.headers()) else {

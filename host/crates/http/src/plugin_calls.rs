@@ -67,7 +67,7 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
         .filter(|key| (1..=MAX_KEY).contains(&key.len()));
     let wrong = || {
         ApiError::invalid(format!(
-            "idempotency-key: 1 to {MAX_KEY} characters of ASCII"
+            "idempotency-key: must have 1 to {MAX_KEY} ASCII characters"
         ))
     };
     key.map(|key| Some(key.to_owned())).ok_or_else(wrong)

@@ -228,7 +228,7 @@ fn signatures(headers: &HeaderMap) -> Result<Vec<Signature>, ApiError> {
     }
     if found.len() > signature::MAX_SIGNATURES {
         let message = format!(
-            "{}: at most {} signatures",
+            "{}: must have at most {} signatures",
             signature::HEADER,
             signature::MAX_SIGNATURES
         );
@@ -248,7 +248,7 @@ fn source(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
         .filter(|text| text.len() <= MAX_SOURCE_BYTES);
     let wrong = || {
         ApiError::invalid(format!(
-            "{}: at most {MAX_SOURCE_BYTES} characters of ASCII",
+            "{}: must have at most {MAX_SOURCE_BYTES} ASCII characters",
             headers::SOURCE
         ))
     };

@@ -84,14 +84,14 @@ impl Intent {
         let is_bad = |reason: &String| reason.chars().count() > MAX_REASON || reason.contains('\0');
         if intent.reason.as_ref().is_some_and(is_bad) {
             return Err(ApiError::invalid(format!(
-                "reason: at most {MAX_REASON} characters, without NUL"
+                "reason: must have at most {MAX_REASON} characters and no NUL character"
             )));
         }
         let rest = match rest.is_empty() {
             true => parts.uri.path().to_owned(),
             false => format!("{}?{}", parts.uri.path(), rest.join("&")),
         };
-        let unread = || ApiError::invalid("the query cannot be read");
+        let unread = || ApiError::invalid("The query of the URL cannot be read");
         let mut uri = std::mem::take(&mut parts.uri).into_parts();
         uri.path_and_query = Some(rest.parse().map_err(|_| unread())?);
         parts.uri = Uri::from_parts(uri).map_err(|_| unread())?;
@@ -110,7 +110,7 @@ impl Intent {
             Some(confirm) if confirm == expected => Confirmation::Given,
             Some(_) => {
                 let message = format!(
-                    "Nothing was done: confirm must be what the request is about, {expected}"
+                    "Nothing was done. To confirm, the query parameter confirm must be {expected}"
                 );
                 return Err(ApiError::invalid(message));
             }
@@ -159,7 +159,7 @@ impl<T: ToSchema + ExpectedForm + Serialize + DeserializeOwned + Send + 'static>
                 ApiError::new(
                     rejection.status(),
                     code,
-                    format!("the body is not {}", T::FORM),
+                    format!("The body is not {}", T::FORM),
                 )
             })
     }
@@ -197,13 +197,13 @@ impl<E: Endpoint<Body: ReadBody>> FromRequest<AppState> for Ask<E> {
 async fn read_path<P: PathParams>(parts: &mut Parts, state: &AppState) -> Result<P, ApiError> {
     let params = RawPathParams::from_request_parts(parts, state)
         .await
-        .map_err(|_| ApiError::invalid("a part of the path is not UTF-8"))?;
+        .map_err(|_| ApiError::invalid("A part of the path is not UTF-8"))?;
     let segments: Vec<String> = params
         .iter()
         .map(|(_, segment)| unescaped(segment).to_owned())
         .collect();
     P::from_segments(&segments)
-        .ok_or_else(|| ApiError::invalid("a part of the path is not a number"))
+        .ok_or_else(|| ApiError::invalid("A part of the path is not a number"))
 }
 
 impl FromRequestParts<AppState> for CallerExtractor {

@@ -121,7 +121,7 @@ async fn serve(
             if places.available_permits() == 0 {
                 warn!(
                     open = limits.max_connections,
-                    "as many connections as http.max_connections allows: others wait"
+                    "the limit http.max_connections is reached: further connections wait"
                 );
             }
             let place = Arc::clone(&places).acquire_owned().await;

@@ -152,7 +152,7 @@ impl Alerts {
         let length = Duration::from_secs(new.for_s);
         if length.is_zero() || length > MAX_SILENCE {
             return Err(Error::invalid(format!(
-                "forS: 1 to {} (30 days)",
+                "forS: must be from 1 to {} seconds (30 days)",
                 MAX_SILENCE.as_secs()
             )));
         }
@@ -170,9 +170,11 @@ impl Alerts {
     }
 
     pub async fn unsilence(&self, who: &Caller, id: &str) -> Result<EndedSilence, Error> {
-        let id: i64 = id
-            .parse()
-            .map_err(|_| Error::invalid("silence: a number; see: patchbay alert silences"))?;
+        let id: i64 = id.parse().map_err(|_| {
+            Error::invalid(
+                "silence: must be the number of a silence. To list them: patchbay alert silences",
+            )
+        })?;
         let act = async {
             self.store.end_silence(id).await?;
             Ok(EndedSilence { id })
@@ -187,7 +189,9 @@ impl Alerts {
         let rule = asked.rule.as_deref().map(named).transpose()?;
         let limit = asked.limit.unwrap_or(100);
         if !(1..=MAX_EVENTS).contains(&limit) {
-            return Err(Error::invalid(format!("limit: 1 to {MAX_EVENTS}")));
+            return Err(Error::invalid(format!(
+                "limit: must be from 1 to {MAX_EVENTS}"
+            )));
         }
         let events = self
             .store
@@ -209,7 +213,7 @@ fn named(rule: &str) -> Result<&'static Rule, Error> {
     Rule::named(rule).ok_or_else(|| {
         let names: Vec<&str> = RULES.iter().map(|rule| rule.name).collect();
         Error::not_found(format!(
-            "there is no rule {rule}; there are {}",
+            "No alert rule is called {rule}. The rules are {}",
             names.join(", ")
         ))
     })
@@ -218,7 +222,7 @@ fn named(rule: &str) -> Result<&'static Rule, Error> {
 fn check_text(name: &str, text: &str) -> Result<(), Error> {
     if text.trim().is_empty() || text.chars().count() > MAX_TEXT {
         return Err(Error::invalid(format!(
-            "{name}: 1 to {MAX_TEXT} characters"
+            "{name}: must have 1 to {MAX_TEXT} characters"
         )));
     }
     Ok(())
@@ -242,35 +246,39 @@ fn check(change: &RuleChange, rule: &Rule) -> Result<(), Error> {
     if let Some(runbook) = runbook {
         check_text("runbook", runbook)?;
         if !is_link(runbook) {
-            return invalid("runbook: a link with http:// or https://, or a path");
+            return invalid("runbook: must be a link with http:// or https://, or a path");
         }
     }
     match *threshold {
-        Some(_) if rule.threshold.is_none() => return invalid("threshold: this rule has none"),
+        Some(_) if rule.threshold.is_none() => {
+            return invalid("threshold: this rule has no threshold");
+        }
         Some(threshold) if !threshold.is_finite() || threshold < 0.0 => {
-            return invalid("threshold: a number of at least 0");
+            return invalid("threshold: must be a number, 0 or more");
         }
         Some(threshold)
             if threshold > 100.0 && rule.threshold.is_some_and(|(_, unit)| unit == "%") =>
         {
-            return invalid("threshold: a percentage is at most 100");
+            return invalid("threshold: must be at most 100, because it is a percentage");
         }
         _ => {}
     }
     if at_least.is_some() && rule.at_least.is_none() {
-        return invalid("atLeast: this rule counts no cases");
+        return invalid("atLeast: this rule does not count cases");
     }
     if at_least.is_some_and(|count| count < 1) {
-        return invalid("atLeast: at least 1");
+        return invalid("atLeast: must be 1 or more");
     }
     if hold_s.is_some_and(|hold| !(0..=MAX_HOLD_S).contains(&hold)) {
-        return Err(Error::invalid(format!("holdS: 0 to {MAX_HOLD_S}")));
+        return Err(Error::invalid(format!(
+            "holdS: must be from 0 to {MAX_HOLD_S} seconds"
+        )));
     }
     if severity
         .as_deref()
         .is_some_and(|severity| Severity::parse(severity).is_none())
     {
-        return invalid("severity: warning or critical");
+        return invalid("severity: must be warning or critical");
     }
     if enabled.is_none()
         && threshold.is_none()
@@ -280,7 +288,7 @@ fn check(change: &RuleChange, rule: &Rule) -> Result<(), Error> {
         && runbook.is_none()
     {
         return invalid(
-            "nothing to change: give enabled, threshold, holdS, atLeast, severity or runbook",
+            "Nothing to change. Give at least one of enabled, threshold, holdS, atLeast, severity and runbook",
         );
     }
     Ok(())

@@ -211,7 +211,7 @@ impl Deliveries {
                         channel = channel.name,
                         alert = one.key.0,
                         error,
-                        "alert not delivered; Postgres is away, too"
+                        "alert not delivered; Postgres does not answer either"
                     );
                     one.tries += 1;
                     one.next = Instant::now() + wait(one.tries);

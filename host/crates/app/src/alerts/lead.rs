@@ -69,7 +69,7 @@ impl LedTask for Rounds {
     const TASK: LeaderTask = LeaderTask::Alerts;
     const NAME: &'static str = "alerts";
     const FAILING: &'static str =
-        "alerts are not evaluated for all hosts; who did it before goes on with what it remembers";
+        "alerts are not evaluated for all hosts; the last leader continues with what it knows";
 
     fn every(&self) -> Duration {
         self.alerts.every
@@ -116,7 +116,7 @@ async fn in_time(round: impl Future<Output = Result<(), StoreError>>) -> Result<
     tokio::time::timeout(ROUND_LIMIT, round)
         .await
         .unwrap_or_else(|_| {
-            warn!("a round of alerts takes too long and is given up; the next one follows");
+            warn!("a round of alert rules took too long and was stopped; the next round follows");
             Ok(())
         })
 }
@@ -128,7 +128,7 @@ impl AlertWatch {
         if let Err(error) =
             answered(self.sources.store.report_sightings(self.host(), &report)).await
         {
-            debug!(%error, "what this process sees is not told to the others");
+            debug!(%error, "this host's observations could not be stored for the other hosts");
         }
     }
 
@@ -144,7 +144,7 @@ impl AlertWatch {
         }
         self.deliveries.store_remembered().await?;
         if memory.known.is_none() {
-            info!("this process evaluates the alerts of all hosts");
+            info!("this host evaluates the alerts of all hosts");
         }
         let (mut known, mut sightings) = answered(self.known()).await?;
         // Whether or not Postgres has taken the newest.
@@ -276,7 +276,7 @@ impl AlertWatch {
         let request = http.get(url);
         tokio::spawn(async move {
             if let Err(error) = channel::ask(request).await {
-                warn!(error, "alerts.ping_url was not reached");
+                warn!(error, "alerts.ping_url could not be reached");
             }
         });
     }

@@ -118,7 +118,7 @@ impl AlertWatch {
     ) {
         let plugin = &crash_loop.plugin;
         let next = format!(
-            "push and activate a mended revision, or: patchbay plugin rollback {plugin}, or: patchbay plugin release {plugin}"
+            "push and activate a corrected revision, or: patchbay plugin rollback {plugin}, or: patchbay plugin release {plugin}"
         );
         let mut observation = observe::quarantined(plugin.as_str(), &crash_loop.reason, next);
         observation.details = observe::details([
@@ -146,7 +146,7 @@ impl AlertWatch {
         match stored.await {
             Ok(changes) => self.log(&changes),
             Err(error) => {
-                warn!(%error, rule, "an alert is not stored; it is told all the same");
+                warn!(%error, rule, "an alert could not be stored; it is delivered all the same");
                 let known = AlertState {
                     channels: self.channel_names().into_iter().collect(),
                     ..AlertState::default()
@@ -164,8 +164,8 @@ impl AlertWatch {
         let now = time(Utc::now());
         let body = json!({
             "alert": "test", "event": "test", "severity": "warning", "subject": self.host(), "host": self.host(),
-            "environment": self.environment, "reason": format!("{actor} tries whether alerts arrive"),
-            "next": "nothing: this is a test", "since": now, "at": now,
+            "environment": self.environment, "reason": format!("Test message, sent by {actor}"),
+            "next": "nothing to do: this is a test", "since": now, "at": now,
         });
         let timed = async |channel: &str, sent: &mut (dyn Future<Output = Result<(), String>> + Send + Unpin)| {
             let started = Instant::now();

@@ -264,7 +264,7 @@ impl Sources {
         let now = Utc::now().timestamp();
         let silent_ones = silent.iter().map(|(host, silent)| {
             let length = lasted(*silent);
-            let next = "look whether its machine and process run; its jobs run again on other hosts after about 30 s";
+            let next = "check that its machine and its process run; its jobs run again on other hosts after about 30 s";
             Observation::new(host, None, format!("Host {host} has not reported for {length}"), next.into())
                 .was(format!("host {host} had not reported for {length}"))
         });
@@ -353,7 +353,7 @@ impl Sources {
         let quarantined = self.store.quarantined().await?.into_iter().filter(|row| row.is_current).map(|row| {
             let plugin = &row.plugin;
             let next = format!(
-                "push and activate a mended revision, or: patchbay plugin rollback {plugin}, or: patchbay plugin release {plugin}"
+                "push and activate a corrected revision, or: patchbay plugin rollback {plugin}, or: patchbay plugin release {plugin}"
             );
             let mut observation = quarantined(plugin.as_str(), &row.reason, next);
             let consequence =
@@ -386,7 +386,7 @@ impl Sources {
                 share,
                 reason,
                 format!(
-                    "patchbay job list {}; when the cause is mended: patchbay queue retry-all {}",
+                    "patchbay job list {}; when the cause is repaired: patchbay queue retry-all {}",
                     arguments(&[queue, "failed"]),
                     arguments(&[queue])
                 ),
@@ -489,7 +489,7 @@ impl Sources {
             views.iter().filter_map(move |view| {
                 let (id, trouble) = (&view.id, view.trouble.as_ref()?);
                 let reason = format!("Schedule {id} of {queue} stops: {trouble}");
-                let next = "mend it where it was made; see: patchbay schedule list";
+                let next = "correct it where it was made; to find it: patchbay schedule list";
                 Some(
                     Observation::new(format!("{queue} {id}"), None, reason, next.into())
                         .was(format!("schedule {id} of {queue} stopped: {trouble}")),
@@ -578,8 +578,13 @@ fn unready(host: &str, seen: &HostReport) -> Observation {
     });
     let words = words.collect::<Vec<_>>().join(", ");
     let reason = format!("Host {host} is not ready: {words}");
-    Observation::new(host, None, reason, "patchbay doctor on its machine".into())
-        .was(format!("host {host} was not ready: {words}"))
+    Observation::new(
+        host,
+        None,
+        reason,
+        "run patchbay doctor on its machine".into(),
+    )
+    .was(format!("host {host} was not ready: {words}"))
 }
 
 fn breaker_subject(plugin: &str, host: &str) -> String {
@@ -626,7 +631,7 @@ fn breakers(all: &[(String, HostReport)]) -> impl Iterator<Item = Observation> {
             processes.join(", "),
             after.unwrap_or_default()
         );
-        let next = format!("see to {}; then: patchbay breaker list", word(&open.host));
+        let next = format!("check {}; then: patchbay breaker list", word(&open.host));
         let mut observation = Observation::new(subject, None, reason, next).was(outage.past());
         observation.details = details([
             ("plugin", json!(open.plugin)),
@@ -667,7 +672,8 @@ fn stalls(all: &[(String, HostReport)]) -> impl Iterator<Item = Observation> {
         let runs = if jobs == 1 { "runs" } else { "run" };
         let reason =
             format!("{lost} of {queue} lost the worker in the last 10 min and {runs} again");
-        let next = "look for a host that was killed, lost Redis, or had no time to renew its locks";
+        let next =
+            "check for a host that was killed, lost Redis, or was too busy to renew its locks";
         Observation::new(queue, jobs as f64, reason, next.into())
             .was(format!("{lost} of {queue} lost the worker within 10 min"))
     })

@@ -41,16 +41,21 @@ impl Audit {
     pub async fn entries(&self, asked: EntriesQuery) -> Result<Page<AuditEntry>, Error> {
         let limit = asked.limit.unwrap_or(DEFAULT_LIMIT);
         if !(1..=MAX_LIMIT).contains(&limit) {
-            return Err(Error::invalid(format!("limit: 1 to {MAX_LIMIT}")));
+            return Err(Error::invalid(format!(
+                "limit: must be from 1 to {MAX_LIMIT}"
+            )));
         }
         if asked
             .since
             .is_some_and(|since| !(0..=9_999).contains(&since.year()))
         {
-            return Err(Error::invalid("since: a time of the years 0000 to 9999"));
+            return Err(Error::invalid(
+                "since: must be a time in the years 0000 to 9999",
+            ));
         }
-        let unknown =
-            |_| Error::invalid("unknown cursor: take `nextCursor` of the page before, or none");
+        let unknown = |_| {
+            Error::invalid("cursor: unknown. Use `nextCursor` of the page before, or leave it out")
+        };
         let filter = AuditFilter {
             trail: asked.trail.map(|name| name.parse()).transpose()?,
             plugin: asked.plugin.map(|name| name.parse()).transpose()?,
@@ -109,7 +114,7 @@ impl Audit {
             .is_some_and(|text| text.chars().count() > MAX_DESCRIPTION)
         {
             return Err(Error::invalid(format!(
-                "description: at most {MAX_DESCRIPTION} characters"
+                "description: must have at most {MAX_DESCRIPTION} characters"
             )));
         }
         if description
@@ -117,7 +122,7 @@ impl Audit {
             .is_some_and(|text| text.contains(char::is_control))
         {
             return Err(Error::invalid(
-                "description: one line, without control characters",
+                "description: must be one line without control characters",
             ));
         }
         let details = json!({ "schema": schema, "description": description });

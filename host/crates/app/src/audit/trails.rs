@@ -45,15 +45,15 @@ impl Trails {
             .map_err(refused)?;
         let Some(schema) = schema else {
             return Err(CapabilityError::invalid(format!(
-                "there is no audit trail {name}: an operator makes it with patchbay audit trail set {name} SCHEMA-FILE",
+                "No audit trail is called {name}. An operator creates it with: patchbay audit trail set {name} SCHEMA-FILE",
                 name = entry.trail
             )));
         };
         let value: Value = serde_json::from_str(&entry.entry)
-            .map_err(|error| CapabilityError::invalid(format!("the entry is not JSON: {error}")))?;
+            .map_err(|error| CapabilityError::invalid(format!("The entry is not JSON: {error}")))?;
         if depth(&value) > MAX_ENTRY_LEVELS {
             return Err(CapabilityError::invalid(format!(
-                "the entry nests more than {MAX_ENTRY_LEVELS} levels"
+                "The entry nests more than {MAX_ENTRY_LEVELS} levels"
             )));
         }
         block_in_place(|| fits(&*self.compiled(&entry.trail, schema)?, &value))?;
@@ -81,7 +81,7 @@ impl Trails {
         let compiled = Schema::new(&schema).map_err(|reason| {
             error!(%trail, %reason, "the schema of an audit trail cannot be used");
             CapabilityError::unavailable(
-                "the trail's schema cannot be used; the host's log says why",
+                "The trail's schema cannot be used; the host's log says why",
             )
         })?;
         let compiled = Arc::new(compiled);
@@ -98,7 +98,7 @@ fn fits(schema: &Schema, entry: &Value) -> Result<(), CapabilityError> {
         .fits(entry, Values::Withheld, MAX_VIOLATIONS)
         .map_err(|violations| {
             CapabilityError::invalid(format!(
-                "the entry does not fit the trail's schema: {violations}"
+                "The entry does not fit the trail's schema: {violations}"
             ))
         })
 }
@@ -109,10 +109,12 @@ fn refused(error: StoreError) -> CapabilityError {
             CapabilityError::unavailable(error.to_string())
         }
         StoreError::Unstorable(_) => CapabilityError::invalid(error.to_string()),
-        StoreError::Refused(_) => CapabilityError::invalid("Postgres refuses a value of the entry"),
+        StoreError::Refused(_) => {
+            CapabilityError::invalid("Postgres does not accept a value of the entry")
+        }
         other => {
             warn!(error = %other, cause = ?std::error::Error::source(&other), "an audit entry was not written");
-            CapabilityError::unavailable("the entry could not be written; the host's log says why")
+            CapabilityError::unavailable("The entry could not be written; the host's log says why")
         }
     }
 }

@@ -44,7 +44,7 @@ impl Outage<'_> {
     pub fn text(&self) -> String {
         let next = match self.next_try {
             NextTry::Unknown => String::new(),
-            NextTry::Now => ". The next call tries whether it is back".to_owned(),
+            NextTry::Now => ". The next call tests whether it works again".to_owned(),
             NextTry::In(wait) => format!(". Next try in {} s", wait.as_millis().div_ceil(1_000)),
         };
         format!("{}{}{next}", self.trouble(PRESENT), self.waiting(PRESENT))
@@ -165,7 +165,7 @@ mod tests {
         };
         assert!(
             answered.text().starts_with(
-                "email gets errors from smtp://mail:587 for 5 min (answered with status 503); 1 job waits, 2 are delayed. The next call tries"
+                "email gets errors from smtp://mail:587 for 5 min (answered with status 503); 1 job waits, 2 are delayed. The next call tests"
             ),
             "{}",
             answered.text()

@@ -107,7 +107,7 @@ struct Runner(Arc<BulkJobs>);
 impl LedTask for Runner {
     const TASK: LeaderTask = LeaderTask::Bulk;
     const NAME: &'static str = "bulk";
-    const FAILING: &'static str = "bulk operations wait";
+    const FAILING: &'static str = "bulk operations make no progress";
 
     fn every(&self) -> Duration {
         POLL

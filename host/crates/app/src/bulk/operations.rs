@@ -312,7 +312,9 @@ fn details(plan: &Plan, request: &BulkRequest) -> Value {
 fn page_of(cursor: Option<String>, limit: Option<u16>) -> Result<(Option<i64>, usize), Error> {
     let limit = limit.unwrap_or(DEFAULT_LIMIT);
     if !(1..=MAX_LIMIT).contains(&limit) {
-        return Err(Error::invalid(format!("limit: must be 1 to {MAX_LIMIT}")));
+        return Err(Error::invalid(format!(
+            "limit: must be from 1 to {MAX_LIMIT}"
+        )));
     }
     let unknown =
         |_| Error::invalid("cursor: unknown. Use `nextCursor` of the page before, or leave it out");

@@ -464,7 +464,7 @@ impl Page {
         family(
             encoder,
             "patchbay_sql_backends_ended",
-            "Backends that were ended, since a call did not give them back",
+            "Database sessions that were ended because a call did not give them back",
             None,
         )
         .counters(each(|(_, ended)| *ended))
@@ -506,7 +506,7 @@ impl Page {
         family(
             encoder,
             "patchbay_plugin_quarantined",
-            "1 while the plugin stands still because it crashed too often",
+            "1 while the plugin is quarantined",
             None,
         )
         .gauges(still)?;
@@ -566,7 +566,7 @@ impl Page {
         family(
             encoder,
             "patchbay_alert_deliveries",
-            "Tries of this host to tell of an alert",
+            "Attempts of this host to deliver an alert",
             None,
         )
         .counters(told)
@@ -723,7 +723,13 @@ impl Page {
             None,
         )
         .gauge(process.open_files)?;
-        family(encoder, "process_max_fds", "Most of them", None).gauge(process.max_files)?;
+        family(
+            encoder,
+            "process_max_fds",
+            "Limit of open files and connections",
+            None,
+        )
+        .gauge(process.max_files)?;
         family(
             encoder,
             "process_start_time",

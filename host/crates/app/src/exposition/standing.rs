@@ -279,7 +279,7 @@ impl Standing {
         family(
             encoder,
             "patchbay_postgres_connections_limit",
-            "Most of them",
+            "Limit of the host's own pool",
             None,
         )
         .gauge(Some(self.pool.limit))?;

@@ -82,28 +82,28 @@ fn wanted(asked: &Erase) -> Result<EraseTarget, Error> {
         }
         (Some(_), Some(_)) => {
             return Err(Error::invalid(format!(
-                "value: 1 to {MAX_VALUE_BYTES} bytes without NUL; jobs are found by no longer ones"
+                "value: must have 1 to {MAX_VALUE_BYTES} bytes and no NUL character; longer values cannot be searched for"
             )));
         }
         (None, None) if asked.queue.is_some() && asked.job.is_some() => None,
         (None, None) => {
             return Err(Error::invalid(
-                "name a person by path and value, as in \"path\": \"customer.phone\", or one job by queue and job",
+                "Name a person by path and value, as in \"path\": \"customer.phone\", or one job by queue and job",
             ));
         }
         _ => {
             return Err(Error::invalid(
-                "path and value belong together: give both, or neither and name a job",
+                "path and value belong together. Give both, or name a job",
             ));
         }
     };
     if asked.job.is_some() && asked.queue.is_none() {
-        return Err(Error::invalid("job: name its queue, too"));
+        return Err(Error::invalid("job: must be given together with its queue"));
     }
     let reason = asked.reason.trim();
     if reason.is_empty() || asked.reason.chars().count() > MAX_REASON || reason.contains('\0') {
         return Err(Error::invalid(format!(
-            "reason: 1 to {MAX_REASON} characters, for the record"
+            "reason: must have 1 to {MAX_REASON} characters. It is kept in the record"
         )));
     }
     let names = |value: &String| {
@@ -112,7 +112,7 @@ fn wanted(asked: &Erase) -> Result<EraseTarget, Error> {
     };
     if asked.value.as_ref().is_some_and(names) {
         return Err(Error::invalid(
-            "reason: it stays in the record, so it must not hold the value that is erased",
+            "reason: must not contain the value that is erased, because the reason stays in the record",
         ));
     }
     Ok(EraseTarget {

@@ -53,7 +53,7 @@ struct Maintenance {
 impl LedTask for Maintenance {
     const TASK: LeaderTask = LeaderTask::History;
     const NAME: &'static str = "history-maintenance";
-    const FAILING: &'static str = "the history is not looked after";
+    const FAILING: &'static str = "the history is not maintained: old attempts may not be deleted";
 
     fn every(&self) -> Duration {
         ROUND
@@ -83,7 +83,7 @@ async fn fill_gaps(lead: &mut Leadership<'_>, queues: &Broker) -> anyhow::Result
         if filled > 0 {
             info!(
                 attempts = filled,
-                "attempts that no worker has told the end of are in the history as worker-lost"
+                "attempts whose end no worker has reported are recorded as worker-lost"
             );
         }
         if !more {

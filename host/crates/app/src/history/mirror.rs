@@ -68,7 +68,7 @@ struct Mirror {
 impl LedTask for Mirror {
     const TASK: LeaderTask = LeaderTask::Mirror;
     const NAME: &'static str = "mirror";
-    const FAILING: &'static str = "what other workers ran is not copied to the history";
+    const FAILING: &'static str = "jobs that other workers ran are not copied to the history";
 
     fn every(&self) -> Duration {
         self.every

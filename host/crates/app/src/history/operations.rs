@@ -100,7 +100,9 @@ impl History {
         let Keep { outcome, days } = keep;
         let queue = self.catalog.known(queue).await?;
         if !(1..=MOST_DAYS).contains(&days) {
-            return Err(Error::invalid(format!("days: 1 to {MOST_DAYS}")));
+            return Err(Error::invalid(format!(
+                "days: must be from 1 to {MOST_DAYS}"
+            )));
         }
         let act = async {
             self.store
@@ -148,7 +150,9 @@ impl History {
     pub async fn erasures(&self, part: ListErasures) -> Result<Page<RecordedErasure>, Error> {
         let limit = part.limit.unwrap_or(DEFAULT_LIMIT);
         if !(1..=MAX_LIMIT).contains(&limit) {
-            return Err(Error::invalid(format!("limit: 1 to {MAX_LIMIT}")));
+            return Err(Error::invalid(format!(
+                "limit: must be from 1 to {MAX_LIMIT}"
+            )));
         }
         let mut rows = self
             .store
@@ -206,7 +210,7 @@ impl History {
             if bodies.is_empty() {
                 let [id, queue] = [id.as_str(), queue.as_str()].map(word);
                 return Err(Error::not_found(format!(
-                    "the history holds no data of the job {id} of {queue}"
+                    "The history holds no data of job {id} of {queue}"
                 )));
             }
             Ok(bodies)

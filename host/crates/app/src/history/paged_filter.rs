@@ -29,8 +29,9 @@ impl PagedFilter {
                         .parse()
                         .ok()
                         .filter(|limit| (1..=MAX_FOUND).contains(limit));
-                    asked.limit =
-                        limit.ok_or_else(|| Error::invalid(format!("limit: 1 to {MAX_FOUND}")))?;
+                    asked.limit = limit.ok_or_else(|| {
+                        Error::invalid(format!("limit: must be from 1 to {MAX_FOUND}"))
+                    })?;
                 }
                 _ => asked.filter.push((key, value)),
             }

@@ -85,7 +85,7 @@ impl<'a> Reader<'a> {
             .clone();
         let Some(redaction) = redaction.or_else(|| self.reveal.then(Redaction::default)) else {
             return Ok(RedactedBody::withheld(format!(
-                "no plugin has ever handled {queue} here, so nothing says what of its jobs may be shown"
+                "no plugin has ever handled {queue} here, so it is unknown what of its jobs may be shown"
             )));
         };
         let job = JobKey {

@@ -35,7 +35,7 @@ const HAS_RESULT: u8 = 2;
 pub enum Unopened {
     /// Its key is missing, or is sealed under a master key that is missing.
     #[error(
-        "sealed with the key {0}, which no configured master key opens: configure the one before as secrets.old_key_file, then patchbay secret rekey"
+        "sealed with the key {0}, which no configured master key opens: set secrets.old_key_file to the previous master key, then run patchbay secret rekey"
     )]
     Key(String),
     /// The body was changed, cut, or moved from another attempt.
@@ -160,7 +160,7 @@ impl SealedBodies {
                 } else {
                     warn!(
                         key = id,
-                        "no master key opens the keys of earlier data and results: a new one was made for those to come"
+                        "no configured master key opens the keys of earlier data and results; a new key was made for new data and results"
                     );
                 }
                 let prk = derive(&text);

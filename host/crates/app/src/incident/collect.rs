@@ -81,13 +81,15 @@ impl Incident {
     pub async fn bundle(&self, who: &Caller, since_s: Option<u64>) -> Result<Packed, Error> {
         let since_s = since_s.unwrap_or(DEFAULT_SINCE_S);
         if !(1..=MAX_SINCE_S).contains(&since_s) {
-            return Err(Error::invalid(format!("since_s: 1 to {MAX_SINCE_S}")));
+            return Err(Error::invalid(format!(
+                "since_s: must be from 1 to {MAX_SINCE_S} seconds"
+            )));
         }
         let recorded = self.record(who, since_s).await;
         let mut files = self.collect(Duration::from_secs(since_s)).await;
         files.push(BundleFile::json(
             "audited.json",
-            "whether this bundle is in the operators' trail",
+            "whether this bundle was recorded as an action of an operator",
             recorded,
         ));
         let title = Title {
@@ -134,7 +136,7 @@ impl Incident {
                 tracing::warn!(
                     actor = who.actor,
                     reason,
-                    "an incident bundle was made, and the trail does not say so"
+                    "an incident bundle was made, but the action could not be recorded"
                 );
                 Err(reason)
             }

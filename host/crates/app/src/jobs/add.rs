@@ -97,7 +97,7 @@ pub(crate) fn new_job(body: AddJob, queue: QueueName, trace: Trace) -> Result<Ne
 /// The record of actions, which is in Postgres, could not hold a NUL.
 pub(crate) fn check_name(name: &str) -> Result<(), Error> {
     match name.contains('\0') {
-        true => Err(Error::invalid("name: a job's name has no NUL character")),
+        true => Err(Error::invalid("name: must not contain a NUL character")),
         false => Ok(()),
     }
 }
@@ -118,6 +118,6 @@ fn keep(name: &str, wish: Value) -> Result<Keep, Error> {
         }),
         _ => None,
     };
-    let form = "is true, false, a number of jobs, or {\"age\": seconds, \"count\": jobs}";
-    read.ok_or_else(|| Error::invalid(format!("{name} {form}")))
+    let form = "must be true, false, a number of jobs, or {\"age\": seconds, \"count\": jobs}";
+    read.ok_or_else(|| Error::invalid(format!("{name}: {form}")))
 }

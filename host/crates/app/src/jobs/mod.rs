@@ -84,9 +84,7 @@ impl Jobs {
         let limit = which.limit.unwrap_or(DEFAULT_LISTED).min(MAX_LISTED);
         let start = match (which.offset, which.cursor) {
             (Some(_), Some(_)) => {
-                return Err(Error::invalid(
-                    "a list starts at a place (offset) or behind a page (cursor), not both",
-                ));
+                return Err(Error::invalid("offset and cursor cannot be given together"));
             }
             (place, None) => Start::Place(place.unwrap_or(0)),
             (None, Some(cursor)) => Start::Behind(cursor.parse()?),

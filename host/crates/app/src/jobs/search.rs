@@ -63,7 +63,7 @@ impl Jobs {
 fn job_state(text: &str) -> Result<JobState, Error> {
     serde_json::from_value(text.into()).map_err(|_| {
         Error::invalid(
-            "state: waiting, prioritized, delayed, waiting-children, active, completed or failed",
+            "state: must be waiting, prioritized, delayed, waiting-children, active, completed or failed",
         )
     })
 }

@@ -67,6 +67,6 @@ fn operation_name(name: String) -> Result<String, Error> {
         return Ok(name);
     }
     Err(Error::invalid(format!(
-        "operation: 1 to {MAX_NAME} letters, digits and - _ . :"
+        "operation: must have 1 to {MAX_NAME} characters: letters, digits and - _ . :"
     )))
 }

@@ -32,7 +32,7 @@ impl PluginAdministration {
     async fn why_no_login(&self, plugin: &PluginName) -> Result<String, Error> {
         let rows = self.store.revisions(Some(plugin)).await?;
         Ok(match rows.iter().any(|row| row.is_current) {
-            _ if rows.is_empty() => format!("no plugin is called {plugin}"),
+            _ if rows.is_empty() => format!("No plugin is called {plugin}"),
             true => {
                 format!("{plugin} has no database login: its active revision asks for no tables")
             }

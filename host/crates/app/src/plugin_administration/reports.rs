@@ -73,7 +73,7 @@ impl PluginAdministration {
         let plugin: PluginName = name.parse()?;
         let rows = self.store.revisions(Some(&plugin)).await?;
         if rows.is_empty() {
-            return Err(Error::not_found(format!("no plugin is called {plugin}")));
+            return Err(Error::not_found(format!("No plugin is called {plugin}")));
         }
         let attempts = self.store.attempts_by_revision(&plugin).await?;
         let signatures = self.store.signatures_of(&plugin).await?;
@@ -133,7 +133,7 @@ impl PluginAdministration {
         let rows = self.store.activations(&plugin).await?;
         // The history of a plugin outlives its last revision.
         if rows.is_empty() && self.store.revisions(Some(&plugin)).await?.is_empty() {
-            return Err(Error::not_found(format!("no plugin is called {plugin}")));
+            return Err(Error::not_found(format!("No plugin is called {plugin}")));
         }
         let mut seen: Vec<RevisionDigest> = Vec::new();
         let mut activations = Vec::new();

@@ -51,7 +51,7 @@ impl Plugins {
             Ok(rows) if rows.is_empty() => Error::new(
                 Kind::NotFound,
                 "not-found",
-                format!("no plugin is called {plugin}"),
+                format!("No plugin is called {plugin}"),
             ),
             Ok(_) => {
                 let message = format!(
@@ -68,13 +68,13 @@ fn refusal(plugin: &PluginName, failure: CallFailure) -> Error {
     match failure {
         CallFailure::NotRunning | CallFailure::NoOperations => {
             let message = format!(
-                "the active revision of {plugin} exports no operations; see: patchbay plugin status {plugin}"
+                "The active revision of {plugin} exports no operations. See: patchbay plugin status {plugin}"
             );
             Error::new(Kind::Conflict, "no-operations", message)
         }
         CallFailure::BreakerOpen(refused) => {
             let message = format!(
-                "calls to {} are refused while its breaker is open: patchbay breaker list",
+                "Calls to {} are refused while its breaker is open. See: patchbay breaker list",
                 refused.breaker.host()
             );
             let refusal = Error::new(Kind::Unavailable, "breaker-open", message);
@@ -139,7 +139,7 @@ fn relay_error(error: &HttpError) -> Error {
     Error::new(
         kind,
         code,
-        format!("what the plugin relays cannot be fetched: {error}"),
+        format!("The answer that the plugin relays could not be fetched: {error}"),
     )
     .retry_after(wait)
 }

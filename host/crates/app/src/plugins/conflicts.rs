@@ -49,7 +49,7 @@ pub(super) fn refuse(manifest: &Manifest, rows: &[RevisionRow]) -> Result<(), Pl
 fn both_want(manifest: &Manifest, other: &Manifest, what: &str, name: &str) -> PluginError {
     let (one, two) = (&manifest.name, &other.name);
     PluginError::Conflict(format!(
-        "{one} and {two} both want {what} {name}: one plugin owns a {what}"
+        "{one} and {two} both want {what} {name}. A {what} can belong to one plugin only"
     ))
 }
 
@@ -116,11 +116,11 @@ mod tests {
         also_scheduled["schedules"][0]["queue"] = json!("other");
         assert_eq!(
             refused(&queue, &[row("theirs", &queue, true)]).as_deref(),
-            Some("mine and theirs both want queue q: one plugin owns a queue")
+            Some("mine and theirs both want queue q. A queue can belong to one plugin only")
         );
         assert_eq!(
             refused(&scheduled, &[row("theirs", &also_scheduled, true)]).as_deref(),
-            Some("mine and theirs both want schedule s: one plugin owns a schedule")
+            Some("mine and theirs both want schedule s. A schedule can belong to one plugin only")
         );
         let theirs = row("theirs", &route("/api/leads/{id}"), true);
         let expected = format!(

@@ -58,7 +58,7 @@ impl Service for Converger {
                 () = tokio::time::sleep(RECONCILE_EVERY) => {}
             }
             if let Err(error) = self.0.converge().await {
-                error!(error = %error, "cannot read the active plugins; running on with the last known ones");
+                error!(error = %error, "cannot read the active plugins; continuing with the last known ones");
             }
         }
     }
@@ -67,7 +67,7 @@ impl Service for Converger {
         self.0
             .leave()
             .await
-            .context("the others hear of this end later")
+            .context("the other hosts could not be notified of this stop")
     }
 }
 
@@ -198,7 +198,7 @@ impl Plugins {
         *self.converged_at.lock() = Some(Instant::now());
         // Running plugins depend neither on the report nor on the snapshot.
         if let Err(error) = self.tell(&active, redactions).await {
-            warn!(%error, "the other hosts, or the next start without Postgres, may not know what runs here");
+            warn!(%error, "the plugins that run here could not be reported; other hosts, or the next start without Postgres, may not know them");
         }
         Ok(())
     }
@@ -304,8 +304,8 @@ impl Plugins {
             .collect();
         self.check_signatures(&plugin.digest, &signatures)?;
         let component = self.copy.component(&plugin.digest);
-        let component =
-            component.ok_or_else(|| PluginError::NotFound("its file is not here".into()))?;
+        let component = component
+            .ok_or_else(|| PluginError::NotFound("Its file is not in the local copy".into()))?;
         of_plugin(self.runtime.load(&component).await?, &plugin.plugin)
     }
 
@@ -376,7 +376,7 @@ impl Plugins {
         self.grants.publish(&row.plugin, Arc::clone(&granted));
         let tables = tables(manifest, |ask| granted.contains(ask));
         if let Err(error) = self.sql.reconcile(&row.plugin, &tables).await {
-            error!(plugin = %row.plugin, %error, "the plugin's database login is not in order; it runs no SQL");
+            error!(plugin = %row.plugin, %error, "the plugin's database login cannot be used; the plugin cannot run SQL");
         }
         Ok(())
     }
@@ -468,13 +468,13 @@ impl Plugins {
 }
 
 fn gone(digest: &RevisionDigest) -> PluginError {
-    PluginError::NotFound(format!("revision {digest} is gone"))
+    PluginError::NotFound(format!("Revision {digest} is no longer in Postgres"))
 }
 
 fn changed(found: &RevisionDigest, wanted: &RevisionDigest) -> PluginError {
     let (found, wanted) = (found.short(), wanted.short());
     PluginError::Damaged(format!(
-        "the stored file of revision {wanted} has changed: it is {found} now; push it again"
+        "The stored file of revision {wanted} has changed: its digest is {found} now. Push it again"
     ))
 }
 
@@ -482,7 +482,7 @@ fn of_plugin(revision: Arc<Revision>, plugin: &PluginName) -> Result<Arc<Revisio
     if revision.plugin() != plugin {
         let (digest, owner) = (revision.digest().short(), revision.plugin());
         return Err(PluginError::Damaged(format!(
-            "revision {digest} is of plugin {owner}, not of {plugin}"
+            "Revision {digest} belongs to plugin {owner}, not to {plugin}"
         )));
     }
     Ok(revision)

@@ -49,7 +49,7 @@ pub enum PluginError {
     #[error(transparent)]
     Sql(#[from] RoleError),
     /// Postgres went away between the change and its effect on this host.
-    #[error("the change is stored, and takes effect as soon as Postgres answers")]
+    #[error("The change is stored, and takes effect as soon as Postgres answers")]
     NotInEffectYet(#[source] StoreError),
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -94,7 +94,7 @@ impl From<PluginError> for crate::Error {
                 ref missing,
             } => {
                 let message = format!(
-                    "{error}; look at it, then activate with --grant, or: patchbay plugin grant {plugin} ASK; patchbay plugin grants {plugin}"
+                    "{error}. Check it, then activate with --grant, or: patchbay plugin grant {plugin} ASK; patchbay plugin grants {plugin}"
                 );
                 let missing: Vec<&str> = missing.iter().map(Ask::as_str).collect();
                 Self::new(crate::error::Kind::Conflict, "not-granted", message)

@@ -361,7 +361,7 @@ impl Plugins {
         let rows = self.store.revisions(Some(plugin)).await?;
         let row = rows.iter().find(|row| row.is_current).or(rows.first());
         let row =
-            row.ok_or_else(|| PluginError::NotFound(format!("no plugin is called {plugin}")))?;
+            row.ok_or_else(|| PluginError::NotFound(format!("No plugin is called {plugin}")))?;
         let manifest = conflicts::manifest_of(row)?;
         block_in_place(|| settings::check(&manifest, value)).map_err(|violations| {
             PluginError::Settings {
@@ -377,7 +377,7 @@ impl Plugins {
         let rows = self.store.revisions(Some(plugin)).await?;
         if rows.is_empty() {
             return Err(PluginError::NotFound(format!(
-                "no plugin is called {plugin}"
+                "No plugin is called {plugin}"
             )));
         }
         Ok(rows)
@@ -392,7 +392,7 @@ impl Plugins {
         let usable = digest.len() >= 4 && digest.chars().all(|c| c.is_ascii_hexdigit());
         if !usable {
             return Err(PluginError::NotFound(
-                "a digest is given by at least its first 4 hexadecimal digits".into(),
+                "A digest must be given with at least its first 4 hexadecimal digits".into(),
             ));
         }
         let mut rows = self
@@ -405,7 +405,7 @@ impl Plugins {
             ))),
             1 => Ok(rows.remove(0)),
             n => Err(PluginError::Conflict(format!(
-                "{digest} is the beginning of {n} revisions: give more digits"
+                "{n} revisions begin with {digest}. Give more digits"
             ))),
         }
     }

@@ -63,7 +63,7 @@ impl Plugins {
         }
         if let Some(unknown) = asks.iter().find(|ask| !asked.contains(ask)) {
             return Err(PluginError::NotFound(format!(
-                "no revision of {plugin} asks for {unknown:?}; see: patchbay plugin grants {plugin}",
+                "No revision of {plugin} asks for {unknown:?}. See: patchbay plugin grants {plugin}",
                 unknown = unknown.as_str()
             )));
         }
@@ -93,7 +93,7 @@ impl Plugins {
     fn sql_in_order(&self, plugin: &PluginName) -> Result<(), PluginError> {
         self.sql.problem(plugin).map_or(Ok(()), |reason| {
             Err(PluginError::Sql(RoleError::Refused(format!(
-                "{plugin} runs no SQL until this is solved: {reason}"
+                "{plugin} cannot run SQL until this is solved: {reason}"
             ))))
         })
     }

@@ -60,14 +60,14 @@ impl Plugins {
                     Ok(false) => break,
                     Err(error) => {
                         let (plugin, reason) = (&crash_loop.plugin, &crash_loop.reason);
-                        error!(%plugin, reason, %error, "a plugin crashes too often and stands still here; the others cannot be told yet");
+                        error!(%plugin, reason, %error, "a plugin crashed too often and is stopped on this host; the other hosts could not be notified yet; trying again");
                         tokio::select! { () = stop.cancelled() => return, () = tokio::time::sleep(RETRY_EVERY) => {} }
                     }
                 }
             }
             // Forget it only then: until the registry follows Postgres, its workers would go on.
             while let Err(error) = self.converge().await {
-                error!(%error, "a plugin is quarantined, and its worker on this host is not stopped yet; trying again");
+                error!(%error, "a plugin is quarantined, but its worker on this host could not be stopped yet; trying again");
                 tokio::select! { () = stop.cancelled() => return, () = tokio::time::sleep(RETRY_EVERY) => {} }
             }
             self.quarantine.forget(&crash_loop);

@@ -66,7 +66,7 @@ impl Catalog {
             return Ok(());
         }
         let message = format!(
-            "there is no queue {}; see: patchbay queue list. A new one begins with: patchbay job add --new-queue",
+            "No queue is called {}. To list queues: patchbay queue list. To create one with its first job: patchbay job add --new-queue",
             word(queue.as_str())
         );
         Err(Error::new(Kind::NotFound, "unknown-queue", message))

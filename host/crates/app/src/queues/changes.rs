@@ -151,9 +151,9 @@ fn next(change: &ActionRow) -> String {
         "plugin.activate" | "plugin.rollback" => format!("patchbay plugin rollback {target}"),
         "plugin.revoke" => format!("patchbay plugin grants {target}"),
         "schedule.pause" => format!("patchbay schedule resume {target}"),
-        _ => return "nothing, if that was meant".to_owned(),
+        _ => return "nothing, if it was intended".to_owned(),
     };
-    format!("nothing, if that was meant; else: {undo}")
+    format!("nothing, if it was intended; otherwise: {undo}")
 }
 
 #[cfg(test)]

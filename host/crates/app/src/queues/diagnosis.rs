@@ -91,11 +91,11 @@ pub fn taken(queue: &QueueName, key: &TakenKey) -> (String, String) {
         let job = arguments(&[queue.as_str(), name]);
         return (
             format!(
-                "A job was added under the id {name}, and stands in Redis at {key}, where BullMQ keeps a part of the queue (a {wanted}): the \
+                "A job was added under the id {name}, and is stored in Redis at {key}, where BullMQ keeps a part of the queue (a {wanted}): the \
                  queue cannot work"
             ),
             format!(
-                "read it: patchbay job show {job}; then take it away: patchbay job remove {job}. Add it again under another id"
+                "read it: patchbay job show {job}; then remove it: patchbay job remove {job}. Add it again under another id"
             ),
         );
     }
@@ -104,7 +104,7 @@ pub fn taken(queue: &QueueName, key: &TakenKey) -> (String, String) {
             "The key {key} holds a {found}, and BullMQ keeps a {wanted} there: the queue cannot work"
         ),
         format!(
-            "look at it with redis-cli; then put it aside: redis-cli RENAME {key} {}",
+            "look at it with redis-cli; then rename it: redis-cli RENAME {key} {}",
             word(&format!("{key}-aside"))
         ),
     )
@@ -260,7 +260,7 @@ fn quarantined(seen: &QueueObservation) -> Option<Reason> {
             "Plugin {plugin} was quarantined at {since} by {by}: {why}. Its jobs wait and keep their attempts"
         ),
         format!(
-            "push and activate a mended revision, or: patchbay plugin rollback {plugin}, or: patchbay plugin release {plugin}"
+            "push and activate a corrected revision, or: patchbay plugin rollback {plugin}, or: patchbay plugin release {plugin}"
         ),
     ))
 }
@@ -272,10 +272,10 @@ fn missing_grants(seen: &QueueObservation) -> Vec<Reason> {
     let asks = seen.missing.iter().map(|ask| {
         let ask = ask.as_str();
         let who = changes::revoked_by(&seen.changes, ask).map_or_else(
-            || "and is not granted that".to_owned(),
+            || "but it is not granted".to_owned(),
             |action| {
                 format!(
-                    "which {} revoked at {}",
+                    "but {} revoked it at {}",
                     action.actor,
                     time(action.began_at)
                 )
@@ -283,7 +283,7 @@ fn missing_grants(seen: &QueueObservation) -> Vec<Reason> {
         );
         reason(
             "grant-missing",
-            format!("Plugin {plugin} asks for {ask:?}, {who}: its calls of it are denied"),
+            format!("Plugin {plugin} asks for {ask:?}, {who}: its calls that need it are denied"),
             format!("patchbay plugin grant {}", arguments(&[plugin, ask])),
         )
     });
@@ -341,7 +341,7 @@ fn closing(breaker: &BreakerView) -> String {
     );
     match breaker.opened_by {
         Some(_) => close,
-        None => format!("see to {}, or: {close}", word(host)),
+        None => format!("check {}, or: {close}", word(host)),
     }
 }
 
@@ -411,7 +411,7 @@ fn idle_worker(seen: &QueueObservation, plugin: &str) -> Option<Reason> {
                 "The worker of plugin {plugin} was started {} ago and is about to connect",
                 lasted(local.age)
             ),
-            format!("ask again in some seconds: patchbay queue why {name}"),
+            format!("repeat in some seconds: patchbay queue why {name}"),
         ));
     }
     Some(unconnected())
@@ -421,7 +421,7 @@ fn nobody() -> Reason {
     reason(
         "no-worker",
         "No plugin handles the queue, and no other worker is connected",
-        "patchbay plugin list; activate the plugin that should, or start the Node worker",
+        "activate a plugin that handles it (patchbay plugin list), or start the Node worker",
     )
 }
 
@@ -489,7 +489,7 @@ fn schedules(seen: &QueueObservation) -> Vec<Reason> {
             reasons.push(reason(
                 "schedule-stopped",
                 format!("Schedule {id} stops: {trouble}"),
-                "mend it where it was made; see: patchbay schedule list",
+                "correct it where it was made; to find it: patchbay schedule list",
             ));
         } else if schedule.late > LATE_AFTER && !seen.queue.counts.paused {
             reasons.push(reason(
@@ -514,7 +514,7 @@ fn only_delayed(seen: &QueueObservation) -> Option<Reason> {
         .queue
         .next_delayed_at
         .and_then(|ms| DateTime::from_timestamp_millis(i64::try_from(ms).ok()?))
-        .map_or_else(|| "a time beyond any calendar".to_owned(), time);
+        .map_or_else(|| "a time that is out of range".to_owned(), time);
     let jobs = match counts.delayed {
         1 => "1 delayed job is due".to_owned(),
         n => format!("The next of {n} delayed jobs is due"),
@@ -565,9 +565,13 @@ fn in_order(seen: &QueueObservation) -> Reason {
                 counted(failed, "failed job"),
                 seen.failed_lately.map_or("", |_| ", none of the last hour")
             ),
-            format!("{}; for new jobs, look at the producer", dead_letters(seen)),
+            format!("{}; for new jobs, check the producer", dead_letters(seen)),
         ),
-        (0, 0) => reason("empty", "Nothing waiting", "look at the producer"),
+        (0, 0) => reason(
+            "empty",
+            "Nothing waiting",
+            "check that the producer adds jobs",
+        ),
         (0, active) => reason(
             "moving",
             format!("Nothing waiting. {}", run(active)),
@@ -583,7 +587,7 @@ fn in_order(seen: &QueueObservation) -> Reason {
                     n => format!("{n} workers are"),
                 }
             ),
-            "ask again; jobs of a host that was killed run again after about 30 s",
+            "repeat the command; jobs of a host that was killed run again after about 30 s",
         ),
         (waiting, active) => reason(
             "busy",
@@ -793,7 +797,7 @@ mod tests {
         assert!(
             reasons[1]
                 .message
-                .contains("The next call tries whether it is back")
+                .contains("The next call tests whether it works again")
         );
         assert!(
             reasons[0]
@@ -936,7 +940,7 @@ mod tests {
         assert_eq!(
             reason.message,
             format!(
-                "Plugin email asks for \"secret API_KEY\", which ops revoked at {}: its calls of it are denied",
+                "Plugin email asks for \"secret API_KEY\", but ops revoked it at {}: its calls that need it are denied",
                 time(at(7))
             )
         );

@@ -224,7 +224,7 @@ impl Queues {
         Err(Error::new(
             Kind::Conflict,
             "mixed-fleet",
-            "not paused: while a queue is paused by BullMQ 6 its jobs stay where they are, and a resume by BullMQ 5 would overwrite them. Pause \
+            "Not paused: while a queue is paused by BullMQ 6 its jobs stay where they are, and a resume by BullMQ 5 would overwrite them. Pause \
              with the Node side's own queue.pause(), or stop the workers (patchbay plugin deactivate NAME); resuming with Patchbay is safe \
              (redis.node_bullmq_major = 5 is configured)",
         ))
@@ -367,7 +367,7 @@ impl Queues {
         let queue = self.catalog.known(queue).await?;
         if sure.confirm != queue.as_str() {
             return Err(Error::invalid(format!(
-                "not confirmed: `confirm` must be the queue's name, {queue}"
+                "Nothing was done. To confirm, `confirm` must be the queue's name, {queue}"
             )));
         }
         let act = async {
@@ -482,7 +482,7 @@ fn require_all(all: bool) -> Result<(), Error> {
         return Ok(());
     }
     Err(Error::invalid(
-        "Nothing was done: this is for every queue, and must say so in its body: {\"all\": true}. A queue called . is written ~. in a path",
+        "Nothing was done. A request for every queue must have the body {\"all\": true}. In a path, a queue called . is written ~.",
     ))
 }
 

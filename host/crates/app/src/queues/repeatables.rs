@@ -63,15 +63,15 @@ impl Queues {
     ) -> Result<ScheduleFields, String> {
         if repeatable.is_scheduler {
             return Err(
-                "it is a job scheduler, whose id only looks like a repeatable's key: it ticks here as it is".into()
+                "it is a job scheduler whose id looks like a repeatable's key; it works here unchanged".into()
             );
         }
         if repeatable.ends_at.is_some() {
-            return Err("it ends at a certain time, which schedules do not".into());
+            return Err("it has an end time, which schedules cannot have".into());
         }
         if let Some(limit) = repeatable.limit {
             return Err(format!(
-                "it ends after {limit} ticks, which schedules do not"
+                "it ends after {limit} ticks, and schedules have no such limit"
             ));
         }
         let id = repeatable
@@ -83,7 +83,7 @@ impl Queues {
             .map_err(|error: patchbay_model::InvalidId| error.to_string())?;
         if live.contains(id.as_str()) {
             return Err(format!(
-                "there is a job scheduler {id} in this queue, which a schedule of that id would replace"
+                "a schedule with the id {id} would replace the job scheduler with that id in this queue"
             ));
         }
         let zone = self.broker.default_zone();

@@ -240,7 +240,7 @@ impl Schedules {
         let id: ScheduleId = id.parse()?;
         if change.id.is_some() {
             return Err(Error::invalid(
-                "id: a schedule keeps its id; make another one",
+                "id: cannot be changed. Create another schedule instead",
             ));
         }
         let row = self.store.schedule(&id).await?;
@@ -388,7 +388,7 @@ impl Schedules {
                 "a changed schedule is not in place yet"
             );
             let message =
-                "the change is stored, and takes effect as soon as Postgres and Redis answer";
+                "The change is stored, and takes effect as soon as Postgres and Redis answer";
             Error::new(Kind::Unavailable, "unavailable", message)
         })
     }
@@ -430,5 +430,5 @@ fn required(value: Option<String>, name: &str) -> Result<String, Error> {
 }
 
 fn milliseconds(ms: u64) -> Result<i64, Error> {
-    i64::try_from(ms).map_err(|_| Error::invalid("everyMs is too large"))
+    i64::try_from(ms).map_err(|_| Error::invalid("everyMs: must be at most 9223372036854775807"))
 }

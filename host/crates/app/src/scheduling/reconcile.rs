@@ -61,7 +61,7 @@ impl Reconciler {
             if let Err(error) = self.reconcile().await {
                 error!(
                     error = format!("{error:#}"),
-                    "schedules are not reconciled; those that tick go on"
+                    "schedules are not reconciled; those in Redis continue"
                 );
             }
             tokio::select! {
@@ -123,10 +123,10 @@ impl Reconciler {
         for queue in self.queues.handled() {
             match self.queues.revive_schedulers(&queue).await {
                 Ok(revived) => revived.iter().for_each(|schedule| {
-                    warn!(%queue, schedule, "a scheduler of another client had lost its next tick, and has it again");
+                    warn!(%queue, schedule, "a job scheduler of another client had no next tick; it was restored");
                 }),
                 Err(error @ QueueError::Damaged { .. }) => {
-                    error!(%queue, %error, "schedulers of other clients are not looked after");
+                    error!(%queue, %error, "the job schedulers of other clients are not checked");
                 }
                 Err(error) => return Err(error.into()),
             }
@@ -150,7 +150,7 @@ impl Reconciler {
             // Patchbay made it, but it is not wanted here any more: removed, paused, or moved to
             // another queue.
             self.queues.remove_scheduler(queue, &stray.id).await?;
-            info!(%queue, schedule = stray.id, "schedule taken out");
+            info!(%queue, schedule = stray.id, "schedule removed from Redis");
         }
         Ok(())
     }

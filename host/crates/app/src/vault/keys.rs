@@ -227,8 +227,7 @@ impl Keys {
         };
         Err(KeyError(vec![format!(
             "{} is the wrong key: it opens none of the secrets in the database ({}). Its id is {}; they were sealed with key {}. \
-             Configure that key; while rotating, as secrets.old_key_file. Should it be lost: a host without any key starts, and there \
-             `patchbay secret remove` makes room for new values",
+             Configure that key; during a rotation, as secrets.old_key_file. If it is lost: start a host without any key, remove the secrets with `patchbay secret remove`, configure a new key and set them again",
             self.named,
             rows.len(),
             self.id().unwrap_or_default(),
@@ -250,7 +249,7 @@ fn read_key(source: &KeySource) -> Result<(String, Zeroizing<[u8; 32]>), String>
             let text = std::fs::read_to_string(path).map(Zeroizing::new);
             let text = text.map_err(|error| format!("{name} cannot be read: {error}"))?;
             if readable_by_others(path) {
-                warn!(path = %path.display(), "the file of {key} is open to others than its owner: chmod 600");
+                warn!(path = %path.display(), "the file of {key} can be read by others than its owner; chmod 600 corrects that");
             }
             parse_key(&text)
                 .map(|master| (name.clone(), master))

@@ -81,10 +81,10 @@ impl RegistryArgs {
                 RegistryError::Credentials(format!("Docker's credential helper {helper} failed")),
             ),
             Err(CredentialRetrievalError::CredentialDecodingError) => Err(wrong(&format_args!(
-                "the auth of {registry} is not USER:PASSWORD in base64: log in again"
+                "the credentials of {registry} are not USER:PASSWORD in base64. Log in again"
             ))),
             Err(CredentialRetrievalError::HelperCommunicationError) => Err(wrong(&format_args!(
-                "the credential helper that it names for {registry} cannot be run"
+                "it names a credential helper for {registry} that cannot be run"
             ))),
             Err(error) => Err(wrong(&error)),
         }

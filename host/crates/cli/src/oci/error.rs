@@ -19,13 +19,13 @@ pub(crate) enum RegistryError {
     #[error("cannot reach {registry}: {reason}")]
     Unreachable { registry: String, reason: String },
     #[error(
-        "cannot speak TLS with {registry}: {reason}; a registry without TLS needs --plain-http, in a network that you trust"
+        "cannot use TLS with {registry}: {reason}. For a registry without TLS, in a network that you trust, use --plain-http"
     )]
     NoTls { registry: String, reason: String },
     #[error("{registry} does not answer in time")]
     TimedOut { registry: String },
     #[error(
-        "{registry} wants other credentials: log in with `docker login {registry}`, or set PATCHBAY_REGISTRY_USER and \
+        "{registry} does not accept the credentials: log in with `docker login {registry}`, or set PATCHBAY_REGISTRY_USER and \
          PATCHBAY_REGISTRY_PASSWORD"
     )]
     Unauthorized { registry: String },
@@ -36,16 +36,16 @@ pub(crate) enum RegistryError {
         registry: String,
         repository: String,
     },
-    #[error("there is no {0}")]
+    #[error("{0} does not exist in the registry")]
     NotFound(String),
     #[error("{reference} is not a plugin but {found}: publish one with `patchbay plugin publish`")]
     NotAPlugin { reference: String, found: String },
-    #[error("{reference} has {count} layers; a plugin is one")]
+    #[error("{reference} has {count} layers; a plugin has one")]
     Layers { reference: String, count: usize },
     #[error("the component has {bytes} bytes, more than {max}")]
     TooLarge { bytes: u64, max: u64 },
     #[error(
-        "what {registry} sent is not what was asked for: expected {expected}, got {actual}; nothing of it was used"
+        "{registry} sent other content than requested: expected {expected}, got {actual}. Nothing of it was used"
     )]
     Damaged {
         registry: String,

@@ -36,18 +36,18 @@ pub(super) fn parse(name: &str) -> Result<Reference, RegistryError> {
     let host = name.split_once('/').map_or("", |(host, _)| host);
     if host.contains('@') {
         // The name is not repeated, because it contains a password.
-        let reason = "credentials do not belong into a name: log in with `docker login`, or set PATCHBAY_REGISTRY_USER and PATCHBAY_REGISTRY_PASSWORD";
+        let reason = "a name must not contain credentials: log in with `docker login`, or set PATCHBAY_REGISTRY_USER and PATCHBAY_REGISTRY_PASSWORD";
         return Err(RegistryError::Reference(reason.into()));
     }
     if host
         .rsplit_once(':')
         .is_some_and(|(_, port)| port.parse::<u16>().is_err())
     {
-        return Err(wrong("its port is none".into()));
+        return Err(wrong("its port is not a number from 0 to 65535".into()));
     }
     // Without this check, a name without a host would be looked up in Docker's registry.
     if !(host == "localhost" || host.contains(['.', ':'])) {
-        return Err(wrong("it names no host".into()));
+        return Err(wrong("it has no host".into()));
     }
     name.parse::<Reference>()
         .map_err(|error| wrong(error.to_string()))
@@ -98,7 +98,7 @@ mod tests {
                 parse(name)
                     .expect_err(name)
                     .to_string()
-                    .contains("its port is none"),
+                    .contains("its port is not a number from 0 to 65535"),
                 "{name}"
             );
         }

@@ -90,7 +90,7 @@ impl History {
                 }
             };
             if let Err(error) = history.store.finish_action(action, &end).await {
-                tracing::error!(%error, "the end of an export is not recorded");
+                tracing::error!(%error, "the end of an export could not be recorded");
             }
         });
         let lines =
@@ -113,13 +113,13 @@ impl History {
             match (key.as_str(), value.as_str()) {
                 ("format", "jsonl") => format = Format::Jsonl,
                 ("format", "csv") => format = Format::Csv,
-                ("format", _) => return Err(Error::invalid("format: jsonl or csv")),
+                ("format", _) => return Err(Error::invalid("format: must be jsonl or csv")),
                 ("bodies", "true") => bodies = true,
                 ("bodies", "false") => bodies = false,
-                ("bodies", _) => return Err(Error::invalid("bodies: true or false")),
+                ("bodies", _) => return Err(Error::invalid("bodies: must be true or false")),
                 ("reveal", "true") => reveal = true,
                 ("reveal", "false") => reveal = false,
-                ("reveal", _) => return Err(Error::invalid("reveal: true or false")),
+                ("reveal", _) => return Err(Error::invalid("reveal: must be true or false")),
                 _ => pairs.push((key, value)),
             }
         }
@@ -134,7 +134,7 @@ impl History {
             terms.push(self.store.term_key().await?.term(&path, value));
         }
         if reveal && !bodies {
-            return Err(Error::invalid("reveal: it is for bodies=true"));
+            return Err(Error::invalid("reveal: can only be given with bodies=true"));
         }
         if filter.dead_letter.is_some() {
             // A group that is not there is told as an answer; once the file has begun, it could
