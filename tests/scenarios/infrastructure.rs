@@ -39,7 +39,7 @@ async fn a_postgres_that_may_only_be_read_is_named_at_the_start_and_while_the_ho
         let (ended, said) = world.output(&[command], &on_standby).await?;
         assert_eq!(ended, Some(code), "{said}");
         ensure!(
-            said.contains("Postgres may only be read: it is a standby"),
+            said.contains("Postgres accepts no changes: it is a standby"),
             "{command}: {said}"
         );
     }

@@ -19,7 +19,7 @@ operations! {
     /// Show whether this host is ready for work.
     HealthReady = "health.ready": GET "/readyz" ((), NoQuery, NoBody) -> Bare<Readiness>,
         Anyone, Reads, errors [
-            503 "not ready: draining, a dependency does not answer or is unfit, Postgres may only be read, the clock is skewed, or the plugins may be outdated; `details` says what to do",
+            503 "not ready: draining, a dependency does not answer or is unfit, Postgres accepts no changes, the clock is skewed, or the plugins may be outdated; `details` says what to do",
         ];
     /// Metrics of this host in Prometheus's text format. Only for operators, unless
     /// metrics.require_operator is false.

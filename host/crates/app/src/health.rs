@@ -276,7 +276,7 @@ impl Health {
                 NotReady::new("database", "Postgres does not answer", "Check that it runs and can be reached")
             }),
             probe.read_only.map(|read_only| {
-                let message = format!("Postgres may only be read: {read_only}");
+                let message = format!("Postgres accepts no changes: {read_only}");
                 NotReady::new("database-read-only", message, "Run patchbay doctor: it says what to do. Work continues by itself")
             }),
             probe.redis_trouble.as_ref().map(NotReady::redis),
@@ -317,7 +317,7 @@ impl Health {
         if let Some(read_only) = read_only {
             error!(
                 reasons = codes,
-                "this host is not ready: Postgres may only be read: {read_only}"
+                "this host is not ready: Postgres accepts no changes: {read_only}"
             );
         } else if now.contains(&"database") && !before.contains(&"database") {
             let store = self.store.clone();

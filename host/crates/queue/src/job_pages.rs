@@ -58,7 +58,7 @@ impl FromStr for Cursor {
     fn from_str(encoded: &str) -> Result<Self, QueueError> {
         let unknown = || {
             QueueError::Invalid(
-                "unknown cursor: take `nextCursor` of the page before, or none".into(),
+                "cursor: unknown. Use `nextCursor` of the page before, or none".into(),
             )
         };
         let plain = URL_SAFE_NO_PAD.decode(encoded).map_err(|_| unknown())?;
@@ -127,7 +127,7 @@ impl Broker {
             Start::Place(place) => self.entries(&shelf, place, limit).await?,
             Start::Behind(cursor) if cursor.state != state => {
                 let message = format!(
-                    "unknown cursor: it belongs to jobs in state {}, not {state}",
+                    "cursor: it belongs to jobs in state {}, not {state}",
                     cursor.state
                 );
                 return Err(QueueError::Invalid(message));
@@ -330,7 +330,7 @@ mod tests {
         {
             let text = text.as_str();
             let error = text.parse::<Cursor>().expect_err(text).to_string();
-            assert!(error.contains("unknown cursor"), "{error}");
+            assert!(error.contains("cursor: "), "{error}");
         }
     }
 }

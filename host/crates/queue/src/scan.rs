@@ -141,7 +141,7 @@ impl Broker {
         let wanted = Criteria::new(filter, queue)?;
         if let Some(other) = after.as_ref().filter(|cursor| cursor.state != state) {
             let message = format!(
-                "unknown cursor: it belongs to jobs in state {}, not {state}",
+                "cursor: it belongs to jobs in state {}, not {state}",
                 other.state
             );
             return Err(QueueError::Invalid(message));

@@ -5,7 +5,7 @@ pub enum StoreError {
     #[error("{}", unavailable(.0))]
     Unavailable(#[source] sqlx::Error),
     /// Postgres answers but refuses changes: retry, or connect to another server.
-    #[error("Postgres may only be read: {0}")]
+    #[error("Postgres accepts no changes: {0}")]
     ReadOnly(ReadOnly),
     /// This Postgres server, or the connection to it, cannot be used: an operator must repair it.
     #[error("{0}")]

@@ -572,7 +572,7 @@ fn unready(host: &str, seen: &HostReport) -> Observation {
     let words = seen.not_ready.iter().map(|code| match code.as_str() {
         "database" => "Postgres does not answer (database)",
         "database-read-only" => {
-            "Postgres may only be read: a standby, or default_transaction_read_only is on (database-read-only)"
+            "Postgres accepts no changes: a standby, or default_transaction_read_only is on (database-read-only)"
         }
         code => code,
     });

@@ -27,7 +27,7 @@ pub(super) struct RowKey {
 
 /// The text is not a cursor.
 #[derive(Debug, thiserror::Error)]
-#[error("unknown cursor: take `nextCursor` of the page before, or none")]
+#[error("cursor: unknown. Use `nextCursor` of the page before, or none")]
 pub struct UnknownCursor;
 
 type Plain = (i64, i64, Option<(String, String, i64, i32)>);
