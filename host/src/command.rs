@@ -43,7 +43,7 @@ struct Cli {
     #[arg(
         long,
         global = true,
-        conflicts_with = "format",
+        conflicts_with = "output_format",
         help_heading = "Output"
     )]
     json: bool,
@@ -51,7 +51,7 @@ struct Cli {
     #[arg(
         short = 'o',
         long = "output-format",
-        id = "format",
+        id = "output_format",
         global = true,
         value_enum,
         help_heading = "Output"
@@ -172,6 +172,7 @@ pub fn main() -> ExitCode {
     runtime.shutdown_background();
     match ended {
         Ok(code) => code,
+        Err(error) if is_broken_pipe(&error) => ExitCode::from(BROKEN_PIPE),
         Err(error) => {
             let code = exit_code(&error);
             patchbay_telemetry::last_words(move || print_error(output, &error, error_code(&error)));
@@ -265,11 +266,20 @@ fn end_quietly_when_nobody_reads() {
             .payload_as_str()
             .is_some_and(|text| text.contains("Broken pipe"))
         {
-            // The exit code of a process that SIGPIPE ended. Rust programs ignore that signal.
-            std::process::exit(141);
+            std::process::exit(BROKEN_PIPE.into());
         }
         usual(panic);
     }));
+}
+
+/// The exit code of a process that SIGPIPE ended. Rust programs ignore that signal.
+const BROKEN_PIPE: u8 = 141;
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        let error = cause.downcast_ref::<std::io::Error>();
+        error.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+    })
 }
 
 async fn run(cli: Cli, output: Output) -> anyhow::Result<ExitCode> {

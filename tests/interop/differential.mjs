@@ -160,9 +160,18 @@ function program(number) {
 
 // ---- Both sides.
 
+/** What cannot be undone is confirmed by the last name in its path. */
+function confirmed(method, path) {
+  const parts = path.split("?")[0].split("/");
+  const name = method === "DELETE" ? parts.at(-1)
+    : ["clean", "drain", "data"].includes(parts.at(-1)) ? parts.at(-2)
+    : undefined;
+  return name === undefined ? path : `${path}${path.includes("?") ? "&" : "?"}confirm=${name.replaceAll("+", "%2B")}`;
+}
+
 async function api(method, path, body) {
   for (let i = 0; ; i++) {
-    const answer = await fetch(`${process.env.HOST_URL}/api/admin${path}`, {
+    const answer = await fetch(`${process.env.HOST_URL}/api/admin${confirmed(method, path)}`, {
       method,
       headers: { authorization: `Basic ${btoa(`${process.env.HOST_USER}:${process.env.HOST_PASSWORD}`)}`, "content-type": "application/json" },
       body: body === undefined ? undefined : JSON.stringify(body),

@@ -704,7 +704,7 @@ async fn jobs_that_fail_fire_an_alert_that_recovers_once_they_were_retried_and_c
     for id in &ids {
         host.job_in("hostileQueue", id, "failed").await?;
     }
-    let retried = patchbay(&host, &["queue", "retry-all", "hostileQueue"]).await?;
+    let retried = patchbay(&host, &["queue", "retry-all", "hostileQueue", "--yes"]).await?;
     ensure!(
         retried.status.success(),
         "{}",

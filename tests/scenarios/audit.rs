@@ -453,7 +453,7 @@ async fn what_is_no_schema_makes_no_trail() -> anyhow::Result<()> {
             json!({ "$ref": "http://127.0.0.1:9/schema.json" }),
             "schema: ",
         ),
-        ("leads", json!({ "$ref": "#" }), "leads back to itself"),
+        ("leads", json!({ "$ref": "#" }), "refers back to itself"),
         (
             "leads",
             json!({ "description": "x".repeat(70_000) }),

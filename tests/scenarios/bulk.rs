@@ -542,7 +542,7 @@ async fn a_bulk_that_cannot_be_meant_is_refused_and_one_that_means_nothing_says_
         (
             &["bulk", "retry", "queue=nobodysQueue", "--yes"],
             3,
-            "no queue",
+            "No queue is called",
         ),
         (&["bulk", "retry", "dead-letter=4711", "--yes"], 3, "4711"),
         (&["bulk", "retry", "quene=x", "--yes"], 4, "quene"),

@@ -183,11 +183,13 @@ async fn data_that_is_set_fits_the_schema_of_its_job_or_is_forced() -> anyhow::R
     let (status, answer) = set_data(&host, &id, "?force=true", wrong.clone()).await?;
     assert_eq!(status, 200, "{answer}");
     let data = wrong.to_string();
-    let refused = patchbay(&host, &["job", "set-data", MAIL, &id, &data]).await?;
+    let refused = patchbay(&host, &["job", "set-data", MAIL, &id, &data, "--yes"]).await?;
     assert_eq!(refused.status.code(), Some(4));
     json_of(
         &host,
-        &["--json", "job", "set-data", MAIL, &id, &data, "--force"],
+        &[
+            "--json", "job", "set-data", MAIL, &id, &data, "--force", "--yes",
+        ],
     )
     .await?;
     assert_eq!(

@@ -73,7 +73,11 @@ async fn a_plugins_whole_life_by_commands() -> anyhow::Result<()> {
         Some(4),
         "the active revision is not deleted"
     );
-    json_of(&host, &["--json", "plugin", "delete", "email", digest]).await?;
+    json_of(
+        &host,
+        &["--json", "plugin", "delete", "email", digest, "--yes"],
+    )
+    .await?;
     let listed = json_of(&host, &["--json", "plugin", "list"]).await?;
     assert_eq!(
         (&listed[0]["active"], &listed[0]["revisions"]),
@@ -124,7 +128,7 @@ async fn a_plugins_whole_life_by_commands() -> anyhow::Result<()> {
     let id = added["id"].as_str().context("an id")?;
     host.job_in("emailQueue", id, "completed").await?;
     assert_eq!(world.mail.list()[0].from, "ops@example.com");
-    json_of(&host, &["--json", "plugin", "deactivate", "email"]).await?;
+    json_of(&host, &["--json", "plugin", "deactivate", "email", "--yes"]).await?;
     let waiting = json_of(&host, &["--json", "job", "add", "emailQueue", "send", "{}"]).await?;
     let shown = json_of(
         &host,
@@ -174,7 +178,9 @@ async fn data_goes_through_the_command_line_as_it_was_written() -> anyhow::Resul
     let changed = data.replace("1.50", "2.500");
     json_of(
         &host,
-        &["--json", "job", "set-data", "rawQueue", id, &changed],
+        &[
+            "--json", "job", "set-data", "rawQueue", id, &changed, "--yes",
+        ],
     )
     .await?;
     assert_eq!(stored("rawQueue", id).await?, changed);
@@ -217,7 +223,11 @@ async fn what_a_swap_changes_and_what_became_of_it_is_shown() -> anyhow::Result<
     })?;
     let second = host.deploy("hostile", other).await?;
     json_of(&host, &["--json", "plugin", "rollback", "hostile"]).await?;
-    json_of(&host, &["--json", "plugin", "deactivate", "hostile"]).await?;
+    json_of(
+        &host,
+        &["--json", "plugin", "deactivate", "hostile", "--yes"],
+    )
+    .await?;
 
     let diff = json_of(
         &host,
@@ -427,7 +437,11 @@ async fn old_revisions_go_and_those_that_are_new_active_or_ran_a_job_lately_stay
     )
     .await?;
     let prune = async |arguments: &[&str]| {
-        let pruned = json_of(&host, &[&["--json", "plugin", "prune"], arguments].concat()).await?;
+        let pruned = json_of(
+            &host,
+            &[&["--json", "plugin", "prune", "--yes"], arguments].concat(),
+        )
+        .await?;
         let digests = pruned
             .as_array()
             .into_iter()

@@ -293,7 +293,7 @@ async fn a_group_counts_each_job_once_closes_by_itself_and_opens_with_the_next_f
     let (_, text) = said(&host, &["dead-letter", "show", &number]).await?;
     assert!(
         text.contains("2 jobs: 2 waiting or running")
-            && text.contains(&format!("next: patchbay queue why {QUEUE}")),
+            && text.contains(&format!("Next: patchbay queue why {QUEUE}")),
         "{text}"
     );
     let (code, text) = said(&host, &["dead-letter", "retry", &number, "--yes"]).await?;

@@ -459,7 +459,7 @@ async fn staging_refuses_what_cannot_start_and_names_what_it_needs() -> anyhow::
     );
     let breaking = format!("(func $start unreachable) (start $start) {}", running(FINE));
     for (module, says) in [
-        (large, "the component needs 13 MiB of memory to start, and has 8"),
+        (large, "the component needs 13 MiB of memory to start, but its limit is 8 MiB"),
         (running(FINE).replace("\"memory\") 2)", "\"memory\") 20000)"), "does not fit the host"),
         (running(FINE) + "(memory 1) (memory 1)", "does not fit the host"),
         (
@@ -467,7 +467,7 @@ async fn staging_refuses_what_cannot_start_and_names_what_it_needs() -> anyhow::
                 "(start",
                 "(func $need (param i32) (if (i32.eq (local.get 0) (i32.const -1)) (then unreachable))) (start",
             ),
-            "the component needs 14 MiB of memory to start, and has 8",
+            "the component needs 14 MiB of memory to start, but its limit is 8 MiB",
         ),
         (breaking, "the component cannot start: trapped: wasm trap: wasm `unreachable` instruction executed"),
     ] {

@@ -94,7 +94,7 @@ async fn a_postgres_that_may_only_be_read_is_named_at_the_start_and_while_the_ho
         ensure!(
             refused["message"]
                 .as_str()
-                .is_some_and(|text| text.contains("may only be read")),
+                .is_some_and(|text| text.contains("accepts no changes")),
             "{refused}"
         );
         ensure!(
@@ -174,7 +174,7 @@ async fn what_postgres_refuses_at_the_start_is_told_with_what_to_do() -> anyhow:
     let (code, said) = world
         .output(&["--url", "127.0.0.1:1", "queue", "list"], &[])
         .await?;
-    ensure!(code == Some(4) && said.contains("write http://"), "{said}");
+    ensure!(code == Some(4) && said.contains("Write http://"), "{said}");
     Ok(())
 }
 
@@ -240,7 +240,7 @@ async fn a_database_of_another_encoding_is_refused_before_anything_is_made() -> 
             .await?;
         assert_eq!(code, Some(1), "{said}");
         ensure!(
-            said.contains("encoded in LATIN1") && said.contains("createdb --encoding=UTF8"),
+            said.contains("has the encoding LATIN1") && said.contains("createdb --encoding=UTF8"),
             "{command}: {said}"
         );
     }

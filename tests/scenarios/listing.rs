@@ -198,6 +198,6 @@ async fn a_command_lists_as_many_jobs_as_it_is_asked_for_and_adds_what_a_file_ho
     .await?;
     let id = added["id"].as_str().unwrap_or_default();
     let story = json_of(&host, &["--json", "job", "show", QUEUE, id]).await?;
-    assert_eq!(story["job"]["data"], r#"{ "from": "a file" }"#, "{story}");
+    assert_eq!(story["job"]["data"], json!({ "from": "a file" }), "{story}");
     Ok(())
 }

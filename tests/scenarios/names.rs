@@ -231,7 +231,7 @@ async fn queues_that_node_names_oddly_are_worked_seen_and_reached_by_every_comma
             // The next command that it prints works in a shell.
             let next = shown
                 .lines()
-                .find_map(|line| line.strip_prefix("  next: "))
+                .find_map(|line| line.strip_prefix("  Next: "))
                 .context("what to do next")?;
             let next = next.replacen("patchbay", &binary().display().to_string(), 1);
             let mut shell = Command::new("bash");
@@ -365,7 +365,7 @@ async fn jobs_that_node_names_oddly_run_are_recorded_and_are_reached_by_every_co
             in_state(host, QUEUE, id, "failed", 2).await?;
             let timeline = said(host, &["job", "timeline", "--", QUEUE, id]).await?;
             anyhow::ensure!(timeline.contains("retried by operator"), "{timeline}");
-            said(host, &["job", "remove", "--", QUEUE, id]).await?;
+            said(host, &["job", "remove", "--yes", "--", QUEUE, id]).await?;
             let (status, _) = host.get(&job_path(QUEUE, id, "")).await?;
             anyhow::ensure!(status == 404, "{id:?} is still there");
             anyhow::Ok(())
@@ -389,7 +389,11 @@ async fn jobs_that_node_names_oddly_run_are_recorded_and_are_reached_by_every_co
     add_by_node(&world, jobs.to_vec()).await?;
     in_state(host, QUEUE, "..", "active", 0).await?;
     said(host, &["job", "kill", QUEUE, ".."]).await?;
-    said(host, &["job", "set-data", "--", QUEUE, "-x", "{\"a\":1}"]).await?;
+    said(
+        host,
+        &["job", "set-data", "--yes", "--", QUEUE, "-x", "{\"a\":1}"],
+    )
+    .await?;
     said(host, &["job", "promote", "--", QUEUE, "-x"]).await?;
     in_state(host, QUEUE, "-x", "completed", 3).await?;
     said(host, &["job", "set-delay", QUEUE, "two\nlines", "0"]).await?;
@@ -469,8 +473,11 @@ async fn every_name_that_node_can_make_comes_back_through_http_and_the_command_l
             let shown: Value = serde_json::from_str(
                 &said(host, &["job", "show", "--json", "--", queue, id]).await?,
             )?;
-            anyhow::ensure!(shown["job"]["id"] == **id, "{queue:?} {id:?}: {shown}");
-            said(host, &["job", "remove", "--", queue, id]).await?;
+            anyhow::ensure!(
+                shown["data"]["job"]["id"] == **id,
+                "{queue:?} {id:?}: {shown}"
+            );
+            said(host, &["job", "remove", "--yes", "--", queue, id]).await?;
             let gone = cli(host, &["job", "show", "--", queue, id]).await?;
             anyhow::ensure!(gone.status.code() == Some(3), "{queue:?} {id:?}: {gone:?}");
             anyhow::Ok(())
@@ -608,7 +615,7 @@ async fn a_job_that_stands_in_the_place_of_a_key_is_named_and_taken_away_and_the
             found.contains(&format!("patchbay job remove {IDLE} {id}")),
             "{found}"
         );
-        said(&host, &["job", "remove", IDLE, id]).await?;
+        said(&host, &["job", "remove", "--yes", IDLE, id]).await?;
         let (_, why) = host.get(&queue_path(IDLE, "/why")).await?;
         assert_ne!(why["data"][0]["code"], "damaged-data", "{id}: {why}");
         let (_, story) = host.get(&queue_path(IDLE, "")).await?;
@@ -630,7 +637,7 @@ async fn a_job_that_stands_in_the_place_of_a_key_is_named_and_taken_away_and_the
         )
         .await?;
     redis.hset::<_, _, _, ()>(&meta, "paused", 1).await?;
-    said(&host, &["job", "remove", IDLE, "meta"]).await?;
+    said(&host, &["job", "remove", "--yes", IDLE, "meta"]).await?;
     let left: Vec<String> = redis.hkeys(&meta).await?;
     assert_eq!(left, ["paused"]);
     // Not a job: only its owner knows what it is.

@@ -150,7 +150,7 @@ async fn why_names_a_revoked_grant_a_paused_schedule_and_failed_jobs_of_an_empty
     let (_world, host) = world_with_host(&[]).await?;
     let revoke = json!({ "asks": ["secret TOKEN"] });
     let (status, answer) = host
-        .post("/api/admin/plugins/hostile/revoke", revoke)
+        .post("/api/admin/plugins/hostile/grants/revoke", revoke)
         .await?;
     assert_eq!(status, 200, "{answer}");
     let missing = host.reason(QUEUE, "grant-missing").await?;

@@ -627,3 +627,188 @@ async fn two_operators_at_once_on_one_thing_leave_one_result() -> anyhow::Result
     )
     .await
 }
+
+/// Replaces what differs from run to run, and runs of spaces.
+fn normalised(text: &str, host: &Host) -> anyhow::Result<String> {
+    let mut text = text.replace(&host.url, "URL");
+    for (pattern, with) in [
+        (
+            r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)",
+            "TIME",
+        ),
+        (
+            r"\d{4}-\d\d-\d\d \d\d:\d\d(:\d\d)?( [A-Z]{3,4}|[+-]\d\d:?\d\d)?",
+            "TIME",
+        ),
+        (r"\(\d\d:\d\d(:\d\d)? UTC\)", "(TIME)"),
+        (r"\b[0-9a-f]{12}\b|\b[0-9a-f]{64}\b", "DIGEST"),
+        (r"\b(now|\d+ (ms|s|min) ago)\b", "AGO"),
+        (r"\bfor \d+ (ms|s)\b", "for AGE"),
+        (r"\b[A-Za-z0-9.-]+:\d{2,7}\b", "HOST"),
+        (r"smtp://\S+", "smtp://SERVER"),
+        (r"\b\d+ (ms|s)\b", "AGE"),
+        (r" {2,}", "  "),
+        (r" +\n", "\n"),
+    ] {
+        text = regex::Regex::new(pattern)?
+            .replace_all(&text, with)
+            .into_owned();
+    }
+    Ok(text)
+}
+
+#[tokio::test]
+async fn lists_and_errors_look_as_in_the_snapshot() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let (host, ids) = with_jobs(&world, 2).await?;
+    host.deploy("email", email_plugin()?).await?;
+    let id = ids[0].as_str();
+    for args in [
+        vec!["queue", "pause", QUEUE, "--reason", "INC-7"],
+        vec!["queue", "concurrency", QUEUE, "3"],
+        vec![
+            "schedule",
+            "add",
+            "nightly",
+            QUEUE,
+            "work",
+            "--cron",
+            "0 3 * * *",
+            "--tz",
+            "Asia/Kolkata",
+            "--description",
+            "The report of the night",
+        ],
+        vec!["schedule", "pause", "nightly"],
+        vec![
+            "search",
+            "save",
+            "failed mails",
+            "queue=emailQueue",
+            "outcome=failed",
+        ],
+    ] {
+        let done = run(&host, &args).await?;
+        anyhow::ensure!(done.code == Some(0), "{args:?}: {}", done.err);
+    }
+    let mut shown = String::new();
+    for args in [
+        vec!["status"],
+        vec!["queue", "list"],
+        vec!["queue", "show", QUEUE],
+        vec!["queue", "why", QUEUE],
+        vec!["queue", "why", "emailQueue"],
+        vec!["job", "list", QUEUE, "waiting", "--limit", "1"],
+        vec!["job", "list", QUEUE, "waiting", "-o", "wide"],
+        vec!["job", "show", QUEUE, id],
+        vec!["activity"],
+        vec!["schedule", "list"],
+        vec!["schedule", "show", "nightly"],
+        vec!["plugin", "list"],
+        vec!["plugin", "revisions", "email"],
+        vec!["plugin", "grants", "email"],
+        vec!["breaker", "list"],
+        vec!["alert", "list"],
+        vec!["dead-letter", "list"],
+        vec!["bulk", "list"],
+        vec!["search", "saved"],
+        vec!["search", "queue=plainQueue"],
+        vec!["queue", "resume", QUEUE],
+        vec!["queue", "concurrency", QUEUE, "--none"],
+        // Errors.
+        vec!["queue", "clean", QUEUE, "waiting"],
+        vec!["queue", "concurrency", QUEUE],
+        vec!["queue", "show", "nowhere"],
+        vec!["job", "show", QUEUE, "999"],
+        vec!["job", "promote", QUEUE, id],
+        vec!["job", "add", "emailQueue", "sned", "{}"],
+        vec!["job", "add", "emailQueue", "send", "{}"],
+        vec!["job", "add", "emialQueue", "send", "{}"],
+        vec!["job", "add", QUEUE, "work", "{"],
+        vec!["job", "set-priority", QUEUE, id, "9999999"],
+        vec![
+            "schedule",
+            "add",
+            "never",
+            QUEUE,
+            "work",
+            "--cron",
+            "0 0 30 2 *",
+        ],
+        vec![
+            "schedule",
+            "add",
+            "x",
+            QUEUE,
+            "work",
+            "--cron",
+            "0 3 * * *",
+            "--tz",
+            "Mars/Base",
+        ],
+        vec!["schedule", "add", "y", QUEUE, "work", "--every-ms", "5"],
+        vec!["schedule", "resume", "missing"],
+        vec!["plugin", "activate", "email", "ffff"],
+        vec!["plugin", "rollback", "email"],
+        vec!["plugin", "settings", "set", "email", "form=x"],
+        vec![
+            "alert",
+            "silence",
+            "no-such-rule",
+            "--for",
+            "2h",
+            "--reason",
+            "x",
+        ],
+        vec![
+            "alert",
+            "rule",
+            "set",
+            "oldest-waiting",
+            "--threshold",
+            "-1",
+        ],
+        vec!["breaker", "close", "email", "nowhere", "--reason", "x"],
+        vec!["bulk", "retry"],
+        vec!["bulk", "retry", "queue=plainQueue"],
+        vec!["bulk", "retry", "colour=red"],
+        vec!["bulk", "undo", "77"],
+        vec!["dead-letter", "show", "77"],
+        vec!["search", "colour=red"],
+        vec!["search", "run", "missing"],
+        vec!["secret", "remove", "email", "MISSING", "--yes"],
+        vec!["history", "retention", "set", QUEUE, "--days", "0"],
+    ] {
+        let printed = run(&host, &args).await?;
+        let command: Vec<_> = args
+            .iter()
+            .map(|word| patchbay_model::shell::word(word))
+            .collect();
+        shown += &format!(
+            "$ patchbay {}\n{}{}",
+            command.join(" "),
+            printed.out,
+            printed.err
+        );
+        if printed.code != Some(0) {
+            shown += &format!("[exit code {}]\n", printed.code.unwrap_or(-1));
+        }
+        shown.push('\n');
+    }
+    let shown = normalised(&shown, &host)?;
+    let file = crate::harness::repository().join("tests/snapshots/command-line.txt");
+    if std::env::var_os("PATCHBAY_TEST_UPDATE").is_some() {
+        std::fs::create_dir_all(file.parent().context("a folder")?)?;
+        std::fs::write(&file, &shown)?;
+    }
+    let before = std::fs::read_to_string(&file).unwrap_or_default();
+    let differs = shown
+        .lines()
+        .zip(before.lines())
+        .find(|(now, before)| now != before);
+    assert!(
+        shown == before,
+        "the first line that differs: {differs:?}. If it is better so, take it: PATCHBAY_TEST_UPDATE=1 scripts/test -E 'test(as_in_the_snapshot)'"
+    );
+    Ok(())
+}

@@ -479,8 +479,8 @@ async fn what_asks_no_operation_of_a_plugin_is_refused_before_it_runs() -> anyho
     assert_eq!(
         details,
         [
-            json!({ "operation": "panic" }),
-            json!({ "operation": "echo" })
+            json!({ "operation": "panic", "from": "127.0.0.1" }),
+            json!({ "operation": "echo", "from": "127.0.0.1" })
         ]
     );
     assert!(
@@ -654,7 +654,7 @@ async fn operations_by_commands() -> anyhow::Result<()> {
         (
             vec!["relay", "--input", &missing],
             1,
-            "answered with status 404",
+            "answered with HTTP status 404",
         ),
     ] {
         let output = patchbay(&host, &[&call, args.as_slice()].concat()).await?;

@@ -393,10 +393,10 @@ async fn in_a_full_redis_jobs_keep_their_locks_and_settle_once_and_operators_loo
         .await?;
     assert_eq!(refused["code"], "redis-full", "{refused}");
     for arguments in [
-        &["job", "show", QUEUE, &ids[0]],
-        &["job", "remove", QUEUE, &ids[0]],
+        vec!["job", "show", QUEUE, &ids[0]],
+        vec!["job", "remove", QUEUE, &ids[0], "--yes"],
     ] {
-        let output = crate::commands::patchbay(&host, arguments).await?;
+        let output = crate::commands::patchbay(&host, &arguments).await?;
         assert!(
             output.status.success(),
             "{arguments:?}: {}",
@@ -664,7 +664,7 @@ async fn sockets_ipv6_databases_and_passwords_of_every_kind_are_understood() -> 
             ],
             "no database of the configured",
         ),
-        (vec![("REDIS_URL", "redis://:p@s#/x@r/")], "percent-encoded"),
+        (vec![("REDIS_URL", "redis://:p@s#/x@r/")], "Percent-encode"),
     ] {
         let said = doctor(&world, &form).await?;
         assert!(

@@ -210,7 +210,7 @@ async fn of_two_staged_plugins_with_one_path_the_second_is_not_activated_on_any_
     );
 
     // The message's advice works; after that, the other plugin is refused.
-    json_of(&host, &["--json", "plugin", "deactivate", winner]).await?;
+    json_of(&host, &["--json", "plugin", "deactivate", winner, "--yes"]).await?;
     json_of(
         &host,
         &["--json", "plugin", "activate", loser, digest, "--grant"],

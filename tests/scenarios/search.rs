@@ -566,12 +566,7 @@ async fn a_saved_search_is_run_changed_undone_and_forgotten_by_name() -> anyhow:
                 .unwrap_or_default()
                 .to_owned()
         };
-        Ok(page["data"]
-            .as_array()
-            .context("rows")?
-            .iter()
-            .map(name)
-            .collect())
+        Ok(page.as_array().context("rows")?.iter().map(name).collect())
     };
     let search =
         async |args: &[&str]| json_of(&host, &[&["--json", "search"], args].concat()).await;
@@ -657,7 +652,10 @@ async fn a_saved_search_is_run_changed_undone_and_forgotten_by_name() -> anyhow:
     let last = actions.last().context("an action")?;
     assert_eq!(
         (last.0.as_str(), &last.2),
-        ("search.save", &json!({ "filter": { "data.lead.id": "…" } }))
+        (
+            "search.save",
+            &json!({ "filter": { "data.lead.id": "…" }, "from": "127.0.0.1" })
+        )
     );
     Ok(())
 }

@@ -737,7 +737,12 @@ async fn the_master_key_is_rotated_by_commands() -> anyhow::Result<()> {
         json!([true, true]),
         "the old key is not needed any more"
     );
-    json_of(&host, &["secret", "remove", "hostile", "OTHER"], "").await?;
+    json_of(
+        &host,
+        &["secret", "remove", "hostile", "OTHER", "--yes"],
+        "",
+    )
+    .await?;
     host.stop().await?;
 
     // A row that cannot be opened is reported and left as it is; the others are resealed.
@@ -762,7 +767,12 @@ async fn the_master_key_is_rotated_by_commands() -> anyhow::Result<()> {
         seen(&host, &[ONE, TWO], &[]).await?["fits"],
         json!([false, true])
     );
-    json_of(&host, &["secret", "remove", "hostile", "TOKEN"], "").await?;
+    json_of(
+        &host,
+        &["secret", "remove", "hostile", "TOKEN", "--yes"],
+        "",
+    )
+    .await?;
 
     let actions: Vec<String> =
         sqlx::query_scalar("select action from patchbay.operator_actions where action like 'secret.%' and ended_at is not null and error is null order by id")

@@ -402,8 +402,12 @@ impl Change {
         let request = request
             .basic_auth(USER, Some(PASSWORD))
             .header("content-type", kind)
-            .body(self.body.clone());
-        let response = request.send().await?;
+            .body(self.body.clone())
+            .build()?;
+        let response = host
+            .http
+            .execute(crate::harness::confirmed(request))
+            .await?;
         let retry_after = response
             .headers()
             .get("retry-after")

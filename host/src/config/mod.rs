@@ -202,7 +202,7 @@ impl Config {
         usable(Self::read(file, env))
     }
 
-    fn read(text: Option<&str>, env: &HashMap<String, String>) -> (Self, Vec<String>) {
+    pub(crate) fn read(text: Option<&str>, env: &HashMap<String, String>) -> (Self, Vec<String>) {
         let file = text.map(File::parse).transpose();
         let mut problems: Vec<String> = file.as_ref().err().cloned().into_iter().collect();
         let is_known = file.is_ok();

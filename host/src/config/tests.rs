@@ -359,7 +359,10 @@ fn addresses_and_the_greeting_of_mail_are_checked_at_start() {
         "{text}"
     );
     let two = problems(with(&[("EMAIL_FROM", "a@example.com, b@example.com")]));
-    assert!(two.contains("names several addresses"), "{two}");
+    assert!(
+        two.contains("has several addresses; only one is allowed"),
+        "{two}"
+    );
     // A login does not have to be an address; then it is not used as the sender.
     let login = with(&[
         ("PATCHBAY_MAIL_HOST", "mail.example"),
@@ -466,7 +469,10 @@ fn redis_has_one_address_whatever_it_is_made_of() {
             &[("PATCHBAY_REDIS_SENTINELS", "redis://a"), sentinels[1]],
             "not a host or host:port",
         ),
-        (&[("REDIS_URL", "redis://:secret#@r/")], "percent-encoded"),
+        (
+            &[("REDIS_URL", "redis://:secret#@r/")],
+            "Percent-encode special characters",
+        ),
     ] {
         let text = problems(of(vars));
         assert!(text.contains(words) && !text.contains("secret"), "{text}");

@@ -74,7 +74,7 @@ async fn what_is_older_than_it_is_to_be_kept_is_forgotten_and_nothing_else() -> 
 
     let would = json_of(&host, &["history", "prune", "--dry-run", "--json"]).await?;
     let before = left(&world, "attempts").await?;
-    let done = json_of(&host, &["history", "prune", "--json"]).await?;
+    let done = json_of(&host, &["history", "prune", "--json", "--yes"]).await?;
     assert_eq!(before.len(), 20, "a dry run forgets nothing");
     for field in ["attempts", "partitions", "deadLetters"] {
         assert_eq!(would[field], done[field], "{field}");
@@ -152,7 +152,7 @@ async fn more_than_one_step_of_old_attempts_goes_too() -> anyhow::Result<()> {
              'completed', 'complete', '-' from generate_series(1, 12000) n",
         )
         .await?;
-    let done = json_of(&host, &["history", "prune", "--json"]).await?;
+    let done = json_of(&host, &["history", "prune", "--json", "--yes"]).await?;
     assert_eq!(done["attempts"], 12_002, "{done}");
     assert_eq!(
         left(&world, "attempts").await?,
@@ -213,7 +213,7 @@ async fn a_persons_data_is_erased_and_what_happened_stays() -> anyhow::Result<()
     let (code, said) = erase(&host, PHONE, &[]).await?;
     assert_eq!(code, Some(4), "{said}");
     assert!(
-        said.contains("would be erased: 2 attempts of 2 jobs, 2 of them with data"),
+        said.contains("Would be erased: 2 attempts of 2 jobs, 2 of them with data"),
         "{said}"
     );
     assert_eq!(
@@ -228,7 +228,7 @@ async fn a_persons_data_is_erased_and_what_happened_stays() -> anyhow::Result<()
     let (code, said) = erase(&host, PHONE, &["--yes"]).await?;
     assert_eq!(code, Some(0), "{said}");
     assert!(
-        said.contains("erased: 2 attempts of 2 jobs")
+        said.contains("Erased: 2 attempts of 2 jobs")
             && said.contains(&format!("{QUEUE} {waiting} (delayed)")),
         "{said}"
     );

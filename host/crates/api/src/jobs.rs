@@ -171,6 +171,7 @@ pub struct RedactedJob {
 
 /// A job with its log and its attempts.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
 pub struct Job {
     /// The job in Redis.
     pub job: RedactedJob,

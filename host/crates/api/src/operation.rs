@@ -168,7 +168,8 @@ impl<T: IntoParams + Serialize + DeserializeOwned + Send + 'static> Query for T 
     }
 }
 
-/// No query parameters; any that are sent are ignored.
+/// No query parameters. A request that only reads ignores any that are sent; one that changes
+/// something refuses them.
 #[derive(Debug, Default, Clone, Copy, serde::Serialize, serde::Deserialize, IntoParams)]
 pub struct NoQuery {}
 

@@ -16,14 +16,14 @@ operations! {
     /// Show the state of the installation: health, alerts, queues in trouble, breakers that are not
     /// closed, plugins that do not run, and hosts. What cannot be read now is named in
     /// `unavailable`.
-    StatusShow = "status.show": GET "/api/admin/status" ((), NoQuery, NoBody) -> Data<Status>,
+    StatusShow = "status.show": GET "/api/admin/status" ((), NoQuery, NoBody) -> Data<Overview>,
         Operator, Reads, errors [];
 }
 
 /// The state of an installation.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Status {
+pub struct Overview {
     /// The process that answers, as `hostname:pid`.
     pub host: String,
     /// Version of its binary.

@@ -36,7 +36,7 @@ impl ActivityLog {
         for (name, time) in [("since", asked.since), ("until", asked.until)] {
             if time.is_some_and(|time| !(0..=9_999).contains(&time.year())) {
                 return Err(Error::invalid(format!(
-                    "{name}: must be a time in the years 0000 to 9999"
+                    "{name}: the year must be from 0000 to 9999, for example 2026-11-30T00:00:00Z"
                 )));
             }
         }
@@ -93,7 +93,7 @@ fn cursor(text: &str) -> Result<ActivityCursor, Error> {
         })
     };
     read().ok_or_else(|| {
-        Error::invalid("cursor: unknown. Use `nextCursor` of the page before, or leave it out")
+        Error::invalid("cursor: not valid. Use `nextCursor` of the page before, or leave it out for the first page")
     })
 }
 

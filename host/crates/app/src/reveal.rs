@@ -34,8 +34,8 @@ pub(crate) fn refuse_mark(what: &str, document: &str) -> Result<(), Error> {
     match mark_in(document) {
         None => Ok(()),
         Some(place) => Err(Error::invalid(format!(
-            "{what}: {REDACTED} at {place} stands for a value that was hidden from you. Nothing was changed. Take the real document, for \
-             example with patchbay job show --reveal, and change that"
+            "{what}: {place} still contains {REDACTED}, which stands for a hidden value. Nothing was changed. Read the document with \
+             --reveal, change that, and send it again"
         ))),
     }
 }

@@ -143,11 +143,13 @@ impl Searches {
             .find(|(_, value)| value == REDACTED)
         {
             return Err(Error::invalid(format!(
-                "data.{path}: {REDACTED} stands for a value that was hidden. Write the value itself"
+                "data.{path}: replace {REDACTED} by the value itself"
             )));
         }
         if search.since_ms.is_some() && search.filter.from.is_some() {
-            return Err(Error::invalid("sinceMs and from cannot be given together"));
+            return Err(Error::invalid(
+                "sinceMs and from cannot be given together. Use one of them",
+            ));
         }
         if search.since_ms.is_some_and(|ms| ms > MAX_SINCE_MS) {
             return Err(Error::invalid("sinceMs: must be at most 100 years"));
@@ -278,7 +280,9 @@ fn checked(name: &str) -> Result<&str, Error> {
         && name
             .chars()
             .all(|c| c.is_alphanumeric() || " -_.".contains(c));
-    let rule = format!("name: must have 1 to {MAX_NAME} letters, digits, spaces, '-', '_' and '.'");
+    let rule = format!(
+        "name: must have 1 to {MAX_NAME} characters: letters, digits, spaces (not at its ends), - _ and ."
+    );
     if fits {
         Ok(name)
     } else {

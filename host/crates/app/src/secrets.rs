@@ -77,7 +77,7 @@ impl Secrets {
         let overlap = Duration::from_millis(new.overlap_ms);
         if overlap.is_zero() || overlap > MAX_OVERLAP {
             return Err(Error::invalid(
-                "overlapMs: must be from 1 millisecond to 90 days. To end the present version at once, set the secret instead",
+                "overlapMs: must be from 1 to 7776000000 (90 days). To replace the present value at once, use: patchbay secret set",
             ));
         }
         let details = json!({ "overlapMs": new.overlap_ms });

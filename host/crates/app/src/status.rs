@@ -6,9 +6,7 @@ use std::time::Duration;
 use patchbay_api::alerts::{Alert, AlertOverview};
 use patchbay_api::plugins::PluginSummary;
 use patchbay_api::queues::Reason;
-use patchbay_api::status::{
-    HostStatus, PluginTrouble, QueueInTrouble, Status as StatusView, Unavailable,
-};
+use patchbay_api::status::{HostStatus, Overview, PluginTrouble, QueueInTrouble, Unavailable};
 use patchbay_queue::QueueOverview;
 use patchbay_store::{HostRow, Store};
 
@@ -51,7 +49,7 @@ impl Status {
         }
     }
 
-    pub async fn show(&self) -> Result<StatusView, Error> {
+    pub async fn show(&self) -> Result<Overview, Error> {
         let dead_letters = self.store.open_dead_letters(&self.prefix);
         let (readiness, alerts, queues, plugins, hosts, dead_letters) = tokio::join!(
             self.health.readiness(),
@@ -78,7 +76,7 @@ impl Status {
             .sum();
         let mut breakers = self.outside.list();
         breakers.retain(|breaker| !breaker.is_closed());
-        Ok(StatusView {
+        Ok(Overview {
             host: self.host.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
             ready: readiness.ready,

@@ -615,7 +615,7 @@ fn describe_bulk(bulk: &Bulk, reasons: &[BulkReason]) -> String {
             .map(|reason| format!("{} {}: {}", reason.jobs, reason.state, reason.reason)),
     );
     match (bulk.state.as_str(), bulk.undo_until) {
-        ("paused", _) => lines.push(format!("next: patchbay bulk resume {}, or cancel", bulk.id)),
+        ("paused", _) => lines.push(format!("Next: patchbay bulk resume {}, or cancel", bulk.id)),
         ("done" | "cancelled" | "failed", Some(until)) => {
             lines.push(format!(
                 "can be undone until {}: patchbay bulk undo {}",

@@ -37,10 +37,10 @@ pub(super) fn next(details: &DeadLetterDetails) -> Vec<String> {
     let id = group.id;
     let mut lines = Vec::new();
     if group.failing > 0 {
-        lines.push(format!("next: patchbay dead-letter retry {id} --first 10"));
+        lines.push(format!("Next: patchbay dead-letter retry {id} --first 10"));
     } else if group.waiting > 0 {
         lines.push(format!(
-            "next: patchbay queue why {}",
+            "Next: patchbay queue why {}",
             shell::word(&group.queue)
         ));
     }

@@ -457,7 +457,7 @@ mod tests {
                 "10 min ago",
                 "27 h 46 min ago",
                 "in 7 s",
-                "in 2 h"
+                "in 2 h 46 min"
             ]
         );
     }

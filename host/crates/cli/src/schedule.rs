@@ -526,7 +526,7 @@ fn describe(schedule: &ScheduleView) -> String {
     let state = line.state();
     lines.push(match schedule.paused_by {
         Some(_) => format!("  {state}"),
-        None => format!("  next: {state}"),
+        None => format!("  Next: {state}"),
     });
     let later = schedule.next.iter().skip(1);
     lines.extend(later.map(|tick| format!("  then: {}", moment(tick, line.zone))));

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use patchbay_api::body::NoBody;
 use patchbay_api::operation::NoQuery;
-use patchbay_api::status::{QueueInTrouble, Status, StatusShow};
+use patchbay_api::status::{Overview, QueueInTrouble, StatusShow};
 use patchbay_model::shell::arguments;
 use patchbay_model::words::{counted, lasted};
 
@@ -19,7 +19,7 @@ pub(crate) async fn run(args: &ClientArgs, output: Output) -> anyhow::Result<()>
     Ok(())
 }
 
-fn describe(status: &Status) -> String {
+fn describe(status: &Overview) -> String {
     let ready = if status.ready { "ready" } else { "NOT READY" };
     let mut lines = vec![format!(
         "Host {} ({}): {ready}",
@@ -103,7 +103,7 @@ fn describe(status: &Status) -> String {
     lines.join("\n")
 }
 
-fn alerts(status: &Status) -> String {
+fn alerts(status: &Overview) -> String {
     let pending = match status.pending {
         0 => String::new(),
         pending => format!(", {pending} pending"),

@@ -77,7 +77,9 @@ impl Intent {
                 &mut intent.confirm
             };
             if place.replace(value.trim().to_owned()).is_some() {
-                return Err(ApiError::invalid(format!("{name}: given twice")));
+                return Err(ApiError::invalid(format!(
+                    "{name}: given twice in the query; give it once"
+                )));
             }
         }
         intent.reason = intent.reason.filter(|reason| !reason.is_empty());
@@ -91,7 +93,11 @@ impl Intent {
             true => parts.uri.path().to_owned(),
             false => format!("{}?{}", parts.uri.path(), rest.join("&")),
         };
-        let unread = || ApiError::invalid("The query of the URL cannot be read");
+        let unread = || {
+            ApiError::invalid(
+                "The part of the URL after ? cannot be read. Percent-encode special characters",
+            )
+        };
         let mut uri = std::mem::take(&mut parts.uri).into_parts();
         uri.path_and_query = Some(rest.parse().map_err(|_| unread())?);
         parts.uri = Uri::from_parts(uri).map_err(|_| unread())?;
@@ -110,7 +116,7 @@ impl Intent {
             Some(confirm) if confirm == expected => Confirmation::Given,
             Some(_) => {
                 let message = format!(
-                    "Nothing was done. To confirm, the query parameter confirm must be {expected}"
+                    "Nothing was done: confirm is not the name that this request is about. Use confirm={expected}"
                 );
                 return Err(ApiError::invalid(message));
             }
@@ -183,6 +189,9 @@ impl<E: Endpoint<Body: ReadBody>> FromRequest<AppState> for Ask<E> {
             false => Intent::default(),
         };
         let path = read_path::<E::Path>(&mut parts, state).await?;
+        if E::OPERATION.may_change() && E::Query::parameters().is_empty() {
+            refuse_unknown_parameters(&parts)?;
+        }
         let Query(query) = Query::from_request_parts(&mut parts, state).await?;
         let body = E::Body::read(Request::from_parts(parts, body), state).await?;
         Ok(Self {
@@ -194,16 +203,32 @@ impl<E: Endpoint<Body: ReadBody>> FromRequest<AppState> for Ask<E> {
     }
 }
 
+/// For an operation that changes something and has no parameters of its own: a misspelt `dryRun`
+/// or `reason` must not go unnoticed.
+fn refuse_unknown_parameters(parts: &Parts) -> Result<(), ApiError> {
+    let query = parts.uri.query().unwrap_or_default();
+    match url::form_urlencoded::parse(query.as_bytes()).next() {
+        Some((name, _)) => Err(ApiError::invalid(format!(
+            "{name}: this request does not take this parameter; reason and confirm are the ones it may take"
+        ))),
+        None => Ok(()),
+    }
+}
+
 async fn read_path<P: PathParams>(parts: &mut Parts, state: &AppState) -> Result<P, ApiError> {
     let params = RawPathParams::from_request_parts(parts, state)
         .await
-        .map_err(|_| ApiError::invalid("A part of the path is not UTF-8"))?;
+        .map_err(|_| {
+            ApiError::invalid(
+                "The path has characters that are not UTF-8. Percent-encode names as UTF-8",
+            )
+        })?;
     let segments: Vec<String> = params
         .iter()
         .map(|(_, segment)| unescaped(segment).to_owned())
         .collect();
     P::from_segments(&segments)
-        .ok_or_else(|| ApiError::invalid("A part of the path is not a number"))
+        .ok_or_else(|| ApiError::invalid("The number in the path must be a whole number"))
 }
 
 impl FromRequestParts<AppState> for CallerExtractor {

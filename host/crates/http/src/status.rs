@@ -1,6 +1,6 @@
 //! Route of the state of the installation.
 
-use patchbay_api::status::{Status as StatusView, StatusShow};
+use patchbay_api::status::{Overview, StatusShow};
 use patchbay_app::status::Status;
 use patchbay_app::{Caller, Error};
 
@@ -10,6 +10,6 @@ pub(crate) fn routes(routes: Routes) -> Routes {
     routes.add(show)
 }
 
-async fn show(status: Status, _: Caller, _: Ask<StatusShow>) -> Result<StatusView, Error> {
+async fn show(status: Status, _: Caller, _: Ask<StatusShow>) -> Result<Overview, Error> {
     status.show().await
 }

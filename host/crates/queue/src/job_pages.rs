@@ -58,7 +58,7 @@ impl FromStr for Cursor {
     fn from_str(encoded: &str) -> Result<Self, QueueError> {
         let unknown = || {
             QueueError::Invalid(
-                "cursor: unknown. Use `nextCursor` of the page before, or none".into(),
+                "cursor: not valid. Use `nextCursor` of the page before, or leave it out for the first page".into(),
             )
         };
         let plain = URL_SAFE_NO_PAD.decode(encoded).map_err(|_| unknown())?;

@@ -172,7 +172,7 @@ impl Alerts {
     pub async fn unsilence(&self, who: &Caller, id: &str) -> Result<EndedSilence, Error> {
         let id: i64 = id.parse().map_err(|_| {
             Error::invalid(
-                "silence: must be the number of a silence. To list them: patchbay alert silences",
+                "silence: must be a number. List silences with their numbers: patchbay alert silences",
             )
         })?;
         let act = async {
@@ -251,7 +251,7 @@ fn check(change: &RuleChange, rule: &Rule) -> Result<(), Error> {
     }
     match *threshold {
         Some(_) if rule.threshold.is_none() => {
-            return invalid("threshold: this rule has no threshold");
+            return invalid("threshold: this rule has no threshold. Leave it out");
         }
         Some(threshold) if !threshold.is_finite() || threshold < 0.0 => {
             return invalid("threshold: must be a number, 0 or more");
@@ -264,7 +264,7 @@ fn check(change: &RuleChange, rule: &Rule) -> Result<(), Error> {
         _ => {}
     }
     if at_least.is_some() && rule.at_least.is_none() {
-        return invalid("atLeast: this rule does not count cases");
+        return invalid("atLeast: this rule has no minimum number of cases. Leave it out");
     }
     if at_least.is_some_and(|count| count < 1) {
         return invalid("atLeast: must be 1 or more");

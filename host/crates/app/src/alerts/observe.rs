@@ -805,9 +805,11 @@ mod tests {
             .expect("one")
             .reason;
         assert_eq!(reason, "email cannot reach smtp://mail:587. Seen on a:1");
-        let mut new = HostReport::default();
-        new.breakers = vec![("email".into(), "smtp://mail:587".into())];
-        new.open_breakers = vec![open("email", 1, None)];
+        let new = HostReport {
+            breakers: vec![("email".into(), "smtp://mail:587".into())],
+            open_breakers: vec![open("email", 1, None)],
+            ..HostReport::default()
+        };
         let written = serde_json::to_value(&new).expect("JSON");
         assert_eq!(written["breakers"], json!([["email", "smtp://mail:587"]]));
         assert_eq!(

@@ -50,11 +50,13 @@ impl Audit {
             .is_some_and(|since| !(0..=9_999).contains(&since.year()))
         {
             return Err(Error::invalid(
-                "since: must be a time in the years 0000 to 9999",
+                "since: the year must be from 0000 to 9999, for example 2026-11-30T00:00:00Z",
             ));
         }
         let unknown = |_| {
-            Error::invalid("cursor: unknown. Use `nextCursor` of the page before, or leave it out")
+            Error::invalid(
+                "cursor: not valid. Use `nextCursor` of the page before, or leave it out for the first page",
+            )
         };
         let filter = AuditFilter {
             trail: asked.trail.map(|name| name.parse()).transpose()?,

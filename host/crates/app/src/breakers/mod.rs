@@ -91,7 +91,7 @@ fn checked(order: &BreakerOrder) -> Result<(PluginName, &str), Error> {
     let reason = order.reason.trim();
     if reason.is_empty() || reason.chars().count() > MAX_REASON {
         return Err(Error::invalid(format!(
-            "reason: must have 1 to {MAX_REASON} characters"
+            "reason: is required, with at most {MAX_REASON} characters"
         )));
     }
     Ok((plugin, reason))

@@ -161,10 +161,10 @@ fn meant<'a>(plugin: &PluginName, known: &'a [String], part: &str) -> Result<&'a
     match found[..] {
         [host] => Ok(host),
         [] if known.is_empty() => Err(format!(
-            "No plugin {plugin} with outside hosts is active on this host. See: patchbay plugin list"
+            "Plugin {plugin} is not active on this host, or calls no outside hosts. See: patchbay plugin list"
         )),
         [] => Err(format!(
-            "{plugin} names no outside host like {}. It names: {}",
+            "{plugin} calls no outside host like {}. It calls: {}",
             word(part),
             names(&all)
         )),

@@ -316,8 +316,11 @@ fn page_of(cursor: Option<String>, limit: Option<u16>) -> Result<(Option<i64>, u
             "limit: must be from 1 to {MAX_LIMIT}"
         )));
     }
-    let unknown =
-        |_| Error::invalid("cursor: unknown. Use `nextCursor` of the page before, or leave it out");
+    let unknown = |_| {
+        Error::invalid(
+            "cursor: not valid. Use `nextCursor` of the page before, or leave it out for the first page",
+        )
+    };
     Ok((
         cursor
             .map(|cursor| cursor.parse())

@@ -88,7 +88,7 @@ fn wanted(asked: &Erase) -> Result<EraseTarget, Error> {
         (None, None) if asked.queue.is_some() && asked.job.is_some() => None,
         (None, None) => {
             return Err(Error::invalid(
-                "Name a person by path and value, as in \"path\": \"customer.phone\", or one job by queue and job",
+                "Say what to erase: `path` and `value` of a person (for example customer.phone and 555-0100), or `queue` and `job`",
             ));
         }
         _ => {
@@ -98,12 +98,12 @@ fn wanted(asked: &Erase) -> Result<EraseTarget, Error> {
         }
     };
     if asked.job.is_some() && asked.queue.is_none() {
-        return Err(Error::invalid("job: must be given together with its queue"));
+        return Err(Error::invalid("job: also give the queue of this job"));
     }
     let reason = asked.reason.trim();
     if reason.is_empty() || asked.reason.chars().count() > MAX_REASON || reason.contains('\0') {
         return Err(Error::invalid(format!(
-            "reason: must have 1 to {MAX_REASON} characters. It is kept in the record"
+            "reason: is required, with at most {MAX_REASON} characters and no NUL character. It stays in the record of who did what"
         )));
     }
     let names = |value: &String| {

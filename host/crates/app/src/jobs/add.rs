@@ -7,6 +7,7 @@ use patchbay_api::jobs::{AddJob, Added, JobsAdd};
 use patchbay_model::QueueName;
 use patchbay_model::job::{Deduplication, Keep, NewJob, Trace};
 use patchbay_model::retry::Backoff;
+use patchbay_queue::check_job;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -27,6 +28,7 @@ impl Jobs {
         let (details, force) = (json!({ "name": body.name }), body.force);
         let (span, trace) = enqueue_span::begin(&self.traces, &queue, who.trace.clone());
         let job = new_job(body, queue.clone(), trace)?;
+        check_job(&job, self.broker.now_ms())?;
         let checked = self.declared.check(&queue, &job.name, &job.data);
         let details = with_forced(details, is_forced(checked, force, Forcing::Add)?);
         let act = async {

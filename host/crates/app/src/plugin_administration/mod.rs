@@ -115,7 +115,7 @@ impl PluginAdministration {
         let reason = why.reason.trim();
         if reason.is_empty() || reason.chars().count() > MAX_REASON {
             return Err(Error::invalid(format!(
-                "reason: must have 1 to {MAX_REASON} characters"
+                "reason: is required, with at most {MAX_REASON} characters"
             )));
         }
         let act = async {

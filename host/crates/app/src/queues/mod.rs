@@ -367,7 +367,7 @@ impl Queues {
         let queue = self.catalog.known(queue).await?;
         if sure.confirm != queue.as_str() {
             return Err(Error::invalid(format!(
-                "Nothing was done. To confirm, `confirm` must be the queue's name, {queue}"
+                "Nothing was done: `confirm` is not the queue's name. Set it to {queue}"
             )));
         }
         let act = async {
@@ -482,7 +482,7 @@ fn require_all(all: bool) -> Result<(), Error> {
         return Ok(());
     }
     Err(Error::invalid(
-        "Nothing was done. A request for every queue must have the body {\"all\": true}. In a path, a queue called . is written ~.",
+        "Nothing was done. To act on every queue, send the body {\"all\": true}. For the queue whose name is a point, write ~. in the path",
     ))
 }
 

@@ -430,5 +430,5 @@ fn required(value: Option<String>, name: &str) -> Result<String, Error> {
 }
 
 fn milliseconds(ms: u64) -> Result<i64, Error> {
-    i64::try_from(ms).map_err(|_| Error::invalid("everyMs: must be at most 9223372036854775807"))
+    i64::try_from(ms).map_err(|_| Error::invalid("everyMs: too large"))
 }

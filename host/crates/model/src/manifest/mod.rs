@@ -570,7 +570,7 @@ mod tests {
             read(&text)
                 .expect_err("refused")
                 .to_string()
-                .contains("WIT version")
+                .contains("wit: must be \"0.1\"")
         );
     }
 }

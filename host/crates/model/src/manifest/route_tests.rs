@@ -162,7 +162,10 @@ fn each_wrong_field_of_a_route_is_named_with_what_to_write() {
             "operation = \"\"",
             "routes[0].operation: must be 1 to 64 letters, digits and - _ . :",
         ),
-        ("operation = \"a b\"", "routes[0].operation: 1 to 64"),
+        (
+            "operation = \"a b\"",
+            "routes[0].operation: must be 1 to 64",
+        ),
         (
             "input = \"header.json\"",
             "routes[0].input: describes \"header\"; an input has only path, query and body",
@@ -233,7 +236,7 @@ fn each_wrong_field_of_a_webhook_is_named_with_what_to_write() {
             "name = \"\"",
             "webhooks[0].name: must be 1 to 64 letters, digits and - _ .",
         ),
-        ("name = \"a/b\"", "webhooks[0].name: 1 to 64"),
+        ("name = \"a/b\"", "webhooks[0].name: must be 1 to 64"),
         (
             "path = \"/api/exotel/{call}\"",
             "webhooks[0].path: has the parameter {call}: a vendor is given one URL",

@@ -27,7 +27,9 @@ pub(super) struct RowKey {
 
 /// The text is not a cursor.
 #[derive(Debug, thiserror::Error)]
-#[error("cursor: unknown. Use `nextCursor` of the page before, or none")]
+#[error(
+    "cursor: not valid. Use `nextCursor` of the page before, or leave it out for the first page"
+)]
 pub struct UnknownCursor;
 
 type Plain = (i64, i64, Option<(String, String, i64, i32)>);

@@ -122,8 +122,8 @@ fn a_ca_file_that_cannot_be_used_is_refused_under_its_key() {
         ("nonsense", "has no certificate"),
         ("", "has no certificate"),
         (key.as_str(), "has no certificate"),
-        (broken.as_str(), "bad certificate (number 1)"),
-        (&format!("{good}{broken}"), "bad certificate (number 2)"),
+        (broken.as_str(), "invalid certificate (number 1)"),
+        (&format!("{good}{broken}"), "invalid certificate (number 2)"),
         (
             "-----BEGIN CERTIFICATE-----\n!!\n-----END CERTIFICATE-----\n",
             "is not PEM",
