@@ -457,7 +457,7 @@ async fn what_is_no_schema_makes_no_trail() -> anyhow::Result<()> {
         (
             "leads",
             json!({ "description": "x".repeat(70_000) }),
-            "at most 65536",
+            "limit is 65536",
         ),
     ] {
         let (status, answer) = host

@@ -164,7 +164,7 @@ async fn why_names_a_revoked_grant_a_paused_schedule_and_failed_jobs_of_an_empty
     );
     let grant = json!({ "asks": ["secret TOKEN"] });
     assert_eq!(
-        host.post("/api/admin/plugins/hostile/grant", grant)
+        host.post("/api/admin/plugins/hostile/grants", grant)
             .await?
             .0,
         200

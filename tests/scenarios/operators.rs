@@ -641,6 +641,7 @@ fn normalised(text: &str, host: &Host) -> anyhow::Result<String> {
             "TIME",
         ),
         (r"\(\d\d:\d\d(:\d\d)? UTC\)", "(TIME)"),
+        (r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b", "UUID"),
         (r"\b[0-9a-f]{12}\b|\b[0-9a-f]{64}\b", "DIGEST"),
         (r"\b(now|\d+ (ms|s|min) ago)\b", "AGO"),
         (r"\bfor \d+ (ms|s)\b", "for AGE"),

@@ -1035,11 +1035,11 @@ async fn an_erasure_goes_on_after_a_crash_and_waits_for_jobs_that_run() -> anyho
         404
     );
     for (body, reason) in [
-        (json!({ "reason": "r" }), "Name a person"),
+        (json!({ "reason": "r" }), "of a person"),
         (json!({ "reason": "r", "path": "to" }), "belong together"),
         (
             json!({ "reason": "r", "job": "1", "path": "to", "value": "x" }),
-            "its queue",
+            "the queue of this job",
         ),
         (
             json!({ "reason": " ", "path": "to", "value": "x" }),

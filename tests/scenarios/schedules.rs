@@ -145,8 +145,8 @@ async fn a_schedule_is_made_changed_paused_run_and_removed() -> anyhow::Result<(
     let shown = said(&["schedule", "show", "beat"]).await?;
     assert!(
         shown.contains("Paused by operator since 20")
-            && shown.contains("Resume with: patchbay schedule resume beat")
-            && !shown.contains("then:"),
+            && shown.contains("Next: patchbay schedule resume beat")
+            && !shown.contains("Then:"),
         "{shown}"
     );
     let (_, ran) = host

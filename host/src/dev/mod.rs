@@ -69,9 +69,14 @@ pub(crate) fn run_mail(command: MailCommand, output: Output) -> anyhow::Result<(
         MailCommand::Show { file } => {
             let name = Path::new(&file).file_name().context("not a file name")?;
             let path = state.mail_dir.join(name);
-            std::io::stdout().write_all(
-                &std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?,
-            )?;
+            let mail = match std::fs::read(&path) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                    let text = format!("There is no mail {file}. See: patchbay mail list");
+                    return Err(patchbay_cli::NotFound(text).into());
+                }
+                mail => mail.with_context(|| format!("cannot read {}", path.display()))?,
+            };
+            std::io::stdout().write_all(&mail)?;
         }
     }
     Ok(())

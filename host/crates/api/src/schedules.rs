@@ -48,10 +48,13 @@ operations! {
         Operator, Changes, audit "schedule.change", errors [
             422 "`does-not-fit`: the plugin of the queue declares no such job, or other data; or the body does not have the expected form",
         ];
-    /// Remove an operator's schedule. To stop a plugin's schedule, pause it or remove it from the
+    /// Remove an operator's schedule; for 30 days it can be restored. To stop a plugin's schedule, pause it or remove it from the
     /// manifest.
     SchedulesRemove = "schedules.remove": DELETE "/api/admin/schedules/{id}" (SchedulePath, NoQuery, NoBody) -> Nothing,
         Operator, Destroys("removes the schedule"), audit "schedule.remove", errors [409 "It belongs to a plugin"];
+    /// Restore a schedule that was removed in the last 30 days, as it was.
+    SchedulesRestore = "schedules.restore": POST "/api/admin/schedules/{id}/restore" (SchedulePath, NoQuery, NoBody) -> Data<ScheduleView>,
+        Operator, Changes, audit "schedule.restore", errors [409 "There is a schedule with this id again"];
     /// Pause a schedule: it stops ticking. A running job continues.
     SchedulesPause = "schedules.pause": POST "/api/admin/schedules/{id}/pause" (SchedulePath, NoQuery, NoBody) -> Data<ScheduleView>,
         Operator, Changes, audit "schedule.pause", errors [];

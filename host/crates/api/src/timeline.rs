@@ -143,6 +143,9 @@ pub enum EventKind {
         actor: String,
         action: String,
         error: Option<String>,
+        /// In the words of whoever did it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
     },
     /// An action of a bulk operation.
     Bulk {

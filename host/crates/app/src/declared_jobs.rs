@@ -17,13 +17,12 @@ use serde_json::{Value, json};
 use tokio::task::block_in_place;
 
 use crate::error::Error;
+use crate::nearest::nearest;
 
 /// Violations that an error lists.
 const MAX_VIOLATIONS: usize = 5;
 /// Names that a message lists. The details have all.
 const MAX_NAMES: usize = 10;
-/// A name that differs by more letters is no typo.
-const MAX_TYPOS: usize = 3;
 
 /// The jobs that active plugins declare.
 pub(crate) struct DeclaredJobs {
@@ -228,16 +227,9 @@ impl Misfit {
     }
 
     fn known_names(&self) -> String {
-        let nearest = self
-            .declared
-            .iter()
-            .map(|known| (strsim::damerau_levenshtein(known, &self.name), known))
-            .min_by_key(|(typos, _)| *typos)
-            // A name of three letters is another word after three typos.
-            .filter(|(typos, known)| *typos <= MAX_TYPOS && *typos < known.chars().count());
-        let suggestion = nearest.map_or_else(String::new, |(_, known)| {
-            format!(". Did you mean {known:?}?")
-        });
+        let declared = self.declared.iter().map(String::as_str);
+        let suggestion = nearest(&self.name, declared)
+            .map_or_else(String::new, |known| format!(". Did you mean {known:?}?"));
         let end = if suggestion.is_empty() { "." } else { "" };
         let shown: Vec<&str> = self
             .declared

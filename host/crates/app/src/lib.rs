@@ -18,6 +18,7 @@ pub mod history_filter;
 pub mod incident;
 pub mod jobs;
 mod leader;
+mod nearest;
 pub mod outbox;
 pub mod plugin_administration;
 pub mod plugins;

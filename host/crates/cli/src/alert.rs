@@ -18,7 +18,7 @@ use patchbay_model::words::{counted, lasted};
 use super::client::{Client, ClientArgs};
 use super::names;
 use super::output::{Output, plain};
-use super::refusal::Refusal;
+use super::refusal::{Refusal, Why};
 
 #[derive(Subcommand)]
 pub enum AlertCommand {
@@ -50,6 +50,8 @@ pub enum AlertCommand {
     Unsilence {
         /// Number of the silence, as shown by `alert silences`
         id: u64,
+        #[command(flatten)]
+        why: Why,
     },
     /// List what fired and recovered, the newest first
     History {
@@ -73,6 +75,8 @@ pub enum RuleCommand {
         rule: String,
         #[command(flatten)]
         change: Change,
+        #[command(flatten)]
+        why: Why,
     },
     /// Reset a rule to its built-in values
     Reset {
@@ -82,6 +86,8 @@ pub enum RuleCommand {
         /// Only the change for this subject
         #[arg(long)]
         subject: Option<String>,
+        #[command(flatten)]
+        why: Why,
     },
 }
 
@@ -142,6 +148,15 @@ impl AlertCommand {
             Self::List | Self::Rules | Self::Silences | Self::History { .. }
         )
     }
+
+    fn why(&self) -> Why {
+        match self {
+            Self::Rule(RuleCommand::Set { why, .. } | RuleCommand::Reset { why, .. })
+            | Self::Unsilence { why, .. } => why.clone(),
+            // The reason of a silence is part of it.
+            _ => Why::default(),
+        }
+    }
 }
 
 pub(crate) async fn run(
@@ -149,7 +164,7 @@ pub(crate) async fn run(
     args: &ClientArgs,
     output: Output,
 ) -> anyhow::Result<()> {
-    let client = Client::from_args(args)?;
+    let client = Client::from_args(args)?.because(&command.why());
     let none = NoQuery {};
     match command {
         AlertCommand::List => list(&client, output).await?,
@@ -177,7 +192,7 @@ pub(crate) async fn run(
                 &rules.raw,
             );
         }
-        AlertCommand::Rule(RuleCommand::Set { rule, change }) => {
+        AlertCommand::Rule(RuleCommand::Set { rule, change, .. }) => {
             let Change {
                 subject,
                 threshold,
@@ -202,7 +217,7 @@ pub(crate) async fn run(
                 .await?;
             output.value(&describe(&rule.data), &rule.raw);
         }
-        AlertCommand::Rule(RuleCommand::Reset { rule, subject }) => {
+        AlertCommand::Rule(RuleCommand::Reset { rule, subject, .. }) => {
             let scope = RuleScope {
                 subject: subject.unwrap_or_default(),
             };
@@ -248,7 +263,7 @@ pub(crate) async fn run(
                 &silences.raw,
             );
         }
-        AlertCommand::Unsilence { id } => {
+        AlertCommand::Unsilence { id, .. } => {
             let path = SilencePath {
                 silence: id.to_string(),
             };

@@ -21,7 +21,7 @@ use super::dead_letter_advice;
 use super::exact::{with_json_in, with_member};
 use super::output::{Output, time};
 use super::paging::Paging;
-use super::refusal::{Refusal, confirmed};
+use super::refusal::{Refusal, Why, confirmed};
 
 /// Interval between progress requests.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -93,6 +93,8 @@ pub enum BulkCommand {
     Cancel {
         /// Number of the operation
         id: i64,
+        #[command(flatten)]
+        why: Why,
     },
     /// Resume a bulk operation that has paused after its first jobs
     Resume {
@@ -101,11 +103,15 @@ pub enum BulkCommand {
         /// Handle this many more jobs, then pause again
         #[arg(long)]
         first: Option<u32>,
+        #[command(flatten)]
+        why: Why,
     },
     /// Undo a removal: put the removed jobs back, within an hour of its end
     Undo {
         /// Number of the operation
         id: i64,
+        #[command(flatten)]
+        why: Why,
     },
 }
 
@@ -195,6 +201,16 @@ impl BulkCommand {
         matches!(self, Self::List(_) | Self::Show { .. })
     }
 
+    fn why(&self) -> Why {
+        match self {
+            Self::Cancel { why, .. } | Self::Resume { why, .. } | Self::Undo { why, .. } => {
+                why.clone()
+            }
+            // The reason of a new one is part of it.
+            _ => Why::default(),
+        }
+    }
+
     /// Whether it starts something that can be followed.
     pub(super) fn can_be_followed(&self) -> bool {
         !matches!(
@@ -209,7 +225,7 @@ pub(crate) async fn run(
     args: &ClientArgs,
     output: Output,
 ) -> anyhow::Result<ExitCode> {
-    let client = Client::from_args(args)?;
+    let client = Client::from_args(args)?.because(&command.why());
     let none = NoQuery {};
     match command {
         BulkCommand::Retry { which, history } => {
@@ -218,7 +234,7 @@ pub(crate) async fn run(
             return begin(
                 which.put_into(request)?,
                 which.how,
-                "puts back into their queues",
+                "retries",
                 &client,
                 output,
             )
@@ -317,7 +333,7 @@ pub(crate) async fn run(
             output.value(&text, &raw);
         }
         BulkCommand::Watch { id } => return watch(id, &client, output).await,
-        BulkCommand::Cancel { id } => {
+        BulkCommand::Cancel { id, .. } => {
             let bulk = client
                 .ask::<BulkCancel>(BulkPath { id }, none, NoBody)
                 .await?;
@@ -326,14 +342,14 @@ pub(crate) async fn run(
                 &bulk.raw,
             );
         }
-        BulkCommand::Resume { id, first } => {
+        BulkCommand::Resume { id, first, .. } => {
             let bulk = client
                 .ask::<BulkResume>(BulkPath { id }, none, Json(ResumeBulk { first }))
                 .await?;
             let text = format!("Resumed: bulk operation {id}");
             return go_on(id, &text, &bulk.raw, &client, output).await;
         }
-        BulkCommand::Undo { id } => {
+        BulkCommand::Undo { id, .. } => {
             let bulk = client
                 .ask::<BulkUndo>(BulkPath { id }, none, NoBody)
                 .await?;

@@ -19,6 +19,7 @@ use super::client::{Client, ClientArgs};
 use super::dead_letter_advice::{next, whereabouts};
 use super::names;
 use super::output::{Output, time};
+use super::refusal::Why;
 use super::view::short;
 
 #[derive(Subcommand)]
@@ -58,6 +59,8 @@ pub enum DeadLetterCommand {
         /// Reopen the group
         #[arg(long)]
         undo: bool,
+        #[command(flatten)]
+        why: Why,
     },
     /// Set the note of a group; without a text, remove it
     Note {
@@ -65,6 +68,8 @@ pub enum DeadLetterCommand {
         id: i64,
         /// Text of the note
         note: Option<String>,
+        #[command(flatten)]
+        why: Why,
     },
     /// Assign a group to somebody; without a name, remove the assignment
     Assign {
@@ -72,6 +77,8 @@ pub enum DeadLetterCommand {
         id: i64,
         /// Name of the responsible person
         to: Option<String>,
+        #[command(flatten)]
+        why: Why,
     },
     /// Retry the jobs of a group that are still failed: patchbay bulk retry dead-letter=ID
     Retry {
@@ -88,6 +95,15 @@ impl DeadLetterCommand {
         matches!(self, Self::List { .. } | Self::Show { .. })
     }
 
+    fn why(&self) -> Why {
+        match self {
+            Self::Ack { why, .. } | Self::Note { why, .. } | Self::Assign { why, .. } => {
+                why.clone()
+            }
+            Self::List { .. } | Self::Show { .. } | Self::Retry { .. } => Why::default(),
+        }
+    }
+
     /// Whether it starts something that can be followed.
     pub(super) fn can_be_followed(&self) -> bool {
         matches!(self, Self::Retry { .. })
@@ -99,7 +115,7 @@ pub(crate) async fn run(
     args: &ClientArgs,
     output: Output,
 ) -> anyhow::Result<ExitCode> {
-    let client = Client::from_args(args)?;
+    let client = Client::from_args(args)?.because(&command.why());
     let none = NoQuery {};
     match command {
         DeadLetterCommand::List {
@@ -119,7 +135,11 @@ pub(crate) async fn run(
                 limit: Some(limit),
             };
             let groups = client.ask::<DeadLettersList>((), which, NoBody).await?;
-            output.table(&HEAD, groups.data.iter().map(row).collect(), &groups.raw);
+            output.table(
+                &HEAD,
+                groups.data.iter().map(|group| row(group, output)).collect(),
+                &groups.raw,
+            );
             if !output.json {
                 let which = CountDeadLetters { queue, plugin };
                 let counts = client.ask::<DeadLettersCount>((), which, NoBody).await?;
@@ -134,7 +154,7 @@ pub(crate) async fn run(
                 .await?;
             output.value(&describe(&group.data), &group.raw);
         }
-        DeadLetterCommand::Ack { id, undo } => {
+        DeadLetterCommand::Ack { id, undo, .. } => {
             let path = DeadLetterPath { id };
             let group = match undo {
                 true => {
@@ -150,7 +170,7 @@ pub(crate) async fn run(
             };
             output.value(&acknowledged(&group.data), &group.raw);
         }
-        DeadLetterCommand::Note { id, note } => {
+        DeadLetterCommand::Note { id, note, .. } => {
             let group = client
                 .ask::<DeadLettersNote>(DeadLetterPath { id }, none, Json(Note { note }))
                 .await?;
@@ -161,7 +181,7 @@ pub(crate) async fn run(
             };
             output.value(&format!("dead letter {id} {now}"), &group.raw);
         }
-        DeadLetterCommand::Assign { id, to } => {
+        DeadLetterCommand::Assign { id, to, .. } => {
             let to = Json(Assignee { assignee: to });
             let group = client
                 .ask::<DeadLettersAssign>(DeadLetterPath { id }, none, to)
@@ -171,7 +191,7 @@ pub(crate) async fn run(
         }
         DeadLetterCommand::Retry { id, how } => {
             let request = json!({ "kind": "retry", "state": "failed", "filter": { "dead-letter": id.to_string() } });
-            return bulk::begin(request, how, "puts back into their queues", &client, output).await;
+            return bulk::begin(request, how, "retries", &client, output).await;
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -200,7 +220,7 @@ const HEAD: [&str; 13] = [
     "FAILURE",
 ];
 
-fn row(group: &DeadLetter) -> Vec<String> {
+fn row(group: &DeadLetter, output: Output) -> Vec<String> {
     let counts = [
         group.jobs,
         group.failing,
@@ -212,7 +232,7 @@ fn row(group: &DeadLetter) -> Vec<String> {
     let mut row = vec![group.id.to_string(), group.queue.clone()];
     row.extend(counts.iter().map(i64::to_string));
     row.extend([
-        time(group.last_seen),
+        output.when(group.last_seen),
         revision(group),
         state(group) + if group.note.is_some() { ", noted" } else { "" },
         group.assignee.clone().unwrap_or_default(),

@@ -42,6 +42,8 @@ pub enum JobCommand {
         /// this is recorded
         #[arg(long)]
         force: bool,
+        #[command(flatten)]
+        why: Why,
     },
     /// Show a job: state, times, options, data, failure, log and attempts
     Show {
@@ -211,12 +213,11 @@ impl JobCommand {
             | Self::Promote { why, .. }
             | Self::Kill { why, .. }
             | Self::SetDelay { why, .. }
-            | Self::SetPriority { why, .. } => why.clone(),
+            | Self::SetPriority { why, .. }
+            | Self::Flow { why, .. } => why.clone(),
             Self::Remove { consent, .. } | Self::SetData { consent, .. } => consent.why.clone(),
             Self::Add(args) => args.why.clone(),
-            Self::Flow { .. } | Self::Show { .. } | Self::Timeline { .. } | Self::List { .. } => {
-                Why::default()
-            }
+            Self::Show { .. } | Self::Timeline { .. } | Self::List { .. } => Why::default(),
         }
     }
 }
@@ -230,7 +231,7 @@ pub(crate) async fn run(
     let none = NoQuery {};
     match command {
         JobCommand::Add(args) => add::add(*args, &client, output).await?,
-        JobCommand::Flow { tree, force } => add::flow(tree, force, &client, output).await?,
+        JobCommand::Flow { tree, force, .. } => add::flow(tree, force, &client, output).await?,
         JobCommand::Show { job, reveal } => {
             let shown = client
                 .ask::<JobsShow>((&job).into(), reveal.into(), NoBody)
@@ -347,9 +348,13 @@ pub(crate) async fn run(
                 queue: queue.clone(),
             };
             let jobs = client.ask_up_to::<JobsList, _>(&path, page).await?;
-            let rows = jobs.items.iter().map(|job| row(&job.job, output)).collect();
+            let rows = jobs
+                .items
+                .iter()
+                .map(|job| row(&job.job, state, output))
+                .collect();
             let (raw, shown) = (with_json_in(&jobs.raw, JSON_TEXTS), jobs.items.len() as u64);
-            output.list(&HEAD, &WIDE, rows, &raw, &jobs.more());
+            output.list(&head(state), &WIDE, rows, &raw, &jobs.more());
             if jobs.next_cursor.is_some() || offset > 0 {
                 let counts = client.ask::<QueuesShow>(path, none, NoBody).await?;
                 let of = in_state(&counts.data.overview.counts, state);
@@ -369,14 +374,25 @@ const JSON_TEXTS: &[&str] = &["data", "opts", "progress", "returnValue"];
 const HEAD: [&str; 5] = ["ID", "NAME", "ADDED", "ATTEMPTS", "FAILURE"];
 const WIDE: [&str; 4] = ["STARTED", "ENDED", "PRIORITY", "WORKER"];
 
-fn row(job: &JobView, output: Output) -> Vec<String> {
+/// With what jobs in this state wait for.
+fn head(state: JobState) -> Vec<&'static str> {
+    let mut head = HEAD.to_vec();
+    match state {
+        JobState::Delayed => head.insert(3, "DUE"),
+        JobState::Prioritized => head.insert(3, "PRIORITY"),
+        _ => {}
+    }
+    head
+}
+
+fn row(job: &JobView, state: JobState, output: Output) -> Vec<String> {
     let when = |ms: Option<u64>| at(ms).map_or_else(String::new, |at| output.when(at));
     let failure = job.failed_reason.as_deref().unwrap_or_default();
     let failure = match output.wide {
         true => failure.to_owned(),
         false => failure.chars().take(60).collect(),
     };
-    vec![
+    let mut cells = vec![
         job.id.clone(),
         job.name.clone(),
         when(job.timestamp),
@@ -386,7 +402,13 @@ fn row(job: &JobView, output: Output) -> Vec<String> {
         when(job.finished_on),
         job.priority.unwrap_or(0).to_string(),
         job.processed_by.clone().unwrap_or_default(),
-    ]
+    ];
+    match state {
+        JobState::Delayed => cells.insert(3, when(job.due_at)),
+        JobState::Prioritized => cells.insert(3, job.priority.unwrap_or(0).to_string()),
+        _ => {}
+    }
+    cells
 }
 
 fn in_state(counts: &QueueCounts, state: JobState) -> u64 {
@@ -410,6 +432,28 @@ fn listed(text: &str) -> Result<JobState, String> {
     serde_json::from_value(text.into()).map_err(|error| error.to_string())
 }
 
+/// The options without `tm`, in which a producer sends what follows a job through the systems; its
+/// correlation id has a line of its own.
+fn options(opts: &str) -> Vec<String> {
+    let Ok(serde_json::Value::Object(mut options)) = serde_json::from_str(opts) else {
+        return match opts {
+            "" => Vec::new(),
+            _ => vec![format!("Options: {opts}")],
+        };
+    };
+    let metadata = options.remove("tm").unwrap_or_default();
+    let metadata: serde_json::Value =
+        serde_json::from_str(metadata.as_str().unwrap_or_default()).unwrap_or_default();
+    let mut lines = Vec::new();
+    if let Some(id) = metadata["correlationId"].as_str() {
+        lines.push(format!("Correlation id: {}", word(id)));
+    }
+    if !options.is_empty() {
+        lines.push(format!("Options: {}", serde_json::Value::Object(options)));
+    }
+    lines
+}
+
 fn describe(queue: &str, shown: &Job) -> String {
     let RedactedJob { job, hidden } = &shown.job;
     let mut lines = vec![format!(
@@ -427,9 +471,7 @@ fn describe(queue: &str, shown: &Job) -> String {
     if let Some(schedule) = &job.schedule_id {
         lines.push(format!("Schedule: {schedule}"));
     }
-    if !["", "{}"].contains(&job.opts.as_str()) {
-        lines.push(format!("Options: {}", job.opts));
-    }
+    lines.extend(options(&job.opts));
     if let Some(change) = &shown.last_change {
         let why = change.reason.as_ref().map(|why| format!(": {why}"));
         lines.push(format!(
@@ -454,7 +496,7 @@ fn describe(queue: &str, shown: &Job) -> String {
     if !shown.attempts.is_empty() {
         lines.push("History of attempts, newest first:".into());
     }
-    for attempt in &shown.attempts {
+    for attempt in shown.attempts.iter().rev() {
         let why = attempt
             .message
             .as_ref()
@@ -474,9 +516,14 @@ fn describe(queue: &str, shown: &Job) -> String {
     let remembered = shown
         .attempts
         .iter()
+        .rev()
         .find_map(|attempt| attempt.stack.as_ref());
     if let Some(stack) = remembered.or_else(|| job.stacktrace.last()) {
-        lines.push(format!("Stack trace:\n{stack}"));
+        let of = match job.state {
+            JobState::Failed => "",
+            _ => " of the last failed attempt",
+        };
+        lines.push(format!("Stack trace{of}:\n{stack}"));
     }
     if !shown.logs.is_empty() {
         lines.push("Log:".into());

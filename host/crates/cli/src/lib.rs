@@ -51,7 +51,8 @@ use oci::RegistryError;
 use output::Failure;
 pub use output::{Output, plain};
 pub use project::Project;
-use refusal::{NotConfirmed, NotFound, Refusal};
+pub use refusal::NotFound;
+use refusal::{NotConfirmed, Refusal};
 pub use signing::signatures_for;
 pub use view::short;
 

@@ -272,10 +272,36 @@ fn lines(head: &[&str], rows: &[Vec<String>], limit: Option<usize>) -> Vec<Strin
             .collect();
         return rows.iter().map(|row| line(row, &widths, false)).collect();
     };
+    if let Some(widths) = fitted(&natural, limit) {
+        return rows.iter().map(|row| line(row, &widths, true)).collect();
+    }
+    let (rows, natural) = without_empty_columns(&rows, &natural);
     match fitted(&natural, limit) {
         Some(widths) => rows.iter().map(|row| line(row, &widths, true)).collect(),
         None => records(&rows, limit),
     }
+}
+
+/// Without the columns that say nothing in any row, for a terminal on which the others then fit.
+fn without_empty_columns(
+    rows: &[Vec<String>],
+    natural: &[usize],
+) -> (Vec<Vec<String>>, Vec<usize>) {
+    let says = |cell: &String| !["", "0", "-"].contains(&cell.as_str());
+    let kept: Vec<usize> = (0..natural.len())
+        .filter(|column| {
+            let mut cells = rows.iter().skip(1).filter_map(|row| row.get(*column));
+            *column == 0 || cells.any(says)
+        })
+        .collect();
+    let keep = |row: &Vec<String>| {
+        kept.iter()
+            .filter_map(|column| row.get(*column))
+            .cloned()
+            .collect()
+    };
+    let widths = kept.iter().map(|column| natural[*column]).collect();
+    (rows.iter().map(keep).collect(), widths)
 }
 
 fn line(row: &[String], widths: &[usize], is_cut: bool) -> String {

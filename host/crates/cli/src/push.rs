@@ -10,7 +10,7 @@ use serde_json::json;
 use super::client::{Client, ClientArgs};
 use super::exact::with_member;
 use super::oci::{self, Publication, Registry, RegistryArgs};
-use super::refusal::Refusal;
+use super::refusal::{Refusal, Why};
 use super::view::{describe, short, signers};
 use super::{Output, signing};
 
@@ -30,6 +30,8 @@ pub struct Push {
     #[arg(long, requires = "activate")]
     grant: bool,
     #[command(flatten)]
+    why: Why,
+    #[command(flatten)]
     registry: RegistryArgs,
 }
 
@@ -48,7 +50,7 @@ pub struct Publish {
 }
 
 pub(super) async fn push(args: Push, client: &ClientArgs, output: Output) -> anyhow::Result<()> {
-    let client = Client::from_args(client)?;
+    let client = Client::from_args(client)?.because(&args.why);
     let (component, signatures, source) = match oci::name_in(&args.from) {
         Some(name) => {
             let fetched = Registry::new(name, &args.registry).await?.fetch().await?;

@@ -295,7 +295,7 @@ pub(crate) async fn run(
                 return Ok(());
             }
             consent.ask(&format!(
-                "This removes {jobs}, which cannot be undone (patchbay bulk remove can, for an hour)"
+                "This removes {jobs}, which cannot be undone. What patchbay bulk remove removes can be brought back for an hour"
             ))?;
             let done = act(false).await?;
             let jobs = of_queue(done.data.count, what, &name);
@@ -336,7 +336,7 @@ pub(crate) async fn run(
                 return Ok(());
             }
             consent.ask(&format!(
-                "This removes {most}{jobs}, which cannot be undone (patchbay bulk remove can, for an hour)"
+                "This removes {most}{jobs}, which cannot be undone. What patchbay bulk remove removes can be brought back for an hour"
             ))?;
             let done = act(false).await?;
             let jobs = of_queue(done.data.count, &state.to_string(), &name);

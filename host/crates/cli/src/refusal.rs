@@ -13,7 +13,7 @@ pub(crate) struct Refusal(pub(super) String);
 /// The target of a command does not exist.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub(crate) struct NotFound(pub(super) String);
+pub struct NotFound(pub String);
 
 /// The user did not confirm.
 #[derive(Debug, thiserror::Error)]

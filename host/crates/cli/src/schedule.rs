@@ -10,7 +10,8 @@ use patchbay_api::reveal::Reveal;
 use patchbay_api::schedules::{
     ClientScheduler, LastRun, Missed, Preview, ScheduleChange, SchedulePath, ScheduleView,
     SchedulesChange, SchedulesCreate, SchedulesList, SchedulesListOfClients, SchedulesPause,
-    SchedulesPreview, SchedulesRemove, SchedulesResume, SchedulesRun, SchedulesShow,
+    SchedulesPreview, SchedulesRemove, SchedulesRestore, SchedulesResume, SchedulesRun,
+    SchedulesShow,
 };
 use patchbay_model::schedule::Zone;
 use patchbay_model::shell::{arguments, word};
@@ -97,6 +98,13 @@ pub enum ScheduleCommand {
         #[command(flatten)]
         consent: Consent,
     },
+    /// Restore a schedule that was removed in the last 30 days
+    Restore {
+        /// Id of the schedule
+        id: String,
+        #[command(flatten)]
+        why: Why,
+    },
     /// Show the next five ticks of a possible schedule; changes nothing
     Preview {
         #[command(flatten)]
@@ -170,7 +178,8 @@ impl ScheduleCommand {
             | Self::Edit { why, .. }
             | Self::Pause { why, .. }
             | Self::Resume { why, .. }
-            | Self::Run { why, .. } => why.clone(),
+            | Self::Run { why, .. }
+            | Self::Restore { why, .. } => why.clone(),
             Self::Remove { consent, .. } => consent.why.clone(),
             Self::List | Self::Show { .. } | Self::Preview { .. } => Why::default(),
         }
@@ -228,9 +237,10 @@ pub(crate) async fn run(
                 .ask::<SchedulesPause>(SchedulePath { id }, none, NoBody)
                 .await?;
             let text = format!(
-                "Schedule {}: {}",
+                "Schedule {}: {}. Undo: patchbay schedule resume {}",
                 word(&schedule.data.id),
-                Line::from(&schedule.data).state()
+                Line::from(&schedule.data).state(),
+                arguments(&[&schedule.data.id])
             );
             output.done(&text, &schedule.raw);
         }
@@ -252,16 +262,22 @@ pub(crate) async fn run(
         }
         ScheduleCommand::Remove { id, consent } => {
             let path = || SchedulePath { id: id.clone() };
-            let there = client
-                .ask::<SchedulesShow>(path(), Reveal::default(), NoBody)
-                .await?;
-            consent.ask(&format!("This removes schedule {id}"))?;
+            let there = client.ask::<SchedulesShow>(path(), Reveal::default(), NoBody);
+            there.await?;
+            consent.ask(&format!(
+                "This removes schedule {id}. For 30 days it can be restored"
+            ))?;
             client.ask::<SchedulesRemove>(path(), none, NoBody).await?;
-            let again = again(&there.data);
+            let undo = format!("patchbay schedule restore {}", arguments(&[&id]));
             output.done(
-                &format!("Removed: schedule {id}. To create it again: {again}"),
-                &json!({ "id": id, "again": again }),
+                &format!("Removed: schedule {id}. Undo: {undo}"),
+                &json!({ "id": id, "undo": undo }),
             );
+        }
+        ScheduleCommand::Restore { id, .. } => {
+            let path = SchedulePath { id };
+            let schedule = client.ask::<SchedulesRestore>(path, none, NoBody).await?;
+            tell(&schedule, output);
         }
         ScheduleCommand::Preview {
             when: Rhythm { every_ms, cron, tz },
@@ -279,31 +295,6 @@ pub(crate) async fn run(
         }
     }
     Ok(())
-}
-
-/// The command that creates the schedule.
-fn again(schedule: &ScheduleView) -> String {
-    let names = [&schedule.id, &schedule.queue, &schedule.name].map(String::as_str);
-    let mut words = vec!["patchbay schedule add".to_owned(), arguments(&names)];
-    let mut option = |name: &str, value: Option<String>| {
-        words.extend(value.map(|value| format!("--{name} {}", word(&value))));
-    };
-    option("every-ms", schedule.every_ms.map(|ms| ms.to_string()));
-    option("cron", schedule.cron.clone());
-    option("tz", schedule.tz.clone());
-    option(
-        "data",
-        Some(schedule.data.clone()).filter(|data| data != "{}"),
-    );
-    option(
-        "missed",
-        Some(schedule.missed.clone()).filter(|missed| missed != "skip"),
-    );
-    option(
-        "description",
-        Some(schedule.description.clone()).filter(|text| !text.is_empty()),
-    );
-    words.join(" ")
 }
 
 /// Lists schedules, and job schedulers of BullMQ clients.
@@ -452,11 +443,7 @@ impl Line<'_> {
             let since = self
                 .paused_at
                 .map(|at| format!(" since {}", Zone::UTC.shown(at)));
-            return format!(
-                "Paused by {who}{}. Resume with: patchbay schedule resume {}",
-                since.unwrap_or_default(),
-                arguments(&[self.id])
-            );
+            return format!("Paused by {who}{}", since.unwrap_or_default());
         }
         let next = self.next_at.map(|next| moment(next, self.zone));
         match (self.trouble, self.overdue_ms, next) {
@@ -525,12 +512,15 @@ fn describe(schedule: &ScheduleView) -> String {
     }
     let state = line.state();
     lines.push(match schedule.paused_by {
-        Some(_) => format!("  {state}"),
+        Some(_) => format!(
+            "  {state}\n  Next: patchbay schedule resume {}",
+            arguments(&[id])
+        ),
         None => format!("  Next: {state}"),
     });
     let later = schedule.next.iter().skip(1);
-    lines.extend(later.map(|tick| format!("  then: {}", moment(tick, line.zone))));
-    lines.push(format!("  last run: {}", line.last_run()));
+    lines.extend(later.map(|tick| format!("  Then: {}", moment(tick, line.zone))));
+    lines.push(format!("  Last run: {}", line.last_run()));
     lines.extend(schedule.last_run.as_ref().map(|run| {
         format!(
             "    patchbay job timeline {}",
@@ -541,7 +531,7 @@ fn describe(schedule: &ScheduleView) -> String {
         "  If missed: {missed}. Created by: {}",
         line.owner()
     ));
-    lines.push(format!("  data: {data}"));
+    lines.push(format!("  Data: {data}"));
     lines.join("\n")
 }
 
@@ -570,12 +560,12 @@ mod tests {
             [
                 "nightly  emailQueue send  0 9 * * * Asia/Kolkata",
                 "  The report",
-                "  next: 2026-12-01 09:00 IST (03:30 UTC)",
-                "  then: 2026-12-02 09:00 IST (03:30 UTC)",
-                "  last run: 2026-11-30 03:30 UTC: failed (upstream)",
+                "  Next: 2026-12-01 09:00 IST (03:30 UTC)",
+                "  Then: 2026-12-02 09:00 IST (03:30 UTC)",
+                "  Last run: 2026-11-30 03:30 UTC: failed (upstream)",
                 "    patchbay job timeline emailQueue repeat:nightly:1",
                 "  If missed: skipped. Created by: operator",
-                "  data: {}",
+                "  Data: {}",
             ]
         );
     }

@@ -16,7 +16,7 @@ use patchbay_api::searches::{
     SearchesUndo,
 };
 use patchbay_model::job::JobState;
-use patchbay_model::shell::word;
+use patchbay_model::shell::{arguments, word};
 use patchbay_model::words::counted as counted_rows;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -26,9 +26,9 @@ use utoipa::ToSchema;
 use super::client::{Client, ClientArgs, ReceivedPage};
 use super::input::duration;
 use super::names;
-use super::output::{More, Output, time};
+use super::output::{More, Output};
 use super::paging::Paging;
-use super::refusal::Refusal;
+use super::refusal::{Refusal, Why};
 
 /// Names and values of a query.
 type Pairs = Vec<(String, String)>;
@@ -73,6 +73,8 @@ enum SearchCommand {
         name: String,
         #[command(flatten)]
         what: SearchFilter,
+        #[command(flatten)]
+        why: Why,
     },
     /// List the saved searches
     Saved,
@@ -89,12 +91,16 @@ enum SearchCommand {
         /// Name of the search
         #[arg(add = names::searches())]
         name: String,
+        #[command(flatten)]
+        why: Why,
     },
     /// Undo the last change or deletion of a saved search
     Undo {
         /// Name of the search
         #[arg(add = names::searches())]
         name: String,
+        #[command(flatten)]
+        why: Why,
     },
 }
 
@@ -176,6 +182,17 @@ impl SearchArgs {
             None | Some(SearchCommand::Saved | SearchCommand::Run { .. })
         )
     }
+
+    fn why(&self) -> Why {
+        match &self.command {
+            Some(
+                SearchCommand::Save { why, .. }
+                | SearchCommand::Forget { why, .. }
+                | SearchCommand::Undo { why, .. },
+            ) => why.clone(),
+            None | Some(SearchCommand::Saved | SearchCommand::Run { .. }) => Why::default(),
+        }
+    }
 }
 
 pub(crate) async fn run(
@@ -183,7 +200,7 @@ pub(crate) async fn run(
     client: &ClientArgs,
     output: Output,
 ) -> anyhow::Result<()> {
-    let client = Client::from_args(client)?;
+    let client = Client::from_args(client)?.because(&args.why());
     let none = NoQuery {};
     match args.command {
         None if args.count => {
@@ -221,7 +238,7 @@ pub(crate) async fn run(
                 .await?;
             }
         },
-        Some(SearchCommand::Save { name, what }) => {
+        Some(SearchCommand::Save { name, what, .. }) => {
             let path = SearchPath { name: name.clone() };
             let saved = client
                 .ask_as_written::<SearchesSave>(path, &what.saved()?)
@@ -238,7 +255,7 @@ pub(crate) async fn run(
                 vec![
                     saved.name.clone(),
                     saved.changed_by.clone(),
-                    time(saved.changed_at),
+                    output.when(saved.changed_at),
                     search,
                 ]
             });
@@ -261,7 +278,7 @@ pub(crate) async fn run(
             )
             .await?;
         }
-        Some(SearchCommand::Forget { name }) => {
+        Some(SearchCommand::Forget { name, .. }) => {
             client
                 .ask::<SearchesForget>(SearchPath { name: name.clone() }, none, NoBody)
                 .await?;
@@ -273,7 +290,7 @@ pub(crate) async fn run(
                 &json!({ "name": name }),
             );
         }
-        Some(SearchCommand::Undo { name }) => {
+        Some(SearchCommand::Undo { name, .. }) => {
             let undone = client
                 .ask::<SearchesUndo>(SearchPath { name: name.clone() }, none, NoBody)
                 .await?;
@@ -321,7 +338,10 @@ where
         raw,
     } = page;
     let found: Vec<Found> = items.into_iter().map(found).collect();
-    let rows: Vec<_> = found.iter().map(row).collect();
+    let rows: Vec<_> = match output.quiet {
+        true => found.iter().map(named).collect(),
+        false => found.iter().map(|found| row(found, output)).collect(),
+    };
     if rows.is_empty() {
         output.note("Nothing matches");
     }
@@ -345,7 +365,16 @@ where
     Ok(())
 }
 
-fn row(found: &Found) -> Vec<String> {
+/// What `--quiet` prints: the queue and the id, as other commands take them; of the jobs of one
+/// queue, only the id.
+fn named(found: &Found) -> Vec<String> {
+    vec![match found {
+        Found::Attempt(found) => arguments(&[found.queue.as_str(), found.job_id.as_str()]),
+        Found::Job(found) => arguments(&[found.id.as_str()]),
+    }]
+}
+
+fn row(found: &Found, output: Output) -> Vec<String> {
     let cut = |text: &Option<String>| {
         text.as_deref()
             .unwrap_or("-")
@@ -357,7 +386,7 @@ fn row(found: &Found) -> Vec<String> {
         Found::Attempt(found) => {
             let attempt = &found.attempt;
             let head = [
-                time(attempt.finished_at),
+                output.when(attempt.finished_at),
                 found.queue.clone(),
                 found.job_id.clone(),
                 attempt.name.clone(),

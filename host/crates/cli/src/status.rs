@@ -10,7 +10,7 @@ use patchbay_model::words::{counted, lasted};
 
 use super::breaker;
 use super::client::{Client, ClientArgs};
-use super::output::Output;
+use super::output::{Output, time};
 
 pub(crate) async fn run(args: &ClientArgs, output: Output) -> anyhow::Result<()> {
     let client = Client::from_args(args)?;
@@ -50,11 +50,15 @@ fn describe(status: &Overview) -> String {
     lines.push(alerts(status));
     for alert in &status.firing {
         let reason = alert.reason.as_deref().unwrap_or_default();
+        let silenced = alert
+            .silenced_until
+            .map(|until| format!(" (silenced until {})", time(until)));
         lines.push(format!(
-            "  {} {} {}: {reason}",
+            "  {} {} {}: {reason}{}",
             alert.severity.to_uppercase(),
             alert.rule,
-            alert.subject
+            alert.subject,
+            silenced.unwrap_or_default()
         ));
         lines.extend(alert.next.as_ref().map(|next| format!("    Next: {next}")));
     }

@@ -99,8 +99,14 @@ fn lines(event: &EventKind) -> Vec<String> {
             actor,
             action,
             error,
+            reason,
         } => {
-            let mut lines = vec![format!("{} by {actor}", in_words(action))];
+            let why = reason.as_ref().map(|reason| format!(": {reason}"));
+            let mut lines = vec![format!(
+                "{} by {actor}{}",
+                in_words(action),
+                why.unwrap_or_default()
+            )];
             lines.extend(error.as_ref().map(|error| format!("refused: {error}")));
             lines
         }
@@ -196,6 +202,7 @@ fn in_words(action: &str) -> &str {
         "flow.add" => "added with a flow",
         "job.retry" => "retried",
         "job.remove" => "removed",
+        "job.duplicate" => "duplicated",
         "job.promote" => "delay ended",
         "job.kill" => "ended while it ran",
         "job.set-data" => "data changed",

@@ -76,7 +76,12 @@ impl Intent {
             } else {
                 &mut intent.confirm
             };
-            if place.replace(value.trim().to_owned()).is_some() {
+            // A name may begin or end with white space.
+            let value = match &*name {
+                "reason" => value.trim().to_owned(),
+                _ => value.into_owned(),
+            };
+            if place.replace(value).is_some() {
                 return Err(ApiError::invalid(format!(
                     "{name}: given twice in the query; give it once"
                 )));

@@ -3,8 +3,8 @@
 use patchbay_api::body::Json;
 use patchbay_api::schedules::{
     ClientScheduler, ScheduleView, ScheduledJob, SchedulesChange, SchedulesCreate, SchedulesList,
-    SchedulesListOfClients, SchedulesPause, SchedulesPreview, SchedulesRemove, SchedulesResume,
-    SchedulesRun, SchedulesShow,
+    SchedulesListOfClients, SchedulesPause, SchedulesPreview, SchedulesRemove, SchedulesRestore,
+    SchedulesResume, SchedulesRun, SchedulesShow,
 };
 use patchbay_app::schedules::Schedules;
 use patchbay_app::{Caller, Error};
@@ -19,6 +19,7 @@ pub(crate) fn routes(routes: Routes) -> Routes {
         .add(create)
         .add(change)
         .add(remove)
+        .add(restore)
         .add(pause)
         .add(resume)
         .add(run)
@@ -69,6 +70,14 @@ async fn change(
 
 async fn remove(schedules: Schedules, who: Caller, ask: Ask<SchedulesRemove>) -> Result<(), Error> {
     schedules.remove(&who, &ask.path.id).await
+}
+
+async fn restore(
+    schedules: Schedules,
+    who: Caller,
+    ask: Ask<SchedulesRestore>,
+) -> Result<ScheduleView, Error> {
+    schedules.restore(&who, &ask.path.id).await
 }
 
 async fn pause(

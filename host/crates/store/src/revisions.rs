@@ -230,7 +230,7 @@ impl Store {
         .await?;
         if found.rows_affected() == 0 {
             return Err(StoreError::NotFound(format!(
-                "{plugin} has no revision {digest}"
+                "{plugin} has no revision {digest}. See: patchbay plugin revisions {plugin}"
             )));
         }
         let generation: i64 = sqlx::query_scalar(

@@ -62,6 +62,9 @@ pub struct LastRunRow {
     pub source: String,
 }
 
+/// How long a removed schedule can be restored, in days.
+const RESTORABLE_DAYS: i32 = 30;
+
 const COLUMNS: &str = "id, queue, name, data, every_ms, cron, tz, missed, description, plugin, overridden, paused_by, paused_at, \
                        updated_at, updated_by";
 
@@ -80,7 +83,11 @@ impl Store {
             .bind(id.as_str())
             .fetch_optional(&self.pool)
             .await?;
-        row.ok_or_else(|| StoreError::NotFound(format!("There is no schedule {id}")))
+        row.ok_or_else(|| {
+            StoreError::NotFound(format!(
+                "There is no schedule {id}. See: patchbay schedule list"
+            ))
+        })
     }
 
     /// The newest attempt of each of these schedulers (queue and id), also of other clients' ones,
@@ -171,11 +178,47 @@ impl Store {
             );
             return Err(StoreError::Conflict(text));
         }
-        sqlx::query("delete from schedules where id = $1 and plugin is null")
+        let query = sqlx::query(
+            "with gone as (delete from schedules where id = $1 and plugin is null returning *), \
+             old as (delete from removed_schedules where removed_at < now() - make_interval(days => $2)) \
+             insert into removed_schedules (id, schedule) select id, to_jsonb(gone) from gone \
+             on conflict (id) do update set schedule = excluded.schedule, removed_at = now()",
+        );
+        query
             .bind(id.as_str())
+            .bind(RESTORABLE_DAYS)
             .execute(&self.pool)
             .await?;
         Ok(())
+    }
+
+    /// Creates a removed schedule again, as it was.
+    pub async fn restore_schedule(&self, id: &ScheduleId) -> Result<(), StoreError> {
+        let mut transaction = self.pool.begin().await?;
+        let query = sqlx::query_scalar(
+            "delete from removed_schedules where id = $1 and removed_at >= now() - make_interval(days => $2) \
+             returning schedule",
+        );
+        let removed: Option<serde_json::Value> = query
+            .bind(id.as_str())
+            .bind(RESTORABLE_DAYS)
+            .fetch_optional(&mut *transaction)
+            .await?;
+        let Some(removed) = removed else {
+            return Err(StoreError::NotFound(format!(
+                "No schedule {id} was removed in the last {RESTORABLE_DAYS} days"
+            )));
+        };
+        let query = sqlx::query(
+            "insert into schedules select (jsonb_populate_record(null::schedules, $1)).* on conflict (id) do nothing",
+        );
+        let made = query.bind(removed).execute(&mut *transaction).await?;
+        if made.rows_affected() == 0 {
+            return Err(StoreError::Conflict(format!(
+                "There is a schedule {id} again. Remove it first, or keep it"
+            )));
+        }
+        Ok(transaction.commit().await?)
     }
 
     /// Makes a plugin's schedules equal to its manifest, except for those that operators changed.
@@ -255,7 +298,9 @@ async fn insert(
 
 fn found(rows: u64, id: &ScheduleId) -> Result<(), StoreError> {
     if rows == 0 {
-        Err(StoreError::NotFound(format!("There is no schedule {id}")))
+        Err(StoreError::NotFound(format!(
+            "There is no schedule {id}. See: patchbay schedule list"
+        )))
     } else {
         Ok(())
     }

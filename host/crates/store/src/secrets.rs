@@ -283,5 +283,7 @@ async fn end_newest(
 }
 
 fn not_kept(plugin: &PluginName, name: &SecretName) -> StoreError {
-    StoreError::NotFound(format!("the vault holds no secret {name} of {plugin}"))
+    StoreError::NotFound(format!(
+        "the vault holds no secret {name} of {plugin}. See: patchbay secret list {plugin}"
+    ))
 }

@@ -47,6 +47,16 @@ pub struct ActionRow {
     pub began_at: DateTime<Utc>,
     pub details: Value,
     pub result: Option<Value>,
+    /// In the words of whoever did it.
+    pub reason: Option<String>,
+}
+
+impl ActionRow {
+    /// `: ` and the reason, or nothing.
+    pub fn because(&self) -> String {
+        let reason = self.reason.as_ref().map(|reason| format!(": {reason}"));
+        reason.unwrap_or_default()
+    }
 }
 
 impl Store {
@@ -160,8 +170,8 @@ impl Store {
         targets: &[&str],
     ) -> Result<Vec<ActionRow>, StoreError> {
         let query = sqlx::query_as(
-            "select actor, action, target, began_at, details, result from ( \
-             select distinct on (action, target, details -> 'asks') id, actor, action, target, began_at, details, result \
+            "select actor, action, target, began_at, details, result, reason from ( \
+             select distinct on (action, target, details -> 'asks') id, actor, action, target, began_at, details, result, reason \
              from operator_actions where action = any($1) and target = any($2) and ended_at is not null and error is null \
              order by action, target, details -> 'asks', id desc) last order by id desc",
         );

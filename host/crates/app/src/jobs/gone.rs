@@ -3,7 +3,7 @@
 use chrono::{DateTime, SecondsFormat, Utc};
 use patchbay_model::shell::{arguments, word};
 use patchbay_model::{JobId, QueueName};
-use patchbay_store::{FoundRow, JobAction, JobBulk, JobErasure};
+use patchbay_store::{ActionRow, FoundRow, JobAction, JobBulk, JobErasure};
 use serde_json::json;
 
 use super::Jobs;
@@ -23,16 +23,21 @@ impl Jobs {
             &store.job_erasures(prefix, queue, id).await?,
             id.as_str(),
         );
+        let of_queue = match attempts.iter().map(|row| row.attempt.finished_at).max() {
+            Some(since) => store.queue_actions(queue, since.timestamp_millis()).await?,
+            None => Vec::new(),
+        };
+        let end = end.map(|(at, how)| (at, how + &with_others(&attempts, &of_queue, at)));
         let (name, job) = (word(queue.as_str()), word(id.as_str()));
         let Some((at, how)) = end else {
             return Ok(Error::not_found(format!(
                 "Queue {name} has no job {job}, and nothing is recorded of one"
             )));
         };
-        let at = at.to_rfc3339_opts(SecondsFormat::Secs, true);
+        let at = time(at);
         let next = arguments(&[queue.as_str(), id.as_str()]);
         let message = format!(
-            "Job {job} of {name} is not in Redis any more: {how} at {at}. See: patchbay job timeline {next}"
+            "Job {job} of {name} is not in Redis any more: {how}. See: patchbay job timeline {next}"
         );
         Ok(Error::not_found(message).with_details(json!({ "gone": how, "at": at })))
     }
@@ -49,17 +54,28 @@ fn end_of(
     let removals = actions
         .iter()
         .filter(|action| action.action == "job.remove" && action.error.is_none())
-        .map(|action| (action.began_at, format!("{} removed it", action.actor)));
+        .map(|action| {
+            let why = action.reason.as_ref().map(|reason| format!(": {reason}"));
+            let (who, at) = (&action.actor, time(action.began_at));
+            let how = format!("{who} removed it at {at}{}", why.unwrap_or_default());
+            (action.began_at, how)
+        });
     let bulk_removals = bulks
         .iter()
         .filter(|bulk| bulk.kind == "remove" && bulk.job_id == id && bulk.state == "done")
         .map(|bulk| {
-            let how = format!("bulk operation {} of {} removed it", bulk.bulk, bulk.actor);
+            let how = format!(
+                "bulk operation {} of {} removed it at {}",
+                bulk.bulk,
+                bulk.actor,
+                time(bulk.at)
+            );
             (bulk.at, how)
         });
-    let erased = erasures
-        .iter()
-        .map(|erasure| (erasure.at, format!("{} erased it", erasure.actor)));
+    let erased = erasures.iter().map(|erasure| {
+        let how = format!("{} erased it at {}", erasure.actor, time(erasure.at));
+        (erasure.at, how)
+    });
     let removed = removals
         .chain(bulk_removals)
         .chain(erased)
@@ -68,18 +84,59 @@ fn end_of(
         .iter()
         .max_by_key(|row| row.attempt.finished_at)
         .map(|row| {
-            let how = match row.attempt.verdict.as_str() {
-                "complete" => "it completed, and completed jobs are not kept for longer",
-                "fail" => "it failed for good, and failed jobs are not kept for longer",
-                _ => "its last attempt ended, and somebody removed it afterwards",
+            let ended = match row.attempt.verdict.as_str() {
+                "complete" => "completed",
+                "fail" => "failed for good",
+                _ => "ended its last attempt",
             };
-            (row.attempt.finished_at, how.to_owned())
+            let at = time(row.attempt.finished_at);
+            (row.attempt.finished_at, format!("it {ended} at {at}"))
         });
     match (removed, ended) {
         (Some(removed), Some(ended)) if ended.0 > removed.0 => Some(ended),
         (Some(removed), _) => Some(removed),
         (None, ended) => ended,
     }
+}
+
+/// Of a job that ended at this time and that nobody removed by name: what else has removed it.
+fn with_others(attempts: &[FoundRow], of_queue: &[ActionRow], ended: DateTime<Utc>) -> String {
+    let Some(last) = attempts.iter().max_by_key(|row| row.attempt.finished_at) else {
+        return String::new();
+    };
+    if last.attempt.finished_at != ended {
+        return String::new();
+    }
+    let state = match last.attempt.verdict.as_str() {
+        "complete" => "completed",
+        "fail" => "failed",
+        _ => "",
+    };
+    let may_have_removed = |action: &&ActionRow| match action.action.as_str() {
+        "queue.clean" => action.details["state"] == state,
+        "queue.drain" => state.is_empty(),
+        "queue.obliterate" => true,
+        _ => false,
+    };
+    match of_queue.iter().find(may_have_removed) {
+        Some(action) => format!(
+            ", and {} then removed {} jobs of the queue at {}, probably with this one{}",
+            action.actor,
+            match state {
+                "" => "the waiting",
+                state => state,
+            },
+            time(action.began_at),
+            action.because()
+        ),
+        None => ", and was removed later: by the retention of the queue (removeOnComplete, \
+                 removeOnFail) or by another client of Redis"
+            .to_owned(),
+    }
+}
+
+fn time(at: DateTime<Utc>) -> String {
+    at.to_rfc3339_opts(SecondsFormat::Secs, true)
 }
 
 #[cfg(test)]
@@ -102,7 +159,10 @@ mod tests {
     fn a_removal_is_told_with_who_and_when() {
         let actions = [action("job.retry", 5), action("job.remove", 7)];
         let (at, how) = end_of(&[], &actions, &[], &[], "1").expect("an end");
-        assert_eq!((at.timestamp(), how.as_str()), (7, "ops removed it"));
+        assert_eq!(
+            (at.timestamp(), how.as_str()),
+            (7, "ops removed it at 1970-01-01T00:00:07Z")
+        );
         assert!(end_of(&[], &[action("job.retry", 5)], &[], &[], "1").is_none());
     }
 }

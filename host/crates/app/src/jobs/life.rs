@@ -128,6 +128,7 @@ pub(super) fn timeline(queue: &str, id: &str, known: JobFacts) -> Timeline {
             action,
             began_at,
             error,
+            reason,
             ..
         } = action;
         Event {
@@ -136,6 +137,7 @@ pub(super) fn timeline(queue: &str, id: &str, known: JobFacts) -> Timeline {
                 actor,
                 action,
                 error,
+                reason,
             },
         }
     });

@@ -175,6 +175,7 @@ mod tests {
             began_at: at(second),
             details: json!({ "state": state }),
             result: Some(json!({ "count": count })),
+            reason: None,
         }
     }
 

@@ -401,7 +401,7 @@ impl Plugins {
             .await?;
         match rows.len() {
             0 => Err(PluginError::NotFound(format!(
-                "{plugin} has no revision {digest}"
+                "{plugin} has no revision {digest}. See: patchbay plugin revisions {plugin}"
             ))),
             1 => Ok(rows.remove(0)),
             n => Err(PluginError::Conflict(format!(

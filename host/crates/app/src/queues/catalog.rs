@@ -9,6 +9,7 @@ use patchbay_queue::Broker;
 use patchbay_store::Store;
 
 use crate::error::{Error, Kind};
+use crate::nearest::nearest;
 use crate::plugins::Plugins;
 
 /// Finds queues in Redis, in active manifests and in the history.
@@ -65,9 +66,14 @@ impl Catalog {
         if known {
             return Ok(());
         }
+        // The suggestion may fail; the answer is the same.
+        let names = self.names().await.unwrap_or_default();
+        let suggestion = nearest(queue.as_str(), names.iter().map(QueueName::as_str))
+            .map(|name| format!(" Did you mean {}?", word(name)));
         let message = format!(
-            "No queue is called {}. To list queues: patchbay queue list. To create one with its first job: patchbay job add --new-queue",
-            word(queue.as_str())
+            "No queue is called {}.{} To list queues: patchbay queue list. To create one with its first job: patchbay job add --new-queue",
+            word(queue.as_str()),
+            suggestion.unwrap_or_default()
         );
         Err(Error::new(Kind::NotFound, "unknown-queue", message))
     }

@@ -53,6 +53,14 @@ pub(super) fn paused_by(changes: &[ActionRow]) -> Option<&ActionRow> {
     (last.action == "queue.pause").then_some(last)
 }
 
+/// The action that paused the schedule, if the last one on it did.
+pub(super) fn schedule_paused_by<'a>(changes: &'a [ActionRow], id: &str) -> Option<&'a ActionRow> {
+    let mut changes = changes.iter().filter(|change| change.target == id);
+    let last = changes
+        .find(|change| ["schedule.pause", "schedule.resume"].contains(&change.action.as_str()))?;
+    (last.action == "schedule.pause").then_some(last)
+}
+
 pub(super) fn revoked_by<'a>(changes: &'a [ActionRow], ask: &str) -> Option<&'a ActionRow> {
     let names = |change: &ActionRow| {
         let asks = change.details["asks"].as_array();
@@ -71,10 +79,11 @@ pub(super) fn last(changes: &[ActionRow], now: DateTime<Utc>, told: &[&str]) -> 
         return None;
     }
     let message = format!(
-        "Last change: {} {} at {}",
+        "Last change: {} {} at {}{}",
         last.actor,
         what(last),
-        time(last.began_at)
+        time(last.began_at),
+        last.because()
     );
     Some(reason("last-change", message, next(last)))
 }
@@ -146,8 +155,8 @@ fn next(change: &ActionRow) -> String {
     let undo = match change.action.as_str() {
         "queue.pause" if change.target == "*" => "patchbay queue resume --all".to_owned(),
         "queue.pause" => format!("patchbay queue resume {target}"),
-        "queue.concurrency" => format!("patchbay queue concurrency {target}"),
-        "queue.rate-limit" => format!("patchbay queue rate-limit {target}"),
+        "queue.concurrency" => format!("patchbay queue concurrency {target} --none"),
+        "queue.rate-limit" => format!("patchbay queue rate-limit {target} --none"),
         "plugin.activate" | "plugin.rollback" => format!("patchbay plugin rollback {target}"),
         "plugin.revoke" => format!("patchbay plugin grants {target}"),
         "schedule.pause" => format!("patchbay schedule resume {target}"),
@@ -170,6 +179,7 @@ mod tests {
             began_at: DateTime::from_timestamp(1_795_000_000, 0).expect("a time"),
             details,
             result: Some(result),
+            reason: None,
         }
     }
 

@@ -172,7 +172,10 @@ fn held_back(seen: &QueueObservation) -> Vec<Reason> {
     if counts.paused {
         let who = changes::paused_by(&seen.changes).map_or_else(
             || "by another BullMQ client, such as Bull Board".to_owned(),
-            |action| format!("by {} at {}", action.actor, time(action.began_at)),
+            |action| {
+                let at = time(action.began_at);
+                format!("by {} at {at}{}", action.actor, action.because())
+            },
         );
         reasons.push(reason(
             "paused",
@@ -476,11 +479,14 @@ fn schedules(seen: &QueueObservation) -> Vec<Reason> {
             // Jobs that wait are not held up by a schedule that makes no more of them.
             if waiting(seen) == 0 {
                 let at = at.map(|at| format!(" since {}", time(at)));
+                let why = changes::schedule_paused_by(&seen.changes, &schedule.id)
+                    .map(|action| action.because());
                 reasons.push(reason(
                     "schedule-paused",
                     format!(
-                        "Schedule {id} adds no jobs: it is paused by {by}{}",
-                        at.unwrap_or_default()
+                        "Schedule {id} adds no jobs: it is paused by {by}{}{}",
+                        at.unwrap_or_default(),
+                        why.unwrap_or_default()
                     ),
                     format!("patchbay schedule resume {id}"),
                 ));
@@ -658,6 +664,7 @@ mod tests {
             began_at: at(second),
             details,
             result: None,
+            reason: None,
         }
     }
 

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use patchbay_api::reveal::Reveal;
 use patchbay_api::schedules::{
     ClientScheduler, LastRun, Preview, ScheduleChange, ScheduleView, ScheduledJob, SchedulerView,
-    SchedulesChange, SchedulesCreate, SchedulesPause, SchedulesRemove, SchedulesResume,
-    SchedulesRun, SchedulesShow,
+    SchedulesChange, SchedulesCreate, SchedulesPause, SchedulesRemove, SchedulesRestore,
+    SchedulesResume, SchedulesRun, SchedulesShow,
 };
 use patchbay_model::QueueName;
 use patchbay_model::job::NewJob;
@@ -286,6 +286,18 @@ impl Schedules {
         };
         self.actions
             .record::<SchedulesRemove, _>(who, id.as_str(), json!({}), act)
+            .await
+    }
+
+    /// Creates a removed schedule again.
+    pub async fn restore(&self, who: &Caller, id: &str) -> Result<ScheduleView, Error> {
+        let id: ScheduleId = id.parse()?;
+        let act = async {
+            self.store.restore_schedule(&id).await?;
+            self.in_place(&id).await
+        };
+        self.actions
+            .record_as::<SchedulesRestore, _>(who, id.as_str(), json!({}), act, to_record)
             .await
     }
 
