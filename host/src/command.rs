@@ -268,6 +268,13 @@ fn end_quietly_when_nobody_reads() {
         {
             std::process::exit(BROKEN_PIPE.into());
         }
+        let unwritten = panic
+            .payload_as_str()
+            .and_then(|text| text.strip_prefix("failed printing to stdout: "));
+        if let Some(why) = unwritten {
+            eprintln!("error: cannot write the output: {why}");
+            std::process::exit(1);
+        }
         usual(panic);
     }));
 }

@@ -579,6 +579,13 @@ async fn jobs_with_ids_delays_and_priorities_are_added_as_bullmq_adds_them() -> 
         "order-1",
         "known: not added again"
     );
+    let (_, answer) = host
+        .post(
+            "/api/admin/queues/q/jobs",
+            json!({ "name": "n", "id": "order-1" }),
+        )
+        .await?;
+    assert_eq!(answer["data"]["known"], true, "{answer}");
     host.add("q", json!({ "name": "n", "delayMs": 60_000 }))
         .await?;
     host.add("q", json!({ "name": "n", "priority": 5 })).await?;

@@ -348,6 +348,9 @@ pub struct Added {
     pub queue: String,
     /// Id of the job in that queue.
     pub id: String,
+    /// True: a job with the given id was there before, and nothing was added.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub known: bool,
 }
 
 /// A delay for a job.

@@ -197,8 +197,9 @@ pub struct PutBack {
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Obliterate {
-    /// The name of the queue, repeated.
-    pub confirm: String,
+    /// The name of the queue, repeated; or give it in the query, as for other operations.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confirm: Option<String>,
 }
 
 /// Concurrency limit over all workers.

@@ -62,6 +62,7 @@ impl Flows {
             let node = |(queue, id): (QueueName, JobId)| Added {
                 queue: queue.to_string(),
                 id: id.to_string(),
+                known: false,
             };
             Ok(AddedFlow {
                 jobs: added.into_iter().map(node).collect(),

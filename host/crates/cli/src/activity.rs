@@ -10,7 +10,7 @@ use patchbay_api::activity::{Activity, ActivityList, ActivityResult, ActorKind, 
 use super::client::{Client, ClientArgs};
 use super::input::point_in_time;
 use super::names;
-use super::output::{Output, time};
+use super::output::{Output, plain, time};
 use super::paging::Paging;
 
 /// Maximum number of rows per page that a host returns.
@@ -235,7 +235,7 @@ fn csv(items: &[Activity]) -> anyhow::Result<()> {
         "at", "actor", "action", "target", "count", "result", "reason", "from", "details", "id",
     ])?;
     for item in items {
-        writer.write_record(cells(item).map(|cell| unexecuted(&cell)))?;
+        writer.write_record(cells(item).map(|cell| plain(&unexecuted(&cell))))?;
     }
     writer.flush()?;
     Ok(())

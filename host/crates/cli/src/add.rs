@@ -159,7 +159,11 @@ pub(super) async fn add(args: AddArgs, client: &Client, output: Output) -> anyho
     let id = &added.data.id;
     let job = [word(&queue), word(id)].join(" ");
     let shown = arguments(&[&queue, id]);
-    let text = format!("Added: {job}\nSee: patchbay job show {shown}");
+    let what = match added.data.known {
+        true => "Nothing was added, because there is a job with this id",
+        false => "Added",
+    };
+    let text = format!("{what}: {job}\nSee: patchbay job show {shown}");
     output.made(id, &text, &added.raw);
     Ok(())
 }

@@ -387,7 +387,11 @@ fn head(state: JobState) -> Vec<&'static str> {
 
 fn row(job: &JobView, state: JobState, output: Output) -> Vec<String> {
     let when = |ms: Option<u64>| at(ms).map_or_else(String::new, |at| output.when(at));
-    let failure = job.failed_reason.as_deref().unwrap_or_default();
+    let removed = job
+        .removed_by
+        .map(|bulk| format!("removed by bulk operation {bulk}"));
+    let failure = removed.as_deref().or(job.failed_reason.as_deref());
+    let failure = failure.unwrap_or_default();
     let failure = match output.wide {
         true => failure.to_owned(),
         false => failure.chars().take(60).collect(),
@@ -463,6 +467,11 @@ fn describe(queue: &str, shown: &Job) -> String {
         word(&job.name),
         job.state
     )];
+    lines.extend(
+        job.removed_by.map(|bulk| {
+            format!("Removed by bulk operation {bulk}. Undo: patchbay bulk undo {bulk}")
+        }),
+    );
     lines.extend(times(job));
     lines.push(format!("Attempts: {}", attempts(shown)));
     if let Some(priority) = job.priority.filter(|priority| *priority > 0) {

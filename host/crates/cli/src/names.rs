@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use clap_complete::engine::{ArgValueCompleter, CompletionCandidate};
+use patchbay_model::shell::word;
 use serde_json::Value;
 
 use super::client::{Client, Connection};
@@ -44,7 +45,8 @@ fn of(path: &'static str, name: &'static str) -> ArgValueCompleter {
     ArgValueCompleter::new(move |current: &OsStr| {
         let typed = current.to_string_lossy().into_owned();
         let mut names = names(path, name).unwrap_or_default();
-        names.retain(|name| name.starts_with(&typed));
+        // A shell puts them into the line as they are: what it would not take literally is left out.
+        names.retain(|name| name.starts_with(&typed) && word(name) == *name);
         names.into_iter().map(CompletionCandidate::new).collect()
     })
 }

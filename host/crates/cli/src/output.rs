@@ -144,7 +144,8 @@ impl Output {
     /// Prints why a command failed: `text` for people, `failure` for scripts.
     pub(super) fn failure(self, text: &str, failure: &Failure<'_>) {
         if self.json {
-            eprintln!("{}", serde_json::to_string(failure).unwrap_or_default());
+            let text = serde_json::to_string(failure).unwrap_or_default();
+            eprintln!("{}", inert(text));
         } else {
             eprintln!("error: {}", plain(text));
         }
@@ -162,8 +163,30 @@ impl Output {
             partial: more.partial,
         };
         let text = serde_json::to_string(&envelope).unwrap_or_default();
+        let text = inert(text);
         println!("{}", if self.watch { text } else { indented(&text) });
     }
+}
+
+/// Levels of JSON that are indented; deeper ones would be mostly white space.
+const MAX_INDENT: usize = 32;
+
+/// JSON in which no character steers a terminal. Serde escapes control characters of ASCII only.
+fn inert(json: String) -> String {
+    if !json.chars().any(|c| !c.is_ascii() && shell::steers(c)) {
+        return json;
+    }
+    let mut out = String::with_capacity(json.len());
+    let mut units = [0; 2];
+    for c in json.chars() {
+        if !c.is_ascii() && shell::steers(c) {
+            let units = c.encode_utf16(&mut units).iter();
+            out.extend(units.map(|unit| format!("\\u{unit:04x}")));
+        } else {
+            out.push(c);
+        }
+    }
+    out
 }
 
 /// JSON with line breaks; every value stays exactly as it was written.
@@ -216,8 +239,10 @@ pub(super) fn indented(json: &str) -> String {
 }
 
 fn new_line(out: &mut String, depth: usize) {
-    out.push('\n');
-    out.extend(std::iter::repeat_n("  ", depth));
+    if depth <= MAX_INDENT {
+        out.push('\n');
+        out.extend(std::iter::repeat_n("  ", depth));
+    }
 }
 
 /// In the format of the API.

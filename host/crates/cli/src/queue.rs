@@ -384,7 +384,13 @@ pub(crate) async fn run(
         QueueCommand::Obliterate { queue, confirm, .. } => {
             let name = word(&queue).into_owned();
             let done = client
-                .ask::<QueuesObliterate>(QueuePath { queue }, none, Json(Obliterate { confirm }))
+                .ask::<QueuesObliterate>(
+                    QueuePath { queue },
+                    none,
+                    Json(Obliterate {
+                        confirm: Some(confirm),
+                    }),
+                )
                 .await?;
             let jobs = counted(done.data.count, "job");
             output.done(

@@ -24,8 +24,19 @@ pub(crate) struct NotConfirmed(String);
 #[derive(Debug, Default, Clone, Args)]
 pub struct Why {
     /// Why, for the record of who did what (`patchbay activity`); no personal data
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = short_reason, allow_hyphen_values = true)]
     pub(super) reason: Option<String>,
+}
+
+/// The host has the same limit, but a longer URL may not reach it.
+fn short_reason(text: &str) -> Result<String, String> {
+    const MAX: usize = 500;
+    match text.chars().count() {
+        0..=MAX => Ok(text.to_owned()),
+        length => Err(format!(
+            "must have at most {MAX} characters; it has {length}"
+        )),
+    }
 }
 
 /// Options of a command that asks before it acts.

@@ -576,7 +576,7 @@ mod tests {
             json!({ "pausedBy": "ops", "pausedAt": "2026-11-24T12:00:00Z", "nextAt": null });
         let text = describe(&schedule(paused));
         assert!(
-            text.contains("\n  Paused by ops since 2026-11-24 12:00 UTC. Resume with: patchbay schedule resume nightly\n"),
+            text.contains("\n  Paused by ops since 2026-11-24 12:00 UTC\n  Next: patchbay schedule resume nightly\n"),
             "{text}"
         );
         let late = schedule(json!({ "overdueMs": 605_000 }));

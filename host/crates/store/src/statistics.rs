@@ -171,7 +171,7 @@ impl Store {
     ) -> Result<Vec<ActionRow>, StoreError> {
         let query = sqlx::query_as(
             "select actor, action, target, began_at, details, result, reason from ( \
-             select distinct on (action, target, details -> 'asks') id, actor, action, target, began_at, details, result, reason \
+             select distinct on (action, target, details -> 'asks') id, actor, action, target, began_at, details, result, details ->> 'reason' as reason \
              from operator_actions where action = any($1) and target = any($2) and ended_at is not null and error is null \
              order by action, target, details -> 'asks', id desc) last order by id desc",
         );

@@ -138,7 +138,7 @@ impl Store {
         since_ms: i64,
     ) -> Result<Vec<ActionRow>, StoreError> {
         let query = sqlx::query_as(
-            "select actor, action, target, began_at, details, result, reason from operator_actions where target = $1 \
+            "select actor, action, target, began_at, details, result, details ->> 'reason' as reason from operator_actions where target = $1 \
              and action in ('queue.put-back', 'queue.clean', 'queue.drain', 'queue.obliterate') \
              and began_at >= to_timestamp($2::bigint / 1000.0) and ended_at is not null and error is null \
              order by id desc limit $3",

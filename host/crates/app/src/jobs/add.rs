@@ -4,14 +4,14 @@
 use std::time::Duration;
 
 use patchbay_api::jobs::{AddJob, Added, JobsAdd};
-use patchbay_model::QueueName;
 use patchbay_model::job::{Deduplication, Keep, NewJob, Trace};
 use patchbay_model::retry::Backoff;
+use patchbay_model::{JobId, QueueName};
 use patchbay_queue::check_job;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::Jobs;
+use super::{Jobs, removed};
 use crate::actions::Caller;
 use crate::declared_jobs::{Forcing, is_forced, with_forced};
 use crate::enqueue_span;
@@ -32,11 +32,21 @@ impl Jobs {
         let checked = self.declared.check(&queue, &job.name, &job.data);
         let details = with_forced(details, is_forced(checked, force, Forcing::Add)?);
         let act = async {
+            // As in BullMQ, an id that is in use makes the addition do nothing: say so.
+            let known = match &job.id {
+                Some(id) => self.broker.job(&queue, id).await?,
+                None => None,
+            };
+            if let Some(bulk) = known.as_ref().and_then(|job| job.removed_by) {
+                let id = job.id.as_ref().map(JobId::as_str);
+                return Err(removed(id.unwrap_or_default(), bulk));
+            }
             let ids = enqueue_span::end(span, self.broker.add(vec![job]).await)?;
             let id = ids.into_iter().next().ok_or_else(Error::internal)?;
             Ok(Added {
                 queue: queue.to_string(),
                 id: id.to_string(),
+                known: known.is_some(),
             })
         };
         self.actions

@@ -13,7 +13,7 @@ use patchbay_queue::QueueError;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::Jobs;
+use super::{Jobs, removed};
 use crate::actions::Caller;
 use crate::declared_jobs::{Forcing, is_forced, with_forced};
 use crate::error::Error;
@@ -114,7 +114,15 @@ impl Jobs {
         details: Value,
         act: impl Future<Output = Result<(), QueueError>>,
     ) -> Result<(), Error> {
-        let act = async { Ok(act.await?) };
+        let act = async {
+            // A job that cannot be read has its own error.
+            if let Ok(Some(job)) = self.broker.job(queue, id).await
+                && let Some(bulk) = job.removed_by
+            {
+                return Err(removed(id.as_str(), bulk));
+            }
+            Ok(act.await?)
+        };
         self.actions
             .record::<E, _>(who, &trail_name(queue, id), details, act)
             .await

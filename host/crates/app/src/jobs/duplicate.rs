@@ -7,7 +7,7 @@ use patchbay_model::job::{JobKey, trail_name};
 use patchbay_queue::Chosen;
 use serde_json::json;
 
-use super::Jobs;
+use super::{Jobs, removed};
 use crate::actions::Caller;
 use crate::error::Error;
 use crate::reveal::refuse_mark;
@@ -27,13 +27,21 @@ impl Jobs {
         let Some(view) = self.broker.job(&queue, &id).await? else {
             return Err(self.why_gone(&queue, &id).await?);
         };
+        if let Some(bulk) = view.removed_by {
+            return Err(removed(id.as_str(), bulk));
+        }
+        let Some(created_ms) = view.timestamp else {
+            return Err(Error::conflict(format!(
+                "Job {id} cannot be copied: the time when it was added is missing or damaged. Add a new job with its data: patchbay job add"
+            )));
+        };
         let original = Chosen {
             n: 0,
             key: JobKey {
                 prefix: self.broker.prefix().to_owned(),
                 queue: queue.clone(),
                 id: id.clone(),
-                created_ms: view.timestamp.unwrap_or(0),
+                created_ms,
             },
             state: view.state,
             finished_on: view.finished_on,
@@ -52,6 +60,7 @@ impl Jobs {
             Ok(Added {
                 queue: queue.to_string(),
                 id: id.to_string(),
+                known: false,
             })
         };
         self.actions

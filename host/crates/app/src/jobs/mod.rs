@@ -17,6 +17,7 @@ use patchbay_api::jobs::{
 use patchbay_api::reveal::Reveal;
 use patchbay_model::job::{JobState, trail_name};
 use patchbay_model::retry::{BackoffKind, RetryPolicy};
+use patchbay_model::shell::word;
 use patchbay_model::words::lasted;
 use patchbay_model::{JobId, QueueName};
 use patchbay_queue::{Broker, JobView, MAX_LISTED, Page, Start, retry_of};
@@ -200,6 +201,15 @@ impl Jobs {
             last_change,
         })
     }
+}
+
+/// The error for a job that waits, but that a bulk operation has removed: workers pass over it, and
+/// an undo brings it back.
+pub(super) fn removed(id: &str, bulk: i64) -> Error {
+    Error::conflict(format!(
+        "Job {} was removed by bulk operation {bulk}. To bring it back: patchbay bulk undo {bulk}",
+        word(id)
+    ))
 }
 
 fn retries(job: &JobView, policy: &RetryPolicy) -> Retries {

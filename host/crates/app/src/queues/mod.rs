@@ -365,7 +365,11 @@ impl Queues {
         sure: Obliterate,
     ) -> Result<Done, Error> {
         let queue = self.catalog.known(queue).await?;
-        if sure.confirm != queue.as_str() {
+        if sure
+            .confirm
+            .as_ref()
+            .is_some_and(|name| name != queue.as_str())
+        {
             return Err(Error::invalid(format!(
                 "Nothing was done: `confirm` is not the queue's name. Set it to {queue}"
             )));
@@ -375,11 +379,10 @@ impl Queues {
                 count: self.broker.obliterate(&queue).await?,
             })
         };
-        // The name in the body is the confirmation.
-        let who = Caller {
-            confirmation: Confirmation::Given,
-            ..who.clone()
-        };
+        let mut who = who.clone();
+        if sure.confirm.is_some() {
+            who.confirmation = Confirmation::Given;
+        }
         self.actions
             .record::<QueuesObliterate, _>(&who, queue.as_str(), json!({}), act)
             .await
