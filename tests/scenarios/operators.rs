@@ -561,6 +561,13 @@ async fn a_shell_completes_the_names_that_the_host_knows() -> anyhow::Result<()>
     };
     let queues = complete(&host.url, &["patchbay", "queue", "show", "pla"]).await?;
     assert_eq!(queues.trim(), QUEUE);
+    // A name that a shell would run or split is not offered: the shell takes it as it is.
+    for name in ["plain$(touch x)", "plain two"] {
+        host.add(name, json!({ "name": "work", "newQueue": true }))
+            .await?;
+    }
+    let queues = complete(&host.url, &["patchbay", "queue", "show", "pla"]).await?;
+    assert_eq!(queues.trim(), QUEUE);
     let plugins = complete(&host.url, &["patchbay", "plugin", "status", ""]).await?;
     assert!(plugins.lines().any(|line| line == "email"), "{plugins}");
     let rules = complete(&host.url, &["patchbay", "alert", "silence", "oldest"]).await?;
@@ -571,6 +578,201 @@ async fn a_shell_completes_the_names_that_the_host_knows() -> anyhow::Result<()>
         let script = run(&host, &["completions", shell]).await?;
         assert!(script.out.contains("COMPLETE"), "{shell}: {}", script.out);
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_removed_schedule_comes_back_with_its_data() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let (host, _) = with_jobs(&world, 1).await?;
+    let data = r#"{"n":123456789012345678901234567890}"#;
+    let add = [
+        "schedule",
+        "add",
+        "nightly",
+        QUEUE,
+        "work",
+        "--every-ms",
+        "3600000",
+    ];
+    let made = run(
+        &host,
+        &[&add[..], &["--data", data, "--missed", "once"]].concat(),
+    )
+    .await?;
+    assert_eq!(made.code, Some(0), "{}", made.err);
+    let early = run(&host, &["schedule", "restore", "nightly"]).await?;
+    assert_eq!(early.code, Some(3), "{}", early.err);
+    let removed = run(&host, &["schedule", "remove", "nightly", "--yes"]).await?;
+    assert!(
+        removed
+            .out
+            .contains("Undo: patchbay schedule restore nightly"),
+        "{}",
+        removed.out
+    );
+    let back = run(
+        &host,
+        &[
+            "--json", "schedule", "restore", "nightly", "--reason", "INC-9",
+        ],
+    )
+    .await?;
+    assert_eq!(back.code, Some(0), "{}", back.err);
+    let (_, shown) = host.get("/api/admin/schedules/nightly").await?;
+    let shown = &shown["data"];
+    assert_eq!(
+        (
+            &shown["data"],
+            &shown["missed"],
+            shown["nextAt"].is_string()
+        ),
+        (&json!(data), &json!("once"), true),
+        "{shown}"
+    );
+    let twice = run(&host, &["schedule", "restore", "nightly"]).await?;
+    assert_eq!(twice.code, Some(3), "{}", twice.err);
+    // A schedule that was made anew is not replaced by the old one.
+    run(&host, &["schedule", "remove", "nightly", "--yes"]).await?;
+    run(&host, &add).await?;
+    let taken = run(&host, &["schedule", "restore", "nightly"]).await?;
+    assert!(
+        taken.code == Some(4) && taken.err.contains("There is a schedule nightly again"),
+        "{}",
+        taken.err
+    );
+    run(&host, &["schedule", "remove", "nightly", "--yes"]).await?;
+    let newest = run(&host, &["schedule", "restore", "nightly"]).await?;
+    assert!(newest.out.contains("If missed: skipped"), "{}", newest.out);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_job_that_a_bulk_operation_removed_is_not_changed_and_its_id_is_not_lost()
+-> anyhow::Result<()> {
+    let world = World::new().await?;
+    let host = world.host(&[]).await?;
+    let job = json!({ "name": "work", "id": "same", "data": { "v": "old" }, "newQueue": true });
+    host.add(QUEUE, job).await?;
+    let twice = run(&host, &["job", "add", QUEUE, "work", "{}", "--id", "same"]).await?;
+    assert!(
+        twice
+            .out
+            .contains("Nothing was added, because there is a job with this id"),
+        "{}",
+        twice.out
+    );
+    let which = format!("queue={QUEUE}");
+    let remove = [
+        "bulk", "remove", &which, "--state", "waiting", "--yes", "--watch",
+    ];
+    let removed = run(&host, &remove).await?;
+    assert_eq!(removed.code, Some(0), "{}", removed.err);
+    let shown = run(&host, &["job", "show", QUEUE, "same"]).await?;
+    assert!(
+        shown.out.contains("Removed by bulk operation 1"),
+        "{}",
+        shown.out
+    );
+    for arguments in [
+        vec![
+            "job",
+            "add",
+            QUEUE,
+            "work",
+            r#"{"v":"new"}"#,
+            "--id",
+            "same",
+        ],
+        vec!["job", "set-data", QUEUE, "same", "{}", "--yes"],
+        vec!["job", "set-priority", QUEUE, "same", "3"],
+        vec!["job", "duplicate", QUEUE, "same"],
+        vec!["job", "remove", QUEUE, "same", "--yes"],
+    ] {
+        let refused = run(&host, &arguments).await?;
+        assert!(
+            refused.code == Some(4) && refused.err.contains("patchbay bulk undo 1"),
+            "{arguments:?}: {} {}",
+            refused.out,
+            refused.err
+        );
+    }
+    let undone = run(&host, &["bulk", "undo", "1", "--watch"]).await?;
+    assert_eq!(undone.code, Some(0), "{}", undone.err);
+    let (_, back) = host
+        .get(&format!("/api/admin/queues/{QUEUE}/jobs/same"))
+        .await?;
+    assert_eq!(back["data"]["job"]["data"], r#"{"v":"old"}"#, "{back}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_change_with_an_unknown_parameter_does_nothing() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let (host, _) = with_jobs(&world, 1).await?;
+    for query in [
+        "dryrun=true",
+        "Reason=x",
+        "=1",
+        "confirm=plainQueue&force=true",
+    ] {
+        let (status, answer) = host
+            .post(
+                &format!("/api/admin/queues/{QUEUE}/pause?{query}"),
+                json!({}),
+            )
+            .await?;
+        assert_eq!(
+            (status, &answer["code"]),
+            (400, &json!("invalid-input")),
+            "{query}: {answer}"
+        );
+    }
+    let (_, queue) = host.get(&format!("/api/admin/queues/{QUEUE}?x=1")).await?;
+    assert_eq!(queue["data"]["paused"], false, "{queue}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_cannot_be_written_is_an_error_and_no_output_steers_a_terminal() -> anyhow::Result<()>
+{
+    let world = World::new().await?;
+    let (host, _) = with_jobs(&world, 1).await?;
+    let job = json!({ "name": "a\u{9b}31m\u{202e}b", "data": {} });
+    let id = host.add(QUEUE, job).await?;
+    let shown = run(&host, &["--json", "job", "show", QUEUE, &id]).await?;
+    assert!(shown.out.contains("a\\u009b31m\\u202eb"), "{}", shown.out);
+    let reason = "\u{1b}]0;pwn\u{7}\u{9b}31m";
+    run(&host, &["queue", "pause", QUEUE, "--reason", reason]).await?;
+    let csv = run(&host, &["activity", "--csv"]).await?;
+    assert!(
+        csv.out.contains("]0;pwn") && !csv.out.contains(['\u{1b}', '\u{9b}', '\u{7}']),
+        "{}",
+        csv.out
+    );
+    let deep = format!("{}{}", "[".repeat(5_000), "]".repeat(5_000));
+    let job = run(&host, &["-q", "job", "add", QUEUE, "deep", &deep]).await?;
+    let shown = run(&host, &["--json", "job", "show", QUEUE, job.out.trim()]).await?;
+    assert!(
+        shown.code == Some(0) && shown.out.len() < 100_000,
+        "{} bytes",
+        shown.out.len()
+    );
+    let full = tokio::process::Command::new(binary())
+        .args(["queue", "list"])
+        .env("PATCHBAY_URL", &host.url)
+        .env("PATCHBAY_USER", USER)
+        .env("PATCHBAY_PASSWORD", PASSWORD)
+        .stdout(std::fs::OpenOptions::new().write(true).open("/dev/full")?)
+        .stderr(Stdio::piped())
+        .spawn()?
+        .wait_with_output()
+        .await?;
+    let said = String::from_utf8_lossy(&full.stderr);
+    assert!(
+        full.status.code() == Some(1) && said.starts_with("error: cannot write the output"),
+        "{said}"
+    );
     Ok(())
 }
 

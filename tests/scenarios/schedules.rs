@@ -120,7 +120,7 @@ async fn a_schedule_is_made_changed_paused_run_and_removed() -> anyhow::Result<(
     let shown = said(&["schedule", "show", "beat"]).await?;
     for part in [
         " 23:59 IST (18:29 UTC)",
-        "last run: 20",
+        "Last run: 20",
         ": completed",
         "If missed: skipped. Created by: operator",
     ] {

@@ -67,7 +67,7 @@ type Search = Option<Json<SavedSearch>>;
 type Columns = &'static [(&'static str, bool)];
 
 /// Columns with texts, by place.
-const TEXT_COLUMNS: [(&str, Columns, Place); 11] = [
+const TEXT_COLUMNS: [(&str, Columns, Place); 12] = [
     (
         "dead_letters",
         &[("message", false), ("note", false), ("assignee", false)],
@@ -97,6 +97,7 @@ const TEXT_COLUMNS: [(&str, Columns, Place); 11] = [
         Place::Alerts,
     ),
     ("schedules", &[("description", false)], Place::Schedules),
+    ("removed_schedules", &[("schedule", true)], Place::Schedules),
     ("erasures", &[("reason", false)], Place::Reasons),
     (
         "quarantines",
