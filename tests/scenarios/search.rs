@@ -277,7 +277,7 @@ async fn what_cannot_be_searched_for_is_refused_with_what_can() -> anyhow::Resul
             400,
             "revision: must be 4 to 64 hexadecimal digits of a digest",
         ),
-        (&[("cursor", "nonsense")], 400, "cursor: unknown"),
+        (&[("cursor", "nonsense")], 400, "cursor: not valid"),
         (&[("limit", "0")], 400, "limit: must be from 1 to 200"),
         (&[("limit", "201")], 400, "limit: must be from 1 to 200"),
     ] {
@@ -614,7 +614,7 @@ async fn a_saved_search_is_run_changed_undone_and_forgotten_by_name() -> anyhow:
         ),
         (
             json!({ "filter": { "colour": "red" } }),
-            "colour: not a part of a filter",
+            "colour: is not a filter",
         ),
         (
             json!({ "filter": {}, "state": "delayed" }),

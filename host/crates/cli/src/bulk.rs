@@ -19,7 +19,7 @@ use serde_json::{Map, Value, json};
 use super::client::{Client, ClientArgs};
 use super::dead_letter_advice;
 use super::exact::{with_json_in, with_member};
-use super::output::{Output, time};
+use super::output::{Output, plain, time};
 use super::paging::Paging;
 use super::refusal::{Refusal, Why, confirmed};
 
@@ -444,8 +444,8 @@ async fn begin_with(
         output.value(&example(&count, preview), &raw);
         return Ok(ExitCode::SUCCESS);
     }
-    if !output.json {
-        println!("{}", example(&count, preview));
+    if !output.json && !output.quiet {
+        println!("{}", plain(&example(&count, preview)));
     }
     let pause = first.filter(|first| u64::from(*first) < matched);
     let pause = pause
@@ -631,7 +631,10 @@ fn describe_bulk(bulk: &Bulk, reasons: &[BulkReason]) -> String {
             .map(|reason| format!("{} {}: {}", reason.jobs, reason.state, reason.reason)),
     );
     match (bulk.state.as_str(), bulk.undo_until) {
-        ("paused", _) => lines.push(format!("Next: patchbay bulk resume {}, or cancel", bulk.id)),
+        ("paused", _) => lines.push(format!(
+            "Next: patchbay bulk resume {0}\nOr: patchbay bulk cancel {0}",
+            bulk.id
+        )),
         ("done" | "cancelled" | "failed", Some(until)) => {
             lines.push(format!(
                 "can be undone until {}: patchbay bulk undo {}",

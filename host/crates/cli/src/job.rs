@@ -80,7 +80,7 @@ pub enum JobCommand {
         #[command(flatten)]
         why: Why,
     },
-    /// Remove a job that is not running; its history is kept
+    /// Remove a job that is not running; what it did stays in the history
     Remove {
         #[command(flatten)]
         job: JobRef,
@@ -276,7 +276,7 @@ pub(crate) async fn run(
                 .ask::<JobsRemove>((&job).into(), none, NoBody)
                 .await?;
             output.done(
-                &format!("Removed: {job}. Its history is kept"),
+                &format!("Removed: {job}. What it did stays in the history"),
                 &job.value(),
             );
         }
@@ -591,6 +591,8 @@ fn attempts(shown: &Job) -> String {
     let mut text = format!("{} of {} made", job.attempts_made, retries.attempts);
     if job.finished_on.is_none() {
         text += &format!(", {} left", retries.left);
+    } else if job.state == JobState::Failed && retries.left > 0 {
+        text += "; failed for good: this failure is not retried";
     }
     if let Some(backoff) = retries.backoff.as_ref().filter(|_| retries.attempts > 1) {
         text += &format!(", backoff {backoff}");

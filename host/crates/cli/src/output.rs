@@ -300,33 +300,32 @@ fn lines(head: &[&str], rows: &[Vec<String>], limit: Option<usize>) -> Vec<Strin
     if let Some(widths) = fitted(&natural, limit) {
         return rows.iter().map(|row| line(row, &widths, true)).collect();
     }
-    let (rows, natural) = without_empty_columns(&rows, &natural);
-    match fitted(&natural, limit) {
-        Some(widths) => rows.iter().map(|row| line(row, &widths, true)).collect(),
-        None => records(&rows, limit),
+    // Columns that say nothing in any row are left out, the last ones first, until it fits.
+    let mut kept: Vec<usize> = (0..natural.len()).collect();
+    while let Some(place) = kept.iter().rposition(|column| is_empty(&rows, *column)) {
+        kept.remove(place);
+        let natural: Vec<usize> = kept.iter().map(|column| natural[*column]).collect();
+        if let Some(widths) = fitted(&natural, limit) {
+            let pick = |row: &Vec<String>| -> Vec<String> {
+                kept.iter()
+                    .filter_map(|column| row.get(*column))
+                    .cloned()
+                    .collect()
+            };
+            return rows
+                .iter()
+                .map(|row| line(&pick(row), &widths, true))
+                .collect();
+        }
     }
+    records(&rows, limit)
 }
 
-/// Without the columns that say nothing in any row, for a terminal on which the others then fit.
-fn without_empty_columns(
-    rows: &[Vec<String>],
-    natural: &[usize],
-) -> (Vec<Vec<String>>, Vec<usize>) {
+/// Whether the column, which is not the first, says nothing in any row.
+fn is_empty(rows: &[Vec<String>], column: usize) -> bool {
     let says = |cell: &String| !["", "0", "-"].contains(&cell.as_str());
-    let kept: Vec<usize> = (0..natural.len())
-        .filter(|column| {
-            let mut cells = rows.iter().skip(1).filter_map(|row| row.get(*column));
-            *column == 0 || cells.any(says)
-        })
-        .collect();
-    let keep = |row: &Vec<String>| {
-        kept.iter()
-            .filter_map(|column| row.get(*column))
-            .cloned()
-            .collect()
-    };
-    let widths = kept.iter().map(|column| natural[*column]).collect();
-    (rows.iter().map(keep).collect(), widths)
+    let mut cells = rows.iter().skip(1).filter_map(|row| row.get(column));
+    column > 0 && !cells.any(says)
 }
 
 fn line(row: &[String], widths: &[usize], is_cut: bool) -> String {

@@ -13,6 +13,7 @@ use patchbay_model::job::JobState;
 use redis::{AsyncCommands, RedisResult, Value};
 
 use crate::damage::{read, text};
+use crate::queue_stats::due_at;
 use crate::transaction::transaction;
 use crate::view::job_view;
 use crate::{Broker, JobView, QueueError};
@@ -153,7 +154,12 @@ impl Broker {
             pipe.hgetall([keys.key_prefix().as_bytes(), id].concat());
         }
         let hashes: Vec<RedisResult<Value>> = pipe.query_async(&mut self.connection.get()).await?;
-        let view = |((id, _), hash): (Entry, _)| Ok(job_view(text(&id), state, read(hash)?));
+        let view = |((id, score), hash): (Entry, _)| {
+            Ok(JobView {
+                due_at: score.filter(|_| state == JobState::Delayed).map(due_at),
+                ..job_view(text(&id), state, read(hash)?)
+            })
+        };
         let jobs = entries
             .into_iter()
             .zip(hashes)

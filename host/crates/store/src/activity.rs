@@ -66,10 +66,12 @@ pub struct ActivityCursor {
     pub id: i64,
 }
 
-const OF_ACTIONS: &str = "select 'action' as source, id, began_at as at, ended_at, kind, actor, action, target, details, result, error \
-    from operator_actions where ($1::text is null or actor = $1) \
+const OF_ACTIONS: &str = "select 'action' as source, id, began_at as at, ended_at, kind, actor, action, \
+    case when action = 'job.add' and result ? 'id' then target || '/' || (result ->> 'id') else target end as target, \
+    details, result, error from operator_actions where ($1::text is null or actor = $1) \
     and ($2::text is null or action = $2 or starts_with(action, $2 || '.')) \
-    and ($3::text is null or target = $3 or starts_with(target, $3 || '/') or starts_with(target, $3 || ' ')) \
+    and ($3::text is null or target = $3 or starts_with(target, $3 || '/') or starts_with(target, $3 || ' ') \
+    or (action in ('job.add', 'job.duplicate') and (result ->> 'queue') || '/' || (result ->> 'id') = $3)) \
     and ($4::text is null or kind = $4) \
     and ($5::text is null or $5 = case when error is not null then 'failed' when ended_at is null then 'running' else 'done' end) \
     and ($6::timestamptz is null or began_at >= $6) and ($7::timestamptz is null or began_at < $7) \

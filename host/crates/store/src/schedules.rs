@@ -1,6 +1,6 @@
 //! Schedules that should run: from manifests, and from operators.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
 use patchbay_model::PluginName;
 use patchbay_model::schedule::ScheduleId;
 use sqlx::PgConnection;
@@ -83,6 +83,22 @@ impl Store {
             .bind(id.as_str())
             .fetch_optional(&self.pool)
             .await?;
+        if row.is_none() {
+            let query = sqlx::query_scalar(
+                "select removed_at from removed_schedules where id = $1 and removed_at >= now() - make_interval(days => $2)",
+            );
+            let removed: Option<DateTime<Utc>> = query
+                .bind(id.as_str())
+                .bind(RESTORABLE_DAYS)
+                .fetch_optional(&self.pool)
+                .await?;
+            if let Some(at) = removed {
+                let at = at.to_rfc3339_opts(SecondsFormat::Secs, true);
+                return Err(StoreError::NotFound(format!(
+                    "Schedule {id} was removed at {at}. To restore it: patchbay schedule restore {id}"
+                )));
+            }
+        }
         row.ok_or_else(|| {
             StoreError::NotFound(format!(
                 "There is no schedule {id}. See: patchbay schedule list"

@@ -116,10 +116,14 @@ impl Jobs {
     ) -> Result<(), Error> {
         let act = async {
             // A job that cannot be read has its own error.
-            if let Ok(Some(job)) = self.broker.job(queue, id).await
-                && let Some(bulk) = job.removed_by
-            {
-                return Err(removed(id.as_str(), bulk));
+            match self.broker.job(queue, id).await {
+                Ok(None) => return Err(self.why_gone(queue, id).await?),
+                Ok(Some(job)) => {
+                    if let Some(bulk) = job.removed_by {
+                        return Err(removed(id.as_str(), bulk));
+                    }
+                }
+                Err(_) => {}
             }
             Ok(act.await?)
         };

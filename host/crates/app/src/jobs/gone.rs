@@ -23,7 +23,8 @@ impl Jobs {
             &store.job_erasures(prefix, queue, id).await?,
             id.as_str(),
         );
-        let of_queue = match attempts.iter().map(|row| row.attempt.finished_at).max() {
+        let last_seen = attempts.iter().map(|row| row.attempt.finished_at).max();
+        let of_queue = match last_seen {
             Some(since) => store.queue_actions(queue, since.timestamp_millis()).await?,
             None => Vec::new(),
         };
@@ -36,9 +37,12 @@ impl Jobs {
         };
         let at = time(at);
         let next = arguments(&[queue.as_str(), id.as_str()]);
-        let message = format!(
-            "Job {job} of {name} is not in Redis any more: {how}. See: patchbay job timeline {next}"
-        );
+        // A job that never ran has no timeline.
+        let see = match attempts.is_empty() {
+            true => String::new(),
+            false => format!(". See: patchbay job timeline {next}"),
+        };
+        let message = format!("Job {job} of {name} is not in Redis any more: {how}{see}");
         Ok(Error::not_found(message).with_details(json!({ "gone": how, "at": at })))
     }
 }
@@ -65,7 +69,7 @@ fn end_of(
         .filter(|bulk| bulk.kind == "remove" && bulk.job_id == id && bulk.state == "done")
         .map(|bulk| {
             let how = format!(
-                "bulk operation {} of {} removed it at {}",
+                "bulk operation {0} of {1} removed it at {2} (patchbay bulk undo {0} brings it back, for an hour)",
                 bulk.bulk,
                 bulk.actor,
                 time(bulk.at)

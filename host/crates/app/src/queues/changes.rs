@@ -155,6 +155,9 @@ fn next(change: &ActionRow) -> String {
     let undo = match change.action.as_str() {
         "queue.pause" if change.target == "*" => "patchbay queue resume --all".to_owned(),
         "queue.pause" => format!("patchbay queue resume {target}"),
+        "queue.concurrency" | "queue.rate-limit" if change.details["max"].is_null() => {
+            return "nothing, if it was intended".to_owned();
+        }
         "queue.concurrency" => format!("patchbay queue concurrency {target} --none"),
         "queue.rate-limit" => format!("patchbay queue rate-limit {target} --none"),
         "plugin.activate" | "plugin.rollback" => format!("patchbay plugin rollback {target}"),
