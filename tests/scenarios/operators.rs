@@ -142,7 +142,9 @@ async fn what_cannot_be_undone_says_what_and_how_many_and_asks() -> anyhow::Resu
     );
     let removed = run(&host, &["schedule", "remove", "nightly", "--yes"]).await?;
     assert!(
-        removed.out.contains("Undo: patchbay schedule restore nightly"),
+        removed
+            .out
+            .contains("Undo: patchbay schedule restore nightly"),
         "{}",
         removed.out
     );

@@ -760,7 +760,7 @@ async fn the_master_key_is_rotated_by_commands() -> anyhow::Result<()> {
     let partly = command(&host, &["secret", "rekey"], "").await?;
     let text = String::from_utf8_lossy(&partly.stderr).into_owned();
     assert!(
-        partly.status.code() == Some(1) && text.contains("opens: hostile TOKEN, version 1;"),
+        partly.status.code() == Some(1) && text.contains("opens: hostile TOKEN, version 1. "),
         "{text}"
     );
     assert_eq!(

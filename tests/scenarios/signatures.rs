@@ -143,7 +143,7 @@ async fn unsigned_changed_and_wrongly_signed_files_are_refused_and_nothing_is_ke
             "a stranger's",
             &plugin,
             vec![signed(&plugin, &stranger)],
-            "by no trusted key",
+            "not by a trusted key",
         ),
         (
             "changed after signing",
