@@ -233,7 +233,8 @@ async fn who_did_what_is_listed_filtered_followed_and_exported() -> anyhow::Resu
     let count = async |args: &[&str]| anyhow::Ok(list(args).await?.as_array().map_or(0, Vec::len));
     assert_eq!(
         count(&["--target", &format!("{QUEUE}/{}", ids[0])]).await?,
-        1
+        2,
+        "its addition and its removal"
     );
     assert_eq!(
         count(&["--target", QUEUE]).await?,
@@ -727,7 +728,7 @@ async fn a_change_with_an_unknown_parameter_does_nothing() -> anyhow::Result<()>
         );
     }
     let (_, queue) = host.get(&format!("/api/admin/queues/{QUEUE}?x=1")).await?;
-    assert_eq!(queue["data"]["paused"], false, "{queue}");
+    assert_eq!(queue["data"]["counts"]["paused"], false, "{queue}");
     Ok(())
 }
 
