@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use patchbay_model::filter::Filter;
-use patchbay_store::{Place, Selection, Store, StoreConfig, Term};
+use patchbay_store::{SearchCursor, Selection, Store, StoreConfig, Term};
 use sqlx::{Connection, Executor, PgConnection, Row};
 
 use crate::statistics::{percentile, verdict};
@@ -388,7 +388,7 @@ async fn pages(world: &World) -> anyhow::Result<()> {
             filter: &filter,
             terms: &[],
         };
-        let (mut times, mut after): (_, Option<Place>) = (Vec::new(), None);
+        let (mut times, mut after): (_, Option<SearchCursor>) = (Vec::new(), None);
         for _ in 0..SAMPLES {
             let began = Instant::now();
             let page = world

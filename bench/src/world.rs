@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use async_trait::async_trait;
-use patchbay_app::history::Bodies;
+use patchbay_app::history::SealedBodies;
 use patchbay_app::snapshot::OfflineSnapshot;
 use patchbay_app::vault::{KeySource, Keys, Vault};
 use patchbay_capability::{
@@ -31,7 +31,6 @@ use patchbay_work::meters::Meters;
 use patchbay_work::quarantine::Quarantine;
 use patchbay_work::settings::Settings;
 use patchbay_work::{AttemptHandler, Execution, Executor, Invoker};
-use patchbay_work::{Execution, Executor, WasmExecutor, Work};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::sync::Mutex;
@@ -68,7 +67,7 @@ pub struct World {
     native_per_ms: u64,
     pub wasm_per_ms: u64,
     pub store: Store,
-    pub bodies: Arc<Bodies>,
+    pub bodies: Arc<SealedBodies>,
     node: Mutex<Node>,
     sequence: AtomicU64,
     redis_server: Child,
@@ -286,7 +285,7 @@ impl World {
             false,
         )
         .await?;
-        let bodies = Arc::new(Bodies::new(store.clone(), vault));
+        let bodies = Arc::new(SealedBodies::new(store.clone(), vault));
         let guest_file = tempfile::NamedTempFile::new()?;
         std::fs::write(guest_file.path(), guest)?;
         let node = Mutex::new(Node::start(&redis_url)?);

@@ -32,7 +32,7 @@ impl Jobs {
         let (name, job) = (word(queue.as_str()), word(id.as_str()));
         let Some((at, how)) = end else {
             return Ok(Error::not_found(format!(
-                "Queue {name} has no job {job}, and nothing is recorded of one"
+                "Queue {name} has no job {job}, and nothing is recorded of one. A job that another client removed before it ran leaves no record"
             )));
         };
         let at = time(at);
