@@ -62,8 +62,10 @@ struct Cli {
     #[arg(short, long, global = true, help_heading = "Output")]
     quiet: bool,
     /// Repeat a command that reads, every two seconds or so often; for a bulk operation: follow it
-    #[arg(long, global = true, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "2", value_parser = clap::value_parser!(u64).range(1..=3600), help_heading = "Output")]
-    watch: Option<u64>,
+    #[arg(long, global = true, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "2", help_heading = "Output")]
+    // Text, because `patchbay dev` has an option of the same name, for folders, and clap reads both
+    // as one type.
+    watch: Option<String>,
     /// Configuration file [default: patchbay.toml here or in /etc/patchbay]
     #[arg(long, global = true, value_name = "FILE", env = "PATCHBAY_CONFIG")]
     config: Option<PathBuf>,
@@ -89,7 +91,7 @@ impl Cli {
             json: self.json || self.format == Some(Format::Json),
             wide: self.format == Some(Format::Wide),
             quiet: self.quiet,
-            watch: self.watch.is_some(),
+            watch: self.watch.is_some() && !matches!(self.command, Command::Dev(_)),
         }
     }
 }
@@ -160,10 +162,14 @@ pub fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let ended = match cli.watch {
-        Some(seconds) if cli.is_read() => {
-            runtime.block_on(watch(cli, Duration::from_secs(seconds), output))
-        }
+    let ended = match &cli.watch {
+        Some(_) if matches!(cli.command, Command::Dev(_)) => runtime.block_on(run(cli, output)),
+        Some(seconds) if cli.is_read() => match seconds.parse() {
+            Ok(seconds @ 1..=3600) => {
+                runtime.block_on(watch(cli, Duration::from_secs(seconds), output))
+            }
+            _ => Err(Usage("--watch: must be a number of seconds from 1 to 3600".into()).into()),
+        },
         Some(_) if !cli.can_be_followed() => {
             Err(Usage("--watch repeats commands that only read, such as `patchbay status`, and follows bulk operations".into()).into())
         }

@@ -81,7 +81,7 @@ async fn a_full_pipe_of_the_log_stops_neither_work_nor_the_end_and_what_was_drop
     let mut lines = BufReader::new(stdout).lines();
     let told = tokio::time::timeout(Duration::from_secs(30), async {
         while let Some(line) = lines.next_line().await? {
-            if line.contains("log lines are missing here") {
+            if line.contains("Log lines are missing here") {
                 return Ok(line);
             }
         }

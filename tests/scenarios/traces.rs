@@ -138,7 +138,7 @@ async fn add(host: &Host, job: Value, flags: &str) -> anyhow::Result<String> {
     let request = host
         .http
         .post(format!(
-            "{}/api/admin/queues/hostileQueue/jobs?note=qu3ry-note",
+            "{}/api/admin/queues/hostileQueue/jobs?reason=qu3ry-note",
             host.url
         ))
         .json(&job);

@@ -872,6 +872,13 @@ async fn every_change(host: &Host) -> anyhow::Result<Vec<Change>> {
         ),
         (
             "post",
+            "/api/admin/schedules/{id}/restore",
+            json!({}),
+            "often",
+            200,
+        ),
+        (
+            "post",
             "/api/admin/queues/{queue}/drain",
             json!({ "delayed": true }),
             "",

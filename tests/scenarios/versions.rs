@@ -103,7 +103,8 @@ async fn a_draft_is_refused_where_drafts_are_not_accepted_and_a_wrong_manifest_e
         let message = refused(&careless, draft(component, wit)?).await?;
         println!("{message}");
         assert!(
-            message.contains("the manifest says wit = ") && message.contains("make them agree"),
+            message.contains("the manifest says wit = ")
+                && message.contains("use the same version in both"),
             "{message}"
         );
     }

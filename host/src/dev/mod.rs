@@ -38,7 +38,7 @@ pub(crate) struct DevArgs {
     /// Build, push and activate plugins whenever their sources are saved: those in --plugins, and
     /// the folders DIR with a plugin.toml
     #[arg(long, value_name = "DIR", num_args = 0..)]
-    watch: Option<Vec<PathBuf>>,
+    watch: Option<Vec<String>>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -108,7 +108,10 @@ pub(crate) async fn run(args: DevArgs, file: Option<&Path>) -> anyhow::Result<()
 
     let watch = args
         .watch
-        .map(|more| Watch::begin(&args.plugins, more))
+        .map(|more| {
+            let more = more.into_iter().map(PathBuf::from).collect();
+            Watch::begin(&args.plugins, more)
+        })
         .transpose()?;
     let mut state = DevState::open(&args.dir)?;
     let _only_one = state.lock()?;
