@@ -700,6 +700,13 @@ async fn every_change(host: &Host) -> anyhow::Result<Vec<Change>> {
         ("post", "/api/admin/queues/{queue}/jobs", job, "", 200),
         ("post", "/api/admin/flows", tree, "", 200),
         (
+            "post",
+            "/api/admin/queues/{queue}/jobs/{id}/duplicate",
+            json!({}),
+            &delayed,
+            200,
+        ),
+        (
             "put",
             "/api/admin/queues/{queue}/jobs/{id}/data",
             json!({ "new": true }),

@@ -98,10 +98,8 @@ async fn result(dir: &Path) -> anyhow::Result<Value> {
     let id = added["id"].as_str().context("an id")?.to_owned();
     until(Duration::from_secs(60), "the job", async || {
         let shown = json_of(dir, &["job", "show", "watchedQueue", &id]).await?;
-        let value = shown["job"]["returnValue"]
-            .as_str()
-            .filter(|_| shown["job"]["state"] == "completed");
-        Ok(value.map(serde_json::from_str).transpose()?)
+        let job = &shown["job"];
+        Ok((job["state"] == "completed").then(|| job["returnValue"].clone()))
     })
     .await
 }
