@@ -960,7 +960,14 @@ async fn queues_in_redis(world: &World) -> anyhow::Result<BTreeMap<String, Vec<u
     let mut redis = world.redis().await?;
     let mut content = BTreeMap::new();
     for key in keys_of(world, "*").await? {
-        let dump: Option<Vec<u8>> = redis::cmd("DUMP").arg(&key).query_async(&mut redis).await?;
+        let kind: String = redis.key_type(&key).await?;
+        let dump: Option<Vec<u8>> = if kind == "hash" {
+            // The order of its fields, which DUMP has, may change when they are read.
+            let fields: BTreeMap<Vec<u8>, Vec<u8>> = redis.hgetall(&key).await?;
+            Some(format!("{fields:?}").into_bytes())
+        } else {
+            redis::cmd("DUMP").arg(&key).query_async(&mut redis).await?
+        };
         content.extend(dump.map(|dump| (key, dump)));
     }
     Ok(content)
