@@ -39,6 +39,7 @@ pub mod id;
 pub mod job;
 pub mod job_defaults;
 pub mod job_view;
+pub mod json_members;
 pub mod json_schema;
 pub mod manifest;
 pub mod mirror_cursor;
