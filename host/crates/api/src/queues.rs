@@ -2,6 +2,7 @@
 
 pub use patchbay_model::queue::{LegacyRepeatable, QueueCounts, QueueOverview};
 
+use chrono::{DateTime, Utc};
 use patchbay_model::job::JobState;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -30,10 +31,10 @@ operations! {
     QueuesWhy = "queues.why": GET "/api/admin/queues/{queue}/why" (QueuePath, NoQuery, NoBody) -> List<Reason>,
         Operator, Reads, errors [];
     /// Pause a queue for every worker on all hosts; running jobs continue.
-    QueuesPause = "queues.pause": POST "/api/admin/queues/{queue}/pause" (QueuePath, NoQuery, NoBody) -> Data<Done>,
+    QueuesPause = "queues.pause": POST "/api/admin/queues/{queue}/pause" (QueuePath, NoQuery, NoBody) -> Data<Switched>,
         Operator, Changes, audit "queue.pause", errors [409 "BullMQ 5 works on the same queues, and its resume would lose jobs"];
     /// Resume a queue: workers take its jobs again.
-    QueuesResume = "queues.resume": POST "/api/admin/queues/{queue}/resume" (QueuePath, NoQuery, NoBody) -> Data<Done>,
+    QueuesResume = "queues.resume": POST "/api/admin/queues/{queue}/resume" (QueuePath, NoQuery, NoBody) -> Data<Switched>,
         Operator, Changes, audit "queue.resume", errors [];
     /// Pause every queue.
     QueuesPauseAll = "queues.pause_all": POST "/api/admin/queues/pause" ((), NoQuery, Json<EveryQueue>) -> Data<AllDone>,
@@ -42,11 +43,11 @@ operations! {
     QueuesResumeAll = "queues.resume_all": POST "/api/admin/queues/resume" ((), NoQuery, Json<EveryQueue>) -> Data<AllDone>,
         Operator, Changes, audit "queue.resume", errors [];
     /// Remove the waiting jobs of a queue; with `dryRun`, only count them.
-    QueuesDrain = "queues.drain": POST "/api/admin/queues/{queue}/drain" (QueuePath, NoQuery, Json<Drain>) -> Data<Done>,
+    QueuesDrain = "queues.drain": POST "/api/admin/queues/{queue}/drain" (QueuePath, NoQuery, Json<Drain>) -> Data<Cleared>,
         Operator, Destroys("removes every waiting job of the queue"), audit "queue.drain", errors [];
     /// Remove jobs in one state; with `dryRun`, only count them. A removal by `bulk.begin` can be
     /// undone; this one cannot.
-    QueuesClean = "queues.clean": POST "/api/admin/queues/{queue}/clean" (QueuePath, NoQuery, Json<Clean>) -> Data<Done>,
+    QueuesClean = "queues.clean": POST "/api/admin/queues/{queue}/clean" (QueuePath, NoQuery, Json<Clean>) -> Data<Cleared>,
         Operator, Destroys("removes jobs of the queue"), audit "queue.clean", errors [];
     /// Put all jobs in one state back into the queue: retries failed or completed jobs, promotes
     /// delayed ones; with `dryRun`, only count them.
@@ -118,12 +119,52 @@ pub struct Reason {
     pub next: String,
 }
 
-/// Result of an operation on a queue.
+/// Result of an operation on jobs of a queue.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Done {
-    /// Number of jobs; number of queues for operations on whole queues. After a dry run: how many
-    /// jobs it would be at most.
+    /// Number of jobs. After a dry run: how many it would be at most.
     pub count: u64,
+}
+
+/// Result of removing jobs of a queue in one state.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Cleared {
+    /// Number of jobs. After a dry run: how many it would be at most.
+    pub count: u64,
+    /// Waiting jobs that a bulk operation had removed before. They are not among `count`, and
+    /// undoing that operation still restores them.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub removed_before: u64,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
+/// Result of pausing or resuming a queue.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct Switched {
+    /// Number of queues: 1.
+    pub count: u64,
+    /// Nothing has changed, because the queue was paused, or not paused, already.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub already: Option<Already>,
+}
+
+/// Who had paused or resumed a queue before. Empty where this is not recorded: another BullMQ client
+/// did it, or nobody ever has.
+#[derive(Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct Already {
+    /// The operator.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+    /// When.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<DateTime<Utc>>,
+    /// Why, in the operator's words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// Result of an operation on every queue.

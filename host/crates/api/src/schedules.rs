@@ -100,6 +100,13 @@ pub struct ScheduleView {
     pub paused_by: Option<String>,
     /// When it was paused; absent while it ticks.
     pub paused_at: Option<DateTime<Utc>>,
+    /// Why it was paused, in the operator's words; absent if none was given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused_reason: Option<String>,
+    /// Only in the answer of pausing and resuming: nothing has changed, because it was paused, or
+    /// not paused, already.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub already: bool,
     /// When it was last changed.
     pub updated_at: DateTime<Utc>,
     /// Who changed it last.
@@ -109,7 +116,7 @@ pub struct ScheduleView {
     /// `nextAt` by the clocks of `zone`, with their offset; only with a cron expression.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_at_local: Option<String>,
-    /// The newest job that a tick of it added and that has run.
+    /// The newest job that has run of those that its ticks, or operators with `schedules.run`, added.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_run: Option<LastRun>,
     /// How long its tick has been overdue, in milliseconds.

@@ -354,7 +354,7 @@ pub(crate) async fn run(
                 .map(|job| row(&job.job, state, output))
                 .collect();
             let (raw, shown) = (with_json_in(&jobs.raw, JSON_TEXTS), jobs.items.len() as u64);
-            output.list(&head(state), &WIDE, rows, &raw, &jobs.more());
+            output.list(&head(state), &wide(state), rows, &raw, &jobs.more());
             if jobs.next_cursor.is_some() || offset > 0 {
                 let counts = client.ask::<QueuesShow>(path, none, NoBody).await?;
                 let of = in_state(&counts.data.overview.counts, state);
@@ -373,6 +373,14 @@ pub(crate) async fn run(
 const JSON_TEXTS: &[&str] = &["data", "opts", "progress", "returnValue"];
 const HEAD: [&str; 5] = ["ID", "NAME", "ADDED", "ATTEMPTS", "FAILURE"];
 const WIDE: [&str; 4] = ["STARTED", "ENDED", "PRIORITY", "WORKER"];
+/// Place of the priority among all cells.
+const PRIORITY: usize = HEAD.len() + 2;
+
+/// The priority of prioritized jobs is always shown.
+fn wide(state: JobState) -> Vec<&'static str> {
+    let is_new = |column: &&str| state != JobState::Prioritized || *column != "PRIORITY";
+    WIDE.into_iter().filter(is_new).collect()
+}
 
 /// With what jobs in this state wait for.
 fn head(state: JobState) -> Vec<&'static str> {
@@ -409,7 +417,10 @@ fn row(job: &JobView, state: JobState, output: Output) -> Vec<String> {
     ];
     match state {
         JobState::Delayed => cells.insert(3, when(job.due_at)),
-        JobState::Prioritized => cells.insert(3, job.priority.unwrap_or(0).to_string()),
+        JobState::Prioritized => {
+            let priority = cells.remove(PRIORITY);
+            cells.insert(3, priority);
+        }
         _ => {}
     }
     cells
@@ -417,7 +428,8 @@ fn row(job: &JobView, state: JobState, output: Output) -> Vec<String> {
 
 fn in_state(counts: &QueueCounts, state: JobState) -> u64 {
     match state {
-        JobState::Waiting => counts.waiting,
+        // The list shows removed ones, too.
+        JobState::Waiting => counts.waiting + counts.removed,
         JobState::Prioritized => counts.prioritized,
         JobState::Delayed => counts.delayed,
         JobState::WaitingChildren => counts.waiting_children,

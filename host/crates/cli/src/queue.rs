@@ -7,7 +7,7 @@ use clap::Subcommand;
 use patchbay_api::body::{Json, NoBody};
 use patchbay_api::operation::NoQuery;
 use patchbay_api::queues::{
-    AllDone, Clean, Concurrency, Done, Drain, EveryQueue, MigrateRepeatables, Obliterate, PutBack,
+    AllDone, Already, Clean, Cleared, Concurrency, Done, Drain, EveryQueue, MigrateRepeatables, Obliterate, PutBack,
     Queue, QueueCounts, QueueOverview, QueuePath, QueuesClean, QueuesConcurrency, QueuesDrain,
     QueuesList, QueuesMigrateRepeatables, QueuesObliterate, QueuesPause, QueuesPauseAll,
     QueuesPutBack, QueuesRateLimit, QueuesResume, QueuesResumeAll, QueuesShow, QueuesWhy, Rate,
@@ -19,7 +19,7 @@ use serde_json::json;
 
 use super::client::{Client, ClientArgs, ClientError, Received};
 use super::names;
-use super::output::Output;
+use super::output::{Output, time};
 use super::refusal::{Consent, Why};
 
 #[derive(Subcommand)]
@@ -243,10 +243,17 @@ pub(crate) async fn run(
             let done = client
                 .ask::<QueuesPause>(QueuePath { queue }, none, NoBody)
                 .await?;
-            output.done(
-                &format!("Paused: {name}. Undo: patchbay queue resume {name}"),
-                &done.raw,
-            );
+            let undo = format!("Undo: patchbay queue resume {name}");
+            let text = match &done.data.already {
+                None => format!("Paused: {name}. {undo}"),
+                Some(Already { by: None, .. }) => format!(
+                    "{name} was already paused, by another BullMQ client such as Bull Board. {undo}"
+                ),
+                Some(already) => {
+                    format!("{name} was already paused {}. {undo}", who(already))
+                }
+            };
+            output.done(&text, &done.raw);
         }
         QueueCommand::Resume { which, consent } => {
             let Some(queue) = which.queue else {
@@ -264,10 +271,17 @@ pub(crate) async fn run(
             let done = client
                 .ask::<QueuesResume>(QueuePath { queue }, none, NoBody)
                 .await?;
-            output.done(
-                &format!("Resumed: {name}. Workers take its jobs"),
-                &done.raw,
-            );
+            let text = match &done.data.already {
+                None => format!("Resumed: {name}. Workers take its jobs"),
+                Some(Already { by: None, .. }) => {
+                    format!("{name} was not paused. Workers take its jobs")
+                }
+                Some(already) => format!(
+                    "{name} was already resumed {}. Workers take its jobs",
+                    who(already)
+                ),
+            };
+            output.done(&text, &done.raw);
         }
         QueueCommand::Drain {
             queue,
@@ -290,16 +304,16 @@ pub(crate) async fn run(
             let name = word(&queue);
             let would = act(true).await?;
             let jobs = of_queue(would.data.count, what, &name);
+            let before = removed_before(&would.data);
             if dry_run {
-                output.value(&format!("Would be removed: {jobs}"), &would.raw);
+                output.value(&format!("Would be removed: {jobs}{before}"), &would.raw);
                 return Ok(());
             }
-            consent.ask(&format!(
-                "This removes {jobs}, which cannot be undone. What patchbay bulk remove removes can be brought back for an hour"
-            ))?;
+            consent.ask(&format!("This removes {jobs}, {FOR_GOOD}{before}"))?;
             let done = act(false).await?;
             let jobs = of_queue(done.data.count, what, &name);
-            output.done(&format!("Removed: {jobs}"), &done.raw);
+            let before = removed_before(&done.data);
+            output.done(&format!("Removed: {jobs}{before}"), &done.raw);
         }
         QueueCommand::Clean {
             queue,
@@ -331,16 +345,17 @@ pub(crate) async fn run(
                 ""
             };
             let jobs = of_queue(would.data.count, &state.to_string(), &name);
+            let before = removed_before(&would.data);
             if dry_run {
-                output.value(&format!("Would be removed: {most}{jobs}"), &would.raw);
+                let text = format!("Would be removed: {most}{jobs}{before}");
+                output.value(&text, &would.raw);
                 return Ok(());
             }
-            consent.ask(&format!(
-                "This removes {most}{jobs}, which cannot be undone. What patchbay bulk remove removes can be brought back for an hour"
-            ))?;
+            consent.ask(&format!("This removes {most}{jobs}, {FOR_GOOD}{before}"))?;
             let done = act(false).await?;
             let jobs = of_queue(done.data.count, &state.to_string(), &name);
-            output.done(&format!("Removed: {jobs}"), &done.raw);
+            let before = removed_before(&done.data);
+            output.done(&format!("Removed: {jobs}{before}"), &done.raw);
         }
         QueueCommand::RetryAll {
             queue,
@@ -469,7 +484,16 @@ async fn list(client: &Client, output: Output) -> anyhow::Result<()> {
     let queues = client.ask::<QueuesList>((), NoQuery {}, NoBody).await?;
     let rows = queues.data.iter().map(|queue| {
         let paused = if queue.counts.paused { "paused" } else { "" };
-        let notes = [paused, queue.error.as_deref().unwrap_or_default()];
+        // They are not among the waiting ones.
+        let removed = match queue.counts.removed {
+            0 => String::new(),
+            removed => format!("{removed} removed"),
+        };
+        let notes = [
+            paused,
+            &removed,
+            queue.error.as_deref().unwrap_or_default(),
+        ];
         let notes = notes
             .into_iter()
             .filter(|note| !note.is_empty())
@@ -564,6 +588,31 @@ impl PutBackJobs<'_> {
     }
 }
 
+/// `by ops at 2026-11-30T13:08:03Z: INC-7`
+fn who(already: &Already) -> String {
+    let by = already.by.as_deref().unwrap_or("somebody");
+    let at = already.at.map(|at| format!(" at {}", time(at)));
+    let reason = already.reason.as_ref().map(|reason| format!(": {reason}"));
+    format!(
+        "by {by}{}{}",
+        at.unwrap_or_default(),
+        reason.unwrap_or_default()
+    )
+}
+
+const FOR_GOOD: &str = "which cannot be undone. What patchbay bulk remove removes can be brought back for an hour";
+
+/// Jobs that are not counted, and what becomes of them.
+fn removed_before(cleared: &Cleared) -> String {
+    match cleared.removed_before {
+        0 => String::new(),
+        1 => ". 1 more was removed by a bulk operation before: patchbay bulk undo still restores it".to_owned(),
+        n => format!(
+            ". {n} more were removed by a bulk operation before: patchbay bulk undo still restores them"
+        ),
+    }
+}
+
 /// `63 failed jobs of emailQueue`
 fn of_queue(count: u64, state: &str, queue: &str) -> String {
     format!("{} of {queue}", counted(count, &format!("{state} job")))
@@ -620,6 +669,12 @@ fn describe(queue: &Queue) -> String {
     ];
     if overview.counts.paused {
         lines.push("  paused".into());
+    }
+    if overview.counts.removed > 0 {
+        lines.push(format!(
+            "  removed by a bulk operation, until a worker drops them: {}",
+            overview.counts.removed
+        ));
     }
     if let Some(error) = &overview.error {
         lines.push(format!("  damaged: {error}"));

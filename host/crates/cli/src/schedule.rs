@@ -236,21 +236,30 @@ pub(crate) async fn run(
             let schedule = client
                 .ask::<SchedulesPause>(SchedulePath { id }, none, NoBody)
                 .await?;
-            let text = format!(
-                "Schedule {}: {}. Undo: patchbay schedule resume {}",
-                word(&schedule.data.id),
-                Line::from(&schedule.data).state(),
-                arguments(&[&schedule.data.id])
-            );
+            let view = &schedule.data;
+            let state = Line::from(view).state();
+            let (name, undo) = (word(&view.id), arguments(&[&view.id]));
+            let text = match view.already {
+                true => format!(
+                    "Schedule {name} was already paused. {state}. Undo: patchbay schedule resume {undo}"
+                ),
+                false => {
+                    format!("Schedule {name}: {state}. Undo: patchbay schedule resume {undo}")
+                }
+            };
             output.done(&text, &schedule.raw);
         }
         ScheduleCommand::Resume { id, .. } => {
-            tell(
-                &client
-                    .ask::<SchedulesResume>(SchedulePath { id }, none, NoBody)
-                    .await?,
-                output,
-            );
+            let schedule = client
+                .ask::<SchedulesResume>(SchedulePath { id }, none, NoBody)
+                .await?;
+            if schedule.data.already {
+                output.note(&format!(
+                    "Schedule {} was not paused; nothing has changed",
+                    word(&schedule.data.id)
+                ));
+            }
+            tell(&schedule, output);
         }
         ScheduleCommand::Run { id, .. } => {
             let job = client
@@ -353,6 +362,7 @@ struct Line<'a> {
     zone: Option<&'a str>,
     paused_by: Option<&'a str>,
     paused_at: Option<DateTime<Utc>>,
+    paused_reason: Option<&'a str>,
     trouble: Option<&'a str>,
     overdue_ms: Option<u64>,
     next_at: Option<&'a str>,
@@ -374,6 +384,7 @@ impl<'a> From<&'a ScheduleView> for Line<'a> {
             zone: schedule.zone.as_deref(),
             paused_by: schedule.paused_by.as_deref(),
             paused_at: schedule.paused_at,
+            paused_reason: schedule.paused_reason.as_deref(),
             trouble: schedule.trouble.as_deref(),
             overdue_ms: schedule.overdue_ms,
             next_at: schedule.next_at.as_deref(),
@@ -398,6 +409,7 @@ impl<'a> From<&'a ClientScheduler> for Line<'a> {
             zone: scheduler.zone_in_force.as_deref(),
             paused_by: None,
             paused_at: None,
+            paused_reason: None,
             trouble: view.trouble.as_deref(),
             overdue_ms: scheduler.overdue_ms,
             next_at: scheduler.next_time.as_deref().filter(|_| view.alive),
@@ -443,7 +455,12 @@ impl Line<'_> {
             let since = self
                 .paused_at
                 .map(|at| format!(" since {}", Zone::UTC.shown(at)));
-            return format!("Paused by {who}{}", since.unwrap_or_default());
+            let reason = self.paused_reason.map(|reason| format!(": {reason}"));
+            return format!(
+                "Paused by {who}{}{}",
+                since.unwrap_or_default(),
+                reason.unwrap_or_default()
+            );
         }
         let next = self.next_at.map(|next| moment(next, self.zone));
         match (self.trouble, self.overdue_ms, next) {

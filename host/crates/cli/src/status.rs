@@ -122,6 +122,9 @@ fn queue(queue: &QueueInTrouble) -> Vec<String> {
     let overview = &queue.overview;
     let waiting = counted(overview.counts.waiting + overview.counts.prioritized, "job");
     let mut facts = vec![format!("{waiting} waiting")];
+    if overview.counts.removed > 0 {
+        facts.push(format!("{} removed", overview.counts.removed));
+    }
     if let Some(ms) = overview.oldest_waiting_ms {
         facts.push(format!(
             "the oldest for {}",

@@ -2,10 +2,10 @@
 
 use patchbay_api::body::Json;
 use patchbay_api::queues::{
-    AllDone, Done, MigratedRepeatable, Queue, QueueOverview, QueuesClean, QueuesConcurrency,
+    AllDone, Cleared, Done, MigratedRepeatable, Queue, QueueOverview, QueuesClean, QueuesConcurrency,
     QueuesDrain, QueuesList, QueuesMigrateRepeatables, QueuesObliterate, QueuesPause,
     QueuesPauseAll, QueuesPutBack, QueuesRateLimit, QueuesResume, QueuesResumeAll, QueuesShow,
-    QueuesWhy, Reason,
+    QueuesWhy, Reason, Switched,
 };
 use patchbay_app::queues::Queues;
 use patchbay_app::{Caller, Error};
@@ -42,11 +42,11 @@ async fn why(queues: Queues, _: Caller, ask: Ask<QueuesWhy>) -> Result<Vec<Reaso
     queues.why(&ask.path.queue).await
 }
 
-async fn pause(queues: Queues, who: Caller, ask: Ask<QueuesPause>) -> Result<Done, Error> {
+async fn pause(queues: Queues, who: Caller, ask: Ask<QueuesPause>) -> Result<Switched, Error> {
     queues.pause(&who, &ask.path.queue).await
 }
 
-async fn resume(queues: Queues, who: Caller, ask: Ask<QueuesResume>) -> Result<Done, Error> {
+async fn resume(queues: Queues, who: Caller, ask: Ask<QueuesResume>) -> Result<Switched, Error> {
     queues.resume(&who, &ask.path.queue).await
 }
 
@@ -66,12 +66,12 @@ async fn resume_all(
     queues.resume_all(&who, ask.body.0.all).await
 }
 
-async fn drain(queues: Queues, who: Caller, ask: Ask<QueuesDrain>) -> Result<Done, Error> {
+async fn drain(queues: Queues, who: Caller, ask: Ask<QueuesDrain>) -> Result<Cleared, Error> {
     let Json(what) = ask.body;
     queues.drain(&who, &ask.path.queue, what).await
 }
 
-async fn clean(queues: Queues, who: Caller, ask: Ask<QueuesClean>) -> Result<Done, Error> {
+async fn clean(queues: Queues, who: Caller, ask: Ask<QueuesClean>) -> Result<Cleared, Error> {
     let Json(what) = ask.body;
     queues.clean(&who, &ask.path.queue, what).await
 }

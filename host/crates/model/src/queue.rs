@@ -36,6 +36,10 @@ pub struct QueueOverview {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct QueueCounts {
     pub waiting: u64,
+    /// Waiting jobs that a bulk operation has removed, until a worker drops them. They are not
+    /// among `waiting`.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub removed: u64,
     pub prioritized: u64,
     pub delayed: u64,
     pub active: u64,
@@ -47,7 +51,12 @@ pub struct QueueCounts {
     pub paused: bool,
 }
 
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
 impl QueueCounts {
+    /// Jobs in all states. Those that a bulk operation has removed are not counted.
     pub fn total(&self) -> u64 {
         self.waiting
             + self.prioritized

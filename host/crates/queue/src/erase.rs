@@ -234,6 +234,9 @@ impl Broker {
             Err(QueueError::Scheduled { .. }) => return Ok(EraseOutcome::OfSchedule),
             Err(error) => return Err(error),
         }
+        if seen.removed_by.is_some() {
+            self.forget_mark(&job.queue, &job.id).await?;
+        }
         Ok(EraseOutcome::Gone)
     }
 

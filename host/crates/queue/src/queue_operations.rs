@@ -1,6 +1,7 @@
 //! What operators do to a whole queue. Large queues are processed in batches, so that Redis serves
 //! others in between. Each operation returns the number of jobs that it moved or removed.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use patchbay_model::QueueName;
@@ -8,7 +9,7 @@ use patchbay_model::job::JobState;
 use redis::AsyncCommands;
 
 use crate::scripts::{self, Call};
-use crate::{Broker, QueueError};
+use crate::{Broker, Cleared, QueueError};
 
 /// Jobs per call of a script. One call takes some milliseconds, during which Redis does nothing
 /// else.
@@ -62,14 +63,42 @@ impl Broker {
         Ok(call.invoke(&mut self.connection.get()).await?)
     }
 
-    /// Removes waiting jobs, and delayed ones if `delayed` is set. Jobs of schedules stay.
-    pub async fn drain(&self, queue: &QueueName, delayed: bool) -> Result<u64, QueueError> {
+    /// What [`Self::drain`] would do, at most: delayed ticks of schedules are counted.
+    pub async fn drainable(
+        &self,
+        queue: &QueueName,
+        delayed: bool,
+    ) -> Result<Cleared, QueueError> {
+        // Ids in the set whose jobs wait no longer would make the count too small.
+        let removed_before = self.marked(queue).await?.len() as u64;
+        Ok(Cleared {
+            removed: self.drained_by(queue, delayed).await?,
+            removed_before,
+        })
+    }
+
+    async fn drained_by(&self, queue: &QueueName, delayed: bool) -> Result<u64, QueueError> {
+        let counts = self.counts(queue).await?;
+        Ok(counts.waiting + counts.prioritized + if delayed { counts.delayed } else { 0 })
+    }
+
+    /// Removes waiting jobs, and delayed ones if `delayed` is set. Jobs of schedules stay. Jobs that
+    /// a bulk operation has removed before leave Redis, too, with a copy for undoing.
+    pub async fn drain(&self, queue: &QueueName, delayed: bool) -> Result<Cleared, QueueError> {
+        let marked = self.begin_clearing(queue).await?;
+        let removed = self.drain_all(queue, delayed).await;
+        let ids = marked.iter().map(|marked| marked.id.as_str());
+        self.end_clearing(queue, ids.take_while(|_| removed.is_ok()))
+            .await?;
+        Ok(Cleared {
+            removed: removed?,
+            removed_before: marked.len() as u64,
+        })
+    }
+
+    async fn drain_all(&self, queue: &QueueName, delayed: bool) -> Result<u64, QueueError> {
         let keys = self.keys(queue);
-        let waiting = async || -> Result<u64, QueueError> {
-            let counts = self.counts(queue).await?;
-            Ok(counts.waiting + counts.prioritized + if delayed { counts.delayed } else { 0 })
-        };
-        let before = waiting().await?;
+        let before = self.drained_by(queue, delayed).await?;
         let names = [
             keys.wait(),
             keys.paused(),
@@ -82,21 +111,53 @@ impl Broker {
             .arg(u8::from(delayed));
         call.invoke::<redis::Value>(&mut self.connection.get())
             .await?;
-        Ok(before.saturating_sub(waiting().await?))
+        Ok(before.saturating_sub(self.drained_by(queue, delayed).await?))
     }
 
-    /// Removes at most `most` jobs in one state that are at least `older_than` old.
+    /// Removes at most `most` jobs in one state that are at least `older_than` old. Jobs that a bulk
+    /// operation has removed before leave Redis, too, with a copy for undoing, and do not count.
     pub async fn clean(
         &self,
         queue: &QueueName,
         state: JobState,
         older_than: Duration,
         most: u64,
-    ) -> Result<u64, QueueError> {
+    ) -> Result<Cleared, QueueError> {
+        // The other states have no marked jobs: those are removed at once.
+        if state != JobState::Waiting {
+            let removed = self.clean_set(queue, state, older_than, most, &HashSet::new());
+            let (removed, _) = removed.await?;
+            return Ok(Cleared {
+                removed,
+                removed_before: 0,
+            });
+        }
+        let marked = self.begin_clearing(queue).await?;
+        let ids: HashSet<&str> = marked.iter().map(|marked| marked.id.as_str()).collect();
+        let cleaned = self.clean_set(queue, state, older_than, most, &ids).await;
+        let gone = cleaned.as_ref().map_or(&[][..], |(_, gone)| &gone[..]);
+        self.end_clearing(queue, gone.iter().map(String::as_str))
+            .await?;
+        let (removed, gone) = cleaned?;
+        Ok(Cleared {
+            removed,
+            removed_before: gone.len() as u64,
+        })
+    }
+
+    /// Number of removed jobs, and the ids of `marked` ones that were removed as well.
+    async fn clean_set(
+        &self,
+        queue: &QueueName,
+        state: JobState,
+        older_than: Duration,
+        most: u64,
+        marked: &HashSet<&str>,
+    ) -> Result<(u64, Vec<String>), QueueError> {
         let keys = self.keys(queue);
         let (set, name) = self.cleaned_set(queue, state)?;
         let before = self.now_ms().saturating_sub(older_than.as_millis() as u64);
-        let mut cleaned = 0;
+        let (mut cleaned, mut gone) = (0, Vec::new());
         while cleaned < most {
             let batch = BATCH.min(most - cleaned);
             let call = Call::new(
@@ -105,34 +166,44 @@ impl Broker {
             );
             let call = call.arg(keys.key_prefix()).arg(before).arg(batch).arg(name);
             let removed: Vec<String> = call.invoke(&mut self.connection.get()).await?;
+            let is_last = (removed.len() as u64) < batch;
+            let (removed_before, removed): (Vec<String>, Vec<String>) = removed
+                .into_iter()
+                .partition(|id| marked.contains(id.as_str()));
             cleaned += removed.len() as u64;
-            if (removed.len() as u64) < batch {
+            gone.extend(removed_before);
+            if is_last {
                 break;
             }
         }
-        Ok(cleaned)
+        Ok((cleaned, gone))
     }
 
-    /// How many jobs in one state [`Self::clean`] would remove, at most: only ended jobs are sorted
-    /// by their age.
+    /// What [`Self::clean`] would do, at most: only ended jobs are sorted by their age.
     pub async fn cleanable(
         &self,
         queue: &QueueName,
         state: JobState,
         older_than: Duration,
-    ) -> Result<u64, QueueError> {
+    ) -> Result<Cleared, QueueError> {
         let (set, _) = self.cleaned_set(queue, state)?;
         let before = self.now_ms().saturating_sub(older_than.as_millis() as u64);
         let mut connection = self.connection.get();
-        Ok(match state {
+        let mut removed_before = 0;
+        let removed = match state {
             JobState::Completed | JobState::Failed => {
                 connection.zcount(&set, "-inf", before).await?
             }
             JobState::Waiting => {
+                removed_before = self.marked(queue).await?.len() as u64;
                 let counts = self.counts(queue).await?;
                 counts.waiting
             }
             _ => connection.zcard(&set).await?,
+        };
+        Ok(Cleared {
+            removed,
+            removed_before,
         })
     }
 
@@ -252,7 +323,10 @@ impl Broker {
                 .arg(BATCH)
                 .arg("");
             match call.invoke::<i64>(&mut self.connection.get()).await? {
-                0 => return Ok(counts.total()),
+                0 => {
+                    self.forget_marks(queue).await?;
+                    return Ok(counts.total());
+                }
                 code if code < 0 => {
                     // A job was taken between the count and the pause.
                     if !counts.paused {

@@ -8,6 +8,7 @@ use redis::{RedisResult, Value};
 
 use crate::damage::read;
 use crate::js;
+use crate::removal::marked_key;
 use crate::{Broker, QueueCounts, QueueError, QueueOverview};
 
 /// Replies about one queue, in the order of its questions. Remembers the first unreadable one with
@@ -55,7 +56,13 @@ fn read_as<T: redis::FromRedisValue>(value: Value) -> RedisResult<T> {
     Ok(redis::from_redis_value(value)?)
 }
 
-type Standing = (QueueOverview, Vec<Vec<u8>>);
+/// A queue without the ages of its jobs.
+struct Seen {
+    overview: QueueOverview,
+    /// Ids of the job that has waited longest, and of the first of the prioritized ones.
+    oldest: Option<Vec<u8>>,
+    first: Option<Vec<u8>>,
+}
 
 fn ask_lengths(pipe: &mut redis::Pipeline, keys: &QueueKeys) {
     pipe.llen(keys.wait())
@@ -68,11 +75,14 @@ fn ask_lengths(pipe: &mut redis::Pipeline, keys: &QueueKeys) {
         .zcard(keys.failed());
 }
 
-fn counts(lengths: Lengths, paused: bool) -> QueueCounts {
+/// `removed` jobs lie among the waiting ones.
+fn counts(lengths: Lengths, removed: u64, paused: bool) -> QueueCounts {
     let (wait, put_aside, prioritized, delayed, active, waiting_children, completed, failed) =
         lengths;
+    let removed = removed.min(wait + put_aside);
     QueueCounts {
-        waiting: wait + put_aside,
+        waiting: wait + put_aside - removed,
+        removed,
         prioritized,
         delayed,
         active,
@@ -89,10 +99,12 @@ impl Broker {
         let keys = self.keys(queue);
         let mut pipe = redis::pipe();
         ask_lengths(&mut pipe, &keys);
-        pipe.hexists(keys.meta(), "paused");
+        pipe.scard(marked_key(&self.config.own_prefix, queue))
+            .hexists(keys.meta(), "paused");
         let mut replies: Vec<redis::Value> = pipe.query_async(&mut self.connection.get()).await?;
         let paused = read_as(replies.pop().unwrap_or(redis::Value::Nil))?;
-        Ok(counts(read_as(redis::Value::Array(replies))?, paused))
+        let removed = read_as(replies.pop().unwrap_or(redis::Value::Nil))?;
+        Ok(counts(read_as(redis::Value::Array(replies))?, removed, paused))
     }
 
     /// One entry per name, in the order of `names`. A queue that Redis does not know is empty.
@@ -112,12 +124,13 @@ impl Broker {
                 .zrange(keys.prioritized(), 0, 0)
                 .zrange_withscores(keys.delayed(), 0, 0);
             pipe.pttl(keys.limiter()).get(keys.limiter());
+            pipe.scard(marked_key(&self.config.own_prefix, name));
         }
         let replies: Vec<RedisResult<Value>> = pipe.query_async(&mut connection).await?;
         let mut replies = replies.into_iter();
-        let mut standings = Vec::with_capacity(names.len());
+        let mut queues = Vec::with_capacity(names.len());
         for name in names {
-            standings.push(self.standing(
+            queues.push(self.standing(
                 name,
                 &mut Replies {
                     replies: &mut replies,
@@ -128,9 +141,9 @@ impl Broker {
         // The next jobs to run are the oldest of their kind.
         let mut pipe = redis::pipe();
         pipe.ignore_errors();
-        for (queue, oldest) in &standings {
-            let prefix = self.keys(&queue.name).key_prefix();
-            for id in oldest {
+        for queue in &queues {
+            let prefix = self.keys(&queue.overview.name).key_prefix();
+            for id in [&queue.oldest, &queue.first].into_iter().flatten() {
                 pipe.hget([prefix.as_bytes(), id].concat(), "timestamp");
             }
         }
@@ -142,30 +155,58 @@ impl Broker {
         let mut times = times.into_iter();
         let now = self.now_ms();
         let mut overview = Vec::with_capacity(names.len());
-        for (mut queue, oldest) in standings {
-            let mut made = Vec::new();
-            for reply in times.by_ref().take(oldest.len()) {
-                // A job without a readable time has no age. What is wrong with it shows when the
-                // job is read.
-                made.extend(
-                    read::<Option<String>>(reply)?
-                        .ok()
-                        .flatten()
-                        .and_then(|time| js::whole(&time)),
-                );
+        for Seen {
+            overview: mut queue,
+            oldest,
+            first,
+        } in queues
+        {
+            // A job without a readable time has no age. What is wrong with it shows when the job is
+            // read.
+            let mut made = [None, None];
+            for (made, _) in made
+                .iter_mut()
+                .zip([oldest, first])
+                .filter(|(_, id)| id.is_some())
+            {
+                let time = read::<Option<String>>(times.next().unwrap_or(Ok(Value::Nil)))?;
+                *made = time.ok().flatten().and_then(|time| js::whole(&time));
             }
-            queue.oldest_waiting_ms = made.into_iter().min().map(|at| now.saturating_sub(at));
+            self.leave_out_removed(&mut queue, &mut made[0]).await?;
+            let oldest = made.into_iter().flatten().min();
+            queue.oldest_waiting_ms = oldest.map(|at| now.saturating_sub(at));
             overview.push(queue);
         }
         Ok(overview)
     }
 
-    /// One queue without the ages of its jobs, and the ids of the jobs that have waited longest.
+    /// Corrects what was seen of a queue some of whose waiting jobs a bulk operation has removed:
+    /// their number, and when the oldest of the others was made. Costs nothing for other queues.
+    async fn leave_out_removed(
+        &self,
+        queue: &mut QueueOverview,
+        oldest: &mut Option<u64>,
+    ) -> Result<(), QueueError> {
+        let QueueCounts {
+            waiting, removed, ..
+        } = queue.counts;
+        if removed == 0 {
+            return Ok(());
+        }
+        let counted = self.count_marked(&queue.name, removed).await;
+        queue.counts.removed = counted.min(waiting + removed);
+        queue.counts.waiting = waiting + removed - queue.counts.removed;
+        if queue.counts.removed > 0 {
+            *oldest = self.oldest_unmarked(&queue.name).await?;
+        }
+        Ok(())
+    }
+
     fn standing(
         &self,
         name: &QueueName,
         replies: &mut Replies<'_>,
-    ) -> Result<Standing, QueueError> {
+    ) -> Result<Seen, QueueError> {
         let keys = self.keys(name);
         let mut length = |key: String| replies.next::<u64>(&key);
         let lengths: Lengths = (
@@ -188,10 +229,11 @@ impl Broker {
         let next_delayed: Vec<(Vec<u8>, f64)> = replies.next(&keys.delayed())?;
         let limiter_ms: i64 = replies.next(&keys.limiter())?;
         let taken: Option<u64> = replies.next(&keys.limiter())?;
+        let removed: u64 = replies.next(&marked_key(&self.config.own_prefix, name))?;
         let limited = limiter_ms > 0 && max.unwrap_or(1) <= taken.unwrap_or(0);
         let overview = QueueOverview {
             name: name.clone(),
-            counts: counts(lengths, paused),
+            counts: counts(lengths, removed, paused),
             oldest_waiting_ms: None,
             // The score's lower bits only order jobs of the same millisecond.
             next_delayed_at: next_delayed.first().map(|(_, score)| due_at(*score)),
@@ -201,7 +243,11 @@ impl Broker {
             put_aside: lengths.1,
             error: replies.error.take(),
         };
-        Ok((overview, oldest.into_iter().chain(first).collect()))
+        Ok(Seen {
+            overview,
+            oldest,
+            first: first.into_iter().next(),
+        })
     }
 
     /// Names of the queue's workers, Patchbay's and others. An unnamed one is called `unnamed`.

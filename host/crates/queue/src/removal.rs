@@ -62,6 +62,17 @@ pub(crate) fn copy_key(own_prefix: &str, bulk: i64, queue: &QueueName, id: &JobI
     format!("{own_prefix}:bulk:{bulk}:{queue}:{id}")
 }
 
+/// Set of the ids of a queue's waiting jobs that a bulk operation has marked as removed. It may hold
+/// ids that another BullMQ client's worker has taken.
+pub(crate) fn marked_key(own_prefix: &str, queue: &QueueName) -> String {
+    format!("{own_prefix}:removed:{queue}")
+}
+
+/// Exists while the queue's waiting jobs are drained or cleaned; then none is marked.
+pub(crate) fn clearing_key(own_prefix: &str, queue: &QueueName) -> String {
+    format!("{own_prefix}:clearing:{queue}")
+}
+
 /// Copies the job's hash and log, for undoing.
 pub(crate) fn copying(
     own_prefix: &str,
@@ -99,7 +110,8 @@ pub(crate) fn taking_away(
     }
     // BullMQ's script does not touch a locked job, and here this worker holds the lock.
     pipe.del(format!("{job}:lock"))
-        .srem(keys.stalled(), id.as_str());
+        .srem(keys.stalled(), id.as_str())
+        .srem(marked_key(own_prefix, queue), id.as_str());
     pipe.add_command(removal(keys, id).command());
     pipe
 }

@@ -341,16 +341,14 @@ impl World {
                     .clean(&queue, state, Duration::ZERO, 1_000)
                     .await
                     .expect("cleaned");
-                assert_eq!(cleaned, list.len() as u64);
+                assert_eq!(cleaned.removed, list.len() as u64);
                 list.clear();
             }
             Op::Drain { delayed } => {
                 let waiting = self.model.waiting.len() + self.model.prioritized.len();
                 let expected = waiting + if delayed { self.model.delayed.len() } else { 0 };
-                assert_eq!(
-                    queues.drain(&queue, delayed).await.expect("drained"),
-                    expected as u64
-                );
+                let drained = queues.drain(&queue, delayed).await.expect("drained");
+                assert_eq!(drained.removed, expected as u64);
                 self.model.waiting.clear();
                 self.model.prioritized.clear();
                 if delayed {

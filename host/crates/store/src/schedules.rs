@@ -107,7 +107,8 @@ impl Store {
     }
 
     /// The newest attempt of each of these schedulers (queue and id), also of other clients' ones,
-    /// that the history knows. `prefix` is BullMQ's key prefix.
+    /// that the history knows: of a tick, or of a job that an operator had it add
+    /// (`schedule.run`). `prefix` is BullMQ's key prefix.
     pub async fn last_runs(
         &self,
         prefix: &str,
@@ -117,9 +118,15 @@ impl Store {
         // A partial index has the expression: see migrations/0034_lengths_and_steps.sql.
         let query = sqlx::query_as(
             "select s.queue, s.id, a.job_id, a.started_at, a.finished_at, a.outcome, a.verdict, a.code, a.plugin, a.source \
-             from unnest($2::text[], $3::text[]) as s (queue, id), lateral (select * from attempts \
-             where prefix = $1 and attempts.queue = s.queue and job_id like 'repeat:%' \
-             and substring(job_id from '^repeat:(.*):[0-9.]+$') = s.id order by finished_at desc limit 1) a",
+             from unnest($2::text[], $3::text[]) as s (queue, id), lateral (select * from ( \
+             (select * from attempts where prefix = $1 and attempts.queue = s.queue and job_id like 'repeat:%' \
+             and substring(job_id from '^repeat:(.*):[0-9.]+$') = s.id order by finished_at desc limit 1) \
+             union all (select attempts.* from (select began_at, result ->> 'id' as job_id from operator_actions \
+             where target = s.id and action = 'schedule.run' and error is null and result ->> 'queue' = s.queue \
+             order by id desc limit 5) run join attempts on prefix = $1 and attempts.queue = s.queue \
+             and attempts.job_id = run.job_id \
+             and abs(job_created_ms - extract(epoch from run.began_at) * 1000) < 600000 \
+             order by finished_at desc limit 1)) known order by finished_at desc limit 1) a",
         );
         Ok(query
             .bind(prefix)
@@ -162,27 +169,29 @@ impl Store {
         found(changed, &fields.id)
     }
 
-    /// Pauses or resumes the ticks.
+    /// Pauses or resumes the ticks. False if the schedule was paused, or not paused, already: then
+    /// nothing changes.
     pub async fn pause_schedule(
         &self,
         id: &ScheduleId,
         paused: bool,
         actor: &str,
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         let query = sqlx::query(
             "update schedules set paused_by = case when $2 then $3 end, paused_at = case when $2 then now() end, updated_at = now(), \
-             updated_by = $3 where id = $1",
+             updated_by = $3 where id = $1 and (paused_by is not null) <> $2",
         );
-        found(
-            query
-                .bind(id.as_str())
-                .bind(paused)
-                .bind(actor)
-                .execute(&self.pool)
-                .await?
-                .rows_affected(),
-            id,
-        )
+        let changed = query
+            .bind(id.as_str())
+            .bind(paused)
+            .bind(actor)
+            .execute(&self.pool)
+            .await?
+            .rows_affected();
+        if changed == 0 {
+            self.schedule(id).await?;
+        }
+        Ok(changed > 0)
     }
 
     /// Deletes an operator's schedule. A plugin's would come back at the next sync.

@@ -162,8 +162,9 @@ impl Store {
             .await?)
     }
 
-    /// Of each of these kinds of actions on each of these targets the last one that completed, the
-    /// newest first; for grants, of each list of asks.
+    /// Of each of these kinds of actions on each of these targets the last one that completed and
+    /// changed something (`already` in the result says the contrary), the newest first; for grants,
+    /// of each list of asks.
     pub async fn last_actions(
         &self,
         actions: &[&str],
@@ -173,7 +174,7 @@ impl Store {
             "select actor, action, target, began_at, details, result, reason from ( \
              select distinct on (action, target, details -> 'asks') id, actor, action, target, began_at, details, result, details ->> 'reason' as reason \
              from operator_actions where action = any($1) and target = any($2) and ended_at is not null and error is null \
-             order by action, target, details -> 'asks', id desc) last order by id desc",
+             and not coalesce(result ? 'already', false) order by action, target, details -> 'asks', id desc) last order by id desc",
         );
         Ok(query
             .bind(actions)

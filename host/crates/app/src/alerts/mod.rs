@@ -48,7 +48,7 @@ pub use self::observe::Sources;
 use self::observe::{Coverage, HostReport, Observation, RuleObservations};
 use crate::Parts;
 use crate::leader::Led;
-use crate::plugins::Begun;
+use crate::plugins::{Begun, way_out};
 use crate::service::{Service, task};
 
 /// Limit of one query of Postgres.
@@ -117,9 +117,9 @@ impl AlertWatch {
         }: &Begun,
     ) {
         let plugin = &crash_loop.plugin;
-        let next = format!(
-            "push and activate a corrected revision, or: patchbay plugin rollback {plugin}, or: patchbay plugin release {plugin}"
-        );
+        // While Postgres is away, nobody can roll back either.
+        let earlier = self.sources.store.rollback_target(plugin).await;
+        let next = way_out(plugin.as_str(), matches!(earlier, Ok(Some(_))));
         let mut observation = observe::quarantined(plugin.as_str(), &crash_loop.reason, next);
         observation.details = observe::details([
             ("plugin", json!(plugin)),

@@ -22,7 +22,7 @@ use serde_json::{Map, Value, json};
 use crate::breakers::OutsideHosts;
 use crate::breakers::outage::{NextTry, Outage};
 use crate::health::{DRAINING, Health};
-use crate::plugins::Plugins;
+use crate::plugins::{Plugins, way_out};
 use crate::scheduling::spec;
 
 /// Older failures and stalls are not observed.
@@ -350,11 +350,16 @@ impl Sources {
 
     /// Observes Postgres, and for schedules Redis, too.
     pub async fn in_postgres(&self) -> Result<Vec<RuleObservations>, StoreError> {
-        let quarantined = self.store.quarantined().await?.into_iter().filter(|row| row.is_current).map(|row| {
+        let mut current = Vec::new();
+        for row in self.store.quarantined().await? {
+            if row.is_current {
+                let earlier = self.store.rollback_target(&row.plugin).await?;
+                current.push((row, earlier.is_some()));
+            }
+        }
+        let quarantined = current.into_iter().map(|(row, has_earlier)| {
             let plugin = &row.plugin;
-            let next = format!(
-                "push and activate a corrected revision, or: patchbay plugin rollback {plugin}, or: patchbay plugin release {plugin}"
-            );
+            let next = way_out(plugin.as_str(), has_earlier);
             let mut observation = quarantined(plugin.as_str(), &row.reason, next);
             let consequence =
                 format!("its queues wait; patchbay plugin release {plugin}, or activate another revision");

@@ -51,6 +51,7 @@ pub use self::error::PluginError;
 pub use self::grant_uses::grant_uses;
 use self::permissions::tables;
 pub use self::prune::pruner;
+pub(crate) use self::quarantine::way_out;
 pub use self::quarantine::{Begun, quarantine_follow_up};
 pub use self::route_table::{RouteTable, Target};
 use patchbay_model::signature::{Signature, Standing, TrustedKeys};

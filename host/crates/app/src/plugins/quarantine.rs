@@ -24,6 +24,17 @@ pub struct Begun {
     pub consequence: String,
 }
 
+/// What to do about a quarantined plugin. `has_earlier`: there is a revision to roll back to.
+pub(crate) fn way_out(plugin: &str, has_earlier: bool) -> String {
+    let back = match has_earlier {
+        true => format!(", or: patchbay plugin rollback {plugin}"),
+        false => String::new(),
+    };
+    format!(
+        "push and activate a corrected revision{back}, or: patchbay plugin release {plugin}"
+    )
+}
+
 /// Makes what this process has seen hold everywhere, one after another.
 pub fn quarantine_follow_up(parts: &Parts) -> Arc<dyn Service> {
     let plugins = Arc::clone(&parts.plugins);

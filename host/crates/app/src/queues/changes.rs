@@ -160,7 +160,15 @@ fn next(change: &ActionRow) -> String {
         }
         "queue.concurrency" => format!("patchbay queue concurrency {target} --none"),
         "queue.rate-limit" => format!("patchbay queue rate-limit {target} --none"),
-        "plugin.activate" | "plugin.rollback" => format!("patchbay plugin rollback {target}"),
+        "plugin.activate" | "plugin.rollback" => {
+            let result = change.result.as_ref();
+            let none_before = result.is_some_and(|result| result["previous"].is_null());
+            match none_before {
+                // No revision was active before.
+                true => format!("patchbay plugin deactivate {target}"),
+                false => format!("patchbay plugin rollback {target}"),
+            }
+        }
         "plugin.revoke" => format!("patchbay plugin grants {target}"),
         "schedule.pause" => format!("patchbay schedule resume {target}"),
         _ => return "nothing, if it was intended".to_owned(),

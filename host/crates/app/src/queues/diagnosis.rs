@@ -21,7 +21,7 @@ use super::changes;
 use super::reason::{reason, time};
 use crate::breakers::outage::{NextTry, Outage};
 use crate::health::NotReady;
-use crate::plugins::{Absence, AbsentPlugin};
+use crate::plugins::{Absence, AbsentPlugin, way_out};
 
 #[derive(Debug)]
 pub struct QueueObservation {
@@ -42,6 +42,8 @@ pub struct QueueObservation {
     pub missing: Vec<Ask>,
     /// The plugin that handles the queue, if it is quarantined.
     pub quarantined: Option<Quarantined>,
+    /// Whether there is a revision to which that plugin can be rolled back.
+    pub has_earlier_revision: bool,
     /// Breakers of the active plugin on this host.
     pub breakers: Vec<BreakerView>,
     /// Database places of the active plugin on this host.
@@ -50,6 +52,10 @@ pub struct QueueObservation {
     pub changes: Vec<ActionRow>,
     /// Schedules that add jobs to the queue.
     pub schedules: Vec<ScheduleObservation>,
+    /// Delayed jobs that are ticks: those cannot be promoted.
+    pub ticks: u64,
+    /// The schedule that makes the next of them, and whether it is one of Patchbay's.
+    pub next_tick: Option<(String, bool)>,
     /// Jobs that failed for good in the last hour and have not run since; `None` if the history did
     /// not answer.
     pub failed_lately: Option<u64>,
@@ -262,9 +268,7 @@ fn quarantined(seen: &QueueObservation) -> Option<Reason> {
         format!(
             "Plugin {plugin} was quarantined at {since} by {by}: {why}. Its jobs wait and keep their attempts"
         ),
-        format!(
-            "push and activate a corrected revision, or: patchbay plugin rollback {plugin}, or: patchbay plugin release {plugin}"
-        ),
+        way_out(plugin.as_str(), seen.has_earlier_revision),
     ))
 }
 
@@ -521,6 +525,21 @@ fn only_delayed(seen: &QueueObservation) -> Option<Reason> {
         .next_delayed_at
         .and_then(|ms| DateTime::from_timestamp_millis(i64::try_from(ms).ok()?))
         .map_or_else(|| "a time that is out of range".to_owned(), time);
+    if let Some((id, is_ours)) = seen
+        .next_tick
+        .as_ref()
+        .filter(|_| counts.delayed <= seen.ticks)
+    {
+        let id = arguments(&[id]);
+        return Some(reason(
+            "only-delayed",
+            format!("Nothing waiting now. The next job is a tick of schedule {id}, due at {due}"),
+            match is_ours {
+                true => format!("wait, or: patchbay schedule run {id}"),
+                false => "wait".to_owned(),
+            },
+        ));
+    }
     let jobs = match counts.delayed {
         1 => "1 delayed job is due".to_owned(),
         n => format!("The next of {n} delayed jobs is due"),
@@ -563,11 +582,17 @@ fn in_order(seen: &QueueObservation) -> Reason {
         seen.queue.counts.active,
         seen.queue.counts.failed,
     );
+    // They lie among the waiting jobs, and nothing is to be done about them.
+    let removed = match seen.queue.counts.removed {
+        0 => String::new(),
+        1 => ". 1 removed job leaves Redis when a worker takes it".to_owned(),
+        n => format!(". {n} removed jobs leave Redis when a worker takes them"),
+    };
     match (waiting, active) {
         (0, 0) if failed > 0 => reason(
             "empty",
             format!(
-                "Nothing waiting. Redis holds {} of this queue{}",
+                "Nothing waiting. Redis holds {} of this queue{}{removed}",
                 counted(failed, "failed job"),
                 seen.failed_lately.map_or("", |_| ", none of the last hour")
             ),
@@ -575,12 +600,12 @@ fn in_order(seen: &QueueObservation) -> Reason {
         ),
         (0, 0) => reason(
             "empty",
-            "Nothing waiting",
+            format!("Nothing waiting{removed}"),
             "check that the producer adds jobs",
         ),
         (0, active) => reason(
             "moving",
-            format!("Nothing waiting. {}", run(active)),
+            format!("Nothing waiting. {}{removed}", run(active)),
             "nothing to do",
         ),
         (waiting, 0) => reason(
@@ -639,10 +664,13 @@ mod tests {
             absent: None,
             missing: Vec::new(),
             quarantined: None,
+            has_earlier_revision: false,
             sql: None,
             breakers: Vec::new(),
             changes: Vec::new(),
             schedules: Vec::new(),
+            ticks: 0,
+            next_tick: None,
             failed_lately: Some(0),
             not_ready: Vec::new(),
             redis_full: false,

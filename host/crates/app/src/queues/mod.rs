@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use chrono::Utc;
 use patchbay_api::queues::{
-    AllDone, Clean, Concurrency, Done, Drain, Failure, JobStatistics, MigrateRepeatables,
+    AllDone, Already, Clean, Cleared, Concurrency, Done, Drain, Failure, JobStatistics, MigrateRepeatables,
     MigratedRepeatable, Obliterate, PutBack, Queue, QueueOverview, QueuesClean, QueuesConcurrency,
     QueuesDrain, QueuesMigrateRepeatables, QueuesObliterate, QueuesPause, QueuesPauseAll,
-    QueuesPutBack, QueuesRateLimit, QueuesResume, QueuesResumeAll, Rate, Reason,
+    QueuesPutBack, QueuesRateLimit, QueuesResume, QueuesResumeAll, Rate, Reason, Switched,
 };
 use patchbay_model::grant::Ask;
 use patchbay_model::schedule::Zone;
@@ -132,6 +132,12 @@ impl Queues {
             Err(error) if error.is_passing() => Recorded::default(),
             recorded => recorded?,
         };
+        let now_ms = self.broker.now_ms();
+        let mut ticks: Vec<&SchedulerView> = schedulers
+            .iter()
+            .filter(|view| view.alive && view.next_at > now_ms)
+            .collect();
+        ticks.sort_by_key(|view| view.next_at);
         let seen = QueueObservation {
             now: Utc::now(),
             queue: self.overview(queue).await?,
@@ -147,6 +153,7 @@ impl Queues {
             absent: recorded.absent,
             missing: recorded.missing,
             quarantined: self.plugins.quarantined_handler_of(queue),
+            has_earlier_revision: recorded.has_earlier_revision,
             sql: plugin.as_ref().map(|plugin| self.sql.places_of(plugin)),
             breakers: plugin
                 .iter()
@@ -154,7 +161,12 @@ impl Queues {
                 .collect(),
             plugin: plugin.map(|plugin| plugin.to_string()),
             changes: recorded.changes,
-            schedules: schedules(&recorded.schedules, &schedulers, self.broker.now_ms()),
+            ticks: ticks.len() as u64,
+            next_tick: ticks.first().map(|view| {
+                let is_ours = recorded.schedules.iter().any(|row| row.id == view.id);
+                (view.id.clone(), is_ours)
+            }),
+            schedules: schedules(&recorded.schedules, &schedulers, now_ms),
             failed_lately: recorded.failed_lately,
             not_ready: self.health.not_ready().await,
             redis_full: self.broker.is_full().await?,
@@ -191,6 +203,13 @@ impl Queues {
         Ok(Recorded {
             changes: self.changes(queue, its_plugin, &ids).await?,
             failed_lately: u64::try_from(failed).ok(),
+            has_earlier_revision: match self.plugins.quarantined_handler_of(queue) {
+                Some(quarantined) => {
+                    let target = self.store.rollback_target(&quarantined.plugin).await?;
+                    target.is_some()
+                }
+                None => false,
+            },
             absent,
             missing,
             schedules,
@@ -230,23 +249,47 @@ impl Queues {
         ))
     }
 
-    pub async fn pause(&self, who: &Caller, queue: &str) -> Result<Done, Error> {
+    /// Who last paused or resumed the queue, if that is what `action` says. To be asked before the
+    /// next such action is recorded.
+    async fn last_switch(&self, queue: &QueueName, action: &str) -> Result<Already, Error> {
+        let targets = [queue.as_str(), "*"];
+        let actions = ["queue.pause", "queue.resume"];
+        let last = self.store.last_actions(&actions, &targets).await?;
+        let last = last.into_iter().next().filter(|last| last.action == action);
+        Ok(last.map_or_else(Already::default, |last| Already {
+            by: Some(last.actor),
+            at: Some(last.began_at),
+            reason: last.reason,
+        }))
+    }
+
+    pub async fn pause(&self, who: &Caller, queue: &str) -> Result<Switched, Error> {
         let queue = self.catalog.known(queue).await?;
+        let already = match self.broker.counts(&queue).await?.paused {
+            true => Some(self.last_switch(&queue, "queue.pause").await?),
+            false => None,
+        };
         let act = async {
             self.refuse_in_a_mixed_fleet()?;
             self.broker.pause(&queue).await?;
-            Ok(Done { count: 1 })
+            Ok(Switched { count: 1, already })
         };
         self.actions
             .record::<QueuesPause, _>(who, queue.as_str(), json!({}), act)
             .await
     }
 
-    pub async fn resume(&self, who: &Caller, queue: &str) -> Result<Done, Error> {
+    pub async fn resume(&self, who: &Caller, queue: &str) -> Result<Switched, Error> {
         let queue = self.catalog.known(queue).await?;
+        let before = self.overview(&queue).await?;
+        // A resume also puts back what BullMQ 5 has put aside.
+        let already = match before.counts.paused || before.put_aside > 0 {
+            false => Some(self.last_switch(&queue, "queue.resume").await?),
+            true => None,
+        };
         let act = async {
             self.broker.resume(&queue).await?;
-            Ok(Done { count: 1 })
+            Ok(Switched { count: 1, already })
         };
         self.actions
             .record::<QueuesResume, _>(who, queue.as_str(), json!({}), act)
@@ -288,26 +331,18 @@ impl Queues {
         who: &Caller,
         queue: &str,
         Drain { delayed, dry_run }: Drain,
-    ) -> Result<Done, Error> {
+    ) -> Result<Cleared, Error> {
         let queue = self.catalog.known(queue).await?;
         if dry_run {
-            let counts = self.overview(&queue).await?.counts;
-            let delayed = if delayed { counts.delayed } else { 0 };
-            return Ok(Done {
-                count: counts.waiting + counts.prioritized + delayed,
-            });
+            return Ok(cleared(self.broker.drainable(&queue, delayed).await?));
         }
-        let act = async {
-            Ok(Done {
-                count: self.broker.drain(&queue, delayed).await?,
-            })
-        };
+        let act = async { Ok(cleared(self.broker.drain(&queue, delayed).await?)) };
         self.actions
             .record::<QueuesDrain, _>(who, queue.as_str(), json!({ "delayed": delayed }), act)
             .await
     }
 
-    pub async fn clean(&self, who: &Caller, queue: &str, what: Clean) -> Result<Done, Error> {
+    pub async fn clean(&self, who: &Caller, queue: &str, what: Clean) -> Result<Cleared, Error> {
         let queue = self.catalog.known(queue).await?;
         let Clean {
             state,
@@ -321,16 +356,13 @@ impl Queues {
             limit.unwrap_or(DEFAULT_CLEAN),
         );
         if dry_run {
-            let there = self.broker.cleanable(&queue, state, age).await?;
-            return Ok(Done {
-                count: there.min(most),
+            let there = cleared(self.broker.cleanable(&queue, state, age).await?);
+            return Ok(Cleared {
+                count: there.count.min(most),
+                ..there
             });
         }
-        let act = async {
-            Ok(Done {
-                count: self.broker.clean(&queue, state, age, most).await?,
-            })
-        };
+        let act = async { Ok(cleared(self.broker.clean(&queue, state, age, most).await?)) };
         self.actions
             .record::<QueuesClean, _>(who, queue.as_str(), details, act)
             .await
@@ -443,6 +475,7 @@ impl Queues {
 struct Recorded {
     changes: Vec<ActionRow>,
     absent: Option<AbsentPlugin>,
+    has_earlier_revision: bool,
     missing: Vec<Ask>,
     schedules: Vec<ScheduleRow>,
     failed_lately: Option<u64>,
@@ -478,6 +511,13 @@ fn schedules(
         trouble: view.trouble.clone(),
     });
     ours.chain(others).collect()
+}
+
+fn cleared(done: patchbay_queue::Cleared) -> Cleared {
+    Cleared {
+        count: done.removed,
+        removed_before: done.removed_before,
+    }
 }
 
 fn require_all(all: bool) -> Result<(), Error> {

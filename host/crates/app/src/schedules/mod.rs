@@ -5,6 +5,7 @@ mod view;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use chrono::{DateTime, TimeDelta, Utc};
 use patchbay_api::reveal::Reveal;
 use patchbay_api::schedules::{
     ClientScheduler, LastRun, Preview, ScheduleChange, ScheduleView, ScheduledJob, SchedulerView,
@@ -15,7 +16,7 @@ use patchbay_model::QueueName;
 use patchbay_model::job::NewJob;
 use patchbay_model::schedule::{Rhythm, ScheduleId};
 use patchbay_queue::{Broker, QueueError, check_job};
-use patchbay_store::{LastRunRow, ScheduleFields, Store};
+use patchbay_store::{ActionRow, LastRunRow, ScheduleFields, ScheduleRow, Store};
 use patchbay_telemetry::traces::Traces;
 use serde_json::{Value, json};
 
@@ -84,17 +85,52 @@ impl Schedules {
             .map(|row| (row.queue.as_str(), row.id.as_str()))
             .collect();
         let mut ran = self.last_runs(&known).await?;
+        let mut reasons = self.pause_reasons(&rows).await?;
         Ok(rows
             .into_iter()
             .map(|row| {
+                let paused_reason = reasons.remove(&row.id);
                 let schedulers = in_redis.get(&row.queue).map_or(&[][..], Vec::as_slice);
                 let last_run = ran.remove(&(row.queue.clone(), row.id.clone()));
                 ScheduleView {
                     last_run,
+                    paused_reason,
                     ..self.redacted(to_view(row, schedulers, &self.broker))
                 }
             })
             .collect())
+    }
+
+    /// Why schedules are paused, by id; those without a reason are left out.
+    async fn pause_reasons(
+        &self,
+        rows: &[ScheduleRow],
+    ) -> Result<HashMap<String, String>, Error> {
+        let paused: HashMap<&str, DateTime<Utc>> = rows
+            .iter()
+            .filter_map(|row| Some((row.id.as_str(), row.paused_at?)))
+            .collect();
+        if paused.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let ids: Vec<&str> = paused.keys().copied().collect();
+        let pauses = self.store.last_actions(&["schedule.pause"], &ids).await?;
+        // An earlier pause has another reason. The schedule is paused while the action is carried
+        // out.
+        let is_meant = |pause: &ActionRow| {
+            let at = paused.get(pause.target.as_str());
+            at.is_some_and(|at| *at - pause.began_at < TimeDelta::minutes(1))
+        };
+        Ok(pauses
+            .into_iter()
+            .filter(is_meant)
+            .filter_map(|pause| Some((pause.target, pause.reason?)))
+            .collect())
+    }
+
+    async fn pause_reason(&self, row: &ScheduleRow) -> Result<Option<String>, Error> {
+        let reasons = self.pause_reasons(std::slice::from_ref(row)).await?;
+        Ok(reasons.into_values().next())
     }
 
     /// The last runs of some schedulers, by queue and id.
@@ -177,9 +213,11 @@ impl Schedules {
     async fn with_ticks(&self, id: &str) -> Result<ScheduleView, Error> {
         let row = self.store.schedule(&id.parse()?).await?;
         let last_run = self.last_run(&row.queue, &row.id).await?;
+        let paused_reason = self.pause_reason(&row).await?;
         let Ok((queue, spec)) = spec(&row, self.broker.default_zone()) else {
             return Ok(ScheduleView {
                 last_run,
+                paused_reason,
                 ..to_view(row, &[], &self.broker)
             });
         };
@@ -197,6 +235,7 @@ impl Schedules {
             next_local: ticks.iter().filter_map(local).collect(),
             next: ticks.into_iter().filter_map(time).collect(),
             last_run,
+            paused_reason,
             ..view
         })
     }
@@ -304,8 +343,17 @@ impl Schedules {
     pub async fn pause(&self, who: &Caller, id: &str) -> Result<ScheduleView, Error> {
         let id: ScheduleId = id.parse()?;
         let act = async {
-            self.store.pause_schedule(&id, true, &who.actor).await?;
-            self.in_place(&id).await
+            let is_new = self.store.pause_schedule(&id, true, &who.actor).await?;
+            let view = self.in_place(&id).await?;
+            Ok(ScheduleView {
+                already: !is_new,
+                // This action is not recorded as done yet.
+                paused_reason: match is_new {
+                    true => who.reason.clone(),
+                    false => view.paused_reason,
+                },
+                ..view
+            })
         };
         self.actions
             .record_as::<SchedulesPause, _>(who, id.as_str(), json!({}), act, to_record)
@@ -315,8 +363,11 @@ impl Schedules {
     pub async fn resume(&self, who: &Caller, id: &str) -> Result<ScheduleView, Error> {
         let id: ScheduleId = id.parse()?;
         let act = async {
-            self.store.pause_schedule(&id, false, &who.actor).await?;
-            self.in_place(&id).await
+            let is_new = self.store.pause_schedule(&id, false, &who.actor).await?;
+            Ok(ScheduleView {
+                already: !is_new,
+                ..self.in_place(&id).await?
+            })
         };
         self.actions
             .record_as::<SchedulesResume, _>(who, id.as_str(), json!({}), act, to_record)
@@ -410,9 +461,11 @@ impl Schedules {
         let row = self.store.schedule(id).await?;
         let queue: QueueName = row.queue.parse()?;
         let last_run = self.last_run(&row.queue, &row.id).await?;
+        let paused_reason = self.pause_reason(&row).await?;
         let schedulers = self.broker.schedulers(&queue).await?;
         Ok(ScheduleView {
             last_run,
+            paused_reason,
             ..self.redacted(to_view(row, &schedulers, &self.broker))
         })
     }
@@ -434,7 +487,11 @@ impl Schedules {
 
 /// What is recorded. The data is left out, since it may be personal.
 fn to_record(view: &ScheduleView) -> Value {
-    json!({ "id": view.id, "queue": view.queue, "nextAt": view.next_at })
+    let mut result = json!({ "id": view.id, "queue": view.queue, "nextAt": view.next_at });
+    if view.already {
+        result["already"] = true.into();
+    }
+    result
 }
 
 fn required(value: Option<String>, name: &str) -> Result<String, Error> {

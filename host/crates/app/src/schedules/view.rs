@@ -95,6 +95,8 @@ pub(super) fn to_view(
         overridden: row.overridden,
         paused_by: row.paused_by,
         paused_at: row.paused_at,
+        paused_reason: None,
+        already: false,
         updated_at: row.updated_at,
         updated_by: row.updated_by,
     }

@@ -12,12 +12,12 @@ use redis::{Cmd, RedisResult, Script, Value};
 
 use super::{Chosen, JobResult, PlannedChange, set_of};
 use crate::job_fields::CANCELLED;
-use crate::removal::{copy_key, copying, removal};
+use crate::removal::{clearing_key, copy_key, copying, marked_key, removal};
 use crate::scripts::Call;
 use crate::{Broker, QueueError};
 
-/// Marks a waiting job. `KEYS[1]`: the job. `ARGV[1]`: the operation; `ARGV[2]`: when the job was
-/// created.
+/// Marks a waiting job. `KEYS`: job, set of marked jobs, key that exists while the queue is cleared.
+/// `ARGV`: operation, when the job was created, id.
 static MARK: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r#"local job = redis.call("HMGET", KEYS[1], "timestamp", "rjk", "parentKey", "pcx")
@@ -27,19 +27,25 @@ static MARK: LazyLock<Script> = LazyLock::new(|| {
         if job[3] or redis.call("EXISTS", KEYS[1] .. ":dependencies", KEYS[1] .. ":processed") > 0 then return -4 end
         if redis.call("EXISTS", KEYS[1] .. ":lock") == 1 or redis.call("HEXISTS", KEYS[1], "finishedOn") == 1 then return -5 end
         if job[4] and job[4] ~= ARGV[1] then return -6 end
+        if redis.call("EXISTS", KEYS[3]) == 1 then return -7 end
         redis.call("HSET", KEYS[1], "pcx", ARGV[1])
+        redis.call("SADD", KEYS[2], ARGV[3])
         return 1"#,
     )
 });
 
-/// Removes a mark, or restores a copy. `KEYS`: job, copy, list or set, marker, events. `ARGV`:
-/// operation, id, score (empty for a list), name of the event, when the job was created.
+/// Removes a mark, or restores a copy. `KEYS`: job, copy, list or set, marker, events, set of marked
+/// jobs. `ARGV`: operation, id, score (empty for a list), name of the event, when the job was
+/// created.
 static RESTORE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r#"local mark = redis.call("HMGET", KEYS[1], "timestamp", "pcx")
         if mark[1] then
             if string.match(mark[1], "^%d+") ~= ARGV[5] then return -2 end
-            if mark[2] == ARGV[1] then redis.call("HDEL", KEYS[1], "pcx") end
+            if mark[2] == ARGV[1] then
+                redis.call("HDEL", KEYS[1], "pcx")
+                redis.call("SREM", KEYS[6], ARGV[2])
+            end
             return 1
         end
         if redis.call("EXISTS", KEYS[2]) == 0 then return -1 end
@@ -93,7 +99,16 @@ impl Broker {
                     score: note.parse().ok(),
                 });
             } else if item.state == JobState::Waiting {
-                let call = Call::new(&MARK, &[&job]).arg(bulk).arg(item.key.created_ms);
+                let own = &self.config.own_prefix;
+                let names = [
+                    job,
+                    marked_key(own, &item.key.queue),
+                    clearing_key(own, &item.key.queue),
+                ];
+                let call = Call::new(&MARK, &names)
+                    .arg(bulk)
+                    .arg(item.key.created_ms)
+                    .arg(item.key.id.as_str());
                 marks.push((place, call));
             } else {
                 let refused = match (seen.number(0), seen.score) {
@@ -146,6 +161,7 @@ impl Broker {
                 -3 => JobResult::skipped(OF_A_SCHEDULE),
                 -4 => JobResult::skipped(IN_A_FLOW),
                 -6 => JobResult::skipped("Another bulk operation has removed the job"),
+                -7 => JobResult::skipped("The waiting jobs of the queue are being removed"),
                 _ => JobResult::skipped("The job is running, or has run since it was chosen"),
             }));
         }
@@ -180,6 +196,7 @@ impl Broker {
                 place,
                 keys.marker(),
                 keys.events(),
+                marked_key(&self.config.own_prefix, &key.queue),
             ];
             let event = match state {
                 JobState::Waiting | JobState::Prioritized => "waiting".to_owned(),
@@ -232,8 +249,9 @@ const OF_A_SCHEDULE: &str =
     "The job is a tick of a schedule: change or remove the schedule instead";
 
 /// A retry cancels an earlier removal: the job must run.
-pub(super) fn without_mark(job: &str) -> Cmd {
-    let mut command = redis::cmd("HDEL");
-    command.arg(job).arg(CANCELLED);
-    command
+pub(super) fn without_mark(marked: &str, job: &str, id: &str) -> [Cmd; 2] {
+    let (mut field, mut member) = (redis::cmd("HDEL"), redis::cmd("SREM"));
+    field.arg(job).arg(CANCELLED);
+    member.arg(marked).arg(id);
+    [field, member]
 }

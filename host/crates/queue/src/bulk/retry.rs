@@ -5,7 +5,7 @@ use redis::Value;
 use super::{Chosen, JobResult, PlannedChange};
 use crate::job_rules::check_data;
 use crate::opts::JobOpts;
-use crate::removal::reprocessing;
+use crate::removal::{marked_key, reprocessing};
 use crate::{Broker, QueueError};
 
 /// From a job's name and data to its new data, or to why it stays unchanged.
@@ -74,7 +74,9 @@ impl Broker {
             };
             if let (None, Some(call)) = (&fates[place], call) {
                 let job = keys.job_key(item.key.id.as_str());
-                let mut before = vec![super::remove::without_mark(&job)];
+                let id = item.key.id.as_str();
+                let marked = marked_key(&self.config.own_prefix, &item.key.queue);
+                let mut before = Vec::from(super::remove::without_mark(&marked, &job, id));
                 if let Ok(Some(data)) = edited {
                     // The same write as BullMQ's script, which checks only that the job exists.
                     let mut update = redis::cmd("HSET");
