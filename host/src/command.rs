@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use chrono::{SecondsFormat, Utc};
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap_complete::CompleteEnv;
 use clap_complete::env::Shells;
 use patchbay_app::incident::BundleFile;
@@ -67,7 +68,7 @@ struct Cli {
     // as one type.
     watch: Option<String>,
     /// Configuration file [default: patchbay.toml here or in /etc/patchbay]
-    #[arg(long, global = true, value_name = "FILE", env = "PATCHBAY_CONFIG")]
+    #[arg(long, global = true, value_name = "FILE", env = "PATCHBAY_CONFIG", value_parser = OsStringValueParser::new().map(PathBuf::from))]
     config: Option<PathBuf>,
     #[command(flatten)]
     client: ClientArgs,
@@ -139,7 +140,7 @@ enum Command {
 pub fn main() -> ExitCode {
     patchbay_cli::names::find_dev_with(|| DevState::find().map(DevState::connection));
     // Ends the process if a shell asks for completions.
-    CompleteEnv::with_factory(Cli::command).complete();
+    CompleteEnv::with_factory(command).complete();
     let cli = match parse() {
         Ok(cli) => cli,
         Err(code) => return code,
@@ -164,11 +165,9 @@ pub fn main() -> ExitCode {
     };
     let ended = match &cli.watch {
         Some(_) if matches!(cli.command, Command::Dev(_)) => runtime.block_on(run(cli, output)),
-        Some(seconds) if cli.is_read() => match seconds.parse() {
-            Ok(seconds @ 1..=3600) => {
-                runtime.block_on(watch(cli, Duration::from_secs(seconds), output))
-            }
-            _ => Err(Usage("--watch: must be a number of seconds from 1 to 3600".into()).into()),
+        Some(length) if cli.is_read() => match watch_every(length) {
+            Some(every) => runtime.block_on(watch(cli, every, output)),
+            None => Err(Usage("--watch: must be from 1 to 3600 seconds: a number, or one with a unit, such as 10s or 5m".into()).into()),
         },
         Some(_) if !cli.can_be_followed() => {
             Err(Usage("--watch repeats commands that only read, such as `patchbay status`, and follows bulk operations".into()).into())
@@ -187,14 +186,39 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// Seconds, or a duration with a unit.
+fn watch_every(text: &str) -> Option<Duration> {
+    let seconds = text.parse().map(Duration::from_secs).ok();
+    seconds
+        .or_else(|| patchbay_cli::duration(text).ok())
+        .filter(|every| (Duration::from_secs(1)..=Duration::from_secs(3_600)).contains(every))
+}
+
 /// A wrong use of the command line that the parser cannot see.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct Usage(String);
 
+/// As clap derives it, but `-1` is a value and no option, so that the error says what is allowed.
+fn command() -> clap::Command {
+    fn with_negative_numbers(command: clap::Command) -> clap::Command {
+        command
+            .mut_args(|arg| match arg.get_action().takes_values() {
+                true => arg.allow_negative_numbers(true),
+                false => arg,
+            })
+            .mut_subcommands(with_negative_numbers)
+    }
+    with_negative_numbers(Cli::command())
+}
+
 /// The arguments of this process. Errors are printed, for scripts in the envelope of all others.
 fn parse() -> Result<Cli, ExitCode> {
-    let mut cli = Cli::try_parse().map_err(|error| {
+    let parsed = command()
+        .try_get_matches()
+        .and_then(|matches| Cli::from_arg_matches(&matches));
+    let mut cli = parsed.map_err(|error| {
+        let error = error.format(&mut command());
         let wants_json = std::env::args_os().any(|argument| {
             ["--json", "-ojson", "--output-format=json"]
                 .iter()
@@ -218,6 +242,8 @@ fn parse() -> Result<Cli, ExitCode> {
         }
         ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
     })?;
+    // An empty variable is one that is not set.
+    cli.config = cli.config.filter(|file| !file.as_os_str().is_empty());
     cli.client = cli.client.or(|| DevState::find().map(DevState::connection));
     Ok(cli)
 }
@@ -518,6 +544,6 @@ mod tests {
 
     #[test]
     fn the_command_line_is_consistent() {
-        Cli::command().debug_assert();
+        command().debug_assert();
     }
 }

@@ -219,6 +219,20 @@ pub struct BulkPreview {
     pub complete: bool,
     /// Some of the jobs.
     pub sample: Vec<BulkSample>,
+    /// For `edit-and-retry`: how many of the jobs it changes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub edit: Option<BulkEditCounts>,
+}
+
+/// What an edit does to the jobs that match.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct BulkEditCounts {
+    /// Jobs whose data was looked at; fewer than `matched` if the time for it was over.
+    pub examined: u64,
+    /// Of these, jobs that would be retried with the data that they have.
+    pub unchanged: u64,
+    /// Of these, jobs that would be left as they are and not retried; see `refused` of the sample.
+    pub refused: u64,
 }
 
 /// A job in the sample of a preview.

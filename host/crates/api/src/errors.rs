@@ -215,7 +215,7 @@ pub const ERRORS: &[ErrorCode] = &[
         0,
         "The server at http://127.0.0.1:8080 is not a Patchbay host (HTTP status 200)",
         "Another program answers at that address.",
-        "Check --url or PATCHBAY_URL.",
+        "Check --url or PATCHBAY_URL; without them a command asks the host of `patchbay dev` here, else http://127.0.0.1:8080. To see which program listens there: `ss -ltnp`. To start a host for trying: `patchbay dev`.",
     ),
     code(
         "quarantined",

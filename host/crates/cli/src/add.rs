@@ -8,14 +8,18 @@ use patchbay_api::flows::FlowsAdd;
 use patchbay_api::jobs::{AddJob, BackoffBody, DeduplicationBody, Force, JobsAdd};
 use patchbay_api::operation::NoQuery;
 use patchbay_api::queues::QueuePath;
-use patchbay_model::retry;
+use patchbay_model::job::MAX_PRIORITY;
+use patchbay_model::retry::{self, MAX_DELAY};
 use patchbay_model::shell::{arguments, word};
 use serde_json::Value;
 
 use super::client::Client;
-use super::input::given_json;
+use super::input::{decimal, given_json, milliseconds, whole};
 use super::refusal::Why;
 use super::{Output, names};
+
+/// The longest delay of a job, in milliseconds.
+pub(super) const LONGEST_MS: u64 = MAX_DELAY.as_secs() * 1_000;
 
 #[derive(Args)]
 pub struct AddArgs {
@@ -30,36 +34,37 @@ pub struct AddArgs {
     /// Id of the job: a second job with this id is not added while the first is known
     #[arg(long)]
     id: Option<String>,
-    /// Delay before the start, in milliseconds from now
-    #[arg(long, value_name = "MS")]
+    /// Delay before the start: milliseconds, or with a unit, such as 90s or 2h
+    #[arg(long, value_name = "MS", value_parser = milliseconds(0, LONGEST_MS))]
     delay_ms: Option<u64>,
     /// Priority, 1 (first) to 2097152. Jobs without a priority come first; 0 overrides the
     /// manifest's priority
-    #[arg(long)]
+    #[arg(long, value_parser = whole::<u32>(0, MAX_PRIORITY.into()))]
     priority: Option<u32>,
     /// Put it before all waiting jobs without a priority
     #[arg(long)]
     lifo: bool,
     /// Maximum number of attempts
-    #[arg(long)]
+    #[arg(long, value_parser = whole::<u32>(0, u32::MAX.into()))]
     attempts: Option<u32>,
     /// How the delay between attempts grows
     #[arg(long, value_enum, requires = "backoff_ms")]
     backoff: Option<BackoffKind>,
-    /// First delay between attempts, in milliseconds; fixed unless --backoff says otherwise
-    #[arg(long, value_name = "MS")]
+    /// First delay between attempts: milliseconds, or with a unit, such as 30s; fixed unless
+    /// --backoff says otherwise
+    #[arg(long, value_name = "MS", value_parser = milliseconds(0, LONGEST_MS))]
     backoff_ms: Option<u64>,
-    /// Longest delay between attempts, in milliseconds
-    #[arg(long, value_name = "MS", requires = "backoff_ms")]
+    /// Longest delay between attempts: milliseconds, or with a unit, such as 1h
+    #[arg(long, value_name = "MS", requires = "backoff_ms", value_parser = milliseconds(0, LONGEST_MS))]
     backoff_max_ms: Option<u64>,
     /// Random share of the delay, 0.0 to 1.0
-    #[arg(long, value_name = "SHARE", requires = "backoff_ms")]
+    #[arg(long, value_name = "SHARE", requires = "backoff_ms", value_parser = decimal(0.0, 1.0))]
     backoff_jitter: Option<f64>,
     /// Add only one job per this id while that job is unfinished
     #[arg(long, value_name = "ID")]
     deduplicate: Option<String>,
-    /// Add only one job per this id within this many milliseconds
-    #[arg(long, value_name = "MS", requires = "deduplicate")]
+    /// Add only one job per this id within this time: milliseconds, or with a unit, such as 10m
+    #[arg(long, value_name = "MS", requires = "deduplicate", value_parser = milliseconds(0, LONGEST_MS))]
     deduplicate_ttl_ms: Option<u64>,
     /// Restart the time window of --deduplicate-ttl-ms at each repeat
     #[arg(long, requires = "deduplicate_ttl_ms")]
@@ -71,7 +76,7 @@ pub struct AddArgs {
     #[arg(long, requires = "deduplicate")]
     deduplicate_keep_last: bool,
     /// Latest start, Unix milliseconds
-    #[arg(long, value_name = "UNIX_MS")]
+    #[arg(long, value_name = "UNIX_MS", value_parser = whole::<u64>(0, u64::MAX))]
     expires_at_ms: Option<u64>,
     /// Retention once completed: true removes the job, false keeps it, or a number of jobs to keep,
     /// or {"age": seconds, "count": jobs}

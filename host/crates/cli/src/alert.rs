@@ -16,6 +16,7 @@ use patchbay_model::shell::word;
 use patchbay_model::words::{counted, lasted};
 
 use super::client::{Client, ClientArgs};
+use super::input::{decimal, number_in, seconds, whole};
 use super::names;
 use super::output::{Output, plain};
 use super::refusal::{Refusal, Why};
@@ -49,6 +50,7 @@ pub enum AlertCommand {
     /// End a silence
     Unsilence {
         /// Number of the silence, as shown by `alert silences`
+        #[arg(value_parser = number_in::<u64>("alert silences"))]
         id: u64,
         #[command(flatten)]
         why: Why,
@@ -98,14 +100,14 @@ pub struct Change {
     /// Only for this subject, or a prefix followed by *
     #[arg(long)]
     subject: Option<String>,
-    /// Threshold, in the unit of the rule
-    #[arg(long)]
+    /// Threshold, 0 or more, in the unit of the rule; for a time: seconds
+    #[arg(long, value_parser = decimal(0.0, f64::MAX))]
     threshold: Option<f64>,
     /// How long the condition must be met before a message is sent, at most 7d: 0s, 90s, 5m
     #[arg(long = "for", value_parser = |text: &str| seconds(text, 0, 7), value_name = "LENGTH")]
     hold: Option<u64>,
     /// Minimum number of cases; with fewer the rule does not fire
-    #[arg(long, value_parser = clap::value_parser!(i32).range(0..))]
+    #[arg(long, value_parser = whole::<i32>(0, i32::MAX as u64))]
     at_least: Option<i32>,
     /// Severity: warning or critical
     #[arg(long, value_parser = ["warning", "critical"])]
@@ -119,25 +121,6 @@ pub struct Change {
     /// Disable the rule
     #[arg(long)]
     off: bool,
-}
-
-/// Parses `90s`, `30m`, `2h` or `3d` to seconds; at least `least` seconds and at most `most_days`
-/// days.
-fn seconds(text: &str, least: u64, most_days: u64) -> Result<u64, String> {
-    let unit = match text.chars().last() {
-        Some('s') => 1,
-        Some('m') => 60,
-        Some('h') => 3_600,
-        Some('d') => 86_400,
-        _ => return Err("must be a number with a unit: 90s, 30m, 2h or 3d".into()),
-    };
-    let number: u64 = text[..text.len() - 1]
-        .parse()
-        .map_err(|_| "must be a number with a unit: 90s, 30m, 2h or 3d")?;
-    let length = number
-        .checked_mul(unit)
-        .filter(|length| (least..=most_days * 86_400).contains(length));
-    length.ok_or_else(|| format!("must be from {least} s to {most_days} days"))
 }
 
 impl AlertCommand {

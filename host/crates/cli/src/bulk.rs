@@ -8,17 +8,19 @@ use anyhow::bail;
 use clap::{Args, Subcommand};
 use patchbay_api::body::{Json, NoBody};
 use patchbay_api::bulk::{
-    Bulk, BulkBegin, BulkBegun, BulkCancel, BulkChange, BulkDetails, BulkItem, BulkItems, BulkList,
-    BulkPath, BulkPreview, BulkReason, BulkResume, BulkShow, BulkUndo, ListBulkItems, ListBulks,
+    Bulk, BulkBegin, BulkBegun, BulkCancel, BulkChange, BulkDetails, BulkEditCounts, BulkItem,
+    BulkItems, BulkList, BulkPath, BulkPreview, BulkReason, BulkResume, BulkShow, BulkUndo, ListBulkItems, ListBulks,
     ResumeBulk,
 };
 use patchbay_api::operation::NoQuery;
+use patchbay_model::words::counted;
 use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Map, Value, json};
 
 use super::client::{Client, ClientArgs};
 use super::dead_letter_advice;
 use super::exact::{with_json_in, with_member};
+use super::input::{number_in, whole};
 use super::output::{Output, plain, time};
 use super::paging::Paging;
 use super::refusal::{Refusal, Why, confirmed};
@@ -78,6 +80,7 @@ pub enum BulkCommand {
     /// Show a bulk operation: state, counts, and why jobs were left unchanged
     Show {
         /// Number of the operation
+        #[arg(value_parser = number_in::<i64>("bulk list"))]
         id: i64,
         /// Also list its jobs: all, or those that are pending, done, skipped, failed, restored or
         /// lost
@@ -87,11 +90,13 @@ pub enum BulkCommand {
     /// Follow a bulk operation until it ends or pauses
     Watch {
         /// Number of the operation
+        #[arg(value_parser = number_in::<i64>("bulk list"))]
         id: i64,
     },
     /// Cancel a bulk operation; jobs that were already handled stay as they are
     Cancel {
         /// Number of the operation
+        #[arg(value_parser = number_in::<i64>("bulk list"))]
         id: i64,
         #[command(flatten)]
         why: Why,
@@ -99,9 +104,10 @@ pub enum BulkCommand {
     /// Resume a bulk operation that has paused after its first jobs
     Resume {
         /// Number of the operation
+        #[arg(value_parser = number_in::<i64>("bulk list"))]
         id: i64,
         /// Handle this many more jobs, then pause again
-        #[arg(long)]
+        #[arg(long, value_parser = whole::<u32>(1, u32::MAX.into()))]
         first: Option<u32>,
         #[command(flatten)]
         why: Why,
@@ -109,6 +115,7 @@ pub enum BulkCommand {
     /// Undo a removal: put the removed jobs back, within an hour of its end
     Undo {
         /// Number of the operation
+        #[arg(value_parser = number_in::<i64>("bulk list"))]
         id: i64,
         #[command(flatten)]
         why: Why,
@@ -143,7 +150,7 @@ pub struct BulkOptions {
     #[arg(long, requires = "dry_run")]
     reveal: bool,
     /// Handle this many jobs, then pause; `patchbay bulk resume` handles the rest
-    #[arg(long)]
+    #[arg(long, value_parser = whole::<u32>(1, u32::MAX.into()))]
     first: Option<u32>,
     /// Why, for the record
     #[arg(long)]
@@ -436,16 +443,19 @@ async fn begin_with(
         return Ok(ExitCode::from(NOTHING_FOUND));
     }
     let jobs = if matched == 1 { "job" } else { "jobs" };
+    let spared = preview.edit.map(|edit| spared(&edit, matched));
+    let spared = spared.unwrap_or_default();
     let count = format!(
         "{}{matched} {jobs}",
         if preview.complete { "" } else { "at least " }
     );
+    let example = format!("{}{spared}", example(&count, preview));
     if dry_run {
-        output.value(&example(&count, preview), &raw);
+        output.value(&example, &raw);
         return Ok(ExitCode::SUCCESS);
     }
     if !output.json && !output.quiet {
-        println!("{}", plain(&example(&count, preview)));
+        println!("{}", plain(&example));
     }
     let pause = first.filter(|first| u64::from(*first) < matched);
     let pause = pause
@@ -467,6 +477,35 @@ async fn begin_with(
     let id = bulk.id;
     let done = format!("Started: bulk operation {id}. Follow it: patchbay bulk watch {id}");
     go_on(id, &done, &begun.raw, client, output).await
+}
+
+/// What the edit leaves alone, on lines of its own; empty if it changes every job.
+fn spared(edit: &BulkEditCounts, matched: u64) -> String {
+    let of = match edit.examined < matched {
+        true => format!("Of the first {}", counted(edit.examined, "job")),
+        false => "Of these".to_owned(),
+    };
+    let jobs = |n: u64, one: &str, more: &str| {
+        let does = if n == 1 { one } else { more };
+        (n > 0).then(|| format!("{n} {does}"))
+    };
+    let parts = [
+        jobs(
+            edit.unchanged,
+            "is retried with the data that it has: the edit changes nothing in it",
+            "are retried with the data that they have: the edit changes nothing in them",
+        ),
+        jobs(
+            edit.refused,
+            "is left as it is and not retried",
+            "are left as they are and not retried",
+        ),
+    ];
+    let parts: Vec<String> = parts.into_iter().flatten().collect();
+    match parts.is_empty() {
+        true => String::new(),
+        false => format!("\n{of}, {}", parts.join("; ")),
+    }
 }
 
 /// The group whose failed jobs in Redis are asked for, if nothing else restricts them.
@@ -518,12 +557,14 @@ fn of_change(change: &BulkChange) -> String {
             .as_ref()
             .map_or_else(|| "(none)".to_owned(), |value| value.get().to_owned())
     };
-    format!(
-        "{}: {} -> {}",
-        change.path,
-        shown(&change.before),
-        shown(&change.after)
-    )
+    let (before, after) = (shown(&change.before), shown(&change.after));
+    match before == after {
+        true => format!(
+            "{}: changes, hidden by the plugin's redaction (--dry-run --reveal shows it)",
+            change.path
+        ),
+        false => format!("{}: {before} -> {after}", change.path),
+    }
 }
 
 async fn go_on(
@@ -693,5 +734,10 @@ mod tests {
         );
         assert_eq!(change(None, value("1.10")), "to: (none) -> 1.10");
         assert_eq!(change(value("null"), None), "to: null -> (none)");
+        let hidden = || value(r#""[redacted]""#);
+        assert_eq!(
+            change(hidden(), hidden()),
+            "to: changes, hidden by the plugin's redaction (--dry-run --reveal shows it)"
+        );
     }
 }

@@ -69,6 +69,10 @@ pub struct Connection {
 impl ClientArgs {
     /// Sets the host to use if the arguments name none. Its credentials are sent only to that host.
     pub fn or(mut self, dev: impl FnOnce() -> Option<Connection>) -> Self {
+        // An empty variable is one that is not set.
+        for value in [&mut self.url, &mut self.user, &mut self.password] {
+            *value = value.take().filter(|value| !value.is_empty());
+        }
         self.dev = if self.url.is_none() { dev() } else { None };
         self
     }
@@ -100,7 +104,8 @@ pub enum ClientError {
     },
     /// The answer is not from a Patchbay host.
     #[error(
-        "What answers at {url} is not a Patchbay host (HTTP status {status}). Check --url or PATCHBAY_URL"
+        "What answers at {url} is not a Patchbay host (HTTP status {status}). Check --url or PATCHBAY_URL, or start a host with `patchbay dev` \
+         or `patchbay serve`"
     )]
     NotPatchbay {
         url: String,
@@ -597,6 +602,24 @@ impl Client {
         let body: Envelope = serde_json::from_str(&text).map_err(|_| self.not_patchbay(status))?;
         if body.success {
             return Ok(body);
+        }
+        match body.code.as_deref() {
+            // Other programs answer in this form, too, but without a code.
+            None => return Err(self.not_patchbay(status)),
+            Some("route-not-found") => {
+                return Err(ClientError::Refused {
+                    status,
+                    code: "route-not-found".into(),
+                    message: format!(
+                        "The host at {} has no such operation: it is of another version than this command ({}). See `patchbay --version` on \
+                         its machine",
+                        self.shown(),
+                        env!("CARGO_PKG_VERSION")
+                    ),
+                    details: body.details,
+                });
+            }
+            Some(_) => {}
         }
         Err(ClientError::Refused {
             status,

@@ -17,6 +17,7 @@ use serde_json::json;
 use super::bulk;
 use super::client::{Client, ClientArgs};
 use super::dead_letter_advice::{next, whereabouts};
+use super::input::{number_in, whole};
 use super::names;
 use super::output::{Output, time};
 use super::refusal::Why;
@@ -43,18 +44,20 @@ pub enum DeadLetterCommand {
         #[arg(long)]
         all: bool,
         /// Maximum number of groups, 1 to 1000
-        #[arg(long, default_value_t = 50)]
+        #[arg(long, default_value_t = 50, value_parser = whole::<u16>(1, 1_000))]
         limit: u16,
     },
     /// Show a group: its newest jobs, the stack of the newest, and the same failure in other
     /// revisions
     Show {
         /// Number of the group
+        #[arg(value_parser = number_in::<i64>("dead-letter list"))]
         id: i64,
     },
     /// Acknowledge a group; the same failure in another revision is another group
     Ack {
         /// Number of the group
+        #[arg(value_parser = number_in::<i64>("dead-letter list"))]
         id: i64,
         /// Reopen the group
         #[arg(long)]
@@ -65,6 +68,7 @@ pub enum DeadLetterCommand {
     /// Set the note of a group; without a text, remove it
     Note {
         /// Number of the group
+        #[arg(value_parser = number_in::<i64>("dead-letter list"))]
         id: i64,
         /// Text of the note
         note: Option<String>,
@@ -74,6 +78,7 @@ pub enum DeadLetterCommand {
     /// Assign a group to somebody; without a name, remove the assignment
     Assign {
         /// Number of the group
+        #[arg(value_parser = number_in::<i64>("dead-letter list"))]
         id: i64,
         /// Name of the responsible person
         to: Option<String>,
@@ -83,6 +88,7 @@ pub enum DeadLetterCommand {
     /// Retry the jobs of a group that are still failed: patchbay bulk retry dead-letter=ID
     Retry {
         /// Number of the group
+        #[arg(value_parser = number_in::<i64>("dead-letter list"))]
         id: i64,
         #[command(flatten)]
         how: bulk::BulkOptions,

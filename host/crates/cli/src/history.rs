@@ -24,7 +24,7 @@ use serde_json::value::RawValue;
 use tokio::io::AsyncWriteExt;
 
 use super::client::{Client, ClientArgs, RevealArgs};
-use super::names;
+use super::{input, names};
 use super::output::{Output, time};
 use super::paging::Paging;
 use super::refusal::{Consent, Refusal, Why, confirmed};
@@ -78,8 +78,8 @@ pub enum RetentionCommand {
         /// invalid-result or host-fault
         #[arg(long)]
         outcome: Option<String>,
-        /// Number of days, 1 to 36500
-        #[arg(long)]
+        /// Days, 1 to 36500: a number, or one with a unit, such as 30d
+        #[arg(long, value_parser = input::days)]
         days: u32,
         #[command(flatten)]
         why: Why,

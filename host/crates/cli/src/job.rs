@@ -20,10 +20,10 @@ use patchbay_model::shell::{arguments, word};
 use patchbay_model::words::{counted, lasted};
 use serde_json::{Value, json};
 
-use super::add::{self, AddArgs};
+use super::add::{self, AddArgs, LONGEST_MS};
 use super::client::{Client, ClientArgs, RevealArgs};
 use super::exact::with_json_in;
-use super::input::given_json;
+use super::input::{given_json, milliseconds, whole};
 use super::output::{relative, time};
 use super::refusal::{Consent, Why};
 use super::view::short;
@@ -59,8 +59,8 @@ pub enum JobCommand {
         /// Other data: JSON, @FILE, or - for standard input
         #[arg(long, value_name = "JSON")]
         data: Option<String>,
-        /// Delay before the start, in milliseconds from now
-        #[arg(long, value_name = "MS")]
+        /// Delay before the start: milliseconds, or with a unit, such as 90s or 2h
+        #[arg(long, value_name = "MS", value_parser = milliseconds(0, LONGEST_MS))]
         delay_ms: Option<u64>,
         #[command(flatten)]
         why: Why,
@@ -118,7 +118,8 @@ pub enum JobCommand {
     SetDelay {
         #[command(flatten)]
         job: JobRef,
-        /// Delay in milliseconds, from now
+        /// Delay from now: milliseconds, or with a unit, such as 90s or 2h
+        #[arg(value_parser = milliseconds(0, LONGEST_MS))]
         delay_ms: u64,
         #[command(flatten)]
         why: Why,
@@ -128,6 +129,7 @@ pub enum JobCommand {
         #[command(flatten)]
         job: JobRef,
         /// Priority, 1 (first) to 2097152; 0 comes before all of them
+        #[arg(value_parser = whole::<u32>(0, MAX_PRIORITY.into()))]
         priority: u32,
         #[command(flatten)]
         why: Why,
@@ -141,10 +143,10 @@ pub enum JobCommand {
         #[arg(default_value = "failed", value_parser = PossibleValuesParser::new(LISTED).try_map(|text| listed(&text)))]
         state: JobState,
         /// Maximum number of jobs
-        #[arg(long, default_value_t = 20)]
+        #[arg(long, default_value_t = 20, value_parser = whole::<u64>(0, u64::MAX))]
         limit: u64,
         /// Skip this many jobs
-        #[arg(long, default_value_t = 0)]
+        #[arg(long, default_value_t = 0, value_parser = whole::<u64>(0, 1 << 31))]
         offset: u64,
         /// List all jobs, page by page
         #[arg(long, conflicts_with_all = ["limit", "offset"])]

@@ -67,7 +67,10 @@ fn names(path: &str, name: &str) -> Option<Vec<String>> {
 }
 
 fn client() -> Option<Client> {
-    let variable = |name: &str| std::env::var(name).ok();
+    let variable = |name: &str| {
+        let value = std::env::var(name).ok();
+        value.filter(|value| !value.is_empty())
+    };
     let connection = match variable("PATCHBAY_URL") {
         None => DEV.get().and_then(|find| find()),
         Some(url) => Some(Connection {

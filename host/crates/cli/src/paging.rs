@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use utoipa::ToSchema;
 
 use super::client::{Client, ClientError, ReceivedPage};
+use super::input::whole;
 use super::output::Output;
 
 /// Maximum number of rows per page that a host returns.
@@ -19,7 +20,7 @@ const LARGEST_PAGE: u16 = 200;
 #[derive(Args)]
 pub struct Paging {
     /// Maximum number of rows, 1 to 200
-    #[arg(long, default_value_t = 50)]
+    #[arg(long, default_value_t = 50, value_parser = whole::<u16>(1, LARGEST_PAGE.into()))]
     limit: u16,
     /// All rows, page by page
     #[arg(long, conflicts_with = "limit")]

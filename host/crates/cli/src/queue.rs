@@ -18,6 +18,7 @@ use patchbay_model::words::{counted, lasted};
 use serde_json::json;
 
 use super::client::{Client, ClientArgs, ClientError, Received};
+use super::input::{milliseconds, of_seconds, whole};
 use super::names;
 use super::output::{Output, time};
 use super::refusal::{Consent, Why};
@@ -74,11 +75,11 @@ pub enum QueueCommand {
         /// State of the jobs: waiting, prioritized, delayed, completed or failed
         #[arg(value_parser = state)]
         state: JobState,
-        /// Minimum age, in seconds
-        #[arg(long, default_value_t = 0)]
-        older_than_s: u64,
+        /// Minimum age: seconds, or with a unit, such as 30m or 7d
+        #[arg(long = "older-than-s", value_name = "SECONDS", default_value = "0", value_parser = of_seconds(0, u64::MAX))]
+        older_than_ms: u64,
         /// Maximum number of jobs
-        #[arg(long, default_value_t = 10_000)]
+        #[arg(long, default_value_t = 10_000, value_parser = whole::<u64>(0, u64::MAX))]
         limit: u64,
         #[command(flatten)]
         consent: Consent,
@@ -140,7 +141,7 @@ pub enum QueueCommand {
         #[arg(add = names::queues())]
         queue: String,
         /// Maximum number of jobs
-        #[arg(required_unless_present = "none", conflicts_with = "none")]
+        #[arg(required_unless_present = "none", conflicts_with = "none", value_parser = whole::<u32>(0, u32::MAX.into()))]
         max: Option<u32>,
         /// Remove the limit
         #[arg(long)]
@@ -154,13 +155,13 @@ pub enum QueueCommand {
         #[arg(add = names::queues())]
         queue: String,
         /// Maximum number of jobs
-        #[arg(required_unless_present = "none", conflicts_with = "none")]
+        #[arg(required_unless_present = "none", conflicts_with = "none", value_parser = whole::<u64>(0, 1 << 31))]
         max: Option<u64>,
         /// Remove the limit
         #[arg(long)]
         none: bool,
-        /// Length of the period, in milliseconds
-        #[arg(long, default_value_t = 1_000)]
+        /// Length of the period, at most a day: milliseconds, or with a unit, such as 10s or 1m
+        #[arg(long, value_name = "MS", default_value = "1000", value_parser = milliseconds(1, 86_400_000))]
         per_ms: u64,
         #[command(flatten)]
         why: Why,
@@ -318,7 +319,7 @@ pub(crate) async fn run(
         QueueCommand::Clean {
             queue,
             state,
-            older_than_s,
+            older_than_ms,
             limit,
             consent,
             dry_run,
@@ -329,7 +330,7 @@ pub(crate) async fn run(
                 };
                 let what = Clean {
                     state,
-                    older_than_ms: older_than_s.saturating_mul(1_000),
+                    older_than_ms,
                     limit: Some(limit),
                     dry_run,
                 };
@@ -339,7 +340,7 @@ pub(crate) async fn run(
             let would = act(true).await?;
             // Only ended jobs are counted by their age.
             let is_ended = [JobState::Completed, JobState::Failed].contains(&state);
-            let most = if older_than_s > 0 && !is_ended {
+            let most = if older_than_ms > 0 && !is_ended {
                 "up to "
             } else {
                 ""

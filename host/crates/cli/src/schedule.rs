@@ -114,8 +114,8 @@ pub enum ScheduleCommand {
 
 #[derive(Args)]
 pub struct Rhythm {
-    /// Milliseconds between ticks
-    #[arg(long, conflicts_with = "cron")]
+    /// Time between ticks: milliseconds, or with a unit, such as 90s or 2h
+    #[arg(long, value_name = "MS", conflicts_with = "cron", value_parser = input::milliseconds(1_000, 315_360_000_000))]
     every_ms: Option<u64>,
     /// Cron expression: five fields, or six with seconds first
     #[arg(long)]

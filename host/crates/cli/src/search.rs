@@ -439,7 +439,7 @@ fn described(
         let seconds = ms / 1_000;
         let (unit, name) = [(86_400, "d"), (3_600, "h"), (60, "m")]
             .into_iter()
-            .find(|(unit, _)| seconds > *unit && seconds % unit == 0)
+            .find(|(unit, _)| seconds >= *unit && seconds % unit == 0)
             .unwrap_or((1, "s"));
         parts.push(format!("--since {}{name}", seconds / unit));
     }

@@ -72,6 +72,18 @@ impl Path {
         }
     }
 
+    /// The place of the object or list in which this one is.
+    fn parent(&self) -> Option<Self> {
+        let (_, above) = self.0.split_last()?;
+        (!above.is_empty()).then(|| Self(above.to_vec()))
+    }
+
+    /// Whether the value at this place differs between two documents.
+    pub(super) fn is_changed(&self, old: &str, new: &str) -> bool {
+        let (old, new) = (self.value_in(old), self.value_in(new));
+        old.as_deref().map(RawValue::get) != new.as_deref().map(RawValue::get)
+    }
+
     /// The value at this place.
     pub(super) fn value_in(&self, data: &str) -> Option<Box<RawValue>> {
         let mut value: Box<RawValue> = serde_json::from_str(data).ok()?;
@@ -111,6 +123,32 @@ impl Edits {
             }
         }
         touched
+    }
+
+    /// The paths by which the changes of a document are shown. Where an item of a list is removed,
+    /// this is the list, because the items behind move up.
+    pub(super) fn shown(&self, old: &str) -> Vec<Path> {
+        let list_of = |path: &Path| {
+            let list = path.parent()?;
+            let value = list.value_in(old)?;
+            value.get().trim_start().starts_with('[').then_some(list)
+        };
+        let mut shown: Vec<Path> = Vec::new();
+        for path in self.touched() {
+            let is_removed = self.unset.contains(path);
+            let list = is_removed.then(|| list_of(path)).flatten();
+            let path = list.unwrap_or_else(|| path.clone());
+            if !shown.contains(&path) {
+                shown.push(path);
+            }
+        }
+        shown
+    }
+
+    /// Whether the edits have changed nothing in a document.
+    pub(super) fn is_unchanged(&self, old: &str, new: &str) -> bool {
+        let shown = self.shown(old);
+        !shown.iter().any(|path| path.is_changed(old, new))
     }
 
     pub fn to_row(&self) -> Result<String, serde_json::Error> {
@@ -403,6 +441,23 @@ mod tests {
         assert_eq!((read.replace, read.set[0].1.get()), (edits.replace, "1.10"));
         assert!(serde_json::from_str::<Before>(old).is_ok());
         assert!(serde_json::from_str::<Before>(&row).is_err());
+    }
+
+    #[test]
+    fn an_item_that_is_removed_is_shown_by_its_list() {
+        let edits = Edits {
+            unset: ["tags.0", "gone.0", "lead.id"]
+                .map(|path| path.parse().expect("a path"))
+                .to_vec(),
+            ..Edits::default()
+        };
+        let old = r#"{"tags":["a","b"],"lead":{"id":1}}"#;
+        let new = edits.apply(old).expect("it can be edited");
+        let shown: Vec<String> = edits.shown(old).iter().map(Path::written).collect();
+        assert_eq!(shown, ["tags", "gone.0", "lead.id"]);
+        assert!(!edits.is_unchanged(old, &new));
+        let same = r#"{"tags":[],"n":1}"#;
+        assert!(edits.is_unchanged(same, &edits.apply(same).expect("it can be edited")));
     }
 
     #[test]

@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use patchbay_api::bulk::{BulkChange, BulkKind, BulkPreview, BulkSample, BulkSource};
+use patchbay_api::bulk::{
+    BulkChange, BulkEditCounts, BulkKind, BulkPreview, BulkSample, BulkSource,
+};
 use patchbay_model::Redaction;
 use patchbay_model::redaction::{Mask, REDACTED};
 use patchbay_queue::{Chosen, QueueError};
@@ -53,10 +55,18 @@ impl BulkJobs {
             matched: 0,
             complete: true,
             sample: Vec::new(),
+            edit: plan.edits.as_ref().map(|_| BulkEditCounts::default()),
         };
         while let Some(here) = place {
             let (candidates, next) = chooser.page(here).await?;
             preview.matched += candidates.len() as u64;
+            if let (Some(edits), Some(counts)) = (&plan.edits, &mut preview.edit) {
+                for candidate in &candidates {
+                    if began.elapsed() < count_for {
+                        self.count_edit(plan, edits, candidate, counts).await?;
+                    }
+                }
+            }
             let some = candidates.into_iter().take(SAMPLE - preview.sample.len());
             for candidate in some {
                 preview
@@ -67,6 +77,33 @@ impl BulkJobs {
             place = next.filter(|_| began.elapsed() < count_for);
         }
         Ok(preview)
+    }
+
+    async fn count_edit(
+        &self,
+        plan: &Plan,
+        edits: &Edits,
+        candidate: &Candidate,
+        counts: &mut BulkEditCounts,
+    ) -> Result<(), BulkError> {
+        let Candidate {
+            chosen, name, data, ..
+        } = candidate;
+        let data = match data {
+            Some(data) => Ok(data.clone()),
+            None => self.find_data(plan, chosen).await?.data,
+        };
+        let new = data
+            .as_ref()
+            .map_err(String::clone)
+            .and_then(|old| self.edited(edits, &chosen.key.queue, name, old));
+        counts.examined += 1;
+        match (&data, new) {
+            (Ok(old), Ok(new)) if edits.is_unchanged(old, &new) => counts.unchanged += 1,
+            (_, Ok(_)) => {}
+            (_, Err(_)) => counts.refused += 1,
+        }
+        Ok(())
     }
 
     async fn sample(
@@ -204,17 +241,15 @@ impl Shown<'_> {
 
     fn changes(&self, edits: &Edits, old: &str, new: &str) -> Vec<BulkChange> {
         let (old_shown, new_shown) = (self.document(old), self.document(new));
-        let change = |path: &Path| {
+        let change = |path: Path| {
             let (before, after) = (path.value_in(old), path.value_in(new));
-            let is_same =
-                before.as_deref().map(RawValue::get) == after.as_deref().map(RawValue::get);
-            (!is_same).then(|| BulkChange {
+            path.is_changed(old, new).then(|| BulkChange {
                 path: path.written(),
-                before: before.and_then(|_| value_shown(path, &old_shown)),
-                after: after.and_then(|_| value_shown(path, &new_shown)),
+                before: before.and_then(|_| value_shown(&path, &old_shown)),
+                after: after.and_then(|_| value_shown(&path, &new_shown)),
             })
         };
-        edits.touched().into_iter().filter_map(change).collect()
+        edits.shown(old).into_iter().filter_map(change).collect()
     }
 }
 

@@ -31,8 +31,20 @@ impl Jobs {
         let end = end.map(|(at, how)| (at, how + &with_others(&attempts, &of_queue, at)));
         let (name, job) = (word(queue.as_str()), word(id.as_str()));
         let Some((at, how)) = end else {
+            // It removes jobs of which nothing else is recorded.
+            let queue = [queue.as_str()];
+            let removals = store.last_actions(&["queue.obliterate"], &queue).await?;
+            let removal = removals.first().map(|removal| {
+                format!(
+                    ". {} removed the queue with all its jobs at {}{}",
+                    removal.actor,
+                    time(removal.began_at),
+                    removal.because()
+                )
+            });
             return Ok(Error::not_found(format!(
-                "Queue {name} has no job {job}, and nothing is recorded of one. A job that another client removed before it ran leaves no record"
+                "Queue {name} has no job {job}, and nothing is recorded of one{}. A job that another client removed before it ran leaves no record",
+                removal.unwrap_or_default()
             )));
         };
         let at = time(at);

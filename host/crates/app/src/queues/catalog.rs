@@ -3,10 +3,13 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use chrono::SecondsFormat;
 use patchbay_model::QueueName;
 use patchbay_model::shell::word;
+use patchbay_model::words::counted;
 use patchbay_queue::Broker;
 use patchbay_store::Store;
+use serde_json::Value;
 
 use crate::error::{Error, Kind};
 use crate::nearest::nearest;
@@ -66,13 +69,29 @@ impl Catalog {
         if known {
             return Ok(());
         }
-        // The suggestion may fail; the answer is the same.
+        // Both may fail; the answer is the same.
+        let name = word(queue.as_str());
+        let last = self
+            .store
+            .last_actions(&["queue.obliterate"], &[queue.as_str()])
+            .await;
+        if let Some(removal) = last.unwrap_or_default().first() {
+            let jobs = removal.result.as_ref().map(|result| &result["count"]);
+            let jobs = counted(jobs.and_then(Value::as_u64).unwrap_or(0), "job");
+            let message = format!(
+                "There is no queue {name} any more: {} removed it with {jobs} at {}{}. To create it again with its first job: patchbay job \
+                 add --new-queue",
+                removal.actor,
+                removal.began_at.to_rfc3339_opts(SecondsFormat::Secs, true),
+                removal.because()
+            );
+            return Err(Error::new(Kind::NotFound, "unknown-queue", message));
+        }
         let names = self.names().await.unwrap_or_default();
         let suggestion = nearest(queue.as_str(), names.iter().map(QueueName::as_str))
             .map(|name| format!(" Did you mean {}?", word(name)));
         let message = format!(
-            "No queue is called {}.{} To list queues: patchbay queue list. To create one with its first job: patchbay job add --new-queue",
-            word(queue.as_str()),
+            "No queue is called {name}.{} To list queues: patchbay queue list. To create one with its first job: patchbay job add --new-queue",
             suggestion.unwrap_or_default()
         );
         Err(Error::new(Kind::NotFound, "unknown-queue", message))
