@@ -89,7 +89,12 @@ async fn unknown_routes_answer_as_the_old_backend_did() -> anyhow::Result<()> {
     assert_eq!(status, 404);
     assert_eq!(
         body,
-        json!({ "success": false, "message": "Route not found", "path": "/api/nothing/here" })
+        json!({
+            "success": false,
+            "code": "route-not-found",
+            "message": "Route not found",
+            "path": "/api/nothing/here"
+        })
     );
     Ok(())
 }

@@ -42,6 +42,7 @@ mod openapi;
 mod operations;
 mod operators;
 mod pg_bouncer;
+mod plain_answers;
 mod plugin_call;
 mod poison;
 mod postgres_server;

@@ -13,10 +13,10 @@ use crate::harness::{
     Host, PASSWORD, USER, World, binary, email_plugin, envelope, printed_json, until,
 };
 
-const QUEUE: &str = "plainQueue";
+pub const QUEUE: &str = "plainQueue";
 
 /// A host with a queue that nobody works on, and so many waiting jobs.
-async fn with_jobs(world: &World, jobs: usize) -> anyhow::Result<(Host, Vec<String>)> {
+pub async fn with_jobs(world: &World, jobs: usize) -> anyhow::Result<(Host, Vec<String>)> {
     let host = world.host(&[]).await?;
     let mut ids = Vec::new();
     for n in 0..jobs {
@@ -33,13 +33,13 @@ async fn waiting(host: &Host) -> anyhow::Result<u64> {
         .context("a count")
 }
 
-struct Printed {
-    code: Option<i32>,
-    out: String,
-    err: String,
+pub struct Printed {
+    pub code: Option<i32>,
+    pub out: String,
+    pub err: String,
 }
 
-async fn run(host: &Host, args: &[&str]) -> anyhow::Result<Printed> {
+pub async fn run(host: &Host, args: &[&str]) -> anyhow::Result<Printed> {
     let output = patchbay(host, args).await?;
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
     Ok(Printed {

@@ -167,7 +167,6 @@ async fn each_part_of_a_filter_alone_and_with_others_finds_what_it_means() -> an
     for (pairs, expected) in [
         (&[][..], &all[..]),
         (&[("queue", QUEUE)], &[&one, &two]),
-        (&[("queue", "noQueue")], &none),
         (&[("queue", QUEUE), ("job", &id_of_two)], &[&two]),
         (&[("job", "no-such-job")], &none),
         (&[("name", "fail")], &[&two]),

@@ -294,6 +294,9 @@ pub struct EndedSilence {
 pub struct AlertHistoryQuery {
     /// Only events of this rule; all rules if absent.
     pub rule: Option<String>,
+    /// `nextCursor` of the page before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<String>,
     /// Number of events, 1 to 1000; 100 if absent.
     #[param(minimum = 1, maximum = 1000)]
     pub limit: Option<i64>,

@@ -267,6 +267,13 @@ pub const ERRORS: &[ErrorCode] = &[
         "Send it again over a better connection.",
     ),
     code(
+        "route-not-found",
+        404,
+        "Route not found",
+        "The host has no such path. The answer also has the path that was asked for, as `path`.",
+        "Check the path: docs/openapi.json, which a host serves as `/api/openapi.json`, lists all. If a command says it: the host is of another version than the command.",
+    ),
+    code(
         "too-large",
         413,
         "The body is larger than 2 MiB",

@@ -1,17 +1,31 @@
 //! Use cases of activity: who did what.
 
+use std::collections::BTreeSet;
+
 use chrono::{DateTime, Datelike, Utc};
 use patchbay_api::activity::{Activity, ActivityResult, ActorKind, ListActivity};
 use patchbay_api::answer::Page;
+use patchbay_model::shell::word;
 use patchbay_store::{ActivityCursor, ActivityFilter, ActivityRow, Store};
 use serde_json::Value;
 
+use crate::nearest::meant;
 use crate::{Error, Parts};
 
 const DEFAULT_LIMIT: u16 = 50;
 const MAX_LIMIT: u16 = 200;
 /// Longest text of a filter, in bytes.
 const MAX_TEXT: usize = 1_024;
+
+/// Actions that no operation of the API records under its own name.
+const OTHER_ACTIONS: [&str; 6] = [
+    "bulk.retry",
+    "bulk.remove",
+    "bulk.enqueue-again",
+    "bulk.edit-and-retry",
+    "bulk.reveal",
+    "plugin.quarantine",
+];
 
 #[derive(Clone)]
 pub struct ActivityLog {
@@ -52,6 +66,9 @@ impl ActivityLog {
         };
         // One more row shows whether there is another page.
         let mut rows = self.store.activity(&filter, i64::from(limit) + 1).await?;
+        if rows.is_empty() && filter.before.is_none() {
+            self.check_names(&filter).await?;
+        }
         let is_more = rows.len() > usize::from(limit);
         rows.truncate(limit.into());
         let next_cursor = rows.last().filter(|_| is_more).map(cursor_of);
@@ -61,6 +78,46 @@ impl ActivityLog {
             partial: false,
         })
     }
+}
+
+impl ActivityLog {
+    /// Fails when a filter that has matched nothing has a name that may be mistyped.
+    async fn check_names(&self, filter: &ActivityFilter) -> Result<(), Error> {
+        let mut actions: BTreeSet<&str> = patchbay_api::operations()
+            .filter_map(|operation| operation.audit)
+            .chain(OTHER_ACTIONS)
+            .collect();
+        let words: Vec<&str> = actions
+            .iter()
+            .filter_map(|action| action.split('.').next())
+            .collect();
+        actions.extend(words);
+        let (actors, targets) = self.store.recent_actors_and_targets().await?;
+        let actions: Vec<&str> = actions.into_iter().collect();
+        let asked = [
+            ("action", &filter.action, actions),
+            ("actor", &filter.actor, texts(&actors)),
+            ("target", &filter.target, texts(&targets)),
+        ];
+        for (name, wanted, known) in asked {
+            let Some(wanted) = wanted else { continue };
+            if known.contains(&wanted.as_str()) {
+                continue;
+            }
+            let suggestion = meant(wanted, known.into_iter());
+            if !suggestion.is_empty() {
+                return Err(Error::invalid(format!(
+                    "{name}: nothing is recorded of {}.{suggestion}",
+                    word(wanted)
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn texts(names: &[String]) -> Vec<&str> {
+    names.iter().map(String::as_str).collect()
 }
 
 fn text(name: &str, value: Option<String>) -> Result<Option<String>, Error> {

@@ -2,6 +2,8 @@
 
 mod checking;
 
+use std::sync::Arc;
+
 use patchbay_api::dead_letters::{
     Assignee, CountDeadLetters, DeadLetter, DeadLetterCounts, DeadLetterDetails, DeadLetterState,
     DeadLettersAcknowledge, DeadLettersAssign, DeadLettersNote, DeadLettersUnacknowledge,
@@ -19,6 +21,7 @@ use self::checking::refresh;
 use crate::Parts;
 use crate::actions::{Actions, Caller};
 use crate::error::Error;
+use crate::queues::Catalog;
 
 /// Jobs shown with a group.
 const SAMPLE: i64 = 10;
@@ -33,6 +36,7 @@ pub struct DeadLetters {
     broker: Broker,
     store: Store,
     actions: Actions,
+    catalog: Catalog,
 }
 
 impl DeadLetters {
@@ -41,6 +45,11 @@ impl DeadLetters {
             broker: parts.broker.clone(),
             store: parts.store.clone(),
             actions: parts.actions.clone(),
+            catalog: Catalog::new(
+                parts.broker.clone(),
+                parts.store.clone(),
+                Arc::clone(&parts.plugins),
+            ),
         }
     }
 
@@ -57,6 +66,13 @@ impl DeadLetters {
             self.store.dead_letters(prefix, &which, limit.into()).await
         };
         let groups: Vec<i64> = rows().await?.iter().map(|row| row.id).collect();
+        if groups.is_empty() {
+            let plugin: Option<PluginName> =
+                which.plugin.as_ref().map(|name| name.parse()).transpose()?;
+            self.catalog
+                .check_filter(which.queue.as_ref(), plugin.as_ref())
+                .await?;
+        }
         refresh(&self.store, &self.broker, &groups).await;
         Ok(rows().await?.into_iter().map(view).collect())
     }

@@ -22,6 +22,7 @@ use crate::history::views::found_view;
 use crate::history_filter::HistoryFilter;
 use crate::jobs::Jobs;
 use crate::plugins::Plugins;
+use crate::queues::Catalog;
 use crate::{Parts, redacted};
 
 /// A user waits for the answer.
@@ -40,6 +41,7 @@ pub struct Searches {
     plugins: Arc<Plugins>,
     actions: Actions,
     jobs: Jobs,
+    catalog: Catalog,
 }
 
 impl Searches {
@@ -50,6 +52,11 @@ impl Searches {
             plugins: Arc::clone(&parts.plugins),
             actions: parts.actions.clone(),
             jobs: Jobs::new(parts),
+            catalog: Catalog::new(
+                parts.broker.clone(),
+                parts.store.clone(),
+                Arc::clone(&parts.plugins),
+            ),
         }
     }
 
@@ -76,6 +83,12 @@ impl Searches {
             .store
             .search(selection, after.as_ref(), limit, SEARCH_LIMIT)
             .await?;
+        if found.rows.is_empty() && after.is_none() && !found.partial {
+            let Filter { queue, plugin, .. } = &selected.filter;
+            self.catalog
+                .check_filter(queue.as_ref(), plugin.as_ref())
+                .await?;
+        }
         let items = redacted::found(found.rows)
             .into_iter()
             .map(found_view)
@@ -95,6 +108,12 @@ impl Searches {
             .store
             .count(selected.selection(self.broker.prefix()), COUNT_LIMIT)
             .await?;
+        if count.attempts == 0 && count.exact {
+            let Filter { queue, plugin, .. } = &selected.filter;
+            self.catalog
+                .check_filter(queue.as_ref(), plugin.as_ref())
+                .await?;
+        }
         Ok(Count {
             jobs: count.jobs,
             attempts: count.attempts,

@@ -16,6 +16,7 @@ use serde_json::json;
 use zeroize::Zeroizing;
 
 use crate::actions::{Actions, Caller};
+use crate::nearest::unknown_plugin;
 use crate::vault::{MAX_VALUE_BYTES, Vault};
 use crate::{Error, Parts};
 
@@ -149,7 +150,9 @@ impl Secrets {
     async fn asked(&self, plugin: &PluginName) -> Result<Vec<String>, Error> {
         let rows = self.store.revisions(Some(plugin)).await?;
         let row = rows.iter().find(|row| row.is_current).or(rows.first());
-        let row = row.ok_or_else(|| Error::not_found(format!("No plugin is called {plugin}")))?;
+        let Some(row) = row else {
+            return Err(Error::not_found(unknown_plugin(&self.store, plugin).await));
+        };
         // If this version cannot read the manifest, other places report it. Secrets can be managed
         // nevertheless.
         let manifest = Manifest::from_stored(row.manifest.clone());

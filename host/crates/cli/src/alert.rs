@@ -19,6 +19,7 @@ use super::client::{Client, ClientArgs};
 use super::input::{decimal, number_in, seconds, whole};
 use super::names;
 use super::output::{Output, plain};
+use super::paging::Paging;
 use super::refusal::{Refusal, Why};
 
 #[derive(Subcommand)]
@@ -58,11 +59,10 @@ pub enum AlertCommand {
     /// List what fired and recovered, the newest first
     History {
         /// Only this rule
-        #[arg(long)]
+        #[arg(long, add = names::alert_rules())]
         rule: Option<String>,
-        /// Maximum number of events
-        #[arg(long, default_value_t = 100)]
-        limit: u32,
+        #[command(flatten)]
+        much: Paging,
     },
     /// Send a test message over every channel now, and show whether each was delivered
     Test,
@@ -253,13 +253,14 @@ pub(crate) async fn run(
             let ended = client.ask::<AlertsUnsilence>(path, none, NoBody).await?;
             output.value(&format!("Ended: silence {id}"), &ended.raw);
         }
-        AlertCommand::History { rule, limit } => {
-            let query = AlertHistoryQuery {
-                rule,
+        AlertCommand::History { rule, much } => {
+            let query = |limit: u16, cursor| AlertHistoryQuery {
+                rule: rule.clone(),
+                cursor,
                 limit: Some(limit.into()),
             };
-            let events = client.ask::<AlertsHistory>((), query, NoBody).await?;
-            let rows = events.data.into_iter().map(|event| {
+            let events = much.ask::<AlertsHistory, _>(&client, &(), query).await?;
+            let rows = events.items.iter().map(|event| {
                 let what = if event.silenced {
                     " (no message was sent)"
                 } else {
@@ -274,17 +275,20 @@ pub(crate) async fn run(
                 let what = format!("{}{}{what}", event.event, length.unwrap_or_default());
                 vec![
                     to_the_second(event.at),
-                    event.rule,
-                    event.subject,
+                    event.rule.clone(),
+                    event.subject.clone(),
                     what,
-                    event.reason,
+                    event.reason.clone(),
                 ]
             });
-            output.table(
+            output.list(
                 &["AT", "RULE", "SUBJECT", "EVENT", "REASON"],
+                &[],
                 rows.collect(),
                 &events.raw,
+                &events.more(),
             );
+            events.note("event", output);
         }
         AlertCommand::Test => test(&client, output).await?,
     }

@@ -5,6 +5,7 @@ use patchbay_api::alerts::{
     AlertSilencesList, AlertsHistory, AlertsList, AlertsSilence, AlertsTest, AlertsUnsilence,
     ChannelTest, EndedSilence, Silence,
 };
+use patchbay_api::answer::Page;
 use patchbay_api::body::Json;
 use patchbay_app::alerts::Alerts;
 use patchbay_app::{Caller, Error};
@@ -76,7 +77,7 @@ async fn history(
     alerts: Alerts,
     _: Caller,
     ask: Ask<AlertsHistory>,
-) -> Result<Vec<AlertEvent>, Error> {
+) -> Result<Page<AlertEvent>, Error> {
     alerts.history(&ask.query).await
 }
 

@@ -207,10 +207,14 @@ fn router(state: AppState, requests: Arc<RequestMeters>, limits: &HttpLimits) ->
         .with_state(state)
 }
 
-/// In the format of the previous backend, because clients match on it.
+/// In the format of the previous backend, because clients match on it, with a code like all errors.
 async fn not_found(request: Request) -> Response {
-    let body =
-        json!({ "success": false, "message": "Route not found", "path": request.uri().path() });
+    let body = json!({
+        "success": false,
+        "code": "route-not-found",
+        "message": "Route not found",
+        "path": request.uri().path(),
+    });
     (http::StatusCode::NOT_FOUND, Json(body)).into_response()
 }
 

@@ -125,8 +125,10 @@ impl Broker {
     ) -> Result<Cleared, QueueError> {
         // The other states have no marked jobs: those are removed at once.
         if state != JobState::Waiting {
-            let removed = self.clean_set(queue, state, older_than, most, &HashSet::new());
-            let (removed, _) = removed.await?;
+            let none = HashSet::new();
+            let (removed, _) = self
+                .clean_set(queue, state, older_than, most, &none)
+                .await?;
             return Ok(Cleared {
                 removed,
                 removed_before: 0,

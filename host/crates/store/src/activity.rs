@@ -66,6 +66,9 @@ pub struct ActivityCursor {
     pub id: i64,
 }
 
+/// Actions among which a name is looked for that was mistyped.
+const RECENT: i64 = 10_000;
+
 const OF_ACTIONS: &str = "select 'action' as source, id, began_at as at, ended_at, kind, actor, action, \
     case when action = 'job.add' and result ? 'id' then target || '/' || (result ->> 'id') else target end as target, \
     details, result, error from operator_actions where ($1::text is null or actor = $1) \
@@ -140,6 +143,17 @@ impl Store {
             .execute(&self.pool)
             .await?;
         Ok(())
+    }
+
+    /// Actors and targets of recent actions, each once.
+    pub async fn recent_actors_and_targets(
+        &self,
+    ) -> Result<(Vec<String>, Vec<String>), StoreError> {
+        let query = sqlx::query_as(
+            "select coalesce(array_agg(distinct actor), '{}'), coalesce(array_agg(distinct split_part(target, '/', 1)), '{}') \
+             from (select actor, target from operator_actions order by id desc limit $1) recent",
+        );
+        Ok(query.bind(RECENT).fetch_one(&self.pool).await?)
     }
 
     /// Who did what, newest first.

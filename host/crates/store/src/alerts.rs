@@ -46,6 +46,7 @@ pub struct AlertRow {
 
 #[derive(Debug, Clone, sqlx::FromRow)]
 pub struct AlertEventRow {
+    pub id: i64,
     pub at: DateTime<Utc>,
     pub rule: String,
     pub subject: String,
@@ -219,17 +220,19 @@ impl Store {
         )
     }
 
-    /// Newest first.
+    /// Newest first; only those that are older than the event with the id `before`.
     pub async fn alert_events(
         &self,
         rule: Option<&str>,
+        before: Option<i64>,
         most: i64,
     ) -> Result<Vec<AlertEventRow>, StoreError> {
         let query = sqlx::query_as(
-            "select at, rule, subject, event, severity, reason, silenced, lasted_ms from alert_events \
-             where $1::text is null or rule = $1 order by id desc limit $2",
+            "select id, at, rule, subject, event, severity, reason, silenced, lasted_ms from alert_events \
+             where ($1::text is null or rule = $1) and ($2::bigint is null or id < $2) order by id desc limit $3",
         );
-        Ok(query.bind(rule).bind(most).fetch_all(&self.pool).await?)
+        let query = query.bind(rule).bind(before).bind(most);
+        Ok(query.fetch_all(&self.pool).await?)
     }
 
     /// Operators' changes only; rules that nobody changed have no row.

@@ -127,6 +127,13 @@ impl Store {
         Ok(written == Some(true))
     }
 
+    /// Of every plugin that there ever was, sorted.
+    pub async fn plugin_names(&self) -> Result<Vec<String>, StoreError> {
+        Ok(sqlx::query_scalar("select name from plugins order by name")
+            .fetch_all(&self.pool)
+            .await?)
+    }
+
     /// For one plugin or for all; newest first.
     pub async fn revisions(
         &self,

@@ -46,6 +46,8 @@ pub struct JobBulk {
     /// State of the item: `pending`, `done`, `skipped`, `failed`, `restored` or `lost`.
     pub state: String,
     pub reason: Option<String>,
+    /// Why the operation was begun, in the operator's words.
+    pub because: Option<String>,
     /// Id of the job that was added.
     pub new_id: Option<String>,
 }
@@ -160,7 +162,7 @@ impl Store {
         job: &JobId,
     ) -> Result<Vec<JobBulk>, StoreError> {
         let query = sqlx::query_as(
-            "select b.id as bulk, b.kind, b.actor, i.job_id, i.job_created_ms, i.state, i.reason, i.new_id, \
+            "select b.id as bulk, b.kind, b.actor, i.job_id, i.job_created_ms, i.state, i.reason, b.reason as because, i.new_id, \
              case when i.state in ('restored', 'lost') and i.undone_at is null then b.created_at \
              else coalesce(i.acted_at, b.created_at) end as at, \
              case when i.state in ('restored', 'lost') then coalesce(i.undone_at, i.acted_at) end as undone_at, \

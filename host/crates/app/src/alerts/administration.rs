@@ -8,6 +8,7 @@ use patchbay_api::alerts::{
     AlertsSilence, AlertsTest, AlertsUnsilence, ChangedRule, ChannelTest, EndedSilence, FailedJobs,
     NewSilence, RuleChange, Severity, Silence, UndeliveredMessage,
 };
+use patchbay_api::answer::Page;
 use patchbay_store::{AlertEventRow, AlertRow, AlertRuleRow, SilenceRow, Store, UndeliveredRow};
 use serde_json::{Value, json};
 
@@ -185,7 +186,7 @@ impl Alerts {
     }
 
     /// Lists what fired and recovered, newest first.
-    pub async fn history(&self, asked: &AlertHistoryQuery) -> Result<Vec<AlertEvent>, Error> {
+    pub async fn history(&self, asked: &AlertHistoryQuery) -> Result<Page<AlertEvent>, Error> {
         let rule = asked.rule.as_deref().map(named).transpose()?;
         let limit = asked.limit.unwrap_or(100);
         if !(1..=MAX_EVENTS).contains(&limit) {
@@ -193,11 +194,27 @@ impl Alerts {
                 "limit: must be from 1 to {MAX_EVENTS}"
             )));
         }
-        let events = self
+        let before = asked.cursor.as_ref().map(|cursor| {
+            cursor.parse::<i64>().map_err(|_| {
+                Error::invalid("cursor: not valid. Use `nextCursor` of the page before, or leave it out for the first page")
+            })
+        });
+        // One more shows whether there is another page.
+        let mut events = self
             .store
-            .alert_events(rule.map(|rule| rule.name), limit)
+            .alert_events(rule.map(|rule| rule.name), before.transpose()?, limit + 1)
             .await?;
-        Ok(events.into_iter().map(event).collect())
+        let limit = usize::try_from(limit).unwrap_or_default();
+        let is_more = events.len() > limit;
+        events.truncate(limit);
+        Ok(Page {
+            next_cursor: events
+                .last()
+                .filter(|_| is_more)
+                .map(|event| event.id.to_string()),
+            items: events.into_iter().map(event).collect(),
+            partial: false,
+        })
     }
 
     /// Sends a test message over every channel of this host.

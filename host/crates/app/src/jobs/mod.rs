@@ -21,7 +21,7 @@ use patchbay_model::shell::word;
 use patchbay_model::words::lasted;
 use patchbay_model::{JobId, QueueName};
 use patchbay_queue::{Broker, JobView, MAX_LISTED, Page, Start, retry_of};
-use patchbay_store::{JobAction, Store};
+use patchbay_store::{JobAction, JobBulk, Store};
 use patchbay_telemetry::traces::Traces;
 use serde_json::{Value, json};
 
@@ -187,12 +187,24 @@ impl Jobs {
             job
         };
         let done = |action: &&JobAction| action.error.is_none() && action.ended_at.is_some();
-        let last_change = actions.iter().rfind(done).map(|action| LastChange {
+        let by_name = actions.iter().rfind(done).map(|action| LastChange {
             at: action.began_at,
             actor: action.actor.clone(),
             action: action.action.clone(),
             reason: action.reason.clone(),
         });
+        let bulks = self
+            .store
+            .job_bulks(self.broker.prefix(), queue, id)
+            .await?;
+        let by_bulk = bulks
+            .into_iter()
+            .filter(|bulk| bulk.job_id != id.as_str() || Some(bulk.job_created_ms) == created)
+            .filter_map(|bulk| bulk_change(bulk, id));
+        let last_change = by_name
+            .into_iter()
+            .chain(by_bulk)
+            .max_by_key(|change| change.at);
         Ok(Job {
             job,
             logs,
@@ -200,6 +212,28 @@ impl Jobs {
             retries,
             last_change,
         })
+    }
+}
+
+/// What a bulk operation changed of the job; `None` if it left it as it was.
+fn bulk_change(bulk: JobBulk, id: &JobId) -> Option<LastChange> {
+    let is_itself = bulk.job_id == id.as_str();
+    let is_copy = bulk.new_id.as_deref() == Some(id.as_str());
+    match bulk.state.as_str() {
+        // Jobs that are enqueued again stay as they are, except for the new ones.
+        "done" if is_copy || (is_itself && bulk.kind != "enqueue-again") => Some(LastChange {
+            at: bulk.at,
+            actor: bulk.actor,
+            action: format!("bulk.{}", bulk.kind),
+            reason: bulk.because,
+        }),
+        "restored" if is_itself => Some(LastChange {
+            at: bulk.undone_at?,
+            actor: bulk.undone_by?,
+            action: "bulk.undo".to_owned(),
+            reason: None,
+        }),
+        _ => None,
     }
 }
 

@@ -9,6 +9,7 @@ use patchbay_store::{PluginActivity as ActivityOfPlugin, SqlSession};
 
 use super::PluginAdministration;
 use crate::Error;
+use crate::nearest::unknown_plugin;
 
 impl PluginAdministration {
     /// Of one plugin, or of all.
@@ -32,7 +33,7 @@ impl PluginAdministration {
     async fn why_no_login(&self, plugin: &PluginName) -> Result<String, Error> {
         let rows = self.store.revisions(Some(plugin)).await?;
         Ok(match rows.iter().any(|row| row.is_current) {
-            _ if rows.is_empty() => format!("No plugin is called {plugin}"),
+            _ if rows.is_empty() => unknown_plugin(&self.store, plugin).await,
             true => {
                 format!("{plugin} has no database login: its active revision asks for no tables")
             }

@@ -8,6 +8,7 @@ use patchbay_store::HostRow;
 use serde_json::Value;
 
 use super::{PluginAdministration, quarantine_view};
+use crate::nearest::unknown_plugin;
 use crate::{Error, revision_diff};
 
 impl PluginAdministration {
@@ -73,7 +74,8 @@ impl PluginAdministration {
         let plugin: PluginName = name.parse()?;
         let rows = self.store.revisions(Some(&plugin)).await?;
         if rows.is_empty() {
-            return Err(Error::not_found(format!("No plugin is called {plugin}")));
+            let unknown = unknown_plugin(&self.store, &plugin).await;
+            return Err(Error::not_found(unknown));
         }
         let attempts = self.store.attempts_by_revision(&plugin).await?;
         let signatures = self.store.signatures_of(&plugin).await?;
@@ -133,7 +135,8 @@ impl PluginAdministration {
         let rows = self.store.activations(&plugin).await?;
         // The history of a plugin outlives its last revision.
         if rows.is_empty() && self.store.revisions(Some(&plugin)).await?.is_empty() {
-            return Err(Error::not_found(format!("No plugin is called {plugin}")));
+            let unknown = unknown_plugin(&self.store, &plugin).await;
+            return Err(Error::not_found(unknown));
         }
         let mut seen: Vec<RevisionDigest> = Vec::new();
         let mut activations = Vec::new();

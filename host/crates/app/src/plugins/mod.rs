@@ -62,6 +62,7 @@ use patchbay_work::redactions::{Paths, Redactions};
 use patchbay_work::settings::{self, Settings};
 use patchbay_work::{Invoker, Workers};
 
+use crate::nearest::unknown_plugin;
 use crate::revision_diff::Described;
 use crate::snapshot::OfflineSnapshot;
 
@@ -361,8 +362,10 @@ impl Plugins {
     ) -> Result<(), PluginError> {
         let rows = self.store.revisions(Some(plugin)).await?;
         let row = rows.iter().find(|row| row.is_current).or(rows.first());
-        let row =
-            row.ok_or_else(|| PluginError::NotFound(format!("No plugin is called {plugin}")))?;
+        let Some(row) = row else {
+            let unknown = unknown_plugin(&self.store, plugin).await;
+            return Err(PluginError::NotFound(unknown));
+        };
         let manifest = conflicts::manifest_of(row)?;
         block_in_place(|| settings::check(&manifest, value)).map_err(|violations| {
             PluginError::Settings {
@@ -377,9 +380,8 @@ impl Plugins {
     async fn known(&self, plugin: &PluginName) -> Result<Vec<RevisionRow>, PluginError> {
         let rows = self.store.revisions(Some(plugin)).await?;
         if rows.is_empty() {
-            return Err(PluginError::NotFound(format!(
-                "No plugin is called {plugin}"
-            )));
+            let unknown = unknown_plugin(&self.store, plugin).await;
+            return Err(PluginError::NotFound(unknown));
         }
         Ok(rows)
     }

@@ -4,15 +4,15 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use chrono::SecondsFormat;
-use patchbay_model::QueueName;
 use patchbay_model::shell::word;
 use patchbay_model::words::counted;
+use patchbay_model::{PluginName, QueueName};
 use patchbay_queue::Broker;
 use patchbay_store::Store;
 use serde_json::Value;
 
 use crate::error::{Error, Kind};
-use crate::nearest::nearest;
+use crate::nearest::{meant, unknown_plugin};
 use crate::plugins::Plugins;
 
 /// Finds queues in Redis, in active manifests and in the history.
@@ -60,6 +60,31 @@ impl Catalog {
             })
     }
 
+    /// Fails when a filter that has matched nothing names a queue or plugin that does not exist: an
+    /// empty list would hide the mistake.
+    pub async fn check_filter(
+        &self,
+        queue: Option<&QueueName>,
+        plugin: Option<&PluginName>,
+    ) -> Result<(), Error> {
+        if let Some(queue) = queue {
+            let named = self.refuse_unknown(queue).await;
+            named.map_err(|error| match error.kind {
+                Kind::NotFound => Error::invalid(format!("queue: {}", error.message)),
+                _ => error,
+            })?;
+        }
+        let Some(plugin) = plugin else {
+            return Ok(());
+        };
+        let names = self.store.plugin_names().await?;
+        if names.iter().any(|name| name == plugin.as_str()) {
+            return Ok(());
+        }
+        let unknown = unknown_plugin(&self.store, plugin).await;
+        Err(Error::invalid(format!("plugin: {unknown}")))
+    }
+
     /// Fails for a queue that is in no active manifest, not in Redis, and not in the history.
     pub async fn refuse_unknown(&self, queue: &QueueName) -> Result<(), Error> {
         let known = self.plugins.handler_of(queue).is_some()
@@ -88,11 +113,10 @@ impl Catalog {
             return Err(Error::new(Kind::NotFound, "unknown-queue", message));
         }
         let names = self.names().await.unwrap_or_default();
-        let suggestion = nearest(queue.as_str(), names.iter().map(QueueName::as_str))
-            .map(|name| format!(" Did you mean {}?", word(name)));
+        let suggestion = meant(queue.as_str(), names.iter().map(QueueName::as_str));
         let message = format!(
             "No queue is called {name}.{} To list queues: patchbay queue list. To create one with its first job: patchbay job add --new-queue",
-            suggestion.unwrap_or_default()
+            suggestion
         );
         Err(Error::new(Kind::NotFound, "unknown-queue", message))
     }
