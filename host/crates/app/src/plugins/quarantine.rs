@@ -30,9 +30,7 @@ pub(crate) fn way_out(plugin: &str, has_earlier: bool) -> String {
         true => format!(", or: patchbay plugin rollback {plugin}"),
         false => String::new(),
     };
-    format!(
-        "push and activate a corrected revision{back}, or: patchbay plugin release {plugin}"
-    )
+    format!("push and activate a corrected revision{back}, or: patchbay plugin release {plugin}")
 }
 
 /// Makes what this process has seen hold everywhere, one after another.
