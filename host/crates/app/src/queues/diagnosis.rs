@@ -784,6 +784,31 @@ mod tests {
     }
 
     #[test]
+    fn a_tick_is_run_and_not_promoted_and_removed_jobs_are_told() {
+        let mut seen = seen(QueueCounts {
+            delayed: 1,
+            ..QueueCounts::default()
+        });
+        let next = |seen: &QueueObservation| diagnose(seen)[0].next.clone();
+        assert_eq!(next(&seen), "wait, or: patchbay job promote emailQueue ID");
+        seen.ticks = 1;
+        seen.next_tick = Some(("nightly".into(), true));
+        assert_eq!(next(&seen), "wait, or: patchbay schedule run nightly");
+        seen.next_tick = Some(("of-node".into(), false));
+        assert_eq!(next(&seen), "wait");
+        seen.queue.counts.delayed = 2;
+        assert_eq!(next(&seen), "wait, or: patchbay job promote emailQueue ID");
+        seen.queue.counts = QueueCounts {
+            removed: 2,
+            ..QueueCounts::default()
+        };
+        assert_eq!(
+            diagnose(&seen)[0].message,
+            "Nothing waiting. 2 removed jobs leave Redis when a worker takes them"
+        );
+    }
+
+    #[test]
     fn a_quarantined_plugin_is_the_reason_and_not_the_missing_worker() {
         let mut seen = seen(QueueCounts {
             waiting: 5,
@@ -798,6 +823,13 @@ mod tests {
             reason: "10 of the last 10 calls crashed".into(),
         });
         assert_eq!(codes(&seen), ["quarantined"]);
+        let next = |seen: &QueueObservation| diagnose(seen)[0].next.clone();
+        assert!(
+            !next(&seen).contains("rollback"),
+            "there is nothing to go back to"
+        );
+        seen.has_earlier_revision = true;
+        assert!(next(&seen).contains("or: patchbay plugin rollback email"));
         assert!(
             diagnose(&seen)[0]
                 .next
