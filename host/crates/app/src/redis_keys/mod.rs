@@ -52,6 +52,7 @@ impl RedisKeys {
             Some(pattern) => Some(bytes("pattern", pattern, asked.encoding)?),
             None => None,
         };
+        let wanted = pattern.as_deref().map(KeyPattern::new).transpose()?;
         let kind = asked.kind.map(|kind| kind.as_str());
         let run = self.broker.server_run().await?;
         let listing = Listing {
@@ -64,7 +65,7 @@ impl RedisKeys {
             None => None,
         };
         let query = KeyQuery {
-            pattern: pattern.as_deref().map(KeyPattern::new).transpose()?,
+            pattern: wanted,
             kind,
             from,
             limit: limit.into(),

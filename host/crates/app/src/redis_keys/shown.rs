@@ -207,11 +207,9 @@ impl Shown {
             }
         };
         // Where a document was cut, its names count all the same.
-        let text = match self.is_cut {
-            true if serde_json::from_str::<serde::de::IgnoredAny>(&text).is_err() => {
-                closed(&text).unwrap_or(text)
-            }
-            _ => text,
+        let text = match closed(&text).filter(|closed| self.is_cut && is_json(closed)) {
+            Some(closed) => closed,
+            None => text,
         };
         let shown = self.redaction.document(&text, &Mask::default());
         self.is_redacted |= shown.hidden > 0;
@@ -231,6 +229,10 @@ impl Shown {
         self.is_redacted = true;
         REDACTED.into()
     }
+}
+
+fn is_json(text: &str) -> bool {
+    serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok()
 }
 
 /// Infinite scores are texts: JSON has no such numbers.

@@ -1,7 +1,7 @@
 //! JSON of which only the beginning is known.
 
-/// The beginning of a JSON object or array up to its last complete value, closed; `None` for any
-/// other text. So rules for names hold for a document that was cut, too, and half a value is gone.
+/// The beginning of a JSON object or array up to its last complete value, closed; `None` for
+/// any other text. It need not be JSON, if the text is not. So rules for names hold for a document that was cut, too, and half a value is gone.
 pub fn closed(beginning: &str) -> Option<String> {
     if !beginning.trim_start().starts_with(['{', '[']) {
         return None;
@@ -30,7 +30,8 @@ pub fn closed(beginning: &str) -> Option<String> {
                 }
                 complete = Some(at + 1);
                 if open.is_empty() {
-                    break;
+                    let is_all = beginning[at + 1..].trim().is_empty();
+                    return is_all.then(|| beginning[..=at].to_owned());
                 }
             }
             b',' => complete = Some(at),
@@ -55,7 +56,8 @@ mod tests {
             (r#"{"a":"}\","#, Some("{}")),
             ("[1,2,3", Some("[1,2]")),
             ("[[[", Some("[[[]]]")),
-            (r#"{"a":1} tail"#, Some(r#"{"a":1}"#)),
+            ("[1] ", Some("[1]")),
+            ("[1] a line of a log", None),
             ("{]", None),
             ("text", None),
             ("\"text", None),
