@@ -583,7 +583,11 @@ impl Client {
 
     fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
         // A path without a slash in front is below /api/admin.
-        let below = if path.starts_with('/') { "" } else { "/api/admin/" };
+        let below = if path.starts_with('/') {
+            ""
+        } else {
+            "/api/admin/"
+        };
         let request = self
             .http
             .request(method, format!("{}{below}{path}", self.url));

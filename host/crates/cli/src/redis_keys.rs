@@ -147,7 +147,9 @@ pub(crate) async fn run(
         RedisCommand::Remove { key: args, consent } => {
             let key = found(&client, &args, false).await?;
             let (name, kind) = (args.shown(), &key.kind);
-            let size = key.size_bytes.map_or(String::new(), |size| format!(", {size} bytes"));
+            let size = key
+                .size_bytes
+                .map_or(String::new(), |size| format!(", {size} bytes"));
             // A key that cannot be removed is refused by the host, which says what to do instead.
             if !key.read_only {
                 consent.ask(&format!(
@@ -182,7 +184,11 @@ async fn found(client: &Client, args: &KeyArgs, with_value: bool) -> anyhow::Res
     let page = client
         .ask_page::<RedisKeysList, RedisKey>(&(), &query)
         .await?;
-    Ok(page.items.into_iter().next().ok_or_else(|| args.unknown())?)
+    Ok(page
+        .items
+        .into_iter()
+        .next()
+        .ok_or_else(|| args.unknown())?)
 }
 
 fn print_list(page: &ReceivedPage<RedisKey>, no_values: bool, output: Output) {
@@ -191,7 +197,8 @@ fn print_list(page: &ReceivedPage<RedisKey>, no_values: bool, output: Output) {
             key.key.clone(),
             key.kind.clone(),
             expires(key),
-            key.size_bytes.map_or(String::new(), |size| size.to_string()),
+            key.size_bytes
+                .map_or(String::new(), |size| size.to_string()),
             key.owner.clone().unwrap_or_default(),
         ];
         if !no_values {
@@ -204,7 +211,11 @@ fn print_list(page: &ReceivedPage<RedisKey>, no_values: bool, output: Output) {
         head.push("VALUE");
     }
     output.list(&head, &[], rows.collect(), &page.raw, &page.more());
-    let binary = page.items.iter().filter(|key| key.encoding.is_some()).count() as u64;
+    let binary = page
+        .items
+        .iter()
+        .filter(|key| key.encoding.is_some())
+        .count() as u64;
     if binary > 0 {
         output.note(&format!(
             "{} not UTF-8 and in base64: patchbay redis show --base64 KEY",
@@ -252,7 +263,11 @@ fn described(key: &RedisKey) -> String {
         line("memory", counted(size, "byte"));
     }
     if let Some(length) = key.length {
-        let unit = if key.kind == "string" { "byte" } else { "element" };
+        let unit = if key.kind == "string" {
+            "byte"
+        } else {
+            "element"
+        };
         line("length", counted(length, unit));
     }
     if let Some(owner) = &key.owner {
@@ -295,14 +310,22 @@ mod tests {
         assert_eq!(cell(&key(json!({}))), "1250");
         assert_eq!(cell(&key(json!({ "truncated": true }))), "1250…");
         assert_eq!(cell(&key(json!({ "value": ["a", 1] }))), r#"["a",1]"#);
-        assert_eq!(cell(&key(json!({ "value": null, "redacted": true }))), "[redacted]");
-        assert_eq!(cell(&key(json!({ "value": "é".repeat(61) }))), format!("{}…", "é".repeat(60)));
+        assert_eq!(
+            cell(&key(json!({ "value": null, "redacted": true }))),
+            "[redacted]"
+        );
+        assert_eq!(
+            cell(&key(json!({ "value": "é".repeat(61) }))),
+            format!("{}…", "é".repeat(60))
+        );
     }
 
     #[test]
     fn a_key_is_described_with_units() {
         assert_eq!(
-            described(&key(json!({ "ttlMs": 90_000, "owner": "queue:q", "readOnly": true, "truncated": true }))),
+            described(&key(
+                json!({ "ttlMs": 90_000, "owner": "queue:q", "readOnly": true, "truncated": true })
+            )),
             "key      kpi:dashboard\ntype     string\nexpires  in 90 s\nmemory   64 bytes\nlength   4 bytes\n\
              owner    queue:q (read-only)\nvalue    1250\nThere is more of the value than is shown"
         );

@@ -10,11 +10,7 @@ pub(crate) fn routes(routes: Routes) -> Routes {
     routes.add(list).add(remove)
 }
 
-async fn list(
-    keys: RedisKeys,
-    _: Caller,
-    ask: Ask<RedisKeysList>,
-) -> Result<RedisKeyPage, Error> {
+async fn list(keys: RedisKeys, _: Caller, ask: Ask<RedisKeysList>) -> Result<RedisKeyPage, Error> {
     keys.list(ask.query).await
 }
 

@@ -530,8 +530,9 @@ fn document<E: Endpoint>() -> Documented {
     let built = builder.extensions(Some(extensions.build())).build();
     let (_, method) = method_of(operation.method);
     let mut paths = Paths::new();
-    paths
-        .paths
-        .insert(operation.path.replace("{*", "{"), PathItem::new(method, built));
+    paths.paths.insert(
+        operation.path.replace("{*", "{"),
+        PathItem::new(method, built),
+    );
     (schemas, paths)
 }

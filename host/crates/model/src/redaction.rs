@@ -20,8 +20,8 @@ use serde_json::value::RawValue;
 use self::credentials::without_credentials;
 use self::mask::assignments;
 pub use self::mask::{Mask, forms, spellings};
-use self::names::{holds_secrets, is_sensitive};
 pub use self::names::is_secret;
+use self::names::{holds_secrets, is_sensitive};
 pub use self::open_document::closed;
 use crate::DataPath;
 
@@ -660,17 +660,31 @@ mod tests {
 
     #[test]
     fn of_unknown_data_keys_persons_and_credentials_are_hidden_too() {
-        let shown = |text: &str| Redaction::strict().document(text, &Mask::default()).text.into_owned();
+        let shown = |text: &str| {
+            Redaction::strict()
+                .document(text, &Mask::default())
+                .text
+                .into_owned()
+        };
         let data = r#"{"emailsSent":12,"userEmail":"a@b.example","phoneNumber":98765,"cacheKey":"k1","hash":"h","keyboard":"qwerty","n":1}"#;
         assert_eq!(
             shown(data),
             r#"{"emailsSent":12,"userEmail":"[redacted]","phoneNumber":"[redacted]","cacheKey":"[redacted]","hash":"[redacted]","keyboard":"qwerty","n":1}"#
         );
-        assert_eq!(shown(r#"{"total":1250,"at":"2026-11-30"}"#), r#"{"total":1250,"at":"2026-11-30"}"#);
+        assert_eq!(
+            shown(r#"{"total":1250,"at":"2026-11-30"}"#),
+            r#"{"total":1250,"at":"2026-11-30"}"#
+        );
         assert_eq!(shown("email=a@b.example&n=1"), "email=[redacted]&n=1");
         let jwt = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOjQyfQ.c2lnbmF0dXJl";
         assert_eq!(shown(jwt), REDACTED);
-        assert_eq!(shown(&format!(r#"["ok",{{"x":"go {jwt}, now"}}]"#)), r#"["ok",{"x":"go [redacted], now"}]"#);
-        assert_eq!(shown("vk_live_abcdEFGH1234 pbt_1a2b3c4d_secret"), "[redacted] [redacted]");
+        assert_eq!(
+            shown(&format!(r#"["ok",{{"x":"go {jwt}, now"}}]"#)),
+            r#"["ok",{"x":"go [redacted], now"}]"#
+        );
+        assert_eq!(
+            shown("vk_live_abcdEFGH1234 pbt_1a2b3c4d_secret"),
+            "[redacted] [redacted]"
+        );
     }
 }

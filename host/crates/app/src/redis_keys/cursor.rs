@@ -60,8 +60,8 @@ impl Listing<'_> {
     }
 
     fn mac(&self, plain: &[u8]) -> Hmac<Sha256> {
-        let mut mac =
-            Hmac::<Sha256>::new_from_slice(self.run.as_bytes()).expect("HMAC takes keys of any length");
+        let mut mac = Hmac::<Sha256>::new_from_slice(self.run.as_bytes())
+            .expect("HMAC takes keys of any length");
         // Lengths come first, so that no two listings give the same bytes. What is absent differs
         // from what is empty.
         for part in [

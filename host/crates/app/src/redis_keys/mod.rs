@@ -135,8 +135,8 @@ fn bytes(name: &str, text: &str, encoding: Option<KeyEncoding>) -> Result<Vec<u8
     match encoding {
         None => Ok(text.as_bytes().to_vec()),
         Some(KeyEncoding::Base64) => {
-            let lenient =
-                GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
+            let lenient = GeneralPurposeConfig::new()
+                .with_decode_padding_mode(DecodePaddingMode::Indifferent);
             let is_standard = text.contains(['+', '/']);
             let alphabet = if is_standard {
                 &STANDARD_ALPHABET
@@ -200,7 +200,11 @@ mod tests {
         assert_eq!(recorded(b"\xff"), "base64:_w");
         assert_eq!(recorded(b"a\0"), "base64:YQA");
         let long = format!("{}é tail", "a".repeat(MAX_RECORDED_BYTES - 1));
-        let expected = format!("{}… ({} bytes)", "a".repeat(MAX_RECORDED_BYTES - 1), long.len());
+        let expected = format!(
+            "{}… ({} bytes)",
+            "a".repeat(MAX_RECORDED_BYTES - 1),
+            long.len()
+        );
         assert_eq!(recorded(long.as_bytes()), expected);
     }
 }

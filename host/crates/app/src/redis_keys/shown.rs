@@ -259,7 +259,9 @@ mod tests {
     }
 
     fn fields(fields: &[(&str, &str)]) -> StoredValue {
-        let fields = fields.iter().map(|(name, value)| (Vec::from(*name), Vec::from(*value)));
+        let fields = fields
+            .iter()
+            .map(|(name, value)| (Vec::from(*name), Vec::from(*value)));
         StoredValue::Fields(fields.collect())
     }
 
@@ -270,18 +272,30 @@ mod tests {
     #[test]
     fn secrets_are_hidden_by_the_names_of_fields_and_keys_and_by_their_form() {
         let text = |text: &str| StoredValue::Text(text.into());
-        let kpi = shown("kpi:dashboard", text(r#"{"revenue":1250,"ownerEmail":"a@b.example"}"#));
+        let kpi = shown(
+            "kpi:dashboard",
+            text(r#"{"revenue":1250,"ownerEmail":"a@b.example"}"#),
+        );
         assert_eq!(kpi.value, r#"{"revenue":1250,"ownerEmail":"[redacted]"}"#);
         assert!(kpi.redacted && !kpi.truncated && !kpi.read_only && kpi.owner.is_none());
         let plain = shown("kpi:count", text("1250"));
         assert_eq!((plain.value, plain.redacted), ("1250".into(), false));
         let otp = shown("otp:42", text("4711"));
         assert_eq!((otp.value, otp.redacted), (Value::Null, true));
-        let user = shown("user:7", fields(&[("password", "hunter2"), ("city", "Pune"), ("email", "")]));
-        assert_eq!(user.value, json!({ "password": "[redacted]", "city": "Pune", "email": "" }));
+        let user = shown(
+            "user:7",
+            fields(&[("password", "hunter2"), ("city", "Pune"), ("email", "")]),
+        );
+        assert_eq!(
+            user.value,
+            json!({ "password": "[redacted]", "city": "Pune", "email": "" })
+        );
         let sessions = shown("sessions", fields(&[("eyJhbGciOiJub25lIn0.x.y", "7")]));
         assert_eq!(sessions.value, json!({ "[redacted]": "7" }));
-        let list = shown("l", StoredValue::Elements(vec![b"pbt_1a2b3c4d_secret".to_vec(), b"x".to_vec()]));
+        let list = shown(
+            "l",
+            StoredValue::Elements(vec![b"pbt_1a2b3c4d_secret".to_vec(), b"x".to_vec()]),
+        );
         assert_eq!(list.value, json!(["[redacted]", "x"]));
     }
 
@@ -303,12 +317,18 @@ mod tests {
     fn bytes_are_base64_unless_they_hold_a_credential() {
         let bytes = |bytes: &[u8]| shown("b", StoredValue::Text(bytes.to_vec())).value;
         assert_eq!(bytes(b"\xff\x00"), json!({ "base64": "/wA=" }));
-        assert_eq!(bytes(b"\xffeyJhbGciOiJub25lIn0.eyJzdWIiOjF9."), "[redacted]");
+        assert_eq!(
+            bytes(b"\xffeyJhbGciOiJub25lIn0.eyJzdWIiOjF9."),
+            "[redacted]"
+        );
         let key = super::key(StoredKey {
             key: b"\xff".to_vec(),
             ..stored("", KeyOwner::Nobody, StoredValue::NotRead)
         });
-        assert_eq!((key.key.as_str(), key.encoding), ("/w==", Some(KeyEncoding::Base64)));
+        assert_eq!(
+            (key.key.as_str(), key.encoding),
+            ("/w==", Some(KeyEncoding::Base64))
+        );
     }
 
     #[test]
@@ -330,17 +350,31 @@ mod tests {
                 "stacktrace": "[redacted]", "bull:q:8": "[redacted]",
             })
         );
-        assert_eq!((job.owner.as_deref(), job.read_only), (Some("queue:q"), true));
+        assert_eq!(
+            (job.owner.as_deref(), job.read_only),
+            (Some("queue:q"), true)
+        );
         let lock = StoredValue::Text(b"worker".to_vec());
-        assert_eq!(super::key(stored("bull:q:7:lock", queue(), lock)).value, Value::Null);
-        let own = super::key(stored("patchbay:attempts", KeyOwner::Host, StoredValue::NotRead));
+        assert_eq!(
+            super::key(stored("bull:q:7:lock", queue(), lock)).value,
+            Value::Null
+        );
+        let own = super::key(stored(
+            "patchbay:attempts",
+            KeyOwner::Host,
+            StoredValue::NotRead,
+        ));
         assert_eq!((own.redacted, own.read_only), (true, true));
     }
 
     #[test]
     fn a_page_of_large_values_ends_within_its_limit() {
         let large = || stored("k", KeyOwner::Nobody, StoredValue::Text(vec![1; 100_000]));
-        let page = page(vec![large(), large(), stored("small", KeyOwner::Nobody, StoredValue::Text(b"x".to_vec()))]);
+        let page = page(vec![
+            large(),
+            large(),
+            stored("small", KeyOwner::Nobody, StoredValue::Text(b"x".to_vec())),
+        ]);
         assert!(page[0].value.is_string() && page[1].value.is_null() && page[1].truncated);
         assert_eq!(page[2].value, "x");
     }

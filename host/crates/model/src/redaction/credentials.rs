@@ -14,7 +14,9 @@ pub(super) fn without_credentials(text: &str) -> Cow<'_, str> {
     let mut shown = String::new();
     let (mut end, mut at) = (0, 0);
     while let Some(start) = next(text, at) {
-        let length = text[start..].find(|c| !is_part(c)).unwrap_or(text.len() - start);
+        let length = text[start..]
+            .find(|c| !is_part(c))
+            .unwrap_or(text.len() - start);
         // The end of a sentence is no part of it.
         let length = text[start..start + length].trim_end_matches('.').len();
         at = start + length.max(1);
@@ -62,7 +64,10 @@ mod tests {
             ("eyJhbGciOiJub25lIn0.eyJzdWIiOjF9.", "[redacted]."),
             ("\u{e9}eyJhbGciOiJub25lIn0", "\u{e9}[redacted]"),
             ("t=eyJhbGciOiJub25lIn0&x", "t=[redacted]&x"),
-            ("keyJournal eyJ pbt_ vk_live_", "keyJournal eyJ pbt_ vk_live_"),
+            (
+                "keyJournal eyJ pbt_ vk_live_",
+                "keyJournal eyJ pbt_ vk_live_",
+            ),
             ("pbt_1a2b3c4d.", "[redacted]."),
             ("", ""),
         ] {

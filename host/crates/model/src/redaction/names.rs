@@ -118,11 +118,15 @@ pub fn is_secret(name: &str) -> bool {
 
 /// Whether a value of this name is a secret, a key or means a person, in data of which nothing is
 /// known but its names.
-pub fn is_sensitive(name: &str) -> bool {
+pub(super) fn is_sensitive(name: &str) -> bool {
     is_secret(name)
         || readings(name).iter().any(|words| {
             let words: Vec<&str> = words.iter().map(String::as_str).collect();
-            let is_end = |word: &&str| numbers(word).iter().any(|word| PERSONAL_ENDS.contains(word));
+            let is_end = |word: &&str| {
+                numbers(word)
+                    .iter()
+                    .any(|word| PERSONAL_ENDS.contains(word))
+            };
             words.last().is_some_and(is_end) || has_pair(&words, &PERSONAL_PAIRS)
         })
 }

@@ -51,7 +51,10 @@ mod tests {
     #[test]
     fn what_was_cut_ends_with_its_last_complete_value() {
         for (beginning, expected) in [
-            (r#"{"a":1,"b":[1,{"c":"x"},{"d"#, Some(r#"{"a":1,"b":[1,{"c":"x"},{}]}"#)),
+            (
+                r#"{"a":1,"b":[1,{"c":"x"},{"d"#,
+                Some(r#"{"a":1,"b":[1,{"c":"x"},{}]}"#),
+            ),
             (r#"{"a":1,"password":"hunt"#, Some(r#"{"a":1}"#)),
             (r#"{"a":"}\","#, Some("{}")),
             ("[1,2,3", Some("[1,2]")),

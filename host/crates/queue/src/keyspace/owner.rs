@@ -61,7 +61,11 @@ mod tests {
             ..RedisConfig::default()
         };
         for (key, owner, is_read_only) in [
-            ("bull:emailQueue:wait", KeyOwner::Queue("emailQueue".into()), true),
+            (
+                "bull:emailQueue:wait",
+                KeyOwner::Queue("emailQueue".into()),
+                true,
+            ),
             ("bull:", KeyOwner::Queue(String::new()), true),
             ("bull", KeyOwner::Nobody, false),
             ("bulletin:1", KeyOwner::Nobody, false),
@@ -79,7 +83,11 @@ mod tests {
             ),
         ] {
             let found = KeyOwner::of(key.as_bytes(), &config);
-            assert_eq!((found.is_read_only(), found), (is_read_only, owner), "{key}");
+            assert_eq!(
+                (found.is_read_only(), found),
+                (is_read_only, owner),
+                "{key}"
+            );
         }
     }
 }

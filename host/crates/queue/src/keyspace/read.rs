@@ -63,7 +63,10 @@ impl Broker {
             return Ok(Vec::new());
         }
         let share = MAX_PAGE_BYTES / keys.len();
-        let owners: Vec<KeyOwner> = keys.iter().map(|key| KeyOwner::of(key, &self.config)).collect();
+        let owners: Vec<KeyOwner> = keys
+            .iter()
+            .map(|key| KeyOwner::of(key, &self.config))
+            .collect();
         let mut pipe = redis::pipe();
         pipe.ignore_errors();
         for (key, owner) in keys.iter().zip(&owners) {
@@ -80,7 +83,10 @@ impl Broker {
                 .arg(MAX_ELEMENTS);
         }
         let mut replies = self.told(&pipe).await?;
-        if replies.iter().any(|reply| matches!(reply, Err(error) if is_unknown(error))) {
+        if replies
+            .iter()
+            .any(|reply| matches!(reply, Err(error) if is_unknown(error)))
+        {
             let mut connection = self.connection.get();
             READ.prepare_invoke().load_async(&mut connection).await?;
             replies = self.told(&pipe).await?;
@@ -249,7 +255,12 @@ fn denied(command: &str, why: &str) -> QueueError {
         Some(trouble) => trouble,
         None => Trouble::Refused(format!("{} ({code})", right(command))),
     };
-    let source = (redis::ErrorKind::Client, "refused within a script", why.to_owned()).into();
+    let source = (
+        redis::ErrorKind::Client,
+        "refused within a script",
+        why.to_owned(),
+    )
+        .into();
     QueueError::CannotServe { trouble, source }
 }
 
@@ -273,7 +284,10 @@ mod tests {
             "NOPERM this user has no permissions to run the 'memory' command or its subcommand",
         ] {
             let told = denied("MEMORY", why).to_string();
-            assert!(told.starts_with("Redis's user lacks a right: +memory|usage. "), "{told}");
+            assert!(
+                told.starts_with("Redis's user lacks a right: +memory|usage. "),
+                "{told}"
+            );
         }
         let told = denied("HSCAN", "ERR unknown command 'HSCAN'").to_string();
         assert!(told.starts_with("Redis refuses a command: "), "{told}");
