@@ -12,7 +12,7 @@ use sha2::Sha256;
 
 use crate::Error;
 
-/// Of the MAC, in front of the place.
+/// Of the MAC, behind the place: so a cursor never begins with `-`, as an option would.
 const MAC_BYTES: usize = 16;
 /// Longer ones are none of ours.
 const MAX_TEXT: usize = 8_192;
@@ -34,7 +34,7 @@ impl Listing<'_> {
         let plain: Plain = (place.cursor, left.collect());
         let plain = serde_json::to_vec(&plain).unwrap_or_default();
         let mac = self.mac(&plain).finalize().into_bytes();
-        URL_SAFE_NO_PAD.encode([&mac[..MAC_BYTES], &plain].concat())
+        URL_SAFE_NO_PAD.encode([&plain[..], &mac[..MAC_BYTES]].concat())
     }
 
     /// Refuses a cursor that this listing has not given.
@@ -51,7 +51,7 @@ impl Listing<'_> {
             return None;
         }
         let sealed = URL_SAFE_NO_PAD.decode(cursor).ok()?;
-        let (mac, plain) = sealed.split_at_checked(MAC_BYTES)?;
+        let (plain, mac) = sealed.split_at_checked(sealed.len().checked_sub(MAC_BYTES)?)?;
         self.mac(plain).verify_truncated_left(mac).ok()?;
         let (cursor, left): Plain = serde_json::from_slice(plain).ok()?;
         let left = left.iter().map(|name| URL_SAFE_NO_PAD.decode(name));
@@ -99,6 +99,7 @@ mod tests {
         let ours = listing("run", Some("kpi:*"), None);
         let cursor = ours.cursor(&place);
         assert_eq!(ours.place(&cursor).expect("ours"), place);
+        assert!(cursor.starts_with('W'), "{cursor}");
         for other in [
             listing("another", Some("kpi:*"), None),
             listing("run", Some("kpi:?"), None),
@@ -128,7 +129,8 @@ mod tests {
             "a".repeat(MAX_TEXT + 1),
             URL_SAFE_NO_PAD.encode(changed),
             URL_SAFE_NO_PAD.encode(&sealed[..MAC_BYTES - 1]),
-            URL_SAFE_NO_PAD.encode(&sealed[MAC_BYTES..]),
+            URL_SAFE_NO_PAD.encode(&sealed[1..]),
+            URL_SAFE_NO_PAD.encode(&sealed[..sealed.len() - MAC_BYTES]),
             format!("{cursor}AA"),
         ] {
             ours.place(&text).expect_err(&text);
