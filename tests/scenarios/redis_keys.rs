@@ -355,6 +355,10 @@ async fn of_a_large_value_only_its_beginning_leaves_redis() -> anyhow::Result<()
                 .values()
                 .all(|value| value.as_str().is_some_and(|text| text.len() == 1_024))
     );
+    // When Redis is full, somebody must find and remove what fills it.
+    server.ask::<()>("CONFIG SET maxmemory 1mb").await?;
+    assert_eq!(page(&host, &[("pattern", "big:*")]).await?["count"], 4);
+    assert_eq!(remove(&host, "big:string").await?.0, 200);
     Ok(())
 }
 
