@@ -12,7 +12,9 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use patchbay_api::redis_keys::{
     KeyEncoding, ListRedisKeys, RedisKeyPage, RedisKeysRemove, RemovedRedisKey,
 };
+use patchbay_model::Redaction;
 use patchbay_model::key_pattern::{InvalidKeyPattern, KeyPattern, MAX_KEY_BYTES};
+use patchbay_model::redaction::Mask;
 use patchbay_queue::{Broker, KeyOwner, KeyQuery, StoredKey};
 use serde_json::json;
 
@@ -150,13 +152,14 @@ fn bytes(name: &str, text: &str, encoding: Option<KeyEncoding>) -> Result<Vec<u8
     }
 }
 
-/// A key as it stands in the record: text as it is, anything else in base64.
+/// A key as it stands in the record: text without credentials, such as a token by which a session
+/// is kept, anything else in base64.
 fn recorded(key: &[u8]) -> String {
     let cut = &key[..key.len().min(MAX_RECORDED_BYTES)];
     let text = match std::str::from_utf8(cut) {
-        Ok(text) if !text.chars().any(char::is_control) => text.to_owned(),
+        Ok(text) if !text.chars().any(char::is_control) => without_secrets(text),
         Err(error) if error.error_len().is_none() && cut.len() < key.len() => {
-            String::from_utf8_lossy(&cut[..error.valid_up_to()]).into_owned()
+            without_secrets(&String::from_utf8_lossy(&cut[..error.valid_up_to()]))
         }
         _ => format!("base64:{}", URL_SAFE_NO_PAD.encode(cut)),
     };
@@ -164,6 +167,11 @@ fn recorded(key: &[u8]) -> String {
         true => format!("{text}… ({} bytes)", key.len()),
         false => text,
     }
+}
+
+fn without_secrets(text: &str) -> String {
+    let shown = Redaction::strict().document(text, &Mask::default());
+    shown.text.into_owned()
 }
 
 /// In base64 as the API writes it.
@@ -196,6 +204,10 @@ mod tests {
     #[test]
     fn a_recorded_key_is_a_short_text() {
         assert_eq!(recorded("kpi:é".as_bytes()), "kpi:é");
+        assert_eq!(
+            recorded(b"session:eyJhbGciOiJub25lIn0.x.y"),
+            "session:[redacted]"
+        );
         assert_eq!(recorded(b"a\nb"), "base64:YQpi");
         assert_eq!(recorded(b"\xff"), "base64:_w");
         assert_eq!(recorded(b"a\0"), "base64:YQA");
