@@ -50,6 +50,7 @@ mod privacy;
 mod quarantine;
 mod recovery;
 mod redis_failover;
+mod redis_keys;
 mod redis_kinds;
 mod redis_server;
 mod registry;

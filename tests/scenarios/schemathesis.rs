@@ -15,6 +15,7 @@ use crate::harness::{
     seed, until,
 };
 use crate::openapi::{interop, printed_with, served};
+use crate::redis_server::RedisServer;
 
 const QUEUE: &str = "hostileQueue";
 const PAUSED: &str = "pausedQueue";
@@ -345,7 +346,10 @@ async fn check_record(
 
 #[tokio::test]
 async fn schemathesis_finds_no_answer_that_the_document_does_not_have() -> anyhow::Result<()> {
-    let world = World::new().await?;
+    let mut world = World::new().await?;
+    // Any key of Redis can be removed, also one of another test.
+    let redis = RedisServer::start_new(world.dir.path()).await?;
+    world.redis_url.clone_from(&redis.url);
     let host = world.host(&[("PATCHBAY_SECRETS_KEY", MASTER_KEY)]).await?;
     let names = furnish(&host).await?;
     let document: Value = reqwest::get(format!("{}/api/openapi.json", host.url))

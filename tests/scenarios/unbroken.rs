@@ -425,7 +425,9 @@ const KEY: &str = "5f1d3c2b4a59687766554433221100ffeeddccbbaa9988776655443322110
 const WITH_KEY: [(&str, &str); 1] = [("PATCHBAY_SECRETS_KEY", KEY)];
 
 /// Every change that the API offers, once, in an order in which each finds what it needs.
-async fn every_change(host: &Host) -> anyhow::Result<Vec<Change>> {
+async fn every_change(world: &World, host: &Host) -> anyhow::Result<Vec<Change>> {
+    let cached = format!("{}-cached", world.prefix);
+    let _: () = world.redis().await?.set(&cached, 1).await?;
     let first = host.deploy("hostile", hostile_plugin()?).await?;
     let failed = host
         .add("hostileQueue", json!({ "name": "panic", "data": {} }))
@@ -473,6 +475,7 @@ async fn every_change(host: &Host) -> anyhow::Result<Vec<Change>> {
             .replace("{rule}", "oldest-waiting")
             .replace("{silence}", "1")
             .replace("{digest}", &digest)
+            .replace("{key}", &cached)
             .replace("{id}", id);
         changes.push(Change {
             method,
@@ -833,6 +836,7 @@ async fn every_change(host: &Host) -> anyhow::Result<Vec<Change>> {
             "",
             200,
         ),
+        ("delete", "/api/redis/keys/{key}", json!({}), "", 200),
         ("post", "/api/admin/history/prune", json!({}), "", 200),
         (
             "post",
@@ -928,7 +932,7 @@ async fn every_change_leaves_one_row_that_says_who_what_and_how_it_ended() -> an
     let world = World::new().await?;
     let host = world.host(&WITH_KEY).await?;
     let mut database = world.database().await?;
-    for change in every_change(&host).await? {
+    for change in every_change(&world, &host).await? {
         let last: i64 = sqlx::query_scalar("select max(id) from patchbay.operator_actions")
             .fetch_one(&mut database)
             .await?;
@@ -983,7 +987,7 @@ async fn without_postgres_every_change_is_refused_whole_and_says_when_to_try_aga
     let host = world
         .host(&[WITH_KEY[0], ("DATABASE_URL", url.as_str())])
         .await?;
-    let changes = every_change(&host).await?;
+    let changes = every_change(&world, &host).await?;
     let mut database = world.database().await?;
     let mut state = async || -> anyhow::Result<(i64, BTreeMap<String, Vec<u8>>)> {
         let query = sqlx::query_scalar("select count(*) from patchbay.operator_actions");

@@ -120,6 +120,11 @@ pub struct File<M>(PhantomData<M>);
 #[derive(Debug)]
 pub struct Bare<T>(PhantomData<T>);
 
+/// `T` as the whole answer of a success, with `success` among its own fields: for the shapes of the
+/// previous backend that have more beside `data`, or no `data`.
+#[derive(Debug)]
+pub struct Whole<T>(PhantomData<T>);
+
 /// The content type of a file.
 pub trait Media: 'static {
     /// For example `application/gzip`.
@@ -229,6 +234,20 @@ impl<M: Media> Answer for File<M> {
                 ResponseBuilder::new().description(M::ABOUT),
                 |response, kind| response.content(kind, content.clone()),
             )
+            .build()
+    }
+}
+
+impl<T: ToSchema + Serialize + DeserializeOwned + 'static> Answer for Whole<T> {
+    type Data = T;
+
+    fn response(schemas: &mut Schemas) -> Response {
+        let content = ContentBuilder::new()
+            .schema(Some(reference::<T>(schemas)))
+            .build();
+        ResponseBuilder::new()
+            .description("Done")
+            .content("application/json", content)
             .build()
     }
 }

@@ -232,6 +232,13 @@ pub const ERRORS: &[ErrorCode] = &[
         "Wait as long as the message or the header `Retry-After` says.",
     ),
     code(
+        "read-only",
+        409,
+        "Key belongs to a queue. Use the queue's own operations",
+        "Other programs depend on this key of Redis: BullMQ's scripts, or Patchbay itself. It was not removed.",
+        "For jobs: `patchbay job remove`, `patchbay queue clean`, `patchbay queue obliterate`. For a plugin's own keys the owner is the plugin's name, and they can be removed.",
+    ),
+    code(
         "redis-full",
         507,
         "Redis is nearly full. New jobs are refused",

@@ -24,6 +24,7 @@ pub mod path;
 pub mod plugin_calls;
 pub mod plugins;
 pub mod queues;
+pub mod redis_keys;
 pub mod reveal;
 pub mod schedules;
 pub mod searches;
@@ -57,6 +58,7 @@ pub fn operations() -> impl Iterator<Item = &'static Operation> {
         searches::OPERATIONS,
         activity::OPERATIONS,
         status::OPERATIONS,
+        redis_keys::OPERATIONS,
     ]
     .into_iter()
     .flatten()

@@ -21,7 +21,8 @@ pub struct Operation {
     pub id: &'static str,
     /// HTTP method.
     pub method: Method,
-    /// Path from the root, with parameters as `{name}`.
+    /// Path from the root, with parameters as `{name}`. As `{*name}`, the last one takes the rest
+    /// of the path with its slashes, and only as it is: without the escapes of [`crate::path`].
     pub path: &'static str,
     /// Summary in one or more sentences, for the OpenAPI document.
     pub about: &'static str,
@@ -44,6 +45,11 @@ impl Operation {
             .next()
             .unwrap_or_default()
             .replace('_', " ")
+    }
+
+    /// Whether the last parameter takes the rest of the path.
+    pub fn takes_rest(&self) -> bool {
+        self.path.contains("{*")
     }
 
     /// Whether the operation can change state.
@@ -84,6 +90,9 @@ pub enum Effect {
     /// Destroys something that cannot be restored; the clause says what: `removes every waiting job
     /// of the queue`. Its caller must confirm it with the query parameter `confirm`.
     Destroys(&'static str),
+    /// As `Destroys`, but only the one thing that the path names. Its name is the confirmation:
+    /// clients of the previous backend send no other.
+    DestroysNamed(&'static str),
 }
 
 /// A row together with the types of its request and answer.
@@ -236,6 +245,9 @@ pub const fn check(operation: &Operation, places: &[(&str, &str)]) {
             );
             let name = places[place].0.as_bytes();
             let mut letter = 0;
+            if path[at + 1] == b'*' {
+                at += 1;
+            }
             while letter < name.len() {
                 assert!(
                     path[at + 1 + letter] == name[letter],

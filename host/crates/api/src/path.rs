@@ -27,27 +27,34 @@ pub fn api_path(segments: &[&str]) -> String {
 fn escaped(place: usize, text: &str) -> String {
     let needs_escape =
         LOST.contains(&text) || (place == 1 && TAKEN.contains(&text)) || looks_escaped(text);
-    let bytes: String = url::form_urlencoded::byte_serialize(text.as_bytes()).collect();
-    format!(
-        "{}{}",
-        if needs_escape { "~" } else { "" },
-        bytes.replace('+', "%20")
-    )
+    format!("{}{}", if needs_escape { "~" } else { "" }, encoded(text))
 }
 
-/// Fills the parameters of a path template with these names; no leading slash.
+fn encoded(text: &str) -> String {
+    let bytes: String = url::form_urlencoded::byte_serialize(text.as_bytes()).collect();
+    bytes.replace('+', "%20")
+}
+
+/// Below it, paths are relative: names at some places would be routes.
+const ADMIN: &str = "/api/admin/";
+
+/// Fills the parameters of a path template with these names; with the leading slash.
 pub fn filled(template: &str, names: &[String]) -> String {
     let mut names = names.iter();
-    let segments = template
-        .trim_start_matches("/api/admin")
-        .trim_start_matches('/')
-        .split('/')
-        .enumerate();
-    let segments = segments.map(|(place, segment)| match segment.starts_with('{') {
-        true => escaped(place, names.next().map_or("", String::as_str)),
-        false => segment.to_owned(),
+    let (root, below) = match template.strip_prefix(ADMIN) {
+        Some(below) => (ADMIN, below),
+        None => ("/", template.trim_start_matches('/')),
+    };
+    let segments = below.split('/').enumerate().map(|(place, segment)| {
+        if segment.starts_with("{*") {
+            encoded(names.next().map_or("", String::as_str))
+        } else if segment.starts_with('{') {
+            escaped(place, names.next().map_or("", String::as_str))
+        } else {
+            segment.to_owned()
+        }
     });
-    segments.collect::<Vec<_>>().join("/")
+    format!("{root}{}", segments.collect::<Vec<_>>().join("/"))
 }
 
 /// The path with a query. Values may contain anything.
@@ -125,9 +132,16 @@ mod tests {
         let names = ["pause".to_owned(), "a/b".to_owned()];
         assert_eq!(
             filled("/api/admin/queues/{queue}/jobs/{id}/retry", &names),
-            "queues/~pause/jobs/a%2Fb/retry"
+            "/api/admin/queues/~pause/jobs/a%2Fb/retry"
         );
-        assert_eq!(filled("/api/admin/queues/pause", &[]), "queues/pause");
+        assert_eq!(
+            filled("/api/admin/queues/pause", &[]),
+            "/api/admin/queues/pause"
+        );
+        assert_eq!(
+            filled("/api/redis/keys/{*key}", &["~kpi:a/b c".to_owned()]),
+            "/api/redis/keys/%7Ekpi%3Aa%2Fb%20c"
+        );
     }
 
     proptest! {

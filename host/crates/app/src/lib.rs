@@ -24,6 +24,7 @@ pub mod plugin_administration;
 pub mod plugins;
 pub mod queues;
 pub mod redacted;
+pub mod redis_keys;
 pub mod resume;
 mod reveal;
 pub mod revision_diff;
@@ -75,6 +76,7 @@ pub struct App {
     pub searches: searches::Searches,
     pub activity: activity::ActivityLog,
     pub status: status::Status,
+    pub redis_keys: redis_keys::RedisKeys,
 }
 
 /// What the application stands on.
@@ -298,6 +300,7 @@ impl App {
             searches: searches::Searches::new(parts),
             activity: activity::ActivityLog::new(parts),
             status: status::Status::new(parts),
+            redis_keys: redis_keys::RedisKeys::new(parts),
         }
     }
 }

@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use clap::Args;
-use patchbay_api::answer::{Answer, List, Media};
+use patchbay_api::answer::{Answer, List, Media, Whole};
 use patchbay_api::body::{AnyDocument, Body, ExpectedForm, Json, NoBody, SecretJson};
 use patchbay_api::operation::{self, Effect, Endpoint, NoQuery, PathParams};
 use patchbay_api::plugins::{
     Activate, Activated, Component, PluginPath, PluginsActivate, PluginsPush, SignedComponent,
     Staged,
 };
+use patchbay_api::redis_keys::{RedisKey, RedisKeyPage};
 use patchbay_api::reveal::Reveal;
 use patchbay_api::{headers, path};
 use patchbay_model::address::is_loopback;
@@ -143,6 +144,13 @@ impl<T> ReceivedPage<T> {
         }
     }
 }
+
+/// Answers that are one page of a list: `data`, `nextCursor` and `partial`, whatever else they have.
+pub(super) trait Pages<T> {}
+
+impl<T> Pages<T> for List<T> {}
+
+impl Pages<RedisKey> for Whole<RedisKeyPage> {}
 
 /// The envelope of an answer.
 #[derive(serde::Deserialize)]
@@ -313,6 +321,29 @@ impl Client {
         Ok(Received { data, raw })
     }
 
+    /// Calls an operation whose answer is not only `data`.
+    pub(super) async fn ask_whole<E, T>(
+        &self,
+        path: E::Path,
+        query: E::Query,
+    ) -> Result<Received<T>, ClientError>
+    where
+        E: Endpoint<Body = NoBody, Answer = Whole<T>>,
+        T: ToSchema + Serialize + DeserializeOwned + Send + 'static,
+    {
+        let request = self.request_for::<E>(&path).query(&query);
+        let response = request
+            .send()
+            .await
+            .map_err(|source| self.unreachable(source))?;
+        let (_, text) = self.read_text(response).await?;
+        let raw = RawValue::from_string(text).map_err(|_| self.not_patchbay(200))?;
+        Ok(Received {
+            data: self.parsed(&raw)?,
+            raw,
+        })
+    }
+
     /// An answer without data has `null`.
     fn data_of(&self, data: Option<Box<RawValue>>) -> Result<Box<RawValue>, ClientError> {
         match data {
@@ -349,7 +380,7 @@ impl Client {
         query: &E::Query,
     ) -> Result<ReceivedPage<T>, ClientError>
     where
-        E: Endpoint<Body = NoBody, Answer = List<T>>,
+        E: Endpoint<Body = NoBody, Answer: Pages<T>>,
         T: ToSchema + Serialize + DeserializeOwned + 'static,
     {
         let page = self
@@ -372,7 +403,7 @@ impl Client {
         query_of: impl Fn(Option<String>, u64) -> Option<E::Query>,
     ) -> Result<Received<Vec<T>>, ClientError>
     where
-        E: Endpoint<Body = NoBody, Answer = List<T>>,
+        E: Endpoint<Body = NoBody, Answer: Pages<T>>,
         T: ToSchema + Serialize + DeserializeOwned + 'static,
     {
         let pages = self.ask_up_to::<E, T>(path, query_of).await?;
@@ -389,7 +420,7 @@ impl Client {
         query_of: impl Fn(Option<String>, u64) -> Option<E::Query>,
     ) -> Result<ReceivedPage<T>, ClientError>
     where
-        E: Endpoint<Body = NoBody, Answer = List<T>>,
+        E: Endpoint<Body = NoBody, Answer: Pages<T>>,
         T: ToSchema + Serialize + DeserializeOwned + 'static,
     {
         let (mut items, mut raw) = (Vec::new(), Vec::<Box<RawValue>>::new());
@@ -556,9 +587,15 @@ impl Client {
     }
 
     fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
+        // A path without a slash in front is below /api/admin.
+        let below = if path.starts_with('/') {
+            ""
+        } else {
+            "/api/admin/"
+        };
         let request = self
             .http
-            .request(method, format!("{}/api/admin/{path}", self.url));
+            .request(method, format!("{}{below}{path}", self.url));
         request.basic_auth(&self.user, self.password.as_ref())
     }
 
@@ -594,6 +631,14 @@ impl Client {
 
     /// Returns the envelope of a success.
     async fn read(&self, response: reqwest::Response) -> Result<Envelope, ClientError> {
+        Ok(self.read_text(response).await?.0)
+    }
+
+    /// As [`Self::read`], with the whole answer.
+    async fn read_text(
+        &self,
+        response: reqwest::Response,
+    ) -> Result<(Envelope, String), ClientError> {
         let status = response.status().as_u16();
         let text = response
             .text()
@@ -601,7 +646,7 @@ impl Client {
             .map_err(|source| self.unreachable(source))?;
         let body: Envelope = serde_json::from_str(&text).map_err(|_| self.not_patchbay(status))?;
         if body.success {
-            return Ok(body);
+            return Ok((body, text));
         }
         match body.code.as_deref() {
             // Other programs answer in this form, too, but without a code.

@@ -26,6 +26,7 @@ mod plugin;
 mod project;
 mod push;
 mod queue;
+mod redis_keys;
 mod refusal;
 mod revisions;
 mod schedule;
@@ -80,6 +81,9 @@ pub enum Command {
     /// Show queues, and act on whole queues
     #[command(subcommand)]
     Queue(queue::QueueCommand),
+    /// List, show and remove keys of Redis, such as cached values
+    #[command(subcommand)]
+    Redis(redis_keys::RedisCommand),
     /// Show the breakers of outside hosts; open and close them by hand
     #[command(subcommand)]
     Breaker(breaker::BreakerCommand),
@@ -112,6 +116,7 @@ impl Command {
             Self::Bulk(command) => command.is_read(),
             Self::DeadLetter(command) => command.is_read(),
             Self::Queue(command) => command.is_read(),
+            Self::Redis(command) => command.is_read(),
             Self::Breaker(command) => command.is_read(),
             Self::Schedule(command) => command.is_read(),
             Self::Secret(command) => command.is_read(),
@@ -145,6 +150,7 @@ pub async fn run(
         Command::Bulk(command) => return bulk::run(command, client, output).await,
         Command::DeadLetter(command) => return dead_letters::run(command, client, output).await,
         Command::Queue(command) => queue::run(command, client, output).await?,
+        Command::Redis(command) => redis_keys::run(command, client, output).await?,
         Command::Breaker(command) => breaker::run(command, client, output).await?,
         Command::Schedule(command) => schedule::run(command, client, output).await?,
         Command::Secret(command) => secret::run(command, client, output).await?,

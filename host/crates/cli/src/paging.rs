@@ -1,7 +1,6 @@
 //! Lists that a host answers page by page.
 
 use clap::Args;
-use patchbay_api::answer::List;
 use patchbay_api::body::NoBody;
 use patchbay_api::operation::Endpoint;
 use patchbay_model::words::counted;
@@ -9,7 +8,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use utoipa::ToSchema;
 
-use super::client::{Client, ClientError, ReceivedPage};
+use super::client::{Client, ClientError, Pages, ReceivedPage};
 use super::input::whole;
 use super::output::Output;
 
@@ -40,7 +39,7 @@ impl Paging {
         query_of: impl Fn(u16, Option<String>) -> E::Query,
     ) -> Result<ReceivedPage<T>, ClientError>
     where
-        E: Endpoint<Body = NoBody, Answer = List<T>>,
+        E: Endpoint<Body = NoBody, Answer: Pages<T>>,
         T: ToSchema + Serialize + DeserializeOwned + 'static,
     {
         if self.all {

@@ -27,6 +27,7 @@ mod operator_login;
 mod plugin_calls;
 mod plugins;
 mod queues;
+mod redis_keys;
 mod request_id;
 mod request_span;
 mod routes;
@@ -109,6 +110,7 @@ domains! {
     searches: patchbay_app::searches::Searches,
     activity: patchbay_app::activity::ActivityLog,
     status: patchbay_app::status::Status,
+    redis_keys: patchbay_app::redis_keys::RedisKeys,
 }
 
 fn routes(state: &AppState) -> Routes {
@@ -131,6 +133,7 @@ fn routes(state: &AppState) -> Routes {
     let routes = searches::routes(routes);
     let routes = activity::routes(routes);
     let routes = status::routes(routes);
+    let routes = redis_keys::routes(routes);
     metrics::routes(routes)
 }
 

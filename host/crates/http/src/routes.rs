@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, MethodRouter, on};
 use http::Uri;
 use http::request::Parts;
-use patchbay_api::answer::{Answer, AnyJson, Data, List, Nothing, Success};
+use patchbay_api::answer::{Answer, AnyJson, Data, List, Nothing, Success, Whole};
 use patchbay_api::body::{AnyDocument, Body, ExpectedForm, Json, NoBody, Object, SecretJson};
 use patchbay_api::operation::{
     Access, Effect, Endpoint, Method, Operation, PathParams, Query as _,
@@ -193,7 +193,7 @@ impl<E: Endpoint<Body: ReadBody>> FromRequest<AppState> for Ask<E> {
             true => Intent::take(&mut parts)?,
             false => Intent::default(),
         };
-        let path = read_path::<E::Path>(&mut parts, state).await?;
+        let path = read_path::<E>(&mut parts, state).await?;
         if E::OPERATION.may_change() && E::Query::parameters().is_empty() {
             refuse_unknown_parameters(&parts)?;
         }
@@ -220,19 +220,22 @@ fn refuse_unknown_parameters(parts: &Parts) -> Result<(), ApiError> {
     }
 }
 
-async fn read_path<P: PathParams>(parts: &mut Parts, state: &AppState) -> Result<P, ApiError> {
+async fn read_path<E: Endpoint>(parts: &mut Parts, state: &AppState) -> Result<E::Path, ApiError> {
+    let takes_rest = E::OPERATION.takes_rest();
     let params = RawPathParams::from_request_parts(parts, state)
         .await
         .map_err(|_| {
-            ApiError::invalid(
-                "The path has characters that are not UTF-8. Percent-encode names as UTF-8",
-            )
+            ApiError::invalid(match takes_rest {
+                true => "The path has characters that are not UTF-8. Write the name in base64, with encoding=base64 in the query",
+                false => "The path has characters that are not UTF-8. Percent-encode names as UTF-8",
+            })
         })?;
-    let segments: Vec<String> = params
-        .iter()
-        .map(|(_, segment)| unescaped(segment).to_owned())
-        .collect();
-    P::from_segments(&segments)
+    let name = |segment: &str| match takes_rest {
+        true => segment.to_owned(),
+        false => unescaped(segment).to_owned(),
+    };
+    let segments: Vec<String> = params.iter().map(|(_, segment)| name(segment)).collect();
+    E::Path::from_segments(&segments)
         .ok_or_else(|| ApiError::invalid("The number in the path must be a whole number"))
 }
 
@@ -279,6 +282,10 @@ impl WriteAnswer for Nothing {
 
 impl WriteAnswer for AnyJson {
     type Reply = Success<Value>;
+}
+
+impl<T: ToSchema + Serialize + DeserializeOwned + Send + 'static> WriteAnswer for Whole<T> {
+    type Reply = T;
 }
 
 /// The handler of an operation: takes its use cases, the caller and the request, and returns the
@@ -382,7 +389,16 @@ impl Routes {
             ));
         }
         let (schemas, paths) = document::<E>();
-        self.router = self.router.routes((schemas, paths, route));
+        if operation.takes_rest() {
+            // The router and the document write such a path differently.
+            self.router = self.router.route(operation.path, route);
+            let document = self.router.get_openapi_mut();
+            document.paths.paths.extend(paths.paths);
+            let components = document.components.get_or_insert_default();
+            components.schemas.extend(schemas);
+        } else {
+            self.router = self.router.routes((schemas, paths, route));
+        }
         self.served.push(operation.id);
         self
     }
@@ -506,7 +522,7 @@ fn document<E: Endpoint>() -> Documented {
     let effect = match operation.effect {
         Effect::Reads => "reads",
         Effect::Changes => "changes",
-        Effect::Destroys(_) => "destroys",
+        Effect::Destroys(_) | Effect::DestroysNamed(_) => "destroys",
     };
     let extensions = ExtensionsBuilder::new()
         .add("x-patchbay-effect", json!(effect))
@@ -514,8 +530,9 @@ fn document<E: Endpoint>() -> Documented {
     let built = builder.extensions(Some(extensions.build())).build();
     let (_, method) = method_of(operation.method);
     let mut paths = Paths::new();
-    paths
-        .paths
-        .insert(operation.path.to_owned(), PathItem::new(method, built));
+    paths.paths.insert(
+        operation.path.replace("{*", "{"),
+        PathItem::new(method, built),
+    );
     (schemas, paths)
 }

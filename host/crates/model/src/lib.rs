@@ -41,6 +41,7 @@ pub mod job_defaults;
 pub mod job_view;
 pub mod json_members;
 pub mod json_schema;
+pub mod key_pattern;
 pub mod manifest;
 pub mod mirror_cursor;
 pub mod operation;

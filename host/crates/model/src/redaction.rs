@@ -4,8 +4,10 @@
 //! a secret ([`is_secret`]), and copies of both elsewhere: in the rest of the data, in results,
 //! failures, backtraces, logs. Texts in which nothing is hidden stay unchanged.
 
+mod credentials;
 mod mask;
 mod names;
+mod open_document;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -15,10 +17,12 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use self::credentials::without_credentials;
 use self::mask::assignments;
 pub use self::mask::{Mask, forms, spellings};
-use self::names::holds_secrets;
 pub use self::names::is_secret;
+use self::names::{holds_secrets, is_sensitive};
+pub use self::open_document::closed;
 use crate::DataPath;
 
 /// Replaces a hidden value.
@@ -27,10 +31,11 @@ pub const REDACTED: &str = "[redacted]";
 /// Nothing deeper is shown: reading it level by level would take too long.
 const MAX_DEPTH: usize = 64;
 
-/// What is hidden of the jobs of one queue.
+/// What is hidden of the jobs of one queue, or of data of unknown origin.
 #[derive(Debug, Clone, Default)]
 pub struct Redaction {
     paths: Vec<DataPath>,
+    is_strict: bool,
 }
 
 /// A redacted document.
@@ -47,6 +52,24 @@ impl Redaction {
     pub fn new(paths: &[DataPath]) -> Self {
         Self {
             paths: paths.to_vec(),
+            is_strict: false,
+        }
+    }
+
+    /// For data of which nothing is known but what it says itself: also hides names that mean a key
+    /// or a person, and texts that look like credentials.
+    pub fn strict() -> Self {
+        Self {
+            is_strict: true,
+            ..Self::default()
+        }
+    }
+
+    /// Whether a value of this name is hidden.
+    pub fn hides_name(&self, name: &str) -> bool {
+        match self.is_strict {
+            true => is_sensitive(name),
+            false => is_secret(name),
         }
     }
 
@@ -56,7 +79,7 @@ impl Redaction {
             path.strip_prefix(known.as_str())
                 .is_some_and(|rest| rest.starts_with('.'))
         };
-        path.split('.').any(is_secret)
+        path.split('.').any(|name| self.hides_name(name))
             || self
                 .paths
                 .iter()
@@ -76,6 +99,7 @@ impl Redaction {
         let mask = Mask::new(values);
         let mut walk = Walk {
             search: Search::Mask(&mask),
+            redaction: self,
             hides_bare: self.hides_anything(),
             hidden: 0,
         };
@@ -89,6 +113,7 @@ impl Redaction {
             data,
             &mut Walk {
                 search: Search::Values(&mut values),
+                redaction: self,
                 hides_bare: self.hides_anything(),
                 hidden: 0,
             },
@@ -102,6 +127,7 @@ impl Redaction {
             document,
             &mut Walk {
                 search: Search::Mask(mask),
+                redaction: self,
                 hides_bare: false,
                 hidden: 0,
             },
@@ -157,6 +183,7 @@ enum Search<'a> {
 
 struct Walk<'a> {
     search: Search<'a>,
+    redaction: &'a Redaction,
     /// Whether texts and numbers outside of objects are hidden. They have no path.
     hides_bare: bool,
     hidden: usize,
@@ -235,7 +262,7 @@ impl Walk<'_> {
                 .collect();
             // A template may be called `otp`: an object's values are judged by their own names.
             let is_group = member.get().starts_with('{') && !holds_secrets(&name);
-            let shown = if is_secret(&name) && tells(member) && !is_group {
+            let shown = if self.redaction.hides_name(&name) && tells(member) && !is_group {
                 Some(self.hide(member))
             } else {
                 self.changed(member, &deeper, depth + 1)
@@ -267,9 +294,18 @@ impl Walk<'_> {
     }
 
     fn text<'t>(&self, text: &'t str) -> Cow<'t, str> {
-        match &self.search {
-            Search::Values(_) => assignments(text),
+        let shown = match &self.search {
+            Search::Values(_) => assignments(text, is_secret),
             Search::Mask(mask) => mask.text(text),
+        };
+        if !self.redaction.is_strict {
+            return shown;
+        }
+        let strict = assignments(&shown, is_sensitive);
+        let strict = without_credentials(&strict);
+        match strict == text {
+            true => text.into(),
+            false => strict.into_owned().into(),
         }
     }
 }
@@ -620,5 +656,35 @@ mod tests {
         ] {
             assert_eq!(redaction.covers(path), is_covered, "{path}");
         }
+    }
+
+    #[test]
+    fn of_unknown_data_keys_persons_and_credentials_are_hidden_too() {
+        let shown = |text: &str| {
+            Redaction::strict()
+                .document(text, &Mask::default())
+                .text
+                .into_owned()
+        };
+        let data = r#"{"emailsSent":12,"userEmail":"a@b.example","phoneNumber":98765,"cacheKey":"k1","hash":"h","keyboard":"qwerty","n":1}"#;
+        assert_eq!(
+            shown(data),
+            r#"{"emailsSent":12,"userEmail":"[redacted]","phoneNumber":"[redacted]","cacheKey":"[redacted]","hash":"[redacted]","keyboard":"qwerty","n":1}"#
+        );
+        assert_eq!(
+            shown(r#"{"total":1250,"at":"2026-11-30"}"#),
+            r#"{"total":1250,"at":"2026-11-30"}"#
+        );
+        assert_eq!(shown("email=a@b.example&n=1"), "email=[redacted]&n=1");
+        let jwt = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOjQyfQ.c2lnbmF0dXJl";
+        assert_eq!(shown(jwt), REDACTED);
+        assert_eq!(
+            shown(&format!(r#"["ok",{{"x":"go {jwt}, now"}}]"#)),
+            r#"["ok",{"x":"go [redacted], now"}]"#
+        );
+        assert_eq!(
+            shown("vk_live_abcdEFGH1234 pbt_1a2b3c4d_secret"),
+            "[redacted] [redacted]"
+        );
     }
 }

@@ -147,6 +147,11 @@ impl Connection {
         self.0.standing.borrow().takes_jobs()
     }
 
+    /// What the last check has found.
+    pub(crate) fn trouble(&self) -> Option<Trouble> {
+        self.0.standing.borrow().trouble.clone()
+    }
+
     /// Unix milliseconds by Redis's clock.
     pub(crate) fn now_ms(&self) -> u64 {
         self.0.clock.now_ms()

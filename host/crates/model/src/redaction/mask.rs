@@ -146,8 +146,8 @@ impl Mask {
     /// `"token": …`, `Bearer …`).
     pub fn text<'t>(&self, text: &'t str) -> Cow<'t, str> {
         match self.replaced(text, REDACTED) {
-            Cow::Borrowed(text) => assignments(text),
-            Cow::Owned(text) => assignments(&text).into_owned().into(),
+            Cow::Borrowed(text) => assignments(text, is_secret),
+            Cow::Owned(text) => assignments(&text, is_secret).into_owned().into(),
         }
     }
 
@@ -377,8 +377,9 @@ fn ends_with_escape(text: &str) -> bool {
         || hexadecimal(4, "\\u")
 }
 
-/// Hides values that the text itself calls secret: `password=…`, `"token": …`, `Bearer …`.
-pub(super) fn assignments(text: &str) -> Cow<'_, str> {
+/// Hides values that the text itself gives a hidden name, and credentials: `password=…`,
+/// `"token": …`, `Bearer …`.
+pub(super) fn assignments(text: &str, is_hidden: fn(&str) -> bool) -> Cow<'_, str> {
     let mut shown = String::new();
     let mut end = 0;
     let places = text
@@ -391,7 +392,7 @@ pub(super) fn assignments(text: &str) -> Cow<'_, str> {
         let value = if c == ' ' {
             after_scheme(text, place)
         } else {
-            assigned(text, place, c == ':')
+            assigned(text, place, c == ':', is_hidden)
         };
         if let Some(value) =
             value.filter(|value| value.start >= end && !text[value.clone()].starts_with(REDACTED))
@@ -408,9 +409,14 @@ pub(super) fn assignments(text: &str) -> Cow<'_, str> {
     shown.into()
 }
 
-/// The value of a secret name: after `=`, or after the colon of a quoted name. "password: is
+/// The value of a hidden name: after `=`, or after the colon of a quoted name. "password: is
 /// missing" is a sentence.
-fn assigned(text: &str, place: usize, needs_quotes: bool) -> Option<std::ops::Range<usize>> {
+fn assigned(
+    text: &str,
+    place: usize,
+    needs_quotes: bool,
+    is_hidden: fn(&str) -> bool,
+) -> Option<std::ops::Range<usize>> {
     let before = text[..place].trim_end_matches(' ');
     let name = before.trim_end_matches(['"', '\'']).trim_end_matches('\\');
     if needs_quotes && name.len() == before.len() {
@@ -421,7 +427,7 @@ fn assigned(text: &str, place: usize, needs_quotes: bool) -> Option<std::ops::Ra
         .map_or(0, |at| {
             at + name[at..].chars().next().map_or(1, char::len_utf8)
         });
-    if !is_secret(&name[begin..]) {
+    if !is_hidden(&name[begin..]) {
         return None;
     }
     let rest = &text[place + 1..];

@@ -78,6 +78,17 @@ const JOINED: [&str; 15] = [
     "dbpass",
     "smtppass",
 ];
+/// Words that mean a key or a person at the end of a name or its plural, in data of unknown origin:
+/// `cacheKey`, `userEmail`, not `emailsSent`.
+const PERSONAL_ENDS: [&str; 5] = ["key", "hash", "email", "phone", "mobile"];
+/// Pairs of words that mean a person together.
+const PERSONAL_PAIRS: [[&str; 2]; 5] = [
+    ["email", "address"],
+    ["mail", "address"],
+    ["e", "mail"],
+    ["phone", "number"],
+    ["mobile", "number"],
+];
 /// Next to these words, tokens are counted and are no secrets: `maxTokens`.
 const COUNTED: [&str; 12] = [
     "max",
@@ -101,8 +112,23 @@ pub fn is_secret(name: &str) -> bool {
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         words.iter().any(|word| is_secret_word(word))
             || ends_as_secret(&words)
-            || has_secret_pair(&words)
+            || has_pair(&words, &SECRET_PAIRS)
     })
+}
+
+/// Whether a value of this name is a secret, a key or means a person, in data of which nothing is
+/// known but its names.
+pub(super) fn is_sensitive(name: &str) -> bool {
+    is_secret(name)
+        || readings(name).iter().any(|words| {
+            let words: Vec<&str> = words.iter().map(String::as_str).collect();
+            let is_end = |word: &&str| {
+                numbers(word)
+                    .iter()
+                    .any(|word| PERSONAL_ENDS.contains(word))
+            };
+            words.last().is_some_and(is_end) || has_pair(&words, &PERSONAL_PAIRS)
+        })
 }
 
 /// Whether an object of this name holds only secrets.
@@ -134,9 +160,9 @@ fn ends_as_secret(words: &[&str]) -> bool {
     !is_count && numbers(last).iter().any(is_end)
 }
 
-fn has_secret_pair(words: &[&str]) -> bool {
+fn has_pair(words: &[&str], pairs: &[[&str; 2]]) -> bool {
     words.windows(2).any(|pair| {
-        SECRET_PAIRS
+        pairs
             .iter()
             .any(|[first, second]| pair[0] == *first && numbers(pair[1]).contains(second))
     })
