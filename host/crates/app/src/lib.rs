@@ -15,6 +15,7 @@ pub mod flows;
 pub mod health;
 pub mod history;
 pub mod history_filter;
+pub mod http_standing;
 pub mod incident;
 pub mod jobs;
 mod leader;
@@ -135,6 +136,7 @@ pub struct Parts {
     /// The value that was `NODE_ENV` before. The health check shows it.
     pub environment: Arc<str>,
     pub limits: limits::Limits,
+    pub http: Arc<http_standing::HttpStanding>,
     pub actions: actions::Actions,
     /// What operators do just now, whether or not their clients still wait for it.
     pub operations: TaskTracker,
@@ -204,6 +206,7 @@ impl Parts {
             Arc::clone(&services),
         );
         let health = Arc::new(health);
+        let http = Arc::<http_standing::HttpStanding>::default();
         let seen = alerts::Sources {
             store: store.clone(),
             queues: broker.clone(),
@@ -211,6 +214,7 @@ impl Parts {
             health: Arc::clone(&health),
             outside: Arc::clone(&outside),
             certificates: foundation.outside.egress.certificates(),
+            http: Arc::clone(&http),
         };
         let alerts = alerts::AlertWatch::new(config.alerts, seen, quarantines)?;
         let bodies = Arc::new(history::SealedBodies::new(
@@ -245,12 +249,14 @@ impl Parts {
             queues: broker.clone(),
             bulks: Arc::clone(&bulks),
             limits: limits.clone(),
+            http: Arc::clone(&http),
             max_jobs: work.max_jobs,
             dropped_lines: foundation.dropped_lines,
         }));
         let operations = TaskTracker::new();
         Ok(Self {
             limits,
+            http,
             actions: actions::Actions::new(store.clone(), operations.clone()),
             history: Arc::new(history::HistoryParts {
                 bodies,

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use hmac::{Hmac, KeyInit, Mac};
 use parking_lot::Mutex;
-use patchbay_queue::{Broker, FailureRule, RateLimits};
+use patchbay_queue::{Broker, FailureRule, RateLimits, Taken};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
@@ -95,6 +95,10 @@ impl Limits {
             .redis
             .take(&self.hashed(class.name, key), class.count, class.window)
             .await?;
+        self.answer(class, taken)
+    }
+
+    fn answer(&self, class: &Class, taken: Taken) -> Result<Quota, Error> {
         let quota = Quota {
             name: class.name,
             limit: class.count,
@@ -109,6 +113,15 @@ impl Limits {
         let mut error = self.refuse(class.name, class.what, taken.next_in);
         error.quota = Some(quota);
         Err(error)
+    }
+
+    /// As [`Limits::take`], but without Redis nothing is taken and nothing refused (`None`). For
+    /// limits that only keep a crowd out.
+    pub async fn take_if_possible(&self, class: &Class, key: &str) -> Result<Option<Quota>, Error> {
+        let key = self.hashed(class.name, key);
+        let taken = self.redis.take_if_possible(&key, class.count, class.window);
+        let taken = taken.await;
+        taken.map(|taken| self.answer(class, taken)).transpose()
     }
 
     /// To be called before an attempt. Fails with `rate-limited` while the key must wait after

@@ -165,6 +165,16 @@ impl RateLimits {
         })
     }
 
+    /// As [`RateLimits::take`]; `None`, and at once where that is known, while Redis is away or cannot
+    /// serve.
+    pub async fn take_if_possible(&self, key: &str, count: u32, window: Duration) -> Option<Taken> {
+        let serves = self.connection.standings().borrow().serves();
+        if !serves {
+            return None;
+        }
+        self.take(key, count, window).await.ok()
+    }
+
     /// Begins an attempt. `Some`: it must not be made yet; wait so long.
     pub async fn begin(
         &self,
