@@ -17,6 +17,7 @@ use patchbay_app::{
     workers,
 };
 use patchbay_capability::{Egress, MailTransport};
+use patchbay_http::Tls;
 use patchbay_queue::Broker;
 use patchbay_runtime::Runtime;
 use patchbay_store::{PluginSql, Store};
@@ -26,8 +27,8 @@ use patchbay_work::Work;
 use tokio::net::TcpListener;
 use tracing::info;
 
-use crate::config::Config;
 use crate::config::secrets::EnvironmentSecrets;
+use crate::config::{Config, ConfigError};
 use crate::incident;
 use crate::process::{self, Signals};
 
@@ -52,7 +53,8 @@ impl Host {
         // Before anybody sees that we are up.
         let signals = Signals::listen()?;
         process::check_limits(&config);
-        // Before any job is taken: a host that cannot listen does not start.
+        // Before any job is taken: a host that cannot listen or has no certificate does not start.
+        let tls = tls(&config)?;
         let listener = patchbay_http::bind(*config.http.listen).await?;
         let address = listener.local_addr()?;
         let (parts, exporter) = parts(&config, keys, logging).await?;
@@ -64,7 +66,7 @@ impl Host {
             redis = 2 + parts.plugins.queues().len(),
             "connections of this host"
         );
-        let services = services(&parts, listener, &config, exporter).start();
+        let services = services(&parts, listener, tls, &config, exporter).start();
         health::warn_about_skew(&parts.broker).await;
         info!(%address, "patchbay is up");
         let Parts { health, store, .. } = parts;
@@ -105,12 +107,19 @@ impl Host {
 fn services(
     parts: &Parts,
     listener: TcpListener,
+    tls: Option<Arc<Tls>>,
     config: &Config,
     exporter: Option<Exporter>,
 ) -> Services {
     Services::new(Arc::clone(&parts.services))
         .and(exporter.map(trace_export::service))
-        .and(patchbay_http::server(listener, parts, config.of_http()))
+        .and(patchbay_http::certificate_watch(tls.clone(), parts))
+        .and(patchbay_http::server(
+            listener,
+            tls,
+            parts,
+            config.of_http(),
+        ))
         .and(history::recorder(parts))
         .and(plugins::converger(parts))
         .and(resume::changes(parts))
@@ -129,6 +138,18 @@ fn services(
         .and(dead_letters::checking(parts))
         .and(bulk::runner(parts))
         .and(workers::service(parts))
+}
+
+/// The certificate, where this host serves HTTPS.
+fn tls(config: &Config) -> Result<Option<Arc<Tls>>, ConfigError> {
+    let Some(files) = config.http.tls() else {
+        return Ok(None);
+    };
+    let (certificate, key) = (&config.http.tls_cert_file, &config.http.tls_key_file);
+    let named = format!("{} and {}", certificate.entry.key, key.entry.key);
+    let loaded = Tls::load(files);
+    let tls = loaded.map_err(|problem| ConfigError(vec![format!("{named}: {problem}")]))?;
+    Ok(Some(Arc::new(tls)))
 }
 
 /// Everything that these are made of. Connects and migrates; works on nothing yet.

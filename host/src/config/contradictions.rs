@@ -5,6 +5,8 @@ use patchbay_mailbox::Mailbox;
 use super::Config;
 use super::database::Database;
 use super::entry::ConfigEntry;
+use super::general::General;
+use super::http::Http;
 use super::key::Setting;
 use super::redis::Redis;
 use super::secrets::Secrets;
@@ -12,6 +14,8 @@ use super::secrets::Secrets;
 /// A value that could not be read is not compared with others.
 pub(super) fn find(config: &Config) -> Vec<String> {
     let Config {
+        general,
+        http,
         database,
         redis,
         mail,
@@ -30,6 +34,8 @@ pub(super) fn find(config: &Config) -> Vec<String> {
     found.extend(at_most_one(&secrets.old_key_file, &secrets.old_key));
     in_redis(redis, &mut found);
     needed(database, redis, &mut found);
+    found.extend(both_or_none(&http.tls_cert_file, &http.tls_key_file));
+    found.extend(unprotected_origins(general, http));
     found.extend(both_or_none(&admin.username, &admin.password));
     found.extend(both_or_none(&mail.username, &mail.password));
     found.extend(new_key_besides(&secrets.old_key_file, secrets));
@@ -68,6 +74,39 @@ pub(super) fn find(config: &Config) -> Vec<String> {
         ));
     }
     found
+}
+
+/// Whoever is between a browser and a page without HTTPS can change the page, and then calls the API
+/// with its reader's credentials.
+fn unprotected_origins(general: &General, http: &Http) -> Option<String> {
+    let is_local = |origin: &str| {
+        let host = origin
+            .parse()
+            .ok()
+            .and_then(|url: url::Url| match url.host()? {
+                url::Host::Domain(name) => {
+                    Some(name == "localhost" || name.ends_with(".localhost"))
+                }
+                url::Host::Ipv4(address) => Some(address.is_loopback()),
+                url::Host::Ipv6(address) => Some(address.is_loopback()),
+            });
+        host.unwrap_or(false)
+    };
+    let unprotected: Vec<&str> = http
+        .cors_origins
+        .iter()
+        .map(String::as_str)
+        .filter(|origin| origin.starts_with("http:") && !is_local(origin))
+        .collect();
+    let is_refused = general.environment.as_str() == "production" && !unprotected.is_empty();
+    is_refused.then(|| {
+        format!(
+            "{} must hold only https:// origins while {} is production: {}",
+            http.cors_origins.entry.key,
+            general.environment.entry.key,
+            unprotected.join(", ")
+        )
+    })
 }
 
 /// The texts contain nothing of a login.

@@ -174,11 +174,20 @@ pub(super) fn networks() -> Kind<Vec<IpNet>> {
 
 /// As a browser writes them: without a path, and without the scheme's default port.
 pub(super) fn origins() -> Kind<Vec<String>> {
-    let reason = "must be a list of origins: http:// or https://, a name, and a port if it is not the default port";
-    list_of(reason, |text| {
-        let origin = web_url(text)?.origin().ascii_serialization();
-        origin.eq_ignore_ascii_case(text).then(|| text.to_owned())
-    })
+    let reason = "must be a list of origins, such as https://app.example: http:// or https://, a name, and a port if it is not the default port; no path, no * and no null";
+    list_of(reason, origin_of)
+}
+
+/// One origin.
+pub(super) fn origin() -> Kind<String> {
+    let reason = "must be an address such as https://api.example: http:// or https://, a name, and a port if it is not the default port; no path";
+    scalar(reason, origin_of)
+}
+
+/// In lower case, as browsers send it.
+fn origin_of(text: &str) -> Option<String> {
+    let origin = web_url(text)?.origin().ascii_serialization();
+    origin.eq_ignore_ascii_case(text).then_some(origin)
 }
 
 /// From 0.0 to 1.0.

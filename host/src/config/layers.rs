@@ -44,6 +44,9 @@ impl Config {
     pub fn of_http(&self) -> HttpConfig {
         HttpConfig {
             limits: self.http.limits(),
+            anonymous_per_minute: Some(*self.http.anonymous_per_minute).filter(|count| *count > 0),
+            cors_origins: self.http.cors_origins.clone(),
+            is_https: self.http.is_https(),
             operator: self.admin.operator(),
             metrics_need_operator: *self.metrics.require_operator,
             default_platform: self.general.default_platform.as_str().into(),

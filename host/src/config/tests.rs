@@ -609,6 +609,44 @@ fn origins_are_what_browsers_send() {
 }
 
 #[test]
+fn pages_for_users_come_from_exact_origins_and_by_https_in_production() {
+    let with_origins = |list: &str, environment: &str| {
+        with(&[("SOCKET_CORS_ORIGIN", list), ("NODE_ENV", environment)])
+    };
+    let config = with_origins("https://App.example,http://localhost:3000", "production");
+    assert_eq!(
+        *config.expect("valid").http.cors_origins,
+        ["https://app.example", "http://localhost:3000"]
+    );
+    for wrong in ["*", "null", "https://app.example/", "https://*.example/x"] {
+        let problems = problems(with_origins(wrong, "development"));
+        assert!(
+            problems.contains("http.cors_origins"),
+            "{wrong}: {problems}"
+        );
+    }
+    let unprotected = "http://app.example,http://[::1]:3000,http://10.0.0.1";
+    assert!(with_origins(unprotected, "development").is_ok());
+    let problems = problems(with_origins(unprotected, "production"));
+    assert!(
+        problems.contains("production: http://app.example, http://10.0.0.1"),
+        "{problems}"
+    );
+}
+
+#[test]
+fn https_needs_a_certificate_and_its_key_and_the_address_of_hosts_has_no_path() {
+    let cert = ("PATCHBAY_HTTP_TLS_CERT_FILE", "/etc/cert.pem");
+    let problems_of = |variable| problems(with(&[variable]));
+    assert!(problems_of(cert).contains("belong together"));
+    let url = |url| ("PATCHBAY_HTTP_PUBLIC_URL", url);
+    assert!(problems_of(url("https://api.example/v1")).contains("no path"));
+    let config = with(&[url("https://api.example:8443")]).expect("valid");
+    assert!(config.http.is_https());
+    assert!(!with(&[]).expect("valid").http.is_https());
+}
+
+#[test]
 fn the_zone_of_schedules_is_what_is_configured_then_tz_then_utc() {
     let zone = |extra: &[(&str, &str)]| {
         with(extra)

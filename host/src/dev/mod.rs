@@ -186,8 +186,13 @@ pub(crate) async fn run(args: DevArgs, file: Option<&Path>) -> anyhow::Result<()
         let config = Config::of_dev(file, given.clone())?;
         let logging = patchbay_telemetry::start(*config.log.as_json, &config.log.filter)?;
         let operator = config.admin.operator();
+        let scheme = if config.http.tls().is_some() {
+            "https"
+        } else {
+            "http"
+        };
         let host = step("Patchbay", Host::start(config, &logging)).await?;
-        state.url = format!("http://{}", reachable(host.address()));
+        state.url = format!("{scheme}://{}", reachable(host.address()));
         if let Some((user, password)) = operator {
             (state.user, state.password) = (user, password);
         }

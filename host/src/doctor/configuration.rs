@@ -1,5 +1,9 @@
 //! Checks of the configuration and of this process's limits, without any connection.
 
+use chrono::{TimeDelta, Utc};
+use patchbay_http::Pair;
+use patchbay_model::words::counted;
+
 use super::{Findings, INFRASTRUCTURE, Level};
 use crate::config::Config;
 use crate::limits::{self, TooSmall};
@@ -14,6 +18,7 @@ pub(super) fn check_config(config: &Config, findings: &mut Findings) {
             "set BULL_BOARD_USERNAME and BULL_BOARD_PASSWORD",
         ),
     }
+    check_https(config, findings);
     match config.mail.account() {
         Some(mail) if config.mail.sender().is_none() => findings.bad(
             "mail",
@@ -55,6 +60,46 @@ pub(super) fn check_config(config: &Config, findings: &mut Findings) {
             format!("{}: {error}", cache.display()),
             "set runtime.cache_dir to a directory that only this user can write",
         ),
+    }
+}
+
+/// Less than this, and the renewal did not happen.
+const RENEWED_BEFORE: TimeDelta = TimeDelta::days(21);
+
+fn check_https(config: &Config, findings: &mut Findings) {
+    const CHECK: &str = "https";
+    let Some(files) = config.http.tls() else {
+        return findings.ok(
+            CHECK,
+            match config.http.is_https() {
+                true => "plain HTTP, behind a proxy that serves HTTPS (http.public_url)",
+                false => "plain HTTP",
+            },
+        );
+    };
+    let now = Utc::now();
+    let pair = match Pair::load(&files, now) {
+        Ok(pair) => pair,
+        Err(problem) => {
+            let mend = "docs/operations/http.md says which files are needed";
+            return findings.bad(CHECK, Level::Error, problem.to_string(), mend);
+        }
+    };
+    let names = match pair.names.is_empty() {
+        true => "no name".to_owned(),
+        false => pair.names.join(", "),
+    };
+    let ends = pair.ends.format("%Y-%m-%d %H:%M UTC");
+    let left = counted((pair.ends - now).num_days(), "day");
+    let message = format!("certificate for {names}, valid until {ends} ({left})");
+    match pair.ends - now < RENEWED_BEFORE {
+        true => findings.bad(
+            CHECK,
+            Level::Warning,
+            message,
+            "renew it, and write the new files in the place of the old ones; no restart is needed",
+        ),
+        false => findings.ok(CHECK, message),
     }
 }
 

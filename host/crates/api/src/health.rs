@@ -11,14 +11,14 @@ use crate::operations;
 operations! {
     /// Show the health of the process and its dependencies.
     HealthShow = "health.health": GET "/api/health" ((), NoQuery, NoBody) -> Bare<HealthReport>,
-        Anyone, Reads, errors [503 "Postgres or Redis did not answer, or Postgres takes no change", 500 "the check itself failed"];
+        Probe, Reads, errors [503 "Postgres or Redis did not answer, or Postgres takes no change", 500 "the check itself failed"];
     /// Show that the process runs. It checks nothing else: a supervisor must not restart the
     /// process because a database is unavailable.
     HealthLive = "health.live": GET "/livez" ((), NoQuery, NoBody) -> File<Alive>,
-        Anyone, Reads, errors [];
+        Probe, Reads, errors [];
     /// Show whether this host is ready for work.
     HealthReady = "health.ready": GET "/readyz" ((), NoQuery, NoBody) -> Bare<Readiness>,
-        Anyone, Reads, errors [
+        Probe, Reads, errors [
             503 "not ready: draining, a dependency does not answer or is unfit, Postgres accepts no changes, the clock is skewed, or the plugins may be outdated; `details` says what to do",
         ];
     /// Metrics of this host in Prometheus's text format. Only for operators, unless

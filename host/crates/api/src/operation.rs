@@ -72,12 +72,41 @@ pub enum Method {
 /// Who may call an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
-    /// Anyone, without a login.
+    /// Anyone, without a login. Requests are limited by their network.
     Anyone,
+    /// Anyone, without a login and without a limit: probes ask often, and an answer must not depend
+    /// on Redis.
+    Probe,
     /// Operators only.
     Operator,
     /// Operators only, unless the configuration opens it to anyone.
     OperatorByDefault,
+}
+
+impl Access {
+    /// Whether a login is needed, or is by default.
+    pub const fn needs_login(self) -> bool {
+        match self {
+            Self::Anyone | Self::Probe => false,
+            Self::Operator | Self::OperatorByDefault => true,
+        }
+    }
+
+    /// Whether requests count against the limit of their network.
+    pub const fn is_limited_by_network(self) -> bool {
+        match self {
+            Self::Anyone => true,
+            Self::Probe | Self::Operator | Self::OperatorByDefault => false,
+        }
+    }
+
+    /// Whether pages of the origins in `http.cors_origins` may call it. Never where an operator's
+    /// rights suffice: such a page could then do whatever its reader may.
+    pub const fn is_for_users(self) -> bool {
+        match self {
+            Self::Anyone | Self::Probe | Self::Operator | Self::OperatorByDefault => false,
+        }
+    }
 }
 
 /// How an operation affects state.

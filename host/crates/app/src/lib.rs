@@ -15,14 +15,17 @@ pub mod flows;
 pub mod health;
 pub mod history;
 pub mod history_filter;
+pub mod http_standing;
 pub mod incident;
 pub mod jobs;
 mod leader;
+pub mod limits;
 mod nearest;
 pub mod outbox;
 pub mod plugin_administration;
 pub mod plugins;
 pub mod queues;
+pub mod quota;
 pub mod redacted;
 pub mod redis_keys;
 pub mod resume;
@@ -134,6 +137,8 @@ pub struct Parts {
     pub incident: Arc<incident::Sources>,
     /// The value that was `NODE_ENV` before. The health check shows it.
     pub environment: Arc<str>,
+    pub limits: limits::Limits,
+    pub http: Arc<http_standing::HttpStanding>,
     pub actions: actions::Actions,
     /// What operators do just now, whether or not their clients still wait for it.
     pub operations: TaskTracker,
@@ -203,6 +208,7 @@ impl Parts {
             Arc::clone(&services),
         );
         let health = Arc::new(health);
+        let http = Arc::<http_standing::HttpStanding>::default();
         let seen = alerts::Sources {
             store: store.clone(),
             queues: broker.clone(),
@@ -210,6 +216,7 @@ impl Parts {
             health: Arc::clone(&health),
             outside: Arc::clone(&outside),
             certificates: foundation.outside.egress.certificates(),
+            http: Arc::clone(&http),
         };
         let alerts = alerts::AlertWatch::new(config.alerts, seen, quarantines)?;
         let bodies = Arc::new(history::SealedBodies::new(
@@ -225,6 +232,7 @@ impl Parts {
             Arc::clone(&work.redactions),
         );
         let requests = Arc::<RequestMeters>::default();
+        let limits = limits::Limits::new(&broker, vault.keys().limits());
         let exposition = Arc::new(exposition::Exposition::new(exposition::Sources {
             alerts: Arc::clone(&alerts),
             meters: work.meters,
@@ -242,11 +250,15 @@ impl Parts {
             services: Arc::clone(&services),
             queues: broker.clone(),
             bulks: Arc::clone(&bulks),
+            limits: limits.clone(),
+            http: Arc::clone(&http),
             max_jobs: work.max_jobs,
             dropped_lines: foundation.dropped_lines,
         }));
         let operations = TaskTracker::new();
         Ok(Self {
+            limits,
+            http,
             actions: actions::Actions::new(store.clone(), operations.clone()),
             history: Arc::new(history::HistoryParts {
                 bodies,

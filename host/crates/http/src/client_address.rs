@@ -1,7 +1,7 @@
 //! The address of the client: the peer of the connection, or the address that a trusted proxy
-//! reports.
+//! reports. And the network for which it stands where clients are counted.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -11,6 +11,41 @@ use ipnet::IpNet;
 /// The client's address; set in every request that came over a connection.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ClientAddress(pub(super) IpAddr);
+
+/// The peer of a request that looks like a proxy's, but not of one that is trusted. So
+/// [`ClientAddress`] is the proxy's, and clients cannot be told apart by it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct UnknownProxy(pub(super) IpAddr);
+
+impl UnknownProxy {
+    /// Of a peer on this machine or in a private network that names another client.
+    pub(super) fn of(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> Option<Self> {
+        let peer = peer.to_canonical();
+        let is_trusted = trusted.iter().any(|network| network.contains(&peer));
+        (headers.contains_key(FORWARDED_FOR) && !is_trusted && is_near(peer)).then_some(Self(peer))
+    }
+}
+
+/// Whether the address is of this machine, or of a network that is not the internet: private, of a
+/// carrier (RFC 6598), unique local or link-local.
+fn is_near(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => {
+            let [first, second, ..] = v4.octets();
+            let is_of_carrier = first == 100 && (64..128).contains(&second);
+            v4.is_loopback() || v4.is_private() || v4.is_link_local() || is_of_carrier
+        }
+        IpAddr::V6(v6) => v6.is_loopback() || v6.is_unique_local() || v6.is_unicast_link_local(),
+    }
+}
+
+/// The address itself, or the /64 network of an IPv6 address: its owner has all 2⁶⁴ addresses in it.
+pub(super) fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
+        v4 => v4,
+    }
+}
 
 /// State of a connection, shared by all its requests.
 #[derive(Debug, Clone, Default)]
@@ -94,6 +129,43 @@ mod tests {
             "192.0.2.1"
         );
         assert_eq!(client("10.0.0.1", &[], &["10.0.0.0/8"]), "10.0.0.1");
+    }
+
+    #[test]
+    fn a_near_peer_that_names_a_client_without_being_trusted_is_an_unknown_proxy() {
+        let of = |peer: &str, names: bool, trusted: &str| {
+            let mut headers = HeaderMap::new();
+            if names {
+                headers.insert(FORWARDED_FOR, HeaderValue::from_static("192.0.2.1"));
+            }
+            let trusted = [trusted.parse().expect("a network")];
+            UnknownProxy::of(peer.parse().expect("an address"), &headers, &trusted).is_some()
+        };
+        for near in [
+            "127.0.0.1",
+            "10.0.0.1",
+            "172.16.0.1",
+            "192.168.1.1",
+            "100.64.0.1",
+            "::1",
+            "fd00::1",
+            "fe80::1",
+            "::ffff:10.0.0.1",
+        ] {
+            assert!(of(near, true, "203.0.113.0/24"), "{near}");
+            assert!(!of(near, false, "203.0.113.0/24"), "{near}");
+        }
+        assert!(!of("10.0.0.1", true, "10.0.0.0/8"), "it is trusted");
+        assert!(!of("198.51.100.7", true, "10.0.0.0/8"), "it is a client");
+        assert!(!of("2001:db8::1", true, "10.0.0.0/8"), "it is a client");
+    }
+
+    #[test]
+    fn one_ipv6_network_is_one_client() {
+        let of = |text: &str| network(text.parse().expect("an address"));
+        assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:1:2"));
+        assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
+        assert_eq!(of("::ffff:10.0.0.1"), of("10.0.0.1"));
     }
 
     #[test]

@@ -5,16 +5,21 @@
 //! Otherwise `Sec-Fetch-Site` decides, which browsers send to addresses that they trust (https,
 //! loopback). Without it, `Origin` must match `Host`. Programs other than browsers send neither,
 //! and pass.
+//!
+//! Operations for users may also be called by pages of the origins in `http.cors_origins`, and with
+//! a credential that no browser adds by itself.
 
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use http::header::{HOST, ORIGIN};
+use http::header::{AUTHORIZATION, HOST, ORIGIN};
 use http::{HeaderMap, HeaderName, Method, StatusCode, Uri};
 
+use super::cors::Cors;
 use super::error::ApiError;
+use super::security_headers::API_KEY;
 
 const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
@@ -23,11 +28,15 @@ const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 pub(super) type AllowedOrigins = Arc<[String]>;
 
 pub(super) async fn refuse(
-    State(allowed): State<AllowedOrigins>,
+    State((allowed, cors)): State<(AllowedOrigins, Cors)>,
     request: Request,
     next: Next,
 ) -> Response {
-    if is_cross_site(request.method(), request.uri(), request.headers(), &allowed) {
+    let headers = request.headers();
+    let is_users_own =
+        cors.covers(&request) && (cors.allows(headers.get(ORIGIN)) || has_own_credential(headers));
+    if !is_users_own && is_cross_site(request.method(), request.uri(), request.headers(), &allowed)
+    {
         let origin = request
             .headers()
             .get(ORIGIN)
@@ -39,6 +48,15 @@ pub(super) async fn refuse(
         return ApiError::new(StatusCode::FORBIDDEN, "cross-site", message).into_response();
     }
     next.run(request).await
+}
+
+/// A credential that a page must know to send it.
+fn has_own_credential(headers: &HeaderMap) -> bool {
+    let bearer = headers
+        .get(AUTHORIZATION)
+        .and_then(|value| value.as_bytes().get(..7));
+    headers.contains_key(API_KEY)
+        || bearer.is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"bearer "))
 }
 
 fn is_cross_site(method: &Method, uri: &Uri, headers: &HeaderMap, allowed: &[String]) -> bool {
@@ -135,6 +153,18 @@ mod tests {
         ] {
             assert!(!refused(method, headers), "{method} {headers:?}");
         }
+    }
+
+    #[test]
+    fn only_a_bearer_token_and_a_key_are_credentials_that_no_browser_adds() {
+        let of = |name: &'static str, value: &'static str| {
+            let name = HeaderName::from_static(name);
+            let headers = [(name, http::HeaderValue::from_static(value))];
+            has_own_credential(&headers.into_iter().collect())
+        };
+        assert!(of("authorization", "bearer abc") && of("x-api-key", "abc"));
+        assert!(!of("authorization", "Basic abc") && !of("authorization", "bear"));
+        assert!(!of("cookie", "token=abc"));
     }
 
     #[test]

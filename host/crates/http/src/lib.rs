@@ -5,28 +5,34 @@
 
 mod activity;
 mod alerts;
+mod anonymous;
 mod audit;
 mod body_timeout;
 mod breakers;
 mod bulk;
 mod client_address;
+mod cors;
 mod cross_site;
 mod dead_letters;
 mod error;
 mod flows;
+mod framing;
 mod health;
 mod history;
 mod host_header;
 mod incident;
 mod jobs;
+mod json_body;
 mod login_limiter;
 mod measure;
 mod metrics;
 mod openapi;
 mod operator_login;
+mod paths;
 mod plugin_calls;
 mod plugins;
 mod queues;
+mod quotas;
 mod redis_keys;
 mod request_id;
 mod request_span;
@@ -38,12 +44,17 @@ mod secrets;
 mod security_headers;
 mod server;
 mod status;
+mod tls;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{DefaultBodyLimit, FromRef, Request};
+use axum::handler::Handler;
 use axum::response::{IntoResponse, Response};
+use axum::routing::get;
 use axum::{Json, Router, middleware};
+use patchbay_app::limits::{ANONYMOUS, Class};
 use patchbay_app::service::Service;
 use patchbay_app::{App, Parts};
 use patchbay_telemetry::metrics::RequestMeters;
@@ -57,10 +68,15 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
 use self::routes::Routes;
+use anonymous::Anonymous;
+use cors::Cors;
 use metrics::MetricsPage;
 use operator_login::Operator;
+use security_headers::IsHttps;
 use server::Server;
 pub use server::{HttpLimits, bind};
+use tls::CertificateWatch;
+pub use tls::{Pair, Tls, TlsError, TlsFiles};
 
 /// Maximum body of an ordinary request. Job data is limited to 1 MiB; the rest is for the envelope.
 const MAX_BODY_BYTES: usize = 2 << 20;
@@ -73,6 +89,8 @@ pub(crate) struct AppState {
     pub(crate) metrics: Arc<MetricsPage>,
     /// Credentials for `/api/admin`; `None` refuses everybody.
     pub(crate) operator: Option<Arc<Operator>>,
+    /// Limits whoever has not logged in.
+    pub(crate) anonymous: Anonymous,
     /// Platform of requests without `x-platform`.
     pub(crate) default_platform: Arc<str>,
     pub(crate) max_component_bytes: usize,
@@ -144,6 +162,12 @@ fn api_router(state: &AppState) -> OpenApiRouter<AppState> {
 /// What operators configure of HTTP.
 pub struct HttpConfig {
     pub limits: HttpLimits,
+    /// Requests without a login per network and minute; `None`: not limited.
+    pub anonymous_per_minute: Option<u32>,
+    /// Other origins whose pages may call operations for users.
+    pub cors_origins: Vec<String>,
+    /// Whether clients reach this host by HTTPS.
+    pub is_https: bool,
     /// Name and password; without them nobody may use /api/admin.
     pub operator: Option<(String, String)>,
     /// Whether /metrics asks for the operator's credentials.
@@ -155,7 +179,12 @@ pub struct HttpConfig {
 }
 
 /// Serves the use cases of these parts.
-pub fn server(listener: TcpListener, parts: &Parts, config: HttpConfig) -> Arc<dyn Service> {
+pub fn server(
+    listener: TcpListener,
+    tls: Option<Arc<Tls>>,
+    parts: &Parts,
+    config: HttpConfig,
+) -> Arc<dyn Service> {
     if config.operator.is_none() {
         warn!(
             "no operator is configured: /api/admin and, unless metrics.require_operator is false, /metrics answer 403; set BULL_BOARD_USERNAME and BULL_BOARD_PASSWORD"
@@ -170,41 +199,85 @@ pub fn server(listener: TcpListener, parts: &Parts, config: HttpConfig) -> Arc<d
         operator: config
             .operator
             .map(|(name, password)| Arc::new(Operator::new(&name, &password))),
+        anonymous: Anonymous {
+            limits: parts.limits.clone(),
+            class: config
+                .anonymous_per_minute
+                .map(|count| Arc::new(anonymous_class(count))),
+        },
         default_platform: config.default_platform,
         max_component_bytes: config.max_component_bytes,
         operations: parts.operations.clone(),
         app: App::new(parts),
     };
-    let router = router(state, Arc::clone(&parts.requests), &config.limits);
+    if let Some(tls) = &tls {
+        parts.http.set_certificate(tls.standing());
+    }
+    let cors = Cors::new(&config.cors_origins, patchbay_api::operations());
+    let meters = Arc::clone(&parts.requests);
+    let router = router(
+        state,
+        meters,
+        &config.limits,
+        cors,
+        IsHttps(config.is_https),
+    );
     Arc::new(Server::new(
         listener,
+        tls,
         router,
         config.limits,
         parts.operations.clone(),
+        Arc::clone(&parts.http),
     ))
 }
 
+/// Follows the files of the certificate, where this host serves HTTPS.
+pub fn certificate_watch(tls: Option<Arc<Tls>>, parts: &Parts) -> Option<Arc<dyn Service>> {
+    let standing = Arc::clone(&parts.http);
+    tls.map(|tls| Arc::new(CertificateWatch { tls, standing }) as _)
+}
+
+fn anonymous_class(count: u32) -> Class {
+    Class {
+        name: ANONYMOUS,
+        what: "requests from this network",
+        count,
+        window: Duration::from_secs(60),
+    }
+}
+
 /// The whole service, counted in `requests`.
-fn router(state: AppState, requests: Arc<RequestMeters>, limits: &HttpLimits) -> Router {
+fn router(
+    state: AppState,
+    requests: Arc<RequestMeters>,
+    limits: &HttpLimits,
+    cors: Cors,
+    is_https: IsHttps,
+) -> Router {
     let (router, document) = api_router(&state).split_for_parts();
     let default_platform = Arc::clone(&state.default_platform);
     let document: Arc<str> = openapi::text(&document).into();
+    let document =
+        move || async move { ([("content-type", "application/json")], document.to_string()) };
+    let limited = middleware::from_fn_with_state(state.anonymous.clone(), anonymous::limit);
     router
-        .route(
-            "/api/openapi.json",
-            axum::routing::get(move || async move { ([("content-type", "application/json")], document.to_string()) }),
-        )
-        .fallback(not_found)
+        .route("/api/openapi.json", get(document).layer(limited.clone()))
+        .fallback(not_found.layer(limited))
         .method_not_allowed_fallback(method_not_allowed)
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(middleware::from_fn_with_state(limits.body_timeout, body_timeout::read_in_time))
-        .layer(middleware::from_fn_with_state(Arc::clone(&limits.allowed_origins), cross_site::refuse))
+        .layer(middleware::from_fn_with_state((Arc::clone(&limits.allowed_origins), cors.clone()), cross_site::refuse))
+        .layer(middleware::from_fn(paths::refuse_ambiguous))
         .layer(middleware::from_fn(host_header::require_one))
+        .layer(middleware::from_fn(framing::refuse_two_lengths))
         .layer(CatchPanicLayer::custom(|_| {
             tracing::error!("a request failed because of a fault of the host: its message and backtrace are in the line before");
             error::ApiError::internal().into_response()
         }))
-        .layer(middleware::from_fn(security_headers::add))
+        .layer(middleware::from_fn_with_state(cors, cors::answer))
+        .layer(middleware::from_fn(quotas::tell))
+        .layer(middleware::from_fn_with_state(is_https, security_headers::add))
         .layer(middleware::from_fn_with_state(requests, measure::count))
         .layer(middleware::from_fn_with_state(default_platform, request_id::trace))
         .with_state(state)

@@ -1,6 +1,6 @@
 //! Route that calls operations of plugins; the plugin's answer is passed to the client unchanged.
 
-use axum::extract::{FromRequest, Request, State};
+use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use patchbay_api::answer::Success;
@@ -14,6 +14,7 @@ use serde_json::value::RawValue;
 
 use crate::AppState;
 use crate::error::ApiError;
+use crate::json_body;
 use crate::routes::{Ask, CallerExtractor, ReadBody, Routes};
 
 const MAX_KEY: usize = 255;
@@ -47,8 +48,7 @@ impl ReadBody for CallRequest {
             .headers()
             .get(header::RANGE)
             .map(|range| range.as_bytes().to_vec());
-        let axum::Json(Object(call)) =
-            axum::Json::<Object<Call>>::from_request(request, state).await?;
+        let Object(call) = json_body::read::<Object<Call>>(request, state).await?;
         Ok(Self {
             call,
             idempotency_key,

@@ -11,9 +11,9 @@ use patchbay_model::job::Trace;
 use tracing::Instrument;
 use uuid::Uuid;
 
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const CORRELATION_ID: HeaderName = HeaderName::from_static("x-correlation-id");
-const PLATFORM: HeaderName = HeaderName::from_static("x-platform");
+pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(super) const CORRELATION_ID: HeaderName = HeaderName::from_static("x-correlation-id");
+pub(super) const PLATFORM: HeaderName = HeaderName::from_static("x-platform");
 
 /// Opens the span of the request, returns its id in the answer, and sets a [`Trace`] for handlers
 /// that enqueue.

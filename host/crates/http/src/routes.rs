@@ -36,7 +36,7 @@ use crate::AppState;
 use crate::client_address::ClientAddress;
 use crate::error::ApiError;
 use crate::operator_login::{self, Actor};
-use crate::{request_span, run_to_end};
+use crate::{anonymous, json_body, request_span, run_to_end};
 
 /// The request of an operation.
 pub(crate) struct Ask<E: Endpoint> {
@@ -146,8 +146,7 @@ impl ReadBody for NoBody {
 
 impl<T: ToSchema + Serialize + DeserializeOwned + Send + 'static> ReadBody for Json<T> {
     async fn read(request: Request, state: &AppState) -> Result<Self, ApiError> {
-        let axum::Json(Object(document)) =
-            axum::Json::<Object<T>>::from_request(request, state).await?;
+        let Object(document) = json_body::read::<Object<T>>(request, state).await?;
         Ok(Self(document))
     }
 }
@@ -156,19 +155,19 @@ impl<T: ToSchema + ExpectedForm + Serialize + DeserializeOwned + Send + 'static>
     for SecretJson<T>
 {
     async fn read(request: Request, state: &AppState) -> Result<Self, ApiError> {
-        let document = axum::Json::<Object<T>>::from_request(request, state).await;
+        let document = json_body::read::<Object<T>>(request, state).await;
         // The message of serde would quote the document, which contains a secret.
         document
-            .map(|axum::Json(Object(document))| Self(document))
-            .map_err(|rejection| {
-                let is_large = rejection.status() == http::StatusCode::PAYLOAD_TOO_LARGE;
+            .map(|Object(document)| Self(document))
+            .map_err(|unread| {
+                let is_large = unread.status() == http::StatusCode::PAYLOAD_TOO_LARGE;
                 let code = if is_large {
                     "too-large"
                 } else {
                     "invalid-input"
                 };
                 ApiError::new(
-                    rejection.status(),
+                    unread.status(),
                     code,
                     format!("The body is not {}", T::FORM),
                 )
@@ -178,9 +177,7 @@ impl<T: ToSchema + ExpectedForm + Serialize + DeserializeOwned + Send + 'static>
 
 impl ReadBody for AnyDocument {
     async fn read(request: Request, state: &AppState) -> Result<Self, ApiError> {
-        let axum::Json(document) =
-            axum::Json::<Box<serde_json::value::RawValue>>::from_request(request, state).await?;
-        Ok(Self(document))
+        Ok(Self(json_body::read(request, state).await?))
     }
 }
 
@@ -370,6 +367,10 @@ impl Routes {
                 run_to_end::run,
             ));
         }
+        if operation.access.is_limited_by_network() {
+            let anonymous = self.state.anonymous.clone();
+            route = route.layer(middleware::from_fn_with_state(anonymous, anonymous::limit));
+        }
         if operation.access == Access::Operator {
             // Only for operators: nobody else may cause this host to send spans.
             route = route
@@ -510,7 +511,7 @@ fn document<E: Endpoint>() -> Documented {
         responses = responses.response("default", response);
     }
     builder = builder.responses(responses.build());
-    if operation.access != Access::Anyone {
+    if operation.access.needs_login() {
         builder = builder.security(SecurityRequirement::new(
             "operator",
             std::iter::empty::<String>(),

@@ -1,5 +1,6 @@
-//! Accepts and serves connections, with limits on their number, on the time for a request head, and
-//! on the time in which a client must read some of an answer.
+//! Accepts and serves connections, with limits on their number, on the time for a TLS handshake and
+//! a request head, on the size of a head, and on the time in which a client must read some of an
+//! answer.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,13 +11,15 @@ use async_trait::async_trait;
 use axum::Router;
 use axum::serve::Listener;
 use http::Request;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto::Builder;
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper::server::conn::http1::Builder;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
 use ipnet::IpNet;
+use patchbay_app::http_standing::HttpStanding;
 use patchbay_app::service::Service;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Mutex, Semaphore};
 use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
@@ -24,7 +27,16 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 use tracing::{debug, warn};
 
-use super::client_address::{ClientAddress, Connection};
+use super::client_address::{ClientAddress, Connection, UnknownProxy};
+use super::framing::{Followed, Framing, TwoLengths};
+use super::tls::Tls;
+
+/// For a TLS handshake.
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
+/// Largest head of a request. hyper allows 100 fields.
+const MAX_HEAD_BYTES: usize = 32 << 10;
+/// What is read at once, and of a head that has not ended.
+const MAX_BUFFER_BYTES: usize = 64 << 10;
 
 #[derive(Debug, Clone)]
 pub struct HttpLimits {
@@ -56,22 +68,37 @@ pub async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
 pub(crate) struct Server {
     /// None from the stop on.
     listener: Mutex<Option<TcpListener>>,
+    connections: Connections,
+    operations: TaskTracker,
+}
+
+/// What each connection is served with. Cheap to clone.
+#[derive(Clone)]
+struct Connections {
     router: Router,
     limits: HttpLimits,
-    operations: TaskTracker,
+    /// `None`: plain HTTP.
+    tls: Option<Arc<Tls>>,
+    standing: Arc<HttpStanding>,
 }
 
 impl Server {
     pub(crate) fn new(
         listener: TcpListener,
+        tls: Option<Arc<Tls>>,
         router: Router,
         limits: HttpLimits,
         operations: TaskTracker,
+        standing: Arc<HttpStanding>,
     ) -> Self {
         Self {
             listener: Mutex::new(Some(listener)),
-            router,
-            limits,
+            connections: Connections {
+                router,
+                limits,
+                tls,
+                standing,
+            },
             operations,
         }
     }
@@ -87,7 +114,7 @@ impl Service for Server {
     async fn run(&self, stop: CancellationToken) -> anyhow::Result<()> {
         let mut place = self.listener.lock().await;
         let listener = place.as_mut().context("it has stopped listening")?;
-        let open = serve(listener, &self.router, &self.limits, &stop).await;
+        let open = serve(listener, &self.connections, &stop).await;
         *place = None;
         open.shutdown().await;
         Ok(())
@@ -101,26 +128,20 @@ impl Service for Server {
     }
 }
 
-/// Serves until `stop`, and gives what is open then. Only HTTP/1: telling it from HTTP/2 reads from
-/// a client without a time limit.
+/// Serves until `stop`, and gives what is open then.
 async fn serve(
     listener: &mut TcpListener,
-    router: &Router,
-    limits: &HttpLimits,
+    connections: &Connections,
     stop: &CancellationToken,
 ) -> GracefulShutdown {
-    let mut builder = Builder::new(TokioExecutor::new()).http1_only();
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.header_timeout);
-    let places = Arc::new(Semaphore::new(limits.max_connections));
+    let max_connections = connections.limits.max_connections;
+    let places = Arc::new(Semaphore::new(max_connections));
     let graceful = GracefulShutdown::new();
     loop {
         let next = async {
             if places.available_permits() == 0 {
                 warn!(
-                    open = limits.max_connections,
+                    open = max_connections,
                     "the limit http.max_connections is reached: further connections wait"
                 );
             }
@@ -133,27 +154,95 @@ async fn serve(
             () = stop.cancelled() => break,
             next = next => next,
         };
-        let proxies = Arc::clone(&limits.trusted_proxies);
-        let connection = Connection::default();
-        let service =
-            TowerToHyperService::new(router.clone().map_request(move |mut request: Request<_>| {
-                let client = ClientAddress::of(peer.ip(), request.headers(), &proxies);
-                request.extensions_mut().insert(client);
-                request.extensions_mut().insert(connection.clone());
-                request
-            }));
-        let mut stream = TimeoutStream::new(stream);
-        stream.set_write_timeout(Some(limits.write_timeout));
-        let connection = builder
-            .serve_connection(TokioIo::new(Box::pin(stream)), service)
-            .into_owned();
-        let connection = graceful.watch(connection);
+        let (connections, watcher, stop) = (connections.clone(), graceful.watcher(), stop.clone());
         tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                debug!(%error, "a connection broke off");
+            let stream = tokio::select! {
+                // A handshake is not worth waiting for.
+                () = stop.cancelled(), if connections.tls.is_some() => None,
+                stream = connections.shake_hands(stream) => stream,
+            };
+            match stream {
+                Some(Stream::Plain(stream)) => connections.talk(stream, peer, watcher).await,
+                Some(Stream::Tls(stream)) => connections.talk(stream, peer, watcher).await,
+                None => {}
             }
             drop(place);
         });
     }
     graceful
+}
+
+enum Stream {
+    Plain(TcpStream),
+    Tls(Box<tokio_rustls::server::TlsStream<TcpStream>>),
+}
+
+impl Connections {
+    /// `None`: there was no handshake in time.
+    async fn shake_hands(&self, stream: TcpStream) -> Option<Stream> {
+        let Some(tls) = &self.tls else {
+            return Some(Stream::Plain(stream));
+        };
+        let handshake = tls.acceptor().accept(stream);
+        match tokio::time::timeout(HANDSHAKE_LIMIT, handshake).await {
+            Ok(Ok(stream)) => Some(Stream::Tls(Box::new(stream))),
+            Ok(Err(error)) => {
+                debug!(%error, "a TLS handshake has failed");
+                None
+            }
+            Err(_) => {
+                debug!("a TLS handshake has taken too long");
+                None
+            }
+        }
+    }
+
+    /// Only HTTP/1: telling it from HTTP/2 reads from a client without a time limit.
+    async fn talk(
+        self,
+        stream: impl AsyncRead + AsyncWrite + Send + 'static,
+        peer: SocketAddr,
+        watcher: Watcher,
+    ) {
+        let Self {
+            router,
+            limits,
+            standing,
+            ..
+        } = self;
+        let proxies = limits.trusted_proxies;
+        let connection = Connection::default();
+        let framing = Arc::<parking_lot::Mutex<Framing>>::default();
+        let heads = Arc::clone(&framing);
+        let service = TowerToHyperService::new(router.map_request(
+            move |mut request: Request<hyper::body::Incoming>| {
+                let client = ClientAddress::of(peer.ip(), request.headers(), &proxies);
+                let unknown = UnknownProxy::of(peer.ip(), request.headers(), &proxies);
+                let has_two_lengths = heads.lock().next_has_two_lengths();
+                let extensions = request.extensions_mut();
+                extensions.insert(client);
+                extensions.insert(connection.clone());
+                if let Some(UnknownProxy(proxy)) = unknown {
+                    standing.note_untrusted_proxy(proxy);
+                    extensions.insert(UnknownProxy(proxy));
+                }
+                if has_two_lengths {
+                    extensions.insert(TwoLengths);
+                }
+                request
+            },
+        ));
+        let mut stream = TimeoutStream::new(stream);
+        stream.set_write_timeout(Some(limits.write_timeout));
+        let stream = TokioIo::new(Followed::new(Box::pin(stream), framing));
+        let connection = Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(limits.header_timeout)
+            .max_header_size(MAX_HEAD_BYTES)
+            .max_buf_size(MAX_BUFFER_BYTES)
+            .serve_connection(stream, service);
+        if let Err(error) = watcher.watch(connection).await {
+            debug!(%error, "a connection broke off");
+        }
+    }
 }

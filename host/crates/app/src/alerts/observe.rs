@@ -22,6 +22,7 @@ use serde_json::{Map, Value, json};
 use crate::breakers::OutsideHosts;
 use crate::breakers::outage::{NextTry, Outage};
 use crate::health::{DRAINING, Health};
+use crate::http_standing::HttpStanding;
 use crate::plugins::{Plugins, way_out};
 use crate::scheduling::spec;
 
@@ -47,8 +48,21 @@ pub struct HostReport {
     pub certificates: BTreeMap<String, i64>,
     /// Jobs per queue whose worker was lost lately.
     pub stalls: BTreeMap<String, usize>,
+    /// Peers that look like proxies and are not trusted.
+    pub untrusted_proxies: Vec<String>,
+    /// The certificate with which it serves HTTPS.
+    pub tls: Option<ServedCertificate>,
     /// The channels over which it can deliver.
     pub channels: Vec<String>,
+}
+
+/// The certificate of a host's own HTTPS.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ServedCertificate {
+    pub ends_unix_s: i64,
+    /// Why the files for the next one are not used.
+    pub problem: Option<String>,
 }
 
 /// A breaker that failures have opened, as its process sees it.
@@ -183,6 +197,7 @@ pub struct Sources {
     pub health: Arc<Health>,
     pub outside: Arc<OutsideHosts>,
     pub certificates: Arc<Certificates>,
+    pub http: Arc<HttpStanding>,
 }
 
 impl Sources {
@@ -230,6 +245,16 @@ impl Sources {
                 .iter()
                 .map(|(queue, jobs)| (queue.to_string(), *jobs))
                 .collect(),
+            untrusted_proxies: self
+                .http
+                .untrusted_proxies()
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
+            tls: self.http.certificate().map(|served| ServedCertificate {
+                ends_unix_s: served.ends_unix_s,
+                problem: served.problem,
+            }),
             channels,
         }
     }
@@ -284,6 +309,8 @@ impl Sources {
                 .with_in_order(closed.map(|(plugin, host)| breaker_subject(plugin, host))),
             everything("stalled", stalls(all)),
             everything("certificate", certificates(all, now)),
+            everything("tls-certificate", served_certificates(all, now)),
+            everything("proxy-not-trusted", untrusted_proxies(all)),
         ]
     }
 
@@ -666,6 +693,57 @@ fn of_both(a: &OpenBreaker, b: &OpenBreaker) -> OpenBreaker {
         jobs: longer.jobs.or(other.jobs),
         ..longer.clone()
     }
+}
+
+fn served_certificates(
+    all: &[(String, HostReport)],
+    now: i64,
+) -> impl Iterator<Item = Observation> {
+    all.iter().filter_map(move |(host, seen)| {
+        let served = seen.tls.as_ref()?;
+        let days = served.ends_unix_s.saturating_sub(now) as f64 / DAY_S;
+        let end = match days < 0.0 {
+            true => "has ended".to_owned(),
+            false => format!("ends in {}", counted(days as u64, "day")),
+        };
+        Some(match &served.problem {
+            // Below every threshold: the next certificate is already broken.
+            Some(problem) => {
+                let reason = format!(
+                    "Host {host} cannot use the new certificate for HTTPS ({problem}); it goes on with the one before, which {end}"
+                );
+                let next = "correct the files of http.tls_cert_file and http.tls_key_file; the host reads them every 10 s";
+                Observation::new(host, days.min(0.0), reason, next.into())
+                    .was(format!("host {host} could not use the new certificate"))
+            }
+            None => {
+                let reason = format!("The certificate with which host {host} serves HTTPS {end}");
+                let next = "renew it, and write the new files in the place of the old ones; no restart is needed";
+                Observation::new(host, days, reason, next.into())
+                    .was(format!("the certificate of host {host} was about to end"))
+            }
+        })
+    })
+}
+
+fn untrusted_proxies(all: &[(String, HostReport)]) -> impl Iterator<Item = Observation> {
+    let mut by: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (host, seen) in all {
+        for proxy in &seen.untrusted_proxies {
+            by.entry(proxy).or_default().push(host);
+        }
+    }
+    by.into_iter().map(|(proxy, hosts)| {
+        let hosts = hosts.join(", ");
+        let reason = format!(
+            "{proxy} sends requests of other clients (X-Forwarded-For) to {hosts}, but is not trusted: its clients are taken for one, and are not limited by network"
+        );
+        let next = format!(
+            "if it is your proxy, add {proxy} to http.trusted_proxies of every host and restart them; else find out what runs there"
+        );
+        Observation::new(proxy, None, reason, next)
+            .was(format!("{proxy} sent requests of other clients and was not trusted"))
+    })
 }
 
 fn stalls(all: &[(String, HostReport)]) -> impl Iterator<Item = Observation> {

@@ -201,6 +201,25 @@ pub const RULES: &[Rule] = &[
         21.0,
         "d",
     )),
+    held(
+        floor(above(
+            rule(
+                "tls-certificate",
+                Warning,
+                "host",
+                "the certificate of a host's own HTTPS ends soon, or the next one cannot be used",
+            ),
+            21.0,
+            "d",
+        )),
+        60,
+    ),
+    rule(
+        "proxy-not-trusted",
+        Warning,
+        "proxy",
+        "a proxy sends requests of other clients, and is not in http.trusted_proxies",
+    ),
 ];
 
 /// Whether a message may show the text as a link: a web address or a path, never a scheme that runs

@@ -1,0 +1,227 @@
+//! Lets pages of the configured origins call the operations for users, with their credentials
+//! (<https://fetch.spec.whatwg.org/#http-cors-protocol>).
+//!
+//! Which operations these are is a property of their access; all others answer without any CORS
+//! header, so no page of another origin can read them.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{MatchedPath, Request, State};
+use axum::middleware::Next;
+use axum::response::Response;
+use http::header::{
+    ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, CONTENT_TYPE, ORIGIN, RETRY_AFTER, VARY,
+};
+use http::{HeaderValue, Method};
+use patchbay_api::operation::Operation;
+use tower::{Layer, ServiceExt};
+use tower_http::cors::{AllowOrigin, CorsLayer};
+
+use crate::quotas;
+use crate::request_id::{CORRELATION_ID, PLATFORM, REQUEST_ID};
+
+/// How long a browser may remember the answer to its question.
+const MAX_AGE: Duration = Duration::from_secs(600);
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Cors {
+    origins: Arc<[HeaderValue]>,
+    operations: Arc<HashSet<(Method, &'static str)>>,
+    layer: CorsLayer,
+}
+
+impl Cors {
+    /// `origins` as browsers write them.
+    pub(super) fn new(
+        origins: &[String],
+        operations: impl Iterator<Item = &'static Operation>,
+    ) -> Self {
+        let covered = operations
+            .filter(|operation| operation.access.is_for_users())
+            .map(|operation| (method(operation), operation.path));
+        Self::of(origins, covered.collect())
+    }
+
+    fn of(origins: &[String], operations: HashSet<(Method, &'static str)>) -> Self {
+        let origins: Vec<HeaderValue> = origins
+            .iter()
+            .filter_map(|origin| HeaderValue::from_str(origin).ok())
+            .collect();
+        let layer = CorsLayer::new()
+            .allow_origin(AllowOrigin::list(origins.clone()))
+            .allow_credentials(true)
+            .allow_methods([
+                Method::GET,
+                Method::POST,
+                Method::PUT,
+                Method::PATCH,
+                Method::DELETE,
+            ])
+            .allow_headers([AUTHORIZATION, CONTENT_TYPE, PLATFORM, CORRELATION_ID])
+            .expose_headers([quotas::LEFT, quotas::POLICY, RETRY_AFTER, REQUEST_ID])
+            .max_age(MAX_AGE);
+        Self {
+            origins: origins.into(),
+            operations: Arc::new(operations),
+            layer,
+        }
+    }
+
+    /// Whether the request is for an operation for users; a preflight, whether it asks for one.
+    pub(super) fn covers(&self, request: &Request) -> bool {
+        let Some(path) = request.extensions().get::<MatchedPath>() else {
+            return false;
+        };
+        let asked = request.headers().get(ACCESS_CONTROL_REQUEST_METHOD);
+        let method = match (request.method(), asked) {
+            (&Method::OPTIONS, Some(asked)) => Method::from_bytes(asked.as_bytes()).ok(),
+            (&Method::HEAD, _) => Some(Method::GET),
+            (method, _) => Some(method.clone()),
+        };
+        method.is_some_and(|method| {
+            self.operations
+                .iter()
+                .any(|(known, template)| *known == method && *template == path.as_str())
+        })
+    }
+
+    /// Whether the origin of the request is on the list.
+    pub(super) fn allows(&self, origin: Option<&HeaderValue>) -> bool {
+        origin.is_some_and(|origin| self.origins.contains(origin))
+    }
+}
+
+fn method(operation: &Operation) -> Method {
+    use patchbay_api::operation::Method as Known;
+    match operation.method {
+        Known::GET => Method::GET,
+        Known::POST => Method::POST,
+        Known::PUT => Method::PUT,
+        Known::PATCH => Method::PATCH,
+        Known::DELETE => Method::DELETE,
+    }
+}
+
+pub(super) async fn answer(State(cors): State<Cors>, request: Request, next: Next) -> Response {
+    if !cors.covers(&request) {
+        return next.run(request).await;
+    }
+    if !cors.allows(request.headers().get(ORIGIN)) {
+        // A cache must not give this answer to a page of an origin on the list.
+        let mut response = next.run(request).await;
+        response
+            .headers_mut()
+            .append(VARY, HeaderValue::from_static("origin"));
+        return response;
+    }
+    match cors.layer.layer(next).oneshot(request).await {
+        Ok(response) => response,
+        Err(never) => match never {},
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use axum::routing::get;
+    use axum::{Router, middleware};
+    use http::StatusCode;
+
+    use super::*;
+
+    const ORIGIN_OF_PAGE: &str = "https://app.example";
+
+    /// Two operations on one path: GET is for users, POST is not.
+    fn router() -> Router {
+        let cors = Cors::of(
+            &[ORIGIN_OF_PAGE.to_owned()],
+            HashSet::from([(Method::GET, "/things/{id}")]),
+        );
+        Router::new()
+            .route("/things/{id}", get(async || "seen").post(async || "done"))
+            .method_not_allowed_fallback(async || StatusCode::METHOD_NOT_ALLOWED)
+            .layer(middleware::from_fn_with_state(cors, answer))
+    }
+
+    async fn ask(method: &str, path: &str, headers: &[(&str, &str)]) -> Response {
+        let mut request = http::Request::builder().method(method).uri(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Body::empty()).expect("a request");
+        router().oneshot(request).await.expect("an answer")
+    }
+
+    fn header<'a>(response: &'a Response, name: &str) -> Option<&'a str> {
+        response.headers().get(name)?.to_str().ok()
+    }
+
+    #[tokio::test]
+    async fn a_page_on_the_list_reads_an_operation_for_users_and_may_ask_first() {
+        let response = ask("GET", "/things/1", &[("origin", ORIGIN_OF_PAGE)]).await;
+        assert_eq!(response.status(), StatusCode::OK);
+        let allowed = header(&response, "access-control-allow-origin");
+        assert_eq!(allowed, Some(ORIGIN_OF_PAGE));
+        let credentials = header(&response, "access-control-allow-credentials");
+        assert_eq!(credentials, Some("true"));
+        let exposed = header(&response, "access-control-expose-headers").unwrap_or_default();
+        assert_eq!(
+            exposed,
+            "ratelimit,ratelimit-policy,retry-after,x-request-id"
+        );
+        assert!(header(&response, "vary").is_some_and(|vary| vary.contains("origin")));
+
+        let headers = [
+            ("origin", ORIGIN_OF_PAGE),
+            ("access-control-request-method", "GET"),
+            ("access-control-request-headers", "authorization,x-platform"),
+        ];
+        let response = ask("OPTIONS", "/things/1", &headers).await;
+        assert_eq!(response.status(), StatusCode::OK);
+        let allowed = header(&response, "access-control-allow-origin");
+        assert_eq!(allowed, Some(ORIGIN_OF_PAGE));
+        let methods = header(&response, "access-control-allow-methods");
+        assert_eq!(methods, Some("GET,POST,PUT,PATCH,DELETE"));
+        let headers = header(&response, "access-control-allow-headers").unwrap_or_default();
+        assert_eq!(
+            headers,
+            "authorization,content-type,x-platform,x-correlation-id"
+        );
+        assert_eq!(header(&response, "access-control-max-age"), Some("600"));
+    }
+
+    #[tokio::test]
+    async fn other_pages_and_other_operations_get_no_header_of_cors() {
+        let preflight = |method| [("access-control-request-method", method)];
+        for (method, origin, asked, varies) in [
+            ("GET", "https://evil.example", None, true),
+            ("GET", "https://app.example.evil.example", None, true),
+            ("GET", "HTTPS://APP.EXAMPLE", None, true),
+            ("GET", "null", None, true),
+            ("OPTIONS", "https://evil.example", Some("GET"), true),
+            ("POST", ORIGIN_OF_PAGE, None, false),
+            ("OPTIONS", ORIGIN_OF_PAGE, Some("POST"), false),
+            ("OPTIONS", ORIGIN_OF_PAGE, Some("B A D"), false),
+            ("OPTIONS", ORIGIN_OF_PAGE, None, false),
+        ] {
+            let mut headers = vec![("origin", origin)];
+            headers.extend(asked.into_iter().flat_map(preflight));
+            let response = ask(method, "/things/1", &headers).await;
+            let told = response.headers().keys();
+            let told: Vec<_> = told
+                .filter(|name| name.as_str().starts_with("access-control"))
+                .collect();
+            assert!(told.is_empty(), "{method} {origin} {asked:?}: {told:?}");
+            assert_eq!(
+                header(&response, "vary").is_some(),
+                varies,
+                "{method} {origin} {asked:?}"
+            );
+        }
+        let response = ask("GET", "/nothing", &[("origin", ORIGIN_OF_PAGE)]).await;
+        assert!(header(&response, "access-control-allow-origin").is_none());
+    }
+}
