@@ -31,6 +31,7 @@ mod rows;
 mod saved_searches;
 mod schedules;
 mod search;
+mod sealed_keys;
 mod secrets;
 mod signatures;
 mod statistics;
@@ -71,6 +72,7 @@ pub use schedules::{LastRunRow, ScheduleFields, ScheduleRow};
 pub use search::{
     Count, Found, FoundJob, FoundRow, MAX_FOUND, MAX_JOBS, SearchCursor, Selection, UnknownCursor,
 };
+pub use sealed_keys::SealedKeyRow;
 pub use secrets::{Replace, Resealed, SealedSecret, SecretRow};
 pub use signatures::{NewSignature, SignatureRow};
 pub use statistics::{ActionRow, FailureRate, JobStatistics, MOST_FAILURES};
