@@ -144,8 +144,13 @@ impl Vault {
     }
 
     /// Deletes every version. Needs no key.
-    pub async fn remove(&self, plugin: &PluginName, name: &SecretName) -> Result<(), VaultError> {
-        self.store.delete_secret(plugin, name).await?;
+    pub async fn remove(
+        &self,
+        plugin: &PluginName,
+        name: &SecretName,
+        actor: &str,
+    ) -> Result<(), VaultError> {
+        self.store.delete_secret(plugin, name, actor).await?;
         info!(plugin = %plugin, secret = %name, "secret removed");
         Ok(self.refresh().await?)
     }

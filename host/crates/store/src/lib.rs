@@ -41,7 +41,11 @@ pub use activity::{ActivityCursor, ActivityFilter, ActivityRow, NewAction};
 pub use alert_deliveries::{DueDelivery, UndeliveredRow};
 pub use alerts::{AlertChange, AlertEventRow, AlertRow, AlertRuleRow, SilenceRow};
 pub use attempts::AttemptRow;
-pub use audit::{AuditFilter, AuditRow, TrailRow};
+pub use audit::{
+    AuditFilter, AuditRow, AuditSnapshot, BatchRow, Expired, ExpiryRow, ImportColumns, ImportStep,
+    NewBatch, NewHostEntry, PendingAge, Protection, RetainedTrail, Sealable, Sealed, StoredEntry,
+    TrailRow, VerificationRow, append_host_entry,
+};
 pub use blind_index::{Term, TermKey};
 pub use bulk::{BulkItem, BulkOutcome, BulkReason, BulkRow, NewBulk, NewBulkItem};
 pub use dead_letter_jobs::{DeadLetterJob, DeadLetterJobCursor, DeadLetterJobState, Listing};
