@@ -212,6 +212,19 @@ impl Anchor {
         .checked()
     }
 
+    /// Of each trail and epoch the one that comes last: its chain covers everything before it.
+    pub fn newest(anchors: impl IntoIterator<Item = Self>) -> Vec<Self> {
+        let mut by = std::collections::BTreeMap::<(String, i32), Self>::new();
+        for anchor in anchors {
+            let known = by.entry((anchor.trail.clone(), anchor.epoch));
+            let known = known.or_insert_with(|| anchor.clone());
+            if known.n < anchor.n {
+                *known = anchor;
+            }
+        }
+        by.into_values().collect()
+    }
+
     fn checked(self) -> Option<Self> {
         (self.epoch > 0 && self.n > 0 && self.hash().is_some()).then_some(self)
     }

@@ -1,7 +1,6 @@
 //! The newest batch of each trail, noted outside of Postgres: in Redis, in a file, in the log. A
 //! restored or cut database is shorter than they are.
 
-use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
@@ -22,19 +21,6 @@ pub(crate) fn of(batch: &BatchRow) -> Anchor {
     Anchor::new(&batch.trail, (batch.epoch, batch.n), &batch.chain).sealed_at(batch.sealed_at)
 }
 
-/// Of each trail and epoch the one that comes last: the chain covers everything before it.
-pub fn newest(anchors: impl IntoIterator<Item = Anchor>) -> Vec<Anchor> {
-    let mut by: BTreeMap<(String, i32), Anchor> = BTreeMap::new();
-    for anchor in anchors {
-        let known = by.entry((anchor.trail.clone(), anchor.epoch));
-        let known = known.or_insert_with(|| anchor.clone());
-        if known.n < anchor.n {
-            *known = anchor;
-        }
-    }
-    by.into_values().collect()
-}
-
 /// The anchors of a file; lines that are none are skipped.
 pub fn read_file(path: &Path) -> std::io::Result<Vec<Anchor>> {
     let mut found = Vec::new();
@@ -46,10 +32,10 @@ pub fn read_file(path: &Path) -> std::io::Result<Vec<Anchor>> {
             Err(error) => return Err(error),
         }
         if found.len() > 10_000 {
-            found = newest(found);
+            found = Anchor::newest(found);
         }
     }
-    Ok(newest(found))
+    Ok(Anchor::newest(found))
 }
 
 impl Anchors {
@@ -76,7 +62,7 @@ impl Anchors {
                 Err(_) => {}
             }
         }
-        Ok(newest(anchors))
+        Ok(Anchor::newest(anchors))
     }
 
     /// Notes the newest batches in Redis. What fails is repeated with the next batch.

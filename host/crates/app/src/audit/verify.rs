@@ -63,7 +63,7 @@ pub async fn verify(
     if let Some(heads) = snapshot.noted_heads().await? {
         noted.extend(serde_json::from_value::<Vec<Anchor>>(heads).unwrap_or_default());
     }
-    let noted = anchors::newest(noted.into_iter().filter(|anchor| anchor.hash().is_some()));
+    let noted = Anchor::newest(noted.into_iter().filter(|anchor| anchor.hash().is_some()));
     let mut names = snapshot.trails().await?;
     names.extend(noted.iter().map(|anchor| anchor.trail.clone()));
     names.sort();
@@ -239,7 +239,7 @@ impl<'a> Trail<'a> {
             .and_then(|entry| {
                 serde_json::from_str::<AcceptedGap>(&entry.fields.entry).ok()
             });
-        if let Some(gap) = gap.filter(|gap| gap.epoch == batch.epoch && batch.epoch == epoch.max(1) + 1) {
+        if let Some(gap) = gap.filter(|gap| gap.epoch == batch.epoch && batch.epoch > epoch) {
             self.report.accepted_gaps.push(gap);
             return true;
         }
@@ -448,11 +448,10 @@ impl<'a> Trail<'a> {
                 }
                 continue;
             }
-            let is_accepted = self
-                .report
-                .accepted_gaps
-                .iter()
-                .any(|gap| gap.lost.epoch == anchor.epoch && anchor.n <= gap.lost.n);
+            let is_accepted = self.report.accepted_gaps.iter().any(|gap| {
+                let present = gap.present.as_ref().map(Anchor::place);
+                anchor.place() <= gap.lost.place() && present < Some(anchor.place())
+            });
             if is_accepted || anchor.place() <= place && anchor.epoch == place.0 {
                 // The latter is a batch missing in between, which is told already.
                 continue;

@@ -7,8 +7,8 @@ use serde_json::Value;
 use sqlx::PgConnection;
 
 use super::projection;
-use crate::StoreError;
 use crate::attempts::without_nul;
+use crate::{Store, StoreError};
 
 /// `idempotency_key` of every entry of the host, so that an entry key is unique within its trail.
 pub(super) const HOST: &str = "host";
@@ -70,6 +70,16 @@ pub async fn append_host_entry(
         projection::login_log(connection, id, entry).await?;
     }
     Ok(true)
+}
+
+impl Store {
+    /// Appends an entry in a transaction of its own; see [`append_host_entry`].
+    pub async fn append_entry(&self, entry: &NewHostEntry<'_>) -> Result<bool, StoreError> {
+        let mut tx = self.pool.begin().await?;
+        let added = append_host_entry(&mut tx, entry).await?;
+        tx.commit().await?;
+        Ok(added)
+    }
 }
 
 /// Appends to the trail `plugins`. Every entry has a key of its own.

@@ -48,6 +48,16 @@ impl Store {
         Ok(query.fetch_all(&self.pool).await?)
     }
 
+    /// When the trail was verified that has waited longest; the beginning of time when no trail was,
+    /// although there are batches. `None`: there is nothing to verify.
+    pub async fn audit_verified_at(&self) -> Result<Option<DateTime<Utc>>, StoreError> {
+        let query = sqlx::query_scalar(
+            "select coalesce((select min(at) from audit_verifications), \
+             (select 'epoch'::timestamptz where exists (select from audit_batches)))",
+        );
+        Ok(query.fetch_one(&self.pool).await?)
+    }
+
     /// Notes the result of a verification. `at` is Postgres's present time.
     pub async fn note_audit_verification(
         &self,
