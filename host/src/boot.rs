@@ -13,8 +13,8 @@ use patchbay_app::snapshot::OfflineSnapshot;
 use patchbay_app::vault::{Keys, Vault};
 use patchbay_app::{Foundation, Parts};
 use patchbay_app::{
-    alerts, audit, bulk, dead_letters, history, outbox, plugins, resume, scheduling, trace_export, vault,
-    workers,
+    alerts, audit, bulk, dead_letters, history, outbox, plugins, resume, scheduling, trace_export,
+    vault, workers,
 };
 use patchbay_capability::{Egress, MailTransport};
 use patchbay_queue::Broker;

@@ -390,10 +390,7 @@ async fn entries_are_read_page_by_page_and_changed_by_nobody() -> anyhow::Result
         );
     }
     let shown = String::from_utf8(
-        patchbay(
-            &host,
-            &["audit", "list", "--trail", TRAIL, "--limit", "2"],
-        )
+        patchbay(&host, &["audit", "list", "--trail", TRAIL, "--limit", "2"])
             .await?
             .stdout,
     )?;

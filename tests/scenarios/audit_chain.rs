@@ -92,9 +92,8 @@ fn problems(report: &Value, trail: &str) -> Vec<(String, Value, Value)> {
 
 /// Ids of a trail's entries.
 async fn ids(database: &mut PgConnection, trail: &str) -> anyhow::Result<Vec<i64>> {
-    let query = sqlx::query_scalar(
-        "select id from patchbay.audit_entries where trail = $1 order by id",
-    );
+    let query =
+        sqlx::query_scalar("select id from patchbay.audit_entries where trail = $1 order by id");
     Ok(query.bind(trail).fetch_all(database).await?)
 }
 
@@ -187,11 +186,10 @@ async fn the_hosts_own_login_may_not_change_entries_and_after_hardening_cannot_t
         "delete from patchbay.audit_batches",
     ] {
         let done = run(&mut own, change).await;
-        let may: bool = sqlx::query_scalar(
-            "select has_table_privilege('patchbay.audit_entries', 'update')",
-        )
-        .fetch_one(&mut own)
-        .await?;
+        let may: bool =
+            sqlx::query_scalar("select has_table_privilege('patchbay.audit_entries', 'update')")
+                .fetch_one(&mut own)
+                .await?;
         assert!(
             !may && (done.is_err() || change.starts_with("grant")),
             "{change}"
@@ -209,8 +207,16 @@ async fn the_hosts_own_login_may_not_change_entries_and_after_hardening_cannot_t
     );
     host.stop().await?;
     own.close().await?;
-    run(&mut admin, format!("reassign owned by {role} to current_user")).await?;
-    run(&mut admin, format!("reassign owned by {login} to current_user")).await?;
+    run(
+        &mut admin,
+        format!("reassign owned by {role} to current_user"),
+    )
+    .await?;
+    run(
+        &mut admin,
+        format!("reassign owned by {login} to current_user"),
+    )
+    .await?;
     run(&mut admin, format!("drop owned by {role}, {login}")).await?;
     run(&mut admin, format!("drop role {role}, {login}")).await?;
     Ok(())
@@ -247,8 +253,16 @@ async fn sealed(trails: &[&str]) -> anyhow::Result<(World, PgConnection, String)
 #[tokio::test]
 async fn what_somebody_who_may_do_everything_has_done_is_named() -> anyhow::Result<()> {
     let trails = [
-        "changed", "releafed", "deleted", "inserted", "swapped", "reordered", "rootless", "moved",
-        "hole", "untouched",
+        "changed",
+        "releafed",
+        "deleted",
+        "inserted",
+        "swapped",
+        "reordered",
+        "rootless",
+        "moved",
+        "hole",
+        "untouched",
     ];
     let (world, mut database, _) = sealed(&trails).await?;
     unguarded(&mut database).await?;
@@ -261,7 +275,9 @@ async fn what_somebody_who_may_do_everything_has_done_is_named() -> anyhow::Resu
         place[trail.expect("a trail")][at]
     };
     let last_batch = |trail: &str| {
-        format!("trail = '{trail}' and n = (select max(n) from patchbay.audit_batches where trail = '{trail}')")
+        format!(
+            "trail = '{trail}' and n = (select max(n) from patchbay.audit_batches where trail = '{trail}')"
+        )
     };
     for statement in [
         format!(
@@ -303,7 +319,10 @@ async fn what_somebody_who_may_do_everything_has_done_is_named() -> anyhow::Resu
     ] {
         run(&mut database, statement).await?;
     }
-    let added = *ids(&mut database, "inserted").await?.last().context("an id")?;
+    let added = *ids(&mut database, "inserted")
+        .await?
+        .last()
+        .context("an id")?;
     let (code, report) = verified(&world, &[]).await?;
     println!("{report:#}");
     assert_eq!(code, 1);
@@ -325,8 +344,14 @@ async fn what_somebody_who_may_do_everything_has_done_is_named() -> anyhow::Resu
         ]
     );
     assert_eq!(kinds("reordered"), [("batch-changed".into(), Value::Null)]);
-    let rootless: Vec<String> = kinds("rootless").into_iter().map(|(kind, _)| kind).collect();
-    assert!(rootless.contains(&"batch-changed".to_owned()), "{rootless:?}");
+    let rootless: Vec<String> = kinds("rootless")
+        .into_iter()
+        .map(|(kind, _)| kind)
+        .collect();
+    assert!(
+        rootless.contains(&"batch-changed".to_owned()),
+        "{rootless:?}"
+    );
     assert_eq!(kinds("moved"), one("entry-moved", entry("moved", 2)));
     assert_eq!(kinds("untouched"), one("entry-unsealed", entry("moved", 2)));
     let hole = kinds("hole");
@@ -334,11 +359,15 @@ async fn what_somebody_who_may_do_everything_has_done_is_named() -> anyhow::Resu
         hole[0].0 == "batch-missing" && hole.len() == 4,
         "and its three entries are in no batch: {hole:?}"
     );
-    let text = world.output(&["audit", "verify", "--database"], &[KEY]).await?;
+    let text = world
+        .output(&["audit", "verify", "--database"], &[KEY])
+        .await?;
     assert!(
         text.0 == Some(1)
             && text.1.contains("BROKEN")
-            && text.1.contains(&format!("Entry {} was deleted", entry("deleted", 1))),
+            && text
+                .1
+                .contains(&format!("Entry {} was deleted", entry("deleted", 1))),
         "{}",
         text.1
     );
@@ -378,7 +407,10 @@ async fn a_chain_that_was_computed_anew_without_the_key_and_a_tail_that_was_cut_
         .await?;
         run(
             &mut database,
-            format!("update patchbay.audit_entries e set leaf = patchbay.audit_leaf(e) where id = {}", ids[0]),
+            format!(
+                "update patchbay.audit_entries e set leaf = patchbay.audit_leaf(e) where id = {}",
+                ids[0]
+            ),
         )
         .await?;
         let mut leaves = Vec::<Hash>::new();
@@ -451,7 +483,10 @@ async fn a_chain_that_was_computed_anew_without_the_key_and_a_tail_that_was_cut_
     assert_eq!(kinds(&unkeyed, "anew"), Vec::<String>::new());
     let (code, unkeyed) =
         verified_with(&world, &["--trail", "anew", "--anchors", file], &[]).await?;
-    assert_eq!((code, kinds(&unkeyed, "anew")), (1, vec!["anchor-differs".to_owned()]));
+    assert_eq!(
+        (code, kinds(&unkeyed, "anew")),
+        (1, vec!["anchor-differs".to_owned()])
+    );
     // The cut trail fits in itself.
     assert_eq!(of(&report, "cut")["result"], "whole", "{report:#}");
     let (code, cut) = verified(&world, &["--trail", "cut", "--anchors", file]).await?;
@@ -472,7 +507,11 @@ async fn a_chain_that_was_computed_anew_without_the_key_and_a_tail_that_was_cut_
     })
     .await?;
     assert_eq!(
-        number(&mut database, "select count(*) from patchbay.audit_batches where trail = 'cut'").await?,
+        number(
+            &mut database,
+            "select count(*) from patchbay.audit_batches where trail = 'cut'"
+        )
+        .await?,
         1
     );
     Ok(())
@@ -545,7 +584,11 @@ async fn a_restored_older_database_is_shorter_and_sealing_waits_for_an_operator(
     let mut server: reqwest::Url = world.database_url.parse()?;
     server.set_path("postgres");
     let mut admin = PgConnection::connect(server.as_str()).await?;
-    run(&mut admin, format!("create database {copy} template {original}")).await?;
+    run(
+        &mut admin,
+        format!("create database {copy} template {original}"),
+    )
+    .await?;
     let host = world.host(&[KEY]).await?;
     let mut database = world.database().await?;
     for key in 3..=4 {
@@ -598,7 +641,10 @@ async fn a_restored_older_database_is_shorter_and_sealing_waits_for_an_operator(
     assert_eq!(said.status.code(), Some(0), "{report:#}");
     let leads = of(&report["data"], "leads");
     assert_eq!(
-        (&leads["acceptedGaps"][0]["lost"]["n"], &leads["head"]["epoch"]),
+        (
+            &leads["acceptedGaps"][0]["lost"]["n"],
+            &leads["head"]["epoch"]
+        ),
         (&json!(3), &json!(2)),
         "{report:#}"
     );
@@ -632,9 +678,9 @@ async fn ten_thousand_entries_of_sixteen_writers_are_each_in_one_batch_while_the
     });
     let written = futures::future::try_join_all(writers);
     let killed = async {
+        let mut looking = world.database().await?;
         until(SOON, "the first batches", async || {
             let sealed = "select count(*) from patchbay.audit_batches where trail = 'leads'";
-            let mut looking = world.database().await?;
             Ok((number(&mut looking, sealed).await? > 0).then_some(()))
         })
         .await?;
@@ -642,14 +688,25 @@ async fn ten_thousand_entries_of_sixteen_writers_are_each_in_one_batch_while_the
     };
     tokio::try_join!(written, killed)?;
     let all = i64::from(WRITERS * EACH);
-    until(Duration::from_secs(60), "everything is sealed", async || {
-        let waiting = number(&mut database, "select count(*) from patchbay.audit_pending").await?;
-        Ok((waiting == 0).then_some(()))
-    })
+    until(
+        Duration::from_secs(60),
+        "everything is sealed",
+        async || {
+            let waiting =
+                number(&mut database, "select count(*) from patchbay.audit_pending").await?;
+            Ok((waiting == 0).then_some(()))
+        },
+    )
     .await?;
     for (query, expected) in [
-        ("select count(*) from patchbay.audit_entries where trail = 'leads'", all),
-        ("select sum(count)::bigint from patchbay.audit_batches where trail = 'leads'", all),
+        (
+            "select count(*) from patchbay.audit_entries where trail = 'leads'",
+            all,
+        ),
+        (
+            "select sum(count)::bigint from patchbay.audit_batches where trail = 'leads'",
+            all,
+        ),
         (
             "select count(distinct id) from patchbay.audit_batches, unnest(ids) id where trail = 'leads'",
             all,
@@ -694,7 +751,10 @@ async fn postgres_away_during_a_seal_loses_nothing() -> anyhow::Result<()> {
     }
     all_sealed(&mut database).await?;
     let (code, report) = verified(&world, &["--trail", "leads"]).await?;
-    assert_eq!((code, &of(&report, "leads")["entries"]), (0, &json!(written)));
+    assert_eq!(
+        (code, &of(&report, "leads")["entries"]),
+        (0, &json!(written))
+    );
     drop(host);
     Ok(())
 }
@@ -718,11 +778,21 @@ async fn what_operators_do_and_what_happens_to_plugins_are_entries_that_can_be_f
         Ok(answer["data"].as_array().context("a list")?.clone())
     };
     let pushed = listed("?trail=operators&action=plugin.activate").await?;
-    let phases: Vec<&Value> = pushed.iter().map(|entry| &entry["entry"]["phase"]).collect();
+    let phases: Vec<&Value> = pushed
+        .iter()
+        .map(|entry| &entry["entry"]["phase"])
+        .collect();
     assert_eq!(phases, ["ended", "began"], "{pushed:?}");
-    assert_eq!(pushed[0]["entry"]["actionId"], pushed[1]["entry"]["actionId"]);
     assert_eq!(
-        (&pushed[1]["actorId"], &pushed[1]["entity"], &pushed[1]["address"]),
+        pushed[0]["entry"]["actionId"],
+        pushed[1]["entry"]["actionId"]
+    );
+    assert_eq!(
+        (
+            &pushed[1]["actorId"],
+            &pushed[1]["entity"],
+            &pushed[1]["address"]
+        ),
         (&json!("operator"), &json!("clerk"), &json!("127.0.0.1"))
     );
     let mut database = world.database().await?;
@@ -744,7 +814,9 @@ async fn what_operators_do_and_what_happens_to_plugins_are_entries_that_can_be_f
     assert!(!format!("{of_plugin:?}").contains("value-4711"));
     assert_eq!(listed("?actor=nobody").await?.len(), 0);
     assert_eq!(
-        listed("?trail=plugins&actor=operator&until=2000-01-01T00:00:00Z").await?.len(),
+        listed("?trail=plugins&actor=operator&until=2000-01-01T00:00:00Z")
+            .await?
+            .len(),
         0
     );
     let (status, answer) = host
@@ -761,14 +833,21 @@ async fn what_operators_do_and_what_happens_to_plugins_are_entries_that_can_be_f
     let text = String::from_utf8(said.stdout)?;
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(lines.len(), 2, "{text}");
-    assert!(lines[0].starts_with("id,at,trail,actorKind,actorId"), "{text}");
+    assert!(
+        lines[0].starts_with("id,at,trail,actorKind,actorId"),
+        "{text}"
+    );
     assert!(
         lines[1].contains("\"'=cmd()\"") && lines[1].contains("\"'@a\""),
         "{text}"
     );
     let exports = listed("?trail=operators&action=audit.export").await?;
     assert!(!exports.is_empty(), "a download is recorded");
-    for wrong in ["export?format=xml", "export?since=-5000-01-01T00:00:00Z", "?until=x"] {
+    for wrong in [
+        "export?format=xml",
+        "export?since=-5000-01-01T00:00:00Z",
+        "?until=x",
+    ] {
         let path = format!("/api/admin/audit/{wrong}").replace("/?", "?");
         assert_eq!(host.get(&path).await?.0, 400, "{wrong}");
     }
@@ -787,11 +866,23 @@ async fn old_entries_are_deleted_only_as_an_operator_decided_and_the_chain_verif
     let refused = patchbay(&host, &expire).await?;
     assert_eq!(refused.status.code(), Some(4));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("kept for ever"));
-    let short = patchbay(&host, &["audit", "retention", "set", "leads", "--days", "7"]).await?;
+    let short = patchbay(
+        &host,
+        &["audit", "retention", "set", "leads", "--days", "7"],
+    )
+    .await?;
     assert_eq!(short.status.code(), Some(4), "90 days at least");
     json_of(
         &host,
-        &["--json", "audit", "retention", "set", "leads", "--days", "90"],
+        &[
+            "--json",
+            "audit",
+            "retention",
+            "set",
+            "leads",
+            "--days",
+            "90",
+        ],
     )
     .await?;
     let none = json_of(&host, &["--json", "audit", "expire", "leads", "--yes"]).await?;
@@ -802,27 +893,49 @@ async fn old_entries_are_deleted_only_as_an_operator_decided_and_the_chain_verif
         "alter table patchbay.audit_retention drop constraint audit_retention_keep_days_check",
     )
     .await?;
-    run(&mut database, "update patchbay.audit_retention set keep_days = 0").await?;
+    run(
+        &mut database,
+        "update patchbay.audit_retention set keep_days = 0",
+    )
+    .await?;
     let done = json_of(&host, &["--json", "audit", "expire", "leads", "--yes"]).await?;
-    assert_eq!((&done["deleted"], &done["more"]), (&json!(3), &json!(false)));
+    assert_eq!(
+        (&done["deleted"], &done["more"]),
+        (&json!(3), &json!(false))
+    );
     write(&mut database, "leads", 4..=4).await?;
     all_sealed(&mut database).await?;
     let (code, report) = verified(&world, &[]).await?;
     assert_eq!(code, 0, "{report:#}");
     let leads = of(&report, "leads");
-    assert_eq!((&leads["expired"], &leads["entries"]), (&json!(3), &json!(1)));
+    assert_eq!(
+        (&leads["expired"], &leads["entries"]),
+        (&json!(3), &json!(1))
+    );
     // An expiry that somebody has added by hand is told.
-    let refused = run(&mut database, "delete from patchbay.audit_entries where trail = 'leads'").await;
+    let refused = run(
+        &mut database,
+        "delete from patchbay.audit_entries where trail = 'leads'",
+    )
+    .await;
     assert!(format!("{:#}", refused.expect_err("no expiry")).contains("no expiry covers"));
     run(
         &mut database,
         "insert into patchbay.audit_expiries (trail, up_to, before, count, by) values ('leads', 1000000, now() + interval '1 day', 1, 'me')",
     )
     .await?;
-    run(&mut database, "delete from patchbay.audit_entries where trail = 'leads'").await?;
+    run(
+        &mut database,
+        "delete from patchbay.audit_entries where trail = 'leads'",
+    )
+    .await?;
     let (code, report) = verified(&world, &["--trail", "leads"]).await?;
     assert_eq!(code, 1);
-    assert_eq!(problems(&report, "leads")[0].0, "expiry-unrecorded", "{report:#}");
+    assert_eq!(
+        problems(&report, "leads")[0].0,
+        "expiry-unrecorded",
+        "{report:#}"
+    );
     Ok(())
 }
 
@@ -845,23 +958,42 @@ async fn old_rows_of_the_old_backend_become_entries_once() -> anyhow::Result<()>
     .await?;
     let import = ["--json", "audit", "import", "login_logs"];
     let done = json_of(&host, &import).await?;
-    assert_eq!((&done["read"], &done["added"]), (&json!(2500), &json!(2500)));
+    assert_eq!(
+        (&done["read"], &done["added"]),
+        (&json!(2500), &json!(2500))
+    );
     let again = json_of(&host, &import).await?;
     assert_eq!((&again["read"], &again["added"]), (&json!(2500), &json!(0)));
     let found = json_of(
         &host,
-        &["--json", "audit", "list", "--trail", "login_logs", "--actor", "7"],
+        &[
+            "--json",
+            "audit",
+            "list",
+            "--trail",
+            "login_logs",
+            "--actor",
+            "7",
+        ],
     )
     .await?;
     assert_eq!(found.as_array().map(Vec::len), Some(1), "{found}");
     assert_eq!(
-        (&found[0]["origin"], &found[0]["entry"]["ipAddress"], &found[0]["action"]),
+        (
+            &found[0]["origin"],
+            &found[0]["entry"]["ipAddress"],
+            &found[0]["action"]
+        ),
         (&json!("import"), &json!("10.0.0.1"), &json!("login"))
     );
     all_sealed(&mut database).await?;
     let (code, report) = verified(&world, &[]).await?;
     assert_eq!(code, 0, "{report:#}");
-    let missing = patchbay(&host, &["audit", "import", "leads", "--table", "crm.nothing"]).await?;
+    let missing = patchbay(
+        &host,
+        &["audit", "import", "leads", "--table", "crm.nothing"],
+    )
+    .await?;
     assert_eq!(missing.status.code(), Some(3));
     Ok(())
 }
@@ -871,7 +1003,10 @@ async fn without_a_master_key_the_chain_has_no_macs_and_says_so() -> anyhow::Res
     let world = World::new().await?;
     let anchors = world.dir.path().join("anchors");
     let host = world
-        .host(&[("PATCHBAY_AUDIT_ANCHOR_FILE", anchors.to_str().context("a path")?)])
+        .host(&[(
+            "PATCHBAY_AUDIT_ANCHOR_FILE",
+            anchors.to_str().context("a path")?,
+        )])
         .await?;
     let mut database = world.database().await?;
     write(&mut database, "leads", 1..=2).await?;
@@ -883,11 +1018,16 @@ async fn without_a_master_key_the_chain_has_no_macs_and_says_so() -> anyhow::Res
     );
     let file = until(SOON, "an anchor in the file", async || {
         let text = std::fs::read_to_string(&anchors).unwrap_or_default();
-        Ok(text.contains("trail=leads epoch=1 batch=1 chain=").then_some(text))
+        Ok(text
+            .contains("trail=leads epoch=1 batch=1 chain=")
+            .then_some(text))
     })
     .await?;
     println!("{file}");
     let log = host.log.lock().expect("no writer panics").clone();
-    assert!(log.contains("audit anchor") && log.contains("no master key is configured"), "{log}");
+    assert!(
+        log.contains("audit anchor") && log.contains("no master key is configured"),
+        "{log}"
+    );
     Ok(())
 }

@@ -219,7 +219,13 @@ async fn list(wanted: Entries, client: &Client, output: Output) -> anyhow::Resul
     let head = [
         "WHEN", "TRAIL", "WHO", "ACTION", "ABOUT", "JOB", "KEY", "ENTRY",
     ];
-    output.list(&head, &["ADDRESS"], rows.collect(), &entries.raw, &entries.more());
+    output.list(
+        &head,
+        &["ADDRESS"],
+        rows.collect(),
+        &entries.raw,
+        &entries.more(),
+    );
     entries.note("row", output);
     Ok(())
 }

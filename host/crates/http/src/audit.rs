@@ -126,11 +126,7 @@ async fn reset_retention(
     audit.reset_retention(&who, &ask.path.trail).await
 }
 
-async fn expire(
-    audit: Audit,
-    who: Caller,
-    ask: Ask<AuditExpire>,
-) -> Result<ExpiredEntries, Error> {
+async fn expire(audit: Audit, who: Caller, ask: Ask<AuditExpire>) -> Result<ExpiredEntries, Error> {
     audit.expire(&who, &ask.path.trail).await
 }
 

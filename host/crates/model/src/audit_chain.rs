@@ -306,10 +306,16 @@ mod tests {
             chain(&Link { trail: "b", ..link }),
             chain(&Link { epoch: 2, ..link }),
             chain(&Link { n: 3, ..link }),
-            chain(&Link { before: None, ..link }),
+            chain(&Link {
+                before: None,
+                ..link
+            }),
             chain(&Link { count: 4, ..link }),
             chain(&Link { root: &one, ..link }),
-            chain(&Link { sealed_at_us: 6, ..link }),
+            chain(&Link {
+                sealed_at_us: 6,
+                ..link
+            }),
         ];
         for (place, chain) in all.iter().enumerate() {
             assert!(!all[..place].contains(chain));

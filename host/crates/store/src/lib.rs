@@ -30,8 +30,8 @@ mod revisions;
 mod rows;
 mod saved_searches;
 mod schedules;
-mod search;
 mod sealed_keys;
+mod search;
 mod secrets;
 mod signatures;
 mod statistics;
@@ -73,10 +73,10 @@ pub use revision_pruning::{Keep, PrunedRevision};
 pub use revisions::{Activation, ActivationRow, ActiveRow, NewRevision, RevisionRow};
 pub use saved_searches::{MAX_SAVED_SEARCHES, SavedSearch, SavedSearchRow};
 pub use schedules::{LastRunRow, ScheduleFields, ScheduleRow};
+pub use sealed_keys::SealedKeyRow;
 pub use search::{
     Count, Found, FoundJob, FoundRow, MAX_FOUND, MAX_JOBS, SearchCursor, Selection, UnknownCursor,
 };
-pub use sealed_keys::SealedKeyRow;
 pub use secrets::{Replace, Resealed, SealedSecret, SecretRow};
 pub use signatures::{NewSignature, SignatureRow};
 pub use statistics::{ActionRow, FailureRate, JobStatistics, MOST_FAILURES};

@@ -536,7 +536,8 @@ fn not_whole<'a>(
         let problem = row.problem.clone();
         let reason = problem.unwrap_or_else(|| format!("Audit trail {trail} is not whole"));
         let next = format!("patchbay audit verify --trail {trail}; then docs/operations/audit.md");
-        Observation::new(trail, None, reason, next).was(format!("audit trail {trail} was not whole"))
+        Observation::new(trail, None, reason, next)
+            .was(format!("audit trail {trail} was not whole"))
     })
 }
 
@@ -549,10 +550,10 @@ fn waiting_to_be_sealed(waiting: &PendingAge) -> Observation {
     let reason = format!(
         "Audit trail {trail} has {count} entries that are not sealed, the oldest for {length}"
     );
-    let next =
-        "check the hosts' logs for audit-sealer; patchbay audit verify says whether entries are missing";
-    Observation::new(trail, waiting.age_s, reason, next.into())
-        .was(format!("entries of audit trail {trail} were not sealed for {length}"))
+    let next = "check the hosts' logs for audit-sealer; patchbay audit verify says whether entries are missing";
+    Observation::new(trail, waiting.age_s, reason, next.into()).was(format!(
+        "entries of audit trail {trail} were not sealed for {length}"
+    ))
 }
 
 /// Waiting jobs of some queues, and delayed ones.

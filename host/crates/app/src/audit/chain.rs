@@ -11,8 +11,7 @@ use crate::sealed_keys::OpenedKey;
 pub(crate) const PURPOSE: &str = "audit";
 
 fn hmac(key: &OpenedKey, chain: &[u8]) -> Hmac<Sha256> {
-    let mut mac =
-        Hmac::<Sha256>::new_from_slice(&*key.key).expect("HMAC takes keys of any length");
+    let mut mac = Hmac::<Sha256>::new_from_slice(&*key.key).expect("HMAC takes keys of any length");
     mac.update(b"patchbay-audit-mac-v1");
     mac.update(chain);
     mac

@@ -30,15 +30,15 @@ pub struct EntriesFile {
 impl Audit {
     /// Begins to stream entries. Records who does, and how it ended.
     pub async fn export(&self, who: &Caller, asked: ExportQuery) -> Result<EntriesFile, Error> {
-        if asked.format.as_deref().is_some_and(|format| format != "csv") {
+        if asked
+            .format
+            .as_deref()
+            .is_some_and(|format| format != "csv")
+        {
             return Err(Error::invalid("format: must be csv"));
         }
         let mut filter = AuditFilter {
-            trail: asked
-                .trail
-                .as_ref()
-                .map(|name| name.parse())
-                .transpose()?,
+            trail: asked.trail.as_ref().map(|name| name.parse()).transpose()?,
             actor: asked.actor.clone(),
             action: asked.action.clone(),
             entity: asked.entity.clone(),
@@ -87,7 +87,10 @@ impl Audit {
                     let message = format!(
                         "a file has at most {MAX_ROWS} entries: ask for less by since and until"
                     );
-                    pages.send(Err(io::Error::other(message.clone()))).await.ok();
+                    pages
+                        .send(Err(io::Error::other(message.clone())))
+                        .await
+                        .ok();
                     break Err(message);
                 }
             };

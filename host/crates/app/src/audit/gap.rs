@@ -30,7 +30,12 @@ impl Audit {
     }
 
     async fn begin_epoch(&self, who: &Caller, trail: &str) -> Result<AcceptedGap, Error> {
-        let head = self.store.audit_heads(Some(trail)).await?.into_iter().next();
+        let head = self
+            .store
+            .audit_heads(Some(trail))
+            .await?
+            .into_iter()
+            .next();
         let mut noted = self.ledger.anchors.known().await?;
         noted.retain(|anchor| anchor.trail == trail);
         if behind(&self.store, head.as_ref(), &noted).await?.is_none() {
@@ -44,7 +49,10 @@ impl Audit {
             )));
         };
         let present = head.as_ref().map(anchors::of);
-        let epoch = lost.epoch.max(present.as_ref().map_or(0, |head| head.epoch)) + 1;
+        let epoch = lost
+            .epoch
+            .max(present.as_ref().map_or(0, |head| head.epoch))
+            + 1;
         let gap = AcceptedGap {
             trail: trail.to_owned(),
             present,
@@ -70,7 +78,12 @@ impl Audit {
             correlation_id: who.trace.correlation_id.as_deref(),
             entry: &told,
         };
-        let make = |sealable: &Sealable<'_>| chain::next(sealable, key.as_ref(), Some(epoch));
+        let present = gap.present.clone();
+        let make = |sealable: &Sealable<'_>| {
+            (sealable.head.map(anchors::of) == present)
+                .then(|| chain::next(sealable, key.as_ref(), Some(epoch)))
+                .flatten()
+        };
         let batch = self.store.begin_audit_epoch(&entry, make).await?;
         self.ledger.anchors.note(&[anchors::of(&batch)]).await;
         self.ledger.anchors.publish(vec![anchors::of(&batch)]).await;

@@ -217,12 +217,7 @@ impl Audit {
                 i64::try_from(trail.batches).unwrap_or(i64::MAX),
             );
             store
-                .note_audit_verification(
-                    &trail.trail,
-                    result,
-                    problem.map(String::as_str),
-                    counts,
-                )
+                .note_audit_verification(&trail.trail, result, problem.map(String::as_str), counts)
                 .await?;
         }
         Ok(report)

@@ -53,9 +53,19 @@ impl LedTask for Nightly {
         if report.result == Verdict::Whole {
             info!(trails = report.trails.len(), "audit trails are whole");
         }
-        for trail in report.trails.iter().filter(|trail| trail.result != Verdict::Whole) {
-            let problem = trail.problems.first().map(|problem| problem.message.as_str());
-            let problem = problem.or(trail.missing.as_ref().map(|missing| missing.message.as_str()));
+        for trail in report
+            .trails
+            .iter()
+            .filter(|trail| trail.result != Verdict::Whole)
+        {
+            let problem = trail
+                .problems
+                .first()
+                .map(|problem| problem.message.as_str());
+            let problem = problem.or(trail
+                .missing
+                .as_ref()
+                .map(|missing| missing.message.as_str()));
             error!(
                 trail = trail.trail,
                 problem, "an audit trail is not whole; see: patchbay audit verify"
@@ -89,7 +99,10 @@ mod tests {
         let now = at("2026-11-30T10:00:00Z");
         assert!(is_due(Some(at("2026-11-30T02:00:00Z")), now));
         assert!(!is_due(Some(at("2026-11-30T02:30:00Z")), now));
-        assert!(!is_due(Some(at("2026-11-29T02:30:00Z")), at("2026-11-30T01:00:00Z")));
+        assert!(!is_due(
+            Some(at("2026-11-29T02:30:00Z")),
+            at("2026-11-30T01:00:00Z")
+        ));
         assert!(!is_due(None, now));
     }
 }

@@ -9,8 +9,7 @@ use crate::Error;
 
 /// The role that owns the tables afterwards. Nobody logs in as it.
 const OWNER: &str = "patchbay_audit";
-const TABLES: &str =
-    "patchbay.audit_entries, patchbay.audit_batches, patchbay.audit_expiries";
+const TABLES: &str = "patchbay.audit_entries, patchbay.audit_batches, patchbay.audit_expiries";
 const FUNCTIONS: [&str; 6] = [
     "audit_field(text)",
     "audit_leaf(patchbay.audit_entries)",
@@ -90,7 +89,9 @@ fn statements(seen: &Protection) -> Vec<String> {
         all.push(format!("alter table {table} owner to {OWNER}"));
     }
     for function in FUNCTIONS {
-        all.push(format!("alter function patchbay.{function} owner to {OWNER}"));
+        all.push(format!(
+            "alter function patchbay.{function} owner to {OWNER}"
+        ));
     }
     all.push(format!("grant usage on schema patchbay to {OWNER}"));
     all.push(format!("revoke all on {TABLES} from {login}, public"));

@@ -12,9 +12,7 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use patchbay_model::audit::{ActorKind, OPERATORS};
 use patchbay_model::audit_chain::Anchor;
-use patchbay_store::{
-    BatchRow, LeaderTask, Leadership, NewHostEntry, Sealed, Store, StoreError,
-};
+use patchbay_store::{BatchRow, LeaderTask, Leadership, NewHostEntry, Sealed, Store, StoreError};
 use serde_json::json;
 use tracing::{error, info, warn};
 
@@ -155,7 +153,12 @@ impl Sealer {
     ) -> anyhow::Result<Option<Anchor>> {
         let mut newest = None;
         loop {
-            let head = self.store.audit_heads(Some(trail)).await?.into_iter().next();
+            let head = self
+                .store
+                .audit_heads(Some(trail))
+                .await?
+                .into_iter()
+                .next();
             if !self.may_follow(trail, head.as_ref()).await? {
                 return Ok(newest);
             }

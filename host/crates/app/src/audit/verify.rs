@@ -236,9 +236,7 @@ impl<'a> Trail<'a> {
             .first()
             .and_then(|id| find(entries, *id))
             .filter(|entry| batch.n == 1 && entry.fields.action.as_deref() == Some(GAP))
-            .and_then(|entry| {
-                serde_json::from_str::<AcceptedGap>(&entry.fields.entry).ok()
-            });
+            .and_then(|entry| serde_json::from_str::<AcceptedGap>(&entry.fields.entry).ok());
         if let Some(gap) = gap.filter(|gap| gap.epoch == batch.epoch && batch.epoch > epoch) {
             self.report.accepted_gaps.push(gap);
             return true;

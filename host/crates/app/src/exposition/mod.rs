@@ -111,7 +111,8 @@ impl Exposition {
                 .ok()
         };
         let audit = async {
-            let asked = async { tokio::try_join!(store.audit_pending(), store.audit_verifications()) };
+            let asked =
+                async { tokio::try_join!(store.audit_pending(), store.audit_verifications()) };
             tokio::time::timeout(STORE_LIMIT, asked).await.ok()?.ok()
         };
         let (probe, standing, dead_letters, audit, mut jobs) = tokio::join!(

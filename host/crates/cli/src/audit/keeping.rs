@@ -250,7 +250,8 @@ pub(super) async fn harden(client: &Client, output: Output) -> anyhow::Result<()
         println!("{}{end}", crate::plain(statement));
     }
     if !seen.data.statements.is_empty() {
-        output.note("Let an administrator of the database run these, as a superuser, in this order");
+        output
+            .note("Let an administrator of the database run these, as a superuser, in this order");
     }
     Ok(())
 }

@@ -7,8 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Args;
 use patchbay_api::audit::{
-    AuditAcceptGap, AuditAnchors, AuditReport, AuditVerify, TrailPath, TrailReport, Verdict,
-    Verify,
+    AuditAcceptGap, AuditAnchors, AuditReport, AuditVerify, TrailPath, TrailReport, Verdict, Verify,
 };
 use patchbay_api::body::NoBody;
 use patchbay_api::operation::NoQuery;
@@ -113,7 +112,13 @@ fn print_tables(report: &AuditReport, output: Output) {
     };
     output.list(
         &[
-            "TRAIL", "RESULT", "ENTRIES", "BATCHES", "NOT SEALED", "EXPIRED", "NEWEST",
+            "TRAIL",
+            "RESULT",
+            "ENTRIES",
+            "BATCHES",
+            "NOT SEALED",
+            "EXPIRED",
+            "NEWEST",
         ],
         &["WITHOUT MAC"],
         report.trails.iter().map(row).collect(),

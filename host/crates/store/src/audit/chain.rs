@@ -121,7 +121,7 @@ impl Store {
     pub async fn begin_audit_epoch(
         &self,
         entry: &NewHostEntry<'_>,
-        make: impl FnOnce(&Sealable<'_>) -> NewBatch + Send,
+        make: impl FnOnce(&Sealable<'_>) -> Option<NewBatch> + Send,
     ) -> Result<BatchRow, StoreError> {
         let mut tx = self.pool.begin().await?;
         lock(&mut tx).await?;
@@ -143,7 +143,12 @@ impl Store {
             entries: &entries,
             now: now(&mut tx).await?,
         };
-        let batch = make(&sealable);
+        let Some(batch) = make(&sealable) else {
+            return Err(StoreError::Conflict(format!(
+                "Audit trail {} has got another batch meanwhile. See: patchbay audit verify",
+                entry.trail
+            )));
+        };
         let row = store_batch(&mut tx, &sealable, &batch).await?;
         sqlx::query("delete from audit_verifications where trail = $1")
             .bind(entry.trail)
@@ -170,8 +175,7 @@ impl Leadership<'_> {
             "select p.id, e.leaf from audit_pending p join audit_entries e on e.id = p.id and e.trail = p.trail \
              where p.trail = $1 order by p.id limit $2",
         );
-        let entries: Vec<(i64, Vec<u8>)> =
-            query.bind(trail).bind(most).fetch_all(&mut *tx).await?;
+        let entries: Vec<(i64, Vec<u8>)> = query.bind(trail).bind(most).fetch_all(&mut *tx).await?;
         if entries.is_empty() {
             return Ok(Sealed::Nothing);
         }
@@ -203,7 +207,11 @@ impl Leadership<'_> {
              and a.began_at > now() - interval '7 days' \
              on conflict (trail, idempotency_key, entry_key) do nothing",
         );
-        Ok(query.bind(after_s).execute(&mut *self.0).await?.rows_affected())
+        Ok(query
+            .bind(after_s)
+            .execute(&mut *self.0)
+            .await?
+            .rows_affected())
     }
 }
 

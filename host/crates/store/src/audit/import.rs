@@ -96,10 +96,7 @@ impl Store {
         most: i64,
     ) -> Result<ImportStep, StoreError> {
         let ImportColumns {
-            table,
-            id,
-            id_type,
-            ..
+            table, id, id_type, ..
         } = columns;
         let text = |column: &Option<String>| match column {
             Some(column) => format!("t.{column}::text"),

@@ -151,12 +151,11 @@ impl Store {
         let granted = tx
             .execute("grant delete on audit_entries to current_user")
             .await;
-        let may_delete: bool = sqlx::query_scalar(
-            "select has_table_privilege('audit_entries', 'delete')",
-        )
-        .fetch_one(&mut *tx)
-        .await
-        .unwrap_or(false);
+        let may_delete: bool =
+            sqlx::query_scalar("select has_table_privilege('audit_entries', 'delete')")
+                .fetch_one(&mut *tx)
+                .await
+                .unwrap_or(false);
         if granted.is_err() || !may_delete {
             return Err(StoreError::Conflict(
                 "This host's login may not delete entries, because the tables belong to another login. \

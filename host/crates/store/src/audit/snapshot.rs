@@ -10,7 +10,8 @@ use crate::{Store, StoreError};
 
 /// All that is read belongs together, however long it takes. A transaction of its own, so that the
 /// session goes back to nobody.
-const BEGIN: &str = "begin isolation level repeatable read read only; set local statement_timeout = '10min'";
+const BEGIN: &str =
+    "begin isolation level repeatable read read only; set local statement_timeout = '10min'";
 
 /// An entry, and the leaf that is stored with it.
 #[derive(Debug)]
@@ -123,8 +124,7 @@ impl AuditSnapshot {
     }
 
     pub async fn pending(&mut self, trail: &str) -> Result<Vec<i64>, StoreError> {
-        let query =
-            sqlx::query_scalar("select id from audit_pending where trail = $1 order by id");
+        let query = sqlx::query_scalar("select id from audit_pending where trail = $1 order by id");
         Ok(query.bind(trail).fetch_all(&mut self.0).await?)
     }
 
