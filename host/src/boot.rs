@@ -13,8 +13,8 @@ use patchbay_app::snapshot::OfflineSnapshot;
 use patchbay_app::vault::{Keys, Vault};
 use patchbay_app::{Foundation, Parts};
 use patchbay_app::{
-    alerts, bulk, dead_letters, history, outbox, plugins, resume, scheduling, trace_export, vault,
-    workers,
+    alerts, audit, bulk, dead_letters, history, outbox, plugins, resume, scheduling, trace_export,
+    vault, workers,
 };
 use patchbay_capability::{Egress, MailTransport};
 use patchbay_http::Tls;
@@ -135,6 +135,8 @@ fn services(
         .and(history::body_budget(parts))
         .and(history::maintenance(parts))
         .and(history::mirror(parts))
+        .and(audit::sealer(parts))
+        .and(audit::nightly(parts))
         .and(dead_letters::checking(parts))
         .and(bulk::runner(parts))
         .and(workers::service(parts))

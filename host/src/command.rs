@@ -13,6 +13,7 @@ use clap_complete::CompleteEnv;
 use clap_complete::env::Shells;
 use patchbay_app::incident::BundleFile;
 use patchbay_app::vault::KeyError;
+use patchbay_cli::audit::AuditCommand;
 use patchbay_cli::client::{ClientArgs, ClientError};
 use patchbay_cli::{Output, print_error};
 use patchbay_store::Store;
@@ -22,7 +23,7 @@ use serde_json::json;
 use crate::boot::Host;
 use crate::config::{Config, ConfigEntry, ConfigError};
 use crate::dev_state::DevState;
-use crate::{dev, doctor, incident};
+use crate::{dev, doctor, incident, ledger};
 
 /// Long enough for a database that is just starting.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
@@ -364,6 +365,11 @@ async fn run(cli: Cli, output: Output) -> anyhow::Result<ExitCode> {
             let seen_here =
                 async |error: &ClientError| without_host(cli.config.as_deref(), error).await;
             incident::run(command, &cli.client, seen_here, output).await?;
+        }
+        Command::Host(patchbay_cli::Command::Audit(AuditCommand::Verify(args)))
+            if args.database =>
+        {
+            return ledger::verify_database(args, cli.config.as_deref(), output).await;
         }
         Command::Host(command) => return patchbay_cli::run(command, &cli.client, output).await,
         Command::Mail(command) => dev::run_mail(command, output)?,

@@ -11,5 +11,6 @@ pub mod dev;
 mod dev_state;
 mod doctor;
 mod incident;
+mod ledger;
 pub mod limits;
 mod process;

@@ -74,7 +74,7 @@ async fn listed(host: &Host, query: &str) -> anyhow::Result<Value> {
 }
 
 async fn entries(host: &Host) -> anyhow::Result<Vec<Value>> {
-    Ok(listed(host, "").await?["data"]
+    Ok(listed(host, &format!("?trail={TRAIL}")).await?["data"]
         .as_array()
         .context("a list")?
         .clone())
@@ -222,7 +222,7 @@ async fn what_plugins_write_neither_breaks_the_list_nor_steers_the_terminal() ->
         ),
     ]);
     assert_eq!(each(&host, steps).await?, ["written", "written"]);
-    let listed = patchbay(&host, &["audit", "list"]).await?;
+    let listed = patchbay(&host, &["audit", "list", "--trail", TRAIL]).await?;
     assert!(
         listed.status.success(),
         "{}",
@@ -390,7 +390,7 @@ async fn entries_are_read_page_by_page_and_changed_by_nobody() -> anyhow::Result
         );
     }
     let shown = String::from_utf8(
-        patchbay(&host, &["audit", "list", "--limit", "2"])
+        patchbay(&host, &["audit", "list", "--trail", TRAIL, "--limit", "2"])
             .await?
             .stdout,
     )?;
@@ -399,7 +399,11 @@ async fn entries_are_read_page_by_page_and_changed_by_nobody() -> anyhow::Result
         shown.contains("key-6") && !shown.contains("key-4"),
         "{shown}"
     );
-    let all = json_of(&host, &["--json", "audit", "list", "--all"]).await?;
+    let all = json_of(
+        &host,
+        &["--json", "audit", "list", "--trail", TRAIL, "--all"],
+    )
+    .await?;
     assert_eq!(all.as_array().map(Vec::len), Some(7));
     let wrong = [
         "?limit=0",

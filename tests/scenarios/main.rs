@@ -5,6 +5,7 @@
 
 mod alerts;
 mod audit;
+mod audit_chain;
 mod backup;
 mod bad_input;
 mod breaker;

@@ -16,7 +16,15 @@ use crate::harness::*;
 const VERBS: [&str; 5] = ["select", "insert", "update", "delete", "with"];
 
 /// What the store inserts for `{name}` in a statement: file, name, an example.
-const FILLED: [(&str, &str, &str); 14] = [
+const FILLED: [(&str, &str, &str); 22] = [
+    ("audit/import.rs", "table", "dead_letters"),
+    ("audit/import.rs", "id", "queue"),
+    ("audit/import.rs", "id_type", "text"),
+    ("audit/import.rs", "actor", "t.assignee::text"),
+    ("audit/import.rs", "action", "null::text"),
+    ("audit/import.rs", "column", "note"),
+    ("audit/projection.rs", "table", "bulks"),
+    ("audit/projection.rs", "names", "reason"),
     ("bulk.rs", "set", "state = 'running'"),
     ("bulk.rs", "condition", "state = 'paused'"),
     ("bulk.rs", "state", "done"),

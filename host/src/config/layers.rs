@@ -37,6 +37,7 @@ impl Config {
             keep_attempts: self.history.keep(),
             mirror_every: self.history.mirror_every(),
             node_may_be_bullmq_5: self.redis.node_may_be_bullmq_5(),
+            audit: self.audit.sealing(),
         }
     }
 

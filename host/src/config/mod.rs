@@ -7,6 +7,7 @@
 
 mod admin;
 mod alerts;
+mod audit;
 mod contradictions;
 mod database;
 mod egress;
@@ -92,6 +93,7 @@ sections! {
     quarantine: quarantine::Quarantine,
     alerts: alerts::Alerts,
     history: history::History,
+    audit: audit::Audit,
     egress: egress::Egress,
     secrets: secrets::Secrets,
     metrics: metrics::Metrics,

@@ -1,5 +1,6 @@
 //! `patchbay doctor`: every finding says how to repair it.
 
+mod audit;
 mod configuration;
 mod plugins;
 mod postgres;
@@ -85,6 +86,7 @@ async fn examine_with(config: &Config, findings: &mut Findings) {
         let kept = secrets::check_secrets(keys.as_ref(), &store, findings).await;
         plugins::check_plugins(config, &store, &kept, findings).await;
         plugins::check_schedules(config, &store, findings).await;
+        audit::check_ledger(config, &store, findings).await;
         store.close().await;
     }
 }

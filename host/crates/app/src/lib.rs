@@ -6,6 +6,7 @@ pub mod alerts;
 pub mod audit;
 pub mod breakers;
 pub mod bulk;
+mod csv_cell;
 pub mod dead_letters;
 mod declared_jobs;
 mod enqueue_span;
@@ -33,6 +34,7 @@ mod reveal;
 pub mod revision_diff;
 pub mod schedules;
 pub mod scheduling;
+pub mod sealed_keys;
 pub mod searches;
 pub mod secrets;
 pub mod service;
@@ -115,6 +117,7 @@ pub struct AppConfig {
     pub mirror_every: Option<Duration>,
     /// Whether BullMQ 5 works on the same queues, with which some operations lose jobs.
     pub node_may_be_bullmq_5: bool,
+    pub audit: audit::AuditConfig,
 }
 
 /// What use cases and services are made of.
@@ -145,6 +148,7 @@ pub struct Parts {
     pub bulks: Arc<bulk::BulkJobs>,
     pub(crate) declared_jobs: Arc<declared_jobs::DeclaredJobs>,
     pub history: Arc<history::HistoryParts>,
+    pub audit: Arc<audit::Ledger>,
     /// Whether BullMQ 5 works on the same queues. With it, some operations lose jobs.
     pub node_may_be_bullmq_5: bool,
     pub started_without_postgres: bool,
@@ -231,6 +235,12 @@ impl Parts {
             Arc::clone(&bodies),
             Arc::clone(&work.redactions),
         );
+        let audit = Arc::new(audit::Ledger::new(
+            config.audit,
+            &store,
+            &broker,
+            Arc::clone(&vault),
+        ));
         let requests = Arc::<RequestMeters>::default();
         let limits = limits::Limits::new(&broker, vault.keys().limits());
         let exposition = Arc::new(exposition::Exposition::new(exposition::Sources {
@@ -252,6 +262,7 @@ impl Parts {
             bulks: Arc::clone(&bulks),
             limits: limits.clone(),
             http: Arc::clone(&http),
+            sealed: Arc::clone(&audit.meters),
             max_jobs: work.max_jobs,
             dropped_lines: foundation.dropped_lines,
         }));
@@ -266,6 +277,7 @@ impl Parts {
                 keep: config.keep_attempts,
                 mirror_every: config.mirror_every,
             }),
+            audit,
             broker,
             store,
             sql,

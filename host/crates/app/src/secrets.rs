@@ -95,7 +95,7 @@ impl Secrets {
 
     pub async fn remove(&self, who: &Caller, plugin: &str, secret: &str) -> Result<(), Error> {
         let (plugin, name): (PluginName, SecretName) = (plugin.parse()?, secret.parse()?);
-        let act = async { Ok(self.vault.remove(&plugin, &name).await?) };
+        let act = async { Ok(self.vault.remove(&plugin, &name, &who.actor).await?) };
         self.actions
             .record::<SecretsRemove, _>(who, &target(&plugin, &name), json!({}), act)
             .await

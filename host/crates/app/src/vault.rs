@@ -144,8 +144,13 @@ impl Vault {
     }
 
     /// Deletes every version. Needs no key.
-    pub async fn remove(&self, plugin: &PluginName, name: &SecretName) -> Result<(), VaultError> {
-        self.store.delete_secret(plugin, name).await?;
+    pub async fn remove(
+        &self,
+        plugin: &PluginName,
+        name: &SecretName,
+        actor: &str,
+    ) -> Result<(), VaultError> {
+        self.store.delete_secret(plugin, name, actor).await?;
         info!(plugin = %plugin, secret = %name, "secret removed");
         Ok(self.refresh().await?)
     }
@@ -195,6 +200,27 @@ impl Vault {
                     "the key {} of the history's data and results",
                     row.id
                 )),
+            }
+        }
+        for row in self
+            .store
+            .sealed_keys(None)
+            .await?
+            .iter()
+            .filter(|row| row.sealed.key_id != newest.id())
+        {
+            let (purpose, kid) = (&row.purpose, &row.kid);
+            let resealed = self
+                .keys
+                .open_host_key(row)
+                .ok()
+                .and_then(|key| self.keys.seal_host_key(purpose, kid, &key));
+            match resealed {
+                Some(sealed) => {
+                    self.store.reseal_sealed_key(purpose, kid, &sealed).await?;
+                    done.host_keys += 1;
+                }
+                None => done.unreadable.push(format!("the key {kid} for {purpose}")),
             }
         }
         info!(

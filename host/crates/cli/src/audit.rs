@@ -1,6 +1,10 @@
 //! `patchbay audit …`
 
+mod keeping;
+mod verify;
+
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::Context;
 use chrono::{DateTime, Utc};
@@ -21,10 +25,36 @@ use super::paging::Paging;
 use super::refusal::{Consent, NotFound, Why};
 use super::view::{short, time};
 
+use self::keeping::{ExpireArgs, ExportArgs, ImportArgs, RetentionCommand};
+pub use self::verify::{VerifyArgs, print_report};
+
 #[derive(Subcommand)]
 pub enum AuditCommand {
-    /// List entries that plugins wrote, the newest first
+    /// List entries, the newest first
     List(Entries),
+    /// Verify that no entry was changed, removed, added or moved
+    Verify(VerifyArgs),
+    /// Print the newest batch of each trail, to be kept outside of the database
+    Anchor,
+    /// Accept that entries are missing, because the database was restored from an older dump
+    AcceptGap {
+        /// Name of the trail
+        trail: String,
+        #[command(flatten)]
+        why: Why,
+    },
+    /// Download entries as CSV to standard output
+    Export(ExportArgs),
+    /// Show and change how long entries are kept
+    #[command(subcommand)]
+    Retention(RetentionCommand),
+    /// Delete entries that are older than their trail is kept
+    Expire(ExpireArgs),
+    /// Take over the old rows of a table of the old backend as entries
+    Import(ImportArgs),
+    /// Print the statements with which an administrator of the database keeps the host itself from
+    /// changing entries
+    Harden,
     /// Show and change the trails and the schemas of their entries
     #[command(subcommand)]
     Trail(TrailCommand),
@@ -44,6 +74,18 @@ pub struct Entries {
     /// Only entries of the job with this id
     #[arg(long)]
     job: Option<String>,
+    /// Only entries of this actor: id or name of a user or an operator, or a plugin
+    #[arg(long, alias = "user")]
+    actor: Option<String>,
+    /// Only entries with this action, for example login
+    #[arg(long)]
+    action: Option<String>,
+    /// Only entries about this, for example a plugin or a queue
+    #[arg(long)]
+    entity: Option<String>,
+    /// Only entries written before then, in the same form as --since
+    #[arg(long, value_parser = point_in_time)]
+    until: Option<DateTime<Utc>>,
     /// Only entries written since then: a time such as 2026-11-24T00:00:00Z, or an age such as 90s,
     /// 30m, 24h or 7d
     #[arg(long, value_parser = point_in_time)]
@@ -80,14 +122,30 @@ pub enum TrailCommand {
 impl AuditCommand {
     /// Whether it only reads, so that it can be repeated.
     pub(super) fn is_read(&self) -> bool {
-        matches!(self, Self::List(_) | Self::Trail(TrailCommand::List))
+        matches!(
+            self,
+            Self::List(_)
+                | Self::Anchor
+                | Self::Harden
+                | Self::Retention(RetentionCommand::List)
+                | Self::Trail(TrailCommand::List)
+        )
     }
 
     fn why(&self) -> Why {
         match self {
             Self::Trail(TrailCommand::Remove { consent, .. }) => consent.why.clone(),
             Self::Trail(TrailCommand::Set { why, .. }) => why.clone(),
-            Self::Trail(TrailCommand::List) | Self::List(_) => Why::default(),
+            Self::AcceptGap { why, .. } => why.clone(),
+            Self::Retention(command) => command.why(),
+            Self::Expire(args) => args.consent.why.clone(),
+            Self::Import(args) => args.why.clone(),
+            Self::Trail(TrailCommand::List)
+            | Self::List(_)
+            | Self::Verify(_)
+            | Self::Anchor
+            | Self::Export(_)
+            | Self::Harden => Why::default(),
         }
     }
 }
@@ -96,12 +154,23 @@ pub(crate) async fn run(
     command: AuditCommand,
     args: &ClientArgs,
     output: Output,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<ExitCode> {
     let client = Client::from_args(args)?.because(&command.why());
     match command {
-        AuditCommand::List(entries) => list(entries, &client, output).await,
-        AuditCommand::Trail(command) => trail(command, &client, output).await,
+        AuditCommand::List(entries) => list(entries, &client, output).await?,
+        AuditCommand::Trail(command) => trail(command, &client, output).await?,
+        AuditCommand::Verify(args) => return verify::run(args, &client, output).await,
+        AuditCommand::Anchor => verify::anchor(&client, output).await?,
+        AuditCommand::AcceptGap { trail, .. } => {
+            verify::accept_gap(trail, &client, output).await?;
+        }
+        AuditCommand::Export(args) => keeping::export(args, &client).await?,
+        AuditCommand::Retention(command) => keeping::retention(command, &client, output).await?,
+        AuditCommand::Expire(args) => keeping::expire(args, &client, output).await?,
+        AuditCommand::Import(args) => keeping::import(args, &client, output).await?,
+        AuditCommand::Harden => keeping::harden(&client, output).await?,
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn list(wanted: Entries, client: &Client, output: Output) -> anyhow::Result<()> {
@@ -110,7 +179,11 @@ async fn list(wanted: Entries, client: &Client, output: Output) -> anyhow::Resul
         plugin: wanted.plugin.clone(),
         queue: wanted.queue.clone(),
         job: wanted.job.clone(),
+        actor: wanted.actor.clone(),
+        action: wanted.action.clone(),
+        entity: wanted.entity.clone(),
         since: wanted.since,
+        until: wanted.until,
         cursor,
         limit: Some(limit),
     };
@@ -123,18 +196,36 @@ async fn list(wanted: Entries, client: &Client, output: Output) -> anyhow::Resul
             (Some(queue), Some(id)) => format!("{} {}", word(queue), word(id)),
             _ => "-".into(),
         };
-        let writer = format!("{} {}", entry.plugin, short(&entry.revision));
+        let writer = match (&entry.plugin, &entry.revision) {
+            (Some(plugin), Some(revision)) => format!("{plugin} {}", short(revision)),
+            _ => entry
+                .actor_name
+                .clone()
+                .or_else(|| entry.actor_id.clone())
+                .unwrap_or_else(|| "-".into()),
+        };
         vec![
             output.when(entry.at),
             entry.trail.clone(),
             writer,
+            entry.action.clone().unwrap_or_else(|| "-".into()),
+            entry.entity.clone().unwrap_or_else(|| "-".into()),
             job,
             entry.entry_key.clone(),
             entry.entry.to_string(),
+            entry.address.clone().unwrap_or_else(|| "-".into()),
         ]
     });
-    let head = ["WHEN", "TRAIL", "PLUGIN", "JOB", "KEY", "ENTRY"];
-    output.list(&head, &[], rows.collect(), &entries.raw, &entries.more());
+    let head = [
+        "WHEN", "TRAIL", "WHO", "ACTION", "ABOUT", "JOB", "KEY", "ENTRY",
+    ];
+    output.list(
+        &head,
+        &["ADDRESS"],
+        rows.collect(),
+        &entries.raw,
+        &entries.more(),
+    );
     entries.note("row", output);
     Ok(())
 }

@@ -6,7 +6,7 @@
 mod activity;
 mod add;
 mod alert;
-mod audit;
+pub mod audit;
 mod breaker;
 mod build;
 mod bulk;
@@ -93,7 +93,7 @@ pub enum Command {
     /// Set, rotate, list and remove secrets of plugins; values are never shown
     #[command(subcommand)]
     Secret(secret::SecretCommand),
-    /// Show and change audit trails, and list their entries
+    /// Show and change audit trails, list their entries, and verify that they are whole
     #[command(subcommand)]
     Audit(audit::AuditCommand),
     /// Show alerts; change rules, set silences, test the delivery of messages
@@ -154,7 +154,7 @@ pub async fn run(
         Command::Breaker(command) => breaker::run(command, client, output).await?,
         Command::Schedule(command) => schedule::run(command, client, output).await?,
         Command::Secret(command) => secret::run(command, client, output).await?,
-        Command::Audit(command) => audit::run(command, client, output).await?,
+        Command::Audit(command) => return audit::run(command, client, output).await,
         Command::Alert(command) => alert::run(command, client, output).await?,
         Command::History(command) => history::run(command, client, output).await?,
     }

@@ -1,14 +1,23 @@
 //! Routes of audit trails and their entries.
 
-use patchbay_api::answer::Page;
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
+use patchbay_api::answer::{Media, Page};
 use patchbay_api::audit::{
-    AuditEntries, AuditEntry, AuditTrail, AuditTrailsList, AuditTrailsRemove, AuditTrailsSet,
+    AcceptedGap, AuditAcceptGap, AuditAnchors, AuditEntries, AuditEntry, AuditExpire, AuditExport,
+    AuditImport, AuditProtection, AuditReport, AuditRetentionList, AuditRetentionReset,
+    AuditRetentionSet, AuditTrail, AuditTrailsList, AuditTrailsRemove, AuditTrailsSet, AuditVerify,
+    EntriesCsv, ExpiredEntries, Imported, LedgerProtection, TrailRetention,
 };
 use patchbay_api::body::Json;
 use patchbay_app::audit::Audit;
 use patchbay_app::{Caller, Error};
+use patchbay_model::audit_chain::Anchor;
 
-use crate::routes::{Ask, Routes};
+use crate::error::ApiError;
+use crate::routes::{Ask, CallerExtractor, Routes};
 
 pub(crate) fn routes(routes: Routes) -> Routes {
     routes
@@ -16,6 +25,16 @@ pub(crate) fn routes(routes: Routes) -> Routes {
         .add(trails)
         .add(set_trail)
         .add(remove_trail)
+        .add_raw::<AuditExport, _>(export)
+        .add(verify)
+        .add(anchors)
+        .add(accept_gap)
+        .add(retention)
+        .add(set_retention)
+        .add(reset_retention)
+        .add(expire)
+        .add(import)
+        .add(protection)
 }
 
 async fn entries(
@@ -45,4 +64,81 @@ async fn set_trail(
 
 async fn remove_trail(audit: Audit, who: Caller, ask: Ask<AuditTrailsRemove>) -> Result<(), Error> {
     audit.remove_trail(&who, &ask.path.trail).await
+}
+
+async fn export(
+    State(audit): State<Audit>,
+    CallerExtractor(who): CallerExtractor,
+    ask: Ask<AuditExport>,
+) -> Result<Response, ApiError> {
+    let file = audit.export(&who, ask.query).await?;
+    let headers = [
+        (CONTENT_TYPE, EntriesCsv::TYPE.to_owned()),
+        (
+            CONTENT_DISPOSITION,
+            format!("attachment; filename=\"{}\"", file.name),
+        ),
+    ];
+    Ok((headers, Body::from_stream(file.lines)).into_response())
+}
+
+async fn verify(audit: Audit, _: Caller, ask: Ask<AuditVerify>) -> Result<AuditReport, Error> {
+    let Json(asked) = ask.body;
+    audit.verify(asked).await
+}
+
+async fn anchors(audit: Audit, _: Caller, _: Ask<AuditAnchors>) -> Result<Vec<Anchor>, Error> {
+    audit.anchors().await
+}
+
+async fn accept_gap(
+    audit: Audit,
+    who: Caller,
+    ask: Ask<AuditAcceptGap>,
+) -> Result<AcceptedGap, Error> {
+    audit.accept_gap(&who, &ask.path.trail).await
+}
+
+async fn retention(
+    audit: Audit,
+    _: Caller,
+    _: Ask<AuditRetentionList>,
+) -> Result<Vec<TrailRetention>, Error> {
+    audit.retention().await
+}
+
+async fn set_retention(
+    audit: Audit,
+    who: Caller,
+    ask: Ask<AuditRetentionSet>,
+) -> Result<(), Error> {
+    let Json(change) = ask.body;
+    audit
+        .set_retention(&who, &ask.path.trail, change.keep_days)
+        .await
+}
+
+async fn reset_retention(
+    audit: Audit,
+    who: Caller,
+    ask: Ask<AuditRetentionReset>,
+) -> Result<(), Error> {
+    audit.reset_retention(&who, &ask.path.trail).await
+}
+
+async fn expire(audit: Audit, who: Caller, ask: Ask<AuditExpire>) -> Result<ExpiredEntries, Error> {
+    audit.expire(&who, &ask.path.trail).await
+}
+
+async fn import(audit: Audit, who: Caller, ask: Ask<AuditImport>) -> Result<Imported, Error> {
+    let Json(asked) = ask.body;
+    audit.import(&who, &ask.path.trail, asked).await
+}
+
+async fn protection(
+    audit: Audit,
+    _: Caller,
+    _: Ask<AuditProtection>,
+) -> Result<LedgerProtection, Error> {
+    audit.protection().await
 }

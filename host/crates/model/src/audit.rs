@@ -20,6 +20,55 @@ pub const MAX_ENTRY_LEVELS: usize = 64;
 /// Longest entry key, in bytes.
 pub const MAX_ENTRY_KEY_BYTES: usize = 200;
 
+/// What operators do: when an action begins, and how it ended.
+pub const OPERATORS: &str = "operators";
+/// What happens to plugins: activations, quarantines, grants, names of secrets.
+pub const PLUGINS: &str = "plugins";
+/// Who has logged in and out.
+pub const LOGIN_LOGS: &str = "login_logs";
+/// Trails that the host writes. No plugin may append to them, and nobody can define them.
+pub const HOST_TRAILS: [&str; 3] = [OPERATORS, PLUGINS, LOGIN_LOGS];
+
+/// Whether only the host writes to a trail.
+pub fn is_of_the_host(trail: &str) -> bool {
+    HOST_TRAILS.contains(&trail)
+}
+
+/// Who did what an entry says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ActorKind {
+    User,
+    Operator,
+    /// A program with an API key.
+    Vendor,
+    Plugin,
+    Host,
+    /// Nobody knows, for example at a failed login.
+    Anonymous,
+}
+
+impl ActorKind {
+    /// As it is stored.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::User => "user",
+            Self::Operator => "operator",
+            Self::Vendor => "vendor",
+            Self::Plugin => "plugin",
+            Self::Host => "host",
+            Self::Anonymous => "anonymous",
+        }
+    }
+
+    /// Of an actor as actions name it: hosts act as `host NAME`.
+    pub fn of_actor(actor: &str) -> Self {
+        match actor.starts_with("host ") || actor == "upgrade" {
+            true => Self::Host,
+            false => Self::Operator,
+        }
+    }
+}
+
 /// Trails that a plugin asks to append to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -26,6 +26,7 @@ macro_rules! text_form {
 pub mod address;
 pub mod attempt;
 pub mod audit;
+pub mod audit_chain;
 pub mod breaker;
 pub mod build;
 pub mod capability;

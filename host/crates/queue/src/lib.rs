@@ -9,6 +9,7 @@ mod access;
 mod add;
 mod addition;
 mod attempt_stream;
+mod audit_anchors;
 mod batch;
 mod broker;
 mod bulk;

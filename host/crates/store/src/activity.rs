@@ -84,7 +84,7 @@ const OF_ACTIONS: &str = "select 'action' as source, id, began_at as at, ended_a
 const OF_ENTRIES: &str = "select 'entry' as source, id, at, at as ended_at, 'plugin' as kind, plugin as actor, 'audit.' || trail as action, \
     case when job_id is null then plugin else coalesce(queue, '') || '/' || job_id end as target, \
     jsonb_build_object('entryKey', entry_key) as details, null::jsonb as result, null::text as error \
-    from audit_entries where ($1::text is null or plugin = $1) \
+    from audit_entries where plugin is not null and ($1::text is null or plugin = $1) \
     and ($2::text is null or 'audit.' || trail = $2 or $2 = 'audit') \
     and ($3::text is null or queue = $3 or coalesce(queue, '') || '/' || job_id = $3 or plugin = $3) \
     and ($4::text is null or $4 = 'plugin') and ($5::text is null or $5 = 'done') \
@@ -93,17 +93,28 @@ const OF_ENTRIES: &str = "select 'entry' as source, id, at, at as ended_at, 'plu
     order by at desc, id desc limit $11";
 
 impl Store {
-    /// Records an action before it is carried out, and returns its id.
+    /// Records an action before it is carried out, and returns its id. Also in the trail `operators`,
+    /// with a hash of the details instead of the details: what people wrote can be erased, an entry
+    /// cannot.
     pub async fn begin_action(&self, action: &NewAction<'_>) -> Result<i64, StoreError> {
         let query = sqlx::query_scalar(
-            "insert into operator_actions (actor, kind, action, target, details) values ($1, $2, $3, $4, $5) returning id",
+            "with begun as (insert into operator_actions (actor, kind, action, target, details) values ($1, $2, $3, $4, $5) \
+               returning id, details) \
+             insert into audit_entries (trail, entry_key, idempotency_key, actor_kind, actor_id, actor_name, action, entity, address, entry) \
+             select 'operators', id || '/began', 'host', $2, $1, $1, $3, $4, $6::text::inet, jsonb_build_object('actionId', id, \
+               'phase', 'began', 'action', $3, 'target', $4, 'detailsSha256', encode(sha256(convert_to(details::text, 'UTF8')), 'hex')) \
+             from begun returning (entry ->> 'actionId')::bigint",
         );
+        let from = action.details.get("from").and_then(Value::as_str);
+        // Only what is an address: anything else would refuse the action.
+        let from = from.filter(|text| text.parse::<std::net::IpAddr>().is_ok());
         Ok(query
             .bind(action.actor)
             .bind(if action.is_host { "host" } else { "operator" })
             .bind(action.action)
             .bind(action.target)
             .bind(action.details)
+            .bind(from)
             .fetch_one(&self.pool)
             .await?)
     }
@@ -133,8 +144,15 @@ impl Store {
         result: Option<&Value>,
         error: Option<&str>,
     ) -> Result<(), StoreError> {
+        // Repeated while Postgres did not answer, it is one end.
         let query = sqlx::query(
-            "update operator_actions set ended_at = now(), result = $2, error = $3 where id = $1",
+            "with ended as (update operator_actions set ended_at = now(), result = $2, error = $3 where id = $1 \
+               returning id, actor, kind, action, target, result, error) \
+             insert into audit_entries (trail, entry_key, idempotency_key, actor_kind, actor_id, actor_name, action, entity, entry) \
+             select 'operators', id || '/ended', 'host', kind, actor, actor, action, target, jsonb_build_object('actionId', id, \
+               'phase', 'ended', 'action', action, 'target', target, 'result', case when error is null then 'done' else 'failed' end, \
+               'resultSha256', encode(sha256(convert_to(coalesce(result::text, error, ''), 'UTF8')), 'hex')) from ended \
+             on conflict (trail, idempotency_key, entry_key) do nothing",
         );
         query
             .bind(id)

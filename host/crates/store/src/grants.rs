@@ -3,8 +3,10 @@
 use chrono::{DateTime, NaiveDate, Utc};
 use patchbay_model::PluginName;
 use patchbay_model::grant::Ask;
+use serde_json::json;
 use sqlx::{PgConnection, Row};
 
+use crate::audit::plugin_event;
 use crate::notify::notify;
 use crate::{Store, StoreError};
 
@@ -33,15 +35,19 @@ pub(crate) async fn grant(
     asks: &[Ask],
     actor: &str,
 ) -> Result<(), StoreError> {
-    sqlx::query(
-        "insert into grants (plugin, ask, granted_by) select $1, unnest($2::text[]), $3 on conflict do nothing",
+    let new: Vec<String> = sqlx::query_scalar(
+        "insert into grants (plugin, ask, granted_by) select $1, unnest($2::text[]), $3 on conflict do nothing returning ask",
     )
     .bind(plugin.as_str())
     .bind(texts(asks))
     .bind(actor)
-    .execute(connection)
+    .fetch_all(&mut *connection)
     .await?;
-    Ok(())
+    if new.is_empty() {
+        return Ok(());
+    }
+    let told = json!({ "asks": new });
+    plugin_event(connection, plugin.as_str(), "grant", actor, &told).await
 }
 
 impl Store {
@@ -90,7 +96,12 @@ impl Store {
     }
 
     /// Revokes grants and notifies every process. Returns those that were granted.
-    pub async fn revoke(&self, plugin: &PluginName, asks: &[Ask]) -> Result<Vec<Ask>, StoreError> {
+    pub async fn revoke(
+        &self,
+        plugin: &PluginName,
+        asks: &[Ask],
+        actor: &str,
+    ) -> Result<Vec<Ask>, StoreError> {
         let mut tx = self.pool.begin().await?;
         let mut revoked: Vec<String> = sqlx::query_scalar(
             "delete from grants where plugin = $1 and ask = any($2::text[]) returning ask",
@@ -99,9 +110,13 @@ impl Store {
         .bind(texts(asks))
         .fetch_all(&mut *tx)
         .await?;
+        revoked.sort();
+        if !revoked.is_empty() {
+            let told = json!({ "asks": revoked });
+            plugin_event(&mut tx, plugin.as_str(), "revoke", actor, &told).await?;
+        }
         notify(&mut tx).await?;
         tx.commit().await?;
-        revoked.sort();
         Ok(revoked.into_iter().map(Ask::new).collect())
     }
 

@@ -34,6 +34,10 @@ pub enum LeaderTask {
     Bulk = 0x7061_7463_6800_0004,
     /// Checking where the jobs of dead letters are.
     DeadLetters = 0x7061_7463_6800_0005,
+    /// Sealing entries of audit trails.
+    Seal = 0x7061_7463_6800_0021,
+    /// Verifying the audit trails.
+    VerifyAudit = 0x7061_7463_6800_0022,
 }
 
 /// Stands for election as the leader of one task.

@@ -30,6 +30,7 @@ mod revisions;
 mod rows;
 mod saved_searches;
 mod schedules;
+mod sealed_keys;
 mod search;
 mod secrets;
 mod signatures;
@@ -42,7 +43,11 @@ pub use alerts::{
     AlertChange, AlertEventRow, AlertRow, AlertRuleRow, SilenceRow, StoredAlertEvent,
 };
 pub use attempts::AttemptRow;
-pub use audit::{AuditFilter, AuditRow, TrailRow};
+pub use audit::{
+    AuditFilter, AuditRow, AuditSnapshot, BatchRow, Expired, ExpiryRow, ImportColumns, ImportStep,
+    NewBatch, NewHostEntry, PendingAge, Protection, RetainedTrail, Sealable, Sealed, StoredEntry,
+    TrailRow, VerificationRow, append_host_entry,
+};
 pub use blind_index::{Term, TermKey};
 pub use bulk::{BulkItem, BulkOutcome, BulkReason, BulkRow, NewBulk, NewBulkItem};
 pub use dead_letter_jobs::{DeadLetterJob, DeadLetterJobCursor, DeadLetterJobState, Listing};
@@ -70,6 +75,7 @@ pub use revision_pruning::{Keep, PrunedRevision};
 pub use revisions::{Activation, ActivationRow, ActiveRow, NewRevision, RevisionRow};
 pub use saved_searches::{MAX_SAVED_SEARCHES, SavedSearch, SavedSearchRow};
 pub use schedules::{LastRunRow, ScheduleFields, ScheduleRow};
+pub use sealed_keys::SealedKeyRow;
 pub use search::{
     Count, Found, FoundJob, FoundRow, MAX_FOUND, MAX_JOBS, SearchCursor, Selection, UnknownCursor,
 };

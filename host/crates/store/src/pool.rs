@@ -332,6 +332,7 @@ impl Store {
                where nspname = any($1) and not pg_has_role(nspowner, 'usage') \
                union all select n.nspname || '.' || c.relname from pg_class c join pg_namespace n on n.oid = c.relnamespace \
                where n.nspname = any($1) and c.relkind in ('r', 'p', 'S', 'v') and not pg_has_role(c.relowner, 'usage') \
+               and c.relname <> all(array['audit_entries', 'audit_entries_id_seq', 'audit_batches', 'audit_expiries', 'audit_expiries_id_seq']) \
                order by 1) as foreign_ones",
         )
         .bind(OUR_SCHEMAS.map(str::to_owned).to_vec())

@@ -5,6 +5,7 @@ use patchbay_model::{PluginName, RevisionDigest};
 use serde_json::json;
 use sqlx::{PgConnection, Row};
 
+use crate::audit::plugin_event;
 use crate::notify::notify;
 use crate::rows::{damaged, digest, plugin};
 use crate::{Store, StoreError};
@@ -72,6 +73,8 @@ impl Store {
         .bind(json!({ "digest": digest, "reason": reason }))
         .execute(&mut *tx)
         .await?;
+        let told = json!({ "digest": digest, "reason": reason });
+        plugin_event(&mut tx, plugin.as_str(), "quarantine", actor, &told).await?;
         notify(&mut tx).await?;
         tx.commit().await?;
         Ok(true)
@@ -104,6 +107,8 @@ impl Store {
         };
         let released: RevisionDigest = released.parse().map_err(damaged)?;
         end(&mut tx, &released, actor, reason).await?;
+        let told = json!({ "digest": released });
+        plugin_event(&mut tx, plugin.as_str(), "release", actor, &told).await?;
         notify(&mut tx).await?;
         tx.commit().await?;
         Ok(released)

@@ -3,10 +3,11 @@
 use chrono::{DateTime, Utc};
 use patchbay_model::grant::Ask;
 use patchbay_model::{PluginName, RevisionDigest};
-use serde_json::Value;
+use serde_json::{Value, json};
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 
+use crate::audit::plugin_event;
 use crate::notify::notify;
 use crate::rows::{damaged, digest, plugin};
 use crate::{NewSignature, Store, StoreError, signatures};
@@ -259,6 +260,8 @@ impl Store {
         crate::redactions::note(&mut tx, plugin, digest).await?;
         crate::quarantine::end(&mut tx, digest, actor, "activated").await?;
         crate::grants::grant(&mut tx, plugin, newly_granted, actor).await?;
+        let told = json!({ "digest": digest, "replaces": previous });
+        plugin_event(&mut tx, plugin.as_str(), "activate", actor, &told).await?;
         notify(&mut tx).await?;
         tx.commit().await?;
         let previous = previous
@@ -311,6 +314,7 @@ impl Store {
         .bind(actor)
         .execute(&mut *tx)
         .await?;
+        plugin_event(&mut tx, plugin.as_str(), "deactivate", actor, &json!({})).await?;
         notify(&mut tx).await?;
         Ok(tx.commit().await?)
     }

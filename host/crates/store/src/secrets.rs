@@ -5,9 +5,11 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use patchbay_model::{PluginName, SecretName};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 
+use crate::audit::plugin_event;
 use crate::notify::notify;
 use crate::rows::{damaged, plugin};
 use crate::{Store, StoreError};
@@ -140,6 +142,8 @@ impl Store {
         .bind(actor)
         .execute(&mut *tx)
         .await?;
+        let told = json!({ "secret": name.as_str(), "version": version });
+        plugin_event(&mut tx, plugin.as_str(), "secret.set", actor, &told).await?;
         notify(&mut tx).await?;
         tx.commit().await?;
         Ok(version)
@@ -150,6 +154,7 @@ impl Store {
         &self,
         plugin: &PluginName,
         name: &SecretName,
+        actor: &str,
     ) -> Result<(), StoreError> {
         let mut tx = self.pool.begin().await?;
         // Without this lock, a concurrent rotation would leave its new version behind.
@@ -161,6 +166,8 @@ impl Store {
         if delete(&mut tx, plugin, name).await? == 0 {
             return Err(not_kept(plugin, name));
         }
+        let told = json!({ "secret": name.as_str() });
+        plugin_event(&mut tx, plugin.as_str(), "secret.remove", actor, &told).await?;
         notify(&mut tx).await?;
         Ok(tx.commit().await?)
     }

@@ -191,7 +191,7 @@ impl Store {
     ) -> Result<Vec<JobAudit>, StoreError> {
         let query = sqlx::query_as(
             "select at, trail, entry_key, plugin, queue, job_id from audit_entries \
-             where (queue = $1 and job_id = $2) or correlation_id = any($3) order by id desc limit $4",
+             where plugin is not null and ((queue = $1 and job_id = $2) or correlation_id = any($3)) order by id desc limit $4",
         );
         let query = query
             .bind(queue.as_str())

@@ -15,7 +15,7 @@ use patchbay_model::shell::{arguments, word};
 use patchbay_model::words::{counted, lasted};
 use patchbay_model::{PluginName, QueueName};
 use patchbay_queue::{Broker, QueueError, QueueOverview, SchedulerView, Trouble};
-use patchbay_store::{Store, StoreError};
+use patchbay_store::{PendingAge, Store, StoreError, VerificationRow};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -449,10 +449,15 @@ impl Sources {
             )
             .was(format!("secret {name} of plugin {plugin} was {age} old"))
         });
+        let verified = self.store.audit_verifications().await?;
+        let unsealed = self.store.audit_pending().await?;
         Ok(vec![
             everything("plugin-quarantined", quarantined),
             everything("failure-rate", rates),
             everything("secret-age", secrets),
+            everything("audit-broken", not_whole(&verified, "broken")),
+            everything("audit-short", not_whole(&verified, "shorter")),
+            everything("audit-unsealed", unsealed.iter().map(waiting_to_be_sealed)),
         ])
     }
 
@@ -552,6 +557,36 @@ pub(super) fn quarantined(plugin: &str, why: &str, next: String) -> Observation 
     let reason = format!("Plugin {plugin} is quarantined: {why}");
     Observation::new(plugin, None, reason, next)
         .was(format!("plugin {plugin} was quarantined: {why}"))
+}
+
+fn not_whole<'a>(
+    verified: &'a [VerificationRow],
+    result: &'a str,
+) -> impl Iterator<Item = Observation> + 'a {
+    let found = verified.iter().filter(move |row| row.result == result);
+    found.map(|row| {
+        let trail = &row.trail;
+        let problem = row.problem.clone();
+        let reason = problem.unwrap_or_else(|| format!("Audit trail {trail} is not whole"));
+        let next = format!("patchbay audit verify --trail {trail}; then docs/operations/audit.md");
+        Observation::new(trail, None, reason, next)
+            .was(format!("audit trail {trail} was not whole"))
+    })
+}
+
+fn waiting_to_be_sealed(waiting: &PendingAge) -> Observation {
+    let (trail, length) = (
+        &waiting.trail,
+        lasted(Duration::from_secs_f64(waiting.age_s.max(0.0))),
+    );
+    let count = waiting.count;
+    let reason = format!(
+        "Audit trail {trail} has {count} entries that are not sealed, the oldest for {length}"
+    );
+    let next = "check the hosts' logs for audit-sealer; patchbay audit verify says whether entries are missing";
+    Observation::new(trail, waiting.age_s, reason, next.into()).was(format!(
+        "entries of audit trail {trail} were not sealed for {length}"
+    ))
 }
 
 /// Waiting jobs of some queues, and delayed ones.

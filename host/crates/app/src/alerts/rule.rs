@@ -191,6 +191,28 @@ pub const RULES: &[Rule] = &[
         180.0,
         "d",
     ),
+    rule(
+        "audit-broken",
+        Critical,
+        "audit trail",
+        "entries of an audit trail were changed, removed, added or moved",
+    ),
+    rule(
+        "audit-short",
+        Critical,
+        "audit trail",
+        "entries are missing at the end of an audit trail, as after a restore",
+    ),
+    above(
+        rule(
+            "audit-unsealed",
+            Warning,
+            "audit trail",
+            "entries of an audit trail wait too long to be sealed",
+        ),
+        60.0,
+        "s",
+    ),
     floor(above(
         rule(
             "certificate",

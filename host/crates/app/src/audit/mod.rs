@@ -1,20 +1,91 @@
-//! Use cases of audit trails: operators define them, and read what plugins have written.
+//! Use cases of audit trails: operators define them, read them, and verify that they are whole.
+//!
+//! | module | owns |
+//! |---|---|
+//! | `trails` | entries of plugins: each fits its trail's schema, or is not written |
+//! | `chain` | the next batch, and its MAC |
+//! | `sealer` | sealing what waits, in one process of the fleet |
+//! | `anchors` | what is noted outside of Postgres |
+//! | `verify` | whether trails are whole |
+//! | `nightly` | verifying each night |
+//! | `gap` | going on after a restore |
+//! | `export` | entries as CSV |
+//! | `keeping` | retention, expiry, import |
+//! | `protection` | who could change entries |
 
+pub mod anchors;
+mod chain;
+mod export;
+mod gap;
+mod keeping;
+mod nightly;
+pub mod protection;
+mod sealer;
 mod trails;
+pub mod verify;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
 use chrono::Datelike;
 use patchbay_api::answer::Page;
 use patchbay_api::audit::{
-    AuditEntry, AuditTrail, AuditTrailsRemove, AuditTrailsSet, EntriesQuery, TrailChange,
+    AuditEntry, AuditReport, AuditTrail, AuditTrailsRemove, AuditTrailsSet, EntriesQuery,
+    TrailChange, Verdict, Verify,
 };
+use patchbay_model::audit::is_of_the_host;
+use patchbay_model::audit_chain::Anchor;
 use patchbay_model::{TrailName, json_schema};
+use patchbay_queue::Broker;
 use patchbay_store::{AuditFilter, AuditRow, Store, TrailRow};
 use serde_json::json;
 use tokio::task::block_in_place;
 
+use self::anchors::Anchors;
+pub use self::export::EntriesFile;
+pub use self::nightly::nightly;
+pub use self::sealer::{SealMeters, sealer};
 pub use self::trails::Trails;
+use self::verify::MacKeys;
 use crate::actions::{Actions, Caller};
+use crate::sealed_keys::SealedKeys;
+use crate::vault::Vault;
 use crate::{Error, Parts};
+
+/// What operators configure of audit trails.
+pub struct AuditConfig {
+    /// File to which the newest batches are written.
+    pub anchor_file: Option<PathBuf>,
+    /// Between two rounds of the sealer.
+    pub seal_every: Duration,
+}
+
+/// What sealing and verifying are made of.
+pub struct Ledger {
+    pub(crate) anchors: Anchors,
+    pub(crate) keys: SealedKeys,
+    pub(crate) meters: Arc<SealMeters>,
+    pub(crate) seal_every: Duration,
+    vault: Arc<Vault>,
+}
+
+impl Ledger {
+    pub(crate) fn new(
+        config: AuditConfig,
+        store: &Store,
+        queues: &Broker,
+        vault: Arc<Vault>,
+    ) -> Self {
+        Self {
+            anchors: Anchors::new(queues.clone(), config.anchor_file),
+            keys: SealedKeys::new(store.clone(), Arc::clone(&vault)),
+            meters: Arc::default(),
+            seal_every: config.seal_every,
+            vault,
+        }
+    }
+}
 
 /// Default number of entries of a page.
 const DEFAULT_LIMIT: u16 = 50;
@@ -22,11 +93,14 @@ const DEFAULT_LIMIT: u16 = 50;
 const MAX_LIMIT: u16 = 200;
 /// In characters.
 const MAX_DESCRIPTION: usize = 500;
+/// Of a request to verify.
+const MAX_ANCHORS: usize = 1_000;
 
 #[derive(Clone)]
 pub struct Audit {
     store: Store,
     actions: Actions,
+    ledger: Arc<Ledger>,
 }
 
 impl Audit {
@@ -34,24 +108,17 @@ impl Audit {
         Self {
             store: parts.store.clone(),
             actions: parts.actions.clone(),
+            ledger: Arc::clone(&parts.audit),
         }
     }
 
-    /// Lists what plugins have written, newest first.
+    /// Lists entries, newest first.
     pub async fn entries(&self, asked: EntriesQuery) -> Result<Page<AuditEntry>, Error> {
         let limit = asked.limit.unwrap_or(DEFAULT_LIMIT);
         if !(1..=MAX_LIMIT).contains(&limit) {
             return Err(Error::invalid(format!(
                 "limit: must be from 1 to {MAX_LIMIT}"
             )));
-        }
-        if asked
-            .since
-            .is_some_and(|since| !(0..=9_999).contains(&since.year()))
-        {
-            return Err(Error::invalid(
-                "since: the year must be from 0000 to 9999, for example 2026-11-30T00:00:00Z",
-            ));
         }
         let unknown = |_| {
             Error::invalid(
@@ -63,7 +130,11 @@ impl Audit {
             plugin: asked.plugin.map(|name| name.parse()).transpose()?,
             queue: asked.queue,
             job: asked.job,
-            since: asked.since,
+            actor: asked.actor,
+            action: asked.action,
+            entity: asked.entity,
+            since: year_checked("since", asked.since)?,
+            until: year_checked("until", asked.until)?,
             before: asked
                 .cursor
                 .map(|cursor| cursor.parse())
@@ -88,6 +159,76 @@ impl Audit {
         })
     }
 
+    /// Verifies one trail or all, and notes the result, which alerts follow.
+    pub async fn verify(&self, asked: Verify) -> Result<AuditReport, Error> {
+        if asked.anchors.len() > MAX_ANCHORS {
+            return Err(Error::invalid(format!(
+                "anchors: must be at most {MAX_ANCHORS}; the newest one of each trail and epoch is enough"
+            )));
+        }
+        let is_bad = |anchor: &Anchor| {
+            anchor.hash().is_none()
+                || anchor.epoch < 1
+                || anchor.n < 1
+                || anchor.trail.parse::<TrailName>().is_err()
+        };
+        if let Some(bad) = asked.anchors.iter().position(is_bad) {
+            return Err(Error::invalid(format!(
+                "anchors: number {} is not an anchor: epoch and n must be 1 or more, and chain must have 64 hexadecimal digits",
+                bad + 1
+            )));
+        }
+        let trail: Option<TrailName> = asked.trail.map(|name| name.parse()).transpose()?;
+        let report = Self::verify_all(
+            &self.store,
+            &self.ledger,
+            trail.as_ref().map(TrailName::as_str),
+            asked.anchors,
+        )
+        .await?;
+        match trail {
+            Some(trail) if report.trails.is_empty() => Err(Error::not_found(format!(
+                "Audit trail {trail} has no entries. See: patchbay audit list"
+            ))),
+            _ => Ok(report),
+        }
+    }
+
+    pub(crate) async fn verify_all(
+        store: &Store,
+        ledger: &Ledger,
+        trail: Option<&str>,
+        mut noted: Vec<Anchor>,
+    ) -> Result<AuditReport, Error> {
+        // Read before the database is, which may only be ahead of it then.
+        noted.extend(ledger.anchors.known().await?);
+        let macs = MacKeys::read(store, ledger.vault.keys()).await?;
+        let report = verify::verify(store, &macs, trail, noted).await?;
+        for trail in &report.trails {
+            let result = match trail.result {
+                Verdict::Whole => "whole",
+                Verdict::Shorter => "shorter",
+                Verdict::Broken => "broken",
+            };
+            let problem = trail.problems.first().map(|problem| &problem.message);
+            let problem = problem.or(trail.missing.as_ref().map(|missing| &missing.message));
+            let counts = (
+                i64::try_from(trail.entries).unwrap_or(i64::MAX),
+                i64::try_from(trail.batches).unwrap_or(i64::MAX),
+            );
+            store
+                .note_audit_verification(&trail.trail, result, problem.map(String::as_str), counts)
+                .await?;
+        }
+        Ok(report)
+    }
+
+    /// The newest batch of each trail.
+    pub async fn anchors(&self) -> Result<Vec<Anchor>, Error> {
+        let heads = self.store.audit_heads(None).await?;
+        Ok(heads.iter().map(anchors::of).collect())
+    }
+
     pub async fn trails(&self) -> Result<Vec<AuditTrail>, Error> {
         Ok(self
             .store
@@ -105,6 +246,11 @@ impl Audit {
         change: TrailChange,
     ) -> Result<AuditTrail, Error> {
         let name: TrailName = name.parse()?;
+        if is_of_the_host(name.as_str()) {
+            return Err(Error::conflict(format!(
+                "Only the host writes to the trail {name}. Choose another name"
+            )));
+        }
         let TrailChange {
             schema,
             description,
@@ -150,6 +296,19 @@ impl Audit {
     }
 }
 
+/// Postgres and JSON agree about these years.
+fn year_checked(
+    name: &str,
+    at: Option<chrono::DateTime<chrono::Utc>>,
+) -> Result<Option<chrono::DateTime<chrono::Utc>>, Error> {
+    match at {
+        Some(at) if !(0..=9_999).contains(&at.year()) => Err(Error::invalid(format!(
+            "{name}: the year must be from 0000 to 9999, for example 2026-11-30T00:00:00Z"
+        ))),
+        at => Ok(at),
+    }
+}
+
 fn entry(row: AuditRow) -> AuditEntry {
     AuditEntry {
         id: row.id,
@@ -162,6 +321,14 @@ fn entry(row: AuditRow) -> AuditEntry {
         correlation_id: row.correlation_id,
         at: row.at,
         entry: row.entry,
+        actor_kind: row.actor_kind,
+        actor_id: row.actor_id,
+        actor_name: row.actor_name,
+        action: row.action,
+        entity: row.entity,
+        address: row.address,
+        platform: row.platform,
+        origin: row.origin,
     }
 }
 

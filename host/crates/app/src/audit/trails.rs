@@ -12,7 +12,7 @@ use std::time::Instant;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use patchbay_model::TrailName;
-use patchbay_model::audit::{AuditTrails, MAX_ENTRY_LEVELS, NewAuditEntry};
+use patchbay_model::audit::{AuditTrails, MAX_ENTRY_LEVELS, NewAuditEntry, is_of_the_host};
 use patchbay_model::capability::CapabilityError;
 use patchbay_model::json_schema::{Schema, Values, depth};
 use patchbay_store::{Store, StoreError};
@@ -38,6 +38,11 @@ impl Trails {
     }
 
     async fn write(&self, entry: NewAuditEntry) -> Result<(), CapabilityError> {
+        if is_of_the_host(entry.trail.as_str()) {
+            return Err(CapabilityError::denied(
+                "only the host writes to that audit trail",
+            ));
+        }
         let schema = self
             .store
             .audit_schema(&entry.trail)

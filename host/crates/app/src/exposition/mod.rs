@@ -14,7 +14,7 @@ use patchbay_model::outcome::OutcomeKind;
 use patchbay_model::{PluginName, QueueName};
 use patchbay_queue::{Broker, QueueOverview, ServerStats};
 use patchbay_runtime::{Pool, Runtime};
-use patchbay_store::{PlacesTaken, PluginSql, Store};
+use patchbay_store::{PendingAge, PlacesTaken, PluginSql, Store, VerificationRow};
 use patchbay_telemetry::DroppedLines;
 use patchbay_telemetry::metrics::RequestMeters;
 use patchbay_telemetry::metrics::family::{Labels, family};
@@ -30,6 +30,7 @@ use prometheus_client::registry::{Registry, Unit};
 use self::standing::Standing;
 use crate::alerts::AlertWatch;
 use crate::alerts::rule::RULES;
+use crate::audit::SealMeters;
 use crate::breakers::{OutsideHosts, STATES as BREAKER_STATES};
 use crate::bulk::BulkJobs;
 use crate::health::{Health, Probe};
@@ -66,6 +67,8 @@ pub struct Sources {
     pub bulks: Arc<BulkJobs>,
     pub limits: Limits,
     pub http: Arc<HttpStanding>,
+    /// Entries of audit trails that this process has sealed.
+    pub sealed: Arc<SealMeters>,
     /// Most jobs that run at once over all queues.
     pub max_jobs: usize,
     /// Lines of the log that were dropped because nobody read them in time.
@@ -111,10 +114,16 @@ impl Exposition {
                 .ok()?
                 .ok()
         };
-        let (probe, standing, dead_letters, mut jobs) = tokio::join!(
+        let audit = async {
+            let asked =
+                async { tokio::try_join!(store.audit_pending(), store.audit_verifications()) };
+            tokio::time::timeout(STORE_LIMIT, asked).await.ok()?.ok()
+        };
+        let (probe, standing, dead_letters, audit, mut jobs) = tokio::join!(
             health.probe(),
             self.queues(),
             dead_letters,
+            audit,
             workers.active_by_queue()
         );
         jobs.sort();
@@ -157,6 +166,8 @@ impl Exposition {
             },
             probe,
             dead_letters: dead_letters.unwrap_or_default(),
+            audit,
+            sealed: self.sources.sealed.read(),
             bulk_jobs: bulks.handled(),
             converged_ago: plugins.converged_ago(),
             service_restarts: self.sources.services.restarts(),
@@ -221,6 +232,9 @@ struct Page {
     standing: Standing,
     /// Open groups by queue. Empty while Postgres is away.
     dead_letters: Vec<(String, i64)>,
+    /// What waits to be sealed, and the last verifications. `None` while Postgres is away.
+    audit: Option<(Vec<PendingAge>, Vec<VerificationRow>)>,
+    sealed: BTreeMap<String, u64>,
     bulk_jobs: Vec<(&'static str, &'static str, u64)>,
     converged_ago: Option<Duration>,
     service_restarts: Vec<(&'static str, u64)>,
@@ -263,6 +277,7 @@ impl Collector for Page {
         self.standing.encode(&mut encoder)?;
         self.alerts(&mut encoder)?;
         self.repair(&mut encoder)?;
+        self.audit(&mut encoder)?;
         self.host(&mut encoder)?;
         self.process(&mut encoder)
     }
@@ -506,6 +521,51 @@ impl Page {
             None,
         )
         .counters(jobs)
+    }
+
+    fn audit(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
+        let sealed = self.sealed.iter();
+        let sealed = sealed.map(|(trail, entries)| (vec![("trail", trail.as_str())], *entries));
+        family(
+            encoder,
+            "patchbay_audit_entries",
+            "Entries of audit trails that this host has sealed",
+            None,
+        )
+        .counters(sealed)?;
+        let Some((pending, verified)) = &self.audit else {
+            return Ok(());
+        };
+        let oldest = pending.iter().map(|waiting| waiting.age_s);
+        family(
+            encoder,
+            "patchbay_audit_pending_age",
+            "How long the oldest entry of an audit trail has waited to be sealed",
+            Unit::Seconds,
+        )
+        .gauge(Some(oldest.fold(0.0, f64::max)))?;
+        let at = verified.iter().map(|row| {
+            let at = row.at.timestamp_millis() as f64 / 1e3;
+            (vec![("trail", row.trail.as_str())], at)
+        });
+        family(
+            encoder,
+            "patchbay_audit_verified_timestamp",
+            "When the audit trail was last verified, since 1970",
+            Unit::Seconds,
+        )
+        .gauges(at)?;
+        let broken = verified.iter().map(|row| {
+            let is_broken = u32::from(row.result != "whole");
+            (vec![("trail", row.trail.as_str())], is_broken)
+        });
+        family(
+            encoder,
+            "patchbay_audit_broken",
+            "1 if the last verification found that the audit trail is broken or shorter than it was",
+            None,
+        )
+        .gauges(broken)
     }
 
     fn quarantines(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {

@@ -223,7 +223,7 @@ impl PluginAdministration {
         let act = async {
             Ok(self
                 .plugins
-                .revoke(&plugin, asks)
+                .revoke(&plugin, asks, &who.actor)
                 .await?
                 .iter()
                 .map(text)

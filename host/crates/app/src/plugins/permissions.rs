@@ -73,7 +73,12 @@ impl Plugins {
     }
 
     /// Calls that have begun keep their grants.
-    pub async fn revoke(&self, plugin: &PluginName, asks: &[Ask]) -> Result<Vec<Ask>, PluginError> {
+    pub async fn revoke(
+        &self,
+        plugin: &PluginName,
+        asks: &[Ask],
+        actor: &str,
+    ) -> Result<Vec<Ask>, PluginError> {
         self.known(plugin).await?;
         let granted = self.store.granted(plugin).await?;
         if let Some(unknown) = asks.iter().find(|ask| !granted.contains(ask)) {
@@ -82,7 +87,7 @@ impl Plugins {
                 unknown.as_str()
             )));
         }
-        let revoked = self.store.revoke(plugin, asks).await?;
+        let revoked = self.store.revoke(plugin, asks, actor).await?;
         self.take_effect().await?;
         self.sql_in_order(plugin)?;
         Ok(revoked)

@@ -7,6 +7,8 @@
 
 use serde_json::Value;
 
+use crate::csv_cell::cell;
+
 /// Column names as in JSON. Those of bodies come last.
 const COLUMNS: [&str; 21] = [
     "finishedAt",
@@ -56,23 +58,6 @@ fn columns(bodies: bool) -> impl Iterator<Item = &'static str> {
     COLUMNS
         .into_iter()
         .chain(OF_BODIES.into_iter().filter(move |_| bodies))
-}
-
-fn cell(out: &mut String, text: &str) {
-    let is_formula = text.starts_with(['=', '+', '-', '@', '\t', '\r', '\n']);
-    out.push('"');
-    if is_formula {
-        out.push('\'');
-    }
-    for c in text.chars() {
-        match c {
-            '"' => out.push_str("\"\""),
-            '\t' | '\r' | '\n' => out.push(c),
-            c if c.is_control() => out.push(char::REPLACEMENT_CHARACTER),
-            c => out.push(c),
-        }
-    }
-    out.push('"');
 }
 
 #[cfg(test)]

@@ -335,7 +335,7 @@ impl Store {
                 sqlx::query_scalar::<_, i64>(text).bind(person.pattern(true).0)
             };
             let kept = count(
-                "select count(*) from audit_entries where entry::text ~* $1 or entry_key ~* $1",
+                "select count(*) from audit_entries where entry::text ~* $1 or entry_key ~* $1 or actor_id ~* $1 or actor_name ~* $1 or entity ~* $1",
             );
             texts.audit_entries = kept.fetch_one(&mut *transaction).await?.unsigned_abs();
             let outbox = count("select count(*) from patchbay_outbox.jobs where payload ~* $1");

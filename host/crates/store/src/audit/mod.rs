@@ -1,10 +1,36 @@
-//! Audit trails and their entries. Entries are only added; a trigger refuses every other change.
+//! Audit trails and their entries. Entries are only added; the database refuses every other change.
+//!
+//! | module | owns |
+//! |---|---|
+//! | `ledger` | entries of the host |
+//! | `projection` | tables of the old backend that get a copy |
+//! | `chain` | sealing entries into batches |
+//! | `snapshot` | what a verification reads |
+//! | `retention` | what may be deleted, and deleting it |
+//! | `import` | old rows of the old backend's tables |
+//! | `protection` | who could change the tables |
+
+mod chain;
+mod import;
+mod ledger;
+mod projection;
+mod protection;
+mod retention;
+mod snapshot;
 
 use chrono::{DateTime, Utc};
-use patchbay_model::audit::NewAuditEntry;
+use patchbay_model::audit::{ActorKind, NewAuditEntry};
 use patchbay_model::job::JobKey;
 use patchbay_model::{PluginName, TrailName};
 use serde_json::Value;
+
+pub use self::chain::{BatchRow, NewBatch, PendingAge, Sealable, Sealed};
+pub use self::import::{ImportColumns, ImportStep};
+pub(crate) use self::ledger::plugin_event;
+pub use self::ledger::{NewHostEntry, append_host_entry};
+pub use self::protection::Protection;
+pub use self::retention::{Expired, ExpiryRow, RetainedTrail};
+pub use self::snapshot::{AuditSnapshot, StoredEntry, VerificationRow};
 
 use crate::attempts::without_nul;
 use crate::{Store, StoreError};
@@ -29,9 +55,10 @@ pub struct AuditRow {
     pub trail: String,
     /// Distinguishes the entries of one job.
     pub entry_key: String,
-    pub plugin: String,
+    /// The plugin that wrote it; absent: the host did.
+    pub plugin: Option<String>,
     /// Digest of the revision.
-    pub revision: String,
+    pub revision: Option<String>,
     /// Queue of the job that wrote the entry; absent outside of jobs.
     pub queue: Option<String>,
     pub job_id: Option<String>,
@@ -39,6 +66,18 @@ pub struct AuditRow {
     pub correlation_id: Option<String>,
     pub at: DateTime<Utc>,
     pub entry: Value,
+    /// See [`ActorKind`]. Absent in entries of versions before.
+    pub actor_kind: Option<String>,
+    pub actor_id: Option<String>,
+    pub actor_name: Option<String>,
+    pub action: Option<String>,
+    /// What it was done to.
+    pub entity: Option<String>,
+    /// Of the client.
+    pub address: Option<String>,
+    pub platform: Option<String>,
+    /// `live`, or `import`: an old row, taken over at `at`.
+    pub origin: String,
 }
 
 /// An absent field does not restrict the entries.
@@ -48,7 +87,12 @@ pub struct AuditFilter {
     pub plugin: Option<PluginName>,
     pub queue: Option<String>,
     pub job: Option<String>,
+    /// Id or name of whoever did it, or a plugin's name.
+    pub actor: Option<String>,
+    pub action: Option<String>,
+    pub entity: Option<String>,
     pub since: Option<DateTime<Utc>>,
+    pub until: Option<DateTime<Utc>>,
     /// A cursor: only entries with smaller ids.
     pub before: Option<i64>,
 }
@@ -109,8 +153,9 @@ impl Store {
     pub async fn append_audit(&self, entry: &NewAuditEntry) -> Result<bool, StoreError> {
         let job = entry.job.as_ref();
         let query = sqlx::query(
-            "insert into audit_entries (trail, entry_key, idempotency_key, plugin, revision, queue, job_id, correlation_id, entry) \
-             values ($1, $2, $3, $4, $5, $6, $7, $8, $9::jsonb) on conflict (trail, idempotency_key, entry_key) do nothing",
+            "insert into audit_entries (trail, entry_key, idempotency_key, plugin, revision, queue, job_id, correlation_id, entry, \
+             actor_kind, actor_id, actor_name) \
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9::jsonb, $10, $4, $4) on conflict (trail, idempotency_key, entry_key) do nothing",
         );
         let query = query
             .bind(entry.trail.as_str())
@@ -122,7 +167,8 @@ impl Store {
             .bind(job.map(|job| job.id.as_str()))
             // The producer chose the correlation id, so it may hold any text.
             .bind(entry.correlation_id.as_deref().map(without_nul))
-            .bind(&entry.entry);
+            .bind(&entry.entry)
+            .bind(ActorKind::Plugin.as_str());
         Ok(query.execute(&self.pool).await?.rows_affected() > 0)
     }
 
@@ -134,13 +180,16 @@ impl Store {
     ) -> Result<Vec<AuditRow>, StoreError> {
         // Only conditions that are set are part of the statement, so that each finds its index.
         let mut query = sqlx::QueryBuilder::new(
-            "select id, trail, entry_key, plugin, revision, queue, job_id, correlation_id, at, entry from audit_entries where true",
+            "select id, trail, entry_key, plugin, revision, queue, job_id, correlation_id, at, entry, actor_kind, actor_id, actor_name, \
+             action, entity, host(address) as address, platform, origin from audit_entries where true",
         );
         let texts = [
             ("trail", filter.trail.as_ref().map(TrailName::as_str)),
             ("plugin", filter.plugin.as_ref().map(PluginName::as_str)),
             ("queue", filter.queue.as_deref()),
             ("job_id", filter.job.as_deref()),
+            ("action", filter.action.as_deref()),
+            ("entity", filter.entity.as_deref()),
         ];
         for (column, value) in texts
             .into_iter()
@@ -150,8 +199,16 @@ impl Store {
                 .push(format_args!(" and {column} = "))
                 .push_bind(value);
         }
+        if let Some(actor) = &filter.actor {
+            query.push(" and (actor_id = ").push_bind(actor);
+            query.push(" or actor_name = ").push_bind(actor);
+            query.push(" or plugin = ").push_bind(actor).push(")");
+        }
         if let Some(since) = filter.since {
             query.push(" and at >= ").push_bind(since);
+        }
+        if let Some(until) = filter.until {
+            query.push(" and at < ").push_bind(until);
         }
         if let Some(before) = filter.before {
             query.push(" and id < ").push_bind(before);
