@@ -131,7 +131,10 @@ pub struct Rekeyed {
     pub resealed: u64,
     /// Number of data keys of the history that were resealed.
     pub history_keys: u64,
-    /// What no configured key can open: plugin, name and version of a secret, or a key of the
-    /// history.
+    /// Number of keys of the host (for audit trails, for example) that were resealed.
+    #[serde(default)]
+    pub host_keys: u64,
+    /// What no configured key can open: plugin, name and version of a secret, a key of the
+    /// history, or a key of the host.
     pub unreadable: Vec<String>,
 }

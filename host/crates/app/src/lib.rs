@@ -29,6 +29,7 @@ mod reveal;
 pub mod revision_diff;
 pub mod schedules;
 pub mod scheduling;
+pub mod sealed_keys;
 pub mod searches;
 pub mod secrets;
 pub mod service;

@@ -197,6 +197,27 @@ impl Vault {
                 )),
             }
         }
+        for row in self
+            .store
+            .sealed_keys(None)
+            .await?
+            .iter()
+            .filter(|row| row.sealed.key_id != newest.id())
+        {
+            let (purpose, kid) = (&row.purpose, &row.kid);
+            let resealed = self
+                .keys
+                .open_host_key(row)
+                .ok()
+                .and_then(|key| self.keys.seal_host_key(purpose, kid, &key));
+            match resealed {
+                Some(sealed) => {
+                    self.store.reseal_sealed_key(purpose, kid, &sealed).await?;
+                    done.host_keys += 1;
+                }
+                None => done.unreadable.push(format!("the key {kid} for {purpose}")),
+            }
+        }
         info!(
             key = done.key_id,
             resealed = done.resealed,

@@ -32,6 +32,7 @@ mod rows;
 mod saved_searches;
 mod schedules;
 mod search;
+mod sealed_keys;
 mod secrets;
 mod signatures;
 mod statistics;
@@ -77,6 +78,7 @@ pub use schedules::{LastRunRow, ScheduleFields, ScheduleRow};
 pub use search::{
     Count, Found, FoundJob, FoundRow, MAX_FOUND, MAX_JOBS, SearchCursor, Selection, UnknownCursor,
 };
+pub use sealed_keys::SealedKeyRow;
 pub use secrets::{Replace, Resealed, SealedSecret, SecretRow};
 pub use signatures::{NewSignature, SignatureRow};
 pub use statistics::{ActionRow, FailureRate, JobStatistics, MOST_FAILURES};

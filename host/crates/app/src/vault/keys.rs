@@ -6,7 +6,7 @@ use aws_lc_rs::aead::{AES_256_GCM, Aad, Nonce, RandomizedNonceKey};
 use aws_lc_rs::hkdf::{HKDF_SHA256, Salt};
 use base64::Engine;
 use patchbay_model::{PluginName, SecretName};
-use patchbay_store::{HistoryKeyRow, SealedSecret, SecretRow};
+use patchbay_store::{HistoryKeyRow, SealedKeyRow, SealedSecret, SecretRow};
 use tracing::warn;
 use zeroize::Zeroizing;
 
@@ -215,6 +215,24 @@ impl Keys {
             .ok_or(CannotOpen::Damaged)
     }
 
+    /// Seals a key that the host uses itself. `None` without a master key.
+    pub fn seal_host_key(&self, purpose: &str, kid: &str, key: &str) -> Option<SealedSecret> {
+        let newest = self.keys.first()?;
+        Some(newest.seal(&bound_to_purpose(purpose, kid), key))
+    }
+
+    /// Opens a key that the host uses itself.
+    pub fn open_host_key(&self, row: &SealedKeyRow) -> Result<Zeroizing<String>, CannotOpen> {
+        let key = self
+            .keys
+            .iter()
+            .find(|key| key.id == row.sealed.key_id)
+            .ok_or(CannotOpen::UnknownKey)?;
+        key.open(&bound_to_purpose(&row.purpose, &row.kid), &row.sealed)
+            .map(Zeroizing::new)
+            .ok_or(CannotOpen::Damaged)
+    }
+
     /// Refuses keys that fit none of the rows: they must be the wrong ones, and starting with them
     /// would fail every call that needs a secret.
     pub(super) fn refuse_wrong(&self, rows: &[SecretRow]) -> Result<(), KeyError> {
@@ -261,6 +279,10 @@ fn read_key(source: &KeySource) -> Result<(String, Zeroizing<[u8; 32]>), String>
 /// What a seal is bound to. No part can hold a NUL.
 pub(super) fn bound_to(plugin: &PluginName, name: &SecretName, version: i32) -> Vec<u8> {
     format!("patchbay secret\0{plugin}\0{name}\0{version}").into_bytes()
+}
+
+fn bound_to_purpose(purpose: &str, kid: &str) -> Vec<u8> {
+    format!("patchbay host key\0{purpose}\0{kid}").into_bytes()
 }
 
 fn bound_to_history(id: &str) -> Vec<u8> {
