@@ -10,6 +10,8 @@ use patchbay_queue::QueueError;
 use patchbay_store::StoreError;
 use serde_json::Value;
 
+use crate::quota::Quota;
+
 /// The kind of an error: what it means for the caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -47,6 +49,8 @@ pub struct Error {
     pub details: Option<Value>,
     /// After this time, the request may succeed.
     pub retry_after: Option<Duration>,
+    /// The rate limit that refused it.
+    pub quota: Option<Quota>,
     /// Whether the message comes from a plugin. Such a message goes only to the caller and is not
     /// stored, since it may be personal.
     pub is_private: bool,
@@ -69,6 +73,7 @@ impl Error {
             message,
             details: None,
             retry_after: None,
+            quota: None,
             is_private: false,
         }
     }

@@ -18,11 +18,13 @@ pub mod history_filter;
 pub mod incident;
 pub mod jobs;
 mod leader;
+pub mod limits;
 mod nearest;
 pub mod outbox;
 pub mod plugin_administration;
 pub mod plugins;
 pub mod queues;
+pub mod quota;
 pub mod redacted;
 pub mod resume;
 mod reveal;
@@ -133,6 +135,7 @@ pub struct Parts {
     pub incident: Arc<incident::Sources>,
     /// The value that was `NODE_ENV` before. The health check shows it.
     pub environment: Arc<str>,
+    pub limits: limits::Limits,
     pub actions: actions::Actions,
     /// What operators do just now, whether or not their clients still wait for it.
     pub operations: TaskTracker,
@@ -224,6 +227,7 @@ impl Parts {
             Arc::clone(&work.redactions),
         );
         let requests = Arc::<RequestMeters>::default();
+        let limits = limits::Limits::new(&broker, vault.keys().limits());
         let exposition = Arc::new(exposition::Exposition::new(exposition::Sources {
             alerts: Arc::clone(&alerts),
             meters: work.meters,
@@ -241,11 +245,13 @@ impl Parts {
             services: Arc::clone(&services),
             queues: broker.clone(),
             bulks: Arc::clone(&bulks),
+            limits: limits.clone(),
             max_jobs: work.max_jobs,
             dropped_lines: foundation.dropped_lines,
         }));
         let operations = TaskTracker::new();
         Ok(Self {
+            limits,
             actions: actions::Actions::new(store.clone(), operations.clone()),
             history: Arc::new(history::HistoryParts {
                 bodies,

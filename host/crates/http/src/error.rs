@@ -12,10 +12,12 @@ use http::{HeaderValue, StatusCode, header};
 use http_body_util::LengthLimitError;
 use patchbay_api::answer::ErrorBody;
 use patchbay_app::error::{Error, Kind};
+use patchbay_app::quota::{Quota, whole_seconds};
 use patchbay_model::serde_errors;
 
 use super::MAX_BODY_BYTES;
 use super::body_timeout::BodyTooSlow;
+use super::quotas;
 
 /// The answer of a failed request.
 #[derive(Debug)]
@@ -23,6 +25,7 @@ pub(crate) struct ApiError {
     status: StatusCode,
     body: ErrorBody,
     retry_after: Option<Duration>,
+    quota: Option<Quota>,
 }
 
 impl ApiError {
@@ -41,6 +44,7 @@ impl ApiError {
             status,
             body,
             retry_after: None,
+            quota: None,
         }
     }
 
@@ -93,14 +97,13 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = (self.status, Json(self.body)).into_response();
         let retry_after = match self.retry_after {
-            Some(wait) => Some(HeaderValue::from(
-                wait.as_secs() + u64::from(wait.subsec_nanos() > 0),
-            )),
+            Some(wait) => Some(HeaderValue::from(whole_seconds(wait))),
             None => (self.status == StatusCode::SERVICE_UNAVAILABLE).then_some(RETRY_AFTER),
         };
         if let Some(seconds) = retry_after {
             response.headers_mut().insert(header::RETRY_AFTER, seconds);
         }
+        quotas::write(response.headers_mut(), self.quota.as_slice());
         response
     }
 }
@@ -132,6 +135,7 @@ impl From<Error> for ApiError {
             status,
             body,
             retry_after: error.retry_after,
+            quota: error.quota,
         }
     }
 }

@@ -27,6 +27,7 @@ mod operator_login;
 mod plugin_calls;
 mod plugins;
 mod queues;
+mod quotas;
 mod request_id;
 mod request_span;
 mod routes;
@@ -201,6 +202,7 @@ fn router(state: AppState, requests: Arc<RequestMeters>, limits: &HttpLimits) ->
             tracing::error!("a request failed because of a fault of the host: its message and backtrace are in the line before");
             error::ApiError::internal().into_response()
         }))
+        .layer(middleware::from_fn(quotas::tell))
         .layer(middleware::from_fn(security_headers::add))
         .layer(middleware::from_fn_with_state(requests, measure::count))
         .layer(middleware::from_fn_with_state(default_platform, request_id::trace))

@@ -33,6 +33,7 @@ use crate::alerts::rule::RULES;
 use crate::breakers::{OutsideHosts, STATES as BREAKER_STATES};
 use crate::bulk::BulkJobs;
 use crate::health::{Health, Probe};
+use crate::limits::Limits;
 use crate::plugins::Plugins;
 use crate::service::ServiceStatus;
 
@@ -62,6 +63,7 @@ pub struct Sources {
     pub services: Arc<ServiceStatus>,
     pub queues: Broker,
     pub bulks: Arc<BulkJobs>,
+    pub limits: Limits,
     /// Most jobs that run at once over all queues.
     pub max_jobs: usize,
     /// Lines of the log that were dropped because nobody read them in time.
@@ -156,6 +158,7 @@ impl Exposition {
             bulk_jobs: bulks.handled(),
             converged_ago: plugins.converged_ago(),
             service_restarts: self.sources.services.restarts(),
+            rate_limited: self.sources.limits.refused(),
             dropped_lines: self.sources.dropped_lines.count(),
             process: Process::read(),
             started: self.started,
@@ -214,6 +217,7 @@ struct Page {
     bulk_jobs: Vec<(&'static str, &'static str, u64)>,
     converged_ago: Option<Duration>,
     service_restarts: Vec<(&'static str, u64)>,
+    rate_limited: Vec<(&'static str, u64)>,
     dropped_lines: u64,
     process: Process,
     started: SystemTime,
@@ -635,6 +639,17 @@ impl Page {
             None,
         )
         .counters(restarts)?;
+        let limited = self
+            .rate_limited
+            .iter()
+            .map(|(class, times)| (vec![("class", *class)], *times));
+        family(
+            encoder,
+            "patchbay_rate_limited",
+            "Requests and attempts that a rate limit has refused",
+            None,
+        )
+        .counters(limited)?;
         family(
             encoder,
             "patchbay_log_lines_dropped",

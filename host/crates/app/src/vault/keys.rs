@@ -78,6 +78,7 @@ pub fn readable_by_others(path: &Path) -> bool {
 pub(super) struct MasterKey {
     id: String,
     aead: RandomizedNonceKey,
+    limits: Zeroizing<[u8; 32]>,
 }
 
 impl MasterKey {
@@ -89,12 +90,15 @@ impl MasterKey {
             derived.expect("HKDF gives one block of any purpose");
         };
         let (mut key, mut id) = (Zeroizing::new([0; 32]), [0; 32]);
+        let mut limits = Zeroizing::new([0; 32]);
         derive(b"seal", &mut key);
         derive(b"id", &mut id);
+        derive(b"limits", &mut limits);
         let aead = RandomizedNonceKey::new(&AES_256_GCM, &*key).expect("AES-256 takes 32 bytes");
         Self {
             id: hex::encode(&id[..8]),
             aead,
+            limits,
         }
     }
 
@@ -177,6 +181,11 @@ impl Keys {
     /// The id of the key that seals.
     pub fn id(&self) -> Option<&str> {
         self.keys.first().map(|key| key.id.as_str())
+    }
+
+    /// The key under which rate limits hash addresses and names. `None` without a master key.
+    pub fn limits(&self) -> Option<Zeroizing<[u8; 32]>> {
+        self.keys.first().map(|key| key.limits.clone())
     }
 
     pub(super) fn newest(&self) -> Result<&MasterKey, VaultError> {

@@ -1,0 +1,173 @@
+//! Rate limits and waits after failures, shared by all hosts through Redis.
+//!
+//! Redis holds no address and no name: keys are hashes, keyed with the master key where there is
+//! one. Without Redis every function fails with `Unavailable`, and the caller decides what that
+//! means. What a request has taken is noted for its answer (see [`Quotas`]).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hmac::{Hmac, KeyInit, Mac};
+use parking_lot::Mutex;
+use patchbay_queue::{Broker, FailureRule, RateLimits};
+use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
+
+use crate::error::{Error, Kind};
+use crate::quota::{Quota, Quotas, whole_seconds};
+
+/// The class of requests without a login.
+pub const ANONYMOUS: &str = "anonymous";
+
+/// How much each key may take.
+#[derive(Debug, Clone)]
+pub struct Class {
+    /// Unique, kebab-case. It stands in Redis's keys, in headers and in metrics.
+    pub name: &'static str,
+    /// In the message: "Too many requests from this network. Try again in 3 s".
+    pub what: &'static str,
+    pub count: u32,
+    /// Whole seconds.
+    pub window: Duration,
+}
+
+/// How each key waits after failures.
+#[derive(Debug, Clone)]
+pub struct FailureClass {
+    /// As in [`Class`].
+    pub name: &'static str,
+    /// As in [`Class`].
+    pub what: &'static str,
+    /// Failures after which nobody waits.
+    pub free: u32,
+    /// The wait begins with 1 s and doubles up to this.
+    pub longest: Duration,
+    /// Failures are forgotten so long after the last wait has ended.
+    pub forgotten_after: Duration,
+}
+
+impl FailureClass {
+    fn rule(&self) -> FailureRule {
+        FailureRule {
+            free: self.free,
+            longest: self.longest,
+            forgotten_after: self.forgotten_after,
+        }
+    }
+}
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub struct Limits {
+    redis: RateLimits,
+    key: Option<Arc<Zeroizing<[u8; 32]>>>,
+    refused: Arc<Mutex<BTreeMap<&'static str, u64>>>,
+}
+
+impl Limits {
+    /// `key`: for the hashes in Redis; the same on all hosts.
+    pub fn new(broker: &Broker, key: Option<Zeroizing<[u8; 32]>>) -> Self {
+        Self {
+            redis: broker.rate_limits(),
+            key: key.map(Arc::new),
+            refused: Arc::new(Mutex::new(BTreeMap::from([(ANONYMOUS, 0)]))),
+        }
+    }
+
+    /// How often each class has refused something in this process since its start.
+    pub fn refused(&self) -> Vec<(&'static str, u64)> {
+        let refused = self.refused.lock();
+        refused
+            .iter()
+            .map(|(class, times)| (*class, *times))
+            .collect()
+    }
+
+    fn refuse(&self, class: &'static str, what: &str, wait: Duration) -> Error {
+        *self.refused.lock().entry(class).or_default() += 1;
+        too_many(what, wait)
+    }
+
+    /// Takes one unit of this class for this key. Fails with `rate-limited` when none is left.
+    pub async fn take(&self, class: &Class, key: &str) -> Result<Quota, Error> {
+        let taken = self
+            .redis
+            .take(&self.hashed(class.name, key), class.count, class.window)
+            .await?;
+        let quota = Quota {
+            name: class.name,
+            limit: class.count,
+            window: class.window,
+            remaining: taken.remaining,
+            reset: taken.next_in,
+        };
+        Quotas::note(quota);
+        if taken.is_taken {
+            return Ok(quota);
+        }
+        let mut error = self.refuse(class.name, class.what, taken.next_in);
+        error.quota = Some(quota);
+        Err(error)
+    }
+
+    /// To be called before an attempt. Fails with `rate-limited` while the key must wait after
+    /// failures, and while so many attempts are under way that they may use up the free ones. The
+    /// caller settles each attempt with [`Limits::failed`], [`Limits::passed`] or
+    /// [`Limits::forgive`]; one that is not settled is forgotten after 15 s.
+    pub async fn wait_after_failures(&self, class: &FailureClass, key: &str) -> Result<(), Error> {
+        let hashed = self.hashed(class.name, key);
+        match self.redis.begin(&hashed, class.rule()).await? {
+            Some(wait) => Err(self.refuse(class.name, class.what, wait)),
+            None => Ok(()),
+        }
+    }
+
+    /// The attempt has failed. Returns how long the next one must wait.
+    pub async fn failed(&self, class: &FailureClass, key: &str) -> Result<Duration, Error> {
+        let hashed = self.hashed(class.name, key);
+        Ok(self.redis.fail(&hashed, class.rule()).await?)
+    }
+
+    /// The attempt has not failed, but the failures before it stay counted.
+    pub async fn passed(&self, class: &FailureClass, key: &str) -> Result<(), Error> {
+        Ok(self.redis.pass(&self.hashed(class.name, key)).await?)
+    }
+
+    /// The attempt has not failed, and the failures before it are forgotten.
+    pub async fn forgive(&self, class: &FailureClass, key: &str) -> Result<(), Error> {
+        Ok(self.redis.forget(&self.hashed(class.name, key)).await?)
+    }
+
+    /// The class is part of what is hashed, so that equal keys of two classes look different.
+    fn hashed(&self, class: &str, key: &str) -> String {
+        let text = format!("{class}\0{key}");
+        let digest: [u8; 32] = match &self.key {
+            Some(secret) => {
+                let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(&***secret)
+                    .expect("HMAC takes any key");
+                mac.update(text.as_bytes());
+                mac.finalize().into_bytes().into()
+            }
+            None => Sha256::digest(text).into(),
+        };
+        format!("{class}:{}", hex::encode(&digest[..16]))
+    }
+}
+
+fn too_many(what: &str, wait: Duration) -> Error {
+    let message = format!("Too many {what}. Try again in {} s", whole_seconds(wait));
+    Error::new(Kind::RateLimited, "rate-limited", message).retry_after(wait)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_is_said_in_whole_seconds_that_suffice() {
+        let error = too_many("logins", Duration::from_millis(1_001));
+        assert_eq!(error.message, "Too many logins. Try again in 2 s");
+        assert_eq!(error.retry_after, Some(Duration::from_millis(1_001)));
+    }
+}
