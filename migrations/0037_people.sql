@@ -81,3 +81,9 @@ create table mail_outbox (
     job jsonb not null,
     created_at timestamptz not null default now()
 );
+
+-- Codes of the emergency login that were used, by their step of 30 s.
+create table spent_master_steps (
+    step bigint primary key,
+    spent_at timestamptz not null default now()
+);

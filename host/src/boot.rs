@@ -13,8 +13,8 @@ use patchbay_app::snapshot::OfflineSnapshot;
 use patchbay_app::vault::{Keys, Vault};
 use patchbay_app::{Foundation, Parts};
 use patchbay_app::{
-    alerts, bulk, dead_letters, history, outbox, plugins, resume, scheduling, trace_export, vault,
-    workers,
+    alerts, bulk, dead_letters, history, outbox, people, plugins, resume, scheduling, trace_export,
+    vault, workers,
 };
 use patchbay_capability::{Egress, MailTransport};
 use patchbay_queue::Broker;
@@ -128,6 +128,9 @@ fn services(
         .and(history::mirror(parts))
         .and(dead_letters::checking(parts))
         .and(bulk::runner(parts))
+        .and(people::identity_service(parts))
+        .and(people::mail_service(parts))
+        .and(people::upkeep_service(parts))
         .and(workers::service(parts))
 }
 

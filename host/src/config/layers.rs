@@ -37,6 +37,7 @@ impl Config {
             keep_attempts: self.history.keep(),
             mirror_every: self.history.mirror_every(),
             node_may_be_bullmq_5: self.redis.node_may_be_bullmq_5(),
+            people: self.people.people(),
         }
     }
 
@@ -48,6 +49,8 @@ impl Config {
             metrics_need_operator: *self.metrics.require_operator,
             default_platform: self.general.default_platform.as_str().into(),
             max_component_bytes: *self.runtime.max_component,
+            cookies: self.people.cookies(),
+            platforms: self.general.platforms.as_slice().into(),
         }
     }
 }

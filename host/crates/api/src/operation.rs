@@ -68,10 +68,19 @@ pub enum Method {
 pub enum Access {
     /// Anyone, without a login.
     Anyone,
+    /// An account of an API client, with an access token.
+    User,
     /// Operators only.
     Operator,
     /// Operators only, unless the configuration opens it to anyone.
     OperatorByDefault,
+}
+
+impl Access {
+    /// Whether operators call it: it is recorded as an action, and takes a reason.
+    pub fn is_for_operators(self) -> bool {
+        matches!(self, Self::Operator | Self::OperatorByDefault)
+    }
 }
 
 /// How an operation affects state.

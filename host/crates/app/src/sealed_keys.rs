@@ -92,9 +92,9 @@ impl SealedKeys {
         {
             info!(purpose, kid, "a key was made");
         }
-        self.signing(purpose).await?.ok_or_else(|| {
-            StoreError::NotFound(format!("There is no key for {purpose}")).into()
-        })
+        self.signing(purpose)
+            .await?
+            .ok_or_else(|| StoreError::NotFound(format!("There is no key for {purpose}")).into())
     }
 
     /// As [`Self::get_or_create`]; makes another key when the present one cannot be opened, because

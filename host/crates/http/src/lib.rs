@@ -10,6 +10,7 @@ mod body_timeout;
 mod breakers;
 mod bulk;
 mod client_address;
+mod cookies;
 mod cross_site;
 mod dead_letters;
 mod error;
@@ -24,6 +25,7 @@ mod measure;
 mod metrics;
 mod openapi;
 mod operator_login;
+mod people;
 mod plugin_calls;
 mod plugins;
 mod queues;
@@ -56,6 +58,8 @@ use tracing::warn;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
+pub use cookies::CookiePolicy;
+
 use self::routes::Routes;
 use metrics::MetricsPage;
 use operator_login::Operator;
@@ -79,6 +83,7 @@ pub(crate) struct AppState {
     /// Running operations of operators; they continue when their client disconnects.
     pub(crate) operations: TaskTracker,
     pub(crate) app: App,
+    pub(crate) cookies: CookiePolicy,
 }
 
 /// Lets handlers extract the use cases of one domain, and nothing else of the state.
@@ -110,6 +115,13 @@ domains! {
     searches: patchbay_app::searches::Searches,
     activity: patchbay_app::activity::ActivityLog,
     status: patchbay_app::status::Status,
+    people: patchbay_app::people::People,
+}
+
+impl FromRef<AppState> for CookiePolicy {
+    fn from_ref(state: &AppState) -> Self {
+        state.cookies
+    }
 }
 
 fn routes(state: &AppState) -> Routes {
@@ -132,6 +144,7 @@ fn routes(state: &AppState) -> Routes {
     let routes = searches::routes(routes);
     let routes = activity::routes(routes);
     let routes = status::routes(routes);
+    let routes = people::routes(routes);
     metrics::routes(routes)
 }
 
@@ -150,6 +163,9 @@ pub struct HttpConfig {
     pub default_platform: Arc<str>,
     /// Largest component file.
     pub max_component_bytes: usize,
+    pub cookies: CookiePolicy,
+    /// Platforms that requests may name; empty: any.
+    pub platforms: Arc<[String]>,
 }
 
 /// Serves the use cases of these parts.
@@ -172,8 +188,18 @@ pub fn server(listener: TcpListener, parts: &Parts, config: HttpConfig) -> Arc<d
         max_component_bytes: config.max_component_bytes,
         operations: parts.operations.clone(),
         app: App::new(parts),
+        cookies: config.cookies,
     };
-    let router = router(state, Arc::clone(&parts.requests), &config.limits);
+    let platforms = request_id::Platforms {
+        default: Arc::clone(&state.default_platform),
+        known: config.platforms,
+    };
+    let router = router(
+        state,
+        platforms,
+        Arc::clone(&parts.requests),
+        &config.limits,
+    );
     Arc::new(Server::new(
         listener,
         router,
@@ -183,9 +209,13 @@ pub fn server(listener: TcpListener, parts: &Parts, config: HttpConfig) -> Arc<d
 }
 
 /// The whole service, counted in `requests`.
-fn router(state: AppState, requests: Arc<RequestMeters>, limits: &HttpLimits) -> Router {
+fn router(
+    state: AppState,
+    platforms: request_id::Platforms,
+    requests: Arc<RequestMeters>,
+    limits: &HttpLimits,
+) -> Router {
     let (router, document) = api_router(&state).split_for_parts();
-    let default_platform = Arc::clone(&state.default_platform);
     let document: Arc<str> = openapi::text(&document).into();
     router
         .route(
@@ -205,7 +235,7 @@ fn router(state: AppState, requests: Arc<RequestMeters>, limits: &HttpLimits) ->
         .layer(middleware::from_fn(quotas::tell))
         .layer(middleware::from_fn(security_headers::add))
         .layer(middleware::from_fn_with_state(requests, measure::count))
-        .layer(middleware::from_fn_with_state(default_platform, request_id::trace))
+        .layer(middleware::from_fn_with_state(platforms, request_id::trace))
         .with_state(state)
 }
 

@@ -194,7 +194,7 @@ impl State {
 }
 
 /// The /64 network of an IPv6 address: its owner has all 2⁶⁴ addresses in it.
-fn network(address: IpAddr) -> IpAddr {
+pub(super) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
         v4 => v4,

@@ -31,8 +31,8 @@ mod revisions;
 mod rows;
 mod saved_searches;
 mod schedules;
-mod search;
 mod sealed_keys;
+mod search;
 mod secrets;
 mod signatures;
 mod statistics;
@@ -57,9 +57,9 @@ pub use history::{
 pub use hosts::{Failure, HostRow, Report, Running};
 pub use leader::{Elector, LeaderTask, Leadership};
 pub use people::{
-    CodePurpose, CodeRow, Heard, IdentityChange, IdentityChanges, Keeping, NewCode, NewSession, NewSignup,
-    OutgoingMail, Refreshed, SessionMethod, SessionRow, SessionView, UserKey, UserListing, UserRow,
-    UsersTable, password_mark,
+    CodePurpose, CodeRow, IdentityChange, IdentityChanges, Keeping, MailBatch, NewCode, NewLogin,
+    NewSession, NewSignup, OutgoingMail, Refreshed, SessionMethod, SessionRow, SessionView,
+    UserKey, UserListing, UserRow, UsersTable, password_mark,
 };
 pub use plugin_sql::{
     OutboxBatch, OutboxEntry, PlacesTaken, PluginActivity, PluginSql, RoleError, SqlActivity,
@@ -75,10 +75,10 @@ pub use revision_pruning::{Keep, PrunedRevision};
 pub use revisions::{Activation, ActivationRow, ActiveRow, NewRevision, RevisionRow};
 pub use saved_searches::{MAX_SAVED_SEARCHES, SavedSearch, SavedSearchRow};
 pub use schedules::{LastRunRow, ScheduleFields, ScheduleRow};
+pub use sealed_keys::SealedKeyRow;
 pub use search::{
     Count, Found, FoundJob, FoundRow, MAX_FOUND, MAX_JOBS, SearchCursor, Selection, UnknownCursor,
 };
-pub use sealed_keys::SealedKeyRow;
 pub use secrets::{Replace, Resealed, SealedSecret, SecretRow};
 pub use signatures::{NewSignature, SignatureRow};
 pub use statistics::{ActionRow, FailureRate, JobStatistics, MOST_FAILURES};

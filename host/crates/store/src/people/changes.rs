@@ -31,17 +31,6 @@ impl IdentityChange {
     }
 }
 
-/// What a process hears while it listens.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Heard {
-    Change(IdentityChange),
-    /// Nothing for a while, but the connection answers. The time of Postgres, in milliseconds since
-    /// 1970.
-    Quiet {
-        now_ms: i64,
-    },
-}
-
 /// Tells that `kind` (`u` user, `s` session, `v` vendor key) `id` has changed, at the commit.
 pub(super) async fn notify(
     connection: &mut PgConnection,
@@ -85,28 +74,25 @@ impl IdentityChanges {
         Ok(())
     }
 
-    /// The next change, or that none came within `quiet`. An error when the connection does not
-    /// answer within `patience`.
+    /// The next change; `None` when none came within `quiet` and the connection answers. An error
+    /// when it does not answer within `patience`.
     pub async fn next(
         &mut self,
         quiet: Duration,
         patience: Duration,
-    ) -> Result<Heard, StoreError> {
+    ) -> Result<Option<IdentityChange>, StoreError> {
         let Some(listener) = &mut self.listener else {
             return Err(StoreError::no_answer());
         };
         let heard = tokio::time::timeout(quiet, listener.try_recv()).await;
         match heard {
-            Ok(Ok(Some(notification))) => {
-                Ok(Heard::Change(IdentityChange::parse(notification.payload())))
-            }
+            Ok(Ok(Some(notification))) => Ok(Some(IdentityChange::parse(notification.payload()))),
             Ok(Ok(None)) => Err(StoreError::no_answer()),
             Ok(Err(error)) => Err(error.into()),
             Err(_) => {
-                let ping = sqlx::query_scalar("select (extract(epoch from clock_timestamp()) * 1000)::bigint")
-                    .fetch_one(&mut *listener);
+                let ping = sqlx::query("select 1").execute(&mut *listener);
                 match tokio::time::timeout(patience, ping).await {
-                    Ok(Ok(now_ms)) => Ok(Heard::Quiet { now_ms }),
+                    Ok(Ok(_)) => Ok(None),
                     Ok(Err(error)) => Err(error.into()),
                     Err(_) => Err(StoreError::no_answer()),
                 }

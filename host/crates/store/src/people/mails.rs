@@ -2,8 +2,8 @@
 //! their job is in its queue.
 
 use serde_json::Value;
-use sqlx::PgConnection;
 use sqlx::types::Uuid;
+use sqlx::{PgConnection, Postgres, Transaction};
 
 use crate::{Store, StoreError};
 
@@ -36,19 +36,31 @@ impl Store {
         put(&mut connection, id, job).await
     }
 
-    /// The mails that wait, the oldest first.
-    pub async fn outgoing_mails(&self, most: i64) -> Result<Vec<OutgoingMail>, StoreError> {
-        let query =
-            sqlx::query_as("select id, job from mail_outbox order by created_at, id limit $1");
-        Ok(query.bind(most).fetch_all(&self.pool).await?)
+    /// Locks the oldest mails that no other process has locked; `None` if there is none.
+    pub async fn take_mails(&self, most: i64) -> Result<Option<MailBatch>, StoreError> {
+        let mut tx = self.pool.begin().await?;
+        let query = sqlx::query_as(
+            "select id, job from mail_outbox order by created_at, id limit $1 for update skip locked",
+        );
+        let mails: Vec<OutgoingMail> = query.bind(most).fetch_all(&mut *tx).await?;
+        Ok((!mails.is_empty()).then_some(MailBatch { tx, mails }))
     }
+}
 
-    /// The job of a mail is in its queue.
-    pub async fn forget_mail(&self, id: Uuid) -> Result<(), StoreError> {
-        sqlx::query("delete from mail_outbox where id = $1")
-            .bind(id)
-            .execute(&self.pool)
+/// Mails that this process has locked. When the batch is dropped, they are free again.
+pub struct MailBatch {
+    tx: Transaction<'static, Postgres>,
+    pub mails: Vec<OutgoingMail>,
+}
+
+impl MailBatch {
+    /// The jobs of these mails are in their queue.
+    pub async fn done(mut self, added: &[Uuid]) -> Result<(), StoreError> {
+        sqlx::query("delete from mail_outbox where id = any($1)")
+            .bind(added)
+            .execute(&mut *self.tx)
             .await?;
+        self.tx.commit().await?;
         Ok(())
     }
 }

@@ -3,15 +3,17 @@
 
 mod changes;
 mod codes;
+mod logins;
 mod mails;
 mod passwords;
 mod sessions;
 mod table;
 mod users;
 
-pub use changes::{Heard, IdentityChange, IdentityChanges};
-pub use codes::{CodePurpose, CodeRow, MAX_TRIES, MAX_TRIES_IN_ALL, NewCode, NewSignup};
-pub use mails::OutgoingMail;
+pub use changes::{IdentityChange, IdentityChanges};
+pub use codes::{CodePurpose, CodeRow, NewCode, NewSignup};
+pub use logins::NewLogin;
+pub use mails::{MailBatch, OutgoingMail};
 pub use passwords::Keeping;
 pub use sessions::{NewSession, Refreshed, SessionMethod, SessionRow, SessionView};
 pub use table::UsersTable;

@@ -1,10 +1,12 @@
 //! Changing the hash of a password, and what that ends.
 
+use std::time::Duration;
+
 use serde_json::{Map, Value};
 use sqlx::types::Uuid;
 
 use super::codes::{CodePurpose, use_codes};
-use super::sessions::raise_epoch;
+use super::sessions::{raise_epoch, replace_token};
 use super::users::{self, UserKey, UserRow};
 use super::{UsersTable, mails, password_mark};
 use crate::{Store, StoreError};
@@ -17,14 +19,16 @@ pub enum Keeping {
 }
 
 impl Store {
-    /// Replaces the hash of an account, and ends its sessions. `expected` is the hash that was
-    /// compared; `None` if it has changed meanwhile. The mail to the owner waits in the outbox.
+    /// Replaces the hash of an account, and ends its sessions; the one that is kept gets another
+    /// refresh token. `None` if the hash has changed meanwhile. The mail to the owner waits in the
+    /// outbox.
     pub async fn change_password(
         &self,
         table: &UsersTable,
         user: &UserRow,
         hash: &str,
         keeping: Keeping,
+        next_refresh: ([u8; 32], Duration),
         mail: &Value,
     ) -> Result<Option<UserRow>, StoreError> {
         let mut tx = self.pool.begin().await?;
@@ -33,6 +37,10 @@ impl Store {
             return Ok(None);
         }
         let changed = set(&mut tx, table, &user.id, hash, keeping).await?;
+        if let Keeping::Session(session) = keeping {
+            let (token, life) = next_refresh;
+            replace_token(&mut tx, session, &token, life).await?;
+        }
         mails::put(&mut tx, Uuid::now_v7(), mail).await?;
         tx.commit().await?;
         Ok(changed)
@@ -120,11 +128,6 @@ async fn set(
         sqlx::query("update user_sessions set password_mark = $2 where id = $1")
             .bind(session)
             .bind(password_mark(Some(hash)).as_slice())
-            .execute(&mut *connection)
-            .await?;
-        // The refresh tokens of before have ended with the others'.
-        sqlx::query("update refresh_tokens set spent_at = now() where session_id = $1 and spent_at is null")
-            .bind(session)
             .execute(&mut *connection)
             .await?;
     }

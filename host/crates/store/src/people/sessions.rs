@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use serde_json::{Map, Value};
+use serde_json::Map;
 use sqlx::types::Uuid;
 use sqlx::{FromRow, PgConnection, Row};
 
@@ -76,9 +76,14 @@ pub struct SessionView {
 #[derive(Debug)]
 pub enum Refreshed {
     /// The next token is valid.
-    Renewed { session: Uuid, user: UserRow },
+    Renewed {
+        session: Uuid,
+        user: UserRow,
+    },
     /// It had been used before: its session has ended now.
-    Reused { user: Option<UserRow> },
+    Reused {
+        user: Option<UserRow>,
+    },
     Invalid,
 }
 
@@ -337,11 +342,12 @@ pub(super) async fn raise_epoch(
     reason: &str,
 ) -> Result<u64, StoreError> {
     users::ensure(&mut *connection, user_id).await?;
-    let epoch: i32 =
-        sqlx::query_scalar("update people set epoch = epoch + 1 where user_id = $1 returning epoch")
-            .bind(user_id)
-            .fetch_one(&mut *connection)
-            .await?;
+    let epoch: i32 = sqlx::query_scalar(
+        "update people set epoch = epoch + 1 where user_id = $1 returning epoch",
+    )
+    .bind(user_id)
+    .fetch_one(&mut *connection)
+    .await?;
     let ended = revoke_all(&mut *connection, user_id, except, reason).await?;
     if let Some(session) = except {
         sqlx::query("update user_sessions set epoch = $2 where id = $1 and revoked_at is null")
@@ -421,6 +427,27 @@ pub(super) async fn insert(
     Ok(())
 }
 
+/// Spends the live token of a session, and gives it another.
+pub(super) async fn replace_token(
+    connection: &mut PgConnection,
+    session: Uuid,
+    hash: &[u8; 32],
+    life: Duration,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "update refresh_tokens set spent_at = now() where session_id = $1 and spent_at is null",
+    )
+    .bind(session)
+    .execute(&mut *connection)
+    .await?;
+    let last: Option<i32> =
+        sqlx::query_scalar("select max(generation) from refresh_tokens where session_id = $1")
+            .bind(session)
+            .fetch_one(&mut *connection)
+            .await?;
+    put_token(connection, session, last.unwrap_or(0) + 1, hash, life).await
+}
+
 async fn put_token(
     connection: &mut PgConnection,
     session: Uuid,
@@ -440,4 +467,3 @@ async fn put_token(
     .await?;
     Ok(())
 }
-

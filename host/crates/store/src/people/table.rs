@@ -225,7 +225,10 @@ impl UsersTable {
     }
 
     pub(super) fn kind(&self, column: &str) -> &str {
-        self.0.columns.get(column).map_or("text", |column| &column.kind)
+        self.0
+            .columns
+            .get(column)
+            .map_or("text", |column| &column.kind)
     }
 
     pub(super) fn has(&self, column: &str) -> bool {
@@ -279,7 +282,10 @@ impl UsersTable {
         if self.has("updatedAt") && !text.is_empty() {
             text.push_str(", \"updatedAt\" = now()");
         }
-        (text, missing.into_iter().map(|(column, _)| column).collect())
+        (
+            text,
+            missing.into_iter().map(|(column, _)| column).collect(),
+        )
     }
 
     /// `insert into … ("a", …) select cast($1 ->> 'a' as type), …` from a JSON parameter.

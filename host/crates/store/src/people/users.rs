@@ -85,9 +85,13 @@ impl Store {
         let mut query = sqlx::QueryBuilder::new(format!("{} where true", table.selection()));
         if let Some(text) = &listing.text {
             let pattern = format!("%{}%", escaped(text));
-            query.push(" and (u.\"email\"::text ilike ").push_bind(pattern.clone());
+            query
+                .push(" and (u.\"email\"::text ilike ")
+                .push_bind(pattern.clone());
             if table.has("fullName") {
-                query.push(" or u.\"fullName\"::text ilike ").push_bind(pattern);
+                query
+                    .push(" or u.\"fullName\"::text ilike ")
+                    .push_bind(pattern);
             }
             query.push(")");
         }
@@ -104,7 +108,9 @@ impl Store {
         if let Some(after) = &listing.after {
             query.push(" and u.\"id\"::text > ").push_bind(after);
         }
-        query.push(" order by u.\"id\"::text limit ").push_bind(most);
+        query
+            .push(" order by u.\"id\"::text limit ")
+            .push_bind(most);
         Ok(query.build_query_as().fetch_all(&self.pool).await?)
     }
 
@@ -309,10 +315,7 @@ pub(super) async fn create(
         .chain(["deviceInfo"])
         .filter(|column| all.contains_key(*column))
         .collect();
-    let text = format!(
-        "{} on conflict do nothing",
-        table.insertion("$1", &columns)
-    );
+    let text = format!("{} on conflict do nothing", table.insertion("$1", &columns));
     let made = sqlx::query(sqlx::AssertSqlSafe(text))
         .bind(Value::Object(all.clone()))
         .execute(&mut *connection)
