@@ -41,6 +41,7 @@ mod names;
 mod openapi;
 mod operations;
 mod operators;
+mod people;
 mod pg_bouncer;
 mod plugin_call;
 mod poison;

@@ -34,7 +34,7 @@ fn in_people(people: &People, secrets: &Secrets, found: &mut Vec<String>) {
     let is_master = people.master_password_hash.as_ref();
     if is_master.is_some_and(|hash| !is_strong_hash(hash)) {
         found.push(format!(
-            "{} is not an argon2id hash of at least 19456 KiB and 2 passes: make one with `patchbay user hash-password`",
+            "{} is not an argon2id hash of at least 19456 KiB and 2 passes: make one with `patchbay hash-password`",
             key(&people.master_password_hash.entry)
         ));
     }

@@ -1,15 +1,18 @@
 //! `[people]`: accounts of API clients.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use patchbay_app::people::{HashCost, LEGACY_KID, MasterLogin, PeopleConfig, totp_secret};
+use patchbay_app::people::{
+    GoogleKeySource, GoogleLogin, HashCost, LEGACY_KID, MasterLogin, PeopleConfig, totp_secret,
+};
 use patchbay_http::CookiePolicy;
 use patchbay_model::QueueName;
 use zeroize::Zeroizing;
 
 use super::key::{key, section};
-use super::kind::{Form, Kind, boolean, items, networks, number, scalar, text};
+use super::kind::{Form, Kind, boolean, items, list, networks, number, scalar, text};
 
 /// Least bytes of a secret that signs tokens: as many as the hash has.
 const MIN_SECRET_BYTES: usize = 32;
@@ -48,6 +51,12 @@ section! {
         session_days: u64 = key("people.session_days", number(1..=365)).default("30");
         /// Queue of the mails about accounts: jobs otp and send
         mail_queue: QueueName = key("people.mail_queue", queue()).default("emailQueue");
+        /// Client ids of Google whose ID tokens are accepted; unset: no login with Google
+        google_client_ids: Vec<String> = key("people.google_client_ids", list()).old(&["GOOGLE_CLIENT_ID"]).or_empty();
+        /// URL of Google's keys for ID tokens
+        google_keys_url: Option<String> = key("people.google_keys_url", https());
+        /// File with those keys instead, as a JSON Web Key Set
+        google_keys_file: Option<PathBuf> = key("people.google_keys_file", text());
         /// Password of the emergency login into any account, as an argon2id hash; unset: off
         master_password_hash: Option<Zeroizing<String>> = key("people.master_password_hash", text_secret()).secret();
         /// Secret of its one-time password in base32, of at least 20 bytes
@@ -68,6 +77,17 @@ fn table() -> Kind<String> {
         let (schema, table) = text.split_once('.')?;
         (is_name(schema) && is_name(table)).then(|| text.to_owned())
     })
+}
+
+fn https() -> Kind<String> {
+    scalar(
+        "must be an https:// URL (http:// only on this machine)",
+        |text| {
+            let url = super::kind::web_url(text)?;
+            let is_local = matches!(url.host_str(), Some("127.0.0.1" | "localhost" | "[::1]"));
+            (url.scheme() == "https" || is_local).then(|| text.to_owned())
+        },
+    )
 }
 
 fn queue() -> Kind<QueueName> {
@@ -140,6 +160,7 @@ impl People {
             },
             session: Duration::from_secs(*self.session_days * DAY),
             mail_queue: self.mail_queue.clone(),
+            google: self.google(),
             master: self
                 .master_password_hash
                 .clone()
@@ -149,6 +170,18 @@ impl People {
                     totp_secret,
                     networks: self.master_networks.clone(),
                 }),
+        })
+    }
+
+    fn google(&self) -> Option<GoogleLogin> {
+        let keys = match (&*self.google_keys_file, &*self.google_keys_url) {
+            (Some(file), _) => GoogleKeySource::File(file.clone()),
+            (None, Some(url)) => GoogleKeySource::Url(url.clone()),
+            (None, None) => return None,
+        };
+        (!self.google_client_ids.is_empty()).then(|| GoogleLogin {
+            client_ids: self.google_client_ids.clone(),
+            keys,
         })
     }
 

@@ -45,6 +45,12 @@ operations! {
             401 "`invalid-credentials`: no account has this address and password",
             403 "`blocked`, `not-verified` or `forbidden`: the password is right, but the account may not log in (here)",
         ];
+    /// Log in with an ID token of Google. Off by default.
+    AuthGoogle = "auth.google": POST "/api/auth/google" ((), NoQuery, Credentials<GoogleLogIn>) -> Flat<Issued>,
+        Anyone, Changes, audit "auth.google", errors [
+            403 "`blocked` or `forbidden`: the account may not log in (here)",
+            404 "`not-found`: login with Google is off",
+        ];
     /// Exchange a refresh token, which is used up, for a new access token and a new refresh token. A
     /// refresh token that was used before ends its session.
     AuthRefresh = "auth.refresh": POST "/api/auth/refresh" ((), NoQuery, Credentials<RefreshToken>) -> Flat<Issued>,
@@ -194,6 +200,16 @@ pub struct LogIn {
     #[serde(default)]
     #[schema(required)]
     pub password: Option<String>,
+}
+
+/// An ID token of Google.
+#[derive(Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct GoogleLogIn {
+    /// As Google's sign-in gives it to the client.
+    #[serde(default)]
+    #[schema(required)]
+    pub id_token: Option<String>,
 }
 
 /// A refresh token. Absent where a cookie holds it, and, to log out, where there is an access token.

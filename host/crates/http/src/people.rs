@@ -31,6 +31,7 @@ pub(crate) fn routes(routes: Routes) -> Routes {
         .add_raw::<AuthVerifyOtp, _>(verify_otp)
         .add_raw::<AuthCompleteProfile, _>(complete_profile)
         .add_raw::<AuthLogin, _>(log_in)
+        .add_raw::<AuthGoogle, _>(google)
         .add_raw::<AuthRefresh, _>(refresh)
         .add_raw::<AuthLogout, _>(log_out)
         .add_raw::<AuthLogoutAll, _>(log_out_everywhere)
@@ -185,6 +186,15 @@ async fn log_in(
     ask: Ask<AuthLogin>,
 ) -> Response {
     issued(policy, people.log_in(&visitor, ask.body.0).await)
+}
+
+async fn google(
+    State(people): State<People>,
+    State(policy): State<CookiePolicy>,
+    From(visitor): From,
+    ask: Ask<AuthGoogle>,
+) -> Response {
+    issued(policy, people.google(&visitor, ask.body.0).await)
 }
 
 async fn refresh(

@@ -6,6 +6,8 @@ use ipnet::IpNet;
 use patchbay_model::QueueName;
 use zeroize::Zeroizing;
 
+use super::google::GoogleLogin;
+
 /// Life of an access token.
 pub const ACCESS_LIFE: Duration = Duration::from_secs(15 * 60);
 /// Life of one refresh token.
@@ -34,6 +36,7 @@ pub struct PeopleConfig {
     pub session: Duration,
     /// Where the jobs of mails go.
     pub mail_queue: QueueName,
+    pub google: Option<GoogleLogin>,
     pub master: Option<MasterLogin>,
 }
 

@@ -113,6 +113,10 @@ impl PeopleParts {
             self.send_signup_code(visitor, norm, user).await.ok();
             return Err(forbidden("not-verified", "Email not verified"));
         }
+        self.refuse_platform(visitor, user)
+    }
+
+    pub(super) fn refuse_platform(&self, visitor: &Visitor, user: &UserRow) -> Result<(), Error> {
         let (platform, roles) = CLOSED_PLATFORM;
         let role = Role::parse(&user.role);
         if visitor.platform() == platform && !role.is_some_and(|role| roles.contains(&role)) {

@@ -8,6 +8,7 @@ mod address;
 mod administration;
 mod codes;
 mod config;
+mod google;
 mod identity;
 mod login;
 mod mails;
@@ -35,6 +36,7 @@ use uuid::Uuid;
 pub use config::{
     ACCESS_LIFE, HashCost, MasterLogin, PeopleConfig, REFRESH_LIFE, SIGNUP_CODE_LIFE,
 };
+pub use google::{GoogleKeySource, GoogleLogin};
 pub use master::totp_secret;
 pub use passwords::{hash_for_configuration, is_strong_hash};
 pub use roles::Role;
@@ -110,6 +112,7 @@ pub(crate) struct PeopleParts {
     limits: Limits,
     identities: Identities,
     refreshing: refresh::OneAtATime,
+    google: google::GoogleKeys,
     table: OnceCell<UsersTable>,
     mails: tokio::sync::Notify,
     actions: actions::Actions,
@@ -148,6 +151,7 @@ impl PeopleParts {
             tokens: Tokens::new(&config.jwt_secrets, sealed.clone())?,
             identities: Identities::default(),
             refreshing: refresh::OneAtATime::default(),
+            google: google::GoogleKeys::default(),
             table: OnceCell::new(),
             mails: tokio::sync::Notify::new(),
             sealed,

@@ -3,6 +3,7 @@
 
 mod changes;
 mod codes;
+mod google;
 mod logins;
 mod mails;
 mod passwords;

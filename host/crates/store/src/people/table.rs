@@ -180,7 +180,7 @@ impl Described {
         format!(
             "{} as id, {} as email, {} as password, {} as role, {} as full_name, {} as phone, {} as profession, {} as domain, \
              {} as profile_photo, {} as is_verified, {} as is_profile_complete, {} as stage, \
-             coalesce(p.epoch, 0) as epoch, p.google_sub, p.blocked_at, p.blocked_by, p.block_reason, {blocked} as is_blocked_elsewhere",
+             coalesce(p.epoch, 0) as epoch, coalesce(p.google_sub, {}) as google_sub, p.blocked_at, p.blocked_by, p.block_reason, {blocked} as is_blocked_elsewhere",
             text("id"),
             text("email"),
             text("password"),
@@ -193,6 +193,7 @@ impl Described {
             flag("isVerified", true),
             flag("isProfileComplete", true),
             text("stage"),
+            text("googleId"),
         )
     }
 }

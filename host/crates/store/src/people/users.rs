@@ -222,6 +222,10 @@ pub(super) async fn find(
         UserKey::Email { .. } => "u.\"email\" in ($1, $2) or u.\"id\"::text = (select user_id from people where email_norm = $2) \
              order by u.\"email\"::text = $1 desc, u.\"email\"::text = $2 desc limit 1"
             .to_owned(),
+        // Either the host or the old backend has linked it.
+        UserKey::Google(_) if table.has("googleId") => {
+            "p.google_sub = $1 or u.\"googleId\"::text = $1 order by p.google_sub = $1 desc nulls last limit 1".to_owned()
+        }
         UserKey::Google(_) => "p.google_sub = $1".to_owned(),
     };
     let text = format!("{} where {condition}", table.selection());
