@@ -13,7 +13,8 @@ use patchbay_app::snapshot::OfflineSnapshot;
 use patchbay_app::vault::{Keys, Vault};
 use patchbay_app::{Foundation, Parts};
 use patchbay_app::{
-    alerts, audit, bulk, dead_letters, history, outbox, plugins, resume, scheduling, trace_export,
+    alerts, audit, bulk, dead_letters, history, outbox, people, plugins, resume, scheduling,
+    trace_export,
     vault, workers,
 };
 use patchbay_capability::{Egress, MailTransport};
@@ -139,6 +140,9 @@ fn services(
         .and(audit::nightly(parts))
         .and(dead_letters::checking(parts))
         .and(bulk::runner(parts))
+        .and(people::identity_service(parts))
+        .and(people::mail_service(parts))
+        .and(people::upkeep_service(parts))
         .and(workers::service(parts))
 }
 

@@ -12,6 +12,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::CompleteEnv;
 use clap_complete::env::Shells;
 use patchbay_app::incident::BundleFile;
+use patchbay_app::people::hash_for_configuration;
 use patchbay_app::vault::KeyError;
 use patchbay_cli::audit::AuditCommand;
 use patchbay_cli::client::{ClientArgs, ClientError};
@@ -117,6 +118,11 @@ enum Command {
     Config,
     #[command(flatten)]
     Host(patchbay_cli::Command),
+    /// Print the hash of a password for people.master_password_hash
+    HashPassword {
+        #[command(flatten)]
+        password: patchbay_cli::ValueSource,
+    },
     /// Collect information about an incident for somebody elsewhere
     #[command(subcommand)]
     Incident(incident::IncidentCommand),
@@ -338,6 +344,10 @@ async fn run(cli: Cli, output: Output) -> anyhow::Result<ExitCode> {
             .await;
             logging.flush();
             ended?;
+        }
+        Command::HashPassword { password } => {
+            let hash = hash_for_configuration(&password.read("the password")?)?;
+            output.value(&hash, &json!({ "hash": hash }));
         }
         Command::Migrate { check } => return migrate(config()?, check, output).await,
         Command::Doctor => return doctor::run(cli.config.as_deref(), output).await,

@@ -42,6 +42,7 @@ mod names;
 mod openapi;
 mod operations;
 mod operators;
+mod people;
 mod pg_bouncer;
 mod plain_answers;
 mod plugin_call;

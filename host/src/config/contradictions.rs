@@ -1,5 +1,6 @@
 //! Finds values that are valid alone but contradict each other.
 
+use patchbay_app::people::is_strong_hash;
 use patchbay_mailbox::Mailbox;
 
 use super::Config;
@@ -8,8 +9,46 @@ use super::entry::ConfigEntry;
 use super::general::General;
 use super::http::Http;
 use super::key::Setting;
+use super::people::People;
 use super::redis::Redis;
 use super::secrets::Secrets;
+
+fn in_people(people: &People, secrets: &Secrets, found: &mut Vec<String>) {
+    let key = |setting: &ConfigEntry| setting.key;
+    if *people.enabled && !secrets.key_file.is_set() && !secrets.key.is_set() {
+        found.push(format!(
+            "{} is true, but no master key is configured: set {} to a file with the output of `openssl rand -hex 32`",
+            key(&people.enabled.entry),
+            key(&secrets.key_file.entry)
+        ));
+    }
+    found.extend(both_or_none(
+        &people.master_password_hash,
+        &people.master_totp_secret,
+    ));
+    if *people.cookies_cross_site && !*people.cookies {
+        found.push(format!(
+            "{} is true, but {} is not: set both, or neither",
+            key(&people.cookies_cross_site.entry),
+            key(&people.cookies.entry)
+        ));
+    }
+    let is_master = people.master_password_hash.as_ref();
+    if is_master.is_some_and(|hash| !is_strong_hash(hash)) {
+        found.push(format!(
+            "{} is not an argon2id hash of at least 19456 KiB and 2 passes: make one with `patchbay hash-password`",
+            key(&people.master_password_hash.entry)
+        ));
+    }
+    let own = people.jwt_secret.as_ref();
+    if own.is_some_and(|own| people.jwt_secrets.iter().any(|(_, secret)| secret == own)) {
+        found.push(format!(
+            "{} and {} hold the same secret: remove one",
+            key(&people.jwt_secret.entry),
+            key(&people.jwt_secrets.entry)
+        ));
+    }
+}
 
 /// A value that could not be read is not compared with others.
 pub(super) fn find(config: &Config) -> Vec<String> {
@@ -25,6 +64,7 @@ pub(super) fn find(config: &Config) -> Vec<String> {
         quarantine,
         alerts,
         secrets,
+        people,
         ..
     } = config;
     let mut found = Vec::new();
@@ -40,6 +80,7 @@ pub(super) fn find(config: &Config) -> Vec<String> {
     found.extend(both_or_none(&mail.username, &mail.password));
     found.extend(new_key_besides(&secrets.old_key_file, secrets));
     found.extend(new_key_besides(&secrets.old_key, secrets));
+    in_people(people, secrets, &mut found);
     found.extend(not_more(&database.pool_min, &database.pool_max));
     found.extend(not_more(&runtime.memory_mb, &runtime.max_memory_mb));
     found.extend(not_more(&runtime.deadline, &runtime.max_deadline));

@@ -38,6 +38,7 @@ impl Config {
             mirror_every: self.history.mirror_every(),
             node_may_be_bullmq_5: self.redis.node_may_be_bullmq_5(),
             audit: self.audit.sealing(),
+            people: self.people.people(),
         }
     }
 
@@ -52,6 +53,8 @@ impl Config {
             metrics_need_operator: *self.metrics.require_operator,
             default_platform: self.general.default_platform.as_str().into(),
             max_component_bytes: *self.runtime.max_component,
+            cookies: self.people.cookies(),
+            platforms: self.general.platforms.as_slice().into(),
         }
     }
 }

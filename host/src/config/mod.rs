@@ -23,6 +23,7 @@ mod layers;
 mod log;
 mod mail;
 mod metrics;
+mod people;
 mod plugins;
 mod quarantine;
 mod redis;
@@ -85,6 +86,7 @@ sections! {
     redis: redis::Redis,
     mail: mail::Mail,
     admin: admin::Admin,
+    people: people::People,
     runtime: runtime::Runtime,
     schedule: schedule::Schedule,
     work: work::Work,

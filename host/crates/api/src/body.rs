@@ -36,6 +36,10 @@ pub struct Json<T>(pub T);
 /// form and never quotes the document.
 pub struct SecretJson<T>(pub T);
 
+/// A JSON document of an API client that may contain credentials. Errors never quote it, and are
+/// always 400. An absent body is an empty document.
+pub struct Credentials<T>(pub T);
+
 /// The expected form of a body, for error messages.
 pub trait ExpectedForm {
     /// For example `{"value": TEXT}`.
@@ -106,6 +110,12 @@ pub(crate) fn json_body(schema: impl Into<RefOr<Schema>>) -> RequestBody {
         )
         .required(Some(Required::True))
         .build()
+}
+
+impl<T: ToSchema + Serialize + DeserializeOwned + Send + 'static> Body for Credentials<T> {
+    fn request_body(schemas: &mut Schemas) -> Option<RequestBody> {
+        Some(json_body(reference::<T>(schemas)))
+    }
 }
 
 impl Body for NoBody {

@@ -21,6 +21,7 @@ pub mod incident;
 pub mod jobs;
 pub mod operation;
 pub mod path;
+pub mod people;
 pub mod plugin_calls;
 pub mod plugins;
 pub mod queues;
@@ -59,6 +60,7 @@ pub fn operations() -> impl Iterator<Item = &'static Operation> {
         activity::OPERATIONS,
         status::OPERATIONS,
         redis_keys::OPERATIONS,
+        people::OPERATIONS,
     ]
     .into_iter()
     .flatten()

@@ -77,6 +77,10 @@ pub enum Access {
     /// Anyone, without a login and without a limit: probes ask often, and an answer must not depend
     /// on Redis.
     Probe,
+    /// Anyone who wants to become an account: to sign up or log in.
+    Guest,
+    /// An account of an API client, with an access token.
+    User,
     /// Operators only.
     Operator,
     /// Operators only, unless the configuration opens it to anyone.
@@ -87,16 +91,16 @@ impl Access {
     /// Whether a login is needed, or is by default.
     pub const fn needs_login(self) -> bool {
         match self {
-            Self::Anyone | Self::Probe => false,
-            Self::Operator | Self::OperatorByDefault => true,
+            Self::Anyone | Self::Guest | Self::Probe => false,
+            Self::User | Self::Operator | Self::OperatorByDefault => true,
         }
     }
 
     /// Whether requests count against the limit of their network.
     pub const fn is_limited_by_network(self) -> bool {
         match self {
-            Self::Anyone => true,
-            Self::Probe | Self::Operator | Self::OperatorByDefault => false,
+            Self::Anyone | Self::Guest => true,
+            Self::Probe | Self::User | Self::Operator | Self::OperatorByDefault => false,
         }
     }
 
@@ -104,8 +108,14 @@ impl Access {
     /// rights suffice: such a page could then do whatever its reader may.
     pub const fn is_for_users(self) -> bool {
         match self {
+            Self::Guest | Self::User => true,
             Self::Anyone | Self::Probe | Self::Operator | Self::OperatorByDefault => false,
         }
+    }
+
+    /// Whether operators call it: it is recorded as an action, and takes a reason.
+    pub fn is_for_operators(self) -> bool {
+        matches!(self, Self::Operator | Self::OperatorByDefault)
     }
 }
 

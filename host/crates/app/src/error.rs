@@ -18,6 +18,8 @@ pub enum Kind {
     /// The request cannot be used.
     Invalid,
     NotFound,
+    /// Nobody is logged in, or the credentials are wrong.
+    Unauthorized,
     Forbidden,
     /// The request conflicts with the present state.
     Conflict,

@@ -23,6 +23,7 @@ mod leader;
 pub mod limits;
 mod nearest;
 pub mod outbox;
+pub mod people;
 pub mod plugin_administration;
 pub mod plugins;
 pub mod queues;
@@ -82,6 +83,7 @@ pub struct App {
     pub activity: activity::ActivityLog,
     pub status: status::Status,
     pub redis_keys: redis_keys::RedisKeys,
+    pub people: people::People,
 }
 
 /// What the application stands on.
@@ -118,6 +120,8 @@ pub struct AppConfig {
     /// Whether BullMQ 5 works on the same queues, with which some operations lose jobs.
     pub node_may_be_bullmq_5: bool,
     pub audit: audit::AuditConfig,
+    /// Accounts of API clients; nothing when this host serves none.
+    pub people: Option<people::PeopleConfig>,
 }
 
 /// What use cases and services are made of.
@@ -145,6 +149,7 @@ pub struct Parts {
     pub actions: actions::Actions,
     /// What operators do just now, whether or not their clients still wait for it.
     pub operations: TaskTracker,
+    pub(crate) people: Option<Arc<people::PeopleParts>>,
     pub bulks: Arc<bulk::BulkJobs>,
     pub(crate) declared_jobs: Arc<declared_jobs::DeclaredJobs>,
     pub history: Arc<history::HistoryParts>,
@@ -267,10 +272,23 @@ impl Parts {
             dropped_lines: foundation.dropped_lines,
         }));
         let operations = TaskTracker::new();
+        let actions = actions::Actions::new(store.clone(), operations.clone());
+        let people = config.people.map(|config| {
+            people::PeopleParts::new(
+                config,
+                store.clone(),
+                broker.clone(),
+                sealed_keys::SealedKeys::new(store.clone(), Arc::clone(&vault)),
+                limits.clone(),
+                actions.clone(),
+            )
+        });
+        let people = people.transpose()?.map(Arc::new);
         Ok(Self {
+            people,
             limits,
             http,
-            actions: actions::Actions::new(store.clone(), operations.clone()),
+            actions,
             history: Arc::new(history::HistoryParts {
                 bodies,
                 budget: work.budget,
@@ -325,6 +343,7 @@ impl App {
             activity: activity::ActivityLog::new(parts),
             status: status::Status::new(parts),
             redis_keys: redis_keys::RedisKeys::new(parts),
+            people: people::People::new(parts),
         }
     }
 }

@@ -36,6 +36,7 @@ mod signing;
 mod sql;
 mod status;
 mod timeline;
+mod user;
 mod view;
 mod world;
 
@@ -54,6 +55,7 @@ pub use output::{Output, plain};
 pub use project::Project;
 pub use refusal::NotFound;
 use refusal::{NotConfirmed, Refusal};
+pub use secret::ValueSource;
 pub use signing::signatures_for;
 pub use view::short;
 
@@ -99,6 +101,9 @@ pub enum Command {
     /// Show alerts; change rules, set silences, test the delivery of messages
     #[command(subcommand)]
     Alert(alert::AlertCommand),
+    /// List accounts of API clients; block them, change their role, end their sessions
+    #[command(subcommand)]
+    User(user::UserCommand),
     /// Show the state of the history and its retention; erase and export data
     #[command(subcommand)]
     History(history::HistoryCommand),
@@ -122,6 +127,7 @@ impl Command {
             Self::Secret(command) => command.is_read(),
             Self::Audit(command) => command.is_read(),
             Self::Alert(command) => command.is_read(),
+            Self::User(command) => command.is_read(),
             Self::History(command) => command.is_read(),
         }
     }
@@ -155,6 +161,7 @@ pub async fn run(
         Command::Schedule(command) => schedule::run(command, client, output).await?,
         Command::Secret(command) => secret::run(command, client, output).await?,
         Command::Audit(command) => return audit::run(command, client, output).await,
+        Command::User(command) => user::run(command, client, output).await?,
         Command::Alert(command) => alert::run(command, client, output).await?,
         Command::History(command) => history::run(command, client, output).await?,
     }

@@ -87,7 +87,7 @@ pub struct ValueSource {
 
 impl ValueSource {
     /// Removes the line break at the end, which editors and `echo` add.
-    fn read(&self, name: &str) -> anyhow::Result<Zeroizing<String>> {
+    pub fn read(&self, name: &str) -> anyhow::Result<Zeroizing<String>> {
         let mut value = match &self.from_file {
             Some(file) => read_file(file)?,
             None if std::io::stdin().is_terminal() => prompt(name)?,

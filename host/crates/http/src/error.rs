@@ -119,6 +119,7 @@ impl From<Error> for ApiError {
             Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Kind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
             Kind::RedisFull => StatusCode::INSUFFICIENT_STORAGE,
+            Kind::Unauthorized => StatusCode::UNAUTHORIZED,
             Kind::Forbidden => StatusCode::FORBIDDEN,
             Kind::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             Kind::Upstream => StatusCode::BAD_GATEWAY,

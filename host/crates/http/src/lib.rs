@@ -12,6 +12,7 @@ mod breakers;
 mod bulk;
 mod client_address;
 mod cors;
+mod cookies;
 mod cross_site;
 mod dead_letters;
 mod error;
@@ -29,6 +30,7 @@ mod metrics;
 mod openapi;
 mod operator_login;
 mod paths;
+mod people;
 mod plugin_calls;
 mod plugins;
 mod queues;
@@ -67,6 +69,8 @@ use tracing::warn;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
+pub use cookies::CookiePolicy;
+
 use self::routes::Routes;
 use anonymous::Anonymous;
 use cors::Cors;
@@ -97,6 +101,7 @@ pub(crate) struct AppState {
     /// Running operations of operators; they continue when their client disconnects.
     pub(crate) operations: TaskTracker,
     pub(crate) app: App,
+    pub(crate) cookies: CookiePolicy,
 }
 
 /// Lets handlers extract the use cases of one domain, and nothing else of the state.
@@ -129,6 +134,13 @@ domains! {
     activity: patchbay_app::activity::ActivityLog,
     status: patchbay_app::status::Status,
     redis_keys: patchbay_app::redis_keys::RedisKeys,
+    people: patchbay_app::people::People,
+}
+
+impl FromRef<AppState> for CookiePolicy {
+    fn from_ref(state: &AppState) -> Self {
+        state.cookies
+    }
 }
 
 fn routes(state: &AppState) -> Routes {
@@ -152,6 +164,7 @@ fn routes(state: &AppState) -> Routes {
     let routes = activity::routes(routes);
     let routes = status::routes(routes);
     let routes = redis_keys::routes(routes);
+    let routes = people::routes(routes);
     metrics::routes(routes)
 }
 
@@ -176,6 +189,9 @@ pub struct HttpConfig {
     pub default_platform: Arc<str>,
     /// Largest component file.
     pub max_component_bytes: usize,
+    pub cookies: CookiePolicy,
+    /// Platforms that requests may name; empty: any.
+    pub platforms: Arc<[String]>,
 }
 
 /// Serves the use cases of these parts.
@@ -209,16 +225,22 @@ pub fn server(
         max_component_bytes: config.max_component_bytes,
         operations: parts.operations.clone(),
         app: App::new(parts),
+        cookies: config.cookies,
     };
     if let Some(tls) = &tls {
         parts.http.set_certificate(tls.standing());
     }
     let cors = Cors::new(&config.cors_origins, patchbay_api::operations());
+    let platforms = request_id::Platforms {
+        default: Arc::clone(&state.default_platform),
+        known: config.platforms,
+    };
     let meters = Arc::clone(&parts.requests);
     let router = router(
         state,
         meters,
         &config.limits,
+        platforms,
         cors,
         IsHttps(config.is_https),
     );
@@ -252,11 +274,11 @@ fn router(
     state: AppState,
     requests: Arc<RequestMeters>,
     limits: &HttpLimits,
+    platforms: request_id::Platforms,
     cors: Cors,
     is_https: IsHttps,
 ) -> Router {
     let (router, document) = api_router(&state).split_for_parts();
-    let default_platform = Arc::clone(&state.default_platform);
     let document: Arc<str> = openapi::text(&document).into();
     let document =
         move || async move { ([("content-type", "application/json")], document.to_string()) };
@@ -279,7 +301,7 @@ fn router(
         .layer(middleware::from_fn(quotas::tell))
         .layer(middleware::from_fn_with_state(is_https, security_headers::add))
         .layer(middleware::from_fn_with_state(requests, measure::count))
-        .layer(middleware::from_fn_with_state(default_platform, request_id::trace))
+        .layer(middleware::from_fn_with_state(platforms, request_id::trace))
         .with_state(state)
 }
 

@@ -6,7 +6,7 @@
 
 use serde_json::{Map, Value, json};
 use utoipa::OpenApi;
-use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -24,6 +24,19 @@ impl utoipa::Modify for BasicAuth {
             .components
             .get_or_insert_default()
             .add_security_scheme("operator", basic);
+        let bearer = HttpBuilder::new()
+            .scheme(HttpAuthScheme::Bearer)
+            .bearer_format("JWT")
+            .description(Some(
+                "Access token of an account, as /api/auth/login gives it",
+            ))
+            .build();
+        let cookie =
+            ApiKeyValue::with_description("token", "The same in a cookie; authToken is read, too");
+        let components = openapi.components.get_or_insert_default();
+        components.add_security_scheme("user", SecurityScheme::Http(bearer));
+        components
+            .add_security_scheme("userCookie", SecurityScheme::ApiKey(ApiKey::Cookie(cookie)));
     }
 }
 
@@ -89,8 +102,20 @@ fn complete_operation(path: &str, operation: &mut Map<String, Value>) {
         .and_then(Value::as_array)
         .is_some_and(|all| !all.is_empty());
     let mut statuses: Vec<&str> = Vec::new();
+    let is_of_people = operation["tags"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .any(|tag| tag == "auth");
+    if is_protected || is_of_people {
+        statuses.extend(["403", "429", "500", "503"]);
+    }
     if is_protected {
-        statuses.extend(["401", "403", "429", "500", "503"]);
+        statuses.push("401");
+    }
+    // A host that serves no accounts.
+    if is_of_people || path.starts_with("/api/users") {
+        statuses.push("404");
     }
     if has_parameters || has_body {
         statuses.push("400");
@@ -143,15 +168,19 @@ fn description(status: &str) -> &'static str {
         "200" => "Done",
         "204" => "Done; the answer has no body",
         "400" => "Something in the request cannot be used; `message` names it",
-        "401" => "The operator's name or password is missing or wrong",
-        "403" => "No operator is configured, or the request comes from a page of another site",
+        "401" => "Name, password or token is missing or wrong",
+        "403" => {
+            "Not allowed, no operator is configured, or the request comes from a page of another site"
+        }
         "404" => "It does not exist",
         "408" => "The body did not arrive in time",
         "409" => "It conflicts with the present state",
         "413" => "The body is too large",
         "415" => "The body is of another type",
         "422" => "The body is JSON, or a component, but its content is not accepted",
-        "429" => "Too many failed logins, or no free slot for the plugin; see `Retry-After`",
+        "429" => {
+            "Too many requests or failed logins, or no free slot for the plugin; see `Retry-After`"
+        }
         "500" => {
             "A fault of the host; its log has the details under the `x-request-id` of the answer"
         }

@@ -15,18 +15,34 @@ pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id"
 pub(super) const CORRELATION_ID: HeaderName = HeaderName::from_static("x-correlation-id");
 pub(super) const PLATFORM: HeaderName = HeaderName::from_static("x-platform");
 
+/// The platforms that a request may name.
+#[derive(Clone)]
+pub(super) struct Platforms {
+    /// Of requests that name none, or an unknown one.
+    pub(super) default: Arc<str>,
+    /// Empty: any.
+    pub(super) known: Arc<[String]>,
+}
+
+impl Platforms {
+    fn of(&self, headers: &HeaderMap) -> String {
+        acceptable(headers, &PLATFORM)
+            .filter(|name| self.known.is_empty() || self.known.contains(name))
+            .unwrap_or_else(|| self.default.as_ref().to_owned())
+    }
+}
+
 /// Opens the span of the request, returns its id in the answer, and sets a [`Trace`] for handlers
 /// that enqueue.
 pub(super) async fn trace(
-    State(default_platform): State<Arc<str>>,
+    State(platforms): State<Platforms>,
     mut request: Request,
     next: Next,
 ) -> Response {
     let request_id = Uuid::now_v7().to_string();
     let correlation_id =
         acceptable(request.headers(), &CORRELATION_ID).unwrap_or_else(|| request_id.clone());
-    let platform = acceptable(request.headers(), &PLATFORM)
-        .unwrap_or_else(|| default_platform.as_ref().to_owned());
+    let platform = platforms.of(request.headers());
     let span = tracing::info_span!(
         "request",
         method = %request.method(),

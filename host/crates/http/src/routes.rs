@@ -11,7 +11,9 @@ use axum::routing::{MethodFilter, MethodRouter, on};
 use http::Uri;
 use http::request::Parts;
 use patchbay_api::answer::{Answer, AnyJson, Data, List, Nothing, Success, Whole};
-use patchbay_api::body::{AnyDocument, Body, ExpectedForm, Json, NoBody, Object, SecretJson};
+use patchbay_api::body::{
+    AnyDocument, Body, Credentials, ExpectedForm, Json, NoBody, Object, SecretJson,
+};
 use patchbay_api::operation::{
     Access, Effect, Endpoint, Method, Operation, PathParams, Query as _,
 };
@@ -36,7 +38,7 @@ use crate::AppState;
 use crate::client_address::ClientAddress;
 use crate::error::ApiError;
 use crate::operator_login::{self, Actor};
-use crate::{anonymous, json_body, request_span, run_to_end};
+use crate::{anonymous, json_body, people, request_span, run_to_end};
 
 /// The request of an operation.
 pub(crate) struct Ask<E: Endpoint> {
@@ -175,6 +177,39 @@ impl<T: ToSchema + ExpectedForm + Serialize + DeserializeOwned + Send + 'static>
     }
 }
 
+/// Largest document with credentials, in bytes.
+const MAX_CREDENTIALS: usize = 16 << 10;
+
+impl<T: ToSchema + Serialize + DeserializeOwned + Send + 'static> ReadBody for Credentials<T> {
+    async fn read(request: Request, _state: &AppState) -> Result<Self, ApiError> {
+        let kind = request.headers().get(http::header::CONTENT_TYPE).cloned();
+        let read = axum::body::to_bytes(request.into_body(), MAX_CREDENTIALS).await;
+        let mut bytes = read.map_err(|error| ApiError::of_body(&error, MAX_CREDENTIALS))?;
+        let kind = kind
+            .as_ref()
+            .and_then(|kind| kind.to_str().ok()?.split(';').next())
+            .map(|kind| kind.trim().to_ascii_lowercase());
+        if bytes.is_empty() {
+            bytes = axum::body::Bytes::from_static(b"{}");
+        } else if kind.as_deref() != Some("application/json") {
+            let message = "The body must be JSON: send it with Content-Type: application/json";
+            let status = http::StatusCode::UNSUPPORTED_MEDIA_TYPE;
+            return Err(ApiError::new(status, "invalid-input", message));
+        }
+        // The message of serde would quote the document.
+        let mut reader = serde_json::Deserializer::from_slice(&bytes);
+        let document: Result<Object<T>, _> = serde_path_to_error::deserialize(&mut reader);
+        match document {
+            Ok(Object(document)) if reader.end().is_ok() => Ok(Self(document)),
+            Err(error) if error.inner().is_data() && error.path().iter().len() > 0 => {
+                let path = error.path().to_string();
+                Err(ApiError::invalid(format!("{path}: has the wrong type")))
+            }
+            _ => Err(ApiError::invalid("The body is not a JSON object")),
+        }
+    }
+}
+
 impl ReadBody for AnyDocument {
     async fn read(request: Request, state: &AppState) -> Result<Self, ApiError> {
         Ok(Self(json_body::read(request, state).await?))
@@ -186,12 +221,13 @@ impl<E: Endpoint<Body: ReadBody>> FromRequest<AppState> for Ask<E> {
 
     async fn from_request(request: Request, state: &AppState) -> Result<Self, ApiError> {
         let (mut parts, body) = request.into_parts();
-        let intent = match E::OPERATION.may_change() {
+        let is_for_operators = E::OPERATION.access.is_for_operators();
+        let intent = match E::OPERATION.may_change() && is_for_operators {
             true => Intent::take(&mut parts)?,
             false => Intent::default(),
         };
         let path = read_path::<E>(&mut parts, state).await?;
-        if E::OPERATION.may_change() && E::Query::parameters().is_empty() {
+        if E::OPERATION.may_change() && is_for_operators && E::Query::parameters().is_empty() {
             refuse_unknown_parameters(&parts)?;
         }
         let Query(query) = Query::from_request_parts(&mut parts, state).await?;
@@ -383,6 +419,12 @@ impl Routes {
                     operator_login::require,
                 ));
         }
+        if operation.access == Access::User {
+            route = route.layer(middleware::from_fn_with_state(
+                self.state.clone(),
+                people::require,
+            ));
+        }
         if operation.access == Access::OperatorByDefault && self.state.metrics.needs_operator {
             route = route.layer(middleware::from_fn_with_state(
                 self.state.clone(),
@@ -425,6 +467,15 @@ fn method_of(method: Method) -> (MethodFilter, HttpMethod) {
     }
 }
 
+/// The ways to say who somebody is, of which one is needed.
+fn schemes(access: Access) -> &'static [&'static str] {
+    match access {
+        Access::Anyone | Access::Guest | Access::Probe => &[],
+        Access::User => &["user", "userCookie"],
+        Access::Operator | Access::OperatorByDefault => &["operator"],
+    }
+}
+
 /// `reason` and `confirm`, where the operation takes them.
 fn intent_parameters<E: Endpoint>() -> Vec<Parameter> {
     let parameter = |name: &str, about: String, schema: ObjectBuilder| {
@@ -439,7 +490,7 @@ fn intent_parameters<E: Endpoint>() -> Vec<Parameter> {
     let takes_reason = E::Query::parameters()
         .iter()
         .any(|own| own.name == "reason");
-    if E::OPERATION.may_change() && !takes_reason {
+    if E::OPERATION.may_change() && E::OPERATION.access.is_for_operators() && !takes_reason {
         let about = "Why, for the record of who did what; no personal data.".to_owned();
         let schema = ObjectBuilder::new().max_length(Some(MAX_REASON));
         parameters.push(parameter("reason", about, schema));
@@ -511,9 +562,9 @@ fn document<E: Endpoint>() -> Documented {
         responses = responses.response("default", response);
     }
     builder = builder.responses(responses.build());
-    if operation.access.needs_login() {
+    for scheme in schemes(operation.access) {
         builder = builder.security(SecurityRequirement::new(
-            "operator",
+            *scheme,
             std::iter::empty::<String>(),
         ));
     }

@@ -19,6 +19,7 @@ mod hosts;
 mod leader;
 mod mirror;
 mod notify;
+mod people;
 mod plugin_sql;
 mod pool;
 mod quarantine;
@@ -61,6 +62,11 @@ pub use history::{
 };
 pub use hosts::{Failure, HostRow, Report, Running};
 pub use leader::{Elector, LeaderTask, Leadership};
+pub use people::{
+    CodePurpose, CodeRow, IdentityChange, IdentityChanges, Keeping, MailBatch, NewCode, NewLogin,
+    NewSession, NewSignup, OutgoingMail, Refreshed, SessionMethod, SessionRow, SessionView,
+    UserKey, UserListing, UserRow, UsersTable, password_mark,
+};
 pub use plugin_sql::{
     OutboxBatch, OutboxEntry, PlacesTaken, PluginActivity, PluginSql, RoleError, SqlActivity,
     SqlSession, Wanted,

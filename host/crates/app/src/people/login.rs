@@ -1,0 +1,165 @@
+//! Logging in with a password.
+
+use std::time::Duration;
+
+use patchbay_api::people as api;
+use patchbay_store::{NewLogin, SessionMethod, UserKey, UserRow};
+use zeroize::Zeroizing;
+
+use super::passwords::{MAX_BYTES, Verdict};
+use super::tokens::refresh_token;
+use super::{People, PeopleParts, Role, Visitor, address, forbidden, invalid_credentials, within};
+use crate::error::Error;
+use crate::limits::FailureClass;
+
+/// The platform that only these roles may use.
+const CLOSED_PLATFORM: (&str, [Role; 2]) = ("mr-hire", [Role::ExternalHr, Role::Admin]);
+
+/// Somebody mistypes; somebody else guesses.
+pub(super) const OF_ONE_ACCOUNT: FailureClass = FailureClass {
+    name: "login-account",
+    what: "failed logins",
+    free: 5,
+    longest: Duration::from_secs(900),
+    forgotten_after: Duration::from_secs(900),
+};
+/// Many accounts from one network, with a few passwords each.
+const OF_ONE_NETWORK: FailureClass = FailureClass {
+    name: "login-network",
+    what: "failed logins from this network",
+    free: 100,
+    longest: Duration::from_secs(60),
+    forgotten_after: Duration::from_secs(900),
+};
+
+impl People {
+    /// Logs in with address and password.
+    pub async fn log_in(&self, visitor: &Visitor, body: api::LogIn) -> Result<api::Issued, Error> {
+        let parts = self.parts()?;
+        parts.admit(visitor).await?;
+        let Some(typed) = body
+            .email
+            .as_deref()
+            .map(str::trim)
+            .filter(|email| !email.is_empty())
+        else {
+            return Err(Error::invalid("Email is required"));
+        };
+        let Some(password) = body.password.map(Zeroizing::new) else {
+            return Err(Error::invalid("Password is required"));
+        };
+        // Accounts of the old backend may have addresses that nobody could sign up with now.
+        let norm = address::norm(typed).unwrap_or_else(|| typed.to_lowercase());
+        if typed.len() > 254 || typed.contains('\0') || password.len() > MAX_BYTES {
+            return Err(invalid_credentials());
+        }
+        let table = parts.table().await?;
+        let account = format!("{norm}\0{}", visitor.network);
+        parts
+            .limits
+            .wait_after_failures(&OF_ONE_ACCOUNT, &account)
+            .await?;
+        parts
+            .limits
+            .wait_after_failures(&OF_ONE_NETWORK, &visitor.network)
+            .await?;
+        let key = UserKey::Email { typed, norm: &norm };
+        let user = within(parts.store.find_user(table, key)).await?;
+        let hash = user.as_ref().and_then(|user| user.password.clone());
+        let verdict = parts.passwords.verify(password.clone(), hash).await?;
+        let Some(user) = user.filter(|_| verdict != Verdict::Wrong) else {
+            parts.limits.failed(&OF_ONE_ACCOUNT, &account).await?;
+            parts
+                .limits
+                .failed(&OF_ONE_NETWORK, &visitor.network)
+                .await?;
+            return Err(invalid_credentials());
+        };
+        parts.limits.forgive(&OF_ONE_ACCOUNT, &account).await?;
+        parts
+            .limits
+            .passed(&OF_ONE_NETWORK, &visitor.network)
+            .await?;
+        parts.refuse_login(visitor, &norm, &user).await?;
+        let (refresh, token_hash) = refresh_token();
+        let session = parts.new_session(visitor, SessionMethod::Password, token_hash);
+        let opened = parts.store.open_session(table, &user, &session);
+        let Some(user) = within(opened).await? else {
+            return Err(invalid_credentials());
+        };
+        parts.note_login(visitor, &user, "login").await?;
+        if verdict == Verdict::RightButOld {
+            parts.upgrade(&user, password);
+        }
+        parts
+            .issued("Login successful", &user, session.id, Some(refresh))
+            .await
+    }
+}
+
+impl PeopleParts {
+    /// Why an account may not log in though its password is right.
+    async fn refuse_login(
+        &self,
+        visitor: &Visitor,
+        norm: &str,
+        user: &UserRow,
+    ) -> Result<(), Error> {
+        if user.is_blocked() {
+            return Err(forbidden("blocked", "Account is blocked"));
+        }
+        if !user.is_verified {
+            // A limit on codes must not hide the reason.
+            self.send_signup_code(visitor, norm, user).await.ok();
+            return Err(forbidden("not-verified", "Email not verified"));
+        }
+        self.refuse_platform(visitor, user)
+    }
+
+    pub(super) fn refuse_platform(&self, visitor: &Visitor, user: &UserRow) -> Result<(), Error> {
+        let (platform, roles) = CLOSED_PLATFORM;
+        let role = Role::parse(&user.role);
+        if visitor.platform() == platform && !role.is_some_and(|role| roles.contains(&role)) {
+            return Err(forbidden("forbidden", "Access denied"));
+        }
+        Ok(())
+    }
+
+    /// Makes the hash anew after the answer.
+    fn upgrade(&self, user: &UserRow, password: Zeroizing<String>) {
+        let Some(old) = user.password.clone() else {
+            return;
+        };
+        let (store, passwords, id) = (self.store.clone(), self.passwords.clone(), user.id.clone());
+        let Some(table) = self.table.get().cloned() else {
+            return;
+        };
+        tokio::spawn(async move {
+            let Ok(new) = passwords.hash(password).await else {
+                return;
+            };
+            if let Err(error) = store.upgrade_hash(&table, &id, &old, &new).await {
+                tracing::warn!(%error, "a password hash could not be made anew; the next login tries again");
+            }
+        });
+    }
+
+    /// Records a login or a logout.
+    pub(super) async fn note_login(
+        &self,
+        visitor: &Visitor,
+        user: &UserRow,
+        action: &'static str,
+    ) -> Result<(), Error> {
+        let login = NewLogin {
+            user_id: &user.id,
+            email: &user.email,
+            action,
+            address: visitor.address,
+            user_agent: visitor.user_agent(),
+            platform: visitor.trace.platform.as_deref(),
+            correlation_id: visitor.trace.correlation_id.as_deref(),
+        };
+        Ok(within(self.store.note_login(&login)).await?)
+    }
+}

@@ -1,0 +1,260 @@
+//! Accounts of API clients: signing up, logging in, sessions, passwords.
+//!
+//! The accounts are rows of the old backend's table, which is used as it is. Business rules belong
+//! to plugins; here is only who somebody is. No answer and no time tells a stranger whether an
+//! address has an account, unless the configuration says so.
+
+mod address;
+mod administration;
+mod codes;
+mod config;
+mod google;
+mod identity;
+mod login;
+mod mails;
+mod master;
+mod passwords;
+mod profile;
+mod recovery;
+mod refresh;
+mod roles;
+mod signup;
+mod tokens;
+mod upkeep;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use patchbay_api::people as api;
+use patchbay_model::job::Trace;
+use patchbay_queue::Broker;
+use patchbay_store::{NewSession, SessionMethod, Store, StoreError, UserRow, UsersTable};
+use tokio::sync::OnceCell;
+use uuid::Uuid;
+
+pub use config::{
+    ACCESS_LIFE, HashCost, MasterLogin, PeopleConfig, REFRESH_LIFE, SIGNUP_CODE_LIFE,
+};
+pub use google::{GoogleKeySource, GoogleLogin};
+pub use master::totp_secret;
+pub use passwords::{hash_for_configuration, is_strong_hash};
+pub use roles::Role;
+pub use tokens::LEGACY_KID;
+pub use upkeep::{identity_service, mail_service, upkeep_service};
+
+use crate::error::{Error, Kind};
+use crate::limits::{Class, Limits};
+use crate::sealed_keys::SealedKeys;
+use crate::{Parts, actions};
+use identity::Identities;
+use passwords::Passwords;
+use tokens::Tokens;
+
+/// Longest wait for Postgres in a request: its client is told within 2 s.
+const POSTGRES_LIMIT: Duration = Duration::from_millis(1_700);
+/// Longest text of a client's program that is kept.
+const MAX_USER_AGENT: usize = 512;
+
+/// A class behind one address may log in at once.
+const AUTH_REQUESTS: Class = Class {
+    name: "auth",
+    what: "requests from this network",
+    count: 300,
+    window: Duration::from_secs(60),
+};
+
+/// Who sends a request, before anybody knows whose account it is about.
+#[derive(Debug, Clone)]
+pub struct Visitor {
+    pub address: Option<IpAddr>,
+    /// The network of the address, which limits count by.
+    pub network: String,
+    pub user_agent: Option<String>,
+    /// Its platform is a known one.
+    pub trace: Trace,
+    /// A cookie that the browser got when it signed up.
+    pub browser: Option<String>,
+}
+
+impl Visitor {
+    fn platform(&self) -> &str {
+        self.trace.platform.as_deref().unwrap_or_default()
+    }
+
+    fn user_agent(&self) -> Option<&str> {
+        let text = self.user_agent.as_deref()?;
+        Some(&text[..text.floor_char_boundary(MAX_USER_AGENT)])
+    }
+}
+
+/// Whose request it is: an account and its session, as they are now.
+#[derive(Debug, Clone)]
+pub struct Principal {
+    pub user: Arc<UserRow>,
+    pub role: Option<Role>,
+    /// Absent with a token of the old backend.
+    pub session: Option<Uuid>,
+    pub is_master: bool,
+}
+
+/// The accounts; a host may have none.
+#[derive(Clone)]
+pub struct People(Option<Arc<PeopleParts>>);
+
+pub(crate) struct PeopleParts {
+    store: Store,
+    broker: Broker,
+    config: PeopleConfig,
+    passwords: Passwords,
+    tokens: Tokens,
+    sealed: SealedKeys,
+    limits: Limits,
+    identities: Identities,
+    refreshing: refresh::OneAtATime,
+    google: google::GoogleKeys,
+    table: OnceCell<UsersTable>,
+    mails: tokio::sync::Notify,
+    actions: actions::Actions,
+}
+
+impl People {
+    pub(crate) fn new(parts: &Parts) -> Self {
+        Self(parts.people.clone())
+    }
+
+    /// Whether this host serves accounts.
+    pub fn is_enabled(&self) -> bool {
+        self.0.is_some()
+    }
+
+    fn parts(&self) -> Result<&Arc<PeopleParts>, Error> {
+        self.0.as_ref().ok_or_else(|| {
+            let message =
+                "This host serves no accounts. To change that, set people.enabled to true";
+            Error::new(Kind::NotFound, "accounts-off", message)
+        })
+    }
+}
+
+impl PeopleParts {
+    pub(crate) fn new(
+        config: PeopleConfig,
+        store: Store,
+        broker: Broker,
+        sealed: SealedKeys,
+        limits: Limits,
+        actions: actions::Actions,
+    ) -> anyhow::Result<Self> {
+        Ok(Self {
+            passwords: Passwords::new(config.hash, config.node_verifies_passwords)?,
+            tokens: Tokens::new(&config.jwt_secrets, sealed.clone())?,
+            identities: Identities::default(),
+            refreshing: refresh::OneAtATime::default(),
+            google: google::GoogleKeys::default(),
+            table: OnceCell::new(),
+            mails: tokio::sync::Notify::new(),
+            sealed,
+            limits,
+            broker,
+            store,
+            config,
+            actions,
+        })
+    }
+
+    async fn table(&self) -> Result<&UsersTable, Error> {
+        let read = self.table.get_or_try_init(|| {
+            let blocked = self.config.blocked_column.as_deref();
+            within(self.store.users_table(&self.config.table, blocked))
+        });
+        Ok(read.await?)
+    }
+
+    fn now_ms(&self) -> i64 {
+        self.broker.now_ms().cast_signed()
+    }
+
+    /// Every request about logging in counts by its network.
+    async fn admit(&self, visitor: &Visitor) -> Result<(), Error> {
+        self.limits.take(&AUTH_REQUESTS, &visitor.network).await?;
+        Ok(())
+    }
+
+    /// What a new session is made of, with its first refresh token.
+    fn new_session<'a>(
+        &self,
+        visitor: &'a Visitor,
+        method: SessionMethod,
+        refresh: [u8; 32],
+    ) -> NewSession<'a> {
+        NewSession {
+            id: Uuid::now_v7(),
+            platform: visitor.platform(),
+            method,
+            address: visitor.address,
+            user_agent: visitor.user_agent(),
+            lasts: self.config.session,
+            refresh: Some((refresh, REFRESH_LIFE)),
+        }
+    }
+
+    /// The answer of a login.
+    async fn issued(
+        &self,
+        message: &str,
+        user: &UserRow,
+        session: Uuid,
+        refresh: Option<String>,
+    ) -> Result<api::Issued, Error> {
+        let is_master = refresh.is_none();
+        let token = self
+            .tokens
+            .sign(user, session, is_master, self.now_ms())
+            .await?;
+        Ok(api::Issued {
+            success: true,
+            message: message.to_owned(),
+            token,
+            refresh_token: refresh,
+            expires_in: ACCESS_LIFE.as_secs(),
+            user: api::UserSummary {
+                id: user.id.clone(),
+                email: user.email.clone(),
+                name: user.full_name.clone(),
+                image: user.profile_photo.clone(),
+            },
+        })
+    }
+}
+
+/// Waits for Postgres no longer than a client does.
+async fn within<T>(asked: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    match tokio::time::timeout(POSTGRES_LIMIT, asked).await {
+        Ok(answered) => answered,
+        Err(_) => Err(StoreError::no_answer()),
+    }
+}
+
+fn unauthorized(code: &'static str, message: &str) -> Error {
+    Error::new(Kind::Unauthorized, code, message)
+}
+
+fn invalid_token() -> Error {
+    unauthorized("invalid-token", "Invalid token")
+}
+
+fn invalid_credentials() -> Error {
+    unauthorized("invalid-credentials", "Invalid credentials")
+}
+
+fn forbidden(code: &'static str, message: &str) -> Error {
+    Error::new(Kind::Forbidden, code, message)
+}
+
+fn plain(message: &str) -> api::Plain {
+    api::Plain {
+        success: true,
+        message: message.to_owned(),
+    }
+}

@@ -1,0 +1,296 @@
+//! Access tokens: JWT, HS256, 15 minutes; and the keys that sign them.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use hmac::{Hmac, KeyInit, Mac};
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use parking_lot::Mutex;
+use rand::RngExt;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+use zeroize::Zeroizing;
+
+use super::config::ACCESS_LIFE;
+use crate::Error;
+use crate::sealed_keys::SealedKeys;
+
+/// Longest token, in bytes.
+const MAX_BYTES: usize = 8 << 10;
+/// Between clocks of hosts.
+const LEEWAY_S: i64 = 5;
+const TYPE: &str = "at+jwt";
+const ISSUER: &str = "patchbay";
+const AUDIENCE: &str = "api";
+/// A key's purpose in `sealed_keys`.
+pub(super) const PURPOSE: &str = "jwt";
+const CODES_PURPOSE: &str = "codes";
+/// Keys are read again after this time, and when a token names one that is unknown.
+const REREAD_AFTER: Duration = Duration::from_secs(30);
+const REREAD_AT_ONCE_AFTER: Duration = Duration::from_secs(1);
+
+/// The `kid` of the old backend's only secret: its tokens name none.
+pub const LEGACY_KID: &str = "legacy";
+
+/// What a token says. `id`, `email` and `role` are for clients to show; nothing is decided on them.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Claims {
+    #[serde(default)]
+    pub(super) iss: String,
+    #[serde(default)]
+    pub(super) aud: String,
+    #[serde(default)]
+    pub(super) sub: String,
+    pub(super) id: String,
+    #[serde(default)]
+    pub(super) email: String,
+    #[serde(default)]
+    pub(super) role: String,
+    /// The session; absent in the old backend's tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) sid: Option<Uuid>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) act: Option<String>,
+    pub(super) iat: i64,
+    pub(super) exp: i64,
+    #[serde(default)]
+    pub(super) jti: String,
+}
+
+/// Who a genuine token speaks of.
+#[derive(Debug, Clone)]
+pub(super) struct Bearer {
+    pub(super) user_id: String,
+    pub(super) session: Option<Uuid>,
+}
+
+struct Key {
+    kid: String,
+    encoding: EncodingKey,
+    decoding: DecodingKey,
+    signs_from_ms: i64,
+    verifies_until_ms: Option<i64>,
+}
+
+/// The keys of this process.
+pub(super) struct Tokens {
+    keys: ArcSwap<Vec<Key>>,
+    /// Keys come from the configuration, and never change.
+    is_configured: bool,
+    sealed: SealedKeys,
+    read_at: Mutex<Option<Instant>>,
+    reading: tokio::sync::Mutex<()>,
+}
+
+impl Tokens {
+    pub(super) fn new(
+        configured: &[(String, Zeroizing<String>)],
+        sealed: SealedKeys,
+    ) -> anyhow::Result<Self> {
+        let keys = configured
+            .iter()
+            .map(|(kid, secret)| key(kid.clone(), secret.as_bytes(), 0, None))
+            .collect::<anyhow::Result<Vec<Key>>>()?;
+        Ok(Self {
+            is_configured: !keys.is_empty(),
+            keys: ArcSwap::from_pointee(keys),
+            sealed,
+            read_at: Mutex::new(None),
+            reading: tokio::sync::Mutex::new(()),
+        })
+    }
+
+    /// Signs a token, and returns it with its life.
+    pub(super) async fn sign(
+        &self,
+        user: &patchbay_store::UserRow,
+        session: Uuid,
+        is_master: bool,
+        now_ms: i64,
+    ) -> Result<String, Error> {
+        self.reread(REREAD_AFTER).await?;
+        let keys = self.keys.load();
+        // The youngest that signs by now.
+        let signing = keys.iter().find(|key| key.signs_from_ms <= now_ms);
+        let Some(signing) = signing.or(keys.last()) else {
+            return Err(Error::internal());
+        };
+        let now = now_ms / 1_000;
+        let claims = Claims {
+            iss: ISSUER.to_owned(),
+            aud: AUDIENCE.to_owned(),
+            sub: user.id.clone(),
+            id: user.id.clone(),
+            email: user.email.clone(),
+            role: user.role.clone(),
+            sid: Some(session),
+            act: is_master.then(|| "master".to_owned()),
+            iat: now,
+            exp: now + ACCESS_LIFE.as_secs().cast_signed(),
+            jti: Uuid::new_v4().to_string(),
+        };
+        let mut header = Header::new(Algorithm::HS256);
+        header.typ = Some(TYPE.to_owned());
+        header.kid = Some(signing.kid.clone());
+        jsonwebtoken::encode(&header, &claims, &signing.encoding).map_err(|error| {
+            tracing::error!(%error, "a token could not be signed");
+            Error::internal()
+        })
+    }
+
+    /// Checks everything that the token itself says. `None`: it is not one of ours, or has ended.
+    pub(super) async fn check(
+        &self,
+        token: &str,
+        now_ms: i64,
+        even_expired: bool,
+    ) -> Result<Option<Bearer>, Error> {
+        if token.len() > MAX_BYTES {
+            return Ok(None);
+        }
+        // The algorithm is compared before a key is looked up; the library's own checks of time use
+        // the machine's clock, which may jump.
+        let Ok(header) = jsonwebtoken::decode_header(token) else {
+            return Ok(None);
+        };
+        if header.alg != Algorithm::HS256 || header.crit.is_some() {
+            return Ok(None);
+        }
+        let kid = header.kid.as_deref().unwrap_or(LEGACY_KID);
+        self.reread(REREAD_AFTER).await?;
+        if !self.knows(kid) {
+            self.reread(REREAD_AT_ONCE_AFTER).await?;
+        }
+        let keys = self.keys.load();
+        let Some(key) = keys.iter().find(|key| key.kid == kid) else {
+            return Ok(None);
+        };
+        if key.verifies_until_ms.is_some_and(|until| until <= now_ms) {
+            return Ok(None);
+        }
+        let mut validation = Validation::new(Algorithm::HS256);
+        validation.validate_exp = false;
+        validation.validate_aud = false;
+        validation.required_spec_claims.clear();
+        let Ok(decoded) = jsonwebtoken::decode::<Claims>(token, &key.decoding, &validation) else {
+            return Ok(None);
+        };
+        let claims = decoded.claims;
+        let now = now_ms / 1_000;
+        let is_expired = claims.exp + LEEWAY_S < now;
+        let has_sane_times = claims.iat <= now + LEEWAY_S
+            && claims.exp > claims.iat
+            && claims.exp - claims.iat <= ACCESS_LIFE.as_secs().cast_signed();
+        let is_ours = header.typ.as_deref() == Some(TYPE)
+            && claims.iss == ISSUER
+            && claims.aud == AUDIENCE
+            && claims.sub == claims.id
+            && claims.sid.is_some();
+        // The old backend's tokens say who they are for and nothing more.
+        let is_legacy = kid == LEGACY_KID && header.kid.is_none() && claims.sid.is_none();
+        if !has_sane_times || !(is_ours || is_legacy) || (is_expired && !even_expired) {
+            return Ok(None);
+        }
+        Ok(Some(Bearer {
+            user_id: claims.id,
+            session: claims.sid,
+        }))
+    }
+
+    fn knows(&self, kid: &str) -> bool {
+        self.keys.load().iter().any(|key| key.kid == kid)
+    }
+
+    /// Reads the keys unless they were read within this time.
+    async fn reread(&self, after: Duration) -> Result<(), Error> {
+        let is_fresh = || {
+            let read_at = *self.read_at.lock();
+            read_at.is_some_and(|at| at.elapsed() < after)
+        };
+        if self.is_configured || is_fresh() {
+            return Ok(());
+        }
+        let _one_at_a_time = self.reading.lock().await;
+        if is_fresh() {
+            return Ok(());
+        }
+        let read = async {
+            self.sealed.get_or_create(PURPOSE).await?;
+            Ok::<_, crate::sealed_keys::SealedKeyError>(self.sealed.all(PURPOSE).await?)
+        };
+        let opened = match read.await {
+            Ok(opened) => opened,
+            // Those of before still serve.
+            Err(error) if !self.keys.load().is_empty() => {
+                tracing::warn!(%error, "the keys of access tokens could not be read again");
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let keys = opened.into_iter().map(|opened| {
+            let until = opened.verifies_until.map(|at| at.timestamp_millis());
+            key(
+                opened.kid,
+                &*opened.key,
+                opened.signs_from.timestamp_millis(),
+                until,
+            )
+        });
+        let keys = keys
+            .collect::<anyhow::Result<Vec<Key>>>()
+            .map_err(|error| {
+                tracing::error!(%error, "the keys of access tokens cannot be used");
+                Error::internal()
+            })?;
+        self.keys.store(Arc::new(keys));
+        *self.read_at.lock() = Some(Instant::now());
+        Ok(())
+    }
+}
+
+fn key(
+    kid: String,
+    secret: &[u8],
+    signs_from_ms: i64,
+    verifies_until_ms: Option<i64>,
+) -> anyhow::Result<Key> {
+    Ok(Key {
+        kid,
+        encoding: EncodingKey::from_secret(secret)?,
+        decoding: DecodingKey::from_secret(secret)?,
+        signs_from_ms,
+        verifies_until_ms,
+    })
+}
+
+/// A new refresh token and its hash.
+pub(super) fn refresh_token() -> (String, [u8; 32]) {
+    let token = Uuid::new_v4().to_string();
+    let hash = token_hash(&token);
+    (token, hash)
+}
+
+/// Of a token with 122 random bits: a slow hash would add nothing.
+pub(super) fn token_hash(token: &str) -> [u8; 32] {
+    Sha256::digest(token.as_bytes()).into()
+}
+
+/// Six digits.
+pub(super) fn code() -> Zeroizing<String> {
+    format!("{:06}", rand::rng().random_range(0..1_000_000)).into()
+}
+
+/// What is stored of a code: a dump of the table must not tell it, though there are only a million.
+pub(super) async fn code_mac(
+    sealed: &SealedKeys,
+    purpose: &str,
+    email_norm: &str,
+    code: &str,
+) -> Result<[u8; 32], Error> {
+    let key = sealed.get_or_create(CODES_PURPOSE).await?;
+    let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(&*key.key).expect("HMAC takes any key");
+    mac.update(format!("{purpose}\0{email_norm}\0{code}").as_bytes());
+    Ok(mac.finalize().into_bytes().into())
+}
