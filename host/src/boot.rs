@@ -14,8 +14,7 @@ use patchbay_app::vault::{Keys, Vault};
 use patchbay_app::{Foundation, Parts};
 use patchbay_app::{
     alerts, audit, bulk, dead_letters, history, outbox, people, plugins, resume, scheduling,
-    trace_export,
-    vault, workers,
+    trace_export, vault, workers,
 };
 use patchbay_capability::{Egress, MailTransport};
 use patchbay_http::Tls;

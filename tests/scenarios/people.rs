@@ -1419,7 +1419,10 @@ fn google_world() -> anyhow::Result<Value> {
                 none: b64({ alg: "none", kid: "g1" }) + "." + b64(claims({})) + ".", secret_of_public_key: hs,
                 no_token: "x", no_address: signed(claims({ email: undefined })) } }));
     "#;
-    let output = std::process::Command::new("node").arg("-e").arg(script).output()?;
+    let output = std::process::Command::new("node")
+        .arg("-e")
+        .arg(script)
+        .output()?;
     serde_json::from_slice(&output.stdout)
         .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())
 }
@@ -1431,22 +1434,52 @@ async fn an_account_logs_in_with_google_and_nobody_gets_anothers() -> anyhow::Re
     let keys = world.dir.path().join("keys.json");
     std::fs::write(&keys, google["keys"].to_string())?;
     let keys = keys.to_str().context("a path")?.to_owned();
-    let env = [("GOOGLE_CLIENT_ID", "client-1"), ("PATCHBAY_PEOPLE_GOOGLE_KEYS_FILE", keys.as_str())];
+    let env = [
+        ("GOOGLE_CLIENT_ID", "client-1"),
+        ("PATCHBAY_PEOPLE_GOOGLE_KEYS_FILE", keys.as_str()),
+    ];
     let host = world.host(&with(&env)).await?;
-    let log_in = async |token: &Value| post(&host, "/api/auth/google", json!({ "idToken": token })).await;
+    let log_in =
+        async |token: &Value| post(&host, "/api/auth/google", json!({ "idToken": token })).await;
     for (what, token) in google["bad"].as_object().context("tokens")? {
         let (status, body) = log_in(token).await?;
-        assert_eq!((status, &body["message"]), (400, &json!("Google sign-in failed")), "{what}: {body}");
+        assert_eq!(
+            (status, &body["message"]),
+            (400, &json!("Google sign-in failed")),
+            "{what}: {body}"
+        );
     }
     // A stranger has signed up with the address before its owner comes.
-    post(&host, "/api/auth/signup", json!({ "email": "ada@gmail.com", "password": "the stranger's own" })).await?;
+    post(
+        &host,
+        "/api/auth/signup",
+        json!({ "email": "ada@gmail.com", "password": "the stranger's own" }),
+    )
+    .await?;
     let waiting = code(&world, "ada@gmail.com", 1).await?;
     let (status, body) = log_in(&google["good"]).await?;
-    assert_eq!((status, &body["message"]), (200, &json!("Google sign-in successful")), "{body}");
+    assert_eq!(
+        (status, &body["message"]),
+        (200, &json!("Google sign-in successful")),
+        "{body}"
+    );
     assert_eq!(profile(&host, &text(&body["token"])).await?, 200);
-    let verified = post(&host, "/api/auth/verify-otp", json!({ "email": "ada@gmail.com", "otp": waiting })).await?;
-    assert_eq!(verified.0, 400, "the stranger's code has ended: {verified:?}");
-    let stranger = post(&host, "/api/auth/login", json!({ "email": "ada@gmail.com", "password": "the stranger's own" })).await?;
+    let verified = post(
+        &host,
+        "/api/auth/verify-otp",
+        json!({ "email": "ada@gmail.com", "otp": waiting }),
+    )
+    .await?;
+    assert_eq!(
+        verified.0, 400,
+        "the stranger's code has ended: {verified:?}"
+    );
+    let stranger = post(
+        &host,
+        "/api/auth/login",
+        json!({ "email": "ada@gmail.com", "password": "the stranger's own" }),
+    )
+    .await?;
     assert_eq!(stranger.0, 401);
     let (_, again) = log_in(&google["again"]).await?;
     assert_eq!(again["user"]["id"], body["user"]["id"], "the same account");

@@ -116,11 +116,6 @@ pub enum AnyJson {}
 #[derive(Debug)]
 pub struct File<M>(PhantomData<M>);
 
-/// `T` as the whole answer; it has a field `success` beside its own. The form of the previous
-/// backend where clients expect it.
-#[derive(Debug)]
-pub struct Flat<T>(PhantomData<T>);
-
 /// `T` without an envelope, also where the status is 503.
 #[derive(Debug)]
 pub struct Bare<T>(PhantomData<T>);
@@ -223,20 +218,6 @@ impl Answer for AnyJson {
                 .build(),
             false,
         )
-    }
-}
-
-impl<T: ToSchema + Serialize + DeserializeOwned + 'static> Answer for Flat<T> {
-    type Data = T;
-
-    fn response(schemas: &mut Schemas) -> Response {
-        let content = ContentBuilder::new()
-            .schema(Some(reference::<T>(schemas)))
-            .build();
-        ResponseBuilder::new()
-            .description("Done")
-            .content("application/json", content)
-            .build()
     }
 }
 

@@ -36,6 +36,20 @@ const fn code(
 /// Every code, sorted. Failures that plugins declare have codes of their own, which are not here.
 pub const ERRORS: &[ErrorCode] = &[
     code(
+        "accounts-off",
+        404,
+        "This host serves no accounts. To change that, set people.enabled to true",
+        "The request is about accounts of API clients, and `people.enabled` is false.",
+        "Set `people.enabled` and `secrets.key_file`, and restart the host (docs/operations/accounts.md).",
+    ),
+    code(
+        "blocked",
+        403,
+        "Account is blocked",
+        "The password is right, but an operator or the previous backend has blocked the account.",
+        "`patchbay user show ADDRESS` says who blocked it and why; `patchbay user unblock ADDRESS` ends it.",
+    ),
+    code(
         "breaker-open",
         503,
         "Calls to https://api.example:443 are stopped for now, because it failed too often. See: patchbay breaker list",
@@ -134,6 +148,13 @@ pub const ERRORS: &[ErrorCode] = &[
         "Correct the keys that the message names. `patchbay config` lists all keys.",
     ),
     code(
+        "invalid-credentials",
+        401,
+        "Invalid credentials",
+        "No account has this address and password. The answer is the same for an unknown address.",
+        "Correct them, or set a new password with `POST /api/auth/forgot-password`.",
+    ),
+    code(
         "invalid-input",
         400,
         "limit: must be from 1 to 200",
@@ -153,6 +174,13 @@ pub const ERRORS: &[ErrorCode] = &[
         "The plugin's answer is not JSON",
         "The plugin answered with something that the host does not accept.",
         "Report it to the plugin's author. Until then: `patchbay plugin rollback PLUGIN`.",
+    ),
+    code(
+        "invalid-token",
+        401,
+        "Invalid token",
+        "The access or refresh token is unknown, changed, expired or used, its session has ended, or its account is blocked.",
+        "Refresh once with the newest refresh token; if that fails, log in again.",
     ),
     code(
         "memory-limit",
@@ -218,6 +246,13 @@ pub const ERRORS: &[ErrorCode] = &[
         "Check --url or PATCHBAY_URL; without them a command asks the host of `patchbay dev` here, else http://127.0.0.1:8080. To see which program listens there: `ss -ltnp`. To start a host for trying: `patchbay dev`.",
     ),
     code(
+        "not-verified",
+        403,
+        "Email not verified",
+        "The password is right, but nobody has typed the code of the signup's mail yet. A new code was sent.",
+        "Type the code: `POST /api/auth/verify-otp`.",
+    ),
+    code(
         "quarantined",
         503,
         "Plugin email is quarantined since 2026-11-24T12:00:00Z: 10 of the last 10 calls crashed",
@@ -279,6 +314,13 @@ pub const ERRORS: &[ErrorCode] = &[
         "Route not found",
         "The host has no such path. The answer also has the path that was asked for, as `path`.",
         "Check the path: docs/openapi.json, which a host serves as `/api/openapi.json`, lists all. If a command says it: the host is of another version than the command.",
+    ),
+    code(
+        "token-missing",
+        401,
+        "Authorization token missing",
+        "The request needs an account, and has no access token.",
+        "Send `Authorization: Bearer TOKEN`, as `POST /api/auth/login` gives it.",
     ),
     code(
         "too-large",

@@ -81,6 +81,8 @@ pub enum Access {
     Guest,
     /// An account of an API client, with an access token.
     User,
+    /// Operators, and accounts with the role admin.
+    AdminOrOperator,
     /// Operators only.
     Operator,
     /// Operators only, unless the configuration opens it to anyone.
@@ -92,7 +94,7 @@ impl Access {
     pub const fn needs_login(self) -> bool {
         match self {
             Self::Anyone | Self::Guest | Self::Probe => false,
-            Self::User | Self::Operator | Self::OperatorByDefault => true,
+            Self::User | Self::AdminOrOperator | Self::Operator | Self::OperatorByDefault => true,
         }
     }
 
@@ -100,7 +102,11 @@ impl Access {
     pub const fn is_limited_by_network(self) -> bool {
         match self {
             Self::Anyone | Self::Guest => true,
-            Self::Probe | Self::User | Self::Operator | Self::OperatorByDefault => false,
+            Self::Probe
+            | Self::User
+            | Self::AdminOrOperator
+            | Self::Operator
+            | Self::OperatorByDefault => false,
         }
     }
 
@@ -109,13 +115,20 @@ impl Access {
     pub const fn is_for_users(self) -> bool {
         match self {
             Self::Guest | Self::User => true,
-            Self::Anyone | Self::Probe | Self::Operator | Self::OperatorByDefault => false,
+            Self::Anyone
+            | Self::Probe
+            | Self::AdminOrOperator
+            | Self::Operator
+            | Self::OperatorByDefault => false,
         }
     }
 
     /// Whether operators call it: it is recorded as an action, and takes a reason.
     pub fn is_for_operators(self) -> bool {
-        matches!(self, Self::Operator | Self::OperatorByDefault)
+        matches!(
+            self,
+            Self::AdminOrOperator | Self::Operator | Self::OperatorByDefault
+        )
     }
 }
 

@@ -7,7 +7,7 @@ use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
-use crate::answer::{Data, Flat, List};
+use crate::answer::{Data, List, Whole};
 use crate::body::{Credentials, Json, NoBody};
 use crate::operation::NoQuery;
 use crate::{operations, path_params};
@@ -31,64 +31,64 @@ path_params! {
 operations! {
     /// Sign up: makes an unverified account and mails a code. The answer is the same for an address
     /// that has an account.
-    AuthSignup = "auth.signup": POST "/api/auth/signup" ((), NoQuery, Credentials<SignUp>) -> Flat<Plain>,
+    AuthSignup = "auth.signup": POST "/api/auth/signup" ((), NoQuery, Credentials<SignUp>) -> Whole<Plain>,
         Guest, Changes, audit "auth.signup", errors [];
     /// Verify an account with the code of the mail, and log in.
-    AuthVerifyOtp = "auth.verify_otp": POST "/api/auth/verify-otp" ((), NoQuery, Credentials<VerifyOtp>) -> Flat<Issued>,
+    AuthVerifyOtp = "auth.verify_otp": POST "/api/auth/verify-otp" ((), NoQuery, Credentials<VerifyOtp>) -> Whole<Issued>,
         Guest, Changes, audit "auth.verify-otp", errors [404 "`not-found`: no account has this address; only with `people.reveal_accounts`"];
     /// Complete the profile of the account, the last step of a signup.
-    AuthCompleteProfile = "auth.complete_profile": POST "/api/auth/complete-profile" ((), NoQuery, Credentials<CompleteProfile>) -> Flat<Profiled>,
+    AuthCompleteProfile = "auth.complete_profile": POST "/api/auth/complete-profile" ((), NoQuery, Credentials<CompleteProfile>) -> Whole<Profiled>,
         User, Changes, audit "auth.complete-profile", errors [404 "`not-found`: the account is gone"];
     /// Log in with address and password.
-    AuthLogin = "auth.login": POST "/api/auth/login" ((), NoQuery, Credentials<LogIn>) -> Flat<Issued>,
+    AuthLogin = "auth.login": POST "/api/auth/login" ((), NoQuery, Credentials<LogIn>) -> Whole<Issued>,
         Guest, Changes, audit "auth.login", errors [
             401 "`invalid-credentials`: no account has this address and password",
             403 "`blocked`, `not-verified` or `forbidden`: the password is right, but the account may not log in (here)",
         ];
     /// Log in with an ID token of Google. Off by default.
-    AuthGoogle = "auth.google": POST "/api/auth/google" ((), NoQuery, Credentials<GoogleLogIn>) -> Flat<Issued>,
+    AuthGoogle = "auth.google": POST "/api/auth/google" ((), NoQuery, Credentials<GoogleLogIn>) -> Whole<Issued>,
         Guest, Changes, audit "auth.google", errors [
             403 "`blocked` or `forbidden`: the account may not log in (here)",
             404 "`not-found`: login with Google is off",
         ];
     /// Exchange a refresh token, which is used up, for a new access token and a new refresh token. A
     /// refresh token that was used before ends its session.
-    AuthRefresh = "auth.refresh": POST "/api/auth/refresh" ((), NoQuery, Credentials<RefreshToken>) -> Flat<Issued>,
+    AuthRefresh = "auth.refresh": POST "/api/auth/refresh" ((), NoQuery, Credentials<RefreshToken>) -> Whole<Issued>,
         Guest, Changes, audit "auth.refresh", errors [401 "`invalid-token`: the refresh token is unknown, used or expired, or its session has ended"];
     /// Log out: ends the session of the access token (also of one that has expired) or of the refresh
     /// token.
-    AuthLogout = "auth.logout": POST "/api/auth/logout" ((), NoQuery, Credentials<RefreshToken>) -> Flat<Plain>,
+    AuthLogout = "auth.logout": POST "/api/auth/logout" ((), NoQuery, Credentials<RefreshToken>) -> Whole<Plain>,
         Guest, Changes, audit "auth.logout", errors [401 "`token-missing` or `invalid-token`"];
     /// Log out everywhere: ends every session of the account.
-    AuthLogoutAll = "auth.logout_all": POST "/api/auth/logout-all" ((), NoQuery, Credentials<RefreshToken>) -> Flat<Plain>,
+    AuthLogoutAll = "auth.logout_all": POST "/api/auth/logout-all" ((), NoQuery, Credentials<RefreshToken>) -> Whole<Plain>,
         Guest, Changes, audit "auth.logout-all", errors [401 "`token-missing` or `invalid-token`"];
     /// List the account's open sessions, the one used last first.
-    AuthSessions = "auth.sessions": GET "/api/auth/sessions" ((), NoQuery, NoBody) -> Flat<Sessions>,
+    AuthSessions = "auth.sessions": GET "/api/auth/sessions" ((), NoQuery, NoBody) -> Whole<Sessions>,
         User, Reads, errors [];
     /// End one session of the account.
-    AuthEndSession = "auth.end_session": DELETE "/api/auth/sessions/{session}" (SessionPath, NoQuery, NoBody) -> Flat<Plain>,
+    AuthEndSession = "auth.end_session": DELETE "/api/auth/sessions/{session}" (SessionPath, NoQuery, NoBody) -> Whole<Plain>,
         User, Changes, audit "auth.end-session", errors [404 "`not-found`: the account has no such open session"];
     /// Ask for a code to set a new password. The answer never tells whether there is an account.
-    AuthForgotPassword = "auth.forgot_password": POST "/api/auth/forgot-password" ((), NoQuery, Credentials<ForgotPassword>) -> Flat<Plain>,
+    AuthForgotPassword = "auth.forgot_password": POST "/api/auth/forgot-password" ((), NoQuery, Credentials<ForgotPassword>) -> Whole<Plain>,
         Guest, Changes, audit "auth.forgot-password", errors [];
     /// Set a new password with the code of the mail. Ends every session.
-    AuthResetPassword = "auth.reset_password": POST "/api/auth/reset-password" ((), NoQuery, Credentials<ResetPassword>) -> Flat<Plain>,
+    AuthResetPassword = "auth.reset_password": POST "/api/auth/reset-password" ((), NoQuery, Credentials<ResetPassword>) -> Whole<Plain>,
         Guest, Changes, audit "auth.reset-password", errors [];
     /// Change the password. Ends the account's other sessions; this one gets new tokens.
-    AuthChangePassword = "auth.change_password": POST "/api/auth/change-password" ((), NoQuery, Credentials<ChangePassword>) -> Flat<Issued>,
+    AuthChangePassword = "auth.change_password": POST "/api/auth/change-password" ((), NoQuery, Credentials<ChangePassword>) -> Whole<Issued>,
         User, Changes, audit "auth.change-password", errors [
             403 "`forbidden`: a session of the emergency login",
             409 "`conflict`: the account has changed meanwhile",
         ];
     /// Log in to any account in an emergency, for 15 minutes. Off by default; every use is recorded.
-    AuthMasterLogin = "auth.master_login": POST "/api/auth/master-login" ((), NoQuery, Credentials<MasterLogIn>) -> Flat<Issued>,
+    AuthMasterLogin = "auth.master_login": POST "/api/auth/master-login" ((), NoQuery, Credentials<MasterLogIn>) -> Whole<Issued>,
         Guest, Changes, audit "auth.master-login", errors [
             401 "`invalid-credentials`: password, code or account is wrong, or the code was used",
             403 "`blocked`: the account is blocked",
             404 "`not-found`: the emergency login is off",
         ];
     /// Show the account that asks.
-    PeopleProfile = "people.profile": GET "/api/users/profile" ((), NoQuery, NoBody) -> Flat<Profile>,
+    PeopleProfile = "people.profile": GET "/api/users/profile" ((), NoQuery, NoBody) -> Whole<Profile>,
         User, Reads, errors [];
     /// List accounts, sorted by id.
     PeopleList = "people.list": GET "/api/admin/people" ((), PeopleQuery, NoBody) -> List<Account>,

@@ -20,10 +20,10 @@ operations! {
     /// List keys of Redis page by page, with the beginnings of their values. Secrets and personal
     /// data are hidden by the names of their fields.
     RedisKeysList = "redis_keys.list": GET "/api/redis/keys" ((), ListRedisKeys, NoBody) -> Whole<RedisKeyPage>,
-        Operator, Reads, errors [];
+        AdminOrOperator, Reads, errors [];
     /// Remove one key. Keys of queues and Patchbay's own keys are read-only.
     RedisKeysRemove = "redis_keys.remove": DELETE "/api/redis/keys/{*key}" (RedisKeyPath, RemoveRedisKey, NoBody) -> Whole<RemovedRedisKey>,
-        Operator, DestroysNamed("removes the key"), audit "redis-key.remove",
+        AdminOrOperator, DestroysNamed("removes the key"), audit "redis-key.remove",
         errors [404 "Key not found", 409 "`read-only`: the key belongs to a queue, or to Patchbay itself"];
 }
 

@@ -84,6 +84,7 @@ impl ActivityLog {
     /// Fails when a filter that has matched nothing has a name that may be mistyped.
     async fn check_names(&self, filter: &ActivityFilter) -> Result<(), Error> {
         let mut actions: BTreeSet<&str> = patchbay_api::operations()
+            .filter(|operation| operation.access.is_for_operators())
             .filter_map(|operation| operation.audit)
             .chain(OTHER_ACTIONS)
             .collect();

@@ -19,11 +19,13 @@ use crate::AppState;
 use crate::client_address::{ClientAddress, network};
 use crate::cookies::{self, CookiePolicy};
 use crate::error::ApiError;
+use crate::operator_login::{self, Actor};
 
 use crate::routes::{Ask, Routes};
 
 /// Longest scheme and token.
 const BEARER: &str = "bearer ";
+const BASIC: &[u8] = b"basic ";
 
 pub(crate) fn routes(routes: Routes) -> Routes {
     routes
@@ -95,6 +97,32 @@ pub(crate) async fn require(
     match state.app.people.authenticate(token.as_deref()).await {
         Ok(principal) => {
             request.extensions_mut().insert(principal);
+            next.run(request).await
+        }
+        Err(error) => ApiError::from(error).into_response(),
+    }
+}
+
+/// Lets operators pass, and accounts with the role admin. A request without any credentials is asked
+/// for an operator's.
+pub(crate) async fn require_admin_or_operator(
+    State(state): State<AppState>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let scheme = request.headers().get(AUTHORIZATION);
+    let is_basic = scheme.is_some_and(|value| {
+        let head = value.as_bytes().get(..BASIC.len());
+        head.is_some_and(|head| head.eq_ignore_ascii_case(BASIC))
+    });
+    let token = access_token(request.headers()).filter(|_| !is_basic);
+    let Some(token) = token.filter(|_| state.app.people.is_enabled()) else {
+        return operator_login::require(State(state), request, next).await;
+    };
+    match state.app.people.authenticate_admin(&token).await {
+        Ok(principal) => {
+            let actor = Actor(format!("user {}", principal.user.id));
+            request.extensions_mut().insert(actor);
             next.run(request).await
         }
         Err(error) => ApiError::from(error).into_response(),

@@ -419,6 +419,12 @@ impl Routes {
                     operator_login::require,
                 ));
         }
+        if operation.access == Access::AdminOrOperator {
+            route = route.layer(middleware::from_fn_with_state(
+                self.state.clone(),
+                people::require_admin_or_operator,
+            ));
+        }
         if operation.access == Access::User {
             route = route.layer(middleware::from_fn_with_state(
                 self.state.clone(),
@@ -472,6 +478,7 @@ fn schemes(access: Access) -> &'static [&'static str] {
     match access {
         Access::Anyone | Access::Guest | Access::Probe => &[],
         Access::User => &["user", "userCookie"],
+        Access::AdminOrOperator => &["user", "userCookie", "operator"],
         Access::Operator | Access::OperatorByDefault => &["operator"],
     }
 }
@@ -578,7 +585,15 @@ fn document<E: Endpoint>() -> Documented {
     };
     let extensions = ExtensionsBuilder::new()
         .add("x-patchbay-effect", json!(effect))
-        .add("x-patchbay-audit", json!(operation.audit));
+        .add(
+            "x-patchbay-audit",
+            // What accounts do is recorded in audit trails, not as actions of operators.
+            json!(
+                operation
+                    .audit
+                    .filter(|_| operation.access.is_for_operators())
+            ),
+        );
     let built = builder.extensions(Some(extensions.build())).build();
     let (_, method) = method_of(operation.method);
     let mut paths = Paths::new();

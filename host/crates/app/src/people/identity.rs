@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use super::{People, PeopleParts, Principal, Role, invalid_token, unauthorized, within};
+use super::{People, PeopleParts, Principal, Role, forbidden, invalid_token, unauthorized, within};
 use crate::error::Error;
 
 /// What another program changes in the table shows after this time.
@@ -108,6 +108,20 @@ impl People {
             return Err(unauthorized("token-missing", "Authorization token missing"));
         };
         parts.principal(token).await
+    }
+}
+
+impl People {
+    /// As [`People::authenticate`], for accounts with the role admin only.
+    pub async fn authenticate_admin(&self, token: &str) -> Result<Principal, Error> {
+        let principal = self.authenticate(Some(token)).await?;
+        match principal.role {
+            Some(Role::Admin) => Ok(principal),
+            _ => Err(forbidden(
+                "forbidden",
+                "Access denied. Admin role required.",
+            )),
+        }
     }
 }
 

@@ -152,7 +152,7 @@ impl PeopleParts {
         action: &'static str,
     ) -> Result<(), Error> {
         let login = NewLogin {
-            user_id: &user.id,
+            user_id: Some(&user.id),
             email: &user.email,
             action,
             address: visitor.address,

@@ -111,7 +111,7 @@ impl PeopleParts {
     async fn note_master_failure(&self, visitor: &Visitor, norm: &str) -> Result<(), Error> {
         tracing::warn!("an emergency login failed");
         let failed = patchbay_store::NewLogin {
-            user_id: "",
+            user_id: None,
             email: norm,
             action: "master_login_failed",
             address: visitor.address,

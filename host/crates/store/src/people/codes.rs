@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde_json::{Map, Value};
-use sqlx::PgConnection;
 use sqlx::types::Uuid;
+use sqlx::{Connection, PgConnection};
 
 use super::users::{self, UserKey, UserRow};
 use super::{UsersTable, mails};
@@ -17,6 +17,8 @@ const MAX_TRIES: i32 = 5;
 const MAX_TRIES_IN_ALL: i64 = 25;
 /// Codes of one purpose that are valid at once for an address.
 const MAX_LIVE: i64 = 3;
+/// Whose codes lead nowhere.
+const NOBODY: &str = "";
 
 /// What a code is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,24 +86,33 @@ impl Store {
         let key = UserKey::Email { typed: norm, norm };
         let mut tx = self.pool.begin().await?;
         lock_address(&mut tx, norm).await?;
-        let mut user = users::find(&mut tx, table, key).await?;
-        if user.is_none() {
-            let id = Uuid::now_v7().to_string();
-            users::create(&mut tx, table, &id, norm, signup.values).await?;
-            user = users::find(&mut tx, table, key).await?;
+        let known = users::find(&mut tx, table, key).await?;
+        // The time must not tell which addresses have accounts: the same statements run for each,
+        // and what is not wanted is undone.
+        let mut inner = tx.begin().await?;
+        let id = Uuid::now_v7().to_string();
+        users::create(&mut inner, table, &id, norm, signup.values).await?;
+        match known {
+            None => inner.commit().await?,
+            Some(_) => inner.rollback().await?,
         }
+        let user = users::find(&mut tx, table, key).await?;
         let Some(user) = user else {
             return Err(StoreError::Conflict(
                 "The account could not be made: the table of accounts has a rule that refuses it"
                     .into(),
             ));
         };
-        if user.is_verified {
-            mails::put(&mut tx, Uuid::now_v7(), signup.mail_if_verified).await?;
+        let mut inner = tx.begin().await?;
+        put_code(&mut inner, &signup.code, &user.id).await?;
+        let mail = if user.is_verified {
+            inner.rollback().await?;
+            signup.mail_if_verified
         } else {
-            put_code(&mut tx, &signup.code, &user.id).await?;
-            mails::put(&mut tx, Uuid::now_v7(), signup.mail).await?;
-        }
+            inner.commit().await?;
+            signup.mail
+        };
+        mails::put(&mut tx, Uuid::now_v7(), mail).await?;
         tx.commit().await?;
         Ok(user.is_verified)
     }
@@ -121,15 +132,10 @@ impl Store {
         Ok(())
     }
 
-    /// Does the work of [`Store::send_code`] for an address without an account, and undoes it: the
-    /// time must not tell that there is none.
+    /// Does the work of [`Store::send_code`] for an address without an account: the time must not
+    /// tell that there is none. The code is nobody's, and the mail is dropped.
     pub async fn as_if_a_code_was_sent(&self, code: &NewCode<'_>) -> Result<(), StoreError> {
-        let mut tx = self.pool.begin().await?;
-        lock_address(&mut tx, code.email_norm).await?;
-        put_code(&mut tx, code, "").await?;
-        mails::put(&mut tx, Uuid::now_v7(), &Value::Null).await?;
-        tx.rollback().await?;
-        Ok(())
+        self.send_code(code, NOBODY, &Value::Null).await
     }
 
     /// Counts a try, before the code is looked at, and says whether it is one too many.
@@ -167,11 +173,12 @@ impl Store {
     ) -> Result<Vec<CodeRow>, StoreError> {
         let query = sqlx::query_as(
             "select id, user_id, code_mac, password_hash, network, browser_hash, expires_at, expires_at <= now() as is_expired \
-             from one_time_codes where purpose = $1 and email_norm = $2 and used_at is null",
+             from one_time_codes where purpose = $1 and email_norm = $2 and used_at is null and user_id <> $3",
         );
         Ok(query
             .bind(purpose.as_str())
             .bind(email_norm)
+            .bind(NOBODY)
             .fetch_all(&self.pool)
             .await?)
     }

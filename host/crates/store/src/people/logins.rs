@@ -1,18 +1,19 @@
-//! The record of logins: entries of the audit trail `login_logs`, and rows of the old backend's table
-//! of that name where it is there.
+//! The record of logins: entries of the audit trail `login_logs`.
 
 use std::net::IpAddr;
 
+use patchbay_model::audit::{ActorKind, LOGIN_LOGS};
 use serde_json::json;
 use sqlx::types::Uuid;
 
+use crate::audit::NewHostEntry;
 use crate::{Store, StoreError};
 
 /// A login or a logout.
 #[derive(Debug)]
 pub struct NewLogin<'a> {
-    /// Empty where nobody was found.
-    pub user_id: &'a str,
+    /// Absent where nobody was found.
+    pub user_id: Option<&'a str>,
     pub email: &'a str,
     /// `login`, `logout`, `master_login` or `master_login_failed`.
     pub action: &'a str,
@@ -24,22 +25,21 @@ pub struct NewLogin<'a> {
 
 impl Store {
     pub async fn note_login(&self, login: &NewLogin<'_>) -> Result<(), StoreError> {
-        let address = login.address.map(|address| address.to_string());
-        sqlx::query(
-            "insert into audit_entries (trail, entry_key, actor_kind, actor_id, actor_name, action, entity, address, platform, correlation_id, entry) \
-             values ('login_logs', $1, 'user', nullif($2, ''), $3, $4, nullif($2, ''), $5::text::inet, $6, $7, $8)",
-        )
-        .bind(Uuid::now_v7().to_string())
-        .bind(login.user_id)
-        .bind(login.email)
-        .bind(login.action)
-        .bind(address)
-        .bind(login.platform)
-        .bind(login.correlation_id)
-        .bind(json!({ "userAgent": login.user_agent }))
-        .execute(&self.pool)
-        .await?;
-        Ok(())
+        let key = Uuid::now_v7().to_string();
+        let entry = NewHostEntry {
+            trail: LOGIN_LOGS,
+            entry_key: &key,
+            actor_kind: ActorKind::User,
+            actor_id: login.user_id,
+            actor_name: Some(login.email),
+            action: login.action,
+            entity: login.user_id,
+            address: login.address,
+            platform: login.platform,
+            correlation_id: login.correlation_id,
+            entry: &json!({ "userAgent": login.user_agent }),
+        };
+        self.append_entry(&entry).await.map(drop)
     }
 
     /// Marks a step of the emergency login's one-time password as used. False if it was used.

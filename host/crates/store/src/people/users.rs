@@ -215,25 +215,44 @@ pub(super) async fn find(
     table: &UsersTable,
     key: UserKey<'_>,
 ) -> Result<Option<UserRow>, StoreError> {
-    let condition = match key {
-        // An id that is no value of the column, such as a text for a uuid, is no account.
-        UserKey::Id(_) => format!("u.\"id\" = {}", table.id("$1")),
+    let by_people = |condition: &str| {
+        let id = format!("(select user_id from people where {condition})");
+        format!("u.\"id\" = {}", table.id(&id))
+    };
+    let (condition, parameters) = match key {
+        UserKey::Id(id) => (format!("u.\"id\" = {}", table.id("$1")), vec![id]),
         // The exact spelling wins over another account's normal form.
-        UserKey::Email { .. } => "u.\"email\" in ($1, $2) or u.\"id\"::text = (select user_id from people where email_norm = $2) \
-             order by u.\"email\"::text = $1 desc, u.\"email\"::text = $2 desc limit 1"
-            .to_owned(),
-        // Either the host or the old backend has linked it.
-        UserKey::Google(_) if table.has("googleId") => {
-            "p.google_sub = $1 or u.\"googleId\"::text = $1 order by p.google_sub = $1 desc nulls last limit 1".to_owned()
+        UserKey::Email { typed, norm } => (
+            format!(
+                "u.\"email\" in ($1, $2) or {} order by u.\"email\"::text = $1 desc, u.\"email\"::text = $2 desc limit 1",
+                by_people("email_norm = $2")
+            ),
+            vec![typed, norm],
+        ),
+        UserKey::Google(sub) => (by_people("google_sub = $1"), vec![sub]),
+    };
+    let found = one(&mut *connection, table, &condition, &parameters).await?;
+    match key {
+        // The old backend may have linked it.
+        UserKey::Google(sub) if found.is_none() && table.has("googleId") => {
+            one(connection, table, "u.\"googleId\" = $1 limit 1", &[sub]).await
         }
-        UserKey::Google(_) => "p.google_sub = $1".to_owned(),
-    };
+        _ => Ok(found),
+    }
+}
+
+/// An id that is no value of the column, such as a text for a uuid, is no account's.
+async fn one(
+    connection: &mut PgConnection,
+    table: &UsersTable,
+    condition: &str,
+    parameters: &[&str],
+) -> Result<Option<UserRow>, StoreError> {
     let text = format!("{} where {condition}", table.selection());
-    let query = sqlx::query_as(sqlx::AssertSqlSafe(text));
-    let query = match key {
-        UserKey::Id(id) | UserKey::Google(id) => query.bind(id),
-        UserKey::Email { typed, norm } => query.bind(typed).bind(norm),
-    };
+    let mut query = sqlx::query_as(sqlx::AssertSqlSafe(text));
+    for parameter in parameters {
+        query = query.bind(*parameter);
+    }
     match query.fetch_optional(connection).await {
         Ok(found) => Ok(found),
         Err(error) if is_no_value(&error) => Ok(None),
