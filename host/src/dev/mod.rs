@@ -16,7 +16,9 @@ use std::time::Instant;
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
-use patchbay_api::plugins::SignedComponent;
+use patchbay_api::body::NoBody;
+use patchbay_api::operation::NoQuery;
+use patchbay_api::plugins::{PluginSummary, PluginsList, SignedComponent};
 use patchbay_cli::{Client, Output, plain};
 use patchbay_model::shell::word;
 
@@ -262,6 +264,8 @@ fn reachable(mut address: std::net::SocketAddr) -> std::net::SocketAddr {
 #[derive(Debug, Default)]
 struct LoadedPlugins {
     loaded: Vec<String>,
+    /// Active, and not from the folder.
+    active_before: Vec<String>,
     /// With the reason, and what to do.
     not_loaded: Vec<String>,
 }
@@ -284,7 +288,26 @@ async fn load_plugins(dir: &Path, state: &DevState) -> LoadedPlugins {
             Err(error) => plugins.not_loaded.push(refused(&file, &error)),
         }
     }
+    plugins.active_before = active_before(state, &plugins.loaded).await;
     plugins
+}
+
+/// The active plugins that are not among the lines `loaded`. Empty if the host does not say.
+async fn active_before(state: &DevState, loaded: &[String]) -> Vec<String> {
+    let (user, password) = (state.user.clone(), Some(state.password.clone()));
+    let Ok(client) = Client::new(state.url.clone(), user, password) else {
+        return Vec::new();
+    };
+    let Ok(plugins) = client.ask::<PluginsList>((), NoQuery {}, NoBody).await else {
+        return Vec::new();
+    };
+    let line = |known: &PluginSummary| {
+        let digest = patchbay_cli::short(&known.digest);
+        format!("{} {} ({digest})", known.name, known.version)
+    };
+    let active = plugins.data.iter().filter(|known| known.active);
+    let is_new = |line: &String| !loaded.contains(line);
+    active.map(line).filter(is_new).collect()
 }
 
 fn not_built(folder: &Path) -> String {
@@ -337,7 +360,15 @@ async fn load_plugin(file: &Path, state: &DevState) -> anyhow::Result<String> {
         .await?
         .data;
     let (plugin, digest) = (staged.plugin, staged.digest.to_string());
-    client.activate(plugin.as_str(), &digest, true).await?;
+    let none = NoQuery {};
+    let plugins = client.ask::<PluginsList>((), none, NoBody).await?.data;
+    // What is active already needs no activation, and no record of one; unless it lacks grants.
+    let is_active = plugins
+        .iter()
+        .any(|known| known.name == plugin.as_str() && known.active && known.digest == digest);
+    if !is_active || !staged.missing.is_empty() {
+        client.activate(plugin.as_str(), &digest, true).await?;
+    }
     Ok(format!(
         "{plugin} {} ({})",
         staged.version,
@@ -369,7 +400,11 @@ fn print_welcome(state: &DevState, mail: Option<&MailCatcher>, plugins: &LoadedP
             state.mail_dir.display()
         );
     }
-    if plugins.loaded.is_empty() && plugins.not_loaded.is_empty() {
+    for line in &plugins.active_before {
+        println!("  plugin    {}, active since before", plain(line));
+    }
+    let is_none = plugins.active_before.is_empty() && plugins.loaded.is_empty();
+    if is_none && plugins.not_loaded.is_empty() {
         println!(
             "  plugins   none found; push one with: patchbay plugin push FILE --activate --grant"
         );

@@ -185,6 +185,26 @@ pub struct Job {
     /// The last change by an operator, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_change: Option<LastChange>,
+    /// The job of which this one is a copy, if an operator made it with `job duplicate`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copy_of: Option<CopyOf>,
+    /// Why `attempts`, `last_change` and `copy_of` are not known now: Postgres cannot be reached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unavailable: Option<String>,
+}
+
+/// From which job a job was copied.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CopyOf {
+    /// The original: its queue and id with `/` between them.
+    pub job: String,
+    /// When.
+    pub at: DateTime<Utc>,
+    /// Who.
+    pub actor: String,
+    /// Why, in the words of whoever did it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// How often a job may run.

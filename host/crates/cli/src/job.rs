@@ -271,16 +271,20 @@ pub(crate) async fn run(
                 .ask::<JobsShow>((&job).into(), Reveal::default(), NoBody)
                 .await?;
             let state = shown.data.job.job.state;
+            // One that another worker runs may have no attempt in the history yet.
+            let has_run = !shown.data.attempts.is_empty()
+                || shown.data.job.job.processed_on.is_some();
             consent.ask(&format!(
                 "This removes the {state} job {job}, which cannot be undone"
             ))?;
             client
                 .ask::<JobsRemove>((&job).into(), none, NoBody)
                 .await?;
-            output.done(
-                &format!("Removed: {job}. What it did stays in the history"),
-                &job.value(),
-            );
+            let rest = match has_run {
+                true => "What it did stays in the history",
+                false => "It had never run",
+            };
+            output.done(&format!("Removed: {job}. {rest}"), &job.value());
         }
         JobCommand::Promote { job, .. } => {
             client
@@ -357,14 +361,24 @@ pub(crate) async fn run(
                 .collect();
             let (raw, shown) = (with_json_in(&jobs.raw, JSON_TEXTS), jobs.items.len() as u64);
             output.list(&head(state), &wide(state), rows, &raw, &jobs.more());
-            if jobs.next_cursor.is_some() || offset > 0 {
+            if shown > 0 && jobs.next_cursor.is_none() {
+                if offset > 0 {
+                    let (first, last) = (offset + 1, offset + shown);
+                    output.note(&format!("Jobs {first} to {last}, the last ones of the list"));
+                }
+            } else if jobs.next_cursor.is_some() || offset > 0 {
                 let counts = client.ask::<QueuesShow>(path, none, NoBody).await?;
                 let of = in_state(&counts.data.overview.counts, state);
                 let (first, last) = ((offset + 1).min(offset + shown), offset + shown);
                 let name = arguments(&[&queue, &state.to_string()]);
-                output.note(&format!(
-                    "Jobs {first} to {last} of {of}. Next page: patchbay job list {name} --offset {last}; all: --all"
-                ));
+                if shown == 0 && offset > 0 {
+                    let there = counted(of, &format!("{state} job"));
+                    output.note(&format!("No jobs behind the first {offset}: there are {there}"));
+                } else if last < of {
+                    output.note(&format!(
+                        "Jobs {first} to {last} of {of}. Next page: patchbay job list {name} --offset {last}; all: --all"
+                    ));
+                }
             }
         }
     }
@@ -495,6 +509,22 @@ fn describe(queue: &str, shown: &Job) -> String {
         lines.push(format!("Schedule: {schedule}"));
     }
     lines.extend(options(&job.opts));
+    if let Some(copy) = &shown.copy_of {
+        let why = copy.reason.as_ref().map(|why| format!(": {why}"));
+        lines.push(format!(
+            "Copy of: {}, made by {} at {}{}",
+            copy.job,
+            copy.actor,
+            time(copy.at),
+            why.unwrap_or_default()
+        ));
+    }
+    lines.extend(
+        shown
+            .unavailable
+            .iter()
+            .map(|why| format!("Attempts and last change: unknown now ({why})")),
+    );
     if let Some(change) = &shown.last_change {
         let why = change.reason.as_ref().map(|why| format!(": {why}"));
         lines.push(format!(

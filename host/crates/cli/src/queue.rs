@@ -482,8 +482,8 @@ pub(crate) async fn run(
 }
 
 async fn list(client: &Client, output: Output) -> anyhow::Result<()> {
-    let queues = client.ask::<QueuesList>((), NoQuery {}, NoBody).await?;
-    let rows = queues.data.iter().map(|queue| {
+    let queues = client.ask_page::<QueuesList, _>(&(), &NoQuery {}).await?;
+    let rows = queues.items.iter().map(|queue| {
         let paused = if queue.counts.paused { "paused" } else { "" };
         // They are not among the waiting ones.
         let removed = match queue.counts.removed {
@@ -520,10 +520,15 @@ async fn list(client: &Client, output: Output) -> anyhow::Result<()> {
         "NOTES",
     ];
     let mut rows: Vec<Vec<String>> = rows.collect();
-    if queues.data.len() > 1 && !output.json && !output.quiet {
-        rows.push(total(&queues.data));
+    if queues.items.len() > 1 && !output.json && !output.quiet {
+        rows.push(total(&queues.items));
     }
-    output.table(&head, rows, &queues.raw);
+    output.list(&head, &[], rows, &queues.raw, &queues.more());
+    if queues.partial {
+        output.note(
+            "Not complete: Postgres cannot be reached, so queues that are only in the history are missing. Next: patchbay doctor",
+        );
+    }
     output.note(
         "Completed and failed: those that Redis still keeps. All of them: patchbay search --count queue=QUEUE",
     );
@@ -702,6 +707,12 @@ fn describe(queue: &Queue) -> String {
         queue.workers.join(", ")
     };
     lines.push(format!("  workers: {workers}"));
+    lines.extend(
+        queue
+            .unavailable
+            .iter()
+            .map(|why| format!("  attempts of the last day: unknown now ({why})")),
+    );
     for job in &queue.jobs {
         lines.push(format!(
             "  {}: {} in the last minute, {} in 15 minutes, {} in a day ({} did not complete); {:.0} / {:.0} / {:.0} ms (p50 / p95 / p99)",

@@ -100,13 +100,14 @@ fn lines(event: &EventKind) -> Vec<String> {
             action,
             error,
             reason,
+            like,
         } => {
             let why = reason.as_ref().map(|reason| format!(": {reason}"));
-            let mut lines = vec![format!(
-                "{} by {actor}{}",
-                in_words(action),
-                why.unwrap_or_default()
-            )];
+            let did = like.as_ref().map_or_else(
+                || in_words(action).to_owned(),
+                |original| format!("added as a copy of {original}"),
+            );
+            let mut lines = vec![format!("{did} by {actor}{}", why.unwrap_or_default())];
             lines.extend(error.as_ref().map(|error| format!("refused: {error}")));
             lines
         }
@@ -127,6 +128,7 @@ fn lines(event: &EventKind) -> Vec<String> {
             reason,
             added,
             like,
+            because,
         } => {
             let added = added
                 .as_ref()
@@ -145,6 +147,7 @@ fn lines(event: &EventKind) -> Vec<String> {
             };
             let mut lines = vec![format!("bulk {bulk} by {actor}: {what}{added}")];
             lines.extend(reason.clone());
+            lines.extend(because.as_ref().map(|because| format!("reason: {because}")));
             lines
         }
         EventKind::Undo {
@@ -171,7 +174,12 @@ fn lines(event: &EventKind) -> Vec<String> {
             job_state,
             jobs,
             certain,
-        } => whole_queue(actor, action, job_state.as_deref(), *jobs, *certain),
+            reason,
+        } => {
+            let mut lines = whole_queue(actor, action, job_state.as_deref(), *jobs, *certain);
+            lines.extend(reason.as_ref().map(|reason| format!("reason: {reason}")));
+            lines
+        }
         EventKind::Audit {
             trail,
             entry_key,

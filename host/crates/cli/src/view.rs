@@ -38,13 +38,22 @@ pub(super) fn describe(activated: &Activated) -> String {
     } = activated;
     let (digest, elsewhere) = (short(&activated.digest.to_string()), elsewhere(activated));
     if !activated.changed {
-        return format!("active already: {plugin} {version} {digest}{elsewhere}");
+        return format!(
+            "{plugin} {version} {digest} was active already. Nothing was changed{elsewhere}"
+        );
     }
     let previous = match activated.previous {
+        _ if activated.released => {
+            "It was quarantined: this has ended the quarantine, and it takes calls again".to_owned()
+        }
+        _ if activated.was_active => "it was active already".to_owned(),
         Some(previous) => {
+            let previous = short(&previous.to_string());
+            let of_version = activated.previous_version.as_ref();
+            let of_version = of_version.map(|version| format!("{version} "));
             format!(
-                "it replaces {}; back with: patchbay plugin rollback {plugin}",
-                short(&previous.to_string())
+                "it replaces {0}{previous}; back to {0}{previous}: patchbay plugin activate {plugin} {previous}",
+                of_version.unwrap_or_default()
             )
         }
         None => "none was active before".into(),

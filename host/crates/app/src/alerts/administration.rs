@@ -313,6 +313,7 @@ fn check(change: &RuleChange, rule: &Rule) -> Result<(), Error> {
 
 fn alert(row: AlertRow, silences: &[SilenceRow]) -> Alert {
     let text = |name: &str| row.notice[name].as_str().map(str::to_owned);
+    let silence = silenced(&row.rule, &row.subject, silences);
     Alert {
         state: if row.firing { "firing" } else { "pending" }.to_owned(),
         since: row.began_at,
@@ -323,7 +324,9 @@ fn alert(row: AlertRow, silences: &[SilenceRow]) -> Alert {
         value: row.notice["value"].as_f64(),
         threshold: row.notice["threshold"].as_f64(),
         unit: text("unit"),
-        silenced_until: silenced(&row.rule, &row.subject, silences).map(|silence| silence.ends_at),
+        silenced_until: silence.map(|silence| silence.ends_at),
+        silenced_by: silence.map(|silence| silence.created_by.clone()),
+        silence_reason: silence.map(|silence| silence.reason.clone()),
         rule: row.rule,
         subject: row.subject,
         severity: row.severity,
