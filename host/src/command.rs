@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use chrono::{SecondsFormat, Utc};
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap::builder::{OsStringValueParser, TypedValueParser};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::CompleteEnv;
 use clap_complete::env::Shells;
 use patchbay_app::incident::BundleFile;

@@ -9,8 +9,8 @@ use clap::{Args, Subcommand};
 use patchbay_api::body::{Json, NoBody};
 use patchbay_api::bulk::{
     Bulk, BulkBegin, BulkBegun, BulkCancel, BulkChange, BulkDetails, BulkEditCounts, BulkItem,
-    BulkItems, BulkList, BulkPath, BulkPreview, BulkReason, BulkResume, BulkShow, BulkUndo, ListBulkItems, ListBulks,
-    ResumeBulk,
+    BulkItems, BulkList, BulkPath, BulkPreview, BulkReason, BulkResume, BulkShow, BulkUndo,
+    ListBulkItems, ListBulks, ResumeBulk,
 };
 use patchbay_api::operation::NoQuery;
 use patchbay_model::words::counted;

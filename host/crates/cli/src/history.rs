@@ -24,10 +24,10 @@ use serde_json::value::RawValue;
 use tokio::io::AsyncWriteExt;
 
 use super::client::{Client, ClientArgs, RevealArgs};
-use super::{input, names};
 use super::output::{Output, time};
 use super::paging::Paging;
 use super::refusal::{Consent, Refusal, Why, confirmed};
+use super::{input, names};
 
 #[derive(Subcommand)]
 pub enum HistoryCommand {

@@ -112,7 +112,9 @@ pub(super) fn days(text: &str) -> Result<u32, String> {
         .filter(|days| (1..=MOST).contains(days))
         .and_then(|days| u32::try_from(days).ok())
         .ok_or_else(|| {
-            format!("must be whole days, from 1 to {MOST}: a number, or one with a unit, such as 30d")
+            format!(
+                "must be whole days, from 1 to {MOST}: a number, or one with a unit, such as 30d"
+            )
         })
 }
 
@@ -198,7 +200,12 @@ mod tests {
     #[test]
     fn a_number_without_a_unit_has_that_of_its_option() {
         let ms = milliseconds(0, 86_400_000);
-        for (text, read) in [("1500", 1_500), ("1500ms", 1_500), ("90s", 90_000), ("1d", 86_400_000)] {
+        for (text, read) in [
+            ("1500", 1_500),
+            ("1500ms", 1_500),
+            ("90s", 90_000),
+            ("1d", 86_400_000),
+        ] {
             assert_eq!(ms(text), Ok(read));
         }
         assert_eq!(of_seconds(0, u64::MAX)("90"), Ok(90_000));
@@ -208,7 +215,10 @@ mod tests {
         assert_eq!(seconds("0s", 0, 7), Ok(0));
         for bad in ["", "-1", "2 h", "h", "25h", "99999999999999999999"] {
             let refused = ms(bad).expect_err("refused");
-            assert!(refused.starts_with("must be from 0 ms to 24 h: a number of milliseconds"), "{refused}");
+            assert!(
+                refused.starts_with("must be from 0 ms to 24 h: a number of milliseconds"),
+                "{refused}"
+            );
         }
     }
 
@@ -222,7 +232,10 @@ mod tests {
             );
         }
         assert!(decimal(0.0, 1.0)("NaN").is_err());
-        assert_eq!(decimal(0.0, f64::MAX)("-1"), Err("must be a number, 0 or more".into()));
+        assert_eq!(
+            decimal(0.0, f64::MAX)("-1"),
+            Err("must be a number, 0 or more".into())
+        );
         assert_eq!(decimal(0.0, 1.0)("0.5"), Ok(0.5));
     }
 }

@@ -15,7 +15,7 @@ use patchbay_api::operation::NoQuery;
 use patchbay_api::queues::{QueueCounts, QueuePath, QueuesShow};
 use patchbay_api::reveal::Reveal;
 use patchbay_api::timeline::JobsTimeline;
-use patchbay_model::job::JobState;
+use patchbay_model::job::{JobState, MAX_PRIORITY};
 use patchbay_model::shell::{arguments, word};
 use patchbay_model::words::{counted, lasted};
 use serde_json::{Value, json};

@@ -7,10 +7,11 @@ use clap::Subcommand;
 use patchbay_api::body::{Json, NoBody};
 use patchbay_api::operation::NoQuery;
 use patchbay_api::queues::{
-    AllDone, Already, Clean, Cleared, Concurrency, Done, Drain, EveryQueue, MigrateRepeatables, Obliterate, PutBack,
-    Queue, QueueCounts, QueueOverview, QueuePath, QueuesClean, QueuesConcurrency, QueuesDrain,
-    QueuesList, QueuesMigrateRepeatables, QueuesObliterate, QueuesPause, QueuesPauseAll,
-    QueuesPutBack, QueuesRateLimit, QueuesResume, QueuesResumeAll, QueuesShow, QueuesWhy, Rate,
+    AllDone, Already, Clean, Cleared, Concurrency, Done, Drain, EveryQueue, MigrateRepeatables,
+    Obliterate, PutBack, Queue, QueueCounts, QueueOverview, QueuePath, QueuesClean,
+    QueuesConcurrency, QueuesDrain, QueuesList, QueuesMigrateRepeatables, QueuesObliterate,
+    QueuesPause, QueuesPauseAll, QueuesPutBack, QueuesRateLimit, QueuesResume, QueuesResumeAll,
+    QueuesShow, QueuesWhy, Rate,
 };
 use patchbay_model::job::JobState;
 use patchbay_model::shell::{arguments, word};
@@ -490,11 +491,7 @@ async fn list(client: &Client, output: Output) -> anyhow::Result<()> {
             0 => String::new(),
             removed => format!("{removed} removed"),
         };
-        let notes = [
-            paused,
-            &removed,
-            queue.error.as_deref().unwrap_or_default(),
-        ];
+        let notes = [paused, &removed, queue.error.as_deref().unwrap_or_default()];
         let notes = notes
             .into_iter()
             .filter(|note| !note.is_empty())
@@ -606,13 +603,17 @@ fn who(already: &Already) -> String {
     )
 }
 
-const FOR_GOOD: &str = "which cannot be undone. What patchbay bulk remove removes can be brought back for an hour";
+const FOR_GOOD: &str =
+    "which cannot be undone. What patchbay bulk remove removes can be brought back for an hour";
 
 /// Jobs that are not counted, and what becomes of them.
 fn removed_before(cleared: &Cleared) -> String {
     match cleared.removed_before {
         0 => String::new(),
-        1 => ". 1 more was removed by a bulk operation before: patchbay bulk undo still restores it".to_owned(),
+        1 => {
+            ". 1 more was removed by a bulk operation before: patchbay bulk undo still restores it"
+                .to_owned()
+        }
         n => format!(
             ". {n} more were removed by a bulk operation before: patchbay bulk undo still restores them"
         ),

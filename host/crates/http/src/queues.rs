@@ -3,10 +3,10 @@
 use patchbay_api::answer::Page;
 use patchbay_api::body::Json;
 use patchbay_api::queues::{
-    AllDone, Cleared, Done, MigratedRepeatable, Queue, QueueOverview, QueuesClean, QueuesConcurrency,
-    QueuesDrain, QueuesList, QueuesMigrateRepeatables, QueuesObliterate, QueuesPause,
-    QueuesPauseAll, QueuesPutBack, QueuesRateLimit, QueuesResume, QueuesResumeAll, QueuesShow,
-    QueuesWhy, Reason, Switched,
+    AllDone, Cleared, Done, MigratedRepeatable, Queue, QueueOverview, QueuesClean,
+    QueuesConcurrency, QueuesDrain, QueuesList, QueuesMigrateRepeatables, QueuesObliterate,
+    QueuesPause, QueuesPauseAll, QueuesPutBack, QueuesRateLimit, QueuesResume, QueuesResumeAll,
+    QueuesShow, QueuesWhy, Reason, Switched,
 };
 use patchbay_app::queues::Queues;
 use patchbay_app::{Caller, Error};

@@ -94,9 +94,7 @@ impl Broker {
             keys.paused(),
         ];
         let cursor = self.now_ms().wrapping_mul(2_654_435_761) >> 16;
-        let call = Call::new(&COUNT, &names)
-            .arg(keys.key_prefix())
-            .arg(cursor);
+        let call = Call::new(&COUNT, &names).arg(keys.key_prefix()).arg(cursor);
         // An error is told by what is asked next.
         let count = call.invoke::<u64>(&mut self.connection.get()).await;
         count.unwrap_or(seen)

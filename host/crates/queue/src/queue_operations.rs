@@ -64,11 +64,7 @@ impl Broker {
     }
 
     /// What [`Self::drain`] would do, at most: delayed ticks of schedules are counted.
-    pub async fn drainable(
-        &self,
-        queue: &QueueName,
-        delayed: bool,
-    ) -> Result<Cleared, QueueError> {
+    pub async fn drainable(&self, queue: &QueueName, delayed: bool) -> Result<Cleared, QueueError> {
         // Ids in the set whose jobs wait no longer would make the count too small.
         let removed_before = self.marked(queue).await?.len() as u64;
         Ok(Cleared {

@@ -104,7 +104,11 @@ impl Broker {
         let mut replies: Vec<redis::Value> = pipe.query_async(&mut self.connection.get()).await?;
         let paused = read_as(replies.pop().unwrap_or(redis::Value::Nil))?;
         let removed = read_as(replies.pop().unwrap_or(redis::Value::Nil))?;
-        Ok(counts(read_as(redis::Value::Array(replies))?, removed, paused))
+        Ok(counts(
+            read_as(redis::Value::Array(replies))?,
+            removed,
+            paused,
+        ))
     }
 
     /// One entry per name, in the order of `names`. A queue that Redis does not know is empty.
@@ -202,11 +206,7 @@ impl Broker {
         Ok(())
     }
 
-    fn standing(
-        &self,
-        name: &QueueName,
-        replies: &mut Replies<'_>,
-    ) -> Result<Seen, QueueError> {
+    fn standing(&self, name: &QueueName, replies: &mut Replies<'_>) -> Result<Seen, QueueError> {
         let keys = self.keys(name);
         let mut length = |key: String| replies.next::<u64>(&key);
         let lengths: Lengths = (

@@ -46,7 +46,6 @@ pub struct AlertRow {
 
 #[derive(Debug, Clone, sqlx::FromRow)]
 pub struct AlertEventRow {
-    pub id: i64,
     pub at: DateTime<Utc>,
     pub rule: String,
     pub subject: String,
@@ -58,6 +57,14 @@ pub struct AlertEventRow {
     pub silenced: bool,
     /// How long the alert lasted, if it has recovered.
     pub lasted_ms: Option<i64>,
+}
+
+/// An event with its place in the history.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct StoredAlertEvent {
+    pub id: i64,
+    #[sqlx(flatten)]
+    pub event: AlertEventRow,
 }
 
 #[derive(Debug, Clone, sqlx::FromRow)]
@@ -226,7 +233,7 @@ impl Store {
         rule: Option<&str>,
         before: Option<i64>,
         most: i64,
-    ) -> Result<Vec<AlertEventRow>, StoreError> {
+    ) -> Result<Vec<StoredAlertEvent>, StoreError> {
         let query = sqlx::query_as(
             "select id, at, rule, subject, event, severity, reason, silenced, lasted_ms from alert_events \
              where ($1::text is null or rule = $1) and ($2::bigint is null or id < $2) order by id desc limit $3",

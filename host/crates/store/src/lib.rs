@@ -38,7 +38,9 @@ mod timeline;
 
 pub use activity::{ActivityCursor, ActivityFilter, ActivityRow, NewAction};
 pub use alert_deliveries::{DueDelivery, UndeliveredRow};
-pub use alerts::{AlertChange, AlertEventRow, AlertRow, AlertRuleRow, SilenceRow};
+pub use alerts::{
+    AlertChange, AlertEventRow, AlertRow, AlertRuleRow, SilenceRow, StoredAlertEvent,
+};
 pub use attempts::AttemptRow;
 pub use audit::{AuditFilter, AuditRow, TrailRow};
 pub use blind_index::{Term, TermKey};

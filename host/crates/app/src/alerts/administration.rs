@@ -212,7 +212,10 @@ impl Alerts {
                 .last()
                 .filter(|_| is_more)
                 .map(|event| event.id.to_string()),
-            items: events.into_iter().map(event).collect(),
+            items: events
+                .into_iter()
+                .map(|stored| event(stored.event))
+                .collect(),
             partial: false,
         })
     }

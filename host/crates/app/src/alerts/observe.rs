@@ -361,8 +361,9 @@ impl Sources {
             let plugin = &row.plugin;
             let next = way_out(plugin.as_str(), earlier.as_ref());
             let mut observation = quarantined(plugin.as_str(), &row.reason, next);
-            let consequence =
-                format!("its queues wait; patchbay plugin release {plugin}, or activate another revision");
+            let consequence = format!(
+                "its queues wait; patchbay plugin release {plugin}, or activate another revision"
+            );
             let host = row.began_by.strip_prefix("host ").unwrap_or(&row.began_by);
             observation.details = details([
                 ("plugin", json!(plugin)),

@@ -29,9 +29,7 @@ pub(crate) fn way_out(plugin: &str, earlier: Option<&NamedRevision>) -> String {
     let back = earlier.map_or_else(String::new, |earlier| {
         format!(", or: patchbay plugin rollback {plugin} (back to {earlier})")
     });
-    format!(
-        "push and activate a corrected revision{back}, or: patchbay plugin release {plugin}"
-    )
+    format!("push and activate a corrected revision{back}, or: patchbay plugin release {plugin}")
 }
 
 /// Makes what this process has seen hold everywhere, one after another.

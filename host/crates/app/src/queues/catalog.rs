@@ -15,6 +15,9 @@ use crate::error::{Error, Kind};
 use crate::nearest::{meant, unknown_plugin};
 use crate::plugins::Plugins;
 
+/// What a command that acts on an unknown queue says at the end.
+const TO_CREATE: &str = " To create one with its first job: patchbay job add --new-queue";
+
 /// Finds queues in Redis, in active manifests and in the history.
 #[derive(Clone)]
 pub struct Catalog {
@@ -83,7 +86,11 @@ impl Catalog {
         if let Some(queue) = queue {
             let named = self.refuse_unknown(queue).await;
             named.map_err(|error| match error.kind {
-                Kind::NotFound => Error::invalid(format!("queue: {}", error.message)),
+                // A filter creates no queue.
+                Kind::NotFound => {
+                    let message = error.message.split(TO_CREATE).next();
+                    Error::invalid(format!("queue: {}", message.unwrap_or_default()))
+                }
                 _ => error,
             })?;
         }
@@ -117,8 +124,7 @@ impl Catalog {
             let jobs = removal.result.as_ref().map(|result| &result["count"]);
             let jobs = counted(jobs.and_then(Value::as_u64).unwrap_or(0), "job");
             let message = format!(
-                "There is no queue {name} any more: {} removed it with {jobs} at {}{}. To create it again with its first job: patchbay job \
-                 add --new-queue",
+                "There is no queue {name} any more: {} removed it with {jobs} at {}{}.{TO_CREATE}",
                 removal.actor,
                 removal.began_at.to_rfc3339_opts(SecondsFormat::Secs, true),
                 removal.because()
@@ -128,7 +134,7 @@ impl Catalog {
         let names = self.names().await.unwrap_or_default();
         let suggestion = meant(queue.as_str(), names.iter().map(QueueName::as_str));
         let message = format!(
-            "No queue is called {name}.{} To list queues: patchbay queue list. To create one with its first job: patchbay job add --new-queue",
+            "No queue is called {name}.{} To list queues: patchbay queue list.{TO_CREATE}",
             suggestion
         );
         Err(Error::new(Kind::NotFound, "unknown-queue", message))

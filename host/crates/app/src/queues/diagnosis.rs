@@ -548,24 +548,16 @@ fn only_delayed(seen: &QueueObservation) -> Option<Reason> {
             },
         ));
     }
-    let (jobs, promote) = match (counts.delayed, &seen.only_delayed_job) {
-        (1, Some(id)) => (
-            "1 delayed job is due".to_owned(),
-            format!("patchbay job promote {}", arguments(&[seen.queue.name.as_str(), id])),
-        ),
-        (1, None) => (
-            "1 delayed job is due".to_owned(),
-            format!("patchbay job list {} delayed", argument(seen)),
-        ),
-        (n, _) => (
-            format!("The next of {n} delayed jobs is due"),
-            format!("patchbay queue promote-all {}", argument(seen)),
-        ),
+    let jobs = match counts.delayed {
+        1 => "1 delayed job is due".to_owned(),
+        n => format!("The next of {n} delayed jobs is due"),
     };
+    let id = seen.only_delayed_job.as_deref().unwrap_or("ID");
+    let job = arguments(&[seen.queue.name.as_str(), id]);
     Some(reason(
         "only-delayed",
         format!("Nothing waiting now. {jobs} at {due}"),
-        format!("wait, or: {promote}"),
+        format!("wait, or: patchbay job promote {job}"),
     ))
 }
 
@@ -804,6 +796,34 @@ mod tests {
     }
 
     #[test]
+    fn a_tick_is_run_and_not_promoted_and_removed_jobs_are_told() {
+        let mut seen = seen(QueueCounts {
+            delayed: 1,
+            ..QueueCounts::default()
+        });
+        let next = |seen: &QueueObservation| diagnose(seen)[0].next.clone();
+        assert_eq!(next(&seen), "wait, or: patchbay job promote emailQueue ID");
+        seen.only_delayed_job = Some("17".into());
+        assert_eq!(next(&seen), "wait, or: patchbay job promote emailQueue 17");
+        seen.only_delayed_job = None;
+        seen.ticks = 1;
+        seen.next_tick = Some(("nightly".into(), true));
+        assert_eq!(next(&seen), "wait, or: patchbay schedule run nightly");
+        seen.next_tick = Some(("of-node".into(), false));
+        assert_eq!(next(&seen), "wait");
+        seen.queue.counts.delayed = 2;
+        assert_eq!(next(&seen), "wait, or: patchbay job promote emailQueue ID");
+        seen.queue.counts = QueueCounts {
+            removed: 2,
+            ..QueueCounts::default()
+        };
+        assert_eq!(
+            diagnose(&seen)[0].message,
+            "Nothing waiting. 2 removed jobs leave Redis when a worker takes them"
+        );
+    }
+
+    #[test]
     fn a_quarantined_plugin_is_the_reason_and_not_the_missing_worker() {
         let mut seen = seen(QueueCounts {
             waiting: 5,
@@ -818,6 +838,16 @@ mod tests {
             reason: "10 of the last 10 calls crashed".into(),
         });
         assert_eq!(codes(&seen), ["quarantined"]);
+        let next = |seen: &QueueObservation| diagnose(seen)[0].next.clone();
+        assert!(
+            !next(&seen).contains("rollback"),
+            "there is nothing to go back to"
+        );
+        seen.earlier_revision = Some(NamedRevision {
+            digest: RevisionDigest::of(b"earlier"),
+            version: "0.1.0".into(),
+        });
+        assert!(next(&seen).contains("or: patchbay plugin rollback email (back to 0.1.0 "));
         assert!(
             diagnose(&seen)[0]
                 .next

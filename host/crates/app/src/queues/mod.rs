@@ -11,10 +11,11 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use patchbay_api::queues::{
-    AllDone, Already, Clean, Cleared, Concurrency, Done, Drain, Failure, JobStatistics, MigrateRepeatables,
-    MigratedRepeatable, Obliterate, PutBack, Queue, QueueOverview, QueuesClean, QueuesConcurrency,
-    QueuesDrain, QueuesMigrateRepeatables, QueuesObliterate, QueuesPause, QueuesPauseAll,
-    QueuesPutBack, QueuesRateLimit, QueuesResume, QueuesResumeAll, Rate, Reason, Switched,
+    AllDone, Already, Clean, Cleared, Concurrency, Done, Drain, Failure, JobStatistics,
+    MigrateRepeatables, MigratedRepeatable, Obliterate, PutBack, Queue, QueueOverview, QueuesClean,
+    QueuesConcurrency, QueuesDrain, QueuesMigrateRepeatables, QueuesObliterate, QueuesPause,
+    QueuesPauseAll, QueuesPutBack, QueuesRateLimit, QueuesResume, QueuesResumeAll, Rate, Reason,
+    Switched,
 };
 use patchbay_api::answer::Page;
 use patchbay_model::grant::Ask;

@@ -102,10 +102,7 @@ impl Schedules {
     }
 
     /// Why schedules are paused, by id; those without a reason are left out.
-    async fn pause_reasons(
-        &self,
-        rows: &[ScheduleRow],
-    ) -> Result<HashMap<String, String>, Error> {
+    async fn pause_reasons(&self, rows: &[ScheduleRow]) -> Result<HashMap<String, String>, Error> {
         let paused: HashMap<&str, DateTime<Utc>> = rows
             .iter()
             .filter_map(|row| Some((row.id.as_str(), row.paused_at?)))
