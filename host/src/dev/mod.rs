@@ -10,9 +10,10 @@ mod redis;
 mod watch;
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
@@ -205,7 +206,10 @@ pub(crate) async fn run(args: DevArgs, file: Option<&Path>) -> anyhow::Result<()
             Some(state.password.clone()),
         )?;
         let watching = watch.map(|watch| tokio::spawn(watch.run(client)));
-        let ended = host.run_until_signal().await;
+        let ended = tokio::select! {
+            ended = host.run_until_signal() => ended,
+            never = tell_of_dead_servers(database.as_ref(), queue_server.as_ref()) => match never {},
+        };
         if let Some(watching) = watching {
             watching.abort();
             // This also ends a build that it may be waiting for.
@@ -222,6 +226,43 @@ pub(crate) async fn run(args: DevArgs, file: Option<&Path>) -> anyhow::Result<()
         server.stop().await;
     }
     outcome
+}
+
+/// How often the servers are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// Says once of each server that was started that it runs no more. Never ends.
+async fn tell_of_dead_servers(
+    database: Option<&postgres::Postgres>,
+    queue_server: Option<&redis::Redis>,
+) -> Infallible {
+    let (mut told_database, mut told_redis) = (false, false);
+    let say = |server: &str, log: &Path| {
+        eprintln!(
+            "{server} has ended, although Patchbay did not stop it. Until it runs again, {}. Why: {}. Stop this command with Ctrl-C and start it \
+             again: that starts {server}, too, and no data is lost",
+            match server {
+                "Redis" => "no job runs and none can be added",
+                _ => "nothing can be recorded or changed, and jobs still run",
+            },
+            log.display()
+        );
+    };
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        if let Some(server) = database.filter(|_| !told_database)
+            && !server.runs().await
+        {
+            say("PostgreSQL", &server.log());
+            told_database = true;
+        }
+        if let Some(server) = queue_server.filter(|_| !told_redis)
+            && !server.runs().await
+        {
+            say("Redis", &server.log());
+            told_redis = true;
+        }
+    }
 }
 
 async fn step<T>(what: &str, act: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {

@@ -171,13 +171,16 @@ pub enum EventKind {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         because: Option<String>,
     },
-    /// A removal by a bulk operation was undone.
+    /// A removal or an edit by a bulk operation was undone.
     Undo {
         bulk: i64,
+        /// `remove` or `edit-and-retry`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        action: Option<String>,
         /// Who undid it; absent if that is not known any more.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         actor: Option<String>,
-        /// `restored`: the job is back. `lost`: it could not be put back.
+        /// `restored`: the job, or its data, is back. `lost`: it could not be put back.
         state: String,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         reason: Option<String>,

@@ -4,6 +4,8 @@ use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use chrono::{DateTime, SecondsFormat, Utc};
+
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use futures::StreamExt;
@@ -147,6 +149,13 @@ pub struct ExportArgs {
     /// data.lead.id=42; none: all attempts
     #[arg(value_name = "NAME=VALUE", value_parser = pair)]
     filter: Vec<(String, String)>,
+    /// Ended at this time or later: an age such as 90s, 30m, 24h or 7d, or a time such as
+    /// 2026-11-24T00:00:00Z
+    #[arg(long, value_parser = input::point_in_time)]
+    since: Option<DateTime<Utc>>,
+    /// Ended before this time, in the same forms
+    #[arg(long, value_parser = input::point_in_time)]
+    until: Option<DateTime<Utc>>,
 }
 
 /// An export can take far longer than an ordinary request.
@@ -245,8 +254,9 @@ async fn status(client: &Client, output: Output) -> anyhow::Result<()> {
                 .map(|error| format!("; it failed: {error}"))
                 .unwrap_or_default();
             let counts = format!(
-                "{} attempts, {} of the months' tables",
-                last.attempts, last.partitions
+                "{}, {}",
+                count(last.attempts, "attempt"),
+                count(last.partitions, "monthly table")
             );
             format!("{}: {counts}{failed}", time(last.started_at))
         }
@@ -267,7 +277,7 @@ async fn status(client: &Client, output: Output) -> anyhow::Result<()> {
         ("recording", recording.to_owned()),
         (
             "not in Postgres yet",
-            format!("{} attempts, {lag}", stream.attempts),
+            format!("{}, {lag}", count(stream.attempts, "attempt")),
         ),
         ("in Redis", bytes(stream.bytes)),
         ("set aside", stream.set_aside.to_string()),
@@ -286,7 +296,7 @@ async fn status(client: &Client, output: Output) -> anyhow::Result<()> {
         let size = bytes(partition.bytes.unsigned_abs());
         rows.push(vec![
             partition.name.clone(),
-            format!("about {} attempts, {size}", partition.rows),
+            format!("about {}, {size}", count(partition.rows, "attempt")),
         ]);
     }
     output.table(&["HISTORY", ""], rows, &received.raw);
@@ -513,12 +523,23 @@ fn counted(done: &Erasure) -> String {
         ""
     };
     let mut text = format!(
-        "{} attempts of {} jobs, {} of them with data{more}",
-        done.attempts, done.jobs, done.bodies
+        "{} of {}, {} of them with data{more}",
+        count(done.attempts, "attempt"),
+        count(done.jobs, "job"),
+        done.bodies
     );
     for (count, what) in erased_places(&done.places) {
         if count != 0 {
-            text += &format!("\n  {count} {what}");
+            // For one, the first word loses its plural.
+            let (first, rest) = what.split_once(' ').unwrap_or((what, ""));
+            let first = match count {
+                1 => first.strip_suffix("ies").map_or_else(
+                    || first.strip_suffix('s').unwrap_or(first).to_owned(),
+                    |stem| format!("{stem}y"),
+                ),
+                _ => first.to_owned(),
+            };
+            text += &format!("\n  {count} {first} {rest}");
         }
     }
     text
@@ -532,13 +553,20 @@ fn left(done: &Erasure) -> String {
     }
     if done.waiting != 0 {
         left += &format!(
-            "\n{} attempts are not in Postgres yet; those of these jobs are erased once they are",
-            done.waiting
+            "\n{} not in Postgres yet; those of these jobs are erased once they are",
+            match done.waiting {
+                1 => "1 attempt is".to_owned(),
+                n => format!("{n} attempts are"),
+            }
         );
     }
     let live = &done.live;
     if live.found != 0 {
-        left += &format!("\n{} jobs in Redis are left:", live.found);
+        let jobs = match live.found {
+            1 => "1 job in Redis is left".to_owned(),
+            n => format!("{n} jobs in Redis are left"),
+        };
+        left += &format!("\n{jobs}:");
         for job in live.jobs.iter().take(MOST_SHOWN) {
             let why = match job.why.as_str() {
                 "running" => ": it runs, and is erased when it has ended",
@@ -621,8 +649,21 @@ async fn export(args: ExportArgs, client: &Client, output: Output) -> anyhow::Re
         .into_iter()
         .chain(args.bodies.then_some(("bodies", "true")));
     let query = query.chain(args.reveal.then_some(("reveal", "true")));
+    let mut filter = args.filter;
+    for (option, name, time) in [
+        ("--since", "from", args.since),
+        ("--until", "to", args.until),
+    ] {
+        let Some(time) = time else { continue };
+        if filter.iter().any(|(known, _)| known == name) {
+            let both = format!("{option} and {name}= cannot be given together");
+            return Err(Refusal(both).into());
+        }
+        let time = time.to_rfc3339_opts(SecondsFormat::Millis, true);
+        filter.push((name.to_owned(), time));
+    }
     let query = query.chain(
-        args.filter
+        filter
             .iter()
             .map(|(name, value)| (name.as_str(), value.as_str())),
     );

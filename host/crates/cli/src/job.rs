@@ -24,7 +24,7 @@ use super::add::{self, AddArgs, LONGEST_MS};
 use super::client::{Client, ClientArgs, RevealArgs};
 use super::exact::with_json_in;
 use super::input::{given_json, milliseconds, whole};
-use super::output::{relative, time};
+use super::output::{relative, shortened, time};
 use super::refusal::{Consent, Why};
 use super::view::short;
 use super::{Output, names, timeline};
@@ -73,12 +73,13 @@ pub enum JobCommand {
         #[command(flatten)]
         reveal: RevealArgs,
     },
-    /// Retry a failed or completed job: put it back into its queue
+    /// Retry a failed job: put it back into its queue; also a completed one, whose effects then
+    /// happen again
     Retry {
         #[command(flatten)]
         job: JobRef,
         #[command(flatten)]
-        why: Why,
+        consent: Consent,
     },
     /// Remove a job that is not running; what it did stays in the history
     Remove {
@@ -211,13 +212,14 @@ impl JobCommand {
     fn why(&self) -> Why {
         match self {
             Self::Duplicate { why, .. }
-            | Self::Retry { why, .. }
             | Self::Promote { why, .. }
             | Self::Kill { why, .. }
             | Self::SetDelay { why, .. }
             | Self::SetPriority { why, .. }
             | Self::Flow { why, .. } => why.clone(),
-            Self::Remove { consent, .. } | Self::SetData { consent, .. } => consent.why.clone(),
+            Self::Remove { consent, .. }
+            | Self::Retry { consent, .. }
+            | Self::SetData { consent, .. } => consent.why.clone(),
             Self::Add(args) => args.why.clone(),
             Self::Show { .. } | Self::Timeline { .. } | Self::List { .. } => Why::default(),
         }
@@ -262,7 +264,16 @@ pub(crate) async fn run(
                 .await?;
             output.value(&timeline::describe(&told.data), &told.raw);
         }
-        JobCommand::Retry { job, .. } => {
+        JobCommand::Retry { job, consent } => {
+            let shown = client
+                .ask::<JobsShow>((&job).into(), Reveal::default(), NoBody)
+                .await?;
+            if shown.data.job.job.state == JobState::Completed {
+                consent.ask(&format!(
+                    "Job {job} has completed. It runs again with the same data and the same idempotency key: everything that it does happens \
+                     again, except where the plugin or the outside service recognises the key"
+                ))?;
+            }
             client.ask::<JobsRetry>((&job).into(), none, NoBody).await?;
             output.done(&format!("Retried: {job} waits again"), &job.value());
         }
@@ -418,7 +429,7 @@ fn row(job: &JobView, state: JobState, output: Output) -> Vec<String> {
     let failure = failure.unwrap_or_default();
     let failure = match output.wide {
         true => failure.to_owned(),
-        false => failure.chars().take(60).collect(),
+        false => shortened(failure, 60),
     };
     let mut cells = vec![
         job.id.clone(),

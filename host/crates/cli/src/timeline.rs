@@ -152,6 +152,7 @@ fn lines(event: &EventKind) -> Vec<String> {
         }
         EventKind::Undo {
             bulk,
+            action,
             actor,
             state,
             reason,
@@ -160,9 +161,12 @@ fn lines(event: &EventKind) -> Vec<String> {
                 .as_ref()
                 .map(|actor| format!(" by {actor}"))
                 .unwrap_or_default();
-            let what = match state.as_str() {
-                "restored" => "removal undone, the job is back",
-                _ => "removal could not be undone",
+            let is_edit = action.as_deref() == Some("edit-and-retry");
+            let what = match (state.as_str(), is_edit) {
+                ("restored", true) => "edit undone, the job has its data from before",
+                ("restored", false) => "removal undone, the job is back",
+                (_, true) => "edit could not be undone",
+                (_, false) => "removal could not be undone",
             };
             let mut lines = vec![format!("bulk {bulk} undone{by}: {what}")];
             lines.extend(reason.clone());

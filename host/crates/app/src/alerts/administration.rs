@@ -222,7 +222,15 @@ impl Alerts {
 
     /// Sends a test message over every channel of this host.
     pub async fn test(&self, who: &Caller) -> Result<Vec<ChannelTest>, Error> {
-        let act = async { Ok(self.watch.test(&who.actor).await) };
+        let act = async {
+            let tested = self.watch.test(&who.actor).await;
+            match tested.is_empty() {
+                true => Err(Error::conflict(
+                    "No channel is configured, so nothing was sent. Set alerts.webhook_url, alerts.slack_url or alerts.mail_to",
+                )),
+                false => Ok(tested),
+            }
+        };
         self.actions
             .record::<AlertsTest, _>(who, "all", json!({}), act)
             .await

@@ -314,6 +314,7 @@ fn is_undone(item: &JobBulk) -> bool {
 fn undo(item: &JobBulk) -> Option<Event> {
     let kind = EventKind::Undo {
         bulk: item.bulk,
+        action: Some(item.kind.clone()),
         actor: item.undone_by.clone(),
         state: item.state.clone(),
         reason: item.reason.clone(),

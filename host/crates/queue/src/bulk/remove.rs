@@ -10,7 +10,7 @@ use std::sync::LazyLock;
 use patchbay_model::job::JobState;
 use redis::{Cmd, RedisResult, Script, Value};
 
-use super::{Chosen, JobResult, NOTES_STAY_S, PlannedChange, set_of};
+use super::{Chosen, JobResult, NO_LONGER_THERE, NOTES_STAY_S, PlannedChange, set_of};
 use crate::job_fields::CANCELLED;
 use crate::removal::{clearing_key, copy_key, copying, marked_key, removal};
 use crate::scripts::Call;
@@ -119,7 +119,7 @@ impl Broker {
                 marks.push((place, call));
             } else {
                 let refused = match (seen.number(0), seen.score) {
-                    (None, _) => Some("The job is no longer in Redis"),
+                    (None, _) => Some(NO_LONGER_THERE),
                     (Some(created), _) if created != item.key.created_ms => {
                         Some("Another job has its id now")
                     }
@@ -163,7 +163,7 @@ impl Broker {
         for ((place, _), code) in marks.iter().zip(marked) {
             fates[*place] = Some(code.map_or_else(JobResult::Failed, |code| match code {
                 1 => JobResult::done(),
-                -1 => JobResult::skipped("The job is no longer in Redis"),
+                -1 => JobResult::skipped(NO_LONGER_THERE),
                 -2 => JobResult::skipped("Another job has its id now"),
                 -3 => JobResult::skipped(OF_A_SCHEDULE),
                 -4 => JobResult::skipped(IN_A_FLOW),
@@ -236,8 +236,8 @@ impl Broker {
         Ok(codes.into_iter().map(fate).collect())
     }
 
-    /// Calls one of this module's own scripts for each job. The calls may be repeated.
-    async fn invoke_all(&self, calls: &[&Call]) -> Result<Vec<Result<i64, String>>, QueueError> {
+    /// Calls one of this folder's own scripts for each job. The calls may be repeated.
+    pub(super) async fn invoke_all(&self, calls: &[&Call]) -> Result<Vec<Result<i64, String>>, QueueError> {
         let Some(first) = calls.first() else {
             return Ok(Vec::new());
         };

@@ -11,6 +11,7 @@ use serde_json::Value;
 use sqlx::Row;
 
 pub use self::texts::{Person, Texts};
+pub(crate) use self::texts::ERASED;
 use crate::{Store, StoreError, Term};
 
 const BATCH: usize = 200;
