@@ -67,6 +67,7 @@ mod store_statements;
 mod stuck;
 mod swap;
 mod traces;
+mod truthful;
 mod unbroken;
 mod versions;
 mod watch;

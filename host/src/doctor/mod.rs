@@ -100,7 +100,10 @@ pub(crate) async fn run(file: Option<&Path>, output: Output) -> anyhow::Result<E
             findings.ok("configuration", message);
             examine_with(&config, &mut findings).await;
             if let Some(dev) = &dev {
-                findings.0.iter_mut().for_each(|finding| of_dev(finding, dev));
+                findings
+                    .0
+                    .iter_mut()
+                    .for_each(|finding| of_dev(finding, dev));
             }
         }
         Err(error) => {

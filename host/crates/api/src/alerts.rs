@@ -269,6 +269,9 @@ pub struct Silence {
     pub created_by: String,
     /// When it ends by itself.
     pub ends_at: DateTime<Utc>,
+    /// Only in the answer of making it: nothing that is known now has the name of its subject.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warning: Option<String>,
 }
 
 /// A silence to be made.

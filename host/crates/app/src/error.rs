@@ -162,7 +162,9 @@ impl From<QueueError> for Error {
             }
             QueueError::Unavailable(_) => {
                 log_chain(&error);
-                Self::unavailable("Redis does not answer; try again. If it stays so: patchbay doctor")
+                Self::unavailable(
+                    "Redis does not answer; try again. If it stays so: patchbay doctor",
+                )
             }
             QueueError::CannotServe { .. } => {
                 log_chain(&error);

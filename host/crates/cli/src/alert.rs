@@ -20,7 +20,7 @@ use super::input::{decimal, number_in, seconds, whole};
 use super::names;
 use super::output::{Output, plain};
 use super::paging::Paging;
-use super::refusal::{Refusal, Why};
+use super::refusal::Why;
 
 #[derive(Subcommand)]
 pub enum AlertCommand {
@@ -226,6 +226,9 @@ pub(crate) async fn run(
             let message =
                 format!("Silenced until {until}. To end it earlier: patchbay alert unsilence {id}");
             output.value(&message, &silence.raw);
+            if let Some(warning) = &silence.data.warning {
+                output.note(&format!("Warning: {warning}"));
+            }
         }
         AlertCommand::Silences => {
             let silences = client.ask::<AlertSilencesList>((), none, NoBody).await?;

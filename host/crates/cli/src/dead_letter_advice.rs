@@ -41,7 +41,7 @@ pub(super) fn next(details: &DeadLetterDetails) -> Vec<String> {
     } else if group.waiting > 0 {
         lines.push(format!(
             "Next: patchbay queue why {}",
-            shell::word(&group.queue)
+            shell::arguments(&[&group.queue])
         ));
     }
     if let Some(undo) = details.undo {

@@ -283,8 +283,8 @@ pub(crate) async fn run(
                 .await?;
             let state = shown.data.job.job.state;
             // One that another worker runs may have no attempt in the history yet.
-            let has_run = !shown.data.attempts.is_empty()
-                || shown.data.job.job.processed_on.is_some();
+            let has_run =
+                !shown.data.attempts.is_empty() || shown.data.job.job.processed_on.is_some();
             consent.ask(&format!(
                 "This removes the {state} job {job}, which cannot be undone"
             ))?;
@@ -375,7 +375,9 @@ pub(crate) async fn run(
             if shown > 0 && jobs.next_cursor.is_none() {
                 if offset > 0 {
                     let (first, last) = (offset + 1, offset + shown);
-                    output.note(&format!("Jobs {first} to {last}, the last ones of the list"));
+                    output.note(&format!(
+                        "Jobs {first} to {last}, the last ones of the list"
+                    ));
                 }
             } else if jobs.next_cursor.is_some() || offset > 0 {
                 let counts = client.ask::<QueuesShow>(path, none, NoBody).await?;
@@ -384,7 +386,9 @@ pub(crate) async fn run(
                 let name = arguments(&[&queue, &state.to_string()]);
                 if shown == 0 && offset > 0 {
                     let there = counted(of, &format!("{state} job"));
-                    output.note(&format!("No jobs behind the first {offset}: there are {there}"));
+                    output.note(&format!(
+                        "No jobs behind the first {offset}: there are {there}"
+                    ));
                 } else if last < of {
                     output.note(&format!(
                         "Jobs {first} to {last} of {of}. Next page: patchbay job list {name} --offset {last}; all: --all"

@@ -530,7 +530,10 @@ mod tests {
         let told = lines_keeping(2, &["PLUGIN", "HOST"], &rows, Some(30));
         assert!(told.len() > 2, "{told:?}");
         let cells: String = told.iter().map(|line| line.trim_start()).collect();
-        assert!(!cells.contains('…') && cells.contains("smtp://mail.example.org"), "{cells}");
+        assert!(
+            !cells.contains('…') && cells.contains("smtp://mail.example.org"),
+            "{cells}"
+        );
         assert_eq!(
             lines_keeping(2, &["PLUGIN", "HOST"], &rows, Some(60)).len(),
             2

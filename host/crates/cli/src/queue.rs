@@ -308,14 +308,18 @@ pub(crate) async fn run(
             let jobs = of_queue(would.data.count, what, &name);
             let before = removed_before(&would.data);
             if dry_run {
-                output.value(&format!("Would be removed: {jobs}{before}"), &would.raw);
+                let text = format!("Would be removed: {jobs}{before}.\n{FINAL}");
+                output.value(&text, &would.raw);
                 return Ok(());
             }
             consent.ask(&format!("This removes {jobs}, {FOR_GOOD}{before}"))?;
             let done = act(false).await?;
             let jobs = of_queue(done.data.count, what, &name);
             let before = removed_before(&done.data);
-            output.done(&format!("Removed: {jobs}{before}"), &done.raw);
+            output.done(
+                &format!("Removed: {jobs}{before}.\n{DONE_FOR_GOOD}"),
+                &done.raw,
+            );
         }
         QueueCommand::Clean {
             queue,
@@ -349,7 +353,7 @@ pub(crate) async fn run(
             let jobs = of_queue(would.data.count, &state.to_string(), &name);
             let before = removed_before(&would.data);
             if dry_run {
-                let text = format!("Would be removed: {most}{jobs}{before}");
+                let text = format!("Would be removed: {most}{jobs}{before}.\n{FINAL}");
                 output.value(&text, &would.raw);
                 return Ok(());
             }
@@ -357,7 +361,10 @@ pub(crate) async fn run(
             let done = act(false).await?;
             let jobs = of_queue(done.data.count, &state.to_string(), &name);
             let before = removed_before(&done.data);
-            output.done(&format!("Removed: {jobs}{before}"), &done.raw);
+            output.done(
+                &format!("Removed: {jobs}{before}.\n{DONE_FOR_GOOD}"),
+                &done.raw,
+            );
         }
         QueueCommand::RetryAll {
             queue,
@@ -603,6 +610,8 @@ fn who(already: &Already) -> String {
     )
 }
 
+const FINAL: &str = "This cannot be undone";
+const DONE_FOR_GOOD: &str = "They cannot be brought back";
 const FOR_GOOD: &str =
     "which cannot be undone. What patchbay bulk remove removes can be brought back for an hour";
 

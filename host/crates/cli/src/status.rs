@@ -140,7 +140,10 @@ fn describe(status: &Overview) -> String {
 }
 
 fn is_unknown(status: &Overview, part: &str) -> bool {
-    status.unavailable.iter().any(|unknown| unknown.part == part)
+    status
+        .unavailable
+        .iter()
+        .any(|unknown| unknown.part == part)
 }
 
 fn alerts(status: &Overview) -> String {

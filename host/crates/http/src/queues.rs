@@ -31,11 +31,7 @@ pub(crate) fn routes(routes: Routes) -> Routes {
         .add(migrate_repeatables)
 }
 
-async fn list(
-    queues: Queues,
-    _: Caller,
-    _: Ask<QueuesList>,
-) -> Result<Page<QueueOverview>, Error> {
+async fn list(queues: Queues, _: Caller, _: Ask<QueuesList>) -> Result<Page<QueueOverview>, Error> {
     queues.list().await
 }
 

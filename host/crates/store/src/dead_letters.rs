@@ -226,7 +226,11 @@ impl Store {
              on i.bulk = b.id and i.queue = j.queue and i.job_id = j.job_id and i.job_created_ms = j.job_created_ms \
              where j.dead_letter = $2 and j.state = 'removed' and i.state = 'done') order by b.id desc limit 1",
         );
-        Ok(query.bind(prefix).bind(id).fetch_optional(&self.pool).await?)
+        Ok(query
+            .bind(prefix)
+            .bind(id)
+            .fetch_optional(&self.pool)
+            .await?)
     }
 
     /// Acknowledges a group, or withdraws the acknowledgement.

@@ -219,11 +219,7 @@ impl Store {
     }
 
     /// Creates a removed schedule again, as it was.
-    pub async fn restore_schedule(
-        &self,
-        id: &ScheduleId,
-        actor: &str,
-    ) -> Result<bool, StoreError> {
+    pub async fn restore_schedule(&self, id: &ScheduleId, actor: &str) -> Result<bool, StoreError> {
         let mut transaction = self.pool.begin().await?;
         let query = sqlx::query_scalar(
             "delete from removed_schedules where id = $1 and removed_at >= now() - make_interval(days => $2) \

@@ -40,9 +40,11 @@ impl History {
                 && done.places == Places::default();
             match &path {
                 // It is probably a typo; nobody must believe that there is nothing to erase.
-                Some(path) if undeclared && is_nothing => {
-                    Err(Error::invalid(unsearchable(path, wanted.queue.as_ref(), &searchable)))
-                }
+                Some(path) if undeclared && is_nothing => Err(Error::invalid(unsearchable(
+                    path,
+                    wanted.queue.as_ref(),
+                    &searchable,
+                ))),
                 _ => Ok(done),
             }
         };

@@ -117,7 +117,9 @@ impl Jobs {
         for _ in 0..LOOKS {
             let actions = self.store.job_actions(queue, id, &[]).await?;
             let removes = |action: &JobAction| action.action == "job.remove";
-            let last = actions.iter().rfind(|action| removes(action) && action.ended_at.is_some());
+            let last = actions
+                .iter()
+                .rfind(|action| removes(action) && action.ended_at.is_some());
             if last.is_some_and(|last| last.error.is_none()) {
                 break;
             }

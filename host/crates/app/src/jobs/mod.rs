@@ -280,10 +280,15 @@ fn put_back(
 ) -> Option<LastChange> {
     let was_meant = |action: &&ActionRow| {
         let before = ends.iter().filter(|(at, _)| *at < action.began_at);
-        let last = before.max_by_key(|(at, _)| *at).map(|(_, verdict)| *verdict);
+        let last = before
+            .max_by_key(|(at, _)| *at)
+            .map(|(_, verdict)| *verdict);
         let has_run = ends.iter().any(|(at, _)| *at > action.began_at);
         let is_ended = matches!(state, JobState::Completed | JobState::Failed);
-        let jobs = action.result.as_ref().and_then(|result| result["count"].as_u64());
+        let jobs = action
+            .result
+            .as_ref()
+            .and_then(|result| result["count"].as_u64());
         let of_state = match action.details["state"].as_str() {
             Some("failed") => last == Some("fail"),
             Some("completed") => last == Some("complete"),

@@ -1,9 +1,9 @@
 //! Errors of operations on plugins.
 
-use patchbay_model::{PluginName, RevisionDigest};
 use patchbay_model::grant::Ask;
 use patchbay_model::json_schema::Violations;
 use patchbay_model::signature::Untrusted;
+use patchbay_model::{PluginName, RevisionDigest};
 use patchbay_runtime::{LoadError, Rejection, RuntimeError};
 use patchbay_store::{RoleError, StoreError};
 use serde_json::json;

@@ -58,7 +58,15 @@ impl Catalog {
     /// Parses a name, and refuses a queue that does not exist.
     pub async fn known(&self, queue: &str) -> Result<QueueName, Error> {
         let queue: QueueName = queue.parse()?;
-        self.refuse_unknown(&queue).await?;
+        // What is done to a queue creates none.
+        let known = self.refuse_unknown(&queue).await;
+        known.map_err(|error| match error.message.split_once(TO_CREATE) {
+            Some((message, _)) => Error {
+                message: message.to_owned(),
+                ..error
+            },
+            None => error,
+        })?;
         Ok(queue)
     }
 

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use patchbay_api::answer::Page;
 use patchbay_api::queues::{
     AllDone, Already, Clean, Cleared, Concurrency, Done, Drain, Failure, JobStatistics,
     MigrateRepeatables, MigratedRepeatable, Obliterate, PutBack, Queue, QueueOverview, QueuesClean,
@@ -17,11 +18,10 @@ use patchbay_api::queues::{
     QueuesPauseAll, QueuesPutBack, QueuesRateLimit, QueuesResume, QueuesResumeAll, Rate, Reason,
     Switched,
 };
-use patchbay_api::answer::Page;
 use patchbay_model::grant::Ask;
+use patchbay_model::job::JobState;
 use patchbay_model::schedule::Zone;
 use patchbay_model::{PluginName, QueueName};
-use patchbay_model::job::JobState;
 use patchbay_queue::{Broker, QueueError, SchedulerView, Start};
 use patchbay_store::{ActionRow, NamedRevision, PluginSql, ScheduleRow, Store, StoreError};
 use patchbay_work::Workers;
@@ -557,9 +557,7 @@ pub(crate) fn without_postgres<T: Default>(
 ) -> Result<(T, Option<String>), Error> {
     match known {
         Ok(known) => Ok((known, None)),
-        Err(error) if error.is_passing() => {
-            Ok((T::default(), Some(Error::from(error).message)))
-        }
+        Err(error) if error.is_passing() => Ok((T::default(), Some(Error::from(error).message))),
         Err(error) => Err(error.into()),
     }
 }

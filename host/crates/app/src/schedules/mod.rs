@@ -439,7 +439,8 @@ impl Schedules {
     async fn check(&self, fields: &ScheduleFields) -> Result<QueueName, Error> {
         check_name(&fields.name)?;
         reveal::refuse_mark("data", &fields.data)?;
-        let queue = self.catalog.known(&fields.queue).await?;
+        let queue: QueueName = fields.queue.parse()?;
+        self.catalog.refuse_unknown(&queue).await?;
         // Each tick adds such a job.
         let now_ms = self.broker.now_ms();
         check_job(

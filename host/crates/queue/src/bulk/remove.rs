@@ -237,7 +237,10 @@ impl Broker {
     }
 
     /// Calls one of this folder's own scripts for each job. The calls may be repeated.
-    pub(super) async fn invoke_all(&self, calls: &[&Call]) -> Result<Vec<Result<i64, String>>, QueueError> {
+    pub(super) async fn invoke_all(
+        &self,
+        calls: &[&Call],
+    ) -> Result<Vec<Result<i64, String>>, QueueError> {
         let Some(first) = calls.first() else {
             return Ok(Vec::new());
         };

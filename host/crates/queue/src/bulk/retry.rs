@@ -106,12 +106,8 @@ impl Broker {
                 let mut before = Vec::from(super::remove::without_mark(&marked, &job, id));
                 if let Ok(Some(data)) = edited {
                     let old = seen.text(4).unwrap_or_default();
-                    let kept = copy_key(
-                        &self.config.own_prefix,
-                        bulk,
-                        &item.key.queue,
-                        &item.key.id,
-                    );
+                    let kept =
+                        copy_key(&self.config.own_prefix, bulk, &item.key.queue, &item.key.id);
                     let starts = seen.text(5).unwrap_or_default();
                     before.extend(keeping(&kept, item.key.created_ms, old, &data, starts));
                     // The same write as BullMQ's script, which checks only that the job exists.

@@ -10,8 +10,8 @@ use patchbay_model::{JobId, QueueName};
 use serde_json::Value;
 use sqlx::Row;
 
-pub use self::texts::{Person, Texts};
 pub(crate) use self::texts::ERASED;
+pub use self::texts::{Person, Texts};
 use crate::{Store, StoreError, Term};
 
 const BATCH: usize = 200;
