@@ -345,3 +345,31 @@ async fn a_list_ends_without_a_next_page_and_a_pipe_gets_whole_texts() -> anyhow
     says(&host, &erase, 4, &["declares lead.idd searchable"]).await?;
     Ok(())
 }
+
+#[tokio::test]
+async fn the_jobs_of_a_file_are_all_checked_before_the_first_is_added() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let (host, _) = with_jobs(&world, 1).await?;
+    let dir = tempfile::tempdir()?;
+    let file = dir.path().join("jobs.ndjson");
+    let path = file.display().to_string();
+    let add = ["job", "add", QUEUE, "--file", path.as_str()];
+    let jobs: String = (0..1_200)
+        .map(|n| format!("{{\"name\":\"work\",\"data\":{{\"n\":{n}}}}}\n"))
+        .collect();
+    let wrong = r#"{"name":"work","attempts":-1}"#;
+    std::fs::write(&file, format!("{jobs}{wrong}\n"))?;
+    says(&host, &add, 4, &["line 1201: nothing was added"]).await?;
+    let wrong = r#"{"name":"work","id":"7"}"#;
+    std::fs::write(&file, format!("{jobs}{wrong}\n"))?;
+    says(&host, &add, 4, &["nothing was added", "Job 201"]).await?;
+    let waiting = ["--json", "queue", "show", QUEUE];
+    assert_eq!(json_of(&host, &waiting).await?["counts"]["waiting"], 1);
+    let last = r#"{"name":"work","id":"last"}"#;
+    std::fs::write(&file, format!("{jobs}\n{last}\n{last}\n"))?;
+    let parts = ["Added: 1201 jobs to plainQueue; 1 had the id", "Added 1000 of 1202"];
+    says(&host, &add, 0, &parts).await?;
+    assert_eq!(json_of(&host, &waiting).await?["counts"]["waiting"], 1_202);
+    says(&host, &["job", "timeline", QUEUE, "last"], 0, &["added by operator"]).await?;
+    Ok(())
+}

@@ -589,7 +589,8 @@ async fn every_change(host: &Host) -> anyhow::Result<Vec<Change>> {
             "",
             200,
         ),
-        ("post", "/api/admin/alerts/test", json!({}), "", 200),
+        // No channel is configured.
+        ("post", "/api/admin/alerts/test", json!({}), "", 409),
         (
             "put",
             "/api/admin/history/searches/{name}",
@@ -696,6 +697,13 @@ async fn every_change(host: &Host) -> anyhow::Result<Vec<Change>> {
             "/api/admin/dead-letters/{id}/assignee",
             json!({ "assignee": "asha" }),
             "1",
+            200,
+        ),
+        (
+            "post",
+            "/api/admin/queues/{queue}/add-jobs",
+            json!({ "jobs": [&job, &job] }),
+            "",
             200,
         ),
         ("post", "/api/admin/queues/{queue}/jobs", job, "", 200),

@@ -460,39 +460,73 @@ async fn erase(args: EraseArgs, client: &Client, output: Output) -> anyhow::Resu
 /// An erasure searches all jobs and all texts, which takes long.
 const ERASE_LIMIT: Duration = Duration::from_secs(600);
 
-/// What is erased outside the history: a count and a label per place.
-fn erased_places(places: &Places) -> [(u64, &'static str); 14] {
+/// What is erased outside the history: a count per place, and its label for one and for more.
+fn erased_places(places: &Places) -> [(u64, &'static str, &'static str); 14] {
     [
-        (places.redis_ended, "jobs in Redis that have ended"),
+        (
+            places.redis_ended,
+            "job in Redis that has ended",
+            "jobs in Redis that have ended",
+        ),
         (
             places.redis_unfinished,
+            "job in Redis that was still to run",
             "jobs in Redis that were still to run",
         ),
         (
             places.flow_results,
+            "result of a child that a parent in a flow holds",
             "results of children that parents in flows hold",
         ),
-        (places.undo_copies, "copies for undoing removals"),
-        (places.events, "events of queues"),
-        (places.key_value, "keys of plugins' key-value spaces"),
-        (places.set_aside, "attempts that were set aside"),
-        (places.saved_searches, "saved searches (the value in them)"),
+        (
+            places.undo_copies,
+            "copy for undoing a bulk operation",
+            "copies for undoing bulk operations",
+        ),
+        (places.events, "event of a queue", "events of queues"),
+        (
+            places.key_value,
+            "key of a plugin's key-value space",
+            "keys of plugins' key-value spaces",
+        ),
+        (
+            places.set_aside,
+            "attempt that was set aside",
+            "attempts that were set aside",
+        ),
+        (
+            places.saved_searches,
+            "saved search (the value in it)",
+            "saved searches (the value in them)",
+        ),
         (
             places.bulk_operations,
+            "bulk operation (the value in it)",
             "bulk operations (the value in them)",
         ),
-        (places.dead_letters, "dead letters (the value in them)"),
+        (
+            places.dead_letters,
+            "dead letter (the value in it)",
+            "dead letters (the value in them)",
+        ),
         (
             places.operator_actions,
+            "operator's action (the value in it)",
             "operators' actions (the value in them)",
         ),
-        (places.alerts, "alerts and silences (the value in them)"),
+        (
+            places.alerts,
+            "alert or silence (the value in it)",
+            "alerts and silences (the value in them)",
+        ),
         (
             places.schedules,
+            "description of a schedule (the value in it)",
             "descriptions of schedules (the value in them)",
         ),
         (
             places.reasons,
+            "reason of an erasure or quarantine (the value in it)",
             "reasons of erasures and quarantines (the value in them)",
         ),
     ]
@@ -528,18 +562,11 @@ fn counted(done: &Erasure) -> String {
         count(done.jobs, "job"),
         done.bodies
     );
-    for (count, what) in erased_places(&done.places) {
-        if count != 0 {
-            // For one, the first word loses its plural.
-            let (first, rest) = what.split_once(' ').unwrap_or((what, ""));
-            let first = match count {
-                1 => first.strip_suffix("ies").map_or_else(
-                    || first.strip_suffix('s').unwrap_or(first).to_owned(),
-                    |stem| format!("{stem}y"),
-                ),
-                _ => first.to_owned(),
-            };
-            text += &format!("\n  {count} {first} {rest}");
+    for (count, one, more) in erased_places(&done.places) {
+        match count {
+            0 => {}
+            1 => text += &format!("\n  1 {one}"),
+            count => text += &format!("\n  {count} {more}"),
         }
     }
     text

@@ -190,3 +190,45 @@ fn queue(queue: &QueueInTrouble) -> Vec<String> {
     }
     lines
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_read_is_unknown_and_not_zero() {
+        let parts = ["alerts", "queues", "dead-letters", "plugins", "schedules", "hosts"];
+        let unavailable: Vec<_> = parts
+            .iter()
+            .map(|part| json!({ "part": part, "reason": "Postgres does not answer" }))
+            .collect();
+        let status = json!({ "host": "a:1", "version": "1", "ready": false, "reasons": [], "firing": [], "pending": null,
+            "queues": null, "queuesInTrouble": [], "moreQueuesInTrouble": 0, "openDeadLetters": null, "breakers": [],
+            "plugins": [], "activePlugins": null, "hosts": [], "unavailable": unavailable });
+        let told = describe(&serde_json::from_value(status).expect("an overview"));
+        for part in ["Hosts", "Alerts", "Queues", "Dead letters", "Plugins", "Schedules"] {
+            assert!(told.contains(&format!("{part}: unknown")), "{part}: {told}");
+        }
+        assert!(!told.contains('0'), "{told}");
+    }
+
+    #[test]
+    fn a_silence_is_told_with_who_and_why_and_pending_alerts_by_name() {
+        let alert = |state: &str| json!({ "rule": "stalled", "subject": "q", "severity": "critical", "state": state,
+            "since": "2026-11-24T12:00:00Z", "reason": "it stands", "silencedUntil": "2026-11-24T13:00:00Z",
+            "silencedBy": "ada", "silenceReason": "INC-7" });
+        let status = json!({ "host": "a:1", "version": "1", "ready": true, "reasons": [], "firing": [alert("firing")], "pending": 1,
+            "pendingAlerts": [alert("pending")], "queues": 1, "queuesInTrouble": [], "moreQueuesInTrouble": 0, "openDeadLetters": 0,
+            "breakers": [], "plugins": [], "activePlugins": 1, "pausedSchedules": 2, "hosts": [], "unavailable": [] });
+        let told = describe(&serde_json::from_value(status).expect("an overview"));
+        for part in [
+            "(silenced by ada until 2026-11-24T13:00:00Z: INC-7)",
+            "pending since 2026-11-24T12:00:00Z: stalled q: it stands",
+            "Schedules: 2 paused",
+        ] {
+            assert!(told.contains(part), "{part}: {told}");
+        }
+    }
+}

@@ -210,7 +210,7 @@ fn lines(event: &EventKind) -> Vec<String> {
 /// An operator's action on one job; one without words of its own by its name.
 fn in_words(action: &str) -> &str {
     match action {
-        "job.add" => "added",
+        "job.add" | "job.add-many" => "added",
         "flow.add" => "added with a flow",
         "job.retry" => "retried",
         "job.remove" => "removed",

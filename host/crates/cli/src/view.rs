@@ -49,11 +49,11 @@ pub(super) fn describe(activated: &Activated) -> String {
         _ if activated.was_active => "it was active already".to_owned(),
         Some(previous) => {
             let previous = short(&previous.to_string());
-            let of_version = activated.previous_version.as_ref();
-            let of_version = of_version.map(|version| format!("{version} "));
+            let version = activated.previous_version.as_ref();
+            let version = version.map(|version| format!(" (version {version})"));
             format!(
-                "it replaces {0}{previous}; back to {0}{previous}: patchbay plugin activate {plugin} {previous}",
-                of_version.unwrap_or_default()
+                "it replaces {previous}{}; back to it: patchbay plugin activate {plugin} {previous}",
+                version.unwrap_or_default()
             )
         }
         None => "none was active before".into(),

@@ -114,7 +114,8 @@ impl Store {
              (select * from operator_actions where target = $1 order by id desc limit $5) union \
              select a.* from unnest($2::bigint[]) made, lateral (select * from operator_actions \
              where began_at between to_timestamp(made / 1000.0) - interval '1 minute' and to_timestamp(made / 1000.0) + interval '1 minute' \
-             and ((action = 'job.add' and target = $3 and result ->> 'id' = $4) or (action = 'flow.add' and result -> 'jobs' @> $6) \
+             and ((action = 'job.add' and target = $3 and result ->> 'id' = $4) \
+             or (action = 'job.add-many' and target = $3 and result -> 'ids' ? $4) or (action = 'flow.add' and result -> 'jobs' @> $6) \
              or (action = 'job.duplicate' and result ->> 'queue' = $3 and result ->> 'id' = $4)) limit 10) a\
              ) actions order by began_at, id limit $5",
         );
@@ -146,7 +147,8 @@ impl Store {
     ) -> Result<Option<JobAction>, StoreError> {
         let query = sqlx::query_as(
             "select actor, action, target, began_at, ended_at, error, details ->> 'reason' as reason from (\
-             (select * from operator_actions where target = $1 and action = 'job.add' and result ->> 'id' = $2 order by id desc limit 1) union \
+             (select * from operator_actions where target = $1 and ((action = 'job.add' and result ->> 'id' = $2) \
+             or (action = 'job.add-many' and result -> 'ids' ? $2)) order by id desc limit 1) union \
              (select * from (select * from operator_actions order by id desc limit $3) recent where action = 'job.duplicate' \
              and result ->> 'queue' = $1 and result ->> 'id' = $2 order by id desc limit 1)) additions order by id desc limit 1",
         );

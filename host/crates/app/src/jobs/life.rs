@@ -216,7 +216,9 @@ fn made_at(lives: &BTreeMap<i64, Life>, at: i64) -> Option<i64> {
 /// Whether the event made the job.
 fn adds(event: &Event) -> bool {
     match &event.kind {
-        EventKind::Operator { action, like, .. } => action.ends_with(".add") || like.is_some(),
+        EventKind::Operator { action, like, .. } => {
+            action.ends_with(".add") || action == "job.add-many" || like.is_some()
+        }
         EventKind::Bulk { like, .. } => like.is_some(),
         _ => false,
     }
