@@ -435,7 +435,7 @@ async fn erase(args: EraseArgs, client: &Client, output: Output) -> anyhow::Resu
     let is_nothing = would.data.attempts == 0
         && erased_places(&would.data.places)
             .iter()
-            .all(|(count, _)| *count == 0);
+            .all(|(count, ..)| *count == 0);
     if !args.yes && (output.json || !std::io::stdin().is_terminal() || is_nothing) {
         let sentence = format!(
             "Would be erased: {}{}",
