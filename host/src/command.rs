@@ -224,7 +224,9 @@ fn tip_for_dashes(error: &clap::Error, arguments: &[String]) -> Option<String> {
         ErrorKind::InvalidValue => {
             let option = about.split([' ', '=']).next()?;
             let at = arguments.iter().position(|argument| argument == option)?;
-            let value = arguments.get(at + 1).filter(|value| value.starts_with('-'))?;
+            let value = arguments
+                .get(at + 1)
+                .filter(|value| value.starts_with('-'))?;
             Some(format!(
                 "\ntip: to give {option} a value that begins with a dash, write {}\n",
                 word(&format!("{option}={value}"))

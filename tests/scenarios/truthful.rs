@@ -1,12 +1,14 @@
 //! What commands answer of jobs that are gone, of revisions that are active already, and of changes
 //! that are undone.
 
+use std::time::Duration;
+
 use anyhow::Context;
 use serde_json::json;
 
 use crate::bulk::{broken_plugin, bulk_in, failed_jobs};
 use crate::commands::json_of;
-use crate::harness::{Host, World, email_plugin, variant};
+use crate::harness::{Host, World, email_plugin, until, variant};
 use crate::operators::{QUEUE, run, with_jobs};
 
 const FAILING: &str = "hostileQueue";
@@ -245,9 +247,20 @@ async fn an_edit_is_undone_of_jobs_that_have_not_run_since() -> anyhow::Result<(
 #[tokio::test]
 async fn an_undo_skips_jobs_that_were_brought_back_otherwise() -> anyhow::Result<()> {
     let world = World::new().await?;
-    let host = world.host(&[]).await?;
+    // Without a key the history keeps no data.
+    let key = "11".repeat(32);
+    let host = world.host(&[("PATCHBAY_SECRETS_KEY", &key)]).await?;
     host.deploy("hostile", broken_plugin()?).await?;
     let ids = failed_jobs(&world, 2).await?;
+    until(
+        Duration::from_secs(30),
+        "both are in the history",
+        async || {
+            let groups = json_of(&host, &["--json", "dead-letter", "list", "--all"]).await?;
+            Ok((groups[0]["jobs"] == 2).then_some(()))
+        },
+    )
+    .await?;
     let filter = json!({ "queue": FAILING });
     let request = json!({ "kind": "remove", "state": "failed", "filter": filter });
     let (_, begun) = host.post("/api/admin/bulk", request).await?;
@@ -367,9 +380,18 @@ async fn the_jobs_of_a_file_are_all_checked_before_the_first_is_added() -> anyho
     assert_eq!(json_of(&host, &waiting).await?["counts"]["waiting"], 1);
     let last = r#"{"name":"work","id":"last"}"#;
     std::fs::write(&file, format!("{jobs}\n{last}\n{last}\n"))?;
-    let parts = ["Added: 1201 jobs to plainQueue; 1 had the id", "Added 1000 of 1202"];
+    let parts = [
+        "Added: 1201 jobs to plainQueue; 1 had the id",
+        "Added 1000 of 1202",
+    ];
     says(&host, &add, 0, &parts).await?;
     assert_eq!(json_of(&host, &waiting).await?["counts"]["waiting"], 1_202);
-    says(&host, &["job", "timeline", QUEUE, "last"], 0, &["added by operator"]).await?;
+    says(
+        &host,
+        &["job", "timeline", QUEUE, "last"],
+        0,
+        &["added by operator"],
+    )
+    .await?;
     Ok(())
 }

@@ -221,11 +221,16 @@ async fn add_file(
                 force,
                 dry_run,
             };
-            let part = client.ask::<JobsAddMany>(path, NoQuery {}, Json(body)).await;
+            let part = client
+                .ask::<JobsAddMany>(path, NoQuery {}, Json(body))
+                .await;
             let part = part.with_context(|| match (dry_run, before) {
                 (true, 0) => "nothing was added".to_owned(),
                 (true, before) => {
-                    format!("nothing was added; jobs are counted from the {}th on", before + 1)
+                    format!(
+                        "nothing was added; jobs are counted from the {}th on",
+                        before + 1
+                    )
                 }
                 (false, before) => format!("the first {before} of {all} jobs were added"),
             })?;

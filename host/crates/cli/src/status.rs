@@ -199,7 +199,14 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_is_unknown_and_not_zero() {
-        let parts = ["alerts", "queues", "dead-letters", "plugins", "schedules", "hosts"];
+        let parts = [
+            "alerts",
+            "queues",
+            "dead-letters",
+            "plugins",
+            "schedules",
+            "hosts",
+        ];
         let unavailable: Vec<_> = parts
             .iter()
             .map(|part| json!({ "part": part, "reason": "Postgres does not answer" }))
@@ -208,7 +215,14 @@ mod tests {
             "queues": null, "queuesInTrouble": [], "moreQueuesInTrouble": 0, "openDeadLetters": null, "breakers": [],
             "plugins": [], "activePlugins": null, "hosts": [], "unavailable": unavailable });
         let told = describe(&serde_json::from_value(status).expect("an overview"));
-        for part in ["Hosts", "Alerts", "Queues", "Dead letters", "Plugins", "Schedules"] {
+        for part in [
+            "Hosts",
+            "Alerts",
+            "Queues",
+            "Dead letters",
+            "Plugins",
+            "Schedules",
+        ] {
             assert!(told.contains(&format!("{part}: unknown")), "{part}: {told}");
         }
         assert!(!told.contains('0'), "{told}");
@@ -216,9 +230,11 @@ mod tests {
 
     #[test]
     fn a_silence_is_told_with_who_and_why_and_pending_alerts_by_name() {
-        let alert = |state: &str| json!({ "rule": "stalled", "subject": "q", "severity": "critical", "state": state,
+        let alert = |state: &str| {
+            json!({ "rule": "stalled", "subject": "q", "severity": "critical", "state": state,
             "since": "2026-11-24T12:00:00Z", "reason": "it stands", "silencedUntil": "2026-11-24T13:00:00Z",
-            "silencedBy": "ada", "silenceReason": "INC-7" });
+            "silencedBy": "ada", "silenceReason": "INC-7" })
+        };
         let status = json!({ "host": "a:1", "version": "1", "ready": true, "reasons": [], "firing": [alert("firing")], "pending": 1,
             "pendingAlerts": [alert("pending")], "queues": 1, "queuesInTrouble": [], "moreQueuesInTrouble": 0, "openDeadLetters": 0,
             "breakers": [], "plugins": [], "activePlugins": 1, "pausedSchedules": 2, "hosts": [], "unavailable": [] });

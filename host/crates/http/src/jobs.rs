@@ -2,8 +2,9 @@
 
 use patchbay_api::answer::Page;
 use patchbay_api::jobs::{
-    Added, Job, JobsAdd, JobsAddMany, JobsDuplicate, JobsKill, JobsList, JobsPromote, JobsRemove, JobsRetry,
-    JobsSetData, JobsSetDelay, JobsSetPriority, JobsShow, QueuesLive, RedactedJob, ScannedJob,
+    Added, Job, JobsAdd, JobsAddMany, JobsDuplicate, JobsKill, JobsList, JobsPromote, JobsRemove,
+    JobsRetry, JobsSetData, JobsSetDelay, JobsSetPriority, JobsShow, QueuesLive, RedactedJob,
+    ScannedJob,
 };
 use patchbay_api::timeline::{JobsTimeline, Timeline};
 use patchbay_app::jobs::Jobs;
@@ -41,11 +42,7 @@ async fn add(jobs: Jobs, who: Caller, ask: Ask<JobsAdd>) -> Result<Added, Error>
     jobs.add(&who, &ask.path.queue, ask.body.0).await
 }
 
-async fn add_many(
-    jobs: Jobs,
-    who: Caller,
-    ask: Ask<JobsAddMany>,
-) -> Result<Vec<Added>, Error> {
+async fn add_many(jobs: Jobs, who: Caller, ask: Ask<JobsAddMany>) -> Result<Vec<Added>, Error> {
     jobs.add_many(&who, &ask.path.queue, ask.body.0).await
 }
 
