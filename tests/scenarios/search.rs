@@ -209,7 +209,6 @@ async fn each_part_of_a_filter_alone_and_with_others_finds_what_it_means() -> an
         (&[("data.lead.id", "2"), ("outcome", "completed")], &none),
         (&[("data.lead.id", "3")], &none),
         (&[("plugin", "hostile"), ("name", "panic")], &[&three]),
-        (&[("plugin", "email")], &none),
         (&[("revision", &digest)], &all),
         (
             &[("revision", &digest[..6]), ("code", "on-request")],
@@ -246,6 +245,16 @@ async fn what_cannot_be_searched_for_is_refused_with_what_can() -> anyhow::Resul
             "colour: is not a filter. Known filters: queue, job",
         ),
         (&[("queue", "a"), ("queue", "b")], 400, "queue: given twice"),
+        (
+            &[("queue", "noQueue")],
+            400,
+            "queue: No queue is called noQueue",
+        ),
+        (
+            &[("plugin", "hostil")],
+            400,
+            "plugin: No plugin is called hostil. Did you mean hostile?",
+        ),
         (&[("text", "a\0b")], 400, "without NUL"),
         (&[("text", &long)], 400, "1 to 1024 bytes"),
         (
