@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use chrono::{SecondsFormat, Utc};
 use clap::builder::{OsStringValueParser, TypedValueParser};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::CompleteEnv;
 use clap_complete::env::Shells;
@@ -17,6 +18,7 @@ use patchbay_app::vault::KeyError;
 use patchbay_cli::audit::AuditCommand;
 use patchbay_cli::client::{ClientArgs, ClientError};
 use patchbay_cli::{Output, print_error};
+use patchbay_model::shell::word;
 use patchbay_store::Store;
 use patchbay_telemetry::redact_own;
 use serde_json::json;
@@ -219,13 +221,51 @@ fn command() -> clap::Command {
     with_negative_numbers(Cli::command())
 }
 
+/// How to give a value that begins with a dash, if the error is about one.
+fn tip_for_dashes(error: &clap::Error, arguments: &[String]) -> Option<String> {
+    let Some(ContextValue::String(about)) = error.get(ContextKind::InvalidArg) else {
+        return None;
+    };
+    let is_value = |text: &String| text.len() > 2 && text.starts_with('-') && text[1..2] != *"-";
+    match error.kind() {
+        ErrorKind::InvalidValue => {
+            let option = about.split([' ', '=']).next()?;
+            let at = arguments.iter().position(|argument| argument == option)?;
+            let value = arguments
+                .get(at + 1)
+                .filter(|value| value.starts_with('-'))?;
+            Some(format!(
+                "\ntip: to give {option} a value that begins with a dash, write {}\n",
+                word(&format!("{option}={value}"))
+            ))
+        }
+        ErrorKind::UnknownArgument => {
+            let value = arguments
+                .iter()
+                .find(|argument| is_value(argument) && argument.starts_with(about.as_str()))?;
+            Some(format!(
+                "\ntip: to give a name that begins with a dash, put it behind all options, after --: -- {}\n",
+                word(value)
+            ))
+        }
+        _ => None,
+    }
+}
+
 /// The arguments of this process. Errors are printed, for scripts in the envelope of all others.
 fn parse() -> Result<Cli, ExitCode> {
     let parsed = command()
         .try_get_matches()
         .and_then(|matches| Cli::from_arg_matches(&matches));
     let mut cli = parsed.map_err(|error| {
-        let error = error.format(&mut command());
+        let mut error = error.format(&mut command());
+        let arguments: Vec<String> = std::env::args().skip(1).collect();
+        let tip = tip_for_dashes(&error, &arguments);
+        if tip.is_some() {
+            // Clap's own tip names only a part of the value.
+            error.remove(ContextKind::Suggested);
+        }
+        let tip = tip.unwrap_or_default();
         let wants_json = std::env::args_os().any(|argument| {
             ["--json", "-ojson", "--output-format=json"]
                 .iter()
@@ -237,7 +277,8 @@ fn parse() -> Result<Cli, ExitCode> {
                 .strip_prefix("error: ")
                 .unwrap_or(&text)
                 .trim()
-                .to_owned();
+                .to_owned()
+                + &tip;
             let output = Output {
                 json: true,
                 ..Output::default()
@@ -246,6 +287,7 @@ fn parse() -> Result<Cli, ExitCode> {
         } else {
             // Nothing is left to do if that fails.
             let _ = error.print();
+            eprint!("{tip}");
         }
         ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
     })?;

@@ -73,6 +73,7 @@ mod stuck;
 mod swap;
 mod tls;
 mod traces;
+mod truthful;
 mod unbroken;
 mod versions;
 mod watch;

@@ -138,7 +138,7 @@ async fn what_cannot_be_undone_says_what_and_how_many_and_asks() -> anyhow::Resu
     let counted = run(&host, &["queue", "drain", QUEUE, "--dry-run"]).await?;
     assert_eq!(
         counted.out,
-        "Would be removed: 3 waiting jobs of plainQueue\n"
+        "Would be removed: 3 waiting jobs of plainQueue.\nThis cannot be undone\n"
     );
     let removed = run(&host, &["schedule", "remove", "nightly", "--yes"]).await?;
     assert!(
@@ -158,7 +158,10 @@ async fn what_cannot_be_undone_says_what_and_how_many_and_asks() -> anyhow::Resu
         &["queue", "drain", QUEUE, "--yes", "--reason", "INC-7"],
     )
     .await?;
-    assert_eq!(drained.out, "Removed: 2 waiting jobs of plainQueue\n");
+    assert_eq!(
+        drained.out,
+        "Removed: 2 waiting jobs of plainQueue.\nThey cannot be brought back\n"
+    );
     assert_eq!(waiting(&host).await?, 0);
     Ok(())
 }

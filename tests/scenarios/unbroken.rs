@@ -16,6 +16,7 @@ use crate::cable::Cable;
 use crate::harness::{
     Host, PASSWORD, USER, World, email_plugin, hostile_plugin, repository, until, variant,
 };
+use crate::operators::run;
 
 #[tokio::test]
 async fn one_record_that_postgres_refuses_does_not_hold_up_the_others() -> anyhow::Result<()> {
@@ -591,7 +592,8 @@ async fn every_change(world: &World, host: &Host) -> anyhow::Result<Vec<Change>>
             "",
             200,
         ),
-        ("post", "/api/admin/alerts/test", json!({}), "", 200),
+        // No channel is configured.
+        ("post", "/api/admin/alerts/test", json!({}), "", 409),
         (
             "put",
             "/api/admin/history/searches/{name}",
@@ -698,6 +700,13 @@ async fn every_change(world: &World, host: &Host) -> anyhow::Result<Vec<Change>>
             "/api/admin/dead-letters/{id}/assignee",
             json!({ "assignee": "asha" }),
             "1",
+            200,
+        ),
+        (
+            "post",
+            "/api/admin/queues/{queue}/add-jobs",
+            json!({ "jobs": [&job, &job] }),
+            "",
             200,
         ),
         ("post", "/api/admin/queues/{queue}/jobs", job, "", 200),
@@ -1024,7 +1033,10 @@ async fn without_postgres_every_change_is_refused_whole_and_says_when_to_try_aga
         ("/api/admin/plugins", 503),
         ("/api/admin/plugins/hostile/grants", 503),
         ("/api/admin/plugins/hostile/settings", 503),
-        ("/api/admin/queues", 503),
+        // What Redis knows is shown without Postgres.
+        ("/api/admin/queues", 200),
+        ("/api/admin/queues/idleQueue", 200),
+        ("/api/admin/status", 200),
         // It says what it knows without the record, and that the host is not ready.
         ("/api/admin/queues/idleQueue/why", 200),
         ("/api/admin/queues/idleQueue/jobs?state=delayed", 200),
@@ -1036,6 +1048,24 @@ async fn without_postgres_every_change_is_refused_whole_and_says_when_to_try_aga
             .basic_auth(USER, Some(PASSWORD));
         assert_eq!(request.send().await?.status(), expected, "{path}");
     }
+    let told = run(&host, &["status"]).await?;
+    assert_eq!(told.code, Some(5), "{}{}", told.out, told.err);
+    for part in [
+        "Hosts: unknown",
+        "Alerts: unknown",
+        "Plugins: unknown",
+        "Schedules: unknown",
+        "Unknown now: hosts (Postgres does not answer",
+    ] {
+        assert!(told.out.contains(part), "{part}: {}", told.out);
+    }
+    let listed = run(&host, &["queue", "list"]).await?;
+    assert!(
+        listed.code == Some(0) && listed.err.contains("Not complete"),
+        "{}{}",
+        listed.out,
+        listed.err
+    );
     let after = state().await?;
     let keys = |content: &BTreeMap<String, Vec<u8>>, other: &BTreeMap<String, Vec<u8>>| {
         let changed = content

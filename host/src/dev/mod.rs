@@ -10,13 +10,16 @@ mod redis;
 mod watch;
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
-use patchbay_api::plugins::SignedComponent;
+use patchbay_api::body::NoBody;
+use patchbay_api::operation::NoQuery;
+use patchbay_api::plugins::{PluginSummary, PluginsList, SignedComponent};
 use patchbay_cli::{Client, Output, plain};
 use patchbay_model::shell::word;
 
@@ -208,7 +211,10 @@ pub(crate) async fn run(args: DevArgs, file: Option<&Path>) -> anyhow::Result<()
             Some(state.password.clone()),
         )?;
         let watching = watch.map(|watch| tokio::spawn(watch.run(client)));
-        let ended = host.run_until_signal().await;
+        let ended = tokio::select! {
+            ended = host.run_until_signal() => ended,
+            never = tell_of_dead_servers(database.as_ref(), queue_server.as_ref()) => match never {},
+        };
         if let Some(watching) = watching {
             watching.abort();
             // This also ends a build that it may be waiting for.
@@ -225,6 +231,43 @@ pub(crate) async fn run(args: DevArgs, file: Option<&Path>) -> anyhow::Result<()
         server.stop().await;
     }
     outcome
+}
+
+/// How often the servers are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// Says once of each server that was started that it runs no more. Never ends.
+async fn tell_of_dead_servers(
+    database: Option<&postgres::Postgres>,
+    queue_server: Option<&redis::Redis>,
+) -> Infallible {
+    let (mut told_database, mut told_redis) = (false, false);
+    let say = |server: &str, log: &Path| {
+        eprintln!(
+            "{server} has ended, although Patchbay did not stop it. Until it runs again, {}. Why: {}. Stop this command with Ctrl-C and start it \
+             again: that starts {server}, too, and no data is lost",
+            match server {
+                "Redis" => "no job runs and none can be added",
+                _ => "nothing can be recorded or changed, and jobs still run",
+            },
+            log.display()
+        );
+    };
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        if let Some(server) = database.filter(|_| !told_database)
+            && !server.runs().await
+        {
+            say("PostgreSQL", &server.log());
+            told_database = true;
+        }
+        if let Some(server) = queue_server.filter(|_| !told_redis)
+            && !server.runs().await
+        {
+            say("Redis", &server.log());
+            told_redis = true;
+        }
+    }
 }
 
 async fn step<T>(what: &str, act: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
@@ -267,6 +310,8 @@ fn reachable(mut address: std::net::SocketAddr) -> std::net::SocketAddr {
 #[derive(Debug, Default)]
 struct LoadedPlugins {
     loaded: Vec<String>,
+    /// Active, and not from the folder.
+    active_before: Vec<String>,
     /// With the reason, and what to do.
     not_loaded: Vec<String>,
 }
@@ -289,7 +334,26 @@ async fn load_plugins(dir: &Path, state: &DevState) -> LoadedPlugins {
             Err(error) => plugins.not_loaded.push(refused(&file, &error)),
         }
     }
+    plugins.active_before = active_before(state, &plugins.loaded).await;
     plugins
+}
+
+/// The active plugins that are not among the lines `loaded`. Empty if the host does not say.
+async fn active_before(state: &DevState, loaded: &[String]) -> Vec<String> {
+    let (user, password) = (state.user.clone(), Some(state.password.clone()));
+    let Ok(client) = Client::new(state.url.clone(), user, password) else {
+        return Vec::new();
+    };
+    let Ok(plugins) = client.ask::<PluginsList>((), NoQuery {}, NoBody).await else {
+        return Vec::new();
+    };
+    let line = |known: &PluginSummary| {
+        let digest = patchbay_cli::short(&known.digest);
+        format!("{} {} ({digest})", known.name, known.version)
+    };
+    let active = plugins.data.iter().filter(|known| known.active);
+    let is_new = |line: &String| !loaded.contains(line);
+    active.map(line).filter(is_new).collect()
 }
 
 fn not_built(folder: &Path) -> String {
@@ -342,7 +406,15 @@ async fn load_plugin(file: &Path, state: &DevState) -> anyhow::Result<String> {
         .await?
         .data;
     let (plugin, digest) = (staged.plugin, staged.digest.to_string());
-    client.activate(plugin.as_str(), &digest, true).await?;
+    let none = NoQuery {};
+    let plugins = client.ask::<PluginsList>((), none, NoBody).await?.data;
+    // What is active already needs no activation, and no record of one; unless it lacks grants.
+    let is_active = plugins
+        .iter()
+        .any(|known| known.name == plugin.as_str() && known.active && known.digest == digest);
+    if !is_active || !staged.missing.is_empty() {
+        client.activate(plugin.as_str(), &digest, true).await?;
+    }
     Ok(format!(
         "{plugin} {} ({})",
         staged.version,
@@ -374,7 +446,11 @@ fn print_welcome(state: &DevState, mail: Option<&MailCatcher>, plugins: &LoadedP
             state.mail_dir.display()
         );
     }
-    if plugins.loaded.is_empty() && plugins.not_loaded.is_empty() {
+    for line in &plugins.active_before {
+        println!("  plugin    {}, active since before", plain(line));
+    }
+    let is_none = plugins.active_before.is_empty() && plugins.loaded.is_empty();
+    if is_none && plugins.not_loaded.is_empty() {
         println!(
             "  plugins   none found; push one with: patchbay plugin push FILE --activate --grant"
         );

@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use sha2::{Digest, Sha256};
@@ -207,6 +208,22 @@ impl Postgres {
             "postgres://{USER}:{}@127.0.0.1:{}/postgres",
             self.password, self.port
         )
+    }
+
+    /// Whether a server runs on its data. One that stops for a moment is asked twice.
+    pub(super) async fn runs(&self) -> bool {
+        for _ in 0..2 {
+            if running_port(&self.bin, &self.data).await.is_some() {
+                return true;
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+        false
+    }
+
+    /// The file that says why it has ended.
+    pub(super) fn log(&self) -> PathBuf {
+        self.data.join("server.log")
     }
 
     pub(super) async fn stop(self) {

@@ -20,6 +20,8 @@ pub(super) struct Redis {
     child: Option<Child>,
     port: u16,
     password: String,
+    /// Its data and its log.
+    dir: PathBuf,
 }
 
 /// The server's binary; otherwise what is missing and how to install it.
@@ -41,6 +43,7 @@ pub(super) async fn start(bin: PathBuf, state: &mut DevState) -> anyhow::Result<
             child: None,
             port,
             password: password.clone(),
+            dir: state.dir.join("redis"),
         };
         if left.answers().await {
             return Ok(left);
@@ -73,6 +76,7 @@ pub(super) async fn start(bin: PathBuf, state: &mut DevState) -> anyhow::Result<
         child: Some(child),
         port,
         password,
+        dir: dir.clone(),
     };
     let deadline = Instant::now() + START_LIMIT;
     while !server.answers().await {
@@ -94,6 +98,16 @@ pub(super) async fn start(bin: PathBuf, state: &mut DevState) -> anyhow::Result<
 impl Redis {
     pub(super) fn url(&self) -> String {
         format!("redis://:{}@127.0.0.1:{}/", self.password, self.port)
+    }
+
+    /// Whether it runs. One that is slow for a moment is asked twice.
+    pub(super) async fn runs(&self) -> bool {
+        self.answers().await || self.answers().await
+    }
+
+    /// The file that says why it has ended.
+    pub(super) fn log(&self) -> PathBuf {
+        self.dir.join("server.log")
     }
 
     async fn answers(&self) -> bool {

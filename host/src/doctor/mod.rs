@@ -94,9 +94,19 @@ async fn examine_with(config: &Config, findings: &mut Findings) {
 pub(crate) async fn run(file: Option<&Path>, output: Output) -> anyhow::Result<ExitCode> {
     let mut findings = Findings::default();
     match configuration(file) {
-        Ok((config, message)) => {
+        Ok((config, dev)) => {
+            let message = dev.as_ref().map_or_else(
+                || "can be used".to_owned(),
+                |dev| format!("that of `patchbay dev` in {}", dev.dir.display()),
+            );
             findings.ok("configuration", message);
             examine_with(&config, &mut findings).await;
+            if let Some(dev) = &dev {
+                findings
+                    .0
+                    .iter_mut()
+                    .for_each(|finding| of_dev(finding, dev));
+            }
         }
         Err(error) => {
             for problem in error.0 {
@@ -122,7 +132,8 @@ pub(crate) async fn run(file: Option<&Path>, output: Output) -> anyhow::Result<E
             format!("{}{mend}", finding.message),
         ]
     });
-    output.table(&["RESULT", "CHECK", "FINDING"], rows.collect(), &findings.0);
+    let head = ["RESULT", "CHECK", "FINDING"];
+    output.table_keeping(head.len(), &head, rows.collect(), &findings.0);
     let failed = findings
         .0
         .iter()
@@ -135,16 +146,31 @@ pub(crate) async fn run(file: Option<&Path>, output: Output) -> anyhow::Result<E
 }
 
 /// The present configuration, or else that of the `patchbay dev` host that runs here.
-fn configuration(file: Option<&Path>) -> Result<(Config, String), ConfigError> {
+fn configuration(file: Option<&Path>) -> Result<(Config, Option<DevState>), ConfigError> {
     let error = match Config::from_process(file) {
-        Ok(config) => return Ok((config, "can be used".into())),
+        Ok(config) => return Ok((config, None)),
         Err(error) => error,
     };
     let Some(dev) = DevState::find().filter(|dev| !dev.given.is_empty()) else {
         return Err(error);
     };
-    let message = format!("that of `patchbay dev` in {}", dev.dir.display());
-    Config::of_dev(file, dev.given)
-        .map(|config| (config, message))
+    Config::of_dev(file, dev.given.clone())
+        .map(|config| (config, Some(dev)))
         .map_err(|_| error)
+}
+
+/// The servers of `patchbay dev` have no setting that could be corrected.
+fn of_dev(finding: &mut Finding, dev: &DevState) {
+    let (server, variable) = match finding.check {
+        "redis" => ("Redis", "REDIS_URL"),
+        "postgres" => ("Postgres", "DATABASE_URL"),
+        _ => return,
+    };
+    let names_variable = |mend: &String| mend.contains(variable);
+    if finding.mend.as_ref().is_some_and(names_variable) && dev.given.contains_key(variable) {
+        finding.mend = Some(format!(
+            "{server} of `patchbay dev` does not run. Stop `patchbay dev` with Ctrl-C if it runs, and start it again: it starts {server}, too. \
+             Its data stays"
+        ));
+    }
 }

@@ -137,6 +137,12 @@ pub struct Alert {
     pub unit: Option<String>,
     /// No messages are sent until this time.
     pub silenced_until: Option<DateTime<Utc>>,
+    /// Who silenced it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub silenced_by: Option<String>,
+    /// Why it was silenced, in the operator's words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub silence_reason: Option<String>,
 }
 
 /// A message about an alert that was not delivered.
@@ -263,6 +269,9 @@ pub struct Silence {
     pub created_by: String,
     /// When it ends by itself.
     pub ends_at: DateTime<Utc>,
+    /// Only in the answer of making it: nothing that is known now has the name of its subject.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warning: Option<String>,
 }
 
 /// A silence to be made.

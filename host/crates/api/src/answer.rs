@@ -27,8 +27,9 @@ pub struct Success<T> {
         skip_serializing_if = "Option::is_none"
     )]
     pub next_cursor: Option<String>,
-    /// The search reached its time limit before the page was full. `nextCursor` may lead to more
-    /// results, or to none.
+    /// The list is not complete. With `nextCursor`: the search reached its time limit before the
+    /// page was full, and the cursor may lead to more results, or to none. Without: a part of it
+    /// could not be read.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub partial: bool,
 }

@@ -312,11 +312,12 @@ pub struct Bulk {
     pub done: i64,
     pub skipped: i64,
     pub failed: i64,
-    /// Jobs that the undo of a removal put back.
+    /// Jobs that an undo put back, or whose data it put back.
     pub restored: i64,
     pub created_at: DateTime<Utc>,
     pub ended_at: Option<DateTime<Utc>>,
-    /// For a removal: it can be undone until this time.
+    /// For a removal or an edit: it can be undone until this time. An edit is undone of jobs that have
+    /// not run since.
     pub undo_until: Option<DateTime<Utc>>,
 }
 

@@ -176,6 +176,9 @@ pub struct DeadLetterDetails {
     /// How many of the thousand removed jobs that failed last can be added again from the history:
     /// `bulk retry dead-letter=ID --from-history`.
     pub restorable: i64,
+    /// The bulk operation that has removed jobs of the group and can be undone now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub undo: Option<i64>,
     /// Stack of the newest failure.
     pub stack: Option<String>,
     /// The newest jobs.

@@ -45,6 +45,13 @@ operations! {
             404 "the queue is unknown",
             422 "`does-not-fit`: the plugin of the queue declares no such job, or other data; or the body does not have the expected form",
         ];
+    /// Add many jobs to a queue, at most 1000 at once; with `dryRun`, only check them. All are
+    /// checked, as by `jobs.add`, before the first one is added.
+    JobsAddMany = "jobs.add_many": POST "/api/admin/queues/{queue}/add-jobs" (QueuePath, NoQuery, Json<AddJobs>) -> List<Added>,
+        Operator, Changes, audit "job.add-many", errors [
+            404 "the queue is unknown",
+            422 "`does-not-fit`: the plugin of the queue declares no such job, or other data; or the body does not have the expected form",
+        ];
     /// Show a job: its data, state, failure, logs and attempts. Values that the queue's manifest
     /// redacts, and secrets, are hidden; `reveal` shows them, which is recorded.
     JobsShow = "jobs.show": GET "/api/admin/queues/{queue}/jobs/{id}" (JobPath, Reveal, NoBody) -> Data<Job>,
@@ -185,6 +192,26 @@ pub struct Job {
     /// The last change by an operator, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_change: Option<LastChange>,
+    /// The job of which this one is a copy, if an operator made it with `job duplicate`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copy_of: Option<CopyOf>,
+    /// Why `attempts`, `last_change` and `copy_of` are not known now: Postgres cannot be reached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unavailable: Option<String>,
+}
+
+/// From which job a job was copied.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CopyOf {
+    /// The original: its queue and id with `/` between them.
+    pub job: String,
+    /// When.
+    pub at: DateTime<Utc>,
+    /// Who.
+    pub actor: String,
+    /// Why, in the words of whoever did it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// How often a job may run.
@@ -296,6 +323,23 @@ pub struct AddJob {
     /// this is recorded.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub force: bool,
+}
+
+/// Jobs to add to one queue.
+#[derive(Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AddJobs {
+    /// The jobs, 1 to 1000. Their own `newQueue` and `force` count, too.
+    pub jobs: Vec<AddJob>,
+    /// Create the queue if it is unknown.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub new_queue: bool,
+    /// Add the jobs although they do not fit the plugin of the queue; this is recorded.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub force: bool,
+    /// Only check them. The answer is empty.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dry_run: bool,
 }
 
 /// Keeps `null` as a value, as BullMQ does, and distinguishes it from an absent field.

@@ -293,11 +293,20 @@ pub struct Activated {
     /// Digest of the revision that is active now.
     #[schema(value_type = String)]
     pub digest: RevisionDigest,
-    /// False if the revision was already active.
+    /// False if the revision was already active, and nothing was granted.
     pub changed: bool,
-    /// Digest of the revision that was active before.
+    /// Digest of the other revision that was active before.
     #[schema(value_type = Option<String>)]
     pub previous: Option<RevisionDigest>,
+    /// Version of that revision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous_version: Option<String>,
+    /// The revision was active before, too, or quarantined.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub was_active: bool,
+    /// This has ended its quarantine.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub released: bool,
     /// Everything that it asks for, all of it granted.
     pub granted: Value,
     /// Asks that were granted with this activation.
@@ -403,6 +412,9 @@ pub struct Activation {
     pub version: Option<String>,
     /// Who did it.
     pub actor: String,
+    /// Why, in the words of whoever did it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     /// What the revision was granted.
     pub granted: Value,
 }

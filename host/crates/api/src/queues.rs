@@ -21,7 +21,8 @@ path_params! {
 }
 
 operations! {
-    /// List every queue: those in Redis, in active manifests, and in the history.
+    /// List every queue: those in Redis, in active manifests, and in the history. While Postgres
+    /// cannot be reached the list is `partial`: without queues that are only in the history.
     QueuesList = "queues.list": GET "/api/admin/queues" ((), NoQuery, NoBody) -> List<QueueOverview>,
         Operator, Reads, errors [];
     /// Show a queue: counts, ages, limits, workers, and rates and durations per job name.
@@ -82,6 +83,9 @@ pub struct Queue {
     pub workers: Vec<String>,
     /// Attempts of the last day, per job name.
     pub jobs: Vec<JobStatistics>,
+    /// Why `jobs` is not known now: Postgres cannot be reached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unavailable: Option<String>,
 }
 
 /// Statistics of a queue's attempts for one job name.

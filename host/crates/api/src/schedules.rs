@@ -107,6 +107,9 @@ pub struct ScheduleView {
     /// not paused, already.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub already: bool,
+    /// Only in the answer of restoring: a value of its data was erased meanwhile, so it is paused.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub data_erased: bool,
     /// When it was last changed.
     pub updated_at: DateTime<Utc>,
     /// Who changed it last.

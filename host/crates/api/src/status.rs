@@ -34,25 +34,32 @@ pub struct Overview {
     pub reasons: Vec<NotReady>,
     /// Alerts that fire, the worst first.
     pub firing: Vec<Alert>,
-    /// Number of alerts whose condition is met, but not for long enough.
-    pub pending: usize,
-    /// Number of queues.
-    pub queues: usize,
+    /// Number of alerts whose condition is met, but not for long enough; null: unknown now.
+    pub pending: Option<usize>,
+    /// These alerts.
+    #[serde(default)]
+    pub pending_alerts: Vec<Alert>,
+    /// Number of queues; null: unknown now.
+    pub queues: Option<usize>,
     /// Queues that need somebody to look at them, the worst first; at most 20.
     pub queues_in_trouble: Vec<QueueInTrouble>,
     /// Number of further queues in trouble.
     pub more_queues_in_trouble: usize,
-    /// Groups of dead letters that are open.
-    pub open_dead_letters: i64,
+    /// Groups of dead letters that are open; null: unknown now.
+    pub open_dead_letters: Option<i64>,
     /// Breakers that are not closed, on the process that answers.
     pub breakers: Vec<BreakerView>,
     /// Plugins that take no calls, or not everywhere.
     pub plugins: Vec<PluginTrouble>,
-    /// Number of active plugins.
-    pub active_plugins: usize,
+    /// Number of active plugins; null: unknown now.
+    pub active_plugins: Option<usize>,
+    /// Number of paused schedules; null: unknown now.
+    #[serde(default)]
+    pub paused_schedules: Option<usize>,
     /// Every process.
     pub hosts: Vec<HostStatus>,
-    /// What could not be read, with the reason: `alerts`, `queues`, `plugins` or `hosts`.
+    /// What could not be read, with the reason: `alerts`, `queues`, `failures` (of jobs in the last
+    /// hour), `dead-letters`, `plugins`, `schedules` or `hosts`.
     pub unavailable: Vec<Unavailable>,
 }
 

@@ -146,6 +146,10 @@ pub enum EventKind {
         /// In the words of whoever did it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         reason: Option<String>,
+        /// The job of which this one is a copy, if the action made it: its queue and id with `/`
+        /// between them.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        like: Option<String>,
     },
     /// An action of a bulk operation.
     Bulk {
@@ -163,14 +167,20 @@ pub enum EventKind {
         /// Id of the job that this one is a copy of.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         like: Option<String>,
+        /// Why the operation was begun, in the operator's words.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        because: Option<String>,
     },
-    /// A removal by a bulk operation was undone.
+    /// A removal or an edit by a bulk operation was undone.
     Undo {
         bulk: i64,
+        /// `remove` or `edit-and-retry`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        action: Option<String>,
         /// Who undid it; absent if that is not known any more.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         actor: Option<String>,
-        /// `restored`: the job is back. `lost`: it could not be put back.
+        /// `restored`: the job, or its data, is back. `lost`: it could not be put back.
         state: String,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         reason: Option<String>,
@@ -187,6 +197,9 @@ pub enum EventKind {
         jobs: u64,
         /// False: its record does not name its jobs; this one was in that state and is gone.
         certain: bool,
+        /// In the words of whoever did it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
     },
     /// A plugin wrote an entry to an audit trail.
     Audit {

@@ -106,6 +106,10 @@ impl DeadLetters {
             0 => 0,
             _ => store.restorable_dead_letter_jobs(prefix, id).await?,
         };
+        let undo = match group.removed {
+            0 => None,
+            _ => store.removal_of_dead_letter(prefix, id).await?,
+        };
         let elsewhere = store
             .dead_letter_siblings(prefix, id)
             .await?
@@ -116,6 +120,7 @@ impl DeadLetters {
         Ok(DeadLetterDetails {
             group,
             restorable,
+            undo,
             stack,
             sample,
             elsewhere,

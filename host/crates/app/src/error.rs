@@ -141,7 +141,9 @@ impl From<StoreError> for Error {
             StoreError::Conflict(message) => Self::conflict(message.clone()),
             StoreError::Unavailable(_) | StoreError::ReadOnly(_) => {
                 log_chain(&error);
-                Self::unavailable(format!("{error}; try again"))
+                Self::unavailable(format!(
+                    "{error}; try again. If it stays so: patchbay doctor"
+                ))
             }
             StoreError::Unstorable(_) => Self::invalid(error.to_string()),
             _ => {
@@ -167,7 +169,9 @@ impl From<QueueError> for Error {
             }
             QueueError::Unavailable(_) => {
                 log_chain(&error);
-                Self::unavailable("Redis does not answer; try again")
+                Self::unavailable(
+                    "Redis does not answer; try again. If it stays so: patchbay doctor",
+                )
             }
             QueueError::CannotServe { .. } => {
                 log_chain(&error);

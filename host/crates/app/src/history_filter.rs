@@ -33,6 +33,19 @@ pub enum SelectError {
     Store(#[from] StoreError),
 }
 
+/// That no plugin declares the path searchable, with those that are.
+pub(crate) fn unsearchable(
+    path: &DataPath,
+    queue: Option<&QueueName>,
+    paths: &BTreeSet<DataPath>,
+) -> String {
+    format!(
+        "path: nothing was found, and no active plugin declares {path} searchable{}; {}",
+        of(&queue.cloned()),
+        declared(paths).replace("data.", "")
+    )
+}
+
 fn of(queue: &Option<QueueName>) -> String {
     queue
         .as_ref()

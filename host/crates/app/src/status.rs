@@ -51,29 +51,45 @@ impl Status {
 
     pub async fn show(&self) -> Result<Overview, Error> {
         let dead_letters = self.store.open_dead_letters(&self.prefix);
-        let (readiness, alerts, queues, plugins, hosts, dead_letters) = tokio::join!(
+        let (readiness, alerts, queues, plugins, hosts, dead_letters, schedules) = tokio::join!(
             self.health.readiness(),
             self.alerts.list(),
             self.queues_in_trouble(),
             self.plugins.list(),
             self.store.hosts(),
-            dead_letters
+            dead_letters,
+            self.store.schedules()
         );
         let mut unavailable = Vec::new();
         let alerts = known(alerts, "alerts", &mut unavailable);
         let queues = known(queues, "queues", &mut unavailable);
         let plugins = known(plugins, "plugins", &mut unavailable);
         let hosts = known(hosts.map_err(Error::from), "hosts", &mut unavailable);
-        let (firing, pending) = alerts.map_or((Vec::new(), 0), sorted);
-        let (all, mut in_trouble) = queues.unwrap_or_default();
+        let dead_letters = dead_letters.map_err(Error::from);
+        let dead_letters = known(dead_letters, "dead-letters", &mut unavailable);
+        let schedules = schedules.map_err(Error::from);
+        let schedules = known(schedules, "schedules", &mut unavailable);
+        let pending = alerts.as_ref().map(|overview| {
+            let alerts = overview.alerts.iter();
+            alerts.filter(|alert| alert.state != "firing").count()
+        });
+        let (firing, pending_alerts) = alerts.map_or((Vec::new(), Vec::new()), sorted);
+        let all = queues.as_ref().map(|seen| seen.all);
+        let seen = queues.unwrap_or_default();
+        unavailable.extend(seen.without_failures.map(|reason| Unavailable {
+            part: "failures".to_owned(),
+            reason,
+        }));
+        let mut in_trouble = seen.in_trouble;
         let more_queues_in_trouble = in_trouble.len().saturating_sub(MOST_QUEUES);
         in_trouble.truncate(MOST_QUEUES);
+        let active_plugins = plugins
+            .as_ref()
+            .map(|plugins| plugins.iter().filter(|plugin| plugin.active).count());
         let plugins = plugins.unwrap_or_default();
-        let open = dead_letters
-            .unwrap_or_default()
-            .iter()
-            .map(|(_, open)| open)
-            .sum();
+        let open = dead_letters.map(|groups| groups.iter().map(|(_, open)| open).sum());
+        let paused_schedules =
+            schedules.map(|rows| rows.iter().filter(|row| row.paused_by.is_some()).count());
         let mut breakers = self.outside.list();
         breakers.retain(|breaker| !breaker.is_closed());
         Ok(Overview {
@@ -83,31 +99,36 @@ impl Status {
             reasons: readiness.details,
             firing,
             pending,
+            pending_alerts,
             queues: all,
             queues_in_trouble: in_trouble,
             more_queues_in_trouble,
             open_dead_letters: open,
             breakers,
-            active_plugins: plugins.iter().filter(|plugin| plugin.active).count(),
+            active_plugins,
+            paused_schedules,
             plugins: plugins.iter().filter_map(trouble).collect(),
             hosts: hosts.unwrap_or_default().into_iter().map(host).collect(),
             unavailable,
         })
     }
 
-    /// The number of queues, and those in trouble, the worst first.
-    async fn queues_in_trouble(&self) -> Result<(usize, Vec<QueueInTrouble>), Error> {
-        let queues = self.queues.list().await?;
+    /// Those in trouble are the worst first.
+    async fn queues_in_trouble(&self) -> Result<SeenQueues, Error> {
+        let queues = self.queues.list().await?.items;
         // Without Postgres, the queues are shown without their failures.
-        let rates = self.store.failure_rates(&self.prefix, LATELY).await;
-        let rates = rates.unwrap_or_default();
+        let failed = self.store.failed_lately(&self.prefix, None, LATELY).await;
+        let mut unavailable = Vec::new();
+        let failed = known(failed.map_err(Error::from), "failures", &mut unavailable);
+        let without_failures = unavailable.pop().map(|part| part.reason);
+        let failed = failed.unwrap_or_default();
         let all = queues.len();
         let mut found = Vec::new();
         for overview in queues {
-            let failed = rates
+            let failed = failed
                 .iter()
-                .find(|rate| rate.queue == overview.name.as_str());
-            let failed_last_hour = failed.map_or(0, |rate| rate.failed);
+                .find(|(queue, _)| queue == overview.name.as_str());
+            let failed_last_hour = failed.map_or(0, |(_, jobs)| *jobs);
             if !may_be_in_trouble(&overview) && failed_last_hour == 0 {
                 continue;
             }
@@ -139,8 +160,21 @@ impl Status {
                 queue.failed_last_hour,
             ))
         });
-        Ok((all, found))
+        Ok(SeenQueues {
+            all,
+            in_trouble: found,
+            without_failures,
+        })
     }
+}
+
+#[derive(Default)]
+struct SeenQueues {
+    /// Number of queues.
+    all: usize,
+    in_trouble: Vec<QueueInTrouble>,
+    /// Why the failures of the last hour are not known.
+    without_failures: Option<String>,
 }
 
 fn known<T>(part: Result<T, Error>, name: &str, unavailable: &mut Vec<Unavailable>) -> Option<T> {
@@ -153,14 +187,14 @@ fn known<T>(part: Result<T, Error>, name: &str, unavailable: &mut Vec<Unavailabl
     .ok()
 }
 
-/// Firing alerts with the critical ones first, and the number of pending ones.
-fn sorted(overview: AlertOverview) -> (Vec<Alert>, usize) {
+/// Firing alerts with the critical ones first, and pending ones.
+fn sorted(overview: AlertOverview) -> (Vec<Alert>, Vec<Alert>) {
     let (mut firing, pending): (Vec<Alert>, Vec<Alert>) = overview
         .alerts
         .into_iter()
         .partition(|alert| alert.state == "firing");
     firing.sort_by_key(|alert| (alert.severity != "critical", alert.since));
-    (firing, pending.len())
+    (firing, pending)
 }
 
 /// Whether a queue is worth the questions that tell why it makes no progress.

@@ -10,7 +10,7 @@ use patchbay_api::activity::{Activity, ActivityList, ActivityResult, ActorKind, 
 use super::client::{Client, ClientArgs};
 use super::input::point_in_time;
 use super::names;
-use super::output::{Output, plain, time};
+use super::output::{Output, plain, time, unexecuted};
 use super::paging::Paging;
 
 /// Maximum number of rows per page that a host returns.
@@ -239,12 +239,4 @@ fn csv(items: &[Activity]) -> anyhow::Result<()> {
     }
     writer.flush()?;
     Ok(())
-}
-
-/// A cell that no spreadsheet takes for a formula (OWASP, "CSV Injection").
-fn unexecuted(cell: &str) -> String {
-    match cell.starts_with(['=', '+', '-', '@', '\t', '\r']) {
-        true => format!("'{cell}"),
-        false => cell.to_owned(),
-    }
 }

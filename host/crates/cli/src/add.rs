@@ -1,21 +1,26 @@
 //! `patchbay job add` and `patchbay job flow`: their arguments, and the request bodies made from
 //! them.
 
+use std::path::{Path, PathBuf};
+
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use patchbay_api::body::Json;
 use patchbay_api::flows::FlowsAdd;
-use patchbay_api::jobs::{AddJob, BackoffBody, DeduplicationBody, Force, JobsAdd};
+use patchbay_api::jobs::{
+    AddJob, AddJobs, Added, BackoffBody, DeduplicationBody, Force, JobsAdd, JobsAddMany,
+};
 use patchbay_api::operation::NoQuery;
 use patchbay_api::queues::QueuePath;
 use patchbay_model::job::MAX_PRIORITY;
 use patchbay_model::retry::{self, MAX_DELAY};
 use patchbay_model::shell::{arguments, word};
+use patchbay_model::words::counted;
 use serde_json::Value;
 
 use super::client::Client;
 use super::input::{decimal, given_json, milliseconds, whole};
-use super::refusal::Why;
+use super::refusal::{Refusal, Why};
 use super::{Output, names};
 
 /// The longest delay of a job, in milliseconds.
@@ -27,7 +32,8 @@ pub struct AddArgs {
     #[arg(add = names::queues())]
     queue: String,
     /// Name of the job, for example send
-    name: String,
+    #[arg(required_unless_present = "file")]
+    name: Option<String>,
     /// Data of the job: JSON, @FILE, or - for standard input
     #[arg(default_value = "{}")]
     data: String,
@@ -85,6 +91,12 @@ pub struct AddArgs {
     /// Retention once failed for good; values as in --remove-on-complete
     #[arg(long, value_name = "JSON")]
     remove_on_fail: Option<String>,
+    /// Add the jobs of a file instead (`-`: standard input): one JSON object per line with the fields
+    /// of the API, for example {"name":"send","data":{"to":"x@example.com"},"delayMs":1000}; all
+    /// are checked before the first is added
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["name", "data", "id", "delay_ms", "priority", "lifo", "attempts", "backoff_ms",
+        "deduplicate", "expires_at_ms", "remove_on_complete", "remove_on_fail"])]
+    file: Option<PathBuf>,
     /// Create the queue if it is unknown
     #[arg(long)]
     new_queue: bool,
@@ -126,7 +138,7 @@ impl AddArgs {
                 .with_context(|| format!("{flag} is not JSON"))
         };
         Ok(AddJob {
-            name: self.name,
+            name: self.name.unwrap_or_default(),
             data: Some(data),
             id: self.id,
             delay_ms: self.delay_ms,
@@ -153,7 +165,103 @@ impl From<BackoffKind> for retry::BackoffKind {
     }
 }
 
+/// Jobs and bytes of one request; a host takes at most 1,000 jobs and 2 MiB.
+const JOBS_AT_ONCE: usize = 500;
+const BYTES_AT_ONCE: usize = 1 << 20;
+
+/// The jobs of a file, in parts that a host takes at once.
+fn parts(text: &str, file: &str) -> anyhow::Result<Vec<Vec<AddJob>>> {
+    let mut parts: Vec<Vec<AddJob>> = Vec::new();
+    let mut bytes = 0;
+    for (place, line) in text.lines().enumerate() {
+        if line.trim().is_empty() {
+            continue;
+        }
+        let job: AddJob = serde_json::from_str(line)
+            .with_context(|| format!("{file}, line {}: nothing was added", place + 1))?;
+        bytes += line.len();
+        match parts.last_mut() {
+            Some(part) if part.len() < JOBS_AT_ONCE && bytes <= BYTES_AT_ONCE => part.push(job),
+            _ => {
+                bytes = line.len();
+                parts.push(vec![job]);
+            }
+        }
+    }
+    Ok(parts)
+}
+
+async fn add_file(
+    file: &Path,
+    queue: &str,
+    (new_queue, force): (bool, bool),
+    client: &Client,
+    output: Output,
+) -> anyhow::Result<()> {
+    let name = file.display().to_string();
+    let text = match name.as_str() {
+        "-" => std::io::read_to_string(std::io::stdin()).context("cannot read standard input")?,
+        _ => std::fs::read_to_string(file).with_context(|| format!("cannot read {name}"))?,
+    };
+    let all: usize = parts(&text, &name)?.iter().map(Vec::len).sum();
+    if all == 0 {
+        return Err(Refusal(format!("{name} has no jobs; nothing was added")).into());
+    }
+    let mut added: Vec<Added> = Vec::with_capacity(all);
+    for dry_run in [true, false] {
+        let mut before = 0;
+        for jobs in parts(&text, &name)? {
+            let count = jobs.len();
+            let path = QueuePath {
+                queue: queue.to_owned(),
+            };
+            let body = AddJobs {
+                jobs,
+                new_queue,
+                force,
+                dry_run,
+            };
+            let part = client
+                .ask::<JobsAddMany>(path, NoQuery {}, Json(body))
+                .await;
+            let part = part.with_context(|| match (dry_run, before) {
+                (true, 0) => "nothing was added".to_owned(),
+                (true, before) => {
+                    format!(
+                        "nothing was added; jobs are counted from the {}th on",
+                        before + 1
+                    )
+                }
+                (false, before) => format!("the first {before} of {all} jobs were added"),
+            })?;
+            before += count;
+            added.extend(part.data);
+            if !dry_run && before < all {
+                output.note(&format!("Added {before} of {all}"));
+            }
+        }
+    }
+    let known = added.iter().filter(|job| job.known).count();
+    let new = counted((all - known) as u64, "job");
+    let rest = match known {
+        0 => String::new(),
+        known => format!("; {known} had the id of a job that is there, and were not added"),
+    };
+    if output.quiet && !output.json {
+        let ids = added.iter().map(|job| vec![job.id.clone()]).collect();
+        output.table(&["ID"], ids, &added);
+        return Ok(());
+    }
+    let text = format!("Added: {new} to {}{rest}", word(queue));
+    output.value(&text, &added);
+    Ok(())
+}
+
 pub(super) async fn add(args: AddArgs, client: &Client, output: Output) -> anyhow::Result<()> {
+    if let Some(file) = &args.file {
+        let how = (args.new_queue, args.force);
+        return add_file(file, &args.queue, how, client, output).await;
+    }
     let queue = args.queue.clone();
     let path = QueuePath {
         queue: queue.clone(),

@@ -78,7 +78,8 @@ pub(crate) async fn run(
                     breaker.last_failure.clone().unwrap_or_default(),
                 ]
             });
-            output.table(
+            output.table_keeping(
+                2,
                 &[
                     "PLUGIN",
                     "HOST",

@@ -21,7 +21,7 @@ use super::client::{Client, ClientArgs};
 use super::dead_letter_advice;
 use super::exact::{with_json_in, with_member};
 use super::input::{number_in, whole};
-use super::output::{Output, plain, time};
+use super::output::{Output, plain, shortened, time};
 use super::paging::Paging;
 use super::refusal::{Refusal, Why, confirmed};
 
@@ -54,7 +54,7 @@ pub enum BulkCommand {
         history: FromHistory,
     },
     /// Change the data of failed jobs, then retry them; jobs whose new data does not match the
-    /// plugin's schema stay unchanged
+    /// plugin's schema stay unchanged. Can be undone for an hour, of jobs that have not run since
     EditAndRetry {
         #[command(flatten)]
         which: JobSelection,
@@ -112,7 +112,8 @@ pub enum BulkCommand {
         #[command(flatten)]
         why: Why,
     },
-    /// Undo a removal: put the removed jobs back, within an hour of its end
+    /// Undo a removal or an edit, within an hour of its end: put removed jobs back, or the data of
+    /// edited jobs that have not run since; those wait on with it
     Undo {
         /// Number of the operation
         #[arg(value_parser = number_in::<i64>("bulk list"))]
@@ -461,7 +462,13 @@ async fn begin_with(
     let pause = pause
         .map(|first| format!(", the first {first} now: then it pauses"))
         .unwrap_or_default();
-    confirmed(yes, &format!("This {does} {count}{pause}"))?;
+    let mind = match request["kind"].as_str() {
+        Some("edit-and-retry") => {
+            ". A job that runs with the new data keeps it: patchbay bulk undo, for an hour, reaches only jobs that have not run"
+        }
+        _ => "",
+    };
+    confirmed(yes, &format!("This {does} {count}{pause}{mind}"))?;
     let begun = client
         .ask_as_written::<BulkBegin>(
             (),
@@ -522,7 +529,7 @@ fn example(count: &str, preview: &BulkPreview) -> String {
         let why = job
             .failure
             .as_ref()
-            .map(|why| format!("  {}", why.chars().take(80).collect::<String>()));
+            .map(|why| format!("  {}", shortened(why, 80)));
         let refused = job
             .refused
             .as_ref()
@@ -671,14 +678,21 @@ fn describe_bulk(bulk: &Bulk, reasons: &[BulkReason]) -> String {
             .iter()
             .map(|reason| format!("{} {}: {}", reason.jobs, reason.state, reason.reason)),
     );
+    if bulk.state == "done" && bulk.done == 0 && bulk.skipped > 0 {
+        lines.push("Nothing was done: every job was skipped, for the reasons above".to_owned());
+    }
     match (bulk.state.as_str(), bulk.undo_until) {
         ("paused", _) => lines.push(format!(
             "Next: patchbay bulk resume {0}\nOr: patchbay bulk cancel {0}",
             bulk.id
         )),
         ("done" | "cancelled" | "failed", Some(until)) => {
+            let which = match bulk.kind.as_str() {
+                "edit-and-retry" => ", for jobs that have not run since",
+                _ => "",
+            };
             lines.push(format!(
-                "can be undone until {}: patchbay bulk undo {}",
+                "can be undone until {}{which}: patchbay bulk undo {}",
                 time(until),
                 bulk.id
             ));

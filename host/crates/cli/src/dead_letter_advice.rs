@@ -41,10 +41,15 @@ pub(super) fn next(details: &DeadLetterDetails) -> Vec<String> {
     } else if group.waiting > 0 {
         lines.push(format!(
             "Next: patchbay queue why {}",
-            shell::word(&group.queue)
+            shell::arguments(&[&group.queue])
         ));
     }
-    if group.removed > 0 && details.restorable > 0 {
+    if let Some(undo) = details.undo {
+        lines.push(format!(
+            "{} not in Redis any more: bulk operation {undo} has removed jobs of this group. To bring them back: patchbay bulk undo {undo}",
+            is_or_are(group.removed)
+        ));
+    } else if group.removed > 0 && details.restorable > 0 {
         lines.push(format!(
             "{} not in Redis any more. To add them again with the data that the history has kept: \
              patchbay bulk retry dead-letter={id} --from-history --keep-key",

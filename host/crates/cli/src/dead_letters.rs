@@ -19,7 +19,7 @@ use super::client::{Client, ClientArgs};
 use super::dead_letter_advice::{next, whereabouts};
 use super::input::{number_in, whole};
 use super::names;
-use super::output::{Output, time};
+use super::output::{Output, shortened, time};
 use super::refusal::Why;
 use super::view::short;
 
@@ -242,7 +242,7 @@ fn row(group: &DeadLetter, output: Output) -> Vec<String> {
         revision(group),
         state(group) + if group.note.is_some() { ", noted" } else { "" },
         group.assignee.clone().unwrap_or_default(),
-        group.message.chars().take(80).collect(),
+        shortened(&group.message, 80),
     ]);
     row
 }
@@ -358,13 +358,7 @@ fn describe(details: &DeadLetterDetails) -> String {
     }
     lines.push("newest failures:".into());
     for job in &details.sample {
-        let message = job
-            .message
-            .as_deref()
-            .unwrap_or_default()
-            .chars()
-            .take(80)
-            .collect::<String>();
+        let message = shortened(job.message.as_deref().unwrap_or_default(), 80);
         lines.push(format!(
             "  {}  {} {}  {}  {message}",
             time(job.finished_at),

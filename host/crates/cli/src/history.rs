@@ -4,6 +4,8 @@ use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use chrono::{DateTime, SecondsFormat, Utc};
+
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use futures::StreamExt;
@@ -147,6 +149,13 @@ pub struct ExportArgs {
     /// data.lead.id=42; none: all attempts
     #[arg(value_name = "NAME=VALUE", value_parser = pair)]
     filter: Vec<(String, String)>,
+    /// Ended at this time or later: an age such as 90s, 30m, 24h or 7d, or a time such as
+    /// 2026-11-24T00:00:00Z
+    #[arg(long, value_parser = input::point_in_time)]
+    since: Option<DateTime<Utc>>,
+    /// Ended before this time, in the same forms
+    #[arg(long, value_parser = input::point_in_time)]
+    until: Option<DateTime<Utc>>,
 }
 
 /// An export can take far longer than an ordinary request.
@@ -245,8 +254,9 @@ async fn status(client: &Client, output: Output) -> anyhow::Result<()> {
                 .map(|error| format!("; it failed: {error}"))
                 .unwrap_or_default();
             let counts = format!(
-                "{} attempts, {} of the months' tables",
-                last.attempts, last.partitions
+                "{}, {}",
+                count(last.attempts, "attempt"),
+                count(last.partitions, "monthly table")
             );
             format!("{}: {counts}{failed}", time(last.started_at))
         }
@@ -267,7 +277,7 @@ async fn status(client: &Client, output: Output) -> anyhow::Result<()> {
         ("recording", recording.to_owned()),
         (
             "not in Postgres yet",
-            format!("{} attempts, {lag}", stream.attempts),
+            format!("{}, {lag}", count(stream.attempts, "attempt")),
         ),
         ("in Redis", bytes(stream.bytes)),
         ("set aside", stream.set_aside.to_string()),
@@ -286,7 +296,7 @@ async fn status(client: &Client, output: Output) -> anyhow::Result<()> {
         let size = bytes(partition.bytes.unsigned_abs());
         rows.push(vec![
             partition.name.clone(),
-            format!("about {} attempts, {size}", partition.rows),
+            format!("about {}, {size}", count(partition.rows, "attempt")),
         ]);
     }
     output.table(&["HISTORY", ""], rows, &received.raw);
@@ -425,7 +435,7 @@ async fn erase(args: EraseArgs, client: &Client, output: Output) -> anyhow::Resu
     let is_nothing = would.data.attempts == 0
         && erased_places(&would.data.places)
             .iter()
-            .all(|(count, _)| *count == 0);
+            .all(|(count, ..)| *count == 0);
     if !args.yes && (output.json || !std::io::stdin().is_terminal() || is_nothing) {
         let sentence = format!(
             "Would be erased: {}{}",
@@ -450,39 +460,73 @@ async fn erase(args: EraseArgs, client: &Client, output: Output) -> anyhow::Resu
 /// An erasure searches all jobs and all texts, which takes long.
 const ERASE_LIMIT: Duration = Duration::from_secs(600);
 
-/// What is erased outside the history: a count and a label per place.
-fn erased_places(places: &Places) -> [(u64, &'static str); 14] {
+/// What is erased outside the history: a count per place, and its label for one and for more.
+fn erased_places(places: &Places) -> [(u64, &'static str, &'static str); 14] {
     [
-        (places.redis_ended, "jobs in Redis that have ended"),
+        (
+            places.redis_ended,
+            "job in Redis that has ended",
+            "jobs in Redis that have ended",
+        ),
         (
             places.redis_unfinished,
+            "job in Redis that was still to run",
             "jobs in Redis that were still to run",
         ),
         (
             places.flow_results,
+            "result of a child that a parent in a flow holds",
             "results of children that parents in flows hold",
         ),
-        (places.undo_copies, "copies for undoing removals"),
-        (places.events, "events of queues"),
-        (places.key_value, "keys of plugins' key-value spaces"),
-        (places.set_aside, "attempts that were set aside"),
-        (places.saved_searches, "saved searches (the value in them)"),
+        (
+            places.undo_copies,
+            "copy for undoing a bulk operation",
+            "copies for undoing bulk operations",
+        ),
+        (places.events, "event of a queue", "events of queues"),
+        (
+            places.key_value,
+            "key of a plugin's key-value space",
+            "keys of plugins' key-value spaces",
+        ),
+        (
+            places.set_aside,
+            "attempt that was set aside",
+            "attempts that were set aside",
+        ),
+        (
+            places.saved_searches,
+            "saved search (the value in it)",
+            "saved searches (the value in them)",
+        ),
         (
             places.bulk_operations,
+            "bulk operation (the value in it)",
             "bulk operations (the value in them)",
         ),
-        (places.dead_letters, "dead letters (the value in them)"),
+        (
+            places.dead_letters,
+            "dead letter (the value in it)",
+            "dead letters (the value in them)",
+        ),
         (
             places.operator_actions,
+            "operator's action (the value in it)",
             "operators' actions (the value in them)",
         ),
-        (places.alerts, "alerts and silences (the value in them)"),
+        (
+            places.alerts,
+            "alert or silence (the value in it)",
+            "alerts and silences (the value in them)",
+        ),
         (
             places.schedules,
+            "description of a schedule (the value in it)",
             "descriptions of schedules (the value in them)",
         ),
         (
             places.reasons,
+            "reason of an erasure or quarantine (the value in it)",
             "reasons of erasures and quarantines (the value in them)",
         ),
     ]
@@ -513,12 +557,16 @@ fn counted(done: &Erasure) -> String {
         ""
     };
     let mut text = format!(
-        "{} attempts of {} jobs, {} of them with data{more}",
-        done.attempts, done.jobs, done.bodies
+        "{} of {}, {} of them with data{more}",
+        count(done.attempts, "attempt"),
+        count(done.jobs, "job"),
+        done.bodies
     );
-    for (count, what) in erased_places(&done.places) {
-        if count != 0 {
-            text += &format!("\n  {count} {what}");
+    for (count, one, more) in erased_places(&done.places) {
+        match count {
+            0 => {}
+            1 => text += &format!("\n  1 {one}"),
+            count => text += &format!("\n  {count} {more}"),
         }
     }
     text
@@ -532,13 +580,20 @@ fn left(done: &Erasure) -> String {
     }
     if done.waiting != 0 {
         left += &format!(
-            "\n{} attempts are not in Postgres yet; those of these jobs are erased once they are",
-            done.waiting
+            "\n{} not in Postgres yet; those of these jobs are erased once they are",
+            match done.waiting {
+                1 => "1 attempt is".to_owned(),
+                n => format!("{n} attempts are"),
+            }
         );
     }
     let live = &done.live;
     if live.found != 0 {
-        left += &format!("\n{} jobs in Redis are left:", live.found);
+        let jobs = match live.found {
+            1 => "1 job in Redis is left".to_owned(),
+            n => format!("{n} jobs in Redis are left"),
+        };
+        left += &format!("\n{jobs}:");
         for job in live.jobs.iter().take(MOST_SHOWN) {
             let why = match job.why.as_str() {
                 "running" => ": it runs, and is erased when it has ended",
@@ -621,8 +676,21 @@ async fn export(args: ExportArgs, client: &Client, output: Output) -> anyhow::Re
         .into_iter()
         .chain(args.bodies.then_some(("bodies", "true")));
     let query = query.chain(args.reveal.then_some(("reveal", "true")));
+    let mut filter = args.filter;
+    for (option, name, time) in [
+        ("--since", "from", args.since),
+        ("--until", "to", args.until),
+    ] {
+        let Some(time) = time else { continue };
+        if filter.iter().any(|(known, _)| known == name) {
+            let both = format!("{option} and {name}= cannot be given together");
+            return Err(Refusal(both).into());
+        }
+        let time = time.to_rfc3339_opts(SecondsFormat::Millis, true);
+        filter.push((name.to_owned(), time));
+    }
     let query = query.chain(
-        args.filter
+        filter
             .iter()
             .map(|(name, value)| (name.as_str(), value.as_str())),
     );

@@ -24,7 +24,7 @@ use super::add::{self, AddArgs, LONGEST_MS};
 use super::client::{Client, ClientArgs, RevealArgs};
 use super::exact::with_json_in;
 use super::input::{given_json, milliseconds, whole};
-use super::output::{relative, time};
+use super::output::{relative, shortened, time};
 use super::refusal::{Consent, Why};
 use super::view::short;
 use super::{Output, names, timeline};
@@ -73,12 +73,13 @@ pub enum JobCommand {
         #[command(flatten)]
         reveal: RevealArgs,
     },
-    /// Retry a failed or completed job: put it back into its queue
+    /// Retry a failed job: put it back into its queue; also a completed one, whose effects then
+    /// happen again
     Retry {
         #[command(flatten)]
         job: JobRef,
         #[command(flatten)]
-        why: Why,
+        consent: Consent,
     },
     /// Remove a job that is not running; what it did stays in the history
     Remove {
@@ -211,13 +212,14 @@ impl JobCommand {
     fn why(&self) -> Why {
         match self {
             Self::Duplicate { why, .. }
-            | Self::Retry { why, .. }
             | Self::Promote { why, .. }
             | Self::Kill { why, .. }
             | Self::SetDelay { why, .. }
             | Self::SetPriority { why, .. }
             | Self::Flow { why, .. } => why.clone(),
-            Self::Remove { consent, .. } | Self::SetData { consent, .. } => consent.why.clone(),
+            Self::Remove { consent, .. }
+            | Self::Retry { consent, .. }
+            | Self::SetData { consent, .. } => consent.why.clone(),
             Self::Add(args) => args.why.clone(),
             Self::Show { .. } | Self::Timeline { .. } | Self::List { .. } => Why::default(),
         }
@@ -262,7 +264,16 @@ pub(crate) async fn run(
                 .await?;
             output.value(&timeline::describe(&told.data), &told.raw);
         }
-        JobCommand::Retry { job, .. } => {
+        JobCommand::Retry { job, consent } => {
+            let shown = client
+                .ask::<JobsShow>((&job).into(), Reveal::default(), NoBody)
+                .await?;
+            if shown.data.job.job.state == JobState::Completed {
+                consent.ask(&format!(
+                    "Job {job} has completed. It runs again with the same data and the same idempotency key: everything that it does happens \
+                     again, except where the plugin or the outside service recognises the key"
+                ))?;
+            }
             client.ask::<JobsRetry>((&job).into(), none, NoBody).await?;
             output.done(&format!("Retried: {job} waits again"), &job.value());
         }
@@ -271,16 +282,20 @@ pub(crate) async fn run(
                 .ask::<JobsShow>((&job).into(), Reveal::default(), NoBody)
                 .await?;
             let state = shown.data.job.job.state;
+            // One that another worker runs may have no attempt in the history yet.
+            let has_run =
+                !shown.data.attempts.is_empty() || shown.data.job.job.processed_on.is_some();
             consent.ask(&format!(
                 "This removes the {state} job {job}, which cannot be undone"
             ))?;
             client
                 .ask::<JobsRemove>((&job).into(), none, NoBody)
                 .await?;
-            output.done(
-                &format!("Removed: {job}. What it did stays in the history"),
-                &job.value(),
-            );
+            let rest = match has_run {
+                true => "What it did stays in the history",
+                false => "It had never run",
+            };
+            output.done(&format!("Removed: {job}. {rest}"), &job.value());
         }
         JobCommand::Promote { job, .. } => {
             client
@@ -357,14 +372,28 @@ pub(crate) async fn run(
                 .collect();
             let (raw, shown) = (with_json_in(&jobs.raw, JSON_TEXTS), jobs.items.len() as u64);
             output.list(&head(state), &wide(state), rows, &raw, &jobs.more());
-            if jobs.next_cursor.is_some() || offset > 0 {
+            if shown > 0 && jobs.next_cursor.is_none() {
+                if offset > 0 {
+                    let (first, last) = (offset + 1, offset + shown);
+                    output.note(&format!(
+                        "Jobs {first} to {last}, the last ones of the list"
+                    ));
+                }
+            } else if jobs.next_cursor.is_some() || offset > 0 {
                 let counts = client.ask::<QueuesShow>(path, none, NoBody).await?;
                 let of = in_state(&counts.data.overview.counts, state);
                 let (first, last) = ((offset + 1).min(offset + shown), offset + shown);
                 let name = arguments(&[&queue, &state.to_string()]);
-                output.note(&format!(
-                    "Jobs {first} to {last} of {of}. Next page: patchbay job list {name} --offset {last}; all: --all"
-                ));
+                if shown == 0 && offset > 0 {
+                    let there = counted(of, &format!("{state} job"));
+                    output.note(&format!(
+                        "No jobs behind the first {offset}: there are {there}"
+                    ));
+                } else if last < of {
+                    output.note(&format!(
+                        "Jobs {first} to {last} of {of}. Next page: patchbay job list {name} --offset {last}; all: --all"
+                    ));
+                }
             }
         }
     }
@@ -404,7 +433,7 @@ fn row(job: &JobView, state: JobState, output: Output) -> Vec<String> {
     let failure = failure.unwrap_or_default();
     let failure = match output.wide {
         true => failure.to_owned(),
-        false => failure.chars().take(60).collect(),
+        false => shortened(failure, 60),
     };
     let mut cells = vec![
         job.id.clone(),
@@ -495,6 +524,22 @@ fn describe(queue: &str, shown: &Job) -> String {
         lines.push(format!("Schedule: {schedule}"));
     }
     lines.extend(options(&job.opts));
+    if let Some(copy) = &shown.copy_of {
+        let why = copy.reason.as_ref().map(|why| format!(": {why}"));
+        lines.push(format!(
+            "Copy of: {}, made by {} at {}{}",
+            copy.job,
+            copy.actor,
+            time(copy.at),
+            why.unwrap_or_default()
+        ));
+    }
+    lines.extend(
+        shown
+            .unavailable
+            .iter()
+            .map(|why| format!("Attempts and last change: unknown now ({why})")),
+    );
     if let Some(change) = &shown.last_change {
         let why = change.reason.as_ref().map(|why| format!(": {why}"));
         lines.push(format!(

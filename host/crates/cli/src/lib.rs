@@ -148,7 +148,7 @@ pub async fn run(
     output: Output,
 ) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Status => status::run(client, output).await?,
+        Command::Status => return status::run(client, output).await,
         Command::Activity(args) => activity::run(args, client, output).await?,
         Command::Plugin(command) => plugin::run(command, client, output).await?,
         Command::Job(command) => job::run(command, client, output).await?,

@@ -95,6 +95,23 @@ impl Output {
         self.list(head, &[], rows, value, &More::default());
     }
 
+    /// As [`Self::table`], but these first columns are never cut: a terminal that is too narrow gets
+    /// one line per cell.
+    pub fn table_keeping(
+        self,
+        whole: usize,
+        head: &[&str],
+        rows: Vec<Vec<String>>,
+        value: &impl Serialize,
+    ) {
+        if self.json || self.quiet {
+            return self.table(head, rows, value);
+        }
+        for line in lines_keeping(whole, head, &rows, terminal_width()) {
+            println!("{line}");
+        }
+    }
+
     /// Prints a table, or the values behind it. The columns of `wide` come last in the rows, and
     /// are left out unless they are asked for.
     pub fn list(
@@ -276,7 +293,26 @@ pub(super) fn terminal_width() -> Option<usize> {
     })
 }
 
+/// The text for a terminal, with at most this many columns; whole where nothing limits the width, as
+/// in a pipe.
+pub(super) fn shortened(text: &str, most: usize) -> String {
+    match terminal_width() {
+        Some(_) => cut(text, most),
+        None => text.to_owned(),
+    }
+}
+
 fn lines(head: &[&str], rows: &[Vec<String>], limit: Option<usize>) -> Vec<String> {
+    lines_keeping(1, head, rows, limit)
+}
+
+/// The first columns, `whole` of them, keep their width.
+fn lines_keeping(
+    whole: usize,
+    head: &[&str],
+    rows: &[Vec<String>],
+    limit: Option<usize>,
+) -> Vec<String> {
     let cell = |text: &str| plain(text).replace('\n', "\\n").replace('\t', "\\t");
     let rows: Vec<Vec<String>> = std::iter::once(head.iter().map(|text| cell(text)).collect())
         .chain(
@@ -297,7 +333,7 @@ fn lines(head: &[&str], rows: &[Vec<String>], limit: Option<usize>) -> Vec<Strin
             .collect();
         return rows.iter().map(|row| line(row, &widths, false)).collect();
     };
-    if let Some(widths) = fitted(&natural, limit) {
+    if let Some(widths) = fitted(&natural, limit, whole) {
         return rows.iter().map(|row| line(row, &widths, true)).collect();
     }
     // Columns that say nothing in any row are left out, the last ones first, until it fits.
@@ -305,7 +341,8 @@ fn lines(head: &[&str], rows: &[Vec<String>], limit: Option<usize>) -> Vec<Strin
     while let Some(place) = kept.iter().rposition(|column| is_empty(&rows, *column)) {
         kept.remove(place);
         let natural: Vec<usize> = kept.iter().map(|column| natural[*column]).collect();
-        if let Some(widths) = fitted(&natural, limit) {
+        let whole = kept.iter().filter(|column| **column < whole).count();
+        if let Some(widths) = fitted(&natural, limit, whole) {
             let pick = |row: &Vec<String>| -> Vec<String> {
                 kept.iter()
                     .filter_map(|column| row.get(*column))
@@ -343,13 +380,13 @@ fn line(row: &[String], widths: &[usize], is_cut: bool) -> String {
     line.trim_end().to_owned()
 }
 
-/// Widths with which the table is at most `limit` wide. The first column, by which rows are named,
-/// keeps its width. `None` if columns would have to be too narrow.
-fn fitted(natural: &[usize], limit: usize) -> Option<Vec<usize>> {
+/// Widths with which the table is at most `limit` wide. The first columns, by which rows are named,
+/// keep their width: `whole` of them. `None` if columns would have to be too narrow.
+fn fitted(natural: &[usize], limit: usize, whole: usize) -> Option<Vec<usize>> {
     let mut widths = natural.to_vec();
     let gaps = GAP * widths.len().saturating_sub(1);
     while widths.iter().sum::<usize>() + gaps > limit {
-        let widest = (1..widths.len()).max_by_key(|column| widths[*column])?;
+        let widest = (whole..widths.len()).max_by_key(|column| widths[*column])?;
         if widths[widest] <= LEAST_WIDTH {
             return None;
         }
@@ -381,6 +418,14 @@ fn records(rows: &[Vec<String>], limit: usize) -> Vec<String> {
         }
     }
     lines
+}
+
+/// A cell that no spreadsheet takes for a formula (OWASP, "CSV Injection").
+pub(super) fn unexecuted(cell: &str) -> String {
+    match cell.starts_with(['=', '+', '-', '@', '\t', '\r']) {
+        true => format!("'{cell}"),
+        false => cell.to_owned(),
+    }
 }
 
 /// The text, or its beginning with `…` behind it.
@@ -476,6 +521,22 @@ mod tests {
                 "          something l",
                 "         ong"
             ]
+        );
+    }
+
+    #[test]
+    fn columns_that_are_kept_whole_are_wrapped_and_never_cut() {
+        let rows = [row(["email", "smtp://mail.example.org:587"])];
+        let told = lines_keeping(2, &["PLUGIN", "HOST"], &rows, Some(30));
+        assert!(told.len() > 2, "{told:?}");
+        let cells: String = told.iter().map(|line| line.trim_start()).collect();
+        assert!(
+            !cells.contains('…') && cells.contains("smtp://mail.example.org"),
+            "{cells}"
+        );
+        assert_eq!(
+            lines_keeping(2, &["PLUGIN", "HOST"], &rows, Some(60)).len(),
+            2
         );
     }
 

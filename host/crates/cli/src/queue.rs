@@ -308,14 +308,18 @@ pub(crate) async fn run(
             let jobs = of_queue(would.data.count, what, &name);
             let before = removed_before(&would.data);
             if dry_run {
-                output.value(&format!("Would be removed: {jobs}{before}"), &would.raw);
+                let text = format!("Would be removed: {jobs}{before}.\n{FINAL}");
+                output.value(&text, &would.raw);
                 return Ok(());
             }
             consent.ask(&format!("This removes {jobs}, {FOR_GOOD}{before}"))?;
             let done = act(false).await?;
             let jobs = of_queue(done.data.count, what, &name);
             let before = removed_before(&done.data);
-            output.done(&format!("Removed: {jobs}{before}"), &done.raw);
+            output.done(
+                &format!("Removed: {jobs}{before}.\n{DONE_FOR_GOOD}"),
+                &done.raw,
+            );
         }
         QueueCommand::Clean {
             queue,
@@ -349,7 +353,7 @@ pub(crate) async fn run(
             let jobs = of_queue(would.data.count, &state.to_string(), &name);
             let before = removed_before(&would.data);
             if dry_run {
-                let text = format!("Would be removed: {most}{jobs}{before}");
+                let text = format!("Would be removed: {most}{jobs}{before}.\n{FINAL}");
                 output.value(&text, &would.raw);
                 return Ok(());
             }
@@ -357,7 +361,10 @@ pub(crate) async fn run(
             let done = act(false).await?;
             let jobs = of_queue(done.data.count, &state.to_string(), &name);
             let before = removed_before(&done.data);
-            output.done(&format!("Removed: {jobs}{before}"), &done.raw);
+            output.done(
+                &format!("Removed: {jobs}{before}.\n{DONE_FOR_GOOD}"),
+                &done.raw,
+            );
         }
         QueueCommand::RetryAll {
             queue,
@@ -483,8 +490,8 @@ pub(crate) async fn run(
 }
 
 async fn list(client: &Client, output: Output) -> anyhow::Result<()> {
-    let queues = client.ask::<QueuesList>((), NoQuery {}, NoBody).await?;
-    let rows = queues.data.iter().map(|queue| {
+    let queues = client.ask_page::<QueuesList, _>(&(), &NoQuery {}).await?;
+    let rows = queues.items.iter().map(|queue| {
         let paused = if queue.counts.paused { "paused" } else { "" };
         // They are not among the waiting ones.
         let removed = match queue.counts.removed {
@@ -517,10 +524,15 @@ async fn list(client: &Client, output: Output) -> anyhow::Result<()> {
         "NOTES",
     ];
     let mut rows: Vec<Vec<String>> = rows.collect();
-    if queues.data.len() > 1 && !output.json && !output.quiet {
-        rows.push(total(&queues.data));
+    if queues.items.len() > 1 && !output.json && !output.quiet {
+        rows.push(total(&queues.items));
     }
-    output.table(&head, rows, &queues.raw);
+    output.list(&head, &[], rows, &queues.raw, &queues.more());
+    if queues.partial {
+        output.note(
+            "Not complete: Postgres cannot be reached, so queues that are only in the history are missing. Next: patchbay doctor",
+        );
+    }
     output.note(
         "Completed and failed: those that Redis still keeps. All of them: patchbay search --count queue=QUEUE",
     );
@@ -598,6 +610,8 @@ fn who(already: &Already) -> String {
     )
 }
 
+const FINAL: &str = "This cannot be undone";
+const DONE_FOR_GOOD: &str = "They cannot be brought back";
 const FOR_GOOD: &str =
     "which cannot be undone. What patchbay bulk remove removes can be brought back for an hour";
 
@@ -703,6 +717,12 @@ fn describe(queue: &Queue) -> String {
         queue.workers.join(", ")
     };
     lines.push(format!("  workers: {workers}"));
+    lines.extend(
+        queue
+            .unavailable
+            .iter()
+            .map(|why| format!("  attempts of the last day: unknown now ({why})")),
+    );
     for job in &queue.jobs {
         lines.push(format!(
             "  {}: {} in the last minute, {} in 15 minutes, {} in a day ({} did not complete); {:.0} / {:.0} / {:.0} ms (p50 / p95 / p99)",

@@ -118,10 +118,11 @@ pub(super) async fn history(plugin: String, client: &Client, output: Output) -> 
             digest,
             entry.version.unwrap_or_default(),
             entry.actor,
+            entry.reason.unwrap_or_default(),
         ]
     });
     output.table(
-        &["AT", "ACTION", "DIGEST", "VERSION", "BY"],
+        &["AT", "ACTION", "DIGEST", "VERSION", "BY", "REASON"],
         rows.collect(),
         &history.raw,
     );

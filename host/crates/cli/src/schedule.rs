@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use super::client::{Client, ClientArgs, Received, RevealArgs};
 use super::exact::with_json_in;
 use super::output::Output;
-use super::refusal::{Consent, Why};
+use super::refusal::{Consent, Refusal, Why};
 use super::{input, names};
 
 #[derive(Subcommand)]
@@ -224,6 +224,15 @@ pub(crate) async fn run(
             );
         }
         ScheduleCommand::Edit { id, when, rest, .. } => {
+            let is_nothing = when.every_ms.is_none()
+                && when.cron.is_none()
+                && rest.data.is_none()
+                && rest.missed.is_none()
+                && rest.description.is_none();
+            if is_nothing {
+                let nothing = "Nothing to change. Give at least one of --every-ms, --cron, --data, --missed and --description";
+                return Err(Refusal(nothing.into()).into());
+            }
             let change = Json(change(when, rest)?);
             tell(
                 &client
@@ -287,6 +296,12 @@ pub(crate) async fn run(
             let path = SchedulePath { id };
             let schedule = client.ask::<SchedulesRestore>(path, none, NoBody).await?;
             tell(&schedule, output);
+            if schedule.data.data_erased {
+                let id = arguments(&[&schedule.data.id]);
+                output.note(&format!(
+                    "Paused: a value of its data was erased while it was removed ([erased]). Set its data, then resume it: patchbay schedule edit {id} --data JSON; patchbay schedule resume {id}"
+                ));
+            }
         }
         ScheduleCommand::Preview {
             when: Rhythm { every_ms, cron, tz },

@@ -24,9 +24,9 @@ use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
 use super::client::{Client, ClientArgs, ReceivedPage};
-use super::input::duration;
+use super::input::{duration, point_in_time};
 use super::names;
-use super::output::{More, Output};
+use super::output::{More, Output, plain, shortened, unexecuted};
 use super::paging::Paging;
 use super::refusal::{Refusal, Why};
 
@@ -62,6 +62,9 @@ pub struct SearchArgs {
     /// Only count the matches, within a second
     #[arg(long, conflicts_with_all = ["state", "all", "cursor"])]
     count: bool,
+    /// Print all matches as comma-separated values
+    #[arg(long, conflicts_with_all = ["count", "limit", "cursor"])]
+    csv: bool,
 }
 
 #[derive(Subcommand)]
@@ -109,13 +112,35 @@ struct SearchFilter {
     /// Filters that must all match; none: everything
     #[arg(value_name = "KEY=VALUE", value_parser = pair)]
     filter: Vec<(String, String)>,
-    /// How far to look back: 90s, 30m, 24h or 7d
-    #[arg(long, value_parser = duration)]
-    since: Option<Duration>,
+    /// Ended at this time or later: an age such as 90s, 30m, 24h or 7d, or a time such as
+    /// 2026-11-24T00:00:00Z
+    #[arg(long, value_parser = since)]
+    since: Option<Since>,
+    /// Ended before this time, in the same forms
+    #[arg(long, value_parser = point_in_time)]
+    until: Option<DateTime<Utc>>,
     /// Search jobs in Redis in this state instead: waiting, prioritized, delayed, waiting-children,
     /// active, completed or failed
     #[arg(long)]
     state: Option<String>,
+}
+
+/// Where a search begins. A saved search keeps an age as an age.
+#[derive(Clone)]
+enum Since {
+    Age(Duration),
+    Time(DateTime<Utc>),
+}
+
+fn since(text: &str) -> Result<Since, String> {
+    match duration(text) {
+        Ok(age) => Ok(Since::Age(age)),
+        Err(_) => point_in_time(text).map(Since::Time),
+    }
+}
+
+fn written(time: DateTime<Utc>) -> String {
+    time.to_rfc3339_opts(SecondsFormat::Millis, true)
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {
@@ -128,19 +153,13 @@ fn pair(text: &str) -> Result<(String, String), String> {
 impl SearchFilter {
     /// The queue if jobs in Redis are searched, and the query.
     fn query(&self) -> anyhow::Result<(Option<String>, Pairs)> {
-        let mut pairs = self.filter.clone();
-        if let Some(since) = self.since {
-            if pairs.iter().any(|(key, _)| key == "from") {
-                return Err(Refusal("--since and from= cannot be given together".into()).into());
-            }
-            let ago = TimeDelta::from_std(since)
+        let mut pairs = self.with_times()?;
+        if let Some(Since::Age(age)) = self.since {
+            let ago = TimeDelta::from_std(age)
                 .ok()
                 .and_then(|ago| Utc::now().checked_sub_signed(ago));
             let from = ago.ok_or_else(|| Refusal("--since: too long ago".into()))?;
-            pairs.push((
-                "from".into(),
-                from.to_rfc3339_opts(SecondsFormat::Millis, true),
-            ));
+            pairs.push(("from".into(), written(from)));
         }
         let Some(state) = &self.state else {
             return Ok((None, pairs));
@@ -154,18 +173,38 @@ impl SearchFilter {
         Ok((Some(queue), pairs))
     }
 
+    /// The filter with the times of --since and --until, but for an age.
+    fn with_times(&self) -> Result<Pairs, Refusal> {
+        let mut pairs = self.filter.clone();
+        for (option, name, is_given) in [
+            ("--since", "from", self.since.is_some()),
+            ("--until", "to", self.until.is_some()),
+        ] {
+            if is_given && pairs.iter().any(|(key, _)| key == name) {
+                return Err(Refusal(format!(
+                    "{option} and {name}= cannot be given together"
+                )));
+            }
+        }
+        if let Some(Since::Time(from)) = self.since {
+            pairs.push(("from".into(), written(from)));
+        }
+        pairs.extend(self.until.map(|until| ("to".into(), written(until))));
+        Ok(pairs)
+    }
+
     /// The body that saves the search. It is sent as written, so that the host reports errors in
     /// it.
     fn saved(&self) -> anyhow::Result<Value> {
         let mut filter = Map::new();
-        for (key, value) in &self.filter {
+        for (key, value) in &self.with_times()? {
             if filter.insert(key.clone(), value.clone().into()).is_some() {
                 return Err(Refusal(format!("{key}: given twice")).into());
             }
         }
         let mut body = json!({ "filter": filter });
-        if let Some(since) = self.since {
-            body["sinceMs"] = u64::try_from(since.as_millis()).unwrap_or(u64::MAX).into();
+        if let Some(Since::Age(age)) = self.since {
+            body["sinceMs"] = u64::try_from(age.as_millis()).unwrap_or(u64::MAX).into();
         }
         if let Some(state) = &self.state {
             body["state"] = state.clone().into();
@@ -202,6 +241,13 @@ pub(crate) async fn run(
 ) -> anyhow::Result<()> {
     let client = Client::from_args(client)?.because(&args.why());
     let none = NoQuery {};
+    let mut output = output;
+    let mut much = args.much;
+    if args.csv {
+        much.all = true;
+        // Exact times.
+        output.wide = true;
+    }
     match args.command {
         None if args.count => {
             let (_, pairs) = args.what.query()?;
@@ -213,16 +259,9 @@ pub(crate) async fn run(
         None => match args.what.query()? {
             (None, pairs) => {
                 let found = |attempt| Found::Attempt(Box::new(attempt));
-                show::<HistoryAttempts, _>(
-                    &client,
-                    (),
-                    pairs,
-                    SearchHistory,
-                    &args.much,
-                    found,
-                    output,
-                )
-                .await?;
+                let how = (&much, args.csv);
+                show::<HistoryAttempts, _>(&client, (), pairs, SearchHistory, how, found, output)
+                    .await?;
             }
             (Some(queue), pairs) => {
                 let path = QueuePath { queue };
@@ -231,7 +270,7 @@ pub(crate) async fn run(
                     path,
                     pairs,
                     SearchJobs,
-                    &args.much,
+                    (&much, args.csv),
                     Found::Job,
                     output,
                 )
@@ -244,7 +283,10 @@ pub(crate) async fn run(
                 .ask_as_written::<SearchesSave>(path, &what.saved()?)
                 .await?;
             output.done(
-                &format!("Saved: {name}. Run it: patchbay search run {}", word(&name)),
+                &format!(
+                    "Saved: {name}. Run it: patchbay search run {}",
+                    arguments(&[&name])
+                ),
                 &saved.raw,
             );
         }
@@ -272,7 +314,7 @@ pub(crate) async fn run(
                 SearchPath { name },
                 Vec::new(),
                 RunSearch,
-                &much,
+                (&much, false),
                 found,
                 output,
             )
@@ -285,7 +327,7 @@ pub(crate) async fn run(
             output.done(
                 &format!(
                     "Deleted: {name}. Undo: patchbay search undo {}",
-                    word(&name)
+                    arguments(&[&name])
                 ),
                 &json!({ "name": name }),
             );
@@ -315,7 +357,7 @@ async fn show<E, T>(
     path: E::Path,
     pairs: Pairs,
     query: impl Fn(Pairs) -> E::Query,
-    much: &Paging,
+    (much, is_csv): (&Paging, bool),
     found: impl Fn(T) -> Found,
     output: Output,
 ) -> anyhow::Result<()>
@@ -338,6 +380,9 @@ where
         raw,
     } = page;
     let found: Vec<Found> = items.into_iter().map(found).collect();
+    if is_csv {
+        return csv(&found, output);
+    }
     let rows: Vec<_> = match output.quiet {
         true => found.iter().map(named).collect(),
         false => found.iter().map(|found| row(found, output)).collect(),
@@ -345,16 +390,7 @@ where
     if rows.is_empty() {
         output.note("Nothing matches");
     }
-    let of_attempts = found.iter().all(|found| matches!(found, Found::Attempt(_)));
-    let head: &[&str] = if of_attempts {
-        &[
-            "FINISHED", "QUEUE", "JOB", "NAME", "OUTCOME", "CODE", "MESSAGE",
-        ]
-    } else {
-        &[
-            "MADE", "ENDED", "JOB", "NAME", "STATE", "ATTEMPTS", "FAILURE",
-        ]
-    };
+    let head = head(&found);
     let more = More {
         next_cursor: next_cursor.as_deref(),
         partial,
@@ -362,6 +398,28 @@ where
     if output.json || !rows.is_empty() {
         output.list(head, &[], rows, &raw, &more);
     }
+    Ok(())
+}
+
+fn head(found: &[Found]) -> &'static [&'static str] {
+    match found.iter().all(|found| matches!(found, Found::Attempt(_))) {
+        true => &[
+            "FINISHED", "QUEUE", "JOB", "NAME", "OUTCOME", "CODE", "MESSAGE",
+        ],
+        false => &[
+            "MADE", "ENDED", "JOB", "NAME", "STATE", "ATTEMPTS", "FAILURE",
+        ],
+    }
+}
+
+fn csv(found: &[Found], output: Output) -> anyhow::Result<()> {
+    let mut writer = csv::Writer::from_writer(std::io::stdout());
+    writer.write_record(head(found).iter().map(|name| name.to_lowercase()))?;
+    for one in found {
+        let cells = row(one, output).into_iter();
+        writer.write_record(cells.map(|cell| plain(&unexecuted(&cell))))?;
+    }
+    writer.flush()?;
     Ok(())
 }
 
@@ -375,13 +433,7 @@ fn named(found: &Found) -> Vec<String> {
 }
 
 fn row(found: &Found, output: Output) -> Vec<String> {
-    let cut = |text: &Option<String>| {
-        text.as_deref()
-            .unwrap_or("-")
-            .chars()
-            .take(MESSAGE)
-            .collect::<String>()
-    };
+    let cut = |text: &Option<String>| shortened(text.as_deref().unwrap_or("-"), MESSAGE);
     match found {
         Found::Attempt(found) => {
             let attempt = &found.attempt;
@@ -443,7 +495,11 @@ fn described(
             .unwrap_or((1, "s"));
         parts.push(format!("--since {}{name}", seconds / unit));
     }
-    parts.extend(filter.iter().map(|(key, value)| format!("{key}={value}")));
+    parts.extend(
+        filter
+            .iter()
+            .map(|(key, value)| word(&format!("{key}={value}")).into_owned()),
+    );
     if parts.is_empty() {
         "everything".into()
     } else {

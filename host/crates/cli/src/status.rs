@@ -1,5 +1,6 @@
 //! `patchbay status`
 
+use std::process::ExitCode;
 use std::time::Duration;
 
 use patchbay_api::body::NoBody;
@@ -12,11 +13,17 @@ use super::breaker;
 use super::client::{Client, ClientArgs};
 use super::output::{Output, time};
 
-pub(crate) async fn run(args: &ClientArgs, output: Output) -> anyhow::Result<()> {
+/// Exit code of a host that is not ready: what it needs cannot be reached.
+const NOT_READY: u8 = 5;
+
+pub(crate) async fn run(args: &ClientArgs, output: Output) -> anyhow::Result<ExitCode> {
     let client = Client::from_args(args)?;
     let status = client.ask::<StatusShow>((), NoQuery {}, NoBody).await?;
     output.value(&describe(&status.data), &status.raw);
-    Ok(())
+    Ok(match status.data.ready {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::from(NOT_READY),
+    })
 }
 
 fn describe(status: &Overview) -> String {
@@ -35,6 +42,7 @@ fn describe(status: &Overview) -> String {
         .filter(|host| host.silent_s.is_some())
         .count();
     lines.push(match silent {
+        _ if is_unknown(status, "hosts") => "Hosts: unknown".to_owned(),
         0 => format!("Hosts: {}", status.hosts.len()),
         silent => format!("Hosts: {}, {silent} of them silent", status.hosts.len()),
     });
@@ -50,9 +58,12 @@ fn describe(status: &Overview) -> String {
     lines.push(alerts(status));
     for alert in &status.firing {
         let reason = alert.reason.as_deref().unwrap_or_default();
-        let silenced = alert
-            .silenced_until
-            .map(|until| format!(" (silenced until {})", time(until)));
+        let silenced = alert.silenced_until.map(|until| {
+            let by = alert.silenced_by.as_ref().map(|by| format!(" by {by}"));
+            let why = alert.silence_reason.as_ref().map(|why| format!(": {why}"));
+            let (by, why) = (by.unwrap_or_default(), why.unwrap_or_default());
+            format!(" (silenced{by} until {}{why})", time(until))
+        });
         lines.push(format!(
             "  {} {} {}: {reason}{}",
             alert.severity.to_uppercase(),
@@ -62,21 +73,40 @@ fn describe(status: &Overview) -> String {
         ));
         lines.extend(alert.next.as_ref().map(|next| format!("    Next: {next}")));
     }
+    for alert in &status.pending_alerts {
+        let reason = alert.reason.as_ref().map(|reason| format!(": {reason}"));
+        lines.push(format!(
+            "  pending since {}: {} {}{}",
+            time(alert.since),
+            alert.rule,
+            alert.subject,
+            reason.unwrap_or_default()
+        ));
+    }
     let in_trouble = status.queues_in_trouble.len() + status.more_queues_in_trouble;
-    lines.push(format!(
-        "Queues: {}, {in_trouble} in trouble",
-        status.queues
-    ));
+    lines.push(match status.queues {
+        Some(queues) => format!("Queues: {queues}, {in_trouble} in trouble"),
+        None => "Queues: unknown".to_owned(),
+    });
     lines.extend(status.queues_in_trouble.iter().flat_map(queue));
     if status.more_queues_in_trouble > 0 {
         let more = counted(status.more_queues_in_trouble as u64, "more queue");
         lines.push(format!("  … {more}: patchbay queue list"));
     }
-    if status.open_dead_letters > 0 {
-        let groups = counted(status.open_dead_letters, "open group");
-        lines.push(format!(
-            "Dead letters: {groups}. Next: patchbay dead-letter list"
-        ));
+    match status.open_dead_letters {
+        Some(open) if open > 0 => lines.push(format!(
+            "Dead letters: {}. Next: patchbay dead-letter list",
+            counted(open, "open group")
+        )),
+        Some(_) => {}
+        None => lines.push("Dead letters: unknown".to_owned()),
+    }
+    match status.paused_schedules {
+        Some(paused) if paused > 0 => lines.push(format!(
+            "Schedules: {paused} paused. Next: patchbay schedule list"
+        )),
+        Some(_) => {}
+        None => lines.push("Schedules: unknown".to_owned()),
     }
     if !status.breakers.is_empty() {
         lines.push(format!("Breakers not closed: {}", status.breakers.len()));
@@ -87,11 +117,13 @@ fn describe(status: &Overview) -> String {
                 .map(|view| format!("  {} {}: {}", view.plugin, view.host, breaker::state(view))),
         );
     }
-    lines.push(format!(
-        "Plugins: {} active, {} not running as they should",
-        status.active_plugins,
-        status.plugins.len()
-    ));
+    lines.push(match status.active_plugins {
+        Some(active) => format!(
+            "Plugins: {active} active, {} not running as they should",
+            status.plugins.len()
+        ),
+        None => "Plugins: unknown".to_owned(),
+    });
     lines.extend(
         status
             .plugins
@@ -107,10 +139,18 @@ fn describe(status: &Overview) -> String {
     lines.join("\n")
 }
 
+fn is_unknown(status: &Overview, part: &str) -> bool {
+    status
+        .unavailable
+        .iter()
+        .any(|unknown| unknown.part == part)
+}
+
 fn alerts(status: &Overview) -> String {
     let pending = match status.pending {
-        0 => String::new(),
-        pending => format!(", {pending} pending"),
+        None => return "Alerts: unknown".to_owned(),
+        Some(0) => String::new(),
+        Some(pending) => format!(", {pending} pending"),
     };
     match status.firing.len() {
         0 => format!("Alerts: none fires{pending}"),
@@ -149,4 +189,62 @@ fn queue(queue: &QueueInTrouble) -> Vec<String> {
         ));
     }
     lines
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_read_is_unknown_and_not_zero() {
+        let parts = [
+            "alerts",
+            "queues",
+            "dead-letters",
+            "plugins",
+            "schedules",
+            "hosts",
+        ];
+        let unavailable: Vec<_> = parts
+            .iter()
+            .map(|part| json!({ "part": part, "reason": "Postgres does not answer" }))
+            .collect();
+        let status = json!({ "host": "a:1", "version": "1", "ready": false, "reasons": [], "firing": [], "pending": null,
+            "queues": null, "queuesInTrouble": [], "moreQueuesInTrouble": 0, "openDeadLetters": null, "breakers": [],
+            "plugins": [], "activePlugins": null, "hosts": [], "unavailable": unavailable });
+        let told = describe(&serde_json::from_value(status).expect("an overview"));
+        for part in [
+            "Hosts",
+            "Alerts",
+            "Queues",
+            "Dead letters",
+            "Plugins",
+            "Schedules",
+        ] {
+            assert!(told.contains(&format!("{part}: unknown")), "{part}: {told}");
+        }
+        assert!(!told.contains('0'), "{told}");
+    }
+
+    #[test]
+    fn a_silence_is_told_with_who_and_why_and_pending_alerts_by_name() {
+        let alert = |state: &str| {
+            json!({ "rule": "stalled", "subject": "q", "severity": "critical", "state": state,
+            "since": "2026-11-24T12:00:00Z", "reason": "it stands", "silencedUntil": "2026-11-24T13:00:00Z",
+            "silencedBy": "ada", "silenceReason": "INC-7" })
+        };
+        let status = json!({ "host": "a:1", "version": "1", "ready": true, "reasons": [], "firing": [alert("firing")], "pending": 1,
+            "pendingAlerts": [alert("pending")], "queues": 1, "queuesInTrouble": [], "moreQueuesInTrouble": 0, "openDeadLetters": 0,
+            "breakers": [], "plugins": [], "activePlugins": 1, "pausedSchedules": 2, "hosts": [], "unavailable": [] });
+        let told = describe(&serde_json::from_value(status).expect("an overview"));
+        for part in [
+            "(silenced by ada until 2026-11-24T13:00:00Z: INC-7)",
+            "pending since 2026-11-24T12:00:00Z: stalled q: it stands",
+            "Schedules: 2 paused",
+        ] {
+            assert!(told.contains(part), "{part}: {told}");
+        }
+    }
 }

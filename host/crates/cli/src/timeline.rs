@@ -100,13 +100,14 @@ fn lines(event: &EventKind) -> Vec<String> {
             action,
             error,
             reason,
+            like,
         } => {
             let why = reason.as_ref().map(|reason| format!(": {reason}"));
-            let mut lines = vec![format!(
-                "{} by {actor}{}",
-                in_words(action),
-                why.unwrap_or_default()
-            )];
+            let did = like.as_ref().map_or_else(
+                || in_words(action).to_owned(),
+                |original| format!("added as a copy of {original}"),
+            );
+            let mut lines = vec![format!("{did} by {actor}{}", why.unwrap_or_default())];
             lines.extend(error.as_ref().map(|error| format!("refused: {error}")));
             lines
         }
@@ -127,6 +128,7 @@ fn lines(event: &EventKind) -> Vec<String> {
             reason,
             added,
             like,
+            because,
         } => {
             let added = added
                 .as_ref()
@@ -145,10 +147,12 @@ fn lines(event: &EventKind) -> Vec<String> {
             };
             let mut lines = vec![format!("bulk {bulk} by {actor}: {what}{added}")];
             lines.extend(reason.clone());
+            lines.extend(because.as_ref().map(|because| format!("reason: {because}")));
             lines
         }
         EventKind::Undo {
             bulk,
+            action,
             actor,
             state,
             reason,
@@ -157,9 +161,12 @@ fn lines(event: &EventKind) -> Vec<String> {
                 .as_ref()
                 .map(|actor| format!(" by {actor}"))
                 .unwrap_or_default();
-            let what = match state.as_str() {
-                "restored" => "removal undone, the job is back",
-                _ => "removal could not be undone",
+            let is_edit = action.as_deref() == Some("edit-and-retry");
+            let what = match (state.as_str(), is_edit) {
+                ("restored", true) => "edit undone, the job has its data from before",
+                ("restored", false) => "removal undone, the job is back",
+                (_, true) => "edit could not be undone",
+                (_, false) => "removal could not be undone",
             };
             let mut lines = vec![format!("bulk {bulk} undone{by}: {what}")];
             lines.extend(reason.clone());
@@ -171,7 +178,12 @@ fn lines(event: &EventKind) -> Vec<String> {
             job_state,
             jobs,
             certain,
-        } => whole_queue(actor, action, job_state.as_deref(), *jobs, *certain),
+            reason,
+        } => {
+            let mut lines = whole_queue(actor, action, job_state.as_deref(), *jobs, *certain);
+            lines.extend(reason.as_ref().map(|reason| format!("reason: {reason}")));
+            lines
+        }
         EventKind::Audit {
             trail,
             entry_key,
@@ -198,7 +210,7 @@ fn lines(event: &EventKind) -> Vec<String> {
 /// An operator's action on one job; one without words of its own by its name.
 fn in_words(action: &str) -> &str {
     match action {
-        "job.add" => "added",
+        "job.add" | "job.add-many" => "added",
         "flow.add" => "added with a flow",
         "job.retry" => "retried",
         "job.remove" => "removed",

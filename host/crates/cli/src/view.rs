@@ -38,13 +38,22 @@ pub(super) fn describe(activated: &Activated) -> String {
     } = activated;
     let (digest, elsewhere) = (short(&activated.digest.to_string()), elsewhere(activated));
     if !activated.changed {
-        return format!("active already: {plugin} {version} {digest}{elsewhere}");
+        return format!(
+            "{plugin} {version} {digest} was active already. Nothing was changed{elsewhere}"
+        );
     }
     let previous = match activated.previous {
+        _ if activated.released => {
+            "It was quarantined: this has ended the quarantine, and it takes calls again".to_owned()
+        }
+        _ if activated.was_active => "it was active already".to_owned(),
         Some(previous) => {
+            let previous = short(&previous.to_string());
+            let version = activated.previous_version.as_ref();
+            let version = version.map(|version| format!(" (version {version})"));
             format!(
-                "it replaces {}; back with: patchbay plugin rollback {plugin}",
-                short(&previous.to_string())
+                "it replaces {previous}{}; back to it: patchbay plugin activate {plugin} {previous}",
+                version.unwrap_or_default()
             )
         }
         None => "none was active before".into(),

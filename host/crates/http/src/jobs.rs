@@ -2,8 +2,9 @@
 
 use patchbay_api::answer::Page;
 use patchbay_api::jobs::{
-    Added, Job, JobsAdd, JobsDuplicate, JobsKill, JobsList, JobsPromote, JobsRemove, JobsRetry,
-    JobsSetData, JobsSetDelay, JobsSetPriority, JobsShow, QueuesLive, RedactedJob, ScannedJob,
+    Added, Job, JobsAdd, JobsAddMany, JobsDuplicate, JobsKill, JobsList, JobsPromote, JobsRemove,
+    JobsRetry, JobsSetData, JobsSetDelay, JobsSetPriority, JobsShow, QueuesLive, RedactedJob,
+    ScannedJob,
 };
 use patchbay_api::timeline::{JobsTimeline, Timeline};
 use patchbay_app::jobs::Jobs;
@@ -16,6 +17,7 @@ pub(crate) fn routes(routes: Routes) -> Routes {
         .add(list)
         .add(search)
         .add(add)
+        .add(add_many)
         .add(show)
         .add(timeline)
         .add(retry)
@@ -38,6 +40,10 @@ async fn search(jobs: Jobs, _: Caller, ask: Ask<QueuesLive>) -> Result<Page<Scan
 
 async fn add(jobs: Jobs, who: Caller, ask: Ask<JobsAdd>) -> Result<Added, Error> {
     jobs.add(&who, &ask.path.queue, ask.body.0).await
+}
+
+async fn add_many(jobs: Jobs, who: Caller, ask: Ask<JobsAddMany>) -> Result<Vec<Added>, Error> {
+    jobs.add_many(&who, &ask.path.queue, ask.body.0).await
 }
 
 async fn show(jobs: Jobs, who: Caller, ask: Ask<JobsShow>) -> Result<Job, Error> {

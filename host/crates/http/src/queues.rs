@@ -1,5 +1,6 @@
 //! Routes of queues.
 
+use patchbay_api::answer::Page;
 use patchbay_api::body::Json;
 use patchbay_api::queues::{
     AllDone, Cleared, Done, MigratedRepeatable, Queue, QueueOverview, QueuesClean,
@@ -30,7 +31,7 @@ pub(crate) fn routes(routes: Routes) -> Routes {
         .add(migrate_repeatables)
 }
 
-async fn list(queues: Queues, _: Caller, _: Ask<QueuesList>) -> Result<Vec<QueueOverview>, Error> {
+async fn list(queues: Queues, _: Caller, _: Ask<QueuesList>) -> Result<Page<QueueOverview>, Error> {
     queues.list().await
 }
 

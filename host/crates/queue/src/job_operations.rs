@@ -40,14 +40,18 @@ impl Broker {
                 .remove_from_own_key(&keys, &job, id, (&key, wanted))
                 .await;
         }
-        match removal(&keys, id)
-            .invoke::<i64>(&mut self.connection.get())
-            .await
-            .map_err(QueueError::from)
-        {
-            Ok(1) => Ok(()),
-            Ok(OF_A_SCHEDULE) => Err(QueueError::Scheduled { id: id.to_string() }),
-            Ok(_) => Err(QueueError::Running { id: id.to_string() }),
+        // BullMQ's script answers the same for a job that somebody else has just removed.
+        let call = removal(&keys, id);
+        call.load(&mut self.connection.get()).await?;
+        let answered = transaction::<(bool, i64)>(self.connection.get(), |pipe| {
+            pipe.exists(keys.job_key(id.as_str()))
+                .add_command(call.command());
+        });
+        match answered.await.map_err(QueueError::from) {
+            Ok((false, _)) => Err(not_found(queue, id)),
+            Ok((true, 1)) => Ok(()),
+            Ok((true, OF_A_SCHEDULE)) => Err(QueueError::Scheduled { id: id.to_string() }),
+            Ok((true, _)) => Err(QueueError::Running { id: id.to_string() }),
             // The script checks the job's lock before anything that can stop it in the middle, so
             // no worker runs this job.
             Err(error) if error.is_damage() => self.remove_by_hand(&keys, id, true).await,

@@ -13,7 +13,7 @@ use crate::scripts::{self, Call};
 
 /// A removal can be undone within an hour of the operation's end, and the operation itself takes
 /// time.
-const COPIES_STAY: Duration = Duration::from_secs(2 * 3_600);
+pub(crate) const COPIES_STAY: Duration = Duration::from_secs(2 * 3_600);
 
 /// Moves a finished job back to waiting. `None` if the job is not finished.
 pub(crate) fn reprocessing(

@@ -10,8 +10,10 @@ use serde_json::Value;
 use crate::attempts::without_nul;
 use crate::{Leadership, Store, StoreError};
 
-/// How long a removal can be undone.
+/// How long a removal or an edit can be undone.
 const UNDO: &str = "interval '1 hour'";
+/// The kinds of operations that can be undone.
+const CAN_BE_UNDONE: &str = "kind in ('remove', 'edit-and-retry')";
 /// How long items are kept, for questions about one job's result.
 const ITEMS_STAY: &str = "interval '30 days'";
 
@@ -54,11 +56,11 @@ pub struct BulkRow {
     pub done: i64,
     pub skipped: i64,
     pub failed: i64,
-    /// Jobs that were put back when a removal was undone.
+    /// Jobs that were put back, or got their data back, when the operation was undone.
     pub restored: i64,
     pub created_at: DateTime<Utc>,
     pub ended_at: Option<DateTime<Utc>>,
-    /// Only for a removal.
+    /// Only for a removal or an edit.
     pub undo_until: Option<DateTime<Utc>>,
 }
 
@@ -225,7 +227,7 @@ impl Store {
 
     /// Stops an operation where it is. Changes that were made stay.
     pub async fn cancel_bulk(&self, prefix: &str, id: i64) -> Result<BulkRow, StoreError> {
-        let undo = format!("case when kind = 'remove' then now() + {UNDO} end");
+        let undo = format!("case when {CAN_BE_UNDONE} then now() + {UNDO} end");
         let set =
             format!("state = 'cancelled', ended_at = now(), edits = null, undo_until = {undo}");
         self.change_bulk(
@@ -251,17 +253,17 @@ impl Store {
             .await
     }
 
-    /// Begins to put back the jobs that a removal has removed.
+    /// Begins to put back the jobs that a removal has removed, or the data that an edit has changed.
     pub async fn undo_bulk(&self, prefix: &str, id: i64) -> Result<BulkRow, StoreError> {
-        let condition =
-            "kind = 'remove' and state in ('done', 'cancelled', 'failed') and undo_until > now()";
-        let rule =
-            "only a removal that has ended, or was cancelled, within the last hour can be undone";
+        let condition = format!(
+            "{CAN_BE_UNDONE} and state in ('done', 'cancelled', 'failed') and undo_until > now()"
+        );
+        let rule = "only a removal or an edit that has ended, or was cancelled, within the last hour can be undone";
         self.change_bulk(
             prefix,
             id,
             "state = 'undoing', ended_at = null",
-            condition,
+            &condition,
             rule,
         )
         .await
@@ -416,7 +418,7 @@ impl Leadership<'_> {
     ) -> Result<Option<BulkRow>, StoreError> {
         let query = sqlx::query_as::<_, BulkRow>(sqlx::AssertSqlSafe(format!(
             "update bulks set state = $2, error = $3, ended_at = now(), edits = null, \
-             undo_until = case when kind = 'remove' and $2 <> 'undone' then now() + {UNDO} end \
+             undo_until = case when {CAN_BE_UNDONE} and $2 <> 'undone' then now() + {UNDO} end \
              where id = $1 and state in ('matching', 'running', 'undoing') returning {COLUMNS}"
         )));
         let ended = query

@@ -214,6 +214,25 @@ impl Store {
             .await?)
     }
 
+    /// The last bulk operation that has removed jobs of the group and can be undone.
+    pub async fn removal_of_dead_letter(
+        &self,
+        prefix: &str,
+        id: i64,
+    ) -> Result<Option<i64>, StoreError> {
+        let query = sqlx::query_scalar(
+            "select b.id from bulks b where b.prefix = $1 and b.kind = 'remove' and b.undo_until > now() \
+             and b.state in ('done', 'cancelled', 'failed') and exists (select from dead_letter_jobs j join bulk_items i \
+             on i.bulk = b.id and i.queue = j.queue and i.job_id = j.job_id and i.job_created_ms = j.job_created_ms \
+             where j.dead_letter = $2 and j.state = 'removed' and i.state = 'done') order by b.id desc limit 1",
+        );
+        Ok(query
+            .bind(prefix)
+            .bind(id)
+            .fetch_optional(&self.pool)
+            .await?)
+    }
+
     /// Acknowledges a group, or withdraws the acknowledgement.
     pub async fn acknowledge_dead_letter(
         &self,

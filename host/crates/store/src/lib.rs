@@ -78,7 +78,9 @@ pub use recent_events::{FailureRow, RecentAction};
 pub use recording::{NewAttempt, SealedBody};
 pub use redactions::RedactionRow;
 pub use revision_pruning::{Keep, PrunedRevision};
-pub use revisions::{Activation, ActivationRow, ActiveRow, NewRevision, RevisionRow};
+pub use revisions::{
+    Activation, ActivationRow, ActiveRow, NamedRevision, NewRevision, RevisionRow,
+};
 pub use saved_searches::{MAX_SAVED_SEARCHES, SavedSearch, SavedSearchRow};
 pub use schedules::{LastRunRow, ScheduleFields, ScheduleRow};
 pub use sealed_keys::SealedKeyRow;

@@ -49,8 +49,31 @@ pub struct RevisionRow {
 
 #[derive(Debug)]
 pub struct Activation {
-    pub previous: Option<RevisionDigest>,
+    /// The revision that was active before; perhaps the same.
+    pub previous: Option<NamedRevision>,
     pub generation: i64,
+    /// Whether the revision was quarantined, and is not any more.
+    pub released: bool,
+}
+
+/// A revision as people name it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedRevision {
+    pub digest: RevisionDigest,
+    pub version: String,
+}
+
+impl std::fmt::Display for NamedRevision {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.version, self.digest.short())
+    }
+}
+
+fn named(row: &PgRow) -> Result<NamedRevision, StoreError> {
+    Ok(NamedRevision {
+        digest: digest(row, "digest")?,
+        version: row.try_get("version")?,
+    })
 }
 
 /// A change of a plugin's active revision.
@@ -63,6 +86,8 @@ pub struct ActivationRow {
     pub grants: Value,
     pub actor: String,
     pub at: DateTime<Utc>,
+    /// In the words of whoever did it.
+    pub reason: Option<String>,
 }
 
 #[derive(Debug)]
@@ -223,11 +248,26 @@ impl Store {
             .await?
             .ok_or_else(|| StoreError::NotFound(format!("No plugin is called {plugin}")))?;
         let previous: Option<String> = row.try_get("active")?;
+        let previous = match previous {
+            None => None,
+            Some(previous) => {
+                let query = sqlx::query("select digest, version from revisions where digest = $1");
+                let row = query.bind(previous).fetch_optional(&mut *tx).await?;
+                row.as_ref().map(named).transpose()?
+            }
+        };
         sqlx::query(
             "update revisions set state = 'retired' where plugin = $1 and state = 'active'",
         )
         .bind(plugin.as_str())
         .execute(&mut *tx)
+        .await?;
+        let released: Option<bool> = sqlx::query_scalar(
+            "select state = 'quarantined' from revisions where plugin = $1 and digest = $2",
+        )
+        .bind(plugin.as_str())
+        .bind(digest.to_string())
+        .fetch_optional(&mut *tx)
         .await?;
         let found = sqlx::query(
             "update revisions set state = 'active', activated_at = now() where plugin = $1 and digest = $2",
@@ -264,12 +304,10 @@ impl Store {
         plugin_event(&mut tx, plugin.as_str(), "activate", actor, &told).await?;
         notify(&mut tx).await?;
         tx.commit().await?;
-        let previous = previous
-            .map(|text| text.parse().map_err(damaged))
-            .transpose()?;
         Ok(Activation {
             previous,
             generation,
+            released: released == Some(true),
         })
     }
 
@@ -277,16 +315,16 @@ impl Store {
     pub async fn rollback_target(
         &self,
         plugin: &PluginName,
-    ) -> Result<Option<RevisionDigest>, StoreError> {
-        let target: Option<String> = sqlx::query_scalar(
-            "select a.digest from activations a join plugins p on p.name = a.plugin \
+    ) -> Result<Option<NamedRevision>, StoreError> {
+        let target = sqlx::query(
+            "select a.digest, r.version from activations a join plugins p on p.name = a.plugin \
              join revisions r on r.digest = a.digest \
              where a.plugin = $1 and a.digest is distinct from p.active and r.state <> 'quarantined' order by a.id desc limit 1",
         )
         .bind(plugin.as_str())
         .fetch_optional(&self.pool)
         .await?;
-        target.map(|text| text.parse().map_err(damaged)).transpose()
+        target.as_ref().map(named).transpose()
     }
 
     /// Stops a plugin on all hosts: it takes no more jobs.
@@ -349,8 +387,10 @@ impl Store {
     /// All activations and stops of a plugin, oldest first.
     pub async fn activations(&self, plugin: &PluginName) -> Result<Vec<ActivationRow>, StoreError> {
         let query = sqlx::query(
-            "select a.digest, a.grants, a.actor, a.at, r.version from activations a left join revisions r using (digest) \
-             where a.plugin = $1 order by a.id",
+            "select a.digest, a.grants, a.actor, a.at, r.version, (select o.details ->> 'reason' from operator_actions o \
+             where o.target = a.plugin and o.action in ('plugin.activate', 'plugin.rollback', 'plugin.deactivate') \
+             and a.at between o.began_at and coalesce(o.ended_at, now()) and o.error is null order by o.id desc limit 1) as reason \
+             from activations a left join revisions r using (digest) where a.plugin = $1 order by a.id",
         );
         let rows = query.bind(plugin.as_str()).fetch_all(&self.pool).await?;
         rows.into_iter()
@@ -364,6 +404,7 @@ impl Store {
                     grants: row.try_get("grants")?,
                     actor: row.try_get("actor")?,
                     at: row.try_get("at")?,
+                    reason: row.try_get("reason")?,
                 })
             })
             .collect()

@@ -5,6 +5,7 @@ use patchbay_model::PluginName;
 use patchbay_model::schedule::ScheduleId;
 use sqlx::PgConnection;
 
+use crate::history::ERASED;
 use crate::{Store, StoreError};
 
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
@@ -218,7 +219,7 @@ impl Store {
     }
 
     /// Creates a removed schedule again, as it was.
-    pub async fn restore_schedule(&self, id: &ScheduleId) -> Result<(), StoreError> {
+    pub async fn restore_schedule(&self, id: &ScheduleId, actor: &str) -> Result<bool, StoreError> {
         let mut transaction = self.pool.begin().await?;
         let query = sqlx::query_scalar(
             "delete from removed_schedules where id = $1 and removed_at >= now() - make_interval(days => $2) \
@@ -243,7 +244,15 @@ impl Store {
                 "There is a schedule {id} again. Remove it first, or keep it"
             )));
         }
-        Ok(transaction.commit().await?)
+        // Jobs with such data would fail, or reach nobody.
+        let query = sqlx::query(
+            "update schedules set paused_by = coalesce(paused_by, $2), paused_at = coalesce(paused_at, now()) \
+             where id = $1 and strpos(data, $3) > 0",
+        );
+        let query = query.bind(id.as_str()).bind(actor).bind(ERASED);
+        let erased = query.execute(&mut *transaction).await?;
+        transaction.commit().await?;
+        Ok(erased.rows_affected() > 0)
     }
 
     /// Makes a plugin's schedules equal to its manifest, except for those that operators changed.

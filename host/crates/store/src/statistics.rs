@@ -137,8 +137,8 @@ impl Store {
             .await?)
     }
 
-    /// Jobs that failed for good within this time and have not run since, by queue; those of one
-    /// queue if it is given. At most [`MOST_FAILURES`] failures are looked at, the newest.
+    /// Jobs that failed for good within this time, have not run since, and were neither acknowledged
+    /// nor removed by an operator, by queue; those of one queue if it is given. At most [`MOST_FAILURES`] failures are looked at, the newest.
     pub async fn failed_lately(
         &self,
         prefix: &str,
@@ -151,7 +151,14 @@ impl Store {
              and outcome <> 'completed' and verdict = 'fail' order by finished_at desc limit $4) \
              select queue, count(*) from failed where not exists (select from attempts a where a.prefix = $1 \
              and a.queue = failed.queue and a.job_id = failed.job_id and a.job_created_ms = failed.job_created_ms \
-             and a.started > failed.started) group by queue order by count(*) desc, queue",
+             and a.started > failed.started) and not exists (select from dead_letter_jobs j join dead_letters d on d.id = j.dead_letter \
+             where j.prefix = $1 and j.queue = failed.queue and j.job_id = failed.job_id and j.job_created_ms = failed.job_created_ms \
+             and j.state <> 'elsewhere' and (j.state in ('removed', 'repaired') or d.acknowledged_at is not null or d.closed_at is not null)) \
+             and not exists (select from bulk_items i join bulks b on b.id = i.bulk where b.prefix = $1 and b.kind = 'remove' \
+             and i.queue = failed.queue and i.job_id = failed.job_id and i.job_created_ms = failed.job_created_ms and i.state = 'done') \
+             and not exists (select from operator_actions o where o.target = failed.queue || '/' || failed.job_id \
+             and o.action = 'job.remove' and o.ended_at is not null and o.error is null \
+             and o.began_at > to_timestamp(failed.job_created_ms / 1000.0)) group by queue order by count(*) desc, queue",
         );
         Ok(query
             .bind(prefix)
@@ -160,6 +167,48 @@ impl Store {
             .bind(MOST_FAILURES)
             .fetch_all(&self.pool)
             .await?)
+    }
+
+    /// What is known first of a queue: its first attempt, or what an operator first did to it.
+    pub async fn first_trace_of_queue(
+        &self,
+        prefix: &str,
+        queue: &QueueName,
+    ) -> Result<Option<DateTime<Utc>>, StoreError> {
+        let query = sqlx::query_scalar(
+            "select least((select min(finished_at) from attempts where prefix = $1 and queue = $2), \
+             (select min(began_at) from operator_actions where target = $2))",
+        );
+        let query = query.bind(prefix).bind(queue.as_str());
+        Ok(query.fetch_one(&self.pool).await?)
+    }
+
+    /// The last opening or closing of a plugin's breakers by an operator, of the last day.
+    pub async fn last_breaker_actions(&self, plugin: &str) -> Result<Vec<ActionRow>, StoreError> {
+        let query = sqlx::query_as(
+            "select actor, action, target, began_at, details, result, details ->> 'reason' as reason from operator_actions \
+             where began_at > now() - interval '1 day' and action in ('breaker.open', 'breaker.close') \
+             and starts_with(target, $1 || ' ') and ended_at is not null and error is null order by began_at desc limit 1",
+        );
+        Ok(query.bind(plugin).fetch_all(&self.pool).await?)
+    }
+
+    /// The last bulk operation of the last day that changed jobs of the queue, as an action:
+    /// `details.jobs` is their number.
+    pub async fn last_bulk_of_queue(
+        &self,
+        prefix: &str,
+        queue: &QueueName,
+    ) -> Result<Option<ActionRow>, StoreError> {
+        let query = sqlx::query_as(
+            "select b.actor, 'bulk.' || b.kind as action, 'bulk/' || b.id as target, b.created_at as began_at, \
+             jsonb_build_object('jobs', (select count(*) from bulk_items i where i.bulk = b.id and i.queue = $2 \
+             and i.state in ('done', 'restored'))) as details, null::jsonb as result, b.reason from bulks b \
+             where b.prefix = $1 and b.created_at > now() - interval '1 day' and exists (select from bulk_items i \
+             where i.bulk = b.id and i.queue = $2 and i.state in ('done', 'restored')) order by b.id desc limit 1",
+        );
+        let query = query.bind(prefix).bind(queue.as_str());
+        Ok(query.fetch_optional(&self.pool).await?)
     }
 
     /// Of each of these kinds of actions on each of these targets the last one that completed and

@@ -14,6 +14,8 @@ pub const MAX_ATTEMPTS: i64 = 500;
 const LATEST_MS: i64 = 253_402_300_799_000;
 /// Limit for operators' actions, and for audit entries.
 const MAX_RECORDS: i64 = 200;
+/// Actions among which the copy of a job is looked for.
+const RECENT: i64 = 10_000;
 /// Limit for jobs of the same request.
 const MAX_RELATIVES: i64 = 200;
 
@@ -21,6 +23,8 @@ const MAX_RELATIVES: i64 = 200;
 pub struct JobAction {
     pub actor: String,
     pub action: String,
+    /// The job, for an addition its queue, and for the copy of a job its original.
+    pub target: String,
     pub began_at: DateTime<Utc>,
     pub ended_at: Option<DateTime<Utc>>,
     pub error: Option<String>,
@@ -106,11 +110,13 @@ impl Store {
         created_ms: &[i64],
     ) -> Result<Vec<JobAction>, StoreError> {
         let query = sqlx::query_as(
-            "select actor, action, began_at, ended_at, error, details ->> 'reason' as reason from (\
+            "select actor, action, target, began_at, ended_at, error, details ->> 'reason' as reason from (\
              (select * from operator_actions where target = $1 order by id desc limit $5) union \
              select a.* from unnest($2::bigint[]) made, lateral (select * from operator_actions \
              where began_at between to_timestamp(made / 1000.0) - interval '1 minute' and to_timestamp(made / 1000.0) + interval '1 minute' \
-             and ((action = 'job.add' and target = $3 and result ->> 'id' = $4) or (action = 'flow.add' and result -> 'jobs' @> $6)) limit 10) a\
+             and ((action = 'job.add' and target = $3 and result ->> 'id' = $4) \
+             or (action = 'job.add-many' and target = $3 and result -> 'ids' ? $4) or (action = 'flow.add' and result -> 'jobs' @> $6) \
+             or (action = 'job.duplicate' and result ->> 'queue' = $3 and result ->> 'id' = $4)) limit 10) a\
              ) actions order by began_at, id limit $5",
         );
         let target = trail_name(queue, job);
@@ -130,6 +136,24 @@ impl Store {
             .bind(node)
             .fetch_all(&self.pool)
             .await?)
+    }
+
+    /// The newest recorded addition of a job with this id, also of one that never ran; of copies,
+    /// only recent ones are looked at.
+    pub async fn addition(
+        &self,
+        queue: &QueueName,
+        job: &JobId,
+    ) -> Result<Option<JobAction>, StoreError> {
+        let query = sqlx::query_as(
+            "select actor, action, target, began_at, ended_at, error, details ->> 'reason' as reason from (\
+             (select * from operator_actions where target = $1 and ((action = 'job.add' and result ->> 'id' = $2) \
+             or (action = 'job.add-many' and result -> 'ids' ? $2)) order by id desc limit 1) union \
+             (select * from (select * from operator_actions order by id desc limit $3) recent where action = 'job.duplicate' \
+             and result ->> 'queue' = $1 and result ->> 'id' = $2 order by id desc limit 1)) additions order by id desc limit 1",
+        );
+        let query = query.bind(queue.as_str()).bind(job.as_str());
+        Ok(query.bind(RECENT).fetch_optional(&self.pool).await?)
     }
 
     /// What operators did to the whole queue since a time (Unix milliseconds) and may have changed the

@@ -9,12 +9,15 @@ use patchbay_api::alerts::{
     NewSilence, RuleChange, Severity, Silence, UndeliveredMessage,
 };
 use patchbay_api::answer::Page;
+use patchbay_model::shell::word;
 use patchbay_store::{AlertEventRow, AlertRow, AlertRuleRow, SilenceRow, Store, UndeliveredRow};
 use serde_json::{Value, json};
 
 use super::AlertWatch;
 use super::rule::{ALL, RULES, Rule, in_force, is_link, silenced};
 use crate::actions::{Actions, Caller};
+use crate::nearest::meant;
+use crate::queues::Catalog;
 use crate::{Error, Parts};
 
 /// Longest text of an operator, in characters.
@@ -32,6 +35,7 @@ pub struct Alerts {
     store: Store,
     watch: Arc<AlertWatch>,
     actions: Actions,
+    catalog: Catalog,
 }
 
 impl Alerts {
@@ -40,6 +44,11 @@ impl Alerts {
             store: parts.store.clone(),
             watch: Arc::clone(&parts.alerts),
             actions: parts.actions.clone(),
+            catalog: Catalog::new(
+                parts.broker.clone(),
+                parts.store.clone(),
+                Arc::clone(&parts.plugins),
+            ),
         }
     }
 
@@ -163,11 +172,59 @@ impl Alerts {
                 .store
                 .silence_alert(&new.rule, &new.subject, length, &new.reason, &who.actor)
                 .await?;
-            Ok(silence(made))
+            Ok(Silence {
+                warning: self.unknown_subject(&new.subject).await,
+                ..silence(made)
+            })
         };
         self.actions
             .record::<AlertsSilence, _>(who, &new.rule, details, act)
             .await
+    }
+
+    /// That nothing has the name, which may be a typo. The check itself may fail: then nothing.
+    async fn unknown_subject(&self, subject: &str) -> Option<String> {
+        if subject.is_empty() {
+            return None;
+        }
+        let mut known: Vec<String> = Vec::new();
+        let queues = self.catalog.names().await.ok()?;
+        known.extend(queues.iter().map(ToString::to_string));
+        known.extend(self.store.plugin_names().await.ok()?);
+        known.extend(
+            self.store
+                .hosts()
+                .await
+                .ok()?
+                .into_iter()
+                .map(|row| row.host),
+        );
+        let schedules = self.store.schedules().await.ok()?;
+        known.extend(schedules.into_iter().map(|row| row.id));
+        known.extend(
+            self.store
+                .alerts()
+                .await
+                .ok()?
+                .into_iter()
+                .map(|row| row.subject),
+        );
+        let is_meant = |name: &String| match subject.strip_suffix('*') {
+            Some(start) => name.starts_with(start),
+            // Of a plugin also its outside hosts and its secrets.
+            None => {
+                let rest = subject.strip_prefix(name.as_str());
+                rest.is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '/']))
+            }
+        };
+        if known.iter().any(is_meant) {
+            return None;
+        }
+        let suggestion = meant(subject, known.iter().map(String::as_str));
+        Some(format!(
+            "No queue, plugin, host or schedule is called {} now.{suggestion}",
+            word(subject)
+        ))
     }
 
     pub async fn unsilence(&self, who: &Caller, id: &str) -> Result<EndedSilence, Error> {
@@ -222,7 +279,15 @@ impl Alerts {
 
     /// Sends a test message over every channel of this host.
     pub async fn test(&self, who: &Caller) -> Result<Vec<ChannelTest>, Error> {
-        let act = async { Ok(self.watch.test(&who.actor).await) };
+        let act = async {
+            let tested = self.watch.test(&who.actor).await;
+            match tested.is_empty() {
+                true => Err(Error::conflict(
+                    "No channel is configured, so nothing was sent. Set alerts.webhook_url, alerts.slack_url or alerts.mail_to",
+                )),
+                false => Ok(tested),
+            }
+        };
         self.actions
             .record::<AlertsTest, _>(who, "all", json!({}), act)
             .await
@@ -316,6 +381,7 @@ fn check(change: &RuleChange, rule: &Rule) -> Result<(), Error> {
 
 fn alert(row: AlertRow, silences: &[SilenceRow]) -> Alert {
     let text = |name: &str| row.notice[name].as_str().map(str::to_owned);
+    let silence = silenced(&row.rule, &row.subject, silences);
     Alert {
         state: if row.firing { "firing" } else { "pending" }.to_owned(),
         since: row.began_at,
@@ -326,7 +392,9 @@ fn alert(row: AlertRow, silences: &[SilenceRow]) -> Alert {
         value: row.notice["value"].as_f64(),
         threshold: row.notice["threshold"].as_f64(),
         unit: text("unit"),
-        silenced_until: silenced(&row.rule, &row.subject, silences).map(|silence| silence.ends_at),
+        silenced_until: silence.map(|silence| silence.ends_at),
+        silenced_by: silence.map(|silence| silence.created_by.clone()),
+        silence_reason: silence.map(|silence| silence.reason.clone()),
         rule: row.rule,
         subject: row.subject,
         severity: row.severity,
@@ -372,6 +440,7 @@ fn silence(row: SilenceRow) -> Silence {
         created_at: row.created_at,
         created_by: row.created_by,
         ends_at: row.ends_at,
+        warning: None,
     }
 }
 

@@ -119,7 +119,7 @@ impl AlertWatch {
         let plugin = &crash_loop.plugin;
         // While Postgres is away, nobody can roll back either.
         let earlier = self.sources.store.rollback_target(plugin).await;
-        let next = way_out(plugin.as_str(), matches!(earlier, Ok(Some(_))));
+        let next = way_out(plugin.as_str(), earlier.ok().flatten().as_ref());
         let mut observation = observe::quarantined(plugin.as_str(), &crash_loop.reason, next);
         observation.details = observe::details([
             ("plugin", json!(plugin)),

@@ -381,12 +381,12 @@ impl Sources {
         for row in self.store.quarantined().await? {
             if row.is_current {
                 let earlier = self.store.rollback_target(&row.plugin).await?;
-                current.push((row, earlier.is_some()));
+                current.push((row, earlier));
             }
         }
-        let quarantined = current.into_iter().map(|(row, has_earlier)| {
+        let quarantined = current.into_iter().map(|(row, earlier)| {
             let plugin = &row.plugin;
-            let next = way_out(plugin.as_str(), has_earlier);
+            let next = way_out(plugin.as_str(), earlier.as_ref());
             let mut observation = quarantined(plugin.as_str(), &row.reason, next);
             let consequence = format!(
                 "its queues wait; patchbay plugin release {plugin}, or activate another revision"

@@ -23,9 +23,9 @@ use chrono::Utc;
 use parking_lot::Mutex;
 use patchbay_api::bulk::BulkKind;
 use patchbay_model::job::{JobKey, JobState};
-use patchbay_queue::{Broker, Chosen, JobResult, QueueError, Removed};
+use patchbay_queue::{Broker, Chosen, JobResult, NO_LONGER_THERE, QueueError, Removed};
 use patchbay_store::{
-    BulkItem, BulkOutcome, BulkRow, LeaderTask, Leadership, NewBulkItem, Store, StoreError,
+    BulkItem, BulkOutcome, BulkRow, JobBulk, LeaderTask, Leadership, NewBulkItem, Store, StoreError,
 };
 use patchbay_work::redactions::Redactions;
 use selection::{Candidate, Chooser, SelectionCursor};
@@ -255,7 +255,8 @@ impl BulkJobs {
         let (items, mut outcomes) = readable(self.queues.prefix(), items);
         let chosen: Vec<Chosen> = items.iter().map(|(chosen, _)| chosen.clone()).collect();
         let since = Utc::now();
-        let fates = self.act(row.id, &plan, &chosen).await?;
+        let mut fates = self.act(row.id, &plan, &chosen).await?;
+        self.name_removals(&chosen, &mut fates).await?;
         outcomes.extend(
             chosen
                 .iter()
@@ -265,6 +266,38 @@ impl BulkJobs {
         lead.record_bulk_items(row.id, "pending", &outcomes, since)
             .await?;
         self.count(plan.kind, &outcomes);
+        Ok(())
+    }
+
+    /// Of jobs that were skipped because they are gone: says which bulk operation has removed them.
+    async fn name_removals(
+        &self,
+        chosen: &[Chosen],
+        fates: &mut [JobResult],
+    ) -> Result<(), BulkError> {
+        for (item, fate) in chosen.iter().zip(fates) {
+            let JobResult::Skipped(reason) = fate else {
+                continue;
+            };
+            if reason != NO_LONGER_THERE {
+                continue;
+            }
+            let (queue, id) = (&item.key.queue, &item.key.id);
+            let bulks = self.store.job_bulks(self.queues.prefix(), queue, id);
+            let bulks = bulks.await?;
+            let removes = |bulk: &&JobBulk| {
+                bulk.kind == BulkKind::Remove.as_str()
+                    && bulk.state == "done"
+                    && u64::try_from(bulk.job_created_ms) == Ok(item.key.created_ms)
+            };
+            if let Some(removal) = bulks.iter().rfind(removes) {
+                let removal = removal.bulk;
+                *reason = format!(
+                    "Bulk operation {removal} has removed the job. To bring it back: patchbay bulk undo {removal}"
+                )
+                .into();
+            }
+        }
         Ok(())
     }
 
@@ -279,7 +312,13 @@ impl BulkJobs {
             .map(|(job, score)| Removed { job, score })
             .collect();
         let since = Utc::now();
-        let fates = self.queues.restore_many(row.id, &removed).await?;
+        let fates = match row.kind == BulkKind::EditAndRetry.as_str() {
+            true => {
+                let edited: Vec<Chosen> = removed.iter().map(|item| item.job.clone()).collect();
+                self.queues.unedit_many(row.id, &edited).await?
+            }
+            false => self.queues.restore_many(row.id, &removed).await?,
+        };
         outcomes.extend(
             removed
                 .iter()

@@ -1,6 +1,6 @@
 //! Use cases of erasing: checks and records what operators ask for.
 
-use patchbay_api::history::{Erase, Erasure, HistoryErase};
+use patchbay_api::history::{Erase, Erasure, HistoryErase, Places};
 use patchbay_model::data_path::MAX_VALUE_BYTES;
 use patchbay_model::redaction::Mask;
 use serde_json::json;
@@ -8,6 +8,7 @@ use serde_json::json;
 use super::{EraseTarget, Erasing, History, Requester};
 use crate::actions::Caller;
 use crate::error::Error;
+use crate::history_filter::unsearchable;
 
 /// In characters.
 const MAX_REASON: usize = 500;
@@ -29,11 +30,26 @@ impl History {
             queues: &self.broker,
             bodies: Some(&self.parts.bodies),
         };
+        let path = wanted.person.as_ref().map(|(path, _)| path.clone());
+        let checked = |done: Erasure| {
+            let done = Erasure { undeclared, ..done };
+            let is_nothing = done.jobs == 0
+                && done.attempts == 0
+                && done.live.found == 0
+                && done.schedules.is_empty()
+                && done.places == Places::default();
+            match &path {
+                // It is probably a typo; nobody must believe that there is nothing to erase.
+                Some(path) if undeclared && is_nothing => Err(Error::invalid(unsearchable(
+                    path,
+                    wanted.queue.as_ref(),
+                    &searchable,
+                ))),
+                _ => Ok(done),
+            }
+        };
         if request.dry_run {
-            return Ok(Erasure {
-                undeclared,
-                ..erasing.preview(&wanted).await?
-            });
+            return checked(erasing.preview(&wanted).await?);
         }
         // The value is what must be erased, so the record holds only its keyed hash.
         let term = match &wanted.person {
@@ -62,10 +78,7 @@ impl History {
                 actor: &who.actor,
                 reason: request.reason.trim(),
             };
-            Ok(Erasure {
-                undeclared,
-                ..erasing.erase(&wanted, asker).await?
-            })
+            checked(erasing.erase(&wanted, asker).await?)
         };
         self.actions
             .record_as::<HistoryErase, _>(who, &target, details, act, counts)

@@ -1,9 +1,10 @@
 //! Adds jobs as operators write them. Options that are absent take the values of the queue's
 //! manifest.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
-use patchbay_api::jobs::{AddJob, Added, JobsAdd};
+use patchbay_api::jobs::{AddJob, AddJobs, Added, JobsAdd, JobsAddMany};
 use patchbay_model::job::{Deduplication, Keep, NewJob, Trace};
 use patchbay_model::retry::Backoff;
 use patchbay_model::{JobId, QueueName};
@@ -51,6 +52,84 @@ impl Jobs {
         };
         self.actions
             .record::<JobsAdd, _>(who, queue.as_str(), details, act)
+            .await
+    }
+}
+
+/// Most jobs of one request.
+const MAX_JOBS: usize = 1_000;
+
+impl Jobs {
+    /// Adds many jobs to one queue, after all of them were checked; or only checks them.
+    pub async fn add_many(
+        &self,
+        who: &Caller,
+        queue: &str,
+        body: AddJobs,
+    ) -> Result<Vec<Added>, Error> {
+        let queue: QueueName = queue.parse()?;
+        if body.jobs.is_empty() || body.jobs.len() > MAX_JOBS {
+            return Err(Error::invalid(format!(
+                "jobs: must be 1 to {MAX_JOBS} jobs; these are {}",
+                body.jobs.len()
+            )));
+        }
+        match body.new_queue || body.jobs.iter().all(|job| job.new_queue) {
+            true => self.catalog.check_new_name(&queue).await?,
+            false => self.catalog.refuse_unknown(&queue).await?,
+        }
+        let count = body.jobs.len();
+        let (span, trace) = enqueue_span::begin(&self.traces, &queue, who.trace.clone());
+        let (mut jobs, mut forced) = (Vec::with_capacity(count), false);
+        for (place, job) in body.jobs.into_iter().enumerate() {
+            let force = body.force || job.force;
+            let of_job = |error: Error| Error {
+                message: format!("Job {}: {}", place + 1, error.message),
+                ..error
+            };
+            let job = new_job(job, queue.clone(), trace.clone()).map_err(of_job)?;
+            check_job(&job, self.broker.now_ms()).map_err(|error| of_job(error.into()))?;
+            let checked = self.declared.check(&queue, &job.name, &job.data);
+            forced |= is_forced(checked, force, Forcing::Add).map_err(of_job)?;
+            jobs.push(job);
+        }
+        if body.dry_run {
+            return Ok(Vec::new());
+        }
+        let act = async {
+            let mut known = Vec::with_capacity(count);
+            // An id may also be there twice.
+            let mut given: HashSet<&JobId> = HashSet::new();
+            for job in &jobs {
+                let Some(id) = &job.id else {
+                    known.push(false);
+                    continue;
+                };
+                let there = self.broker.job(&queue, id).await?;
+                if let Some(bulk) = there.as_ref().and_then(|job| job.removed_by) {
+                    return Err(removed(id.as_str(), bulk));
+                }
+                known.push(!given.insert(id) || there.is_some());
+            }
+            let ids = enqueue_span::end(span, self.broker.add(jobs).await)?;
+            let added = ids.into_iter().zip(known).map(|(id, known)| Added {
+                queue: queue.to_string(),
+                id: id.to_string(),
+                known,
+            });
+            Ok(added.collect::<Vec<_>>())
+        };
+        let details = with_forced(json!({ "jobs": count }), forced);
+        let ids = |added: &Vec<Added>| {
+            let new: Vec<&str> = added
+                .iter()
+                .filter(|job| !job.known)
+                .map(|job| job.id.as_str())
+                .collect();
+            json!({ "count": new.len(), "ids": new })
+        };
+        self.actions
+            .record_as::<JobsAddMany, _>(who, queue.as_str(), details, act, ids)
             .await
     }
 }

@@ -10,6 +10,7 @@ use patchbay_api::operation::Endpoint;
 use patchbay_model::job::trail_name;
 use patchbay_model::{JobId, QueueName};
 use patchbay_queue::QueueError;
+use patchbay_store::JobAction;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
@@ -18,6 +19,10 @@ use crate::actions::Caller;
 use crate::declared_jobs::{Forcing, is_forced, with_forced};
 use crate::error::Error;
 use crate::reveal::refuse_mark;
+
+/// How often, and how many times, the record of a removal at the same time is looked for.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+const LOOKS: usize = 20;
 
 impl Jobs {
     pub async fn retry(&self, who: &Caller, job: &JobPath) -> Result<(), Error> {
@@ -106,6 +111,23 @@ impl Jobs {
             .await
     }
 
+    /// Why the job is gone that was there a moment ago: whoever removed it meanwhile may not have
+    /// recorded the end of that yet.
+    async fn why_gone_just_now(&self, queue: &QueueName, id: &JobId) -> Result<Error, Error> {
+        for _ in 0..LOOKS {
+            let actions = self.store.job_actions(queue, id, &[]).await?;
+            let removes = |action: &JobAction| action.action == "job.remove";
+            let last = actions
+                .iter()
+                .rfind(|action| removes(action) && action.ended_at.is_some());
+            if last.is_some_and(|last| last.error.is_none()) {
+                break;
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        self.why_gone(queue, id).await
+    }
+
     async fn change<E: Endpoint>(
         &self,
         who: &Caller,
@@ -125,7 +147,10 @@ impl Jobs {
                 }
                 Err(_) => {}
             }
-            Ok(act.await?)
+            match act.await {
+                Err(QueueError::NotFound { .. }) => Err(self.why_gone_just_now(queue, id).await?),
+                done => Ok(done?),
+            }
         };
         self.actions
             .record::<E, _>(who, &trail_name(queue, id), details, act)

@@ -16,6 +16,9 @@ use patchbay_store::{
 use super::steps::{self, puts_back};
 use crate::history::views::calls;
 
+/// The action that adds a copy of a job. Its target is the original.
+pub(super) const COPYING: &str = "job.duplicate";
+
 #[derive(Debug)]
 pub(super) struct JobFacts {
     /// Its full name, `queue:id`.
@@ -122,15 +125,18 @@ pub(super) fn timeline(queue: &str, id: &str, known: JobFacts) -> Timeline {
             });
         }
     }
+    let own = format!("{queue}/{id}");
     let actions = known.actions.into_iter().map(|action| {
         let JobAction {
             actor,
             action,
+            target,
             began_at,
             error,
             reason,
             ..
         } = action;
+        let is_copy = action == COPYING && target != own;
         Event {
             at: began_at,
             kind: EventKind::Operator {
@@ -138,6 +144,7 @@ pub(super) fn timeline(queue: &str, id: &str, known: JobFacts) -> Timeline {
                 action,
                 error,
                 reason,
+                like: is_copy.then_some(target),
             },
         }
     });
@@ -209,7 +216,9 @@ fn made_at(lives: &BTreeMap<i64, Life>, at: i64) -> Option<i64> {
 /// Whether the event made the job.
 fn adds(event: &Event) -> bool {
     match &event.kind {
-        EventKind::Operator { action, .. } => action.ends_with(".add"),
+        EventKind::Operator { action, like, .. } => {
+            action.ends_with(".add") || action == "job.add-many" || like.is_some()
+        }
         EventKind::Bulk { like, .. } => like.is_some(),
         _ => false,
     }
@@ -307,6 +316,7 @@ fn is_undone(item: &JobBulk) -> bool {
 fn undo(item: &JobBulk) -> Option<Event> {
     let kind = EventKind::Undo {
         bulk: item.bulk,
+        action: Some(item.kind.clone()),
         actor: item.undone_by.clone(),
         state: item.state.clone(),
         reason: item.reason.clone(),
@@ -332,6 +342,7 @@ fn bulk(item: &JobBulk, adds: bool) -> EventKind {
             .clone()
             .filter(|new| !adds && *new != item.job_id),
         like: adds.then(|| item.job_id.clone()),
+        because: item.because.clone(),
     }
 }
 

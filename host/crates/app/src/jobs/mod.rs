@@ -11,8 +11,9 @@ mod timeline;
 
 use std::sync::Arc;
 
+use chrono::{DateTime, Utc};
 use patchbay_api::jobs::{
-    Job, JobPath, JobsList, JobsShow, LastChange, ListJobs, RedactedJob, Retries,
+    CopyOf, Job, JobPath, JobsList, JobsShow, LastChange, ListJobs, RedactedJob, Retries,
 };
 use patchbay_api::reveal::Reveal;
 use patchbay_model::job::{JobState, trail_name};
@@ -21,17 +22,18 @@ use patchbay_model::shell::word;
 use patchbay_model::words::lasted;
 use patchbay_model::{JobId, QueueName};
 use patchbay_queue::{Broker, JobView, MAX_LISTED, Page, Start, retry_of};
-use patchbay_store::{JobAction, JobBulk, Store};
+use patchbay_store::{ActionRow, JobAction, JobBulk, Store, StoreError};
 use patchbay_telemetry::traces::Traces;
 use serde_json::{Value, json};
 
 pub(crate) use self::add::{check_name, new_job};
+use self::life::COPYING;
 use crate::actions::{Actions, Caller};
 use crate::declared_jobs::DeclaredJobs;
 use crate::error::Error;
 use crate::history::views::attempt_view;
 use crate::plugins::Plugins;
-use crate::queues::Catalog;
+use crate::queues::{Catalog, without_postgres};
 use crate::{Parts, redacted, reveal};
 
 /// Attempts shown with a job. If a job ran more often, its newest attempts show the problem.
@@ -166,15 +168,15 @@ impl Jobs {
         };
         let created = job.timestamp.and_then(|ms| i64::try_from(ms).ok());
         let retries = retries(&job, &self.plugins.retry_policy(queue, retry_of(&job)));
-        let actions = self
-            .store
-            .job_actions(queue, id, created.as_slice())
-            .await?;
+        let (recorded, unavailable) =
+            without_postgres(self.recorded(queue, id, created, job.state).await)?;
+        let Recorded {
+            actions,
+            bulks,
+            put_back,
+            mut attempts,
+        } = recorded;
         let mut logs = self.broker.job_logs(queue, id, MAX_LOGS_SHOWN).await?;
-        let mut attempts = self
-            .store
-            .attempts(self.broker.prefix(), queue, id, MAX_ATTEMPTS_SHOWN)
-            .await?;
         let job = if reveal {
             whole(job)
         } else {
@@ -186,17 +188,27 @@ impl Jobs {
                 .for_each(|row| redacted::attempt(row, &mask));
             job
         };
-        let done = |action: &&JobAction| action.error.is_none() && action.ended_at.is_some();
-        let by_name = actions.iter().rfind(done).map(|action| LastChange {
+        let own = trail_name(queue, id);
+        let is_of_copy = |action: &JobAction| action.action == COPYING && action.target == own;
+        let changed = |action: &&JobAction| {
+            let is_done = action.error.is_none() && action.ended_at.is_some();
+            is_done && !READS.contains(&action.action.as_str()) && !is_of_copy(action)
+        };
+        let copy_of = actions
+            .iter()
+            .filter(|action| changed(action) && action.action == COPYING)
+            .map(|action| CopyOf {
+                job: action.target.clone(),
+                at: action.began_at,
+                actor: action.actor.clone(),
+                reason: action.reason.clone(),
+            });
+        let by_name = actions.iter().rfind(changed).map(|action| LastChange {
             at: action.began_at,
             actor: action.actor.clone(),
             action: action.action.clone(),
             reason: action.reason.clone(),
         });
-        let bulks = self
-            .store
-            .job_bulks(self.broker.prefix(), queue, id)
-            .await?;
         let by_bulk = bulks
             .into_iter()
             .filter(|bulk| bulk.job_id != id.as_str() || Some(bulk.job_created_ms) == created)
@@ -204,8 +216,11 @@ impl Jobs {
         let last_change = by_name
             .into_iter()
             .chain(by_bulk)
+            .chain(put_back)
             .max_by_key(|change| change.at);
         Ok(Job {
+            copy_of: copy_of.last(),
+            unavailable,
             job,
             logs,
             attempts: attempts.into_iter().map(attempt_view).collect(),
@@ -213,6 +228,82 @@ impl Jobs {
             last_change,
         })
     }
+}
+
+/// Actions on a job that only read it.
+const READS: [&str; 1] = ["job.reveal"];
+
+/// What Postgres knows of a job in Redis.
+#[derive(Default)]
+struct Recorded {
+    actions: Vec<JobAction>,
+    bulks: Vec<JobBulk>,
+    /// The last operation on the whole queue that put the job back.
+    put_back: Option<LastChange>,
+    attempts: Vec<patchbay_store::AttemptRow>,
+}
+
+impl Jobs {
+    async fn recorded(
+        &self,
+        queue: &QueueName,
+        id: &JobId,
+        created: Option<i64>,
+        state: JobState,
+    ) -> Result<Recorded, StoreError> {
+        let (store, prefix) = (&self.store, self.broker.prefix());
+        let attempts = store
+            .attempts(prefix, queue, id, MAX_ATTEMPTS_SHOWN)
+            .await?;
+        let of_queue = match created {
+            Some(created) => store.queue_actions(queue, created).await?,
+            None => Vec::new(),
+        };
+        let ends = attempts
+            .iter()
+            .map(|attempt| (attempt.finished_at, attempt.verdict.as_str()));
+        Ok(Recorded {
+            actions: store.job_actions(queue, id, created.as_slice()).await?,
+            bulks: store.job_bulks(prefix, queue, id).await?,
+            put_back: put_back(&of_queue, &ends.collect::<Vec<_>>(), state),
+            attempts,
+        })
+    }
+}
+
+/// The last operation on the whole queue that has put back the job with these ends. The record of
+/// such an operation does not name its jobs.
+fn put_back(
+    of_queue: &[ActionRow],
+    ends: &[(DateTime<Utc>, &str)],
+    state: JobState,
+) -> Option<LastChange> {
+    let was_meant = |action: &&ActionRow| {
+        let before = ends.iter().filter(|(at, _)| *at < action.began_at);
+        let last = before
+            .max_by_key(|(at, _)| *at)
+            .map(|(_, verdict)| *verdict);
+        let has_run = ends.iter().any(|(at, _)| *at > action.began_at);
+        let is_ended = matches!(state, JobState::Completed | JobState::Failed);
+        let jobs = action
+            .result
+            .as_ref()
+            .and_then(|result| result["count"].as_u64());
+        let of_state = match action.details["state"].as_str() {
+            Some("failed") => last == Some("fail"),
+            Some("completed") => last == Some("complete"),
+            _ => false,
+        };
+        // One that has ended and not run since was not put back.
+        action.action == "queue.put-back" && jobs > Some(0) && of_state && (has_run || !is_ended)
+    };
+    let action = of_queue.iter().rfind(was_meant)?;
+    Some(LastChange {
+        at: action.began_at,
+        actor: action.actor.clone(),
+        action: action.action.clone(),
+        reason: action.reason.clone(),
+    })
 }
 
 /// What a bulk operation changed of the job; `None` if it left it as it was.

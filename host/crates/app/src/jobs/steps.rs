@@ -29,6 +29,7 @@ pub(super) fn add_queue_action(life: &mut Life, action: &ActionRow) {
         job_state: action.details["state"].as_str().map(str::to_owned),
         jobs: jobs(action),
         certain,
+        reason: action.reason.clone(),
     };
     let place = life
         .events

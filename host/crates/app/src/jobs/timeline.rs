@@ -5,7 +5,6 @@ use patchbay_api::reveal::Reveal;
 use patchbay_api::timeline::{JobsTimeline, Timeline};
 use patchbay_model::job::trail_name;
 use patchbay_model::redaction::Mask;
-use patchbay_model::shell::word;
 use patchbay_model::{JobId, QueueName};
 use serde_json::Value;
 
@@ -63,10 +62,7 @@ impl Jobs {
                 .for_each(|row| redacted::attempt(&mut row.attempt, &mask));
         }
         if job.is_none() && attempts.is_empty() && erasures.is_empty() {
-            let [queue, id] = [queue.as_str(), id.as_str()].map(word);
-            return Err(Error::not_found(format!(
-                "{queue} has no job {id}, neither in Redis nor in its history"
-            )));
+            return Err(self.why_gone(queue, id).await?);
         }
         let mut created: Vec<i64> = attempts.iter().map(|row| row.job_created_ms).collect();
         created.extend(

@@ -15,12 +15,13 @@ use patchbay_api::plugins::{
 use patchbay_api::reveal::Reveal;
 use patchbay_model::grant::Ask;
 use patchbay_model::{PluginName, Redaction, RevisionDigest};
-use patchbay_store::{PluginSql, PrunedRevision as PrunedRow, Store};
+use patchbay_store::{PluginSql, PrunedRevision as PrunedRow, Store, StoreError};
 use patchbay_work::quarantine::Quarantined;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use crate::actions::{Actions, Caller};
+use crate::nearest::unknown_plugin;
 use crate::plugins::Plugins;
 use crate::{Error, Parts, reveal};
 
@@ -164,7 +165,15 @@ impl PluginAdministration {
     pub async fn settings(&self, who: &Caller, name: &str, asked: &Reveal) -> Result<Value, Error> {
         reveal::check(asked)?;
         let plugin: PluginName = name.parse()?;
-        let act = async { Ok(self.store.settings(&plugin).await?) };
+        let act = async {
+            match self.store.settings(&plugin).await {
+                Err(StoreError::NotFound(_)) => {
+                    let unknown = unknown_plugin(&self.store, &plugin).await;
+                    Err(Error::not_found(unknown))
+                }
+                settings => Ok(settings?),
+            }
+        };
         if asked.reveal {
             let (details, nothing) = (reveal::details(asked), |_: &Value| Value::Null);
             return self

@@ -155,6 +155,7 @@ impl PluginAdministration {
                 digest: row.digest.map(|digest| digest.to_string()),
                 version: row.version,
                 actor: row.actor,
+                reason: row.reason,
                 granted: row.grants,
             });
         }

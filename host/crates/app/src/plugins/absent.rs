@@ -21,6 +21,8 @@ pub enum Absence {
     Deactivated {
         by: String,
         at: DateTime<Utc>,
+        /// In the operator's words.
+        because: Option<String>,
     },
     NeverActivated,
     /// The active revision does not handle the queue any more.
@@ -90,6 +92,7 @@ fn absence(
         (None, Some(last)) if last.digest.is_none() => Absence::Deactivated {
             by: last.actor.clone(),
             at: last.at,
+            because: last.reason.clone(),
         },
         (None, _) => Absence::NeverActivated,
     };
@@ -141,6 +144,7 @@ mod tests {
             grants: serde_json::Value::Null,
             actor: "ops".into(),
             at: at(second),
+            reason: Some("INC-7".into()),
         }
     }
 
@@ -158,6 +162,7 @@ mod tests {
         let expected = Absence::Deactivated {
             by: "ops".into(),
             at: at(20),
+            because: Some("INC-7".into()),
         };
         assert_eq!(absent.why, expected);
     }

@@ -14,6 +14,7 @@ pub use patchbay_work::{Answer, AnswerBody, Operation};
 
 use super::Plugins;
 use crate::error::{Error, Kind};
+use crate::nearest::unknown_plugin;
 
 /// An operator has to look first.
 const QUARANTINE_WAIT: Duration = Duration::from_secs(60);
@@ -51,7 +52,7 @@ impl Plugins {
             Ok(rows) if rows.is_empty() => Error::new(
                 Kind::NotFound,
                 "not-found",
-                format!("No plugin is called {plugin}"),
+                unknown_plugin(&self.store, plugin).await,
             ),
             Ok(_) => {
                 let message = format!(

@@ -1,9 +1,9 @@
 //! Errors of operations on plugins.
 
-use patchbay_model::PluginName;
 use patchbay_model::grant::Ask;
 use patchbay_model::json_schema::Violations;
 use patchbay_model::signature::Untrusted;
+use patchbay_model::{PluginName, RevisionDigest};
 use patchbay_runtime::{LoadError, Rejection, RuntimeError};
 use patchbay_store::{RoleError, StoreError};
 use serde_json::json;
@@ -28,6 +28,7 @@ pub enum PluginError {
     #[error("{} asks for what it is not granted: {}", .plugin, joined(.missing))]
     NotGranted {
         plugin: PluginName,
+        digest: RevisionDigest,
         missing: Vec<Ask>,
     },
     /// Settings that were to be stored.
@@ -91,10 +92,13 @@ impl From<PluginError> for crate::Error {
             PluginError::Conflict(message) => Self::conflict(message),
             PluginError::NotGranted {
                 ref plugin,
+                ref digest,
                 ref missing,
             } => {
                 let message = format!(
-                    "{error}. Check it, then activate with --grant, or: patchbay plugin grant {plugin} ASK; patchbay plugin grants {plugin}"
+                    "{error}. Nothing was activated; the revision stays staged. Check what it asks for, then: patchbay plugin activate {plugin} \
+                     {} --grant. To grant one by one: patchbay plugin grants {plugin}",
+                    digest.short()
                 );
                 let missing: Vec<&str> = missing.iter().map(Ask::as_str).collect();
                 Self::new(crate::error::Kind::Conflict, "not-granted", message)

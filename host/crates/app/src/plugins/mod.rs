@@ -264,6 +264,7 @@ impl Plugins {
         if !missing.is_empty() && !grant {
             return Err(PluginError::NotGranted {
                 plugin: plugin.clone(),
+                digest: row.digest,
                 missing,
             });
         }
@@ -281,7 +282,9 @@ impl Plugins {
         }
         self.sql.prepare(plugin, &rights).await?;
         let granted = grant::asks(manifest);
-        if row.state == "active" && missing.is_empty() && self.running(plugin) == Some(row.digest) {
+        if row.state == "active" && missing.is_empty() {
+            // A host that has just started may not run it yet.
+            self.take_effect().await?;
             return Ok(Activated {
                 plugin: plugin.clone(),
                 version: row.version,
@@ -289,6 +292,9 @@ impl Plugins {
                 changed: false,
                 hosts: self.wait_for_fleet(plugin, &row.digest).await?,
                 previous: None,
+                previous_version: None,
+                was_active: true,
+                released: false,
                 granted,
                 newly_granted: missing,
             });
@@ -302,6 +308,10 @@ impl Plugins {
             .await?;
         info!(plugin = %plugin, revision = %row.digest, "revision activated");
         self.take_effect().await?;
+        let (was_active, previous) = match activation.previous {
+            Some(previous) if previous.digest == row.digest => (true, None),
+            previous => (false, previous),
+        };
         Ok(Activated {
             plugin: plugin.clone(),
             version: row.version,
@@ -312,7 +322,10 @@ impl Plugins {
                 .wait_for_fleet(plugin, &row.digest)
                 .await
                 .unwrap_or_default(),
-            previous: activation.previous,
+            previous: previous.as_ref().map(|previous| previous.digest),
+            previous_version: previous.map(|previous| previous.version),
+            was_active,
+            released: activation.released,
             granted,
             newly_granted: missing,
         })
@@ -330,12 +343,13 @@ impl Plugins {
                 "{plugin} has no earlier active revision to go back to"
             ))
         })?;
-        self.activate(plugin, &target.to_string(), false, actor)
+        self.activate(plugin, &target.digest.to_string(), false, actor)
             .await
     }
 
     /// Stops the plugin. Its jobs wait in their queues.
     pub async fn deactivate(&self, plugin: &PluginName, actor: &str) -> Result<(), PluginError> {
+        self.known(plugin).await?;
         self.store.deactivate(plugin, actor).await?;
         self.take_effect().await
     }
@@ -403,9 +417,12 @@ impl Plugins {
             .find_revisions(plugin, &digest.to_ascii_lowercase())
             .await?;
         match rows.len() {
-            0 => Err(PluginError::NotFound(format!(
-                "{plugin} has no revision {digest}. See: patchbay plugin revisions {plugin}"
-            ))),
+            0 => {
+                self.known(plugin).await?;
+                Err(PluginError::NotFound(format!(
+                    "{plugin} has no revision {digest}. See: patchbay plugin revisions {plugin}"
+                )))
+            }
             1 => Ok(rows.remove(0)),
             n => Err(PluginError::Conflict(format!(
                 "{n} revisions begin with {digest}. Give more digits"

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use patchbay_model::{PluginName, RevisionDigest};
-use patchbay_store::StoreError;
+use patchbay_store::{NamedRevision, StoreError};
 use patchbay_work::quarantine::{CrashLoop, Policy, Quarantined};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
@@ -24,12 +24,11 @@ pub struct Begun {
     pub consequence: String,
 }
 
-/// What to do about a quarantined plugin. `has_earlier`: there is a revision to roll back to.
-pub(crate) fn way_out(plugin: &str, has_earlier: bool) -> String {
-    let back = match has_earlier {
-        true => format!(", or: patchbay plugin rollback {plugin}"),
-        false => String::new(),
-    };
+/// What to do about a quarantined plugin. `earlier`: the revision to which it can be rolled back.
+pub(crate) fn way_out(plugin: &str, earlier: Option<&NamedRevision>) -> String {
+    let back = earlier.map_or_else(String::new, |earlier| {
+        format!(", or: patchbay plugin rollback {plugin} (back to {earlier})")
+    });
     format!("push and activate a corrected revision{back}, or: patchbay plugin release {plugin}")
 }
 
@@ -128,6 +127,7 @@ impl Plugins {
         reason: &str,
         actor: &str,
     ) -> Result<RevisionDigest, PluginError> {
+        self.known(plugin).await?;
         let digest = self.store.release(plugin, reason, actor).await?;
         info!(%plugin, revision = %digest, actor, reason, "plugin released from quarantine");
         self.converge().await?;

@@ -8,7 +8,7 @@ use patchbay_model::shell::word;
 use patchbay_model::words::counted;
 use patchbay_model::{PluginName, QueueName};
 use patchbay_queue::Broker;
-use patchbay_store::Store;
+use patchbay_store::{Store, StoreError};
 use serde_json::Value;
 
 use crate::error::{Error, Kind};
@@ -36,16 +36,37 @@ impl Catalog {
     }
 
     pub async fn names(&self) -> Result<BTreeSet<QueueName>, Error> {
+        let (names, missing) = self.names_now().await?;
+        missing.map_or(Ok(names), |error| Err(error.into()))
+    }
+
+    /// As [`Self::names`]. While Postgres is away, without queues that are only in the history, and
+    /// with its error.
+    pub(super) async fn names_now(
+        &self,
+    ) -> Result<(BTreeSet<QueueName>, Option<StoreError>), Error> {
         let mut names: BTreeSet<QueueName> = self.broker.list().await?.into_iter().collect();
         names.extend(self.plugins.queues());
-        names.extend(self.store.queues_with_history(self.broker.prefix()).await?);
-        Ok(names)
+        match self.store.queues_with_history(self.broker.prefix()).await {
+            Ok(more) => names.extend(more),
+            Err(error) if error.is_passing() => return Ok((names, Some(error))),
+            Err(error) => return Err(error.into()),
+        }
+        Ok((names, None))
     }
 
     /// Parses a name, and refuses a queue that does not exist.
     pub async fn known(&self, queue: &str) -> Result<QueueName, Error> {
         let queue: QueueName = queue.parse()?;
-        self.refuse_unknown(&queue).await?;
+        // What is done to a queue creates none.
+        let known = self.refuse_unknown(&queue).await;
+        known.map_err(|error| match error.message.split_once(TO_CREATE) {
+            Some((message, _)) => Error {
+                message: message.to_owned(),
+                ..error
+            },
+            None => error,
+        })?;
         Ok(queue)
     }
 

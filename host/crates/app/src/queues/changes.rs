@@ -71,9 +71,18 @@ pub(super) fn revoked_by<'a>(changes: &'a [ActionRow], ask: &str) -> Option<&'a 
 }
 
 /// The last change, if it is recent and none of the reasons `told` says it. `changes` are the newest
-/// first.
-pub(super) fn last(changes: &[ActionRow], now: DateTime<Utc>, told: &[&str]) -> Option<Reason> {
-    let last = changes.first()?;
+/// first; `since`: what is known first of the queue.
+pub(super) fn last(
+    changes: &[ActionRow],
+    since: Option<DateTime<Utc>>,
+    now: DateTime<Utc>,
+    told: &[&str],
+) -> Option<Reason> {
+    // A change of all queues that is older than the queue has not changed it.
+    let concerns = |change: &&ActionRow| {
+        change.target != "*" || since.is_none_or(|since| since <= change.began_at)
+    };
+    let last = changes.iter().find(concerns)?;
     let is_told = |(action, code): &(&str, &str)| last.action == *action && told.contains(code);
     if now - last.began_at > RECENT || TOLD_BY.iter().any(is_told) {
         return None;
@@ -126,7 +135,25 @@ fn what(change: &ActionRow) -> String {
             word(&short(details["digest"].as_str().unwrap_or("unknown")))
         ),
         "plugin.deactivate" => format!("deactivated plugin {target}"),
-        "plugin.rollback" => format!("rolled plugin {target} back"),
+        "plugin.rollback" => match change.result.as_ref().and_then(active) {
+            Some(revision) => format!("rolled plugin {target} back to {revision}"),
+            None => format!("rolled plugin {target} back"),
+        },
+        "breaker.open" => format!("opened the breaker of {target}"),
+        "breaker.close" => format!("closed the breaker of {target}"),
+        bulk if bulk.starts_with("bulk.") => {
+            let bulk_id = change.target.trim_start_matches("bulk/");
+            let jobs = &details["jobs"];
+            let jobs = counted(jobs.as_u64().unwrap_or(0), "job");
+            let did = match bulk {
+                "bulk.retry" => format!("retried {jobs} of the queue"),
+                "bulk.remove" => format!("removed {jobs} of the queue"),
+                "bulk.enqueue-again" => format!("added {jobs} of the queue again"),
+                "bulk.edit-and-retry" => format!("edited and retried {jobs} of the queue"),
+                other => format!("did {other} with {jobs} of the queue"),
+            };
+            format!("{did} (bulk operation {bulk_id})")
+        }
         "plugin.grant" => format!("granted plugin {target} {}", asks(details)),
         "plugin.revoke" => format!("revoked {} from plugin {target}", asks(details)),
         "plugin.quarantine" => format!("quarantined plugin {target}"),
@@ -135,6 +162,12 @@ fn what(change: &ActionRow) -> String {
         "schedule.resume" => format!("resumed schedule {target}"),
         other => format!("did {other}"),
     }
+}
+
+/// Version and digest of the revision that an activation has made active.
+fn active(result: &Value) -> Option<String> {
+    let (version, digest) = (result["version"].as_str()?, result["digest"].as_str()?);
+    Some(format!("{version} {}", short(digest)))
 }
 
 fn short(digest: &str) -> String {
@@ -162,11 +195,20 @@ fn next(change: &ActionRow) -> String {
         "queue.rate-limit" => format!("patchbay queue rate-limit {target} --none"),
         "plugin.activate" | "plugin.rollback" => {
             let result = change.result.as_ref();
-            let none_before = result.is_some_and(|result| result["previous"].is_null());
-            match none_before {
+            let previous = result.and_then(|result| result["previous"].as_str());
+            match previous {
                 // No revision was active before.
-                true => format!("patchbay plugin deactivate {target}"),
-                false => format!("patchbay plugin rollback {target}"),
+                None => format!("patchbay plugin deactivate {target}"),
+                Some(previous) => {
+                    let version = result.and_then(|result| result["previousVersion"].as_str());
+                    let version = version.map(|version| format!("{version} "));
+                    let digest = short(previous);
+                    return format!(
+                        "nothing, if it was intended; otherwise back to {}{digest}: patchbay plugin activate {}",
+                        version.unwrap_or_default(),
+                        arguments(&[&change.target, &digest])
+                    );
+                }
             }
         }
         "plugin.revoke" => format!("patchbay plugin grants {target}"),
@@ -249,8 +291,33 @@ mod tests {
     fn an_old_change_is_not_told() {
         let changes = [change("queue.resume", json!({}), json!({}))];
         let at = changes[0].began_at;
-        assert!(last(&changes, at + TimeDelta::hours(1), &[]).is_some());
-        assert!(last(&changes, at + TimeDelta::days(2), &[]).is_none());
-        assert!(last(&[], at, &[]).is_none());
+        let an_hour_later = at + TimeDelta::hours(1);
+        assert!(last(&changes, None, an_hour_later, &[]).is_some());
+        assert!(last(&changes, None, at + TimeDelta::days(2), &[]).is_none());
+        assert!(last(&[], None, at, &[]).is_none());
+    }
+
+    #[test]
+    fn a_change_of_all_queues_before_the_queue_was_there_is_not_told() {
+        let mut of_all = change("queue.resume", json!({}), json!({}));
+        of_all.target = "*".into();
+        let at = of_all.began_at;
+        let told = |since| last(std::slice::from_ref(&of_all), since, at, &[]).is_some();
+        assert!(told(None) && told(Some(at - TimeDelta::hours(1))));
+        assert!(!told(Some(at + TimeDelta::minutes(1))));
+    }
+
+    #[test]
+    fn a_rollback_names_its_target_and_the_way_back_the_revision_before() {
+        let result = json!({ "version": "0.1.0", "digest": "0123456789abcdef", "previous": "fedcba98765432100", "previousVersion": "0.2.0" });
+        let rollback = change("plugin.rollback", json!({}), result);
+        assert_eq!(
+            what(&rollback),
+            "rolled plugin email back to 0.1.0 0123456789ab"
+        );
+        assert_eq!(
+            next(&rollback),
+            "nothing, if it was intended; otherwise back to 0.2.0 fedcba987654: patchbay plugin activate email fedcba987654"
+        );
     }
 }

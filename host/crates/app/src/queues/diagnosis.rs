@@ -13,7 +13,7 @@ use patchbay_model::grant::Ask;
 use patchbay_model::shell::{arguments, word};
 use patchbay_model::words::{counted, lasted};
 use patchbay_queue::{QueueOverview, TakenKey};
-use patchbay_store::{ActionRow, PlacesTaken};
+use patchbay_store::{ActionRow, NamedRevision, PlacesTaken};
 use patchbay_work::LocalWorker;
 use patchbay_work::quarantine::Quarantined;
 
@@ -42,18 +42,22 @@ pub struct QueueObservation {
     pub missing: Vec<Ask>,
     /// The plugin that handles the queue, if it is quarantined.
     pub quarantined: Option<Quarantined>,
-    /// Whether there is a revision to which that plugin can be rolled back.
-    pub has_earlier_revision: bool,
+    /// The revision to which that plugin can be rolled back.
+    pub earlier_revision: Option<NamedRevision>,
     /// Breakers of the active plugin on this host.
     pub breakers: Vec<BreakerView>,
     /// Database places of the active plugin on this host.
     pub sql: Option<PlacesTaken>,
     /// What operators last did to the queue, its plugin and its schedules.
     pub changes: Vec<ActionRow>,
+    /// What is known first of the queue; an older change of all queues was none of it.
+    pub since: Option<DateTime<Utc>>,
     /// Schedules that add jobs to the queue.
     pub schedules: Vec<ScheduleObservation>,
     /// Delayed jobs that are ticks: those cannot be promoted.
     pub ticks: u64,
+    /// The id of the delayed job, if there is only one.
+    pub only_delayed_job: Option<String>,
     /// The schedule that makes the next of them, and whether it is one of Patchbay's.
     pub next_tick: Option<(String, bool)>,
     /// Jobs that failed for good in the last hour and have not run since; `None` if the history did
@@ -135,7 +139,7 @@ pub fn diagnose(seen: &QueueObservation) -> Vec<Reason> {
         reasons.push(in_order(seen));
     }
     let told: Vec<&str> = reasons.iter().map(|reason| reason.code.as_str()).collect();
-    let last = changes::last(&seen.changes, seen.now, &told);
+    let last = changes::last(&seen.changes, seen.since, seen.now, &told);
     reasons.extend(last);
     reasons
 }
@@ -268,7 +272,7 @@ fn quarantined(seen: &QueueObservation) -> Option<Reason> {
         format!(
             "Plugin {plugin} was quarantined at {since} by {by}: {why}. Its jobs wait and keep their attempts"
         ),
-        way_out(plugin.as_str(), seen.has_earlier_revision),
+        way_out(plugin.as_str(), seen.earlier_revision.as_ref()),
     ))
 }
 
@@ -440,14 +444,18 @@ fn absent(absent: &AbsentPlugin) -> Reason {
     } = absent;
     let activate = format!("patchbay plugin activate {plugin} {}", digest.short());
     match why {
-        Absence::Deactivated { by, at } => reason(
-            "plugin-deactivated",
-            format!(
-                "Plugin {plugin} was deactivated by {by} at {}. Its jobs wait",
-                time(*at)
-            ),
-            activate,
-        ),
+        Absence::Deactivated { by, at, because } => {
+            let why = because.as_ref().map(|why| format!(": {why}"));
+            reason(
+                "plugin-deactivated",
+                format!(
+                    "Plugin {plugin} was deactivated by {by} at {}{}. Its jobs wait",
+                    time(*at),
+                    why.unwrap_or_default()
+                ),
+                activate,
+            )
+        }
         Absence::NeverActivated => reason(
             "plugin-not-active",
             format!(
@@ -544,10 +552,12 @@ fn only_delayed(seen: &QueueObservation) -> Option<Reason> {
         1 => "1 delayed job is due".to_owned(),
         n => format!("The next of {n} delayed jobs is due"),
     };
+    let id = seen.only_delayed_job.as_deref().unwrap_or("ID");
+    let job = arguments(&[seen.queue.name.as_str(), id]);
     Some(reason(
         "only-delayed",
         format!("Nothing waiting now. {jobs} at {due}"),
-        format!("wait, or: patchbay job promote {} ID", argument(seen)),
+        format!("wait, or: patchbay job promote {job}"),
     ))
 }
 
@@ -664,12 +674,14 @@ mod tests {
             absent: None,
             missing: Vec::new(),
             quarantined: None,
-            has_earlier_revision: false,
+            earlier_revision: None,
             sql: None,
             breakers: Vec::new(),
             changes: Vec::new(),
+            since: None,
             schedules: Vec::new(),
             ticks: 0,
+            only_delayed_job: None,
             next_tick: None,
             failed_lately: Some(0),
             not_ready: Vec::new(),
@@ -791,6 +803,9 @@ mod tests {
         });
         let next = |seen: &QueueObservation| diagnose(seen)[0].next.clone();
         assert_eq!(next(&seen), "wait, or: patchbay job promote emailQueue ID");
+        seen.only_delayed_job = Some("17".into());
+        assert_eq!(next(&seen), "wait, or: patchbay job promote emailQueue 17");
+        seen.only_delayed_job = None;
         seen.ticks = 1;
         seen.next_tick = Some(("nightly".into(), true));
         assert_eq!(next(&seen), "wait, or: patchbay schedule run nightly");
@@ -828,8 +843,11 @@ mod tests {
             !next(&seen).contains("rollback"),
             "there is nothing to go back to"
         );
-        seen.has_earlier_revision = true;
-        assert!(next(&seen).contains("or: patchbay plugin rollback email"));
+        seen.earlier_revision = Some(NamedRevision {
+            digest: RevisionDigest::of(b"earlier"),
+            version: "0.1.0".into(),
+        });
+        assert!(next(&seen).contains("or: patchbay plugin rollback email (back to 0.1.0 "));
         assert!(
             diagnose(&seen)[0]
                 .next
@@ -950,6 +968,7 @@ mod tests {
             plugin: "email".parse().expect("a name"),
             digest,
             why: Absence::Deactivated {
+                because: None,
                 by: "ops".into(),
                 at: at(0),
             },

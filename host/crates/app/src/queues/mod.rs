@@ -9,7 +9,8 @@ mod repeatables;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::Utc;
+use chrono::{DateTime, Utc};
+use patchbay_api::answer::Page;
 use patchbay_api::queues::{
     AllDone, Already, Clean, Cleared, Concurrency, Done, Drain, Failure, JobStatistics,
     MigrateRepeatables, MigratedRepeatable, Obliterate, PutBack, Queue, QueueOverview, QueuesClean,
@@ -18,10 +19,11 @@ use patchbay_api::queues::{
     Switched,
 };
 use patchbay_model::grant::Ask;
+use patchbay_model::job::JobState;
 use patchbay_model::schedule::Zone;
 use patchbay_model::{PluginName, QueueName};
-use patchbay_queue::{Broker, QueueError, SchedulerView};
-use patchbay_store::{ActionRow, PluginSql, ScheduleRow, Store, StoreError};
+use patchbay_queue::{Broker, QueueError, SchedulerView, Start};
+use patchbay_store::{ActionRow, NamedRevision, PluginSql, ScheduleRow, Store, StoreError};
 use patchbay_work::Workers;
 use serde_json::json;
 
@@ -82,10 +84,16 @@ impl Queues {
         &self.catalog
     }
 
-    /// Lists every queue in Redis, in active manifests, and with history.
-    pub async fn list(&self) -> Result<Vec<QueueOverview>, Error> {
-        let names: Vec<QueueName> = self.catalog.names().await?.into_iter().collect();
-        Ok(self.broker.overview(&names).await?)
+    /// Lists every queue in Redis, in active manifests, and with history. While Postgres is away the
+    /// list is partial: without queues that are only in the history.
+    pub async fn list(&self) -> Result<Page<QueueOverview>, Error> {
+        let (names, missing) = self.catalog.names_now().await?;
+        let names: Vec<QueueName> = names.into_iter().collect();
+        Ok(Page {
+            items: self.broker.overview(&names).await?,
+            next_cursor: None,
+            partial: missing.is_some(),
+        })
     }
 
     async fn overview(&self, queue: &QueueName) -> Result<QueueOverview, Error> {
@@ -100,10 +108,8 @@ impl Queues {
 
     pub async fn show(&self, queue: &str) -> Result<Queue, Error> {
         let queue = self.catalog.known(queue).await?;
-        let statistics = self
-            .store
-            .job_statistics(self.broker.prefix(), &queue)
-            .await?;
+        let statistics = self.store.job_statistics(self.broker.prefix(), &queue);
+        let (statistics, unavailable) = without_postgres(statistics.await)?;
         Ok(Queue {
             overview: self.overview(&queue).await?,
             plugin: self
@@ -112,6 +118,7 @@ impl Queues {
                 .map(|plugin| plugin.to_string()),
             workers: self.broker.workers(&queue).await?,
             jobs: statistics.into_iter().map(statistics_view).collect(),
+            unavailable,
         })
     }
 
@@ -154,7 +161,8 @@ impl Queues {
             absent: recorded.absent,
             missing: recorded.missing,
             quarantined: self.plugins.quarantined_handler_of(queue),
-            has_earlier_revision: recorded.has_earlier_revision,
+            earlier_revision: recorded.earlier_revision,
+            since: recorded.since,
             sql: plugin.as_ref().map(|plugin| self.sql.places_of(plugin)),
             breakers: plugin
                 .iter()
@@ -162,6 +170,7 @@ impl Queues {
                 .collect(),
             plugin: plugin.map(|plugin| plugin.to_string()),
             changes: recorded.changes,
+            only_delayed_job: self.only_delayed_job(queue).await,
             ticks: ticks.len() as u64,
             next_tick: ticks.first().map(|view| {
                 let is_ours = recorded.schedules.iter().any(|row| row.id == view.id);
@@ -173,6 +182,16 @@ impl Queues {
             redis_full: self.broker.is_full().await?,
         };
         Ok(diagnosis::diagnose(&seen))
+    }
+
+    /// The id of the delayed job, if there is exactly one and it can be read.
+    async fn only_delayed_job(&self, queue: &QueueName) -> Option<String> {
+        let (state, start) = (JobState::Delayed, Start::Place(0));
+        let listed = self.broker.jobs(queue, state, start, 2).await.ok()?;
+        match &listed.jobs[..] {
+            [job] => Some(job.id.clone()),
+            _ => None,
+        }
     }
 
     /// What Postgres knows that may explain how the queue stands.
@@ -204,13 +223,14 @@ impl Queues {
         Ok(Recorded {
             changes: self.changes(queue, its_plugin, &ids).await?,
             failed_lately: u64::try_from(failed).ok(),
-            has_earlier_revision: match self.plugins.quarantined_handler_of(queue) {
-                Some(quarantined) => {
-                    let target = self.store.rollback_target(&quarantined.plugin).await?;
-                    target.is_some()
-                }
-                None => false,
+            earlier_revision: match self.plugins.quarantined_handler_of(queue) {
+                Some(quarantined) => self.store.rollback_target(&quarantined.plugin).await?,
+                None => None,
             },
+            since: self
+                .store
+                .first_trace_of_queue(self.broker.prefix(), queue)
+                .await?,
             absent,
             missing,
             schedules,
@@ -226,12 +246,21 @@ impl Queues {
     ) -> Result<Vec<ActionRow>, StoreError> {
         let plugin: Vec<&str> = plugin.map(PluginName::as_str).into_iter().collect();
         let queues = [queue.as_str(), "*"];
-        let (queue, plugin, schedules) = tokio::try_join!(
+        let breaker = async {
+            match plugin.first() {
+                Some(plugin) => self.store.last_breaker_actions(plugin).await,
+                None => Ok(Vec::new()),
+            }
+        };
+        let (queue, plugin, schedules, breaker, bulk) = tokio::try_join!(
             self.store.last_actions(&changes::OF_QUEUE, &queues),
             self.store.last_actions(&changes::OF_PLUGIN, &plugin),
             self.store.last_actions(&changes::OF_SCHEDULE, schedules),
+            breaker,
+            self.store.last_bulk_of_queue(self.broker.prefix(), queue),
         )?;
-        let mut changes = [queue, plugin, schedules].concat();
+        let mut changes = [queue, plugin, schedules, breaker].concat();
+        changes.extend(bulk);
         changes.sort_by_key(|change| std::cmp::Reverse(change.began_at));
         Ok(changes)
     }
@@ -476,7 +505,8 @@ impl Queues {
 struct Recorded {
     changes: Vec<ActionRow>,
     absent: Option<AbsentPlugin>,
-    has_earlier_revision: bool,
+    earlier_revision: Option<NamedRevision>,
+    since: Option<DateTime<Utc>>,
     missing: Vec<Ask>,
     schedules: Vec<ScheduleRow>,
     failed_lately: Option<u64>,
@@ -518,6 +548,17 @@ fn cleared(done: patchbay_queue::Cleared) -> Cleared {
     Cleared {
         count: done.removed,
         removed_before: done.removed_before,
+    }
+}
+
+/// What Postgres knows; while it is away nothing, and why.
+pub(crate) fn without_postgres<T: Default>(
+    known: Result<T, StoreError>,
+) -> Result<(T, Option<String>), Error> {
+    match known {
+        Ok(known) => Ok((known, None)),
+        Err(error) if error.is_passing() => Ok((T::default(), Some(Error::from(error).message))),
+        Err(error) => Err(error.into()),
     }
 }
 

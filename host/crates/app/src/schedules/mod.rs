@@ -5,7 +5,7 @@ mod view;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use patchbay_api::reveal::Reveal;
 use patchbay_api::schedules::{
     ClientScheduler, LastRun, Preview, ScheduleChange, ScheduleView, ScheduledJob, SchedulerView,
@@ -16,7 +16,7 @@ use patchbay_model::QueueName;
 use patchbay_model::job::NewJob;
 use patchbay_model::schedule::{Rhythm, ScheduleId};
 use patchbay_queue::{Broker, QueueError, check_job};
-use patchbay_store::{ActionRow, LastRunRow, ScheduleFields, ScheduleRow, Store};
+use patchbay_store::{ActionRow, LastRunRow, ScheduleFields, ScheduleRow, Store, StoreError};
 use patchbay_telemetry::traces::Traces;
 use serde_json::{Value, json};
 
@@ -329,12 +329,41 @@ impl Schedules {
     pub async fn restore(&self, who: &Caller, id: &str) -> Result<ScheduleView, Error> {
         let id: ScheduleId = id.parse()?;
         let act = async {
-            self.store.restore_schedule(&id).await?;
-            self.in_place(&id).await
+            let is_erased = match self.store.restore_schedule(&id, &who.actor).await {
+                Err(StoreError::NotFound(message)) => {
+                    return Err(self.why_not_restorable(&id, message).await);
+                }
+                restored => restored?,
+            };
+            Ok(ScheduleView {
+                data_erased: is_erased,
+                ..self.in_place(&id).await?
+            })
         };
         self.actions
             .record_as::<SchedulesRestore, _>(who, id.as_str(), json!({}), act, to_record)
             .await
+    }
+
+    /// The error for a schedule that was not removed: it may be there.
+    async fn why_not_restorable(&self, id: &ScheduleId, message: String) -> Error {
+        if self.store.schedule(id).await.is_err() {
+            return Error::not_found(message);
+        }
+        let actions = ["schedule.create", "schedule.restore"];
+        let since = self.store.last_actions(&actions, &[id.as_str()]).await;
+        let since = since.unwrap_or_default().into_iter().next().map(|made| {
+            let how = match made.action.as_str() {
+                "schedule.restore" => "restored",
+                _ => "created",
+            };
+            let at = made.began_at.to_rfc3339_opts(SecondsFormat::Secs, true);
+            format!(": {how} by {} at {at}", made.actor)
+        });
+        Error::conflict(format!(
+            "Schedule {id} exists{}. There is nothing to restore. See: patchbay schedule show {id}",
+            since.unwrap_or_default()
+        ))
     }
 
     pub async fn pause(&self, who: &Caller, id: &str) -> Result<ScheduleView, Error> {
@@ -410,7 +439,8 @@ impl Schedules {
     async fn check(&self, fields: &ScheduleFields) -> Result<QueueName, Error> {
         check_name(&fields.name)?;
         reveal::refuse_mark("data", &fields.data)?;
-        let queue = self.catalog.known(&fields.queue).await?;
+        let queue: QueueName = fields.queue.parse()?;
+        self.catalog.refuse_unknown(&queue).await?;
         // Each tick adds such a job.
         let now_ms = self.broker.now_ms();
         check_job(

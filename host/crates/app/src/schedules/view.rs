@@ -97,6 +97,7 @@ pub(super) fn to_view(
         paused_at: row.paused_at,
         paused_reason: None,
         already: false,
+        data_erased: false,
         updated_at: row.updated_at,
         updated_by: row.updated_by,
     }

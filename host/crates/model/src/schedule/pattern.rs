@@ -8,6 +8,8 @@
 
 use sha2::{Digest, Sha256};
 
+use crate::words::counted;
+
 const MOST_CHARACTERS: usize = 1_024;
 const ALIASES: [(&str, &str); 10] = [
     ("@yearly", "0 0 0 1 1 *"),
@@ -114,8 +116,8 @@ impl Pattern {
         let given: Vec<&str> = text.split_whitespace().collect();
         if given.is_empty() || given.len() > 6 {
             return Err(format!(
-                "it has {} fields; it must have 5, or 6 with the seconds first",
-                given.len()
+                "it has {}; it must have 5, or 6 with the seconds first",
+                counted(given.len() as u64, "field")
             ));
         }
         let mut fields = ["0", "*", "*", "*", "*", "*"];

@@ -31,6 +31,9 @@ const CHUNK: usize = 20;
 /// After a longer standstill, a bulk operation no longer knows what its last batch did.
 const NOTES_STAY_S: i64 = 7 * 24 * 3_600;
 
+/// Why a job is skipped that is gone.
+pub const NO_LONGER_THERE: &str = "The job is no longer in Redis";
+
 /// A job that an operator's filter has chosen, as it was then.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Chosen {

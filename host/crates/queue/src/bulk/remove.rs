@@ -10,7 +10,7 @@ use std::sync::LazyLock;
 use patchbay_model::job::JobState;
 use redis::{Cmd, RedisResult, Script, Value};
 
-use super::{Chosen, JobResult, PlannedChange, set_of};
+use super::{Chosen, JobResult, NO_LONGER_THERE, NOTES_STAY_S, PlannedChange, set_of};
 use crate::job_fields::CANCELLED;
 use crate::removal::{clearing_key, copy_key, copying, marked_key, removal};
 use crate::scripts::Call;
@@ -35,17 +35,23 @@ static MARK: LazyLock<Script> = LazyLock::new(|| {
 });
 
 /// Removes a mark, or restores a copy. `KEYS`: job, copy, list or set, marker, events, set of marked
-/// jobs. `ARGV`: operation, id, score (empty for a list), name of the event, when the job was
-/// created.
+/// jobs, notes. `ARGV`: operation, id, score (empty for a list), name of the event, when the job was
+/// created, the job's field in the notes, how long the notes stay. A note tells a repeated call from
+/// a job that was brought back otherwise.
 static RESTORE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
-        r#"local mark = redis.call("HMGET", KEYS[1], "timestamp", "pcx")
+        r#"if redis.call("HEXISTS", KEYS[7], ARGV[6]) == 1 then return 1 end
+        local function note()
+            redis.call("HSET", KEYS[7], ARGV[6], "1")
+            redis.call("EXPIRE", KEYS[7], ARGV[7])
+        end
+        local mark = redis.call("HMGET", KEYS[1], "timestamp", "pcx")
         if mark[1] then
             if string.match(mark[1], "^%d+") ~= ARGV[5] then return -2 end
-            if mark[2] == ARGV[1] then
-                redis.call("HDEL", KEYS[1], "pcx")
-                redis.call("SREM", KEYS[6], ARGV[2])
-            end
+            if mark[2] ~= ARGV[1] then return -3 end
+            redis.call("HDEL", KEYS[1], "pcx")
+            redis.call("SREM", KEYS[6], ARGV[2])
+            note()
             return 1
         end
         if redis.call("EXISTS", KEYS[2]) == 0 then return -1 end
@@ -64,6 +70,7 @@ static RESTORE: LazyLock<Script> = LazyLock::new(|| {
         end
         redis.call("ZADD", KEYS[4], 0, "0")
         redis.call("XADD", KEYS[5], "MAXLEN", "~", "10000", "*", "event", ARGV[4], "jobId", ARGV[2])
+        note()
         return 1"#,
     )
 });
@@ -112,7 +119,7 @@ impl Broker {
                 marks.push((place, call));
             } else {
                 let refused = match (seen.number(0), seen.score) {
-                    (None, _) => Some("The job is no longer in Redis"),
+                    (None, _) => Some(NO_LONGER_THERE),
                     (Some(created), _) if created != item.key.created_ms => {
                         Some("Another job has its id now")
                     }
@@ -156,7 +163,7 @@ impl Broker {
         for ((place, _), code) in marks.iter().zip(marked) {
             fates[*place] = Some(code.map_or_else(JobResult::Failed, |code| match code {
                 1 => JobResult::done(),
-                -1 => JobResult::skipped("The job is no longer in Redis"),
+                -1 => JobResult::skipped(NO_LONGER_THERE),
                 -2 => JobResult::skipped("Another job has its id now"),
                 -3 => JobResult::skipped(OF_A_SCHEDULE),
                 -4 => JobResult::skipped(IN_A_FLOW),
@@ -183,7 +190,7 @@ impl Broker {
         self.memory.refuse_when_full().await?;
         let mut calls = Vec::with_capacity(items.len());
         for Removed {
-            job: Chosen { key, state, .. },
+            job: Chosen { n, key, state, .. },
             score,
         } in items
         {
@@ -197,6 +204,7 @@ impl Broker {
                 keys.marker(),
                 keys.events(),
                 marked_key(&self.config.own_prefix, &key.queue),
+                self.notes_key(bulk),
             ];
             let event = match state {
                 JobState::Waiting | JobState::Prioritized => "waiting".to_owned(),
@@ -209,7 +217,9 @@ impl Broker {
                     .arg(key.id.as_str())
                     .arg(score)
                     .arg(event)
-                    .arg(key.created_ms),
+                    .arg(key.created_ms)
+                    .arg(format!("restored:{n}"))
+                    .arg(NOTES_STAY_S),
             );
         }
         let codes = self.invoke_all(&calls.iter().collect::<Vec<_>>()).await?;
@@ -217,14 +227,20 @@ impl Broker {
             code.map_or_else(JobResult::Failed, |code| match code {
                 1 => JobResult::done(),
                 -1 => JobResult::skipped("The copy of the removed job is no longer in Redis"),
+                -3 => JobResult::skipped(
+                    "The job is in Redis again: it was brought back in another way meanwhile",
+                ),
                 _ => JobResult::skipped("Another job has its id now"),
             })
         };
         Ok(codes.into_iter().map(fate).collect())
     }
 
-    /// Calls one of this module's own scripts for each job. The calls may be repeated.
-    async fn invoke_all(&self, calls: &[&Call]) -> Result<Vec<Result<i64, String>>, QueueError> {
+    /// Calls one of this folder's own scripts for each job. The calls may be repeated.
+    pub(super) async fn invoke_all(
+        &self,
+        calls: &[&Call],
+    ) -> Result<Vec<Result<i64, String>>, QueueError> {
         let Some(first) = calls.first() else {
             return Ok(Vec::new());
         };

@@ -1,12 +1,39 @@
-//! Retries many finished jobs, with changed data if asked.
+//! Retries many finished jobs, with changed data if asked; and undoes such a change of jobs that have
+//! not run since.
+//!
+//! The data before the change stays beside BullMQ's keys until the change can no longer be undone,
+//! like the copies of removed jobs. An erasure finds it there.
 
-use redis::Value;
+use std::sync::LazyLock;
 
-use super::{Chosen, JobResult, PlannedChange};
+use redis::{Cmd, Script, Value};
+
+use super::{Chosen, JobResult, NO_LONGER_THERE, NOTES_STAY_S, PlannedChange};
 use crate::job_rules::check_data;
 use crate::opts::JobOpts;
-use crate::removal::{marked_key, reprocessing};
+use crate::removal::{COPIES_STAY, copy_key, marked_key, reprocessing};
+use crate::scripts::Call;
 use crate::{Broker, QueueError};
+
+/// Gives a job back the data that it had before an edit. `KEYS`: job, what was kept of it, notes.
+/// `ARGV`: when the job was created, the job's field in the notes, how long the notes stay.
+static UNEDIT: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r#"if redis.call("HEXISTS", KEYS[3], ARGV[2]) == 1 then return 1 end
+        local job = redis.call("HMGET", KEYS[1], "timestamp", "data", "ats", "finishedOn")
+        if not job[1] then return -1 end
+        if string.match(job[1], "^%d+") ~= ARGV[1] then return -2 end
+        local kept = redis.call("HMGET", KEYS[2], "data", "edited", "ats")
+        if not kept[1] then return -3 end
+        if (job[3] or "") ~= kept[3] or job[4] or redis.call("EXISTS", KEYS[1] .. ":lock") == 1 then return -4 end
+        if redis.sha1hex(job[2] or "") ~= kept[2] then return -5 end
+        redis.call("HSET", KEYS[1], "data", kept[1])
+        redis.call("DEL", KEYS[2])
+        redis.call("HSET", KEYS[3], ARGV[2], "1")
+        redis.call("EXPIRE", KEYS[3], ARGV[3])
+        return 1"#,
+    )
+});
 
 /// From a job's name and data to its new data, or to why it stays unchanged.
 pub type Edit<'a> = dyn Fn(&Chosen, &str, &str) -> Result<String, String> + Send + Sync + 'a;
@@ -24,7 +51,7 @@ impl Broker {
     ) -> Result<Vec<JobResult>, QueueError> {
         self.memory.refuse_when_full().await?;
         let notes = self.notes(bulk, items.iter().map(|item| item.n)).await?;
-        let fields = ["timestamp", "finishedOn", "opts", "name", "data"];
+        let fields = ["timestamp", "finishedOn", "opts", "name", "data", "ats"];
         let seen = self
             .see(
                 items,
@@ -42,7 +69,7 @@ impl Broker {
             let opts = JobOpts::parse(seen.text(2).unwrap_or_default()).unwrap_or_default();
             let fate = match seen.number(0) {
                 _ if notes.contains_key(&item.n) => Some(JobResult::done()),
-                None => Some(JobResult::skipped("The job is no longer in Redis")),
+                None => Some(JobResult::skipped(NO_LONGER_THERE)),
                 Some(created) if created != item.key.created_ms => {
                     Some(JobResult::skipped("Another job has its id now"))
                 }
@@ -78,6 +105,11 @@ impl Broker {
                 let marked = marked_key(&self.config.own_prefix, &item.key.queue);
                 let mut before = Vec::from(super::remove::without_mark(&marked, &job, id));
                 if let Ok(Some(data)) = edited {
+                    let old = seen.text(4).unwrap_or_default();
+                    let kept =
+                        copy_key(&self.config.own_prefix, bulk, &item.key.queue, &item.key.id);
+                    let starts = seen.text(5).unwrap_or_default();
+                    before.extend(keeping(&kept, item.key.created_ms, old, &data, starts));
                     // The same write as BullMQ's script, which checks only that the job exists.
                     let mut update = redis::cmd("HSET");
                     update.arg(&job).arg("data").arg(data);
@@ -97,9 +129,55 @@ impl Broker {
         }
         self.finish(bulk, fates, steps, |code| match code {
             Value::Int(1) => JobResult::done(),
-            Value::Int(-1) => JobResult::skipped("The job is no longer in Redis"),
+            Value::Int(-1) => JobResult::skipped(NO_LONGER_THERE),
             _ => JobResult::skipped(RUN_SINCE),
         })
         .await
     }
+
+    /// Gives jobs back the data that they had before an edit. A repeated call changes nothing.
+    pub async fn unedit_many(
+        &self,
+        bulk: i64,
+        items: &[Chosen],
+    ) -> Result<Vec<JobResult>, QueueError> {
+        self.memory.refuse_when_full().await?;
+        let call = |Chosen { n, key, .. }: &Chosen| {
+            let names = [
+                self.keys(&key.queue).job_key(key.id.as_str()),
+                copy_key(&self.config.own_prefix, bulk, &key.queue, &key.id),
+                self.notes_key(bulk),
+            ];
+            Call::new(&UNEDIT, &names)
+                .arg(key.created_ms)
+                .arg(format!("restored:{n}"))
+                .arg(NOTES_STAY_S)
+        };
+        let calls: Vec<Call> = items.iter().map(call).collect();
+        let codes = self.invoke_all(&calls.iter().collect::<Vec<_>>()).await?;
+        let fate = |code: Result<i64, String>| {
+            code.map_or_else(JobResult::Failed, |code| match code {
+                1 => JobResult::done(),
+                -1 => JobResult::skipped(NO_LONGER_THERE),
+                -2 => JobResult::skipped("Another job has its id now"),
+                -3 => JobResult::skipped("Its data before the edit is no longer in Redis"),
+                -4 => JobResult::skipped("The job has run since it was edited"),
+                _ => JobResult::skipped("Its data was changed again since it was edited"),
+            })
+        };
+        Ok(codes.into_iter().map(fate).collect())
+    }
+}
+
+/// Keeps what undoing an edit needs: the data before it, by what the data after it is known, and how
+/// often the job had started.
+fn keeping(key: &str, created_ms: u64, old: &str, new: &str, starts: &str) -> [Cmd; 2] {
+    let mut keep = redis::cmd("HSET");
+    keep.arg(key).arg("timestamp").arg(created_ms);
+    keep.arg("data").arg(old).arg("ats").arg(starts);
+    // The client's own SHA-1 of a text, by which Redis knows scripts.
+    keep.arg("edited").arg(Script::new(new).get_hash());
+    let mut expire = redis::cmd("EXPIRE");
+    expire.arg(key).arg(COPIES_STAY.as_secs());
+    [keep, expire]
 }

@@ -13,6 +13,7 @@ use chrono::{DateTime, Datelike, Duration, Utc};
 use crate::{Store, StoreError};
 
 pub use bodies::BodyRow;
+pub(crate) use erasure::ERASED;
 pub use erasure::{
     Erased, ErasedJob, ErasureRow, JobErasure, NewErasure, PendingErasure, Person, Texts,
 };

@@ -342,6 +342,8 @@ fn report(found: Found, left: Vec<LiveJob>) -> Erasure {
             "audit trails, which are kept for good",
             "tables and services of plugins, and what was sent",
             "copies of other programs that work on the queues",
+            "Redis's append-only file, until Redis rewrites it (BGREWRITEAOF)",
+            "mail that patchbay dev has caught in its folder",
         ]
         .map(str::to_owned)
         .to_vec(),

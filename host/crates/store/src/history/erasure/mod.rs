@@ -10,6 +10,7 @@ use patchbay_model::{JobId, QueueName};
 use serde_json::Value;
 use sqlx::Row;
 
+pub(crate) use self::texts::ERASED;
 pub use self::texts::{Person, Texts};
 use crate::{Store, StoreError, Term};
 

@@ -10,7 +10,7 @@ use super::{ErasedJob, MOST_JOBS};
 use crate::{SavedSearch, Store, StoreError};
 
 /// Replaces the value in texts that stay.
-const ERASED: &str = "[erased]";
+pub(crate) const ERASED: &str = "[erased]";
 /// A person waits for the answer, and searching all texts takes time.
 const TEXTS_LIMIT: &str = "set local statement_timeout = '120s'";
 
