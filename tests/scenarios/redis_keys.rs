@@ -918,8 +918,13 @@ async fn a_missing_right_of_rediss_user_is_named_and_a_cluster_is_refused() -> a
     assert!(status == 503 && told.contains("unlink"), "{answer}");
     host.stop().await?;
 
-    let cluster =
-        RedisServer::start_with(world.dir.path(), "cluster", &["--cluster-enabled", "yes"]).await?;
+    // By default this port is 10,000 above Redis's, where there may be none.
+    let bus = std::net::TcpListener::bind("127.0.0.1:0")?
+        .local_addr()?
+        .port()
+        .to_string();
+    let args = ["--cluster-enabled", "yes", "--cluster-port", bus.as_str()];
+    let cluster = RedisServer::start_with(world.dir.path(), "cluster", &args).await?;
     cluster.ask::<()>("CLUSTER ADDSLOTSRANGE 0 16383").await?;
     world.redis_url.clone_from(&cluster.url);
     let host = world.host(&[]).await?;
