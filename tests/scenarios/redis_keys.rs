@@ -11,7 +11,7 @@ use crate::commands::{json_of, patchbay};
 use crate::harness::{Host, PASSWORD, USER, World, until};
 use crate::redis_server::{RedisServer, SilentProxy};
 
-/// A host on a Redis that nobody else uses.
+/// A host on a Redis that nobody else uses. All parts are kept: a server ends when it is dropped.
 struct Setting {
     world: World,
     server: RedisServer,
@@ -83,7 +83,14 @@ async fn all(host: &Host, query: &[(&str, &str)], limit: usize) -> anyhow::Resul
         }
         let mut page = page(host, &query).await?;
         let found = page["data"].as_array_mut().context("data")?;
-        ensure!(found.len() <= limit, "{} keys of {limit}", found.len());
+        // Long names do not fit into a cursor.
+        let is_long = |key: &Value| key["key"].as_str().is_some_and(|name| name.len() > 100);
+        let most = if found.iter().any(is_long) {
+            limit + 20
+        } else {
+            limit
+        };
+        ensure!(found.len() <= most, "{} keys of {limit}", found.len());
         keys.append(found);
         match page["nextCursor"].as_str() {
             Some(next) => cursor = next.to_owned(),
@@ -96,7 +103,10 @@ async fn all(host: &Host, query: &[(&str, &str)], limit: usize) -> anyhow::Resul
 async fn a_stale_kpi_is_found_looked_at_and_removed_so_that_the_next_read_computes_it()
 -> anyhow::Result<()> {
     let Setting {
-        host, mut redis, ..
+        host,
+        mut redis,
+        world: _world,
+        server: _server,
     } = Setting::new().await?;
     let kpi = r#"{"revenue":1250.50,"computedAt":"2026-11-30T03:00:00Z"}"#;
     let _: () = redis.set_ex("kpi:dashboard", kpi, 900).await?;
@@ -153,7 +163,7 @@ async fn a_stale_kpi_is_found_looked_at_and_removed_so_that_the_next_read_comput
         (
             &rows[0]["target"],
             &rows[0]["details"]["type"],
-            &rows[0]["details"]["reason"]
+            &rows[0]["reason"]
         ),
         (&json!("kpi:dashboard"), &json!("string"), &json!("stale"))
     );
@@ -167,7 +177,10 @@ async fn a_stale_kpi_is_found_looked_at_and_removed_so_that_the_next_read_comput
 #[tokio::test]
 async fn commands_list_show_and_remove_keys() -> anyhow::Result<()> {
     let Setting {
-        host, mut redis, ..
+        host,
+        mut redis,
+        world: _world,
+        server: _server,
     } = Setting::new().await?;
     let _: () = redis.set("kpi:a*", "first").await?;
     let _: () = redis.set("kpi:ab", "second").await?;
@@ -239,10 +252,7 @@ async fn commands_list_show_and_remove_keys() -> anyhow::Result<()> {
     let absent = patchbay(&host, &["redis", "show", "kpi:a*"]).await?;
     assert_eq!(absent.status.code(), Some(3));
     let (_, activity) = host.get("/api/admin/activity?action=redis-key").await?;
-    assert_eq!(
-        activity["data"][1]["details"]["reason"], "INC-7",
-        "{activity}"
-    );
+    assert_eq!(activity["data"][1]["reason"], "INC-7", "{activity}");
     Ok(())
 }
 
@@ -254,7 +264,7 @@ async fn each_of_five_thousand_keys_is_in_one_page_also_when_two_hosts_answer() 
         world,
         host,
         mut redis,
-        ..
+        server: _server,
     } = Setting::new().await?;
     let mut pipe = redis::pipe();
     for n in 0..KEYS {
@@ -262,7 +272,7 @@ async fn each_of_five_thousand_keys_is_in_one_page_also_when_two_hosts_answer() 
     }
     pipe.rpush("needle:1", "x").ignore();
     let _: () = pipe.query_async(&mut redis).await?;
-    for (limit, values) in [(200, "false"), (50, "true"), (7, "false")] {
+    for (limit, values) in [(200, "false"), (37, "true")] {
         let keys = all(&host, &[("pattern", "many:*"), ("values", values)], limit).await?;
         let names: BTreeSet<&str> = keys.iter().filter_map(|key| key["key"].as_str()).collect();
         assert_eq!((keys.len(), names.len()), (KEYS, KEYS), "{limit}");
@@ -271,6 +281,15 @@ async fn each_of_five_thousand_keys_is_in_one_page_also_when_two_hosts_answer() 
                 .all(|key| key["value"].is_null() == (values == "false"))
         );
     }
+    let mut pipe = redis::pipe();
+    for n in 0..300 {
+        pipe.set(format!("long:{}:{n}", "x".repeat(600)), n)
+            .ignore();
+    }
+    let _: () = pipe.query_async(&mut redis).await?;
+    let long = all(&host, &[("pattern", "long:*")], 20).await?;
+    let names: BTreeSet<&str> = long.iter().filter_map(|key| key["key"].as_str()).collect();
+    assert_eq!((long.len(), names.len()), (300, 300));
     // Few keys match: a page may be empty, and there is an end.
     for query in [
         [("pattern", "needle:*"), ("values", "true")],
@@ -295,19 +314,30 @@ async fn each_of_five_thousand_keys_is_in_one_page_also_when_two_hosts_answer() 
 #[tokio::test]
 async fn of_a_large_value_only_its_beginning_leaves_redis() -> anyhow::Result<()> {
     const LARGE: usize = 20 << 20;
+    const LONG: Duration = Duration::from_secs(30);
     let Setting {
         server,
         host,
-        mut redis,
+        world: _world,
         ..
     } = Setting::new().await?;
-    let _: () = redis.set("big:string", vec![b'x'; LARGE]).await?;
-    let _: () = redis.rpush("big:list", vec![b'x'; LARGE]).await?;
-    let _: () = redis.sadd("big:set", vec![b'x'; LARGE]).await?;
-    let fields: Vec<(String, Vec<u8>)> = (0..2_000)
-        .map(|n| (format!("f{n}"), vec![b'x'; 10_000]))
-        .collect();
-    let _: () = redis.hset_multiple("big:hash", &fields).await?;
+    // Made within Redis, which is quicker.
+    let make = redis::Script::new(
+        r"
+        local large = string.rep('x', tonumber(ARGV[1]))
+        redis.call('SET', 'big:string', large)
+        redis.call('RPUSH', 'big:list', large)
+        redis.call('SADD', 'big:set', large)
+        for n = 1, 2000 do
+          redis.call('HSET', 'big:hash', 'f' .. n, string.sub(large, 1, 10000))
+        end",
+    );
+    let patient = redis::AsyncConnectionConfig::new().set_response_timeout(Some(LONG));
+    let client = redis::Client::open(server.url.as_str())?;
+    let mut redis = client
+        .get_multiplexed_async_connection_with_config(&patient)
+        .await?;
+    let _: () = make.arg(LARGE).invoke_async(&mut redis).await?;
     let sent = async || -> anyhow::Result<u64> {
         let info: String = server.ask("INFO stats").await?;
         let sent = info
@@ -365,7 +395,10 @@ async fn of_a_large_value_only_its_beginning_leaves_redis() -> anyhow::Result<()
 #[tokio::test]
 async fn every_type_of_value_has_its_form() -> anyhow::Result<()> {
     let Setting {
-        host, mut redis, ..
+        host,
+        mut redis,
+        world: _world,
+        server: _server,
     } = Setting::new().await?;
     let mut pipe = redis::pipe();
     pipe.set("t:string", "é").ignore();
@@ -456,7 +489,10 @@ async fn every_type_of_value_has_its_form() -> anyhow::Result<()> {
 #[tokio::test]
 async fn a_key_of_any_name_is_listed_and_removed_and_none_beside_it() -> anyhow::Result<()> {
     let Setting {
-        host, mut redis, ..
+        host,
+        mut redis,
+        world: _world,
+        server: _server,
     } = Setting::new().await?;
     // As it stands in the path, and the key.
     let names: [(&str, &[u8]); 15] = [
@@ -507,7 +543,10 @@ async fn a_key_of_any_name_is_listed_and_removed_and_none_beside_it() -> anyhow:
 #[tokio::test]
 async fn requests_that_cannot_be_used_are_refused_and_remove_nothing() -> anyhow::Result<()> {
     let Setting {
-        host, mut redis, ..
+        host,
+        mut redis,
+        world: _world,
+        server: _server,
     } = Setting::new().await?;
     for n in 0..300 {
         let _: () = redis.set(format!("k:{n}"), n).await?;
@@ -588,7 +627,7 @@ async fn keys_of_queues_and_of_the_host_are_read_only_and_hide_what_jobs_hold() 
         world,
         host,
         mut redis,
-        ..
+        server: _server,
     } = Setting::new().await?;
     let prefix = &world.prefix;
     let id = host
@@ -672,7 +711,10 @@ async fn keys_of_queues_and_of_the_host_are_read_only_and_hide_what_jobs_hold() 
 #[tokio::test]
 async fn secrets_in_values_are_hidden_and_stand_nowhere_else() -> anyhow::Result<()> {
     let Setting {
-        host, mut redis, ..
+        host,
+        mut redis,
+        world: _world,
+        server: _server,
     } = Setting::new().await?;
     let secret = format!("s3cr3t{}", uuid::Uuid::new_v4().simple());
     let jwt = format!("eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOjQyfQ.{secret}");
@@ -708,7 +750,7 @@ async fn secrets_in_values_are_hidden_and_stand_nowhere_else() -> anyhow::Result
     assert!(
         shown["value"]
             .as_str()
-            .is_some_and(|text| text.starts_with(r#"{"revenue":12,"#)),
+            .is_some_and(|text| text.contains(r#""revenue":12,"#)),
         "{shown}"
     );
     assert_eq!(
@@ -727,7 +769,10 @@ async fn secrets_in_values_are_hidden_and_stand_nowhere_else() -> anyhow::Result
 #[tokio::test]
 async fn keys_that_expire_during_a_listing_are_left_out_of_it() -> anyhow::Result<()> {
     let Setting {
-        host, mut redis, ..
+        host,
+        mut redis,
+        world: _world,
+        server: _server,
     } = Setting::new().await?;
     let mut pipe = redis::pipe();
     for n in 1..=2_000_u64 {
@@ -873,8 +918,13 @@ async fn a_missing_right_of_rediss_user_is_named_and_a_cluster_is_refused() -> a
     assert!(status == 503 && told.contains("unlink"), "{answer}");
     host.stop().await?;
 
-    let cluster =
-        RedisServer::start_with(world.dir.path(), "cluster", &["--cluster-enabled", "yes"]).await?;
+    // By default this port is 10,000 above Redis's, where there may be none.
+    let bus = std::net::TcpListener::bind("127.0.0.1:0")?
+        .local_addr()?
+        .port()
+        .to_string();
+    let args = ["--cluster-enabled", "yes", "--cluster-port", bus.as_str()];
+    let cluster = RedisServer::start_with(world.dir.path(), "cluster", &args).await?;
     cluster.ask::<()>("CLUSTER ADDSLOTSRANGE 0 16383").await?;
     world.redis_url.clone_from(&cluster.url);
     let host = world.host(&[]).await?;

@@ -44,7 +44,8 @@ pub struct ListRedisKeys {
     pub kind: Option<KeyType>,
     /// `nextCursor` of the page before, with the same pattern and type.
     pub cursor: Option<String>,
-    /// Keys per page, 1 to 200; default 50.
+    /// Keys per page, 1 to 200; default 50. A page of keys with very long names may have a few
+    /// more.
     #[param(minimum = 1, maximum = 200)]
     pub limit: Option<u16>,
     /// Whether to read the values; default true.

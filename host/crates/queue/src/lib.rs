@@ -67,7 +67,7 @@ pub use erase::{Copy, Deduplicated, EraseOutcome, Located};
 pub use error::QueueError;
 pub use job_pages::{Cursor, MAX_LISTED, Page, Start};
 pub use job_rules::{MAX_DATA_BYTES, check as check_job};
-pub use keyspace::{KeyOwner, KeyPage, KeyPlace, KeyQuery, StoredKey, StoredValue};
+pub use keyspace::{KeyOwner, KeyPage, KeyPlace, KeyQuery, StoredFields, StoredKey, StoredValue};
 pub use kv::Kv;
 pub use marked::Cleared;
 pub use patchbay_model::job_view::{JobView, ScannedJob};

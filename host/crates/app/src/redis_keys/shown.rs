@@ -4,7 +4,7 @@
 use patchbay_api::redis_keys::{KeyEncoding, RedisKey};
 use patchbay_model::Redaction;
 use patchbay_model::redaction::{Mask, REDACTED, closed, is_secret};
-use patchbay_queue::{KeyOwner, StoredKey, StoredValue};
+use patchbay_queue::{KeyOwner, StoredFields, StoredKey, StoredValue};
 use serde_json::{Map, Number, Value, json};
 
 use super::in_base64;
@@ -169,7 +169,7 @@ impl Shown {
         }
     }
 
-    fn fields(&mut self, fields: Vec<(Vec<u8>, Vec<u8>)>) -> Value {
+    fn fields(&mut self, fields: StoredFields) -> Value {
         let fields = fields.into_iter().map(|(name, value)| {
             let name = match String::from_utf8(name) {
                 Ok(name) => name,

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use patchbay_model::key_pattern::KeyPattern;
 
 pub use self::owner::KeyOwner;
-pub use self::read::{StoredKey, StoredValue};
+pub use self::read::{StoredFields, StoredKey, StoredValue};
 use crate::{Broker, QueueError, Trouble};
 
 /// Callers answer within two seconds, whatever Redis does.

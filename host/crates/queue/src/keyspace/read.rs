@@ -38,6 +38,9 @@ pub struct StoredKey {
     pub owner: KeyOwner,
 }
 
+/// Names with values, in the order of Redis.
+pub type StoredFields = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// The beginning of a value. Each text may be cut.
 #[derive(Debug, Clone, PartialEq)]
 pub enum StoredValue {
@@ -47,9 +50,9 @@ pub enum StoredValue {
     Elements(Vec<Vec<u8>>),
     /// Of a sorted set, from the lowest score on. Scores as Redis writes them.
     Scored(Vec<(Vec<u8>, String)>),
-    Fields(Vec<(Vec<u8>, Vec<u8>)>),
+    Fields(StoredFields),
     /// Of a stream: id and fields, the newest first.
-    Entries(Vec<(String, Vec<(Vec<u8>, Vec<u8>)>)>),
+    Entries(Vec<(String, StoredFields)>),
 }
 
 impl Broker {
@@ -210,7 +213,7 @@ fn elements(value: Value) -> Result<Vec<Vec<u8>>, QueueError> {
     }
 }
 
-fn pairs(value: Value) -> Result<Vec<(Vec<u8>, Vec<u8>)>, QueueError> {
+fn pairs(value: Value) -> Result<StoredFields, QueueError> {
     let mut elements = elements(value)?.into_iter();
     let mut pairs = Vec::with_capacity(elements.len() / 2);
     while let (Some(first), Some(second)) = (elements.next(), elements.next()) {
@@ -266,10 +269,11 @@ fn denied(command: &str, why: &str) -> QueueError {
 
 /// A command as `ACL SETUSER` names it.
 fn right(command: &str) -> String {
-    match command.to_ascii_lowercase() {
-        command if command == "memory" => "memory|usage".into(),
-        command => command,
+    let command = command.to_ascii_lowercase();
+    if command == "memory" {
+        return "memory|usage".into();
     }
+    command
 }
 
 #[cfg(test)]
