@@ -305,7 +305,10 @@ async fn a_local_proxy_that_is_not_trusted_is_not_limited_and_an_alert_names_it(
     }
     let alert = until(SOON, "the alert", async || {
         let (_, answer) = host.get("/api/admin/alerts").await?;
-        let alerts = answer["data"].as_array().cloned().unwrap_or_default();
+        let alerts = answer["data"]["alerts"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
         Ok(alerts
             .into_iter()
             .find(|alert| alert["rule"] == "proxy-not-trusted"))

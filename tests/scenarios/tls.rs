@@ -281,7 +281,10 @@ async fn wrong_files_leave_the_certificate_before_in_place_and_an_alert_says_so(
     let names = ["first", "second", "ending"];
     let fires = async || {
         let (_, answer) = host.get("/api/admin/alerts").await?;
-        let alerts = answer["data"].as_array().cloned().unwrap_or_default();
+        let alerts = answer["data"]["alerts"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
         let alert = alerts
             .into_iter()
             .find(|alert| alert["rule"] == "tls-certificate" && alert["state"] == "firing");

@@ -52,7 +52,7 @@ pub struct Error {
     /// After this time, the request may succeed.
     pub retry_after: Option<Duration>,
     /// The rate limit that refused it.
-    pub quota: Option<Quota>,
+    pub quota: Option<Box<Quota>>,
     /// Whether the message comes from a plugin. Such a message goes only to the caller and is not
     /// stored, since it may be personal.
     pub is_private: bool,

@@ -111,7 +111,7 @@ impl Limits {
             return Ok(quota);
         }
         let mut error = self.refuse(class.name, class.what, taken.next_in);
-        error.quota = Some(quota);
+        error.quota = Some(Box::new(quota));
         Err(error)
     }
 

@@ -25,7 +25,7 @@ pub(crate) struct ApiError {
     status: StatusCode,
     body: ErrorBody,
     retry_after: Option<Duration>,
-    quota: Option<Quota>,
+    quota: Option<Box<Quota>>,
 }
 
 impl ApiError {
@@ -103,7 +103,7 @@ impl IntoResponse for ApiError {
         if let Some(seconds) = retry_after {
             response.headers_mut().insert(header::RETRY_AFTER, seconds);
         }
-        quotas::write(response.headers_mut(), self.quota.as_slice());
+        quotas::write(response.headers_mut(), self.quota.as_deref());
         response
     }
 }

@@ -20,14 +20,14 @@ pub(super) async fn tell(request: Request, next: Next) -> Response {
 }
 
 /// Adds what is not there yet: an error may have told the limit that it is about.
-pub(super) fn write(headers: &mut HeaderMap, quotas: &[Quota]) {
+pub(super) fn write<'a>(headers: &mut HeaderMap, quotas: impl IntoIterator<Item = &'a Quota>) {
     let told: BTreeSet<&str> = headers
         .get_all(&POLICY)
         .iter()
         .filter_map(|value| value.to_str().ok()?.split('"').nth(1))
         .collect();
     let new: Vec<Quota> = quotas
-        .iter()
+        .into_iter()
         .filter(|quota| !told.contains(quota.name))
         .copied()
         .collect();

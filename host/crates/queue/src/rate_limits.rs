@@ -24,7 +24,7 @@ const WAIT_FOR_OTHER: Duration = Duration::from_secs(1);
 /// Takes one unit by GCRA. `KEYS[1]`: the theoretical arrival time, microseconds since 1970.
 /// `ARGV`: units, window in microseconds. Returns whether it was taken, units left, and
 /// microseconds until one more is there. A time further ahead than the window is left over from a
-/// clock that was set back, or from a wider window.
+/// clock that was set back, or from a wider window, and counts for nothing.
 static TAKE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r#"local time = redis.call("TIME")
@@ -32,7 +32,7 @@ static TAKE: LazyLock<Script> = LazyLock::new(|| {
         local window = tonumber(ARGV[2])
         local interval = math.max(math.floor(window / tonumber(ARGV[1])), 1)
         local due = tonumber(redis.call("GET", KEYS[1]) or "") or now
-        due = math.min(math.max(due, now), now + window)
+        if due < now or due > now + window then due = now end
         local next = due + interval
         if next > now + window then return {0, 0, next - now - window} end
         redis.call("DEL", KEYS[1])
@@ -46,7 +46,8 @@ static TAKE: LazyLock<Script> = LazyLock::new(|| {
 /// last of those began `pa`; times in Unix milliseconds. `ARGV`: free failures, longest wait, time
 /// until unsettled attempts are forgotten, wait for one of them. Returns the wait in milliseconds; 0:
 /// it has begun. As long as unsettled attempts may use up the free failures, no other begins, so that
-/// many at once are no way around the wait.
+/// many at once are no way around the wait. A wait beyond the longest is left over from a clock that
+/// was set back.
 static BEGIN: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r#"local time = redis.call("TIME")
@@ -55,8 +56,8 @@ static BEGIN: LazyLock<Script> = LazyLock::new(|| {
         local known = redis.call("HMGET", KEYS[1], "n", "at", "p", "pa")
         local n, at = tonumber(known[1] or "") or 0, tonumber(known[2] or "") or 0
         local p, pa = tonumber(known[3] or "") or 0, tonumber(known[4] or "") or 0
-        local wait = math.min(at - now, longest)
-        if wait > 0 then return wait end
+        local wait = at - now
+        if wait > 0 and wait <= longest then return wait end
         if pa + unsettled <= now or pa > now then p = 0 end
         if p > 0 and n + p >= free then return tonumber(ARGV[4]) end
         local kept = math.max(redis.call("PTTL", KEYS[1]), unsettled)

@@ -938,6 +938,49 @@ mod tests {
     }
 
     #[test]
+    fn a_certificate_that_cannot_be_replaced_is_below_every_threshold() {
+        let day = 86_400;
+        let served = |days: i64, problem: Option<&str>| {
+            let report = HostReport {
+                tls: Some(ServedCertificate {
+                    ends_unix_s: days * day + 10,
+                    problem: problem.map(str::to_owned),
+                }),
+                ..HostReport::default()
+            };
+            let all = [
+                ("a:1".to_owned(), report),
+                ("b:2".to_owned(), HostReport::default()),
+            ];
+            let mut seen: Vec<Observation> = served_certificates(&all, 0).collect();
+            assert_eq!(seen.len(), 1, "b:2 serves plain HTTP");
+            seen.remove(0)
+        };
+        let good = served(200, None);
+        assert_eq!(
+            good.reason,
+            "The certificate with which host a:1 serves HTTPS ends in 200 days"
+        );
+        assert!(good.value.is_some_and(|days| days >= 200.0));
+        let broken = served(200, Some("no key"));
+        assert!(broken.value.is_some_and(|days| days <= 0.0), "{broken:?}");
+        assert!(broken.reason.contains("(no key)") && broken.reason.contains("ends in 200 days"));
+        assert!(served(-1, None).reason.ends_with("has ended"));
+    }
+
+    #[test]
+    fn a_proxy_that_several_hosts_see_is_one_subject() {
+        let report = || HostReport {
+            untrusted_proxies: vec!["10.0.0.1".into()],
+            ..HostReport::default()
+        };
+        let all = [("a:1".to_owned(), report()), ("b:2".to_owned(), report())];
+        let seen: Vec<Observation> = untrusted_proxies(&all).collect();
+        assert_eq!(seen.len(), 1);
+        assert!(seen[0].subject == "10.0.0.1" && seen[0].reason.contains("to a:1, b:2"));
+    }
+
+    #[test]
     fn a_breaker_that_is_open_anywhere_is_not_in_order_and_one_that_closed_is() {
         let of = |in_order: &[&str], observed: &[&str]| {
             let observations = observed
