@@ -1009,6 +1009,27 @@ async fn old_rows_of_the_old_backend_become_entries_once() -> anyhow::Result<()>
     Ok(())
 }
 
+fn login<'a>(
+    key: &'a str,
+    user: Option<&'a str>,
+    action: &'a str,
+    told: &'a Value,
+) -> NewHostEntry<'a> {
+    NewHostEntry {
+        trail: LOGIN_LOGS,
+        entry_key: key,
+        actor_kind: ActorKind::User,
+        actor_id: user,
+        actor_name: None,
+        action,
+        entity: None,
+        address: Some(std::net::IpAddr::from([10, 0, 0, 7])),
+        platform: Some("web"),
+        correlation_id: None,
+        entry: told,
+    }
+}
+
 #[tokio::test]
 async fn a_login_is_also_a_row_of_the_old_backend_and_a_table_that_refuses_it_stops_no_login()
 -> anyhow::Result<()> {
@@ -1023,23 +1044,16 @@ async fn a_login_is_also_a_row_of_the_old_backend_and_a_table_that_refuses_it_st
     };
     let store = Store::connect(config, Duration::from_secs(5)).await?;
     let told = json!({ "userAgent": "curl/8" });
-    let entry = |key, user, action| NewHostEntry {
-        trail: LOGIN_LOGS,
-        entry_key: key,
-        actor_kind: ActorKind::User,
-        actor_id: user,
-        actor_name: None,
-        action,
-        entity: None,
-        address: Some(std::net::IpAddr::from([10, 0, 0, 7])),
-        platform: Some("web"),
-        correlation_id: None,
-        entry: &told,
-    };
     // Without the table, the entry is all.
-    assert!(store.append_entry(&entry("a", Some("7"), "login")).await?);
     assert!(
-        !store.append_entry(&entry("a", Some("8"), "login")).await?,
+        store
+            .append_entry(&login("a", Some("7"), "login", &told))
+            .await?
+    );
+    assert!(
+        !store
+            .append_entry(&login("a", Some("8"), "login", &told))
+            .await?,
         "the first stands"
     );
     for id in ["serial", "uuid"] {
@@ -1060,7 +1074,9 @@ async fn a_login_is_also_a_row_of_the_old_backend_and_a_table_that_refuses_it_st
         ] {
             let key = format!("{id}-{key}");
             assert!(
-                store.append_entry(&entry(&key, user, action)).await?,
+                store
+                    .append_entry(&login(&key, user, action, &told))
+                    .await?,
                 "{key}"
             );
         }
