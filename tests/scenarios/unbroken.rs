@@ -617,6 +617,43 @@ async fn every_change(host: &Host) -> anyhow::Result<Vec<Change>> {
             "",
             200,
         ),
+        // Nothing is missing.
+        (
+            "post",
+            "/api/admin/audit/trails/{trail}/accept-gap",
+            json!({}),
+            "",
+            409,
+        ),
+        (
+            "put",
+            "/api/admin/audit/retention/{trail}",
+            json!({ "keepDays": 90 }),
+            "",
+            200,
+        ),
+        (
+            "post",
+            "/api/admin/audit/trails/{trail}/expire",
+            json!({}),
+            "",
+            200,
+        ),
+        (
+            "delete",
+            "/api/admin/audit/retention/{trail}",
+            json!({}),
+            "",
+            200,
+        ),
+        // There is no such table.
+        (
+            "post",
+            "/api/admin/audit/trails/{trail}/import",
+            json!({}),
+            "",
+            404,
+        ),
         (
             "delete",
             "/api/admin/audit/trails/{trail}",
