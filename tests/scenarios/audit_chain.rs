@@ -4,7 +4,9 @@
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use patchbay_model::audit::{ActorKind, LOGIN_LOGS};
 use patchbay_model::audit_chain::{Hash, Link, chain, root};
+use patchbay_store::{NewHostEntry, Store, StoreConfig};
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 
@@ -499,6 +501,15 @@ async fn a_chain_that_was_computed_anew_without_the_key_and_a_tail_that_was_cut_
         "{missing}"
     );
     // A host that starts does not go on with it.
+    for table in ["audit_entries", "audit_batches", "audit_expiries"] {
+        let on = format!("alter table patchbay.{table} enable trigger all");
+        run(&mut database, on).await?;
+    }
+    let (_, told) = world.output(&["doctor"], &[KEY]).await?;
+    assert!(
+        told.contains("unguarded"),
+        "on again, but not always: {told}"
+    );
     let host = world.host(&[KEY]).await?;
     write(&mut database, "cut", 9..=9).await?;
     until(SOON, "an alert", async || {
@@ -995,6 +1006,165 @@ async fn old_rows_of_the_old_backend_become_entries_once() -> anyhow::Result<()>
     )
     .await?;
     assert_eq!(missing.status.code(), Some(3));
+    Ok(())
+}
+
+fn login<'a>(
+    key: &'a str,
+    user: Option<&'a str>,
+    action: &'a str,
+    told: &'a Value,
+) -> NewHostEntry<'a> {
+    NewHostEntry {
+        trail: LOGIN_LOGS,
+        entry_key: key,
+        actor_kind: ActorKind::User,
+        actor_id: user,
+        actor_name: None,
+        action,
+        entity: None,
+        address: Some(std::net::IpAddr::from([10, 0, 0, 7])),
+        platform: Some("web"),
+        correlation_id: None,
+        entry: told,
+    }
+}
+
+#[tokio::test]
+async fn a_login_is_also_a_row_of_the_old_backend_and_a_table_that_refuses_it_stops_no_login()
+-> anyhow::Result<()> {
+    let world = World::new().await?;
+    let host = world.host(&[KEY]).await?;
+    let mut database = world.database().await?;
+    let config = StoreConfig {
+        url: world.database_url.clone(),
+        min_connections: 0,
+        max_connections: 2,
+        acquire_timeout: Duration::from_secs(5),
+    };
+    let store = Store::connect(config, Duration::from_secs(5)).await?;
+    let told = json!({ "userAgent": "curl/8" });
+    // Without the table, the entry is all.
+    assert!(
+        store
+            .append_entry(&login("a", Some("7"), "login", &told))
+            .await?
+    );
+    assert!(
+        !store
+            .append_entry(&login("a", Some("8"), "login", &told))
+            .await?,
+        "the first stands"
+    );
+    for id in ["serial", "uuid"] {
+        run(&mut database, "drop table if exists public.login_logs").await?;
+        run(
+            &mut database,
+            format!(
+                "create table public.login_logs (id {id} primary key, \"userId\" int not null, action text, \"ipAddress\" text, \
+                 \"userAgent\" text, \"timestamp\" timestamp not null default now())"
+            ),
+        )
+        .await?;
+        for (key, user, action) in [
+            ("login", Some("7"), "login"),
+            ("logout", Some("7"), "logout"),
+            ("failed", None, "login-failed"),
+            ("nobody", None, "login"),
+        ] {
+            let key = format!("{id}-{key}");
+            assert!(
+                store
+                    .append_entry(&login(&key, user, action, &told))
+                    .await?,
+                "{key}"
+            );
+        }
+        let rows: Vec<(i32, String, String, String)> = sqlx::query_as(
+            "select \"userId\", action, \"ipAddress\", \"userAgent\" from public.login_logs order by action",
+        )
+        .fetch_all(&mut database)
+        .await?;
+        let row = |action: &str| {
+            (
+                7,
+                action.to_owned(),
+                "10.0.0.7".to_owned(),
+                "curl/8".to_owned(),
+            )
+        };
+        assert_eq!(rows, [row("login"), row("logout")], "{id}");
+    }
+    all_sealed(&mut database).await?;
+    let found = json_of(
+        &host,
+        &[
+            "--json",
+            "audit",
+            "list",
+            "--trail",
+            "login_logs",
+            "--actor",
+            "7",
+        ],
+    )
+    .await?;
+    assert_eq!(found.as_array().map(Vec::len), Some(5), "{found}");
+    assert_eq!(
+        (
+            &found[0]["address"],
+            &found[0]["platform"],
+            &found[0]["actorKind"]
+        ),
+        (&json!("10.0.0.7"), &json!("web"), &json!("user"))
+    );
+    let (code, report) = verified(&world, &[]).await?;
+    assert_eq!(code, 0, "{report:#}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn after_a_rekey_macs_are_checked_with_the_new_master_key_alone() -> anyhow::Result<()> {
+    const NEW: &str = "0505050505050505050505050505050505050505050505050505050505050506";
+    let world = World::new().await?;
+    let host = world.host(&[KEY]).await?;
+    let mut database = world.database().await?;
+    write(&mut database, "leads", 1..=1).await?;
+    all_sealed(&mut database).await?;
+    host.stop().await?;
+    let new = ("PATCHBAY_SECRETS_KEY", NEW);
+    let host = world
+        .host(&[new, ("PATCHBAY_SECRETS_OLD_KEY", KEY.1)])
+        .await?;
+    let done = json_of(&host, &["--json", "secret", "rekey"]).await?;
+    assert_eq!(
+        (&done["hostKeys"], &done["unreadable"]),
+        (&json!(1), &json!([]))
+    );
+    write(&mut database, "leads", 2..=2).await?;
+    all_sealed(&mut database).await?;
+    let (code, report) = verified_with(&world, &["--trail", "leads"], &[new]).await?;
+    let leads = of(&report, "leads");
+    assert_eq!(
+        (
+            code,
+            &leads["entries"],
+            &leads["uncheckedMacs"],
+            &leads["withoutMac"]
+        ),
+        (0, &json!(2), &json!(0), &json!(0)),
+        "{report:#}"
+    );
+    // Whoever lacks that key cannot check them, and is told.
+    let (code, report) = verified(&world, &["--trail", "leads"]).await?;
+    let leads = of(&report, "leads");
+    assert_eq!(
+        (code, &leads["uncheckedMacs"]),
+        (1, &json!(2)),
+        "{report:#}"
+    );
+    let told = problems(&report, "leads");
+    assert!(told.len() == 1 && told[0].0 == "mac-unchecked", "{told:?}");
     Ok(())
 }
 

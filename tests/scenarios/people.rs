@@ -67,7 +67,7 @@ async fn mails(world: &World) -> anyhow::Result<Vec<Value>> {
 
 /// The digits in the last mail to this address, once there are `count` mails.
 async fn code(world: &World, to: &str, count: usize) -> anyhow::Result<String> {
-    until("a mail", Duration::from_secs(10), async || {
+    until(Duration::from_secs(10), "a mail", async || {
         let mails: Vec<Value> = mails(world)
             .await?
             .into_iter()
@@ -136,7 +136,7 @@ async fn somebody_signs_up_verifies_the_address_completes_the_profile_and_logs_i
     let (status, body) = sign_up(&host, "Ada@Example.com").await?;
     assert_eq!((status, &body["success"]), (200, &json!(true)), "{body}");
     // The mail has really gone out.
-    let mail = until("the mail", Duration::from_secs(20), async || {
+    let mail = until(Duration::from_secs(20), "the mail", async || {
         let all = world.mail.list();
         Ok(all
             .into_iter()
@@ -326,7 +326,7 @@ async fn accounts_of_the_old_backend_log_in_their_hash_becomes_argon2id_and_thei
     assert_eq!(status, 200, "{body}");
     let token = text(&body["token"]);
     let mut database = world.database().await?;
-    let hash = until("the new hash", Duration::from_secs(10), async || {
+    let hash = until(Duration::from_secs(10), "the new hash", async || {
         let (hash,): (String,) =
             sqlx::query_as("select password from users where email = 'Grace@Example.com'")
                 .fetch_one(&mut database)
@@ -453,8 +453,8 @@ async fn a_change_of_an_account_is_seen_by_the_next_request_on_every_host() -> a
     assert_eq!(role(&host).await?, "finance");
     let began = Instant::now();
     until(
-        "the role on the other host",
         Duration::from_secs(1),
+        "the role on the other host",
         async || Ok((role(&other).await? == "finance").then_some(())),
     )
     .await
@@ -472,8 +472,8 @@ async fn a_change_of_an_account_is_seen_by_the_next_request_on_every_host() -> a
     );
     assert_eq!(profile(&host, &token).await?, 401);
     until(
-        "the block on the other host",
         Duration::from_secs(1),
+        "the block on the other host",
         async || Ok((profile(&other, &token).await? == 401).then_some(())),
     )
     .await?;
@@ -510,8 +510,8 @@ async fn what_another_program_changes_in_the_table_shows_within_seconds() -> any
         .execute(&mut database)
         .await?;
     until(
-        "the end of the session",
         Duration::from_secs(7),
+        "the end of the session",
         async || Ok((profile(&host, &token).await? == 401).then_some(())),
     )
     .await?;
@@ -1068,8 +1068,8 @@ async fn two_signups_of_one_address_at_once_make_one_account() -> anyhow::Result
 #[tokio::test]
 async fn the_emergency_login_works_once_per_code_and_is_recorded() -> anyhow::Result<()> {
     let world = World::new().await?;
-    let (exit, text) = world.output(&["hash-password"], &[]).await?;
-    assert_eq!(exit, Some(4), "no password on standard input: {text}");
+    let (exit, printed) = world.output(&["hash-password"], &[]).await?;
+    assert_eq!(exit, Some(4), "no password on standard input: {printed}");
     let hash = hashed("the emergency password")?;
     let secret = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP";
     let env = [

@@ -40,7 +40,7 @@ operations! {
     /// Verify audit trails: that no entry was changed, removed, added or moved. Reads every entry.
     /// The result is kept, and alerts follow it.
     AuditVerify = "audit.verify": POST "/api/admin/audit/verify" ((), NoQuery, Json<Verify>) -> Data<AuditReport>,
-        Operator, Reads, errors [];
+        Operator, Reads, errors [404 "the trail has no entries"];
     /// Show the newest batch of each trail, to be kept outside of Postgres.
     AuditAnchors = "audit.anchors": GET "/api/admin/audit/anchors" ((), NoQuery, NoBody) -> List<Anchor>,
         Operator, Reads, errors [];
@@ -65,7 +65,7 @@ operations! {
     /// Take over the old rows of a table of the old backend as entries. Rows that were taken over
     /// before are left alone.
     AuditImport = "audit.import": POST "/api/admin/audit/trails/{trail}/import" (TrailPath, NoQuery, Json<ImportRequest>) -> Data<Imported>,
-        Operator, Changes, audit "audit.import", errors [404 "there is no such table"];
+        Operator, Changes, audit "audit.import", errors [404 "there is no such table", 409 "its rows have no order that can be followed"];
     /// Show who could change entries, and the statements with which an administrator of the
     /// database prevents it.
     AuditProtection = "audit.protection": GET "/api/admin/audit/protection" ((), NoQuery, NoBody) -> Data<LedgerProtection>,
@@ -249,7 +249,7 @@ pub struct TrailReport {
 pub struct AuditProblem {
     /// Stable, in kebab-case: `entry-changed`, `entry-missing`, `entry-unsealed`, `entry-moved`,
     /// `entry-twice`, `batch-missing`, `batch-changed`, `chain-broken`, `mac-wrong`, `mac-missing`,
-    /// `anchor-differs`, `epoch-unexplained` or `expiry-unrecorded`.
+    /// `mac-unchecked`, `anchor-differs`, `epoch-unexplained` or `expiry-unrecorded`.
     pub kind: String,
     /// Epoch of the batch.
     pub epoch: Option<i32>,

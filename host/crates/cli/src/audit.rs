@@ -75,7 +75,7 @@ pub struct Entries {
     #[arg(long)]
     job: Option<String>,
     /// Only entries of this actor: id or name of a user or an operator, or a plugin
-    #[arg(long, alias = "user")]
+    #[arg(long)]
     actor: Option<String>,
     /// Only entries with this action, for example login
     #[arg(long)]

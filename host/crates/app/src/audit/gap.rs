@@ -18,11 +18,6 @@ impl Audit {
     /// that was noted elsewhere.
     pub async fn accept_gap(&self, who: &Caller, name: &str) -> Result<AcceptedGap, Error> {
         let trail: TrailName = name.parse()?;
-        if who.reason.is_none() {
-            return Err(Error::invalid(
-                "reason: say why entries are missing, for example: restored from the dump of Monday",
-            ));
-        }
         let act = self.begin_epoch(who, trail.as_str());
         self.actions
             .record::<AuditAcceptGap, _>(who, trail.as_str(), json!({}), act)
@@ -42,6 +37,11 @@ impl Audit {
             return Err(Error::conflict(format!(
                 "Audit trail {trail} is not behind what was noted outside of the database: nothing is to be accepted. See: patchbay audit verify --trail {trail}"
             )));
+        }
+        if who.reason.is_none() {
+            return Err(Error::invalid(
+                "reason: say why entries are missing, for example: restored from the dump of Monday",
+            ));
         }
         let Some(lost) = noted.into_iter().max_by_key(|anchor| anchor.place()) else {
             return Err(Error::conflict(format!(

@@ -28,6 +28,7 @@ const MOST_ENTRIES: i64 = 1_000;
 /// How long entries wait until another process than the present leader stands for election: a
 /// connection per second and process would be too much for nothing.
 const TAKE_OVER_AFTER_S: f64 = 3.0;
+const STAND_AGAIN_AFTER: Duration = Duration::from_secs(5);
 /// Between two lines of a trail in the log and in the file, unless there are many batches.
 const PUBLISH_EVERY: Duration = Duration::from_secs(3_600);
 const PUBLISH_BATCHES: i64 = 1_000;
@@ -61,6 +62,7 @@ pub fn sealer(parts: &Parts) -> Arc<dyn Service> {
         meters: Arc::clone(&parts.audit.meters),
         key: None,
         stands: true,
+        followed: None,
         heads: HashMap::new(),
         stopped: HashMap::new(),
         published: HashMap::new(),
@@ -83,6 +85,8 @@ struct Sealer {
     /// Whether to stand for election although nothing waits for long: at the start, and while this
     /// process leads.
     stands: bool,
+    /// When another process was last found to lead.
+    followed: Option<Instant>,
     /// The newest batches that were compared with what is noted elsewhere.
     heads: HashMap<String, Anchor>,
     /// Trails that are not sealed, and why.
@@ -108,11 +112,19 @@ impl LedTask for Sealer {
     }
 
     async fn is_needed(&mut self) -> anyhow::Result<bool> {
+        // While a trail is not sealed on purpose, its entries wait for long.
+        if self
+            .followed
+            .is_some_and(|at| at.elapsed() < STAND_AGAIN_AFTER)
+        {
+            return Ok(false);
+        }
         Ok(self.stands || self.store.audit_waits_for(TAKE_OVER_AFTER_S).await?)
     }
 
     async fn follow(&mut self) -> anyhow::Result<()> {
         self.stands = false;
+        self.followed = Some(Instant::now());
         // Another process goes on with the chain.
         self.heads.clear();
         self.stopped.clear();

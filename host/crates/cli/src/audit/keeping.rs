@@ -31,7 +31,7 @@ pub struct ExportArgs {
     #[arg(long)]
     trail: Option<String>,
     /// Only entries of this actor: id or name of a user or an operator, or a plugin
-    #[arg(long, alias = "user")]
+    #[arg(long)]
     actor: Option<String>,
     /// Only entries with this action, for example login
     #[arg(long)]

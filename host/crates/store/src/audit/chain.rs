@@ -259,7 +259,7 @@ async fn store_batch(
     };
     let query = sqlx::query_as(
         "insert into audit_batches (trail, epoch, n, ids, count, root, chain, mac, kid, sealed_at) \
-         values ($1, $2, $3, $4, cardinality($4), $5, $6, $7, $8, $9) \
+         values ($1, $2, $3, $4, cardinality($4::bigint[]), $5, $6, $7, $8, $9) \
          returning trail, epoch, n, ids, count, root, chain, mac, kid, sealed_at",
     );
     Ok(query

@@ -33,6 +33,17 @@ pub struct ImportStep {
 const ACTORS: [&str; 4] = ["userId", "user_id", "changed_by", "changedBy"];
 const ACTIONS: [&str; 2] = ["action", "activity_type"];
 
+/// Types of primary keys, by which rows are read in steps.
+const ORDERED: [&str; 7] = [
+    "smallint",
+    "integer",
+    "bigint",
+    "numeric",
+    "uuid",
+    "text",
+    "character varying",
+];
+
 fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
@@ -49,6 +60,7 @@ impl Store {
             "select a.attname::text as name, format_type(a.atttypid, null) as kind from pg_attribute a \
              join pg_class c on c.oid = a.attrelid join pg_namespace n on n.oid = c.relnamespace \
              where n.nspname = $1 and c.relname = $2 and c.relkind in ('r', 'p') and a.attnum > 0 and not a.attisdropped \
+             and has_table_privilege(c.oid, 'select') \
              and n.nspname not in ('patchbay', 'patchbay_outbox', 'pg_catalog', 'information_schema')",
         )
         .bind(schema)
@@ -72,6 +84,11 @@ impl Store {
                 "Table {schema}.{name} has no column {id}"
             )));
         };
+        if !ORDERED.contains(&id_type.as_str()) {
+            return Err(StoreError::Conflict(format!(
+                "Column {id} of {schema}.{name} is of type {id_type}: name a column with numbers, texts or UUIDs that are unique"
+            )));
+        }
         let first_of = |names: &[&str]| {
             let found = names
                 .iter()

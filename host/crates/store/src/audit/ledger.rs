@@ -6,7 +6,7 @@ use patchbay_model::audit::{ActorKind, LOGIN_LOGS, PLUGINS};
 use serde_json::Value;
 use sqlx::PgConnection;
 
-use super::projection;
+use super::projection::{LoginLog, login_log};
 use crate::attempts::without_nul;
 use crate::{Store, StoreError};
 
@@ -67,7 +67,13 @@ pub async fn append_host_entry(
         return Ok(false);
     };
     if entry.trail == LOGIN_LOGS {
-        projection::login_log(connection, id, entry).await?;
+        let login = LoginLog {
+            user: entry.actor_id,
+            action: entry.action,
+            address: entry.address,
+            user_agent: entry.entry.get("userAgent"),
+        };
+        login_log(connection, id, &login).await?;
     }
     Ok(true)
 }

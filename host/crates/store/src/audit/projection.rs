@@ -1,11 +1,12 @@
 //! Tables of the old backend to which an entry is written, too, in the same transaction. They are
 //! copies: the ledger is what counts.
 
+use std::net::IpAddr;
+
 use serde_json::{Map, Value, json};
 use sqlx::{Connection, PgConnection};
 use tracing::error;
 
-use super::NewHostEntry;
 use crate::StoreError;
 
 /// What the old backend calls an action; it knows no others.
@@ -13,22 +14,29 @@ const LOGIN_ACTIONS: [&str; 3] = ["login", "logout", "master_login"];
 /// Its table.
 const LOGIN_LOGS: &str = "public.login_logs";
 
+/// What `login_logs` of the old backend has of an entry.
+pub(super) struct LoginLog<'a> {
+    pub(super) user: Option<&'a str>,
+    pub(super) action: &'a str,
+    pub(super) address: Option<IpAddr>,
+    pub(super) user_agent: Option<&'a Value>,
+}
+
 /// Writes to `login_logs` of the old backend, if it has that table. A table that does not take the
 /// row does not stop a login: that is logged, and the entry stays.
 pub(super) async fn login_log(
     connection: &mut PgConnection,
     id: i64,
-    entry: &NewHostEntry<'_>,
+    login: &LoginLog<'_>,
 ) -> Result<(), StoreError> {
-    if !LOGIN_ACTIONS.contains(&entry.action) {
+    if !LOGIN_ACTIONS.contains(&login.action) {
         return Ok(());
     }
     let mut row = Map::new();
-    row.insert("userId".into(), json!(entry.actor_id));
-    row.insert("action".into(), json!(entry.action));
-    row.insert("ipAddress".into(), json!(entry.address));
-    let user_agent = entry.entry.get("userAgent").cloned();
-    row.insert("userAgent".into(), user_agent.unwrap_or(Value::Null));
+    row.insert("userId".into(), json!(login.user));
+    row.insert("action".into(), json!(login.action));
+    row.insert("ipAddress".into(), json!(login.address));
+    row.insert("userAgent".into(), json!(login.user_agent));
     row.insert("timestamp".into(), Value::Null);
     project(connection, LOGIN_LOGS, id, row).await
 }

@@ -4,21 +4,19 @@
 //! Nothing that Postgres computes is trusted: a replaced function of the database gives leaves that
 //! differ from those computed here. Everything is read as of one moment.
 
+mod macs;
+mod noted;
+
 use std::collections::BTreeMap;
 
-use patchbay_api::audit::{
-    AcceptedGap, AuditProblem, AuditReport, MissingBatches, TrailReport, Verdict,
-};
+use patchbay_api::audit::{AcceptedGap, AuditProblem, AuditReport, TrailReport, Verdict};
 use patchbay_model::audit::OPERATORS;
 use patchbay_model::audit_chain::{Anchor, Hash, Link, chain, leaf, root};
-use patchbay_model::words::counted;
 use patchbay_store::{AuditSnapshot, BatchRow, ExpiryRow, Store, StoreError, StoredEntry};
 use tokio::task::block_in_place;
 
+pub use self::macs::MacKeys;
 use super::anchors;
-use super::chain::{PURPOSE, is_genuine};
-use crate::sealed_keys::{OpenedKey, opened};
-use crate::vault::Keys;
 
 /// Batches that are read at once.
 const BATCHES: i64 = 200;
@@ -30,25 +28,6 @@ const IDS: i64 = 50_000;
 const MAX_PROBLEMS: usize = 100;
 /// The action of an entry that begins an epoch.
 pub(super) const GAP: &str = "audit.accept-gap";
-
-/// What MACs are checked with.
-pub struct MacKeys {
-    keys: Vec<OpenedKey>,
-    /// Ids of all keys, also of those that cannot be opened.
-    known: Vec<String>,
-    has_master_key: bool,
-}
-
-impl MacKeys {
-    pub async fn read(store: &Store, keys: &Keys) -> Result<Self, StoreError> {
-        let rows = store.sealed_keys(Some(PURPOSE)).await?;
-        Ok(Self {
-            keys: opened(store, keys, PURPOSE).await?,
-            known: rows.into_iter().map(|row| row.kid).collect(),
-            has_master_key: !keys.is_empty(),
-        })
-    }
-}
 
 /// Verifies one trail or all.
 pub async fn verify(
@@ -102,6 +81,8 @@ struct Trail<'a> {
     expiries: Vec<ExpiryRow>,
     before: Option<BatchRow>,
     had_mac: bool,
+    /// Ids of keys that cannot be opened.
+    unopened: Vec<String>,
     /// Ids of all batches.
     sealed: Vec<i64>,
     /// Chains at the places of anchors.
@@ -131,6 +112,7 @@ impl<'a> Trail<'a> {
             expiries: Vec::new(),
             before: None,
             had_mac: false,
+            unopened: Vec::new(),
             sealed: Vec::new(),
             chains: BTreeMap::new(),
         }
@@ -342,41 +324,6 @@ impl<'a> Trail<'a> {
         self.mac(batch);
     }
 
-    fn mac(&mut self, batch: &BatchRow) {
-        let macs = self.macs;
-        let (Some(mac), Some(kid)) = (&batch.mac, &batch.kid) else {
-            self.report.without_mac += 1;
-            if self.had_mac {
-                let message = format!(
-                    "Batch {} of epoch {} has no MAC, although batches before it have: a host without the master key has sealed it, or the chain was computed anew without the key",
-                    batch.n, batch.epoch
-                );
-                self.problem("mac-missing", Some(batch), None, message);
-            }
-            return;
-        };
-        self.had_mac = true;
-        if !macs.has_master_key {
-            self.report.unchecked_macs += 1;
-            return;
-        }
-        let genuine = match macs.keys.iter().find(|key| key.kid == *kid) {
-            Some(key) => is_genuine(key, &batch.chain, mac),
-            None if macs.known.contains(kid) => {
-                self.report.unchecked_macs += 1;
-                return;
-            }
-            None => false,
-        };
-        if !genuine {
-            let message = format!(
-                "The MAC of batch {} of epoch {} is wrong: the chain was computed anew without the key",
-                batch.n, batch.epoch
-            );
-            self.problem("mac-wrong", Some(batch), None, message);
-        }
-    }
-
     /// Entries that wait, and entries that neither wait nor are in a batch.
     async fn pending(&mut self, snapshot: &mut AuditSnapshot) -> Result<(), StoreError> {
         let name = self.report.trail.clone();
@@ -427,58 +374,6 @@ impl<'a> Trail<'a> {
         Ok(())
     }
 
-    fn compare_with_anchors(&mut self) {
-        let head = self.report.head.clone();
-        let place = head.as_ref().map_or((0, 0), Anchor::place);
-        for anchor in std::mem::take(&mut self.anchors) {
-            if let Some(chain) = self.chains.get(&anchor.place()) {
-                if anchor.hash().is_some_and(|noted| noted[..] != chain[..]) {
-                    let message = format!(
-                        "Batch {} of epoch {} is not the one that was noted outside of the database: the chain was computed anew",
-                        anchor.n, anchor.epoch
-                    );
-                    let at = BatchRow {
-                        epoch: anchor.epoch,
-                        n: anchor.n,
-                        ..empty(&anchor.trail)
-                    };
-                    self.problem("anchor-differs", Some(&at), None, message);
-                }
-                continue;
-            }
-            let is_accepted = self.report.accepted_gaps.iter().any(|gap| {
-                let present = gap.present.as_ref().map(Anchor::place);
-                anchor.place() <= gap.lost.place() && present < Some(anchor.place())
-            });
-            if is_accepted || anchor.place() <= place && anchor.epoch == place.0 {
-                // The latter is a batch missing in between, which is told already.
-                continue;
-            }
-            let batches = match &head {
-                Some(head) if head.epoch == anchor.epoch => Some(anchor.n - head.n),
-                None if anchor.epoch == 1 => Some(anchor.n),
-                _ => None,
-            };
-            let what = batches.map_or("Batches".to_owned(), |batches| {
-                counted(batches.unsigned_abs(), "batch")
-            });
-            let until = anchor
-                .sealed_at
-                .map(|at| format!(" up to {}", at.to_rfc3339()))
-                .unwrap_or_default();
-            let verb = if batches == Some(1) { "is" } else { "are" };
-            let message = format!(
-                "{what}{until} {verb} missing: batch {} of epoch {} was noted outside of the database. It was restored from an older dump, or its end was cut off",
-                anchor.n, anchor.epoch
-            );
-            self.report.missing = Some(MissingBatches {
-                batches,
-                anchor,
-                message,
-            });
-        }
-    }
-
     fn report(mut self) -> TrailReport {
         self.report.result = if !self.report.problems.is_empty() {
             Verdict::Broken
@@ -494,19 +389,4 @@ impl<'a> Trail<'a> {
 fn find(entries: &[StoredEntry], id: i64) -> Option<&StoredEntry> {
     let place = entries.binary_search_by_key(&id, |entry| entry.fields.id);
     entries.get(place.ok()?)
-}
-
-fn empty(trail: &str) -> BatchRow {
-    BatchRow {
-        trail: trail.to_owned(),
-        epoch: 0,
-        n: 0,
-        ids: Vec::new(),
-        count: 0,
-        root: Vec::new(),
-        chain: Vec::new(),
-        mac: None,
-        kid: None,
-        sealed_at: chrono::DateTime::UNIX_EPOCH,
-    }
 }
