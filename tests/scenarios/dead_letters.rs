@@ -450,11 +450,11 @@ async fn an_undone_removal_opens_its_group_again() -> anyhow::Result<()> {
         "{shown}"
     );
     let (_, text) = said(&host, &["dead-letter", "show", &number]).await?;
-    assert!(
-        text.contains("the history has not kept their data"),
-        "without a key nothing is kept: {text}"
-    );
     let bulk = removed["id"].to_string();
+    assert!(
+        text.contains(&format!("To bring them back: patchbay bulk undo {bulk}")),
+        "the history has kept nothing, and the removal can be undone: {text}"
+    );
     json_of(&host, &["--json", "bulk", "undo", &bulk, "--watch"]).await?;
     let shown = json_of(&host, &["--json", "dead-letter", "show", &number]).await?;
     assert_eq!(

@@ -30,26 +30,25 @@ impl History {
             queues: &self.broker,
             bodies: Some(&self.parts.bodies),
         };
-        let path = wanted.person.as_ref().map(|(path, _)| path.clone());
-        let checked = |done: Erasure| {
-            let done = Erasure { undeclared, ..done };
+        if request.dry_run {
+            let done = Erasure {
+                undeclared,
+                ..erasing.preview(&wanted).await?
+            };
             let is_nothing = done.jobs == 0
                 && done.attempts == 0
                 && done.live.found == 0
                 && done.schedules.is_empty()
                 && done.places == Places::default();
-            match &path {
+            return match &wanted.person {
                 // It is probably a typo; nobody must believe that there is nothing to erase.
-                Some(path) if undeclared && is_nothing => Err(Error::invalid(unsearchable(
+                Some((path, _)) if undeclared && is_nothing => Err(Error::invalid(unsearchable(
                     path,
                     wanted.queue.as_ref(),
                     &searchable,
                 ))),
                 _ => Ok(done),
-            }
-        };
-        if request.dry_run {
-            return checked(erasing.preview(&wanted).await?);
+            };
         }
         // The value is what must be erased, so the record holds only its keyed hash.
         let term = match &wanted.person {
@@ -78,7 +77,10 @@ impl History {
                 actor: &who.actor,
                 reason: request.reason.trim(),
             };
-            checked(erasing.erase(&wanted, asker).await?)
+            Ok(Erasure {
+                undeclared,
+                ..erasing.erase(&wanted, asker).await?
+            })
         };
         self.actions
             .record_as::<HistoryErase, _>(who, &target, details, act, counts)
