@@ -300,7 +300,9 @@ impl Store {
         crate::redactions::note(&mut tx, plugin, digest).await?;
         crate::quarantine::end(&mut tx, digest, actor, "activated").await?;
         crate::grants::grant(&mut tx, plugin, newly_granted, actor).await?;
-        let replaces = previous.as_ref().map(|previous| previous.digest.to_string());
+        let replaces = previous
+            .as_ref()
+            .map(|previous| previous.digest.to_string());
         let told = json!({ "digest": digest, "replaces": replaces });
         plugin_event(&mut tx, plugin.as_str(), "activate", actor, &told).await?;
         notify(&mut tx).await?;

@@ -23,6 +23,10 @@ pub(super) const OF_ONE_ACCOUNT: FailureClass = FailureClass {
     longest: Duration::from_secs(900),
     forgotten_after: Duration::from_secs(900),
 };
+/// Attempts under way count as failures until they are settled; these many never use up the free
+/// ones.
+pub(super) const AT_ONCE: usize = 4;
+pub(super) const AT_ONCE_OF_NETWORK: usize = 64;
 /// Many accounts from one network, with a few passwords each.
 const OF_ONE_NETWORK: FailureClass = FailureClass {
     name: "login-network",
@@ -55,6 +59,8 @@ impl People {
         }
         let table = parts.table().await?;
         let account = format!("{norm}\0{}", visitor.network);
+        let _turn_of_network = parts.networks.take(&visitor.network).await?;
+        let _turn = parts.logins.take(&account).await?;
         parts
             .limits
             .wait_after_failures(&OF_ONE_ACCOUNT, &account)

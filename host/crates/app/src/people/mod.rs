@@ -20,6 +20,7 @@ mod refresh;
 mod roles;
 mod signup;
 mod tokens;
+mod turns;
 mod upkeep;
 
 use std::net::IpAddr;
@@ -50,6 +51,7 @@ use crate::{Parts, actions};
 use identity::Identities;
 use passwords::Passwords;
 use tokens::Tokens;
+use turns::Turns;
 
 /// Longest wait for Postgres in a request: its client is told within 2 s.
 const POSTGRES_LIMIT: Duration = Duration::from_millis(1_700);
@@ -111,7 +113,11 @@ pub(crate) struct PeopleParts {
     sealed: SealedKeys,
     limits: Limits,
     identities: Identities,
-    refreshing: refresh::OneAtATime,
+    refreshing: Turns,
+    /// Logins of one account from one network.
+    logins: Turns,
+    /// Logins from one network.
+    networks: Turns,
     google: google::GoogleKeys,
     table: OnceCell<UsersTable>,
     mails: tokio::sync::Notify,
@@ -150,7 +156,9 @@ impl PeopleParts {
             passwords: Passwords::new(config.hash, config.node_verifies_passwords)?,
             tokens: Tokens::new(&config.jwt_secrets, sealed.clone())?,
             identities: Identities::default(),
-            refreshing: refresh::OneAtATime::default(),
+            refreshing: Turns::new(1),
+            logins: Turns::new(login::AT_ONCE),
+            networks: Turns::new(login::AT_ONCE_OF_NETWORK),
             google: google::GoogleKeys::default(),
             table: OnceCell::new(),
             mails: tokio::sync::Notify::new(),

@@ -354,7 +354,8 @@ impl Inner {
         let Ok(params) = Params::try_from(&parsed) else {
             return false;
         };
-        let (memory, passes) = (self.cost.memory_kib, self.cost.passes);
+        let memory = self.cost.memory_kib.max(LEAST.memory_kib);
+        let passes = self.cost.passes.max(LEAST.passes);
         if params.m_cost() > memory.saturating_mul(MAX_TIMES_OUR_COST)
             || params.t_cost() > passes.saturating_mul(MAX_TIMES_OUR_COST)
             || params.p_cost() > MAX_TIMES_OUR_COST

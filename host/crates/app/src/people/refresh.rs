@@ -1,10 +1,7 @@
 //! Sessions: refreshing, listing and ending them.
 
-use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use patchbay_api::people as api;
 use patchbay_store::{Refreshed, SessionRow};
 use uuid::Uuid;
@@ -27,22 +24,6 @@ const OF_ONE_NETWORK: Class = Class {
 /// A UUID, and what a client may put around it.
 const MAX_TOKEN: usize = 200;
 
-/// Requests with one refresh token, one after another: a hundred of them must not each hold a
-/// connection to wait for the same row.
-#[derive(Default)]
-pub(super) struct OneAtATime(Mutex<HashMap<[u8; 32], Arc<tokio::sync::Mutex<()>>>>);
-
-impl OneAtATime {
-    fn of(&self, token: [u8; 32]) -> Arc<tokio::sync::Mutex<()>> {
-        let mut waiting = self.0.lock();
-        // Those that nobody holds any more.
-        if waiting.len() > 1_000 {
-            waiting.retain(|_, lock| Arc::strong_count(lock) > 1);
-        }
-        Arc::clone(waiting.entry(token).or_default())
-    }
-}
-
 impl People {
     /// Shows a refresh token, which is used up by that. One that was used before ends its session.
     pub async fn refresh(&self, visitor: &Visitor, token: &str) -> Result<api::Issued, Error> {
@@ -53,8 +34,7 @@ impl People {
             return Err(invalid_token());
         }
         let shown = token_hash(token);
-        let lock = parts.refreshing.of(shown);
-        let _turn = lock.lock().await;
+        let _turn = parts.refreshing.take(token).await?;
         let table = parts.table().await?;
         let (next, next_hash) = refresh_token();
         let refreshed = parts.store.refresh(table, &shown, &next_hash, REFRESH_LIFE);

@@ -183,7 +183,8 @@ impl Tokens {
         let has_sane_times = claims.iat <= now + LEEWAY_S
             && claims.exp > claims.iat
             && claims.exp - claims.iat <= ACCESS_LIFE.as_secs().cast_signed();
-        let is_ours = header.typ.as_deref() == Some(TYPE)
+        let is_ours = header.kid.is_some()
+            && header.typ.as_deref() == Some(TYPE)
             && claims.iss == ISSUER
             && claims.aud == AUDIENCE
             && claims.sub == claims.id
