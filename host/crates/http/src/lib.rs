@@ -47,6 +47,7 @@ mod security_headers;
 mod server;
 mod status;
 mod tls;
+mod user_login;
 
 use std::sync::Arc;
 use std::time::Duration;

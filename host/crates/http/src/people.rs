@@ -1,31 +1,19 @@
 //! Routes of accounts: `/api/auth`, the profile, and what operators do with accounts.
 
-use std::net::Ipv4Addr;
-
-use axum::extract::{FromRequestParts, Request, State};
-use axum::middleware::Next;
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::HeaderMap;
-use http::header::AUTHORIZATION;
-use http::request::Parts;
 use patchbay_api::answer::Page;
 use patchbay_api::people::*;
-use patchbay_app::people::{People, Principal, Visitor};
+use patchbay_app::people::People;
 use patchbay_app::{Caller, Error};
-use patchbay_model::job::Trace;
 use serde::Serialize;
 
-use crate::AppState;
-use crate::client_address::{ClientAddress, network};
 use crate::cookies::{self, CookiePolicy};
 use crate::error::ApiError;
-use crate::operator_login::{self, Actor};
 
 use crate::routes::{Ask, Routes};
-
-/// Longest scheme and token.
-const BEARER: &str = "bearer ";
-const BASIC: &[u8] = b"basic ";
+use crate::user_login::{From, SignedIn, access_token};
 
 pub(crate) fn routes(routes: Routes) -> Routes {
     routes
@@ -50,100 +38,6 @@ pub(crate) fn routes(routes: Routes) -> Routes {
         .add::<PeopleUnblock, _>(unblock)
         .add::<PeopleEndSessions, _>(end_sessions)
         .add::<PeopleSetRole, _>(set_role)
-}
-
-/// Who sends the request, whoever that is.
-pub(crate) struct From(pub(crate) Visitor);
-
-impl FromRequestParts<AppState> for From {
-    type Rejection = ApiError;
-
-    async fn from_request_parts(parts: &mut Parts, _state: &AppState) -> Result<Self, ApiError> {
-        let address = parts
-            .extensions
-            .get()
-            .map(|ClientAddress(address)| *address);
-        let user_agent = parts.headers.get(http::header::USER_AGENT);
-        Ok(Self(Visitor {
-            network: network(address.unwrap_or(Ipv4Addr::UNSPECIFIED.into())).to_string(),
-            address,
-            user_agent: user_agent
-                .map(|text| String::from_utf8_lossy(text.as_bytes()).replace('\0', "")),
-            trace: parts.extensions.get::<Trace>().cloned().unwrap_or_default(),
-            browser: cookies::one(&parts.headers, cookies::BROWSER),
-        }))
-    }
-}
-
-/// The account that sends the request. [`require`] puts it into the request.
-pub(crate) struct SignedIn(pub(crate) Principal);
-
-impl FromRequestParts<AppState> for SignedIn {
-    type Rejection = ApiError;
-
-    async fn from_request_parts(parts: &mut Parts, _state: &AppState) -> Result<Self, ApiError> {
-        let principal = parts.extensions.get::<Principal>().cloned();
-        principal.map(Self).ok_or_else(ApiError::internal)
-    }
-}
-
-/// Lets only accounts pass.
-pub(crate) async fn require(
-    State(state): State<AppState>,
-    mut request: Request,
-    next: Next,
-) -> Response {
-    let token = access_token(request.headers());
-    match state.app.people.authenticate(token.as_deref()).await {
-        Ok(principal) => {
-            request.extensions_mut().insert(principal);
-            next.run(request).await
-        }
-        Err(error) => ApiError::from(error).into_response(),
-    }
-}
-
-/// Lets operators pass, and accounts with the role admin. A request without any credentials is asked
-/// for an operator's.
-pub(crate) async fn require_admin_or_operator(
-    State(state): State<AppState>,
-    mut request: Request,
-    next: Next,
-) -> Response {
-    let scheme = request.headers().get(AUTHORIZATION);
-    let is_basic = scheme.is_some_and(|value| {
-        let head = value.as_bytes().get(..BASIC.len());
-        head.is_some_and(|head| head.eq_ignore_ascii_case(BASIC))
-    });
-    let token = access_token(request.headers()).filter(|_| !is_basic);
-    let Some(token) = token.filter(|_| state.app.people.is_enabled()) else {
-        return operator_login::require(State(state), request, next).await;
-    };
-    match state.app.people.authenticate_admin(&token).await {
-        Ok(principal) => {
-            let actor = Actor(format!("user {}", principal.user.id));
-            request.extensions_mut().insert(actor);
-            next.run(request).await
-        }
-        Err(error) => ApiError::from(error).into_response(),
-    }
-}
-
-/// Of the header, or else of a cookie. A cookie that is there twice, with another value, may have
-/// been set by a neighbouring host: neither is taken.
-fn access_token(headers: &HeaderMap) -> Option<String> {
-    if let Some(value) = headers.get(AUTHORIZATION) {
-        let text = value.to_str().unwrap_or_default();
-        let is_bearer = text
-            .get(..BEARER.len())
-            .is_some_and(|head| head.eq_ignore_ascii_case(BEARER));
-        // Another scheme is no token, and the cookie is not looked at.
-        return Some(match is_bearer {
-            true => text[BEARER.len()..].trim().to_owned(),
-            false => String::new(),
-        });
-    }
-    cookies::agreeing(headers, &cookies::ACCESS)
 }
 
 fn answered<T: Serialize>(result: Result<T, Error>) -> Response {

@@ -38,7 +38,7 @@ use crate::AppState;
 use crate::client_address::ClientAddress;
 use crate::error::ApiError;
 use crate::operator_login::{self, Actor};
-use crate::{anonymous, json_body, people, request_span, run_to_end};
+use crate::{anonymous, json_body, request_span, run_to_end, user_login};
 
 /// The request of an operation.
 pub(crate) struct Ask<E: Endpoint> {
@@ -422,13 +422,13 @@ impl Routes {
         if operation.access == Access::AdminOrOperator {
             route = route.layer(middleware::from_fn_with_state(
                 self.state.clone(),
-                people::require_admin_or_operator,
+                user_login::require_admin_or_operator,
             ));
         }
         if operation.access == Access::User {
             route = route.layer(middleware::from_fn_with_state(
                 self.state.clone(),
-                people::require,
+                user_login::require,
             ));
         }
         if operation.access == Access::OperatorByDefault && self.state.metrics.needs_operator {

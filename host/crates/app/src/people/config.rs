@@ -1,12 +1,11 @@
 //! What operators configure of accounts.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
 use patchbay_model::QueueName;
 use zeroize::Zeroizing;
-
-use super::google::GoogleLogin;
 
 /// Life of an access token.
 pub const ACCESS_LIFE: Duration = Duration::from_secs(15 * 60);
@@ -56,4 +55,19 @@ pub struct MasterLogin {
     pub totp_secret: Zeroizing<Vec<u8>>,
     /// Where it may come from; empty: from anywhere.
     pub networks: Vec<IpNet>,
+}
+
+/// Logging in with Google.
+#[derive(Clone)]
+pub struct GoogleLogin {
+    /// The `aud` of accepted tokens.
+    pub client_ids: Vec<String>,
+    pub keys: GoogleKeySource,
+}
+
+/// Where the keys (a JSON Web Key Set) come from.
+#[derive(Clone)]
+pub enum GoogleKeySource {
+    Url(String),
+    File(PathBuf),
 }

@@ -1,6 +1,5 @@
 //! Logging in with Google: an ID token that is checked against configured keys.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,6 +11,7 @@ use patchbay_store::{SessionMethod, UserKey, UserRow};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use super::config::{GoogleKeySource, GoogleLogin};
 use super::tokens::refresh_token;
 use super::{People, PeopleParts, Role, Visitor, address, forbidden, within};
 use crate::error::{Error, Kind};
@@ -26,21 +26,6 @@ const MAX_KEYS_BYTES: usize = 1 << 20;
 const KEYS_LAST: Duration = Duration::from_secs(3_600);
 /// An unknown `kid` makes the keys be read again, at most so often.
 const REREAD_AFTER: Duration = Duration::from_secs(60);
-
-/// What operators configure of it.
-#[derive(Clone)]
-pub struct GoogleLogin {
-    /// The `aud` of accepted tokens.
-    pub client_ids: Vec<String>,
-    pub keys: GoogleKeySource,
-}
-
-/// Where the keys (a JSON Web Key Set) come from.
-#[derive(Clone)]
-pub enum GoogleKeySource {
-    Url(String),
-    File(PathBuf),
-}
 
 #[derive(Deserialize)]
 struct Claims {
@@ -149,7 +134,7 @@ impl PeopleParts {
         let now = self.now_ms() / 1_000;
         let is_good = ISSUERS.contains(&claims.iss.as_str())
             && google.client_ids.contains(&claims.aud)
-            && claims.exp + LEEWAY_S >= now
+            && claims.exp.saturating_add(LEEWAY_S) >= now
             && claims.iat <= now + LEEWAY_S
             && !claims.sub.is_empty()
             && claims.sub.len() <= 255

@@ -35,9 +35,9 @@ use tokio::sync::OnceCell;
 use uuid::Uuid;
 
 pub use config::{
-    ACCESS_LIFE, HashCost, MasterLogin, PeopleConfig, REFRESH_LIFE, SIGNUP_CODE_LIFE,
+    ACCESS_LIFE, GoogleKeySource, GoogleLogin, HashCost, MasterLogin, PeopleConfig, REFRESH_LIFE,
+    SIGNUP_CODE_LIFE,
 };
-pub use google::{GoogleKeySource, GoogleLogin};
 pub use master::totp_secret;
 pub use passwords::{hash_for_configuration, is_strong_hash};
 pub use roles::Role;

@@ -179,10 +179,10 @@ impl Tokens {
         };
         let claims = decoded.claims;
         let now = now_ms / 1_000;
-        let is_expired = claims.exp + LEEWAY_S < now;
+        let is_expired = claims.exp.saturating_add(LEEWAY_S) < now;
         let has_sane_times = claims.iat <= now + LEEWAY_S
             && claims.exp > claims.iat
-            && claims.exp - claims.iat <= ACCESS_LIFE.as_secs().cast_signed();
+            && claims.exp.saturating_sub(claims.iat) <= ACCESS_LIFE.as_secs().cast_signed();
         let is_ours = header.kid.is_some()
             && header.typ.as_deref() == Some(TYPE)
             && claims.iss == ISSUER

@@ -1,6 +1,7 @@
 //! Accounts of API clients: rows of the old backend's table `users`, and what the host keeps beside
 //! it: sessions, refresh tokens, one-time codes, mails that wait for their transaction.
 
+mod blocking;
 mod changes;
 mod codes;
 mod google;
