@@ -13,7 +13,7 @@ const MAX_PARAMETERS: usize = 8;
 const MAX_PARAMETER_BYTES: usize = 32;
 
 /// First segments under `/api/` that the host serves or reserves, each with everything below it.
-const OF_HOST: [&str; 7] = [
+const OF_HOST: [&str; 8] = [
     "admin",
     "auth",
     "cleanup",
@@ -21,6 +21,7 @@ const OF_HOST: [&str; 7] = [
     "health",
     "openapi.json",
     "redis",
+    "users",
 ];
 
 /// A path such as `/api/leads/{leadId}/call`: `/api/`, then segments, each a literal or a whole
