@@ -908,7 +908,7 @@ async fn rules_are_shown_changed_refused_and_put_back() -> anyhow::Result<()> {
         ),
         (
             &["alert", "rule", "set", "oldest-waiting", "--threshold=-1"],
-            4,
+            2,
         ),
         (
             &["alert", "rule", "set", "failure-rate", "--threshold", "200"],

@@ -3,6 +3,7 @@
 // In a test binary, nothing outside can use `pub` items.
 #![allow(unreachable_pub)]
 
+mod access;
 mod alerts;
 mod audit;
 mod audit_chain;

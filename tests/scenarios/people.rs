@@ -9,10 +9,12 @@ use redis::AsyncCommands;
 use serde_json::{Value, json};
 use sqlx::Executor;
 
+use crate::fleet::proxied;
 use crate::harness::{Host, World, binary, email_plugin, until};
+use crate::redis_server::RedisServer;
 
 const KEY: &str = "8f3c1d2e4b5a69788796a5b4c3d2e1f00f1e2d3c4b5a69788796a5b4c3d2e1f0";
-const PASSWORD: &str = "correct horse battery";
+pub const PASSWORD: &str = "correct horse battery";
 
 /// Cheap hashes: what they cost is tested elsewhere.
 pub const PEOPLE: [(&str, &str); 4] = [
@@ -99,7 +101,7 @@ async fn sign_up(host: &Host, email: &str) -> anyhow::Result<(u16, Value)> {
 }
 
 /// A verified account, and the answer of its verification.
-async fn account(world: &World, host: &Host, email: &str) -> anyhow::Result<Value> {
+pub async fn verified(world: &World, host: &Host, email: &str) -> anyhow::Result<Value> {
     let (status, body) = sign_up(host, email).await?;
     assert_eq!(status, 200, "{body}");
     let otp = code(world, email, 1).await?;
@@ -342,7 +344,7 @@ async fn accounts_of_the_old_backend_log_in_their_hash_becomes_argon2id_and_thei
     assert_eq!(log_in(&host, "Grace@Example.com", PASSWORD).await?.0, 200);
     assert_eq!(log_in(&host, "grace@example.com", "another").await?.0, 401);
     // Somebody new, in the same table: a column that it lacks is kept beside it.
-    account(&world, &host, "ada@example.com").await?;
+    verified(&world, &host, "ada@example.com").await?;
     let (stage, verified): (String, bool) = sqlx::query_as(
         "select stage::text, \"isVerified\" from users where email = 'ada@example.com'",
     )
@@ -364,7 +366,7 @@ async fn only_some_roles_log_in_on_the_closed_platform() -> anyhow::Result<()> {
     let world = World::new().await?;
     old_table(&world).await?;
     let host = world.host(&PEOPLE).await?;
-    account(&world, &host, "ada@example.com").await?;
+    verified(&world, &host, "ada@example.com").await?;
     for (email, expected) in [
         ("hr@example.com", 200),
         ("grace@example.com", 200),
@@ -386,7 +388,7 @@ async fn of_a_hundred_refreshes_with_one_token_one_wins_and_the_session_ends() -
 {
     let world = World::new().await?;
     let host = world.host(&PEOPLE).await?;
-    let body = account(&world, &host, "ada@example.com").await?;
+    let body = verified(&world, &host, "ada@example.com").await?;
     let first = text(&body["refreshToken"]);
     let (status, renewed) =
         post(&host, "/api/auth/refresh", json!({ "refreshToken": first })).await?;
@@ -429,7 +431,7 @@ async fn of_a_hundred_refreshes_with_one_token_one_wins_and_the_session_ends() -
 async fn a_change_of_an_account_is_seen_by_the_next_request_on_every_host() -> anyhow::Result<()> {
     let world = World::new().await?;
     let (host, other) = (world.host(&PEOPLE).await?, world.host(&PEOPLE).await?);
-    let body = account(&world, &host, "ada@example.com").await?;
+    let body = verified(&world, &host, "ada@example.com").await?;
     let (token, id) = (text(&body["token"]), text(&body["user"]["id"]));
     for host in [&host, &other] {
         assert_eq!(profile(host, &token).await?, 200);
@@ -501,7 +503,7 @@ async fn a_change_of_an_account_is_seen_by_the_next_request_on_every_host() -> a
 async fn what_another_program_changes_in_the_table_shows_within_seconds() -> anyhow::Result<()> {
     let world = World::new().await?;
     let host = world.host(&PEOPLE).await?;
-    let token = text(&account(&world, &host, "ada@example.com").await?["token"]);
+    let token = text(&verified(&world, &host, "ada@example.com").await?["token"]);
     assert_eq!(profile(&host, &token).await?, 200);
     let mut database = world.database().await?;
     let hash = bcrypt_of("another password");
@@ -549,7 +551,7 @@ async fn a_token_that_is_forged_changed_or_of_another_kind_is_refused() -> anyho
         ("JWT_SECRET", old),
     ];
     let host = world.host(&with(&env)).await?;
-    let body = account(&world, &host, "ada@example.com").await?;
+    let body = verified(&world, &host, "ada@example.com").await?;
     let (token, refresh, id) = (
         text(&body["token"]),
         text(&body["refreshToken"]),
@@ -753,7 +755,7 @@ async fn a_token_that_is_forged_changed_or_of_another_kind_is_refused() -> anyho
 async fn answers_do_not_tell_who_has_an_account() -> anyhow::Result<()> {
     let world = World::new().await?;
     let host = world.host(&PEOPLE).await?;
-    account(&world, &host, "ada@example.com").await?;
+    verified(&world, &host, "ada@example.com").await?;
     for (path, body) in [
         ("/api/auth/signup", json!({ "password": PASSWORD })),
         ("/api/auth/login", json!({ "password": "wrong password" })),
@@ -798,7 +800,7 @@ async fn with_the_old_texts_a_signup_says_that_the_address_is_taken() -> anyhow:
     let host = world
         .host(&with(&[("PATCHBAY_PEOPLE_REVEAL_ACCOUNTS", "true")]))
         .await?;
-    account(&world, &host, "ada@example.com").await?;
+    verified(&world, &host, "ada@example.com").await?;
     let (status, body) = sign_up(&host, "ADA@example.com").await?;
     assert_eq!(
         (status, &body["message"]),
@@ -913,7 +915,7 @@ async fn a_code_cannot_be_guessed() -> anyhow::Result<()> {
 async fn a_forgotten_password_is_replaced_by_a_code_and_every_session_ends() -> anyhow::Result<()> {
     let world = World::new().await?;
     let host = world.host(&PEOPLE).await?;
-    let token = text(&account(&world, &host, "ada@example.com").await?["token"]);
+    let token = text(&verified(&world, &host, "ada@example.com").await?["token"]);
     let (status, body) = post(&host, "/api/auth/forgot-password", json!({})).await?;
     assert_eq!(
         (status, &body["message"]),
@@ -975,7 +977,7 @@ async fn a_forgotten_password_is_replaced_by_a_code_and_every_session_ends() -> 
 async fn a_changed_password_ends_the_other_sessions_and_continues_this_one() -> anyhow::Result<()> {
     let world = World::new().await?;
     let host = world.host(&PEOPLE).await?;
-    let first = text(&account(&world, &host, "ada@example.com").await?["token"]);
+    let first = text(&verified(&world, &host, "ada@example.com").await?["token"]);
     let (_, second) = log_in(&host, "ada@example.com", PASSWORD).await?;
     let change = async |current: &str, new: &str| {
         let request = host
@@ -1011,7 +1013,7 @@ async fn whoever_guesses_a_password_waits_and_the_owner_elsewhere_does_not() -> 
     let world = World::new().await?;
     let env = with(&[("PATCHBAY_HTTP_TRUSTED_PROXIES", "127.0.0.0/8")]);
     let host = world.host(&env).await?;
-    account(&world, &host, "ada@example.com").await?;
+    verified(&world, &host, "ada@example.com").await?;
     let try_from = async |network: &str, password: &str| {
         let request = host
             .http
@@ -1040,7 +1042,7 @@ async fn whoever_guesses_a_password_waits_and_the_owner_elsewhere_does_not() -> 
 async fn two_hundred_logins_at_once_all_get_in() -> anyhow::Result<()> {
     let world = World::new().await?;
     let host = world.host(&PEOPLE).await?;
-    account(&world, &host, "ada@example.com").await?;
+    verified(&world, &host, "ada@example.com").await?;
     let logins = (0..200).map(|_| log_in(&host, "ada@example.com", PASSWORD));
     let answers = futures::future::try_join_all(logins).await?;
     for (status, body) in &answers {
@@ -1077,7 +1079,7 @@ async fn the_emergency_login_works_once_per_code_and_is_recorded() -> anyhow::Re
         ("PATCHBAY_PEOPLE_MASTER_TOTP_SECRET", secret),
     ];
     let host = world.host(&with(&env)).await?;
-    account(&world, &host, "ada@example.com").await?;
+    verified(&world, &host, "ada@example.com").await?;
     let log_in = async |password: &str, totp: &str| {
         post(
             &host,
@@ -1282,7 +1284,7 @@ async fn cookies_carry_a_login_where_they_are_configured() -> anyhow::Result<()>
     let host = world
         .host(&with(&[("PATCHBAY_PEOPLE_COOKIES", "true")]))
         .await?;
-    account(&world, &host, "ada@example.com").await?;
+    verified(&world, &host, "ada@example.com").await?;
     let request = host
         .http
         .post(format!("{}/api/auth/login", host.url))
@@ -1484,13 +1486,179 @@ async fn an_account_logs_in_with_google_and_nobody_gets_anothers() -> anyhow::Re
     let (_, again) = log_in(&google["again"]).await?;
     assert_eq!(again["user"]["id"], body["user"]["id"], "the same account");
     // An address of another domain is only its owner's where Google vouches for the domain.
-    account(&world, &host, "bob@company.example").await?;
+    verified(&world, &host, "bob@company.example").await?;
     assert_eq!(log_in(&google["stranger"]).await?.0, 400);
     assert_eq!(log_in(&google["workspace"]).await?.0, 200);
     // An administrator is not linked by an address.
-    let root = account(&world, &host, "root@gmail.com").await?;
+    let root = verified(&world, &host, "root@gmail.com").await?;
     let path = format!("/api/admin/people/{}/role", text(&root["user"]["id"]));
     assert_eq!(host.put(&path, json!({ "role": "admin" })).await?.0, 200);
     assert_eq!(log_in(&google["admin"]).await?.0, 400);
+    Ok(())
+}
+
+#[tokio::test]
+async fn while_postgres_is_silent_or_away_accounts_are_told_within_two_seconds_and_nothing_stale_is_served()
+-> anyhow::Result<()> {
+    let world = World::new().await?;
+    let (proxy, database) = proxied(&world).await?;
+    let host = world
+        .host(&with(&[("DATABASE_URL", database.as_str())]))
+        .await?;
+    let token = text(&verified(&world, &host, "ada@example.com").await?["token"]);
+    assert_eq!(profile(&host, &token).await?, 200);
+    proxy.refuse(true);
+    proxy.go_silent();
+    // What was remembered may serve until the host notices that it hears no changes.
+    until(
+        Duration::from_secs(3),
+        "the end of what is remembered",
+        async || Ok((profile(&host, &token).await? == 503).then_some(())),
+    )
+    .await?;
+    let began = Instant::now();
+    let (status, body) = with_token(&host, "/api/users/profile", &token).await?;
+    assert_eq!((status, &body["code"]), (503, &json!("unavailable")));
+    assert!(
+        began.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        began.elapsed()
+    );
+    let began = Instant::now();
+    let (status, body) = log_in(&host, "ada@example.com", PASSWORD).await?;
+    assert_eq!((status, &body["code"]), (503, &json!("unavailable")));
+    assert!(
+        began.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        began.elapsed()
+    );
+    proxy.refuse(false);
+    until(Duration::from_secs(20), "Postgres is back", async || {
+        Ok((profile(&host, &token).await? == 200).then_some(()))
+    })
+    .await
+}
+
+#[tokio::test]
+async fn while_redis_is_away_nobody_logs_in_and_sessions_go_on() -> anyhow::Result<()> {
+    let mut world = World::new().await?;
+    let mut server = RedisServer::start_new(world.dir.path()).await?;
+    world.redis_url = format!("redis://127.0.0.1:{}/", server.port);
+    let host = world.host(&PEOPLE).await?;
+    let token = text(&verified(&world, &host, "ada@example.com").await?["token"]);
+    server.stop().await?;
+    let began = Instant::now();
+    let (status, body) = log_in(&host, "ada@example.com", PASSWORD).await?;
+    assert_eq!(
+        (status, &body["code"]),
+        (503, &json!("unavailable")),
+        "{body}"
+    );
+    assert!(
+        began.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        began.elapsed()
+    );
+    assert_eq!(profile(&host, &token).await?, 200);
+    server.start().await?;
+    until(Duration::from_secs(20), "Redis is back", async || {
+        let (status, _) = log_in(&host, "ada@example.com", PASSWORD).await?;
+        Ok((status == 200).then_some(()))
+    })
+    .await
+}
+
+#[tokio::test]
+async fn administrators_see_rediss_keys_and_other_accounts_do_not() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    old_table(&world).await?;
+    let host = world.host(&PEOPLE).await?;
+    let admin = text(&log_in(&host, "grace@example.com", PASSWORD).await?.1["token"]);
+    let user = text(&verified(&world, &host, "ada@example.com").await?["token"]);
+    assert_eq!(with_token(&host, "/api/redis/keys", &admin).await?.0, 200);
+    let (status, body) = with_token(&host, "/api/redis/keys", &user).await?;
+    assert_eq!(
+        (status, &body["message"]),
+        (403, &json!("Access denied. Admin role required."))
+    );
+    assert_eq!(with_token(&host, "/api/redis/keys", "x").await?.0, 401);
+    assert_eq!(host.get("/api/redis/keys").await?.0, 200, "an operator");
+    let nobody = host
+        .http
+        .get(format!("{}/api/redis/keys", host.url))
+        .send()
+        .await?;
+    assert_eq!(nobody.status().as_u16(), 401);
+    let key = format!("{}-kpi", world.prefix);
+    let mut redis = world.redis().await?;
+    let _: () = redis.set(&key, "cached").await?;
+    let remove = host
+        .http
+        .delete(format!("{}/api/redis/keys/{key}", host.url));
+    let (status, body) = answer(remove.bearer_auth(&admin)).await?;
+    assert_eq!((status, &body["deletedCount"]), (200, &json!(1)), "{body}");
+    let mut database = world.database().await?;
+    let (actor,): (String,) = sqlx::query_as(
+        "select actor from patchbay.operator_actions where action = 'redis-key.remove'",
+    )
+    .fetch_one(&mut database)
+    .await?;
+    assert!(actor.starts_with("user "), "{actor}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn logins_are_entries_of_their_trail_and_rows_of_the_old_table() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    old_table(&world).await?;
+    let mut database = world.database().await?;
+    database
+        .execute(
+            "create type login_action as enum ('login', 'logout', 'master_login');
+             create table login_logs (id uuid primary key, \"userId\" uuid, action login_action not null, \"ipAddress\" varchar(45),
+               \"userAgent\" text, timestamp timestamp not null)",
+        )
+        .await?;
+    let host = world.host(&PEOPLE).await?;
+    let request = host
+        .http
+        .post(format!("{}/api/auth/login", host.url))
+        .header("user-agent", "Tests/1.0")
+        .json(&json!({ "email": "grace@example.com", "password": PASSWORD }));
+    let (_, body) = answer(request).await?;
+    let logged_out = host
+        .http
+        .post(format!("{}/api/auth/logout", host.url))
+        .bearer_auth(text(&body["token"]));
+    assert_eq!(answer(logged_out).await?.0, 200);
+    let rows: Vec<(String, String, String, Option<String>)> = sqlx::query_as(
+        "select \"userId\"::text, action::text, \"ipAddress\", \"userAgent\" from login_logs order by timestamp",
+    )
+    .fetch_all(&mut database)
+    .await?;
+    let id = text(&body["user"]["id"]);
+    assert_eq!(rows.len(), 2, "{rows:?}");
+    assert_eq!(
+        rows[0],
+        (
+            id.clone(),
+            "login".into(),
+            "127.0.0.1".into(),
+            Some("Tests/1.0".into())
+        )
+    );
+    assert_eq!(
+        (rows[1].0.as_str(), rows[1].1.as_str()),
+        (id.as_str(), "logout")
+    );
+    let (status, entries) = host
+        .get(&format!("/api/admin/audit?trail=login_logs&actor={id}"))
+        .await?;
+    assert_eq!(status, 200, "{entries}");
+    assert_eq!(
+        entries["data"].as_array().map(Vec::len),
+        Some(2),
+        "{entries}"
+    );
     Ok(())
 }

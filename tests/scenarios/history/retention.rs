@@ -133,7 +133,7 @@ async fn what_is_older_than_it_is_to_be_kept_is_forgotten_and_nothing_else() -> 
             .await?
             .status
             .code(),
-        Some(4)
+        Some(2)
     );
     Ok(())
 }

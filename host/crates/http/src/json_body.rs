@@ -10,8 +10,9 @@ use serde::de::DeserializeOwned;
 use crate::AppState;
 use crate::error::ApiError;
 
-/// Most levels of arrays and objects.
-const MAX_DEPTH: usize = 64;
+/// Most levels of arrays and objects. Job data of other producers may have more: it does not pass
+/// here.
+const MAX_DEPTH: usize = 100;
 
 /// Why a body was not read.
 pub(crate) enum Unread {
