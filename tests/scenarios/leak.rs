@@ -580,6 +580,7 @@ async fn search(drill: &Drill, digests: &[String]) -> anyhow::Result<Vec<String>
             "state",
             texts(&["waiting", "delayed", "active", "completed", "failed"]),
         ),
+        ("account", texts(&["ada@example.com"])),
         ("offset", texts(&["0"])),
         ("limit", texts(&["200"])),
         ("from", texts(&[&digests[0]])),

@@ -1662,3 +1662,38 @@ async fn logins_are_entries_of_their_trail_and_rows_of_the_old_table() -> anyhow
     );
     Ok(())
 }
+
+#[tokio::test]
+async fn a_page_of_a_configured_origin_may_log_in_and_others_may_not() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let env = with(&[("PATCHBAY_HTTP_CORS_ORIGINS", "https://app.example")]);
+    let host = world.host(&env).await?;
+    verified(&world, &host, "ada@example.com").await?;
+    let ask = async |method: &str, path: &str, origin: &str| {
+        let request = host
+            .http
+            .request(method.parse()?, host.url.clone() + path)
+            .header("origin", origin)
+            .header("sec-fetch-site", "cross-site")
+            .header("access-control-request-method", "POST")
+            .header("access-control-request-headers", "content-type")
+            .json(&json!({ "email": "ada@example.com", "password": PASSWORD }));
+        let response = request.send().await?;
+        let allowed = response.headers().get("access-control-allow-origin");
+        let allowed = allowed.and_then(|value| value.to_str().ok().map(str::to_owned));
+        anyhow::Ok((response.status().as_u16(), allowed))
+    };
+    let ours = "https://app.example";
+    let preflight = ask("OPTIONS", "/api/auth/login", ours).await?;
+    assert_eq!(preflight, (200, Some(ours.to_owned())));
+    let logged_in = ask("POST", "/api/auth/login", ours).await?;
+    assert_eq!(logged_in, (200, Some(ours.to_owned())));
+    assert_eq!(
+        ask("POST", "/api/auth/login", "https://evil.example").await?,
+        (403, None)
+    );
+    assert_eq!(ask("POST", "/api/auth/login", "null").await?, (403, None));
+    let operators = ask("OPTIONS", "/api/admin/queues/q/pause", ours).await?;
+    assert_eq!(operators.1, None);
+    Ok(())
+}

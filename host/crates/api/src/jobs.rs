@@ -65,7 +65,10 @@ operations! {
     /// Add a new job like this one: the same name, data, priority and attempts. Everything that it
     /// does happens again.
     JobsDuplicate = "jobs.duplicate": POST "/api/admin/queues/{queue}/jobs/{id}/duplicate" (JobPath, NoQuery, Json<DuplicateJob>) -> Data<Added>,
-        Operator, Changes, audit "job.duplicate", errors [409 "its options cannot be read"];
+        Operator, Changes, audit "job.duplicate", errors [
+            409 "its options cannot be read",
+            422 "`does-not-fit`: the plugin of the queue declares other data; or the body does not have the expected form",
+        ];
     /// Run a delayed job now.
     JobsPromote = "jobs.promote": POST "/api/admin/queues/{queue}/jobs/{id}/promote" (JobPath, NoQuery, NoBody) -> Nothing,
         Operator, Changes, audit "job.promote", errors [409 "it is not delayed, or belongs to a schedule"];
@@ -256,6 +259,10 @@ pub struct DuplicateJob {
     #[schema(maximum = 157_680_000_000_u64)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub delay_ms: Option<u64>,
+    /// Add the copy although its data do not fit what the queue's active plugin declares; this is
+    /// recorded.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub force: bool,
 }
 
 /// A job to add.

@@ -59,6 +59,9 @@ pub enum JobCommand {
         /// Other data: JSON, @FILE, or - for standard input
         #[arg(long, value_name = "JSON")]
         data: Option<String>,
+        /// Also if the data do not fit what the queue's plugin declares; this is recorded
+        #[arg(long)]
+        force: bool,
         /// Delay before the start: milliseconds, or with a unit, such as 90s or 2h
         #[arg(long, value_name = "MS", value_parser = milliseconds(0, LONGEST_MS))]
         delay_ms: Option<u64>,
@@ -246,11 +249,16 @@ pub(crate) async fn run(
         JobCommand::Duplicate {
             job,
             data,
+            force,
             delay_ms,
             ..
         } => {
             let data = data.map(|data| given_json(data, "--data")).transpose()?;
-            let change = Json(DuplicateJob { data, delay_ms });
+            let change = Json(DuplicateJob {
+                data,
+                force,
+                delay_ms,
+            });
             let added = client
                 .ask::<JobsDuplicate>((&job).into(), none, change)
                 .await?;

@@ -10,9 +10,9 @@ use serde::de::DeserializeOwned;
 use crate::AppState;
 use crate::error::ApiError;
 
-/// Most levels of arrays and objects. Job data of other producers may have more: it does not pass
-/// here.
-const MAX_DEPTH: usize = 100;
+/// Most levels of arrays and objects. What is read into values has at most 128, which serde_json
+/// sees to; job data is passed on as text, and BullMQ's producers nest it as they like.
+const MAX_DEPTH: usize = 20_000;
 
 /// Why a body was not read.
 pub(crate) enum Unread {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bullmq::QueueKeys;
 use patchbay_model::job::JobState;
 use patchbay_model::{JobId, QueueName};
+use redis::AsyncCommands;
 
 use crate::job_rules::{check_data, check_delay, check_priority};
 use crate::opts::JobOpts;
@@ -40,18 +41,20 @@ impl Broker {
                 .remove_from_own_key(&keys, &job, id, (&key, wanted))
                 .await;
         }
-        // BullMQ's script answers the same for a job that somebody else has just removed.
+        // BullMQ's script answers the same for a job that somebody else has just removed. A damaged
+        // one may have had no hash before.
+        let hash = keys.job_key(id.as_str());
+        let had_hash: bool = self.connection.get().exists(&hash).await?;
         let call = removal(&keys, id);
         call.load(&mut self.connection.get()).await?;
         let answered = transaction::<(bool, i64)>(self.connection.get(), |pipe| {
-            pipe.exists(keys.job_key(id.as_str()))
-                .add_command(call.command());
+            pipe.exists(&hash).add_command(call.command());
         });
         match answered.await.map_err(QueueError::from) {
-            Ok((false, _)) => Err(not_found(queue, id)),
-            Ok((true, 1)) => Ok(()),
-            Ok((true, OF_A_SCHEDULE)) => Err(QueueError::Scheduled { id: id.to_string() }),
-            Ok((true, _)) => Err(QueueError::Running { id: id.to_string() }),
+            Ok((false, _)) if had_hash => Err(not_found(queue, id)),
+            Ok((_, 1)) => Ok(()),
+            Ok((_, OF_A_SCHEDULE)) => Err(QueueError::Scheduled { id: id.to_string() }),
+            Ok((_, _)) => Err(QueueError::Running { id: id.to_string() }),
             // The script checks the job's lock before anything that can stop it in the middle, so
             // no worker runs this job.
             Err(error) if error.is_damage() => self.remove_by_hand(&keys, id, true).await,

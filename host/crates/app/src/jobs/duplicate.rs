@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::{Jobs, removed};
 use crate::actions::Caller;
+use crate::declared_jobs::{Forcing, is_forced, with_forced};
 use crate::error::Error;
 use crate::reveal::refuse_mark;
 
@@ -50,8 +51,11 @@ impl Jobs {
         let mut copy = like
             .ok_or_else(Error::internal)?
             .map_err(|reason| Error::conflict(format!("Job {id} cannot be copied: {reason}")))?;
+        let mut details = json!({});
         if let Some(data) = change.data {
             copy.data = data.get().to_owned();
+            let checked = self.declared.check(&queue, &copy.name, &copy.data);
+            details = with_forced(details, is_forced(checked, change.force, Forcing::Add)?);
         }
         copy.delay = change.delay_ms.map(Duration::from_millis);
         let act = async {
@@ -64,7 +68,7 @@ impl Jobs {
             })
         };
         self.actions
-            .record::<JobsDuplicate, _>(who, &trail_name(&queue, &id), json!({}), act)
+            .record::<JobsDuplicate, _>(who, &trail_name(&queue, &id), details, act)
             .await
     }
 }
