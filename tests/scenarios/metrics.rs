@@ -516,6 +516,9 @@ async fn outside_calls_are_counted_without_what_is_secret_or_personal() -> anyho
         .add("emailQueue", json!({ "name": "send", "data": mail_job(1) }))
         .await?;
     host.job_in("emailQueue", &id, "completed").await?;
+    // Its metrics exist from then on.
+    let (status, verified) = host.post("/api/admin/audit/verify", json!({})).await?;
+    assert_eq!(status, 200, "{verified}");
 
     let page = scrape(&host).await?;
     everything_is_documented(&page)?;

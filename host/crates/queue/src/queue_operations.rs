@@ -226,8 +226,7 @@ impl Broker {
         }
     }
 
-    /// How many jobs [`Self::move_all_to_wait`] would move, at most: ticks of schedules are counted
-    /// among delayed jobs.
+    /// How many jobs [`Self::move_all_to_wait`] would move. Ticks of schedules are not moved.
     pub async fn movable_to_wait(
         &self,
         queue: &QueueName,
@@ -237,7 +236,12 @@ impl Broker {
         let set = match state {
             JobState::Failed => keys.failed(),
             JobState::Completed => keys.completed(),
-            JobState::Delayed => keys.delayed(),
+            JobState::Delayed => {
+                let mut connection = self.connection.get();
+                let ids: Vec<Vec<u8>> = connection.zrange(keys.delayed(), 0, -1).await?;
+                let is_tick = |id: &&Vec<u8>| id.starts_with(b"repeat:");
+                return Ok((ids.len() - ids.iter().filter(is_tick).count()) as u64);
+            }
             other => return Err(not_movable(other)),
         };
         Ok(self.connection.get().zcard(set).await?)
