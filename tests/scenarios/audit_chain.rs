@@ -387,7 +387,8 @@ async fn a_chain_that_was_computed_anew_without_the_key_and_a_tail_that_was_cut_
     // An entry of the last batch is changed, and leaf, root and chain are computed as they would
     // have been.
     for trail in ["anew", "maclass", "keyed"] {
-        let batches: Vec<(i64, Vec<i64>, Vec<u8>, chrono::DateTime<chrono::Utc>)> =
+        type Batch = (i64, Vec<i64>, Vec<u8>, chrono::DateTime<chrono::Utc>);
+        let batches: Vec<Batch> =
             sqlx::query_as(
                 "select n, ids, chain, sealed_at from patchbay.audit_batches where trail = $1 order by n",
             )

@@ -637,7 +637,11 @@ async fn a_removed_schedule_comes_back_with_its_data() -> anyhow::Result<()> {
         "{shown}"
     );
     let twice = run(&host, &["schedule", "restore", "nightly"]).await?;
-    assert_eq!(twice.code, Some(3), "{}", twice.err);
+    assert!(
+        twice.code == Some(4) && twice.err.contains("Schedule nightly exists: restored by"),
+        "{}",
+        twice.err
+    );
     // A schedule that was made anew is not replaced by the old one.
     run(&host, &["schedule", "remove", "nightly", "--yes"]).await?;
     run(&host, &add).await?;

@@ -146,7 +146,7 @@ async fn paths_that_another_reader_may_resolve_meet_no_route() -> anyhow::Result
         let (_, body) = answer.split_once("\r\n\r\n").context("a body")?;
         assert_eq!(
             serde_json::from_str::<Value>(body)?,
-            json!({ "success": false, "message": "Route not found", "path": path })
+            json!({ "success": false, "code": "route-not-found", "message": "Route not found", "path": path })
         );
     }
     // Names may hold what looks the same.

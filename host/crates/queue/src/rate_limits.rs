@@ -15,7 +15,7 @@ use crate::scripts::Call;
 use crate::{Broker, QueueError};
 
 /// Longest wait for Redis. A login or a request must not hang because limits cannot be read.
-const ANSWER_WITHIN: Duration = Duration::from_secs(1);
+const ANSWER_WITHIN: Duration = Duration::from_millis(1_500);
 /// An attempt that nobody has settled within this time is forgotten: its host is gone.
 const UNSETTLED_FOR: Duration = Duration::from_secs(15);
 /// Another attempt of the same key decides whether this one must wait, and it has not ended yet.

@@ -194,7 +194,7 @@ impl Jobs {
             let is_done = action.error.is_none() && action.ended_at.is_some();
             is_done && !READS.contains(&action.action.as_str()) && !is_of_copy(action)
         };
-        let copy_of = actions
+        let mut copy_of = actions
             .iter()
             .filter(|action| changed(action) && action.action == COPYING)
             .map(|action| CopyOf {
@@ -219,7 +219,7 @@ impl Jobs {
             .chain(put_back)
             .max_by_key(|change| change.at);
         Ok(Job {
-            copy_of: copy_of.last(),
+            copy_of: copy_of.next_back(),
             unavailable,
             job,
             logs,
