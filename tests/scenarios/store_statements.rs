@@ -156,6 +156,12 @@ impl Source<'_> {
         } else {
             text.value()
         };
+        // Those of accounts are made from what the catalogue says of their table; the scenarios of
+        // accounts run each, on the old backend's table and on the host's own.
+        if self.file.starts_with("people/") && text.contains('{') {
+            self.is_open = false;
+            return Ok(());
+        }
         // Text that ends with a space is a part: the search assembles those, and its tests run
         // them.
         if VERBS.iter().any(|verb| {

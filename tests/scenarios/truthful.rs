@@ -248,7 +248,7 @@ async fn an_edit_is_undone_of_jobs_that_have_not_run_since() -> anyhow::Result<(
 async fn an_undo_skips_jobs_that_were_brought_back_otherwise() -> anyhow::Result<()> {
     let world = World::new().await?;
     // Without a key the history keeps no data.
-    let key = "11".repeat(32);
+    let key = "0f1e2d3c".repeat(8);
     let host = world.host(&[("PATCHBAY_SECRETS_KEY", &key)]).await?;
     host.deploy("hostile", broken_plugin()?).await?;
     let ids = failed_jobs(&world, 2).await?;

@@ -55,7 +55,7 @@ operations! {
     /// Send a test message over every channel of this host now, and show whether each was
     /// delivered. The list is empty if no channel is configured.
     AlertsTest = "alerts.test": POST "/api/admin/alerts/test" ((), NoQuery, NoBody) -> List<ChannelTest>,
-        Operator, Changes, audit "alert.test", errors [];
+        Operator, Changes, audit "alert.test", errors [409 "no channel is configured; nothing was sent"];
 }
 
 /// How bad an alert is.
