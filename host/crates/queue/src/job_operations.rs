@@ -6,7 +6,6 @@ use std::time::Duration;
 use bullmq::QueueKeys;
 use patchbay_model::job::JobState;
 use patchbay_model::{JobId, QueueName};
-use redis::AsyncCommands;
 
 use crate::job_rules::{check_data, check_delay, check_priority};
 use crate::opts::JobOpts;
@@ -44,14 +43,14 @@ impl Broker {
         // BullMQ's script answers the same for a job that somebody else has just removed. A damaged
         // one may have had no hash before.
         let hash = keys.job_key(id.as_str());
-        let had_hash: bool = self.connection.get().exists(&hash).await?;
+        let is_damaged = job.damage.is_some();
         let call = removal(&keys, id);
         call.load(&mut self.connection.get()).await?;
         let answered = transaction::<(bool, i64)>(self.connection.get(), |pipe| {
             pipe.exists(&hash).add_command(call.command());
         });
         match answered.await.map_err(QueueError::from) {
-            Ok((false, _)) if had_hash => Err(not_found(queue, id)),
+            Ok((false, _)) if !is_damaged => Err(not_found(queue, id)),
             Ok((_, 1)) => Ok(()),
             Ok((_, OF_A_SCHEDULE)) => Err(QueueError::Scheduled { id: id.to_string() }),
             Ok((_, _)) => Err(QueueError::Running { id: id.to_string() }),
