@@ -112,15 +112,24 @@ impl Jobs {
     }
 
     /// Why the job is gone that was there a moment ago: whoever removed it meanwhile may not have
-    /// recorded the end of that yet.
-    async fn why_gone_just_now(&self, queue: &QueueName, id: &JobId) -> Result<Error, Error> {
+    /// recorded the end of that yet. `own`: removals that the caller has begun itself.
+    async fn why_gone_just_now(
+        &self,
+        queue: &QueueName,
+        id: &JobId,
+        own: usize,
+    ) -> Result<Error, Error> {
         for _ in 0..LOOKS {
             let actions = self.store.job_actions(queue, id, &[]).await?;
             let removes = |action: &JobAction| action.action == "job.remove";
             let last = actions
                 .iter()
                 .rfind(|action| removes(action) && action.ended_at.is_some());
-            if last.is_some_and(|last| last.error.is_none()) {
+            let under_way = actions
+                .iter()
+                .filter(|action| removes(action) && action.ended_at.is_none())
+                .count();
+            if last.is_some_and(|last| last.error.is_none()) || under_way <= own {
                 break;
             }
             tokio::time::sleep(LOOK_EVERY).await;
@@ -136,10 +145,11 @@ impl Jobs {
         details: Value,
         act: impl Future<Output = Result<(), QueueError>>,
     ) -> Result<(), Error> {
+        let own = usize::from(E::OPERATION.id == JobsRemove::OPERATION.id);
         let act = async {
             // A job that cannot be read has its own error.
             match self.broker.job(queue, id).await {
-                Ok(None) => return Err(self.why_gone(queue, id).await?),
+                Ok(None) => return Err(self.why_gone_just_now(queue, id, own).await?),
                 Ok(Some(job)) => {
                     if let Some(bulk) = job.removed_by {
                         return Err(removed(id.as_str(), bulk));
@@ -148,7 +158,9 @@ impl Jobs {
                 Err(_) => {}
             }
             match act.await {
-                Err(QueueError::NotFound { .. }) => Err(self.why_gone_just_now(queue, id).await?),
+                Err(QueueError::NotFound { .. }) => {
+                    Err(self.why_gone_just_now(queue, id, own).await?)
+                }
                 done => Ok(done?),
             }
         };
