@@ -9,6 +9,7 @@ use patchbay_app::people::{
 };
 use patchbay_http::CookiePolicy;
 use patchbay_model::QueueName;
+use patchbay_model::role::Role;
 use zeroize::Zeroizing;
 
 use super::key::{key, section};
@@ -51,6 +52,8 @@ section! {
         session_days: u64 = key("people.session_days", number(1..=365)).default("30");
         /// Queue of the mails about accounts: jobs otp and send
         mail_queue: QueueName = key("people.mail_queue", queue()).default("emailQueue");
+        /// Platforms on which only some roles can log in, each as platform:role+role
+        platform_roles: Vec<(String, Vec<Role>)> = key("people.platform_roles", platform_roles()).or_empty();
         /// Client ids of Google whose ID tokens are accepted; unset: no login with Google
         google_client_ids: Vec<String> = key("people.google_client_ids", list()).old(&["GOOGLE_CLIENT_ID"]).or_empty();
         /// URL of Google's keys for ID tokens
@@ -88,6 +91,24 @@ fn https() -> Kind<String> {
             (url.scheme() == "https" || is_local).then(|| text.to_owned())
         },
     )
+}
+
+fn platform_roles() -> Kind<Vec<(String, Vec<Role>)>> {
+    Kind::new(Form::Array, |given| {
+        let read = |item: &str| {
+            let (platform, roles) = item.split_once(':')?;
+            let roles: Option<Vec<Role>> = roles.split('+').map(Role::parse).collect();
+            (!platform.is_empty()).then_some((platform.to_owned(), roles?))
+        };
+        let read: Option<_> = items(&given.text).map(read).collect();
+        read.ok_or_else(|| {
+            let names: Vec<&str> = Role::ALL.iter().map(|role| role.as_str()).collect();
+            given.problem(&format!(
+                "each item must be platform:role+role, with roles of {}",
+                names.join(", ")
+            ))
+        })
+    })
 }
 
 fn queue() -> Kind<QueueName> {
@@ -160,6 +181,7 @@ impl People {
             },
             session: Duration::from_secs(*self.session_days * DAY),
             mail_queue: self.mail_queue.clone(),
+            platform_roles: self.platform_roles.clone(),
             google: self.google(),
             master: self
                 .master_password_hash

@@ -170,7 +170,7 @@ pub enum EntriesCsv {}
 
 impl Media for EntriesCsv {
     const TYPE: &'static str = "text/csv; charset=utf-8";
-    const ABOUT: &'static str = "One line per entry, below a line with the names of the columns";
+    const ABOUT: &'static str = "The first line names the columns. Each other line is one entry";
 }
 
 /// What to verify.

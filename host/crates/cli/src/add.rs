@@ -205,7 +205,10 @@ async fn add_file(
     };
     let all: usize = parts(&text, &name)?.iter().map(Vec::len).sum();
     if all == 0 {
-        return Err(Refusal(format!("{name} has no jobs; nothing was added")).into());
+        return Err(Refusal(format!(
+            "Nothing was added: {name} has no jobs. Write one JSON object per line"
+        ))
+        .into());
     }
     let mut added: Vec<Added> = Vec::with_capacity(all);
     for dry_run in [true, false] {
@@ -228,7 +231,7 @@ async fn add_file(
                 (true, 0) => "nothing was added".to_owned(),
                 (true, before) => {
                     format!(
-                        "nothing was added; jobs are counted from the {}th on",
+                        "nothing was added. Count the jobs of the message from job {} of the file",
                         before + 1
                     )
                 }

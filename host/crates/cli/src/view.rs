@@ -43,9 +43,7 @@ pub(super) fn describe(activated: &Activated) -> String {
         );
     }
     let previous = match activated.previous {
-        _ if activated.released => {
-            "It was quarantined: this has ended the quarantine, and it takes calls again".to_owned()
-        }
+        _ if activated.released => "This has ended its quarantine. It takes calls again".to_owned(),
         _ if activated.was_active => "it was active already".to_owned(),
         Some(previous) => {
             let previous = short(&previous.to_string());

@@ -51,6 +51,7 @@ pub mod quarantine;
 pub mod queue;
 pub mod redaction;
 pub mod retry;
+pub mod role;
 pub mod saved_search;
 pub mod schedule;
 pub mod serde_errors;

@@ -63,7 +63,7 @@ pub use history::{
 pub use hosts::{Failure, HostRow, Report, Running};
 pub use leader::{Elector, LeaderTask, Leadership};
 pub use people::{
-    CodePurpose, CodeRow, IdentityChange, IdentityChanges, Keeping, MailBatch, NewCode, NewLogin,
+    CodePurpose, CodeRow, IdentityChange, IdentityChanges, MailBatch, NewCode, NewLogin,
     NewSession, NewSignup, OutgoingMail, Refreshed, SessionMethod, SessionRow, SessionView,
     UserKey, UserListing, UserRow, UsersTable, password_mark,
 };

@@ -240,7 +240,7 @@ impl Sealer {
             Some(self.keys.get_or_replace(PURPOSE).await?)
         } else {
             warn!(
-                "no master key is configured: batches of audit trails have no MAC, so whoever can write to the database could compute a chain that fits; set secrets.key_file"
+                "no master key is configured, so batches of audit trails have no MAC: somebody who can write to the database could change them unseen. Set secrets.key_file"
             );
             None
         };

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use patchbay_model::QueueName;
+use patchbay_model::role::Role;
 use zeroize::Zeroizing;
 
 /// Life of an access token.
@@ -35,6 +36,8 @@ pub struct PeopleConfig {
     pub session: Duration,
     /// Where the jobs of mails go.
     pub mail_queue: QueueName,
+    /// Platforms on which only accounts with one of these roles can log in.
+    pub platform_roles: Vec<(String, Vec<Role>)>,
     pub google: Option<GoogleLogin>,
     pub master: Option<MasterLogin>,
 }

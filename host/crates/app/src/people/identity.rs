@@ -72,7 +72,6 @@ impl Identities {
                     known.remove(&id);
                 }
             }
-            IdentityChange::VendorKey(_) => {}
             IdentityChange::All => known.clear(),
         }
     }

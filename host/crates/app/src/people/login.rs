@@ -12,9 +12,6 @@ use super::{People, PeopleParts, Role, Visitor, address, forbidden, invalid_cred
 use crate::error::Error;
 use crate::limits::FailureClass;
 
-/// The platform that only these roles may use.
-const CLOSED_PLATFORM: (&str, [Role; 2]) = ("mr-hire", [Role::ExternalHr, Role::Admin]);
-
 /// Somebody mistypes; somebody else guesses.
 pub(super) const OF_ONE_ACCOUNT: FailureClass = FailureClass {
     name: "login-account",
@@ -123,12 +120,15 @@ impl PeopleParts {
     }
 
     pub(super) fn refuse_platform(&self, visitor: &Visitor, user: &UserRow) -> Result<(), Error> {
-        let (platform, roles) = CLOSED_PLATFORM;
+        let mut closed = self.config.platform_roles.iter();
+        let closed = closed.find(|(platform, _)| platform == visitor.platform());
         let role = Role::parse(&user.role);
-        if visitor.platform() == platform && !role.is_some_and(|role| roles.contains(&role)) {
-            return Err(forbidden("forbidden", "Access denied"));
+        match closed {
+            Some((_, roles)) if !role.is_some_and(|role| roles.contains(&role)) => {
+                Err(forbidden("forbidden", "Access denied"))
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// Makes the hash anew after the answer.

@@ -17,7 +17,6 @@ mod passwords;
 mod profile;
 mod recovery;
 mod refresh;
-mod roles;
 mod signup;
 mod tokens;
 mod turns;
@@ -40,7 +39,7 @@ pub use config::{
 };
 pub use master::totp_secret;
 pub use passwords::{hash_for_configuration, is_strong_hash};
-pub use roles::Role;
+pub use patchbay_model::role::Role;
 pub use tokens::LEGACY_KID;
 pub use upkeep::{identity_service, mail_service, upkeep_service};
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use patchbay_api::people as api;
-use patchbay_store::{CodePurpose, Keeping, UserKey};
+use patchbay_store::{CodePurpose, UserKey};
 use zeroize::Zeroizing;
 
 use super::codes::Typed;
@@ -129,12 +129,11 @@ impl People {
         let hash = parts.passwords.hash(new).await?;
         let table = parts.table().await?;
         let mail = mails::password_changed(visitor, &who.user.email);
-        let keeping = Keeping::Session(session);
         let (refresh, refresh_hash) = super::tokens::refresh_token();
         let next = (refresh_hash, REFRESH_LIFE);
         let changed = parts
             .store
-            .change_password(table, &who.user, &hash, keeping, next, &mail);
+            .change_password(table, &who.user, &hash, session, next, &mail);
         let Some(user) = within(changed).await? else {
             return Err(Error::conflict(
                 "The account has changed meanwhile; try again",

@@ -157,7 +157,11 @@ fn print_tables(report: &AuditReport, output: Output) {
         output.note("MACs were not checked: no master key is configured (secrets.key_file)");
     } else if without > 0 {
         output.note(&format!(
-            "{without} batches have no MAC: no master key was configured when they were sealed. Whoever could write to the database could have computed them anew"
+            "{} no MAC, because no master key was configured when they were sealed. Somebody who could write to the database could have changed them unseen. For new batches: set secrets.key_file",
+            match without {
+                1 => "1 batch has".to_owned(),
+                more => format!("{more} batches have"),
+            }
         ));
     }
     if report.trails.is_empty() {

@@ -30,7 +30,7 @@ use crate::sql::SqlSpec;
 pub use self::overlaps::{Endpoint, Overlap};
 pub use self::path::{PathError, RoutePath};
 pub use self::queues::{BackoffSpec, JobSpec, KeepSpec, QueueSpec, RateSpec, RetentionSpec};
-pub use self::routes::{HttpMethod, Role, RouteSpec, UnavailableSpec};
+pub use self::routes::{HttpMethod, RouteSpec, UnavailableSpec};
 pub use self::schedules::ScheduleSpec;
 pub use self::webhooks::WebhookSpec;
 

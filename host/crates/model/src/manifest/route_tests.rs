@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::*;
+use crate::role::Role;
 
 const ROUTE: &str = "[[routes]]\nmethod = \"POST\"\npath = \"/api/leads/{leadId}/call\"\nroles = [\"sales\", \"admin\"]\noperation = \"connect-call\"\n";
 const WEBHOOK: &str =

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::{Manifest, ManifestError, RoutePath, invalid};
 use crate::operation;
+use crate::role::Role;
 
 const MAX_ROUTES: usize = 200;
 const MAX_UNAVAILABLE_BYTES: usize = 16 << 10;
@@ -55,22 +56,6 @@ impl HttpMethod {
             Self::Delete => "DELETE",
         }
     }
-}
-
-/// A role of the people who use the API.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Role {
-    User,
-    Admin,
-    Finance,
-    Expert,
-    Sales,
-    SalesHead,
-    ExternalHr,
-    BatchLead,
-    SuperMentor,
-    CommunityManager,
 }
 
 /// The answer while the plugin is unavailable.

@@ -146,7 +146,7 @@ impl Broker {
             }
             Some(_) => {
                 return Ok(Some(
-                    "Another job has its id now: enqueue it with a new key",
+                    "Another job has this id now: enqueue it with a new key",
                 ));
             }
             None => {}

@@ -121,7 +121,7 @@ impl Broker {
                 let refused = match (seen.number(0), seen.score) {
                     (None, _) => Some(NO_LONGER_THERE),
                     (Some(created), _) if created != item.key.created_ms => {
-                        Some("Another job has its id now")
+                        Some("Another job has this id now")
                     }
                     (Some(_), None) => Some("The job has left its state since it was chosen"),
                     (Some(_), _) if seen.number(1) != item.finished_on => {
@@ -164,7 +164,7 @@ impl Broker {
             fates[*place] = Some(code.map_or_else(JobResult::Failed, |code| match code {
                 1 => JobResult::done(),
                 -1 => JobResult::skipped(NO_LONGER_THERE),
-                -2 => JobResult::skipped("Another job has its id now"),
+                -2 => JobResult::skipped("Another job has this id now"),
                 -3 => JobResult::skipped(OF_A_SCHEDULE),
                 -4 => JobResult::skipped(IN_A_FLOW),
                 -6 => JobResult::skipped("Another bulk operation has removed the job"),
@@ -230,7 +230,7 @@ impl Broker {
                 -3 => JobResult::skipped(
                     "The job is in Redis again: it was brought back in another way meanwhile",
                 ),
-                _ => JobResult::skipped("Another job has its id now"),
+                _ => JobResult::skipped("Another job has this id now"),
             })
         };
         Ok(codes.into_iter().map(fate).collect())

@@ -71,7 +71,7 @@ impl Broker {
                 _ if notes.contains_key(&item.n) => Some(JobResult::done()),
                 None => Some(JobResult::skipped(NO_LONGER_THERE)),
                 Some(created) if created != item.key.created_ms => {
-                    Some(JobResult::skipped("Another job has its id now"))
+                    Some(JobResult::skipped("Another job has this id now"))
                 }
                 Some(_) if seen.score.is_none() || seen.number(1) != item.finished_on => {
                     Some(JobResult::skipped(RUN_SINCE))
@@ -159,7 +159,7 @@ impl Broker {
             code.map_or_else(JobResult::Failed, |code| match code {
                 1 => JobResult::done(),
                 -1 => JobResult::skipped(NO_LONGER_THERE),
-                -2 => JobResult::skipped("Another job has its id now"),
+                -2 => JobResult::skipped("Another job has this id now"),
                 -3 => JobResult::skipped("Its data before the edit is no longer in Redis"),
                 -4 => JobResult::skipped("The job has run since it was edited"),
                 _ => JobResult::skipped("Its data was changed again since it was edited"),

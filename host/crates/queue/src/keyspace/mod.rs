@@ -142,7 +142,11 @@ impl Broker {
                 | Trouble::Replica
                 | Trouble::Loading),
             ) => {
-                let source = (redis::ErrorKind::Client, "not asked: the last check failed").into();
+                let source = (
+                    redis::ErrorKind::Client,
+                    "Redis was not asked, because it did not answer the last check",
+                )
+                    .into();
                 Err(QueueError::CannotServe { trouble, source })
             }
             _ => Ok(()),

@@ -81,7 +81,7 @@ impl Store {
         }
         let Some((id, id_type)) = columns.iter().find(|(column, _)| column == id) else {
             return Err(StoreError::NotFound(format!(
-                "Table {schema}.{name} has no column {id}"
+                "Table {schema}.{name} has no column {id}. Name the column that identifies a row"
             )));
         };
         if !ORDERED.contains(&id_type.as_str()) {

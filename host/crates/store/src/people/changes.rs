@@ -1,4 +1,4 @@
-//! The notification by which a process tells the others that an account, a session or a key has
+//! The notification by which a process tells the others that an account or a session has
 //! changed. What they remember of it is dropped.
 
 use std::time::Duration;
@@ -15,7 +15,6 @@ const CHANNEL: &str = "patchbay_identity";
 pub enum IdentityChange {
     User(String),
     Session(String),
-    VendorKey(String),
     /// Anything.
     All,
 }
@@ -25,13 +24,12 @@ impl IdentityChange {
         match payload.split_once(':') {
             Some(("u", id)) => Self::User(id.to_owned()),
             Some(("s", id)) => Self::Session(id.to_owned()),
-            Some(("v", id)) => Self::VendorKey(id.to_owned()),
             _ => Self::All,
         }
     }
 }
 
-/// Tells that `kind` (`u` user, `s` session, `v` vendor key) `id` has changed, at the commit.
+/// Tells that `kind` (`u` user, `s` session) `id` has changed, at the commit.
 pub(super) async fn notify(
     connection: &mut PgConnection,
     kind: char,

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use sqlx::types::Uuid;
 use sqlx::{Connection, PgConnection};
 
-use super::users::{self, UserKey, UserRow};
+use super::users::{self, UserKey};
 use super::{UsersTable, mails};
 use crate::{Store, StoreError};
 
@@ -269,13 +269,4 @@ async fn put_code(
     .execute(connection)
     .await?;
     Ok(())
-}
-
-/// An account whose code was typed.
-pub(super) async fn find_norm(
-    connection: &mut PgConnection,
-    table: &UsersTable,
-    id: &str,
-) -> Result<Option<UserRow>, StoreError> {
-    users::find(connection, table, UserKey::Id(id)).await
 }

@@ -16,7 +16,6 @@ pub use changes::{IdentityChange, IdentityChanges};
 pub use codes::{CodePurpose, CodeRow, NewCode, NewSignup};
 pub use logins::NewLogin;
 pub use mails::{MailBatch, OutgoingMail};
-pub use passwords::Keeping;
 pub use sessions::{NewSession, Refreshed, SessionMethod, SessionRow, SessionView};
 pub use table::UsersTable;
 pub use users::{UserKey, UserListing, UserRow};

@@ -11,15 +11,8 @@ use super::users::{self, UserKey, UserRow};
 use super::{UsersTable, mails, password_mark};
 use crate::{Store, StoreError};
 
-/// Which sessions outlive a change of the password.
-#[derive(Debug, Clone, Copy)]
-pub enum Keeping {
-    Nothing,
-    Session(Uuid),
-}
-
 impl Store {
-    /// Replaces the hash of an account, and ends its sessions; the one that is kept gets another
+    /// Replaces the hash of an account, and ends its sessions; `session` goes on with another
     /// refresh token. `None` if the hash has changed meanwhile. The mail to the owner waits in the
     /// outbox.
     pub async fn change_password(
@@ -27,7 +20,7 @@ impl Store {
         table: &UsersTable,
         user: &UserRow,
         hash: &str,
-        keeping: Keeping,
+        session: Uuid,
         next_refresh: ([u8; 32], Duration),
         mail: &Value,
     ) -> Result<Option<UserRow>, StoreError> {
@@ -36,11 +29,9 @@ impl Store {
         if now.is_none_or(|now| now.password != user.password) {
             return Ok(None);
         }
-        let changed = set(&mut tx, table, &user.id, hash, keeping).await?;
-        if let Keeping::Session(session) = keeping {
-            let (token, life) = next_refresh;
-            replace_token(&mut tx, session, &token, life).await?;
-        }
+        let changed = set(&mut tx, table, &user.id, hash, Some(session)).await?;
+        let (token, life) = next_refresh;
+        replace_token(&mut tx, session, &token, life).await?;
         mails::put(&mut tx, Uuid::now_v7(), mail).await?;
         tx.commit().await?;
         Ok(changed)
@@ -64,7 +55,7 @@ impl Store {
         let mut values = Map::new();
         values.insert("isVerified".into(), "true".into());
         users::change(&mut tx, table, user_id, &values).await?;
-        let changed = set(&mut tx, table, user_id, hash, Keeping::Nothing).await?;
+        let changed = set(&mut tx, table, user_id, hash, None).await?;
         mails::put(&mut tx, Uuid::now_v7(), mail).await?;
         tx.commit().await?;
         Ok(changed)
@@ -109,7 +100,7 @@ async fn set(
     table: &UsersTable,
     user_id: &str,
     hash: &str,
-    keeping: Keeping,
+    except: Option<Uuid>,
 ) -> Result<Option<UserRow>, StoreError> {
     let mut values = Map::new();
     values.insert("password".into(), hash.into());
@@ -119,10 +110,6 @@ async fn set(
         .bind(user_id)
         .execute(&mut *connection)
         .await?;
-    let except = match keeping {
-        Keeping::Nothing => None,
-        Keeping::Session(session) => Some(session),
-    };
     raise_epoch(&mut *connection, user_id, except, "password").await?;
     if let Some(session) = except {
         sqlx::query("update user_sessions set password_mark = $2 where id = $1")

@@ -9,7 +9,7 @@ use sqlx::types::Uuid;
 use sqlx::{FromRow, PgConnection, Row};
 
 use super::changes::notify;
-use super::codes::{CodePurpose, find_norm, use_codes};
+use super::codes::{CodePurpose, use_codes};
 use super::users::{self, UserKey, UserRow};
 use super::{UsersTable, password_mark};
 use crate::{Store, StoreError};
@@ -126,7 +126,7 @@ impl Store {
         if !use_codes(&mut tx, CodePurpose::Signup, email_norm, code).await? {
             return Ok(None);
         }
-        let Some(user) = find_norm(&mut tx, table, user_id).await? else {
+        let Some(user) = users::find(&mut tx, table, UserKey::Id(user_id)).await? else {
             return Ok(None);
         };
         if user.is_blocked() {
@@ -142,7 +142,7 @@ impl Store {
         }
         users::change(&mut tx, table, user_id, &values).await?;
         notify(&mut tx, 'u', user_id).await?;
-        let Some(user) = find_norm(&mut tx, table, user_id).await? else {
+        let Some(user) = users::find(&mut tx, table, UserKey::Id(user_id)).await? else {
             return Ok(None);
         };
         insert(&mut tx, &user, session).await?;

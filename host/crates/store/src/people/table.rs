@@ -87,14 +87,14 @@ impl Store {
         name: &str,
         blocked: Option<&str>,
     ) -> Result<UsersTable, StoreError> {
-        let quoted = name.split('.').map(quoted).collect::<Vec<_>>().join(".");
+        let full_name = name.split('.').map(quoted).collect::<Vec<_>>().join(".");
         let mut connection = self.pool.acquire().await?;
-        if !exists(&mut connection, &quoted).await? {
-            let create = CREATE.replace("NAME", &quoted);
+        if !exists(&mut connection, &full_name).await? {
+            let create = CREATE.replace("NAME", &full_name);
             let created = connection.execute(sqlx::AssertSqlSafe(create)).await;
             // Another host may have been faster.
             if let Err(error) = created
-                && !exists(&mut connection, &quoted).await?
+                && !exists(&mut connection, &full_name).await?
             {
                 return Err(error.into());
             }
@@ -104,13 +104,13 @@ impl Store {
              array(select enumlabel::text from pg_enum e where e.enumtypid = a.atttypid order by enumsortorder) \
              from pg_attribute a where a.attrelid = to_regclass($1) and a.attnum > 0 and not a.attisdropped",
         )
-        .bind(&quoted)
+        .bind(&full_name)
         .fetch_all(&mut *connection)
         .await?;
         let has_blocked = |name: &&str| rows.iter().any(|(column, ..)| column == name);
         let blocked = blocked.map(|name| Some(name).filter(has_blocked).ok_or(name));
         let blocked = match blocked.transpose() {
-            Ok(found) => found.map(quoted_name),
+            Ok(found) => found.map(quoted),
             Err(absent) => {
                 return Err(StoreError::Unfit(format!(
                     "people.blocked_column: the table {name} has no column {absent}"
@@ -136,7 +136,7 @@ impl Store {
             )));
         }
         let mut described = Described {
-            name: quoted,
+            name: full_name,
             columns,
             blocked,
             select: String::new(),
@@ -155,10 +155,6 @@ async fn exists(connection: &mut PgConnection, quoted: &str) -> Result<bool, sql
 
 fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
-}
-
-fn quoted_name(name: &str) -> String {
-    quoted(name)
 }
 
 impl Described {
@@ -252,14 +248,6 @@ impl UsersTable {
         labels.is_some_and(|labels| labels.iter().any(|label| label == value))
     }
 
-    /// Splits values by whether the table has their column.
-    fn split<'a>(&self, values: &[(&'static str, &'a str)]) -> [Vec<(&'static str, &'a str)>; 2] {
-        let (there, missing) = values
-            .iter()
-            .partition::<Vec<_>, _>(|(column, _)| self.has(column));
-        [there, missing]
-    }
-
     /// `set "a" = cast($1 ->> 'a' as type), …` from a JSON parameter, for the columns that the
     /// table has; and the object of those that it lacks.
     pub(super) fn assignments(
@@ -267,10 +255,10 @@ impl UsersTable {
         parameter: &str,
         columns: &[&'static str],
     ) -> (String, Vec<&'static str>) {
-        let values: Vec<(&'static str, &str)> = columns.iter().map(|name| (*name, "")).collect();
-        let [there, missing] = self.split(&values);
+        let (there, missing): (Vec<&'static str>, Vec<&'static str>) =
+            columns.iter().partition(|column| self.has(column));
         let mut text = String::new();
-        for (column, _) in there {
+        for column in there {
             let separator = if text.is_empty() { "" } else { ", " };
             let kind = self.kind(column);
             write!(
@@ -283,10 +271,7 @@ impl UsersTable {
         if self.has("updatedAt") && !text.is_empty() {
             text.push_str(", \"updatedAt\" = now()");
         }
-        (
-            text,
-            missing.into_iter().map(|(column, _)| column).collect(),
-        )
+        (text, missing)
     }
 
     /// `insert into … ("a", …) select cast($1 ->> 'a' as type), …` from a JSON parameter.

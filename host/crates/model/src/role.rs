@@ -1,7 +1,10 @@
-//! The roles of accounts.
+//! The roles of accounts, and of routes for them.
 
-/// A role, as the old backend knows it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+use serde::{Deserialize, Serialize};
+
+/// What an account may do. Clients and the old backend's table know these names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Role {
     User,
     Admin,
@@ -29,7 +32,7 @@ impl Role {
         Self::CommunityManager,
     ];
 
-    /// As it is stored.
+    /// As it is stored, and stands in manifests.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::User => "user",
