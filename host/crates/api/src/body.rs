@@ -24,6 +24,9 @@ pub trait Body: Send + Sized + 'static {
     }
 }
 
+/// How clients of the previous backend also send credentials; read under `/api/auth` only.
+pub const FORM: &str = "application/x-www-form-urlencoded";
+
 /// No body. A body that is sent anyway is ignored.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct NoBody;
@@ -36,8 +39,8 @@ pub struct Json<T>(pub T);
 /// form and never quotes the document.
 pub struct SecretJson<T>(pub T);
 
-/// A JSON document of an API client that may contain credentials. Errors never quote it, and are
-/// always 400. An absent body is an empty document.
+/// A JSON document of an API client that may contain credentials, or a form (see [`FORM`]). Errors
+/// never quote it, and are always 400. An absent body is an empty document.
 pub struct Credentials<T>(pub T);
 
 /// The expected form of a body, for error messages.
@@ -114,7 +117,10 @@ pub(crate) fn json_body(schema: impl Into<RefOr<Schema>>) -> RequestBody {
 
 impl<T: ToSchema + Serialize + DeserializeOwned + Send + 'static> Body for Credentials<T> {
     fn request_body(schemas: &mut Schemas) -> Option<RequestBody> {
-        Some(json_body(reference::<T>(schemas)))
+        let mut body = json_body(reference::<T>(schemas));
+        let json = body.content.get("application/json").cloned();
+        body.content.extend(json.map(|json| (FORM.to_owned(), json)));
+        Some(body)
     }
 }
 

@@ -138,8 +138,28 @@ impl Limits {
 
     /// The attempt has failed. Returns how long the next one must wait.
     pub async fn failed(&self, class: &FailureClass, key: &str) -> Result<Duration, Error> {
+        self.failed_and_waits(class, key, Duration::ZERO).await
+    }
+
+    /// As [`Limits::failed`], but the next attempt must wait at least so long.
+    pub async fn failed_and_waits(
+        &self,
+        class: &FailureClass,
+        key: &str,
+        at_least: Duration,
+    ) -> Result<Duration, Error> {
         let hashed = self.hashed(class.name, key);
-        Ok(self.redis.fail(&hashed, class.rule()).await?)
+        Ok(self.redis.fail(&hashed, class.rule(), at_least).await?)
+    }
+
+    /// Fails with `rate-limited` while the key must wait after failures. Begins no attempt, and
+    /// without Redis nobody waits: for credentials that cannot be guessed.
+    pub async fn refuse_while_waiting(&self, class: &FailureClass, key: &str) -> Result<(), Error> {
+        let hashed = self.hashed(class.name, key);
+        match self.redis.look_if_possible(&hashed, class.rule()).await {
+            Some(wait) if !wait.is_zero() => Err(self.refuse(class.name, class.what, wait)),
+            _ => Ok(()),
+        }
     }
 
     /// The attempt has not failed, but the failures before it stay counted.

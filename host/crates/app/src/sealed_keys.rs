@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use patchbay_store::{SealedKeyRow, Store, StoreError};
+use patchbay_store::{SealedKeyRow, SealedSecret, Store, StoreError};
 use tracing::{info, warn};
 use zeroize::Zeroizing;
 
@@ -79,12 +79,7 @@ impl SealedKeys {
         if let Some(key) = self.signing(purpose).await? {
             return Ok(key);
         }
-        let (kid, key) = new_key();
-        let sealed = self
-            .vault
-            .keys()
-            .seal_host_key(purpose, &kid, &hex::encode(*key))
-            .ok_or(VaultError::NoKey)?;
+        let (kid, sealed) = self.make(purpose)?;
         if self
             .store
             .add_first_sealed_key(purpose, &kid, &sealed)
@@ -109,12 +104,7 @@ impl SealedKeys {
                     purpose,
                     kid, key_id, "no configured master key opens this key; a new one is made"
                 );
-                let (kid, key) = new_key();
-                let sealed = self
-                    .vault
-                    .keys()
-                    .seal_host_key(purpose, &kid, &hex::encode(*key))
-                    .ok_or(VaultError::NoKey)?;
+                let (kid, sealed) = self.make(purpose)?;
                 self.store
                     .add_sealed_key(purpose, &kid, &sealed, Utc::now())
                     .await?;
@@ -122,6 +112,14 @@ impl SealedKeys {
             }
             done => done,
         }
+    }
+
+    /// Makes a key and its id, sealed, and stores nothing.
+    pub fn make(&self, purpose: &str) -> Result<(String, SealedSecret), SealedKeyError> {
+        let (kid, key) = new_key();
+        let keys = self.vault.keys();
+        let sealed = keys.seal_host_key(purpose, &kid, &hex::encode(*key));
+        Ok((kid, sealed.ok_or(VaultError::NoKey)?))
     }
 
     async fn signing(&self, purpose: &str) -> Result<Option<OpenedKey>, SealedKeyError> {

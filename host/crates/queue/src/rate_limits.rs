@@ -68,8 +68,21 @@ static BEGIN: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
+/// Looks whether an attempt must wait, and begins none. `KEYS[1]` as in [`BEGIN`]. `ARGV`: longest
+/// wait. Returns the wait in milliseconds.
+static LOOK: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r#"local time = redis.call("TIME")
+        local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+        local wait = (tonumber(redis.call("HGET", KEYS[1], "at") or "") or 0) - now
+        if wait > 0 and wait <= tonumber(ARGV[1]) then return wait end
+        return 0"#,
+    )
+});
+
 /// Settles an attempt as failed. `KEYS[1]` as in [`BEGIN`]. `ARGV`: free failures, longest wait, time
-/// after which failures are forgotten; milliseconds. Returns the wait of the next attempt.
+/// after which failures are forgotten, shortest wait; milliseconds. Returns the wait of the next
+/// attempt.
 static FAIL: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r#"local time = redis.call("TIME")
@@ -79,6 +92,7 @@ static FAIL: LazyLock<Script> = LazyLock::new(|| {
         local n, p = (tonumber(known[1] or "") or 0) + 1, tonumber(known[2] or "") or 0
         local wait = 0
         if n > free then wait = math.min(1000 * 2 ^ math.min(n - free - 1, 40), longest) end
+        wait = math.max(wait, tonumber(ARGV[4]))
         redis.call("PEXPIRE", KEYS[1], tonumber(ARGV[3]) + wait)
         redis.call("HSET", KEYS[1], "n", n, "at", now + wait, "p", math.max(p - 1, 0))
         redis.call("PEXPIRE", KEYS[1], tonumber(ARGV[3]) + wait)
@@ -192,13 +206,31 @@ impl RateLimits {
         Ok((wait > 0).then(|| Duration::from_millis(wait)))
     }
 
-    /// Settles an attempt as failed, and returns how long the next one must wait.
-    pub async fn fail(&self, key: &str, rule: FailureRule) -> Result<Duration, QueueError> {
+    /// How long an attempt must wait; it is not begun. `None`, and at once where that is known, while
+    /// Redis is away or cannot serve.
+    pub async fn look_if_possible(&self, key: &str, rule: FailureRule) -> Option<Duration> {
+        let serves = self.connection.standings().borrow().serves();
+        if !serves {
+            return None;
+        }
+        let call = self.call(&LOOK, key).arg(milliseconds(rule.longest));
+        self.ask(call).await.ok().map(Duration::from_millis)
+    }
+
+    /// Settles an attempt as failed, and returns how long the next one must wait: by the rule, and
+    /// at least so long.
+    pub async fn fail(
+        &self,
+        key: &str,
+        rule: FailureRule,
+        at_least: Duration,
+    ) -> Result<Duration, QueueError> {
         let call = self
             .call(&FAIL, key)
             .arg(rule.free)
             .arg(milliseconds(rule.longest))
-            .arg(milliseconds(rule.forgotten_after));
+            .arg(milliseconds(rule.forgotten_after))
+            .arg(u64::try_from(at_least.as_millis()).unwrap_or(u64::MAX));
         Ok(Duration::from_millis(self.ask(call).await?))
     }
 

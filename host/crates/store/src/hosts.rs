@@ -79,6 +79,31 @@ impl Store {
         Ok(())
     }
 
+    /// Notes which keys of access tokens a process verifies. False if the process has not reported
+    /// itself yet.
+    pub async fn report_token_keys(&self, host: &str, kids: &[String]) -> Result<bool, StoreError> {
+        let noted = sqlx::query("update hosts set token_keys = $2 where host = $1")
+            .bind(host)
+            .bind(kids)
+            .execute(&self.pool)
+            .await?
+            .rows_affected();
+        Ok(noted > 0)
+    }
+
+    /// Running processes that verify access tokens, but not yet those of this key. Sorted by name.
+    pub async fn hosts_without_token_key(&self, kid: &str) -> Result<Vec<String>, StoreError> {
+        let query = sqlx::query_scalar(
+            "select host from hosts where seen_at > now() - make_interval(secs => $1) \
+             and token_keys is not null and not token_keys @> array[$2::text] order by host",
+        );
+        Ok(query
+            .bind(SILENT_AFTER_S)
+            .bind(kid)
+            .fetch_all(&self.pool)
+            .await?)
+    }
+
     /// Sorted by name.
     pub async fn hosts(&self) -> Result<Vec<HostRow>, StoreError> {
         let rows = sqlx::query(

@@ -38,6 +38,8 @@ pub enum LeaderTask {
     Seal = 0x7061_7463_6800_0021,
     /// Verifying the audit trails.
     VerifyAudit = 0x7061_7463_6800_0022,
+    /// Replacing the keys of access tokens.
+    TokenKeys = 0x7061_7463_6800_0023,
 }
 
 /// Stands for election as the leader of one task.

@@ -1,84 +1,37 @@
 //! Whose request it is: the account and its session as they are now, remembered for some seconds.
-//!
-//! A change is told to every host in the transaction that makes it, and drops what they remember.
-//! While a host does not hear such changes, it remembers nothing.
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use patchbay_store::{IdentityChange, SessionView, UserKey};
-use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
 use uuid::Uuid;
 
 use super::{People, PeopleParts, Principal, Role, forbidden, invalid_token, unauthorized, within};
 use crate::error::Error;
-
-/// What another program changes in the table shows after this time.
-const REMEMBERED_FOR: Duration = Duration::from_secs(5);
-const MOST_REMEMBERED: usize = 50_000;
-/// Between two looks at whether changes are still heard.
-const PING_EVERY: Duration = Duration::from_millis(500);
-const RETRY_AFTER: Duration = Duration::from_millis(500);
+use crate::identity_changes::Follower;
+use crate::remembered::{Asked, MOST_REMEMBERED, Remembered};
 
 /// What this process remembers of sessions.
 #[derive(Default)]
 pub(super) struct Identities {
-    known: Mutex<HashMap<Uuid, (Arc<SessionView>, Instant)>>,
-    /// Counts what was dropped: a row that was read before a change must not be remembered after
-    /// it.
-    drops: AtomicU64,
-    hears: AtomicBool,
+    known: Remembered<Uuid, SessionView>,
     /// Sessions whose use is noted in Postgres, a minute apart.
     touched: Mutex<HashMap<Uuid, Instant>>,
 }
 
 impl Identities {
-    fn get(&self, session: Uuid) -> Option<Arc<SessionView>> {
-        if !self.hears.load(Ordering::Acquire) {
-            return None;
-        }
-        let known = self.known.lock();
-        let (view, at) = known.get(&session)?;
-        (at.elapsed() < REMEMBERED_FOR).then(|| Arc::clone(view))
-    }
-
-    fn put(&self, session: Uuid, view: &Arc<SessionView>, drops_before: u64) {
-        let mut known = self.known.lock();
-        let is_current = self.drops.load(Ordering::Acquire) == drops_before;
-        if !is_current || !self.hears.load(Ordering::Acquire) {
-            return;
-        }
-        if known.len() >= MOST_REMEMBERED {
-            known.retain(|_, (_, at)| at.elapsed() < REMEMBERED_FOR);
-            if known.len() >= MOST_REMEMBERED {
-                known.clear();
-            }
-        }
-        known.insert(session, (Arc::clone(view), Instant::now()));
-    }
-
-    /// Drops what the change is about.
-    pub(super) fn changed(&self, change: &IdentityChange) {
-        let mut known = self.known.lock();
-        self.drops.fetch_add(1, Ordering::AcqRel);
+    fn changed(&self, change: &IdentityChange) {
         match change {
-            IdentityChange::User(id) => known.retain(|_, (view, _)| view.user.id != *id),
+            IdentityChange::User(id) => self.known.drop_those(|_, view| view.user.id == *id),
             IdentityChange::Session(id) => {
-                if let Ok(id) = id.parse::<Uuid>() {
-                    known.remove(&id);
-                }
+                let session = id.parse::<Uuid>().ok();
+                self.known.drop_those(|known, _| Some(*known) == session);
             }
-            IdentityChange::All => known.clear(),
+            IdentityChange::All => self.known.drop_those(|_, _| true),
+            _ => {}
         }
-    }
-
-    fn set_hears(&self, hears: bool) {
-        self.hears.store(hears, Ordering::Release);
-        self.changed(&IdentityChange::All);
     }
 
     /// Whether the use of a session should be noted now.
@@ -168,15 +121,15 @@ impl PeopleParts {
     }
 
     async fn view(&self, session: Uuid) -> Result<Option<Arc<SessionView>>, Error> {
-        if let Some(known) = self.identities.get(session) {
+        if let Some(known) = self.identities.known.get(&session) {
             return Ok(Some(known));
         }
-        let drops = self.identities.drops.load(Ordering::Acquire);
+        let drops = self.identities.known.drops();
         let table = self.table().await?;
         let view = within(self.store.session_view(table, session)).await?;
         let view = view.map(Arc::new);
         if let Some(view) = &view {
-            self.identities.put(session, view, drops);
+            self.identities.known.put(session, view, drops);
         }
         Ok(view)
     }
@@ -186,108 +139,20 @@ impl PeopleParts {
         self.identities
             .changed(&IdentityChange::User(id.to_owned()));
     }
-
-    /// Hears of changes until the stop.
-    pub(super) async fn hear_changes(&self, stop: CancellationToken) {
-        let listening = async {
-            let mut changes = self.store.identity_changes();
-            let mut was_up = true;
-            loop {
-                match tokio::time::timeout(POSTGRES_PATIENCE, changes.listen()).await {
-                    Ok(Ok(())) => {
-                        self.identities.set_hears(true);
-                        if !was_up {
-                            info!("changes of accounts are heard again");
-                        }
-                        was_up = true;
-                        while let Ok(heard) = changes.next(PING_EVERY, PING_EVERY).await {
-                            if let Some(change) = heard {
-                                self.identities.changed(&change);
-                            }
-                        }
-                        self.identities.set_hears(false);
-                    }
-                    Ok(Err(_)) | Err(_) => self.identities.set_hears(false),
-                }
-                if was_up {
-                    warn!(
-                        "changes of accounts are not heard: every request asks Postgres until they are"
-                    );
-                }
-                was_up = false;
-                tokio::time::sleep(RETRY_AFTER).await;
-            }
-        };
-        stop.run_until_cancelled(listening).await;
-        self.identities.set_hears(false);
-    }
 }
 
-const POSTGRES_PATIENCE: Duration = Duration::from_secs(3);
-
-#[cfg(test)]
-mod tests {
-    use patchbay_store::UserRow;
-
-    use super::*;
-
-    fn view(user: &str) -> Arc<SessionView> {
-        Arc::new(SessionView {
-            user: UserRow {
-                id: user.to_owned(),
-                email: String::new(),
-                password: None,
-                role: "user".to_owned(),
-                full_name: None,
-                phone: None,
-                profession: None,
-                domain: None,
-                profile_photo: None,
-                is_verified: true,
-                is_profile_complete: false,
-                stage: None,
-                epoch: 0,
-                google_sub: None,
-                blocked_at: None,
-                blocked_by: None,
-                block_reason: None,
-                is_blocked_elsewhere: false,
-            },
-            platform: String::new(),
-            method: "password".to_owned(),
-            is_valid: true,
-        })
+impl Follower for PeopleParts {
+    fn asked(&self) -> Asked {
+        self.identities.known.asked()
     }
 
-    #[test]
-    fn a_row_that_was_read_before_a_change_is_not_remembered_after_it() {
-        let (identities, session) = (Identities::default(), Uuid::now_v7());
-        identities.set_hears(true);
-        let before = identities.drops.load(Ordering::Acquire);
-        identities.changed(&IdentityChange::User("ada".to_owned()));
-        identities.put(session, &view("ada"), before);
-        assert!(identities.get(session).is_none());
-        let before = identities.drops.load(Ordering::Acquire);
-        identities.put(session, &view("ada"), before);
-        assert!(identities.get(session).is_some());
-        identities.changed(&IdentityChange::User("bob".to_owned()));
-        assert!(identities.get(session).is_some());
-        identities.changed(&IdentityChange::Session(session.to_string()));
-        assert!(identities.get(session).is_none());
+    fn set_hears(&self, hears: bool) {
+        self.identities.known.set_hears(hears);
+        self.tokens.set_hears(hears);
     }
 
-    #[test]
-    fn a_host_that_hears_no_changes_remembers_nothing() {
-        let (identities, session) = (Identities::default(), Uuid::now_v7());
-        let before = identities.drops.load(Ordering::Acquire);
-        identities.put(session, &view("ada"), before);
-        assert!(identities.get(session).is_none());
-        identities.set_hears(true);
-        let before = identities.drops.load(Ordering::Acquire);
-        identities.put(session, &view("ada"), before);
-        identities.set_hears(false);
-        assert!(identities.get(session).is_none());
-        identities.set_hears(true);
-        assert!(identities.get(session).is_none(), "emptied meanwhile");
+    fn changed(&self, change: &IdentityChange) {
+        self.identities.changed(change);
+        self.tokens.changed(change);
     }
 }

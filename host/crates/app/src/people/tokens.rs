@@ -1,18 +1,22 @@
 //! Access tokens: JWT, HS256, 15 minutes; and the keys that sign them.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use hmac::{Hmac, KeyInit, Mac};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use parking_lot::Mutex;
+use patchbay_store::{IdentityChange, StoreError};
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use tokio::sync::watch;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
+use super::POSTGRES_LIMIT;
 use super::config::ACCESS_LIFE;
 use crate::Error;
 use crate::sealed_keys::SealedKeys;
@@ -27,9 +31,12 @@ const AUDIENCE: &str = "api";
 /// A key's purpose in `sealed_keys`.
 pub(super) const PURPOSE: &str = "jwt";
 const CODES_PURPOSE: &str = "codes";
-/// Keys are read again after this time, and when a token names one that is unknown.
+/// Keys are read again after this time; sooner while changes are not heard. When a token names one
+/// that is unknown, they are read before it is refused.
 const REREAD_AFTER: Duration = Duration::from_secs(30);
-const REREAD_AT_ONCE_AFTER: Duration = Duration::from_secs(1);
+const REREAD_UNHEARD_AFTER: Duration = Duration::from_secs(1);
+/// Between two reads, whatever tokens name.
+const LEAST_PAUSE: Duration = Duration::from_millis(100);
 
 /// The `kid` of the old backend's only secret: its tokens name none.
 pub const LEGACY_KID: &str = "legacy";
@@ -80,8 +87,28 @@ pub(super) struct Tokens {
     /// Keys come from the configuration, and never change.
     is_configured: bool,
     sealed: SealedKeys,
-    read_at: Mutex<Option<Instant>>,
+    reads: Mutex<Reads>,
     reading: tokio::sync::Mutex<()>,
+    hears: AtomicBool,
+    /// Counts changes of the keys that this process was told of.
+    changes: watch::Sender<u64>,
+}
+
+/// When the keys were read.
+#[derive(Default)]
+struct Reads {
+    /// When the last read began that came to an end.
+    began: Option<Instant>,
+    /// Something has changed since then.
+    is_stale: bool,
+    /// When the last read began, whatever came of it.
+    tried: Option<Instant>,
+}
+
+impl Reads {
+    fn was_read(&self, is_recent: impl Fn(Instant) -> bool) -> bool {
+        !self.is_stale && self.began.is_some_and(is_recent)
+    }
 }
 
 impl Tokens {
@@ -97,9 +124,45 @@ impl Tokens {
             is_configured: !keys.is_empty(),
             keys: ArcSwap::from_pointee(keys),
             sealed,
-            read_at: Mutex::new(None),
+            reads: Mutex::default(),
             reading: tokio::sync::Mutex::new(()),
+            hears: AtomicBool::new(false),
+            changes: watch::Sender::new(0),
         })
+    }
+
+    /// Keys come from the configuration.
+    pub(super) fn is_configured(&self) -> bool {
+        self.is_configured
+    }
+
+    /// Of every key that this process knows.
+    pub(super) fn kids(&self) -> Vec<String> {
+        self.keys.load().iter().map(|key| key.kid.clone()).collect()
+    }
+
+    pub(super) fn watch_changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    pub(super) fn set_hears(&self, hears: bool) {
+        self.hears.store(hears, Ordering::Release);
+        self.keys_changed();
+    }
+
+    pub(super) fn changed(&self, change: &IdentityChange) {
+        match change {
+            IdentityChange::HostKeys(purpose) if purpose == PURPOSE => self.keys_changed(),
+            IdentityChange::All => self.keys_changed(),
+            _ => {}
+        }
+    }
+
+    /// This process has changed them itself, or was told.
+    pub(super) fn keys_changed(&self) {
+        let mut reads = self.reads.lock();
+        reads.is_stale = true;
+        self.changes.send_modify(|changes| *changes += 1);
     }
 
     /// Signs a token, and returns it with its life.
@@ -110,7 +173,7 @@ impl Tokens {
         is_master: bool,
         now_ms: i64,
     ) -> Result<String, Error> {
-        self.reread(REREAD_AFTER).await?;
+        self.keep_fresh().await?;
         let keys = self.keys.load();
         // The youngest that signs by now.
         let signing = keys.iter().find(|key| key.signs_from_ms <= now_ms);
@@ -159,9 +222,10 @@ impl Tokens {
             return Ok(None);
         }
         let kid = header.kid.as_deref().unwrap_or(LEGACY_KID);
-        self.reread(REREAD_AFTER).await?;
+        let arrived = Instant::now();
+        self.keep_fresh().await?;
         if !self.knows(kid) {
-            self.reread(REREAD_AT_ONCE_AFTER).await?;
+            self.read_unless(|began| began >= arrived).await?;
         }
         let keys = self.keys.load();
         let Some(key) = keys.iter().find(|key| key.kid == kid) else {
@@ -204,32 +268,68 @@ impl Tokens {
         self.keys.load().iter().any(|key| key.kid == kid)
     }
 
-    /// Reads the keys unless they were read within this time.
-    async fn reread(&self, after: Duration) -> Result<(), Error> {
-        let is_fresh = || {
-            let read_at = *self.read_at.lock();
-            read_at.is_some_and(|at| at.elapsed() < after)
+    /// Reads the keys where that is due. While Postgres is away, those of before serve, unless a
+    /// change may have been missed.
+    async fn keep_fresh(&self) -> Result<(), Error> {
+        let hears = self.hears.load(Ordering::Acquire);
+        let longest = match hears {
+            true => REREAD_AFTER,
+            false => REREAD_UNHEARD_AFTER,
         };
-        if self.is_configured || is_fresh() {
-            return Ok(());
+        match self.read_unless(|began| began.elapsed() < longest).await {
+            Err(error) if hears && !self.keys.load().is_empty() => {
+                tracing::warn!(
+                    error = error.message,
+                    "the keys of access tokens could not be read again"
+                );
+                Ok(())
+            }
+            ended => ended,
         }
-        let _one_at_a_time = self.reading.lock().await;
-        if is_fresh() {
+    }
+
+    /// Reads the keys, unless the last read was recent enough; requests that come together share
+    /// one.
+    pub(super) async fn read_unless(
+        &self,
+        is_recent: impl Fn(Instant) -> bool,
+    ) -> Result<(), Error> {
+        if self.is_configured || self.reads.lock().was_read(&is_recent) {
             return Ok(());
         }
         let read = async {
-            self.sealed.get_or_create(PURPOSE).await?;
-            Ok::<_, crate::sealed_keys::SealedKeyError>(self.sealed.all(PURPOSE).await?)
-        };
-        let opened = match read.await {
-            Ok(opened) => opened,
-            // Those of before still serve.
-            Err(error) if !self.keys.load().is_empty() => {
-                tracing::warn!(%error, "the keys of access tokens could not be read again");
+            let _one_at_a_time = self.reading.lock().await;
+            if self.reads.lock().was_read(&is_recent) {
                 return Ok(());
             }
-            Err(error) => return Err(error.into()),
+            let last = self.reads.lock().tried;
+            if let Some(last) = last {
+                tokio::time::sleep_until((last + LEAST_PAUSE).into()).await;
+            }
+            self.read().await
         };
+        match tokio::time::timeout(POSTGRES_LIMIT, read).await {
+            Ok(read) => read,
+            Err(_) => Err(StoreError::no_answer().into()),
+        }
+    }
+
+    async fn read(&self) -> Result<(), Error> {
+        let (began, changes) = (Instant::now(), *self.changes.borrow());
+        self.reads.lock().tried = Some(began);
+        self.read_from_postgres().await?;
+        let mut reads = self.reads.lock();
+        reads.began = Some(began);
+        reads.is_stale = *self.changes.borrow() != changes;
+        Ok(())
+    }
+
+    async fn read_from_postgres(&self) -> Result<(), Error> {
+        let mut opened = self.sealed.all(PURPOSE).await?;
+        if opened.is_empty() {
+            self.sealed.get_or_create(PURPOSE).await?;
+            opened = self.sealed.all(PURPOSE).await?;
+        }
         let keys = opened.into_iter().map(|opened| {
             let until = opened.verifies_until.map(|at| at.timestamp_millis());
             key(
@@ -246,7 +346,6 @@ impl Tokens {
                 Error::internal()
             })?;
         self.keys.store(Arc::new(keys));
-        *self.read_at.lock() = Some(Instant::now());
         Ok(())
     }
 }
@@ -274,7 +373,7 @@ pub(super) fn refresh_token() -> (String, [u8; 32]) {
 }
 
 /// Of a token with 122 random bits: a slow hash would add nothing.
-pub(super) fn token_hash(token: &str) -> [u8; 32] {
+pub(crate) fn token_hash(token: &str) -> [u8; 32] {
     Sha256::digest(token.as_bytes()).into()
 }
 
@@ -284,7 +383,7 @@ pub(super) fn code() -> Zeroizing<String> {
 }
 
 /// What is stored of a code: a dump of the table must not tell it, though there are only a million.
-pub(super) async fn code_mac(
+pub(crate) async fn code_mac(
     sealed: &SealedKeys,
     purpose: &str,
     email_norm: &str,

@@ -13,8 +13,9 @@ const MAX_PARAMETERS: usize = 8;
 const MAX_PARAMETER_BYTES: usize = 32;
 
 /// First segments under `/api/` that the host serves or reserves, each with everything below it.
-const OF_HOST: [&str; 8] = [
+const OF_HOST: [&str; 10] = [
     "admin",
+    "audit",
     "auth",
     "cleanup",
     "docs",
@@ -22,6 +23,7 @@ const OF_HOST: [&str; 8] = [
     "openapi.json",
     "redis",
     "users",
+    "vendor",
 ];
 
 /// A path such as `/api/leads/{leadId}/call`: `/api/`, then segments, each a literal or a whole
