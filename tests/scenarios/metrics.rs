@@ -467,9 +467,9 @@ async fn calls_beyond_the_pool_are_shown_as_waiting_and_killed_ones_are_counted_
 #[tokio::test]
 async fn outside_calls_are_counted_without_what_is_secret_or_personal() -> anyhow::Result<()> {
     let world = World::new().await?;
-    let host = world
-        .host(&[("PATCHBAY_SECRET_HOSTILE_TOKEN", "s3cret-t0ken")])
-        .await?;
+    let mut env = vec![("PATCHBAY_SECRET_HOSTILE_TOKEN", "s3cret-t0ken")];
+    env.extend(crate::people::PEOPLE);
+    let host = world.host(&env).await?;
     let app =
         axum::Router::new().route("/allowed/{*rest}", axum::routing::any(|| async { "hello" }));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;

@@ -12,14 +12,14 @@ use sqlx::Row;
 
 use crate::harness::{
     Host, PASSWORD, USER, World, answers_plugin_with, clerk_plugin, full_length, hostile_plugin,
-    seed, until,
+    repository, seed, until,
 };
 use crate::openapi::{interop, printed_with, served};
+use crate::people::{PEOPLE, verified};
 use crate::redis_server::RedisServer;
 
 const QUEUE: &str = "hostileQueue";
 const PAUSED: &str = "pausedQueue";
-const MASTER_KEY: &str = "5f1d3c2b4a59687766554433221100ffeeddccbbaa99887766554433221100ab";
 
 /// What a run of the short form draws from. The full form draws anew each time, and prints what.
 const SEED: u64 = 1;
@@ -178,10 +178,21 @@ async fn furnish(host: &Host) -> anyhow::Result<Names> {
     ]))
 }
 
+/// What accounts call. Logging out would end the session with which it asks.
+const OF_ACCOUNTS: &str = "^/api/(users|audit)/|^/api/auth/(?!logout)";
+
+/// Who asks, each what is meant for it.
+#[derive(Clone, Copy)]
+enum As<'a> {
+    Operator,
+    /// With this access token.
+    Account(&'a str),
+}
+
 /// Runs schemathesis to its end, and gives what it did, as an HTTP archive.
 async fn run(
     host: &Host,
-    names: &Names,
+    (names, who): (&Names, As<'_>),
     dir: &Path,
     seed: u64,
     examples: u64,
@@ -191,6 +202,18 @@ async fn run(
     for part in ["schemathesis.toml", "schemathesis_hooks.py"] {
         std::fs::copy(interop()?.join("openapi").join(part), dir.join(part))?;
     }
+    let bearer: String;
+    let asks = match who {
+        As::Operator => vec!["--exclude-path-regex", "^/api/(auth|users|audit)/"],
+        As::Account(token) => {
+            let config = std::fs::read_to_string(dir.join("schemathesis.toml"))?;
+            let (head, rest) = config.split_once("[auth.basic]").context("the login")?;
+            let (_, rest) = rest.split_once("\n[").context("what follows")?;
+            std::fs::write(dir.join("schemathesis.toml"), format!("{head}[{rest}"))?;
+            bearer = format!("Authorization: Bearer {token}");
+            vec!["--include-path-regex", OF_ACCOUNTS, "--header", &bearer]
+        }
+    };
     for (dictionary, names) in names {
         let lines: String = names.iter().map(|name| format!("{name:?}\n")).collect();
         std::fs::write(dir.join(dictionary), lines)?;
@@ -216,7 +239,7 @@ async fn run(
     let env = [("PATCHBAY_USER", USER), ("PATCHBAY_PASSWORD", PASSWORD)];
     let told = printed_with(
         ".venv/bin/schemathesis",
-        &[&what[..], &report].concat(),
+        &[&what[..], &asks, &report].concat(),
         dir,
         &env,
     )
@@ -350,7 +373,7 @@ async fn schemathesis_finds_no_answer_that_the_document_does_not_have() -> anyho
     // Any key of Redis can be removed, also one of another test.
     let redis = RedisServer::start_new(world.dir.path()).await?;
     world.redis_url.clone_from(&redis.url);
-    let host = world.host(&[("PATCHBAY_SECRETS_KEY", MASTER_KEY)]).await?;
+    let host = world.host(&PEOPLE).await?;
     let names = furnish(&host).await?;
     let document: Value = reqwest::get(format!("{}/api/openapi.json", host.url))
         .await?
@@ -363,11 +386,38 @@ async fn schemathesis_finds_no_answer_that_the_document_does_not_have() -> anyho
     for seed in first..first + runs {
         let dir = world.dir.path().join(format!("seed-{seed}"));
         let before = recorded(&world).await?;
-        let archive = run(&host, &names, &dir, seed, examples).await?;
+        let archive = run(&host, (&names, As::Operator), &dir, seed, examples).await?;
         let done = done(&document, &archive)?;
         ensure!(done.len() > 30, "hardly anything was changed: {done:?}");
         check_record(&world, &before, &done).await?;
     }
+    // The same with an account's token, of what accounts call.
+    let account = verified(&world, &host, "root@example.com").await?;
+    let id = account["user"]["id"].as_str().context("an id")?;
+    let role = json!({ "role": "admin" });
+    ask(&host, Method::PUT, &format!("people/{id}/role"), role).await?;
+    let pack = std::fs::read_to_string(repository().join("deploy/trails/gst_audit_log.json"))?;
+    ask(
+        &host,
+        Method::POST,
+        "audit/trails",
+        serde_json::from_str(&pack)?,
+    )
+    .await?;
+    let mut names = names;
+    let trails = ["gst_audit_log", "login_logs", "operators"];
+    names.insert("trails", trails.map(str::to_owned).to_vec());
+    let token = account["token"].as_str().context("a token")?;
+    let dir = world.dir.path().join("account");
+    let archive = run(&host, (&names, As::Account(token)), &dir, first, examples).await?;
+    let entries = archive["log"]["entries"].as_array().context("entries")?;
+    let read = entries.iter().filter(|entry| {
+        let is_of_a_trail = entry["request"]["url"]
+            .as_str()
+            .is_some_and(|url| url.contains("/api/audit/"));
+        is_of_a_trail && entry["response"]["status"] == 200
+    });
+    ensure!(read.count() > 3, "hardly any entry was read");
     Ok(())
 }
 

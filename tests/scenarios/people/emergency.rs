@@ -73,7 +73,7 @@ async fn the_emergency_login_works_once_per_code_and_is_recorded() -> anyhow::Re
     Ok(())
 }
 
-fn hashed(password: &str) -> anyhow::Result<String> {
+pub(super) fn hashed(password: &str) -> anyhow::Result<String> {
     use std::io::Write;
     let mut child = std::process::Command::new(binary())
         .args(["hash-password"])
@@ -90,7 +90,7 @@ fn hashed(password: &str) -> anyhow::Result<String> {
 }
 
 /// RFC 6238, computed a second time.
-fn totp(secret: &str, step: i64) -> anyhow::Result<String> {
+pub fn totp(secret: &str, step: i64) -> anyhow::Result<String> {
     use hmac::{Hmac, KeyInit, Mac};
     let alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
     let (mut bits, mut length, mut key) = (0_u64, 0, Vec::new());

@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use patchbay_model::audit_chain::Anchor;
+use patchbay_model::trail_pack::{EntryFields, Projection, TrailPack};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
@@ -23,53 +24,64 @@ operations! {
     /// List the entries of audit trails, the newest first: what plugins wrote, what operators did
     /// (trail `operators`), and what happened to plugins (trail `plugins`).
     AuditEntries = "audit.entries": GET "/api/admin/audit" ((), EntriesQuery, NoBody) -> List<AuditEntry>,
-        Operator, Reads, errors [];
+        Viewer, Reads, data NeededUnless("trail", &["operators", "plugins"]), errors [];
     /// List every audit trail.
     AuditTrailsList = "audit_trails.list": GET "/api/admin/audit/trails" ((), NoQuery, NoBody) -> List<AuditTrail>,
-        Operator, Reads, errors [];
+        Viewer, Reads, errors [];
+    /// Show an audit trail: its schema, who may read it, and the old table that gets a copy.
+    AuditTrailsShow = "audit_trails.show": GET "/api/admin/audit/trails/{trail}" (TrailPath, NoQuery, NoBody) -> Data<AuditTrail>,
+        Viewer, Reads, errors [404 "`not-found`: there is no such trail"];
+    /// Create an audit trail as a pack says, or replace what is said of it, for future entries. If the
+    /// pack names an old table that is absent, the host makes it, and lets nobody change its rows.
+    AuditTrailsInstall = "audit_trails.install": POST "/api/admin/audit/trails" ((), NoQuery, Json<TrailPack>) -> Data<InstalledTrail>,
+        Owner, Changes, audit "audit.install-trail", errors [409 "`conflict`: only the host writes to that trail, or the host's login may not make the table"];
+    /// At the cut-over from the old backend: take over the rows of a trail's old table as entries, and
+    /// refuse from then on every change of the table but new rows.
+    AuditAdopt = "audit.adopt": POST "/api/admin/audit/trails/{trail}/adopt" (TrailPath, NoQuery, NoBody) -> Data<AdoptedTrail>,
+        Owner, Changes, audit "audit.adopt", errors [404 "`not-found`: there is no such trail, it has no old table, or the table is absent", 409 "`conflict`: the host's login may not guard the table, or the table has no key by which its rows can be read in order"];
     /// Create an audit trail, or change it for future entries; existing entries stay as they are.
     AuditTrailsSet = "audit_trails.set": PUT "/api/admin/audit/trails/{trail}" (TrailPath, NoQuery, Json<TrailChange>) -> Data<AuditTrail>,
-        Operator, Changes, audit "audit.set-trail", errors [];
+        Owner, Changes, audit "audit.set-trail", errors [];
     /// Remove an audit trail: plugins can no longer append to it. Its entries stay.
     AuditTrailsRemove = "audit_trails.remove": DELETE "/api/admin/audit/trails/{trail}" (TrailPath, NoQuery, NoBody) -> Nothing,
-        Operator, Changes, audit "audit.remove-trail", errors [];
+        Owner, Changes, audit "audit.remove-trail", errors [];
     /// Download entries as CSV, the newest first. A cell that a spreadsheet would take for a formula
     /// begins with an apostrophe. Each download is recorded.
     AuditExport = "audit.export": GET "/api/admin/audit/export" ((), ExportQuery, NoBody) -> File<EntriesCsv>,
-        Operator, Reads, errors [];
+        Viewer, Reads, data NeededUnless("trail", &["operators", "plugins"]), errors [];
     /// Verify audit trails: that no entry was changed, removed, added or moved. Reads every entry.
     /// The result is kept, and alerts follow it.
     AuditVerify = "audit.verify": POST "/api/admin/audit/verify" ((), NoQuery, Json<Verify>) -> Data<AuditReport>,
-        Operator, Reads, errors [404 "the trail has no entries"];
+        Viewer, Reads, errors [404 "the trail has no entries"];
     /// Show the newest batch of each trail, to be kept outside of Postgres.
     AuditAnchors = "audit.anchors": GET "/api/admin/audit/anchors" ((), NoQuery, NoBody) -> List<Anchor>,
-        Operator, Reads, errors [];
+        Viewer, Reads, errors [];
     /// Accept that entries of a trail are missing, because the database was restored from an older
     /// dump. Sealing goes on in a new epoch, which begins with an entry that says so. Needs a
     /// reason.
     AuditAcceptGap = "audit.accept_gap": POST "/api/admin/audit/trails/{trail}/accept-gap" (TrailPath, NoQuery, NoBody) -> Data<AcceptedGap>,
-        Operator, Changes, audit "audit.accept-gap", errors [409 "the trail is not behind its anchor"];
+        Owner, Changes, audit "audit.accept-gap", errors [409 "the trail is not behind its anchor"];
     /// List the trails whose entries are not kept for ever.
     AuditRetentionList = "audit_retention.list": GET "/api/admin/audit/retention" ((), NoQuery, NoBody) -> List<TrailRetention>,
-        Operator, Reads, errors [];
+        Viewer, Reads, errors [];
     /// Say how long the entries of a trail are kept. Nothing is deleted by this.
     AuditRetentionSet = "audit_retention.set": PUT "/api/admin/audit/retention/{trail}" (TrailPath, NoQuery, Json<RetentionChange>) -> Nothing,
-        Operator, Changes, audit "audit.set-retention", errors [];
+        Owner, Changes, audit "audit.set-retention", errors [];
     /// Keep the entries of a trail for ever again.
     AuditRetentionReset = "audit_retention.reset": DELETE "/api/admin/audit/retention/{trail}" (TrailPath, NoQuery, NoBody) -> Nothing,
-        Operator, Changes, audit "audit.reset-retention", errors [];
+        Owner, Changes, audit "audit.reset-retention", errors [];
     /// Delete the entries of a trail that are older than it is kept. Their batches stay, so that the
     /// rest can still be verified.
     AuditExpire = "audit.expire": POST "/api/admin/audit/trails/{trail}/expire" (TrailPath, NoQuery, NoBody) -> Data<ExpiredEntries>,
-        Operator, Destroys("deletes entries of the audit trail"), audit "audit.expire", errors [409 "the trail is kept for ever, or the host may not delete"];
+        Owner, Destroys("deletes entries of the audit trail"), audit "audit.expire", errors [409 "the trail is kept for ever, or the host may not delete"];
     /// Take over the old rows of a table of the old backend as entries. Rows that were taken over
     /// before are left alone.
     AuditImport = "audit.import": POST "/api/admin/audit/trails/{trail}/import" (TrailPath, NoQuery, Json<ImportRequest>) -> Data<Imported>,
-        Operator, Changes, audit "audit.import", errors [404 "there is no such table", 409 "its rows have no order that can be followed"];
+        Owner, Changes, audit "audit.import", errors [404 "there is no such table", 409 "its rows have no order that can be followed"];
     /// Show who could change entries, and the statements with which an administrator of the
     /// database prevents it.
     AuditProtection = "audit.protection": GET "/api/admin/audit/protection" ((), NoQuery, NoBody) -> Data<LedgerProtection>,
-        Operator, Reads, errors [];
+        Viewer, Reads, errors [];
 }
 
 /// Which entries to list.
@@ -379,6 +391,40 @@ pub struct AuditTrail {
     pub changed_at: DateTime<Utc>,
     /// Who last changed it.
     pub changed_by: String,
+    /// Roles of accounts that may read it; empty: operators only.
+    pub readers: Vec<String>,
+    /// Properties of its entries that are their actor, action and entity.
+    pub fields: EntryFields,
+    /// The old table that gets a copy of each entry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub projection: Option<Projection>,
+    /// State of that table: `absent`, `open` (the old backend may change its rows) or `guarded`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table_state: Option<String>,
+}
+
+/// The result of an installation.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct InstalledTrail {
+    /// The trail.
+    pub trail: AuditTrail,
+    /// Whether the host has made the old table.
+    pub table_made: bool,
+}
+
+/// The result of an adoption.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AdoptedTrail {
+    /// Name of the table.
+    pub table: String,
+    /// Number of rows that were read.
+    pub read: u64,
+    /// Number of rows that were not entries before.
+    pub added: u64,
+    /// Whether the table was guarded before.
+    pub was_guarded: bool,
 }
 
 /// The definition of an audit trail.

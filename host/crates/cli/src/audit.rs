@@ -3,19 +3,20 @@
 mod keeping;
 mod verify;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
 use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand};
 use patchbay_api::audit::{
-    AuditEntries, AuditTrailsList, AuditTrailsRemove, AuditTrailsSet, EntriesQuery, TrailChange,
-    TrailPath,
+    AuditAdopt, AuditEntries, AuditTrail, AuditTrailsInstall, AuditTrailsList, AuditTrailsRemove,
+    AuditTrailsSet, AuditTrailsShow, EntriesQuery, TrailChange, TrailPath,
 };
 use patchbay_api::body::{Json, NoBody};
 use patchbay_api::operation::NoQuery;
 use patchbay_model::shell::word;
+use patchbay_model::trail_pack::TrailPack;
 use serde_json::{Value, json};
 
 use super::client::{Client, ClientArgs};
@@ -52,6 +53,13 @@ pub enum AuditCommand {
     Expire(ExpireArgs),
     /// Take over the old rows of a table of the old backend as entries
     Import(ImportArgs),
+    /// Take over the rows of a trail's old table, and let nobody change them any more
+    Adopt {
+        /// Name of the trail
+        trail: String,
+        #[command(flatten)]
+        consent: Consent,
+    },
     /// Print the statements with which an administrator of the database keeps the host itself from
     /// changing entries
     Harden,
@@ -98,6 +106,18 @@ pub struct Entries {
 pub enum TrailCommand {
     /// List the trails
     List,
+    /// Show a trail: its schema, who may read it, and the old table that gets a copy
+    Show {
+        /// Name of the trail
+        name: String,
+    },
+    /// Create a trail as a pack says, or replace what is said of it, for future entries
+    Install {
+        /// File with the pack, for example deploy/trails/gst_audit_log.json
+        file: PathBuf,
+        #[command(flatten)]
+        why: Why,
+    },
     /// Create a trail, or change it for future entries
     Set {
         /// Name of the trail, as in manifests
@@ -128,19 +148,22 @@ impl AuditCommand {
                 | Self::Anchor
                 | Self::Harden
                 | Self::Retention(RetentionCommand::List)
-                | Self::Trail(TrailCommand::List)
+                | Self::Trail(TrailCommand::List | TrailCommand::Show { .. })
         )
     }
 
     fn why(&self) -> Why {
         match self {
             Self::Trail(TrailCommand::Remove { consent, .. }) => consent.why.clone(),
-            Self::Trail(TrailCommand::Set { why, .. }) => why.clone(),
+            Self::Trail(TrailCommand::Set { why, .. } | TrailCommand::Install { why, .. }) => {
+                why.clone()
+            }
+            Self::Adopt { consent, .. } => consent.why.clone(),
             Self::AcceptGap { why, .. } => why.clone(),
             Self::Retention(command) => command.why(),
             Self::Expire(args) => args.consent.why.clone(),
             Self::Import(args) => args.why.clone(),
-            Self::Trail(TrailCommand::List)
+            Self::Trail(TrailCommand::List | TrailCommand::Show { .. })
             | Self::List(_)
             | Self::Verify(_)
             | Self::Anchor
@@ -168,6 +191,7 @@ pub(crate) async fn run(
         AuditCommand::Retention(command) => keeping::retention(command, &client, output).await?,
         AuditCommand::Expire(args) => keeping::expire(args, &client, output).await?,
         AuditCommand::Import(args) => keeping::import(args, &client, output).await?,
+        AuditCommand::Adopt { trail, consent } => adopt(trail, &consent, &client, output).await?,
         AuditCommand::Harden => keeping::harden(&client, output).await?,
     }
     Ok(ExitCode::SUCCESS)
@@ -230,6 +254,77 @@ async fn list(wanted: Entries, client: &Client, output: Output) -> anyhow::Resul
     Ok(())
 }
 
+fn or_dash(text: &str) -> String {
+    match text {
+        "" => "-".into(),
+        text => text.to_owned(),
+    }
+}
+
+/// The old table that gets a copy, with its state.
+fn table_of(trail: &AuditTrail) -> String {
+    match (&trail.projection, &trail.table_state) {
+        (Some(to), Some(state)) => format!("{} ({state})", to.table),
+        _ => "-".into(),
+    }
+}
+
+fn described(trail: &AuditTrail) -> String {
+    let fields = [
+        &trail.fields.actor,
+        &trail.fields.action,
+        &trail.fields.entity,
+    ];
+    let [actor, action, entity] = fields.map(|field| field.as_deref().unwrap_or("-"));
+    let schema = serde_json::to_string_pretty(&trail.schema).unwrap_or_default();
+    format!(
+        "{}: {}\nReaders: {}\nActor: {actor}  action: {action}  entity: {entity}  unique: {}\nTable: {}\nChanged: {} by {}\nSchema: {schema}",
+        trail.name,
+        trail.description,
+        match trail.readers.as_slice() {
+            [] => "operators only".to_owned(),
+            readers => readers.join(", "),
+        },
+        or_dash(&trail.fields.unique.join(", ")),
+        table_of(trail),
+        time(trail.changed_at),
+        trail.changed_by,
+    )
+}
+
+fn read_pack(path: &Path) -> anyhow::Result<TrailPack> {
+    let file =
+        std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    serde_json::from_str(&file).with_context(|| format!("{} is not a pack", path.display()))
+}
+
+async fn adopt(
+    trail: String,
+    consent: &Consent,
+    client: &Client,
+    output: Output,
+) -> anyhow::Result<()> {
+    consent.ask(&format!(
+        "This makes the rows of the old table of {trail} entries, and refuses every change of the table but new rows. Do it when the old backend writes there no more"
+    ))?;
+    let path = TrailPath {
+        trail: trail.clone(),
+    };
+    let adopted = client.ask::<AuditAdopt>(path, NoQuery {}, NoBody).await?;
+    let guarded = match adopted.data.was_guarded {
+        true => "was guarded already",
+        false => "takes nothing but new rows from now on",
+    };
+    output.done(
+        &format!(
+            "Adopted: {} of {} rows of {} are new entries of {trail}; the table {guarded}",
+            adopted.data.added, adopted.data.read, adopted.data.table
+        ),
+        &adopted.raw,
+    );
+    Ok(())
+}
+
 async fn trail(command: TrailCommand, client: &Client, output: Output) -> anyhow::Result<()> {
     let none = NoQuery {};
     match command {
@@ -239,15 +334,49 @@ async fn trail(command: TrailCommand, client: &Client, output: Output) -> anyhow
                 vec![
                     trail.name.clone(),
                     trail.description.clone(),
+                    or_dash(&trail.readers.join(", ")),
+                    table_of(trail),
                     time(trail.changed_at),
                     trail.changed_by.clone(),
                     trail.schema.to_string(),
                 ]
             });
             output.table(
-                &["TRAIL", "DESCRIPTION", "CHANGED", "BY", "SCHEMA"],
+                &[
+                    "TRAIL",
+                    "DESCRIPTION",
+                    "READERS",
+                    "TABLE",
+                    "CHANGED",
+                    "BY",
+                    "SCHEMA",
+                ],
                 rows.collect(),
                 &trails.raw,
+            );
+        }
+        TrailCommand::Show { name } => {
+            let path = TrailPath { trail: name };
+            let shown = client.ask::<AuditTrailsShow>(path, none, NoBody).await?;
+            output.value(&described(&shown.data), &shown.raw);
+        }
+        TrailCommand::Install { file, .. } => {
+            let pack = read_pack(&file)?;
+            let installed = client
+                .ask::<AuditTrailsInstall>((), none, Json(pack))
+                .await?;
+            let trail = &installed.data.trail;
+            let table = match (&trail.projection, installed.data.table_made) {
+                (Some(to), true) => format!(
+                    "; the table {} was made, and takes nothing but new rows",
+                    to.table
+                ),
+                (Some(to), false) => format!("; its entries are also written to {}", to.table),
+                (None, _) => String::new(),
+            };
+            output.done(
+                &format!("Installed: audit trail {}{table}", trail.name),
+                &installed.raw,
             );
         }
         TrailCommand::Set {

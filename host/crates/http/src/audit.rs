@@ -4,27 +4,35 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
-use patchbay_api::answer::{Media, Page};
+use patchbay_api::answer::{Media, Page, Success};
 use patchbay_api::audit::{
-    AcceptedGap, AuditAcceptGap, AuditAnchors, AuditEntries, AuditEntry, AuditExpire, AuditExport,
-    AuditImport, AuditProtection, AuditReport, AuditRetentionList, AuditRetentionReset,
-    AuditRetentionSet, AuditTrail, AuditTrailsList, AuditTrailsRemove, AuditTrailsSet, AuditVerify,
-    EntriesCsv, ExpiredEntries, Imported, LedgerProtection, TrailRetention,
+    AcceptedGap, AdoptedTrail, AuditAcceptGap, AuditAdopt, AuditAnchors, AuditEntries, AuditEntry,
+    AuditExpire, AuditExport, AuditImport, AuditProtection, AuditReport, AuditRetentionList,
+    AuditRetentionReset, AuditRetentionSet, AuditTrail, AuditTrailsInstall, AuditTrailsList,
+    AuditTrailsRemove, AuditTrailsSet, AuditTrailsShow, AuditVerify, EntriesCsv, ExpiredEntries,
+    Imported, InstalledTrail, LedgerProtection, TrailRetention,
 };
 use patchbay_api::body::Json;
-use patchbay_app::audit::Audit;
+use patchbay_api::trails::{TrailsEntries, TrailsExport};
+use patchbay_app::audit::{Audit, EntriesFile};
 use patchbay_app::{Caller, Error};
 use patchbay_model::audit_chain::Anchor;
 
 use crate::error::ApiError;
 use crate::routes::{Ask, CallerExtractor, Routes};
+use crate::user_login::{From, SignedIn};
 
 pub(crate) fn routes(routes: Routes) -> Routes {
     routes
         .add(entries)
         .add(trails)
+        .add(show_trail)
         .add(set_trail)
+        .add(install_trail)
         .add(remove_trail)
+        .add(adopt)
+        .add_raw::<TrailsEntries, _>(entries_for)
+        .add_raw::<TrailsExport, _>(export_for)
         .add_raw::<AuditExport, _>(export)
         .add(verify)
         .add(anchors)
@@ -53,6 +61,27 @@ async fn trails(
     audit.trails().await
 }
 
+async fn show_trail(
+    audit: Audit,
+    _: Caller,
+    ask: Ask<AuditTrailsShow>,
+) -> Result<AuditTrail, Error> {
+    audit.trail(&ask.path.trail).await
+}
+
+async fn install_trail(
+    audit: Audit,
+    who: Caller,
+    ask: Ask<AuditTrailsInstall>,
+) -> Result<InstalledTrail, Error> {
+    let Json(pack) = ask.body;
+    audit.install_trail(&who, pack).await
+}
+
+async fn adopt(audit: Audit, who: Caller, ask: Ask<AuditAdopt>) -> Result<AdoptedTrail, Error> {
+    audit.adopt(&who, &ask.path.trail).await
+}
+
 async fn set_trail(
     audit: Audit,
     who: Caller,
@@ -71,7 +100,10 @@ async fn export(
     CallerExtractor(who): CallerExtractor,
     ask: Ask<AuditExport>,
 ) -> Result<Response, ApiError> {
-    let file = audit.export(&who, ask.query).await?;
+    Ok(download(audit.export(&who, ask.query).await?))
+}
+
+fn download(file: EntriesFile) -> Response {
     let headers = [
         (CONTENT_TYPE, EntriesCsv::TYPE.to_owned()),
         (
@@ -79,7 +111,28 @@ async fn export(
             format!("attachment; filename=\"{}\"", file.name),
         ),
     ];
-    Ok((headers, Body::from_stream(file.lines)).into_response())
+    (headers, Body::from_stream(file.lines)).into_response()
+}
+
+async fn entries_for(
+    State(audit): State<Audit>,
+    SignedIn(who): SignedIn,
+    From(visitor): From,
+    ask: Ask<TrailsEntries>,
+) -> Result<Response, ApiError> {
+    let read = audit.entries_for(&who, &visitor, &ask.path.trail, ask.query);
+    let page: Success<Vec<AuditEntry>> = read.await?.into();
+    Ok(axum::Json(page).into_response())
+}
+
+async fn export_for(
+    State(audit): State<Audit>,
+    SignedIn(who): SignedIn,
+    From(visitor): From,
+    ask: Ask<TrailsExport>,
+) -> Result<Response, ApiError> {
+    let begun = audit.export_for(&who, &visitor, &ask.path.trail, ask.query);
+    Ok(download(begun.await?))
 }
 
 async fn verify(audit: Audit, _: Caller, ask: Ask<AuditVerify>) -> Result<AuditReport, Error> {

@@ -60,11 +60,13 @@ impl ActorKind {
         }
     }
 
-    /// Of an actor as actions name it: hosts act as `host NAME`.
+    /// Of an actor as actions name it: hosts act as `host NAME`, accounts as `user ID`.
     pub fn of_actor(actor: &str) -> Self {
-        match actor.starts_with("host ") || actor == "upgrade" {
-            true => Self::Host,
-            false => Self::Operator,
+        match actor {
+            "upgrade" => Self::Host,
+            _ if actor.starts_with("host ") => Self::Host,
+            _ if actor.starts_with("user ") => Self::User,
+            _ => Self::Operator,
         }
     }
 }

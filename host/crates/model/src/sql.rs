@@ -111,7 +111,8 @@ impl TableName {
     }
 }
 
-fn check_name(name: &str) -> Result<(), String> {
+/// Of a schema, a table or a column: nothing in it needs to be escaped between quotes.
+pub(crate) fn check_name(name: &str) -> Result<(), String> {
     let fits = (1..=MAX_NAME_BYTES).contains(&name.len())
         && !name.starts_with(|c: char| c.is_ascii_digit())
         && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
@@ -135,7 +136,7 @@ impl FromStr for TableName {
         check_name(schema)?;
         check_name(table)?;
         if RESERVED_SCHEMAS.contains(&schema) || schema.starts_with("pg_") {
-            return Err(format!("plugins cannot use tables of the schema {schema}"));
+            return Err(format!("tables of the schema {schema} cannot be used"));
         }
         Ok(Self {
             schema: schema.to_owned(),

@@ -11,7 +11,7 @@ use tracing::{debug, info, warn};
 
 use super::evaluate::{AlertState, evaluate};
 use super::observe::{HostReport, RuleObservations, Sources};
-use super::{AlertWatch, answered, channel};
+use super::{AlertWatch, answered, channel, logins};
 use crate::leader::{LedTask, Next};
 
 /// For one whole round; the questions have limits of their own.
@@ -193,6 +193,7 @@ impl AlertWatch {
             return;
         }
         let mut seen = self.sources.of_this_process(own);
+        seen.push(logins::of_this_process(self.host(), own));
         // The same as before: one that is not looked at would count as in order.
         memory.queues.extend(self.sources.plugins.queues());
         if let Ok(in_redis) =
@@ -233,7 +234,9 @@ impl AlertWatch {
             .filter_map(|host| Some((host.host, host.silent_for?)))
             .collect();
         let mut seen = self.sources.of_processes(sightings, &silent);
+        seen.extend(logins::of_processes(sightings));
         seen.extend(self.sources.in_postgres().await?);
+        seen.extend(logins::in_postgres(store).await?);
         let schedules = self.sources.schedules().await?;
         let mut names: BTreeSet<QueueName> = plugins.queues().into_iter().collect();
         names.extend(answered(store.queues_with_history(queues.prefix())).await?);

@@ -237,6 +237,37 @@ pub const RULES: &[Rule] = &[
         60,
     ),
     rule(
+        "master-login",
+        Critical,
+        "emergency login",
+        "somebody has used the emergency login, or tried to",
+    ),
+    rule(
+        "logins-failing",
+        Warning,
+        "logins or account",
+        "far more logins fail than usual, or one account is guessed from many networks",
+    ),
+    above(
+        rule(
+            "refresh-reuse",
+            Warning,
+            "sessions",
+            "sessions ended in the last hour because a refresh token was shown twice",
+        ),
+        3.0,
+        "sessions",
+    ),
+    held(
+        rule(
+            "identity-stale",
+            Critical,
+            "host",
+            "a host does not hear which accounts and keys change, and asks Postgres each time",
+        ),
+        30,
+    ),
+    rule(
         "proxy-not-trusted",
         Warning,
         "proxy",

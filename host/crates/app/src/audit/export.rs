@@ -6,7 +6,7 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use patchbay_api::audit::{AuditEntry, ExportQuery};
 use patchbay_store::AuditFilter;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use super::{Audit, entry, year_checked};
@@ -37,7 +37,7 @@ impl Audit {
         {
             return Err(Error::invalid("format: must be csv"));
         }
-        let mut filter = AuditFilter {
+        let filter = AuditFilter {
             trail: asked.trail.as_ref().map(|name| name.parse()).transpose()?,
             actor: asked.actor.clone(),
             action: asked.action.clone(),
@@ -47,10 +47,20 @@ impl Audit {
             ..AuditFilter::default()
         };
         let details = serde_json::to_value(&asked).unwrap_or_default();
-        let target = asked.trail.clone().unwrap_or_else(|| "all".into());
+        let target = asked.trail.unwrap_or_else(|| "all".into());
+        self.stream(who, filter, &target, details).await
+    }
+
+    pub(super) async fn stream(
+        &self,
+        who: &Caller,
+        mut filter: AuditFilter,
+        target: &str,
+        details: Value,
+    ) -> Result<EntriesFile, Error> {
         let action = self
             .actions
-            .begin(who, "audit.export", &target, details)
+            .begin(who, "audit.export", target, details)
             .await?;
         let (pages, sent) = mpsc::channel::<io::Result<String>>(PAGES_AHEAD);
         let store = self.store.clone();

@@ -36,11 +36,7 @@ impl Audit {
         keep_days: i32,
     ) -> Result<(), Error> {
         let trail: TrailName = name.parse()?;
-        if !(MIN_DAYS..=MAX_DAYS).contains(&keep_days) {
-            return Err(Error::invalid(format!(
-                "keepDays: must be from {MIN_DAYS} to {MAX_DAYS}"
-            )));
-        }
+        check_days(keep_days)?;
         let act = async {
             let set = self
                 .store
@@ -103,25 +99,47 @@ impl Audit {
             ));
         }
         let details = json!({ "table": table, "idColumn": id });
-        let act = async {
-            let columns = self.store.audit_import_columns(&table, &id).await?;
-            let mut imported = Imported { read: 0, added: 0 };
-            let mut after: Option<String> = None;
-            loop {
-                let step = self
-                    .store
-                    .import_audit(trail.as_str(), &columns, after.as_deref(), IMPORT_STEP)
-                    .await?;
-                imported.read += step.read;
-                imported.added += step.added;
-                match step.next {
-                    Some(next) => after = Some(next),
-                    None => return Ok(imported),
-                }
-            }
+        let asked = ImportRequest {
+            table: Some(table),
+            id_column: Some(id),
         };
+        let act = self.take_over(&trail, &asked);
         self.actions
             .record::<AuditImport, _>(who, trail.as_str(), details, act)
             .await
+    }
+
+    /// Makes entries of the rows of a table, step by step.
+    pub(super) async fn take_over(
+        &self,
+        trail: &TrailName,
+        asked: &ImportRequest,
+    ) -> Result<Imported, Error> {
+        let table = asked.table.as_deref().unwrap_or_default();
+        let id = asked.id_column.as_deref().unwrap_or("id");
+        let columns = self.store.audit_import_columns(table, id).await?;
+        let mut imported = Imported { read: 0, added: 0 };
+        let mut after: Option<String> = None;
+        loop {
+            let step = self
+                .store
+                .import_audit(trail.as_str(), &columns, after.as_deref(), IMPORT_STEP)
+                .await?;
+            imported.read += step.read;
+            imported.added += step.added;
+            match step.next {
+                Some(next) => after = Some(next),
+                None => return Ok(imported),
+            }
+        }
+    }
+}
+
+pub(super) fn check_days(keep_days: i32) -> Result<(), Error> {
+    match (MIN_DAYS..=MAX_DAYS).contains(&keep_days) {
+        true => Ok(()),
+        false => Err(Error::invalid(format!(
+            "keepDays: must be from {MIN_DAYS} to {MAX_DAYS}"
+        ))),
     }
 }

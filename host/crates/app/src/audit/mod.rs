@@ -2,7 +2,9 @@
 //!
 //! | module | owns |
 //! |---|---|
+//! | `definitions` | trails and packs: what entries look like, who reads them, which table gets a copy |
 //! | `trails` | entries of plugins: each fits its trail's schema, or is not written |
+//! | `reading` | entries for accounts |
 //! | `chain` | the next batch, and its MAC |
 //! | `sealer` | sealing what waits, in one process of the fleet |
 //! | `anchors` | what is noted outside of Postgres |
@@ -15,11 +17,13 @@
 
 pub mod anchors;
 mod chain;
+mod definitions;
 mod export;
 mod gap;
 mod keeping;
 mod nightly;
 pub mod protection;
+mod reading;
 mod sealer;
 mod trails;
 pub mod verify;
@@ -30,17 +34,11 @@ use std::time::Duration;
 
 use chrono::Datelike;
 use patchbay_api::answer::Page;
-use patchbay_api::audit::{
-    AuditEntry, AuditReport, AuditTrail, AuditTrailsRemove, AuditTrailsSet, EntriesQuery,
-    TrailChange, Verdict, Verify,
-};
-use patchbay_model::audit::is_of_the_host;
+use patchbay_api::audit::{AuditEntry, AuditReport, EntriesQuery, Verdict, Verify};
+use patchbay_model::TrailName;
 use patchbay_model::audit_chain::Anchor;
-use patchbay_model::{TrailName, json_schema};
 use patchbay_queue::Broker;
-use patchbay_store::{AuditFilter, AuditRow, Store, TrailRow};
-use serde_json::json;
-use tokio::task::block_in_place;
+use patchbay_store::{AuditFilter, AuditRow, Store};
 
 use self::anchors::Anchors;
 pub use self::export::EntriesFile;
@@ -48,7 +46,7 @@ pub use self::nightly::nightly;
 pub use self::sealer::{SealMeters, sealer};
 pub use self::trails::Trails;
 use self::verify::MacKeys;
-use crate::actions::{Actions, Caller};
+use crate::actions::Actions;
 use crate::sealed_keys::SealedKeys;
 use crate::vault::Vault;
 use crate::{Error, Parts};
@@ -91,8 +89,6 @@ impl Ledger {
 const DEFAULT_LIMIT: u16 = 50;
 /// An entry has up to 64 KiB.
 const MAX_LIMIT: u16 = 200;
-/// In characters.
-const MAX_DESCRIPTION: usize = 500;
 /// Of a request to verify.
 const MAX_ANCHORS: usize = 1_000;
 
@@ -101,6 +97,8 @@ pub struct Audit {
     store: Store,
     actions: Actions,
     ledger: Arc<Ledger>,
+    /// The table of accounts, where this host serves some.
+    accounts: Option<Arc<str>>,
 }
 
 impl Audit {
@@ -109,42 +107,33 @@ impl Audit {
             store: parts.store.clone(),
             actions: parts.actions.clone(),
             ledger: Arc::clone(&parts.audit),
+            accounts: parts.people.as_ref().map(|people| people.table_name()),
         }
     }
 
     /// Lists entries, newest first.
     pub async fn entries(&self, asked: EntriesQuery) -> Result<Page<AuditEntry>, Error> {
-        let limit = asked.limit.unwrap_or(DEFAULT_LIMIT);
-        if !(1..=MAX_LIMIT).contains(&limit) {
-            return Err(Error::invalid(format!(
-                "limit: must be from 1 to {MAX_LIMIT}"
-            )));
-        }
-        let unknown = |_| {
-            Error::invalid(
-                "cursor: not valid. Use `nextCursor` of the page before, or leave it out for the first page",
-            )
-        };
         let filter = AuditFilter {
             trail: asked.trail.map(|name| name.parse()).transpose()?,
             plugin: asked.plugin.map(|name| name.parse()).transpose()?,
             queue: asked.queue,
             job: asked.job,
             actor: asked.actor,
+            account: None,
             action: asked.action,
             entity: asked.entity,
             since: year_checked("since", asked.since)?,
             until: year_checked("until", asked.until)?,
-            before: asked
-                .cursor
-                .map(|cursor| cursor.parse())
-                .transpose()
-                .map_err(unknown)?,
+            before: cursor(asked.cursor)?,
         };
+        self.page(&filter, limit(asked.limit)?).await
+    }
+
+    async fn page(&self, filter: &AuditFilter, limit: u16) -> Result<Page<AuditEntry>, Error> {
         // One more row shows whether there is another page.
         let mut rows = self
             .store
-            .audit_entries(&filter, i64::from(limit) + 1)
+            .audit_entries(filter, i64::from(limit) + 1)
             .await?;
         let is_more = rows.len() > usize::from(limit);
         rows.truncate(limit.into());
@@ -228,72 +217,24 @@ impl Audit {
         let heads = self.store.audit_heads(None).await?;
         Ok(heads.iter().map(anchors::of).collect())
     }
+}
 
-    pub async fn trails(&self) -> Result<Vec<AuditTrail>, Error> {
-        Ok(self
-            .store
-            .audit_trails()
-            .await?
-            .into_iter()
-            .map(trail)
-            .collect())
+fn limit(asked: Option<u16>) -> Result<u16, Error> {
+    match asked.unwrap_or(DEFAULT_LIMIT) {
+        limit @ 1..=MAX_LIMIT => Ok(limit),
+        _ => Err(Error::invalid(format!(
+            "limit: must be from 1 to {MAX_LIMIT}"
+        ))),
     }
+}
 
-    pub async fn set_trail(
-        &self,
-        who: &Caller,
-        name: &str,
-        change: TrailChange,
-    ) -> Result<AuditTrail, Error> {
-        let name: TrailName = name.parse()?;
-        if is_of_the_host(name.as_str()) {
-            return Err(Error::conflict(format!(
-                "Only the host writes to the trail {name}. Choose another name"
-            )));
-        }
-        let TrailChange {
-            schema,
-            description,
-        } = change;
-        block_in_place(|| json_schema::check(&schema))
-            .map_err(|reason| Error::invalid(format!("schema: {reason}")))?;
-        if description
-            .as_ref()
-            .is_some_and(|text| text.chars().count() > MAX_DESCRIPTION)
-        {
-            return Err(Error::invalid(format!(
-                "description: must have at most {MAX_DESCRIPTION} characters"
-            )));
-        }
-        if description
-            .as_ref()
-            .is_some_and(|text| text.contains(char::is_control))
-        {
-            return Err(Error::invalid(
-                "description: must be one line without control characters",
-            ));
-        }
-        let details = json!({ "schema": schema, "description": description });
-        let act = async {
-            let row = self
-                .store
-                .set_audit_trail(&name, &schema, description.as_deref(), &who.actor)
-                .await?;
-            Ok(trail(row))
-        };
-        self.actions
-            .record::<AuditTrailsSet, _>(who, name.as_str(), details, act)
-            .await
-    }
-
-    /// Removes the trail. Its entries stay.
-    pub async fn remove_trail(&self, who: &Caller, name: &str) -> Result<(), Error> {
-        let name: TrailName = name.parse()?;
-        let act = async { Ok(self.store.remove_audit_trail(&name).await?) };
-        self.actions
-            .record::<AuditTrailsRemove, _>(who, name.as_str(), json!({}), act)
-            .await
-    }
+fn cursor(asked: Option<String>) -> Result<Option<i64>, Error> {
+    let read = asked.map(|cursor| cursor.parse()).transpose();
+    read.map_err(|_| {
+        Error::invalid(
+            "cursor: not valid. Use `nextCursor` of the page before, or leave it out for the first page",
+        )
+    })
 }
 
 /// Postgres and JSON agree about these years.
@@ -329,17 +270,5 @@ fn entry(row: AuditRow) -> AuditEntry {
         address: row.address,
         platform: row.platform,
         origin: row.origin,
-    }
-}
-
-fn trail(row: TrailRow) -> AuditTrail {
-    AuditTrail {
-        name: row.name,
-        description: row.description,
-        schema: row.schema,
-        created_at: row.created_at,
-        created_by: row.created_by,
-        changed_at: row.changed_at,
-        changed_by: row.changed_by,
     }
 }

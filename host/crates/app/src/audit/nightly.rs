@@ -1,4 +1,5 @@
-//! Each night, one process of the fleet verifies every trail.
+//! Each night, one process of the fleet verifies every trail, and sends the newest batches over the
+//! alerts' webhook.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,11 +7,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use chrono::{DateTime, Days, NaiveTime, Utc};
 use patchbay_api::audit::Verdict;
+use patchbay_model::audit_chain::Anchor;
 use patchbay_store::{LeaderTask, Leadership, Store};
 use tracing::{error, info};
 
 use super::{Audit, Ledger};
 use crate::Parts;
+use crate::alerts::AlertWatch;
 use crate::leader::{Led, LedTask, Next};
 use crate::service::Service;
 
@@ -24,6 +27,7 @@ pub fn nightly(parts: &Parts) -> Arc<dyn Service> {
     let task = Nightly {
         store: parts.store.clone(),
         ledger: Arc::clone(&parts.audit),
+        alerts: Arc::clone(&parts.alerts),
     };
     Arc::new(Led::new(parts.store.clone(), task))
 }
@@ -31,6 +35,7 @@ pub fn nightly(parts: &Parts) -> Arc<dyn Service> {
 struct Nightly {
     store: Store,
     ledger: Arc<Ledger>,
+    alerts: Arc<AlertWatch>,
 }
 
 #[async_trait]
@@ -71,6 +76,13 @@ impl LedTask for Nightly {
                 problem, "an audit trail is not whole; see: patchbay audit verify"
             );
         }
+        // Of a trail that is not whole, too: that is when an older one is needed.
+        let heads: Vec<Anchor> = report
+            .trails
+            .iter()
+            .filter_map(|trail| trail.head.clone())
+            .collect();
+        self.alerts.post_anchors(&heads).await?;
         Ok(Next::Later)
     }
 }

@@ -43,14 +43,10 @@ impl Trails {
                 "only the host writes to that audit trail",
             ));
         }
-        let schema = self
-            .store
-            .audit_schema(&entry.trail)
-            .await
-            .map_err(refused)?;
-        let Some(schema) = schema else {
+        let defined = self.store.audit_trail_definition(&entry.trail).await;
+        let Some(trail) = defined.map_err(refused)? else {
             return Err(CapabilityError::invalid(format!(
-                "No audit trail is called {name}. An operator creates it with: patchbay audit trail set {name} SCHEMA-FILE",
+                "No audit trail is called {name}. An operator creates it with: patchbay audit trail set {name} SCHEMA-FILE, or patchbay audit trail install FILE",
                 name = entry.trail
             )));
         };
@@ -61,29 +57,27 @@ impl Trails {
                 "The entry nests more than {MAX_ENTRY_LEVELS} levels"
             )));
         }
-        block_in_place(|| fits(&*self.compiled(&entry.trail, schema)?, &value))?;
+        block_in_place(|| fits(&*self.compiled(&entry.trail, &trail.schema)?, &value))?;
         // What is stored is exactly what was checked: when a field name occurs twice, both readers
         // take the last one.
-        let written = self
-            .store
-            .append_audit(&NewAuditEntry {
-                entry: value.to_string(),
-                ..entry
-            })
-            .await;
+        let entry = NewAuditEntry {
+            entry: value.to_string(),
+            ..entry
+        };
+        let written = self.store.append_audit(&entry, &value, &trail).await;
         written.map(drop).map_err(refused)
     }
 
-    fn compiled(&self, trail: &TrailName, schema: Value) -> Result<Arc<Schema>, CapabilityError> {
+    fn compiled(&self, trail: &TrailName, schema: &Value) -> Result<Arc<Schema>, CapabilityError> {
         if let Some((_, compiled)) = self
             .compiled
             .lock()
             .get(trail)
-            .filter(|(of, _)| *of == schema)
+            .filter(|(of, _)| of == schema)
         {
             return Ok(Arc::clone(compiled));
         }
-        let compiled = Schema::new(&schema).map_err(|reason| {
+        let compiled = Schema::new(schema).map_err(|reason| {
             error!(%trail, %reason, "the schema of an audit trail cannot be used");
             CapabilityError::unavailable(
                 "The trail's schema cannot be used; the host's log says why",
@@ -92,7 +86,7 @@ impl Trails {
         let compiled = Arc::new(compiled);
         self.compiled
             .lock()
-            .insert(trail.clone(), (schema, Arc::clone(&compiled)));
+            .insert(trail.clone(), (schema.clone(), Arc::clone(&compiled)));
         Ok(compiled)
     }
 }
@@ -113,7 +107,9 @@ fn refused(error: StoreError) -> CapabilityError {
         StoreError::Unavailable(_) | StoreError::ReadOnly(_) => {
             CapabilityError::unavailable(error.to_string())
         }
-        StoreError::Unstorable(_) => CapabilityError::invalid(error.to_string()),
+        StoreError::Unstorable(_) | StoreError::Conflict(_) => {
+            CapabilityError::invalid(error.to_string())
+        }
         StoreError::Refused(_) => {
             CapabilityError::invalid("Postgres does not accept a value of the entry")
         }

@@ -1,6 +1,7 @@
 //! The page that Prometheus reads at /metrics: collects the numbers and writes them in Prometheus's
 //! text format, 0.0.4.
 
+mod logins;
 mod standing;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -27,6 +28,7 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, prometheus_text};
 use prometheus_client::registry::{Registry, Unit};
 
+use self::logins::Logins;
 use self::standing::Standing;
 use crate::alerts::AlertWatch;
 use crate::alerts::rule::RULES;
@@ -35,9 +37,13 @@ use crate::breakers::{OutsideHosts, STATES as BREAKER_STATES};
 use crate::bulk::BulkJobs;
 use crate::health::{Health, Probe};
 use crate::http_standing::HttpStanding;
+use crate::identity_changes::IdentityChanges;
 use crate::limits::Limits;
+use crate::login_meters::LoginMeters;
+use crate::people::PeopleParts;
 use crate::plugins::Plugins;
 use crate::service::ServiceStatus;
+use crate::vendor_keys::VendorParts;
 
 pub use prometheus_client::encoding::prometheus_text::CONTENT_TYPE;
 
@@ -67,6 +73,11 @@ pub struct Sources {
     pub bulks: Arc<BulkJobs>,
     pub limits: Limits,
     pub http: Arc<HttpStanding>,
+    pub(crate) identity_changes: Arc<IdentityChanges>,
+    pub(crate) logins: Arc<LoginMeters>,
+    /// Absent on a host without accounts.
+    pub(crate) people: Option<Arc<PeopleParts>>,
+    pub(crate) vendors: Arc<VendorParts>,
     /// Entries of audit trails that this process has sealed.
     pub sealed: Arc<SealMeters>,
     /// Most jobs that run at once over all queues.
@@ -119,11 +130,16 @@ impl Exposition {
                 async { tokio::try_join!(store.audit_pending(), store.audit_verifications()) };
             tokio::time::timeout(STORE_LIMIT, asked).await.ok()?.ok()
         };
-        let (probe, standing, dead_letters, audit, mut jobs) = tokio::join!(
+        let sessions = async {
+            let asked = tokio::time::timeout(STORE_LIMIT, store.open_sessions());
+            asked.await.ok()?.ok()
+        };
+        let (probe, standing, dead_letters, audit, sessions, mut jobs) = tokio::join!(
             health.probe(),
             self.queues(),
             dead_letters,
             audit,
+            sessions,
             workers.active_by_queue()
         );
         jobs.sort();
@@ -168,6 +184,7 @@ impl Exposition {
             dead_letters: dead_letters.unwrap_or_default(),
             audit,
             sealed: self.sources.sealed.read(),
+            logins: Logins::read(&self.sources, sessions),
             bulk_jobs: bulks.handled(),
             converged_ago: plugins.converged_ago(),
             service_restarts: self.sources.services.restarts(),
@@ -235,6 +252,7 @@ struct Page {
     /// What waits to be sealed, and the last verifications. `None` while Postgres is away.
     audit: Option<(Vec<PendingAge>, Vec<VerificationRow>)>,
     sealed: BTreeMap<String, u64>,
+    logins: Logins,
     bulk_jobs: Vec<(&'static str, &'static str, u64)>,
     converged_ago: Option<Duration>,
     service_restarts: Vec<(&'static str, u64)>,
@@ -278,6 +296,7 @@ impl Collector for Page {
         self.alerts(&mut encoder)?;
         self.repair(&mut encoder)?;
         self.audit(&mut encoder)?;
+        self.logins.encode(&mut encoder)?;
         self.host(&mut encoder)?;
         self.process(&mut encoder)
     }

@@ -15,6 +15,7 @@ use super::config::{GoogleKeySource, GoogleLogin};
 use super::tokens::refresh_token;
 use super::{People, PeopleParts, Role, Visitor, address, forbidden, within};
 use crate::error::{Error, Kind};
+use crate::login_meters::{LoginKind, LoginMethod};
 
 const ISSUERS: [&str; 2] = ["https://accounts.google.com", "accounts.google.com"];
 /// Addresses of this domain are Google's own.
@@ -81,6 +82,23 @@ impl People {
             let message = "Login with Google is off. To change that, set people.google_client_ids and people.google_keys_url";
             return Err(Error::new(Kind::NotFound, "not-found", message));
         };
+        let result = parts.google(google, visitor, body).await;
+        parts
+            .noticed
+            .logins
+            .count(LoginKind::User, LoginMethod::Google, &result);
+        result
+    }
+}
+
+impl PeopleParts {
+    async fn google(
+        &self,
+        google: &GoogleLogin,
+        visitor: &Visitor,
+        body: api::GoogleLogIn,
+    ) -> Result<api::Issued, Error> {
+        let parts = self;
         parts.admit(visitor).await?;
         let token = body.id_token.as_deref().unwrap_or_default();
         if token.is_empty() {
@@ -106,9 +124,7 @@ impl People {
             )
             .await
     }
-}
 
-impl PeopleParts {
     async fn google_claims(&self, google: &GoogleLogin, token: &str) -> Result<Claims, Error> {
         if token.len() > MAX_TOKEN {
             return Err(failed());

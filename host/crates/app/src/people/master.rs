@@ -14,6 +14,7 @@ use super::passwords::{MAX_BYTES, Verdict};
 use super::{People, PeopleParts, Visitor, address, forbidden, invalid_credentials, mails, within};
 use crate::error::{Error, Kind};
 use crate::limits::FailureClass;
+use crate::login_meters::{LoginKind, LoginMethod};
 
 const FAILURES: FailureClass = FailureClass {
     name: "master-login",
@@ -22,6 +23,18 @@ const FAILURES: FailureClass = FailureClass {
     longest: Duration::from_secs(900),
     forgotten_after: Duration::from_secs(3_600),
 };
+
+/// A use of the emergency login, or a try that failed.
+#[derive(Debug, Clone)]
+pub struct Emergency {
+    /// Key of its entry in the trail `login_logs`.
+    pub key: String,
+    /// Id of the account; absent where it failed.
+    pub account: Option<String>,
+    /// Of the client.
+    pub address: Option<String>,
+    pub is_failure: bool,
+}
 
 impl People {
     /// Logs in to another's account for 15 minutes. Every use and every failure is recorded and
@@ -36,6 +49,23 @@ impl People {
             let message = "The emergency login is off. To change that, set people.master_password_hash and people.master_totp_secret";
             return Err(Error::new(Kind::NotFound, "not-found", message));
         };
+        let result = parts.master_login(master, visitor, body).await;
+        parts
+            .noticed
+            .logins
+            .count(LoginKind::User, LoginMethod::Master, &result);
+        result
+    }
+}
+
+impl PeopleParts {
+    async fn master_login(
+        &self,
+        master: &MasterLogin,
+        visitor: &Visitor,
+        body: api::MasterLogIn,
+    ) -> Result<api::Issued, Error> {
+        let parts = self;
         parts.admit(visitor).await?;
         let (typed, norm) = address::required(body.email.as_deref())?;
         let (Some(password), Some(otp)) = (
@@ -84,7 +114,13 @@ impl People {
             refresh: None,
         };
         within(parts.store.open_session_of(&user, &session)).await?;
-        parts.note_login(visitor, &user, "master_login").await?;
+        let key = parts.note_login(visitor, &user, "master_login").await?;
+        parts.alert(Emergency {
+            key,
+            account: Some(user.id.clone()),
+            address: visitor.address.map(|address| address.to_string()),
+            is_failure: false,
+        });
         parts
             .send(&mails::master_login(visitor, &user.email))
             .await?;
@@ -93,9 +129,7 @@ impl People {
             .issued("Login successful", &user, session.id, None)
             .await
     }
-}
 
-impl PeopleParts {
     /// Whether the code is right and was not used before, on any host.
     async fn spend_master_code(&self, master: &MasterLogin, typed: &str) -> Result<bool, Error> {
         let Some(totp) = totp(master) else {
@@ -119,7 +153,19 @@ impl PeopleParts {
             platform: visitor.trace.platform.as_deref(),
             correlation_id: visitor.trace.correlation_id.as_deref(),
         };
-        Ok(within(self.store.note_login(&failed)).await?)
+        let key = within(self.store.note_login(&failed)).await?;
+        self.alert(Emergency {
+            key,
+            account: None,
+            address: visitor.address.map(|address| address.to_string()),
+            is_failure: true,
+        });
+        Ok(())
+    }
+
+    fn alert(&self, emergency: Emergency) {
+        // Nobody listens while the host stops; the entry is there.
+        self.noticed.emergencies.send(emergency).ok();
     }
 }
 

@@ -29,7 +29,7 @@ impl People {
     pub async fn refresh(&self, visitor: &Visitor, token: &str) -> Result<api::Issued, Error> {
         let parts = self.parts()?;
         parts.admit(visitor).await?;
-        parts.limits.take(&OF_ONE_NETWORK, &visitor.network).await?;
+        parts.take_of_network(&OF_ONE_NETWORK, visitor).await?;
         if token.is_empty() || token.len() > MAX_TOKEN {
             return Err(invalid_token());
         }
@@ -46,6 +46,7 @@ impl People {
             }
             Refreshed::Reused { user } => {
                 if let Some(user) = user {
+                    parts.noticed.logins.refresh_reused();
                     tracing::warn!(
                         user = user.id,
                         "a refresh token was used twice: its session has ended"
@@ -159,7 +160,7 @@ impl PeopleParts {
         let table = self.table().await?;
         let key = patchbay_store::UserKey::Id(user_id);
         match within(self.store.find_user(table, key)).await? {
-            Some(user) => self.note_login(visitor, &user, "logout").await,
+            Some(user) => self.note_login(visitor, &user, "logout").await.map(drop),
             None => Ok(()),
         }
     }

@@ -13,6 +13,7 @@ use super::passwords::check_new;
 use super::tokens::{code, refresh_token};
 use super::{People, PeopleParts, Visitor, address, mails, plain, within};
 use crate::error::Error;
+use crate::login_meters::{LoginKind, LoginMethod};
 
 const SENT: &str = "OTP sent to your email";
 const MAX_DEVICE_INFO: usize = 2_000;
@@ -63,6 +64,22 @@ impl People {
         body: api::VerifyOtp,
     ) -> Result<api::Issued, Error> {
         let parts = self.parts()?;
+        let result = parts.verify_otp(visitor, body).await;
+        parts
+            .noticed
+            .logins
+            .count(LoginKind::User, LoginMethod::Otp, &result);
+        result
+    }
+}
+
+impl PeopleParts {
+    async fn verify_otp(
+        &self,
+        visitor: &Visitor,
+        body: api::VerifyOtp,
+    ) -> Result<api::Issued, Error> {
+        let parts = self;
         parts.admit(visitor).await?;
         let (typed, norm) = address::required(body.email.as_deref())?;
         let Some(otp) = body.otp.as_ref().and_then(api::Digits::text) else {
@@ -105,9 +122,7 @@ impl People {
             )
             .await
     }
-}
 
-impl PeopleParts {
     async fn begin_signup(
         &self,
         visitor: &Visitor,

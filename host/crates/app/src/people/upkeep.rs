@@ -1,6 +1,7 @@
 //! What runs for accounts in the background.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -15,16 +16,7 @@ const EVERY: Duration = Duration::from_secs(60);
 /// Accounts per step of noting the spelling of their addresses.
 const STEP: i64 = 500;
 
-/// Hears of changes of accounts. `None` on a host without accounts.
-pub fn identity_service(parts: &Parts) -> Option<Arc<dyn Service>> {
-    let people = parts.people.clone()?;
-    Some(task("identity", move |stop| {
-        let people = Arc::clone(&people);
-        async move { people.hear_changes(stop).await }
-    }))
-}
-
-/// Adds the mails about accounts to their queue.
+/// Adds the mails about accounts to their queue. `None` on a host without accounts.
 pub fn mail_service(parts: &Parts) -> Option<Arc<dyn Service>> {
     let people = parts.people.clone()?;
     Some(task("account-mails", move |stop| {
@@ -62,8 +54,9 @@ impl PeopleParts {
     async fn round(&self) -> Result<(), Error> {
         let table = self.table().await?;
         self.store.sweep_people().await?;
-        self.passwords
-            .set_has_bcrypt(self.store.has_bcrypt(table).await?);
+        let left = self.store.bcrypt_left(table).await?;
+        self.passwords.set_has_bcrypt(left > 0);
+        self.bcrypt_left.store(left, Ordering::Relaxed);
         loop {
             let accounts = self.store.accounts_without_norm(table, STEP).await?;
             let is_last = accounts.len() < usize::try_from(STEP).unwrap_or_default();

@@ -16,6 +16,8 @@ pub struct ImportColumns {
     /// Quoted, if there is one.
     actor: Option<String>,
     action: Option<String>,
+    /// As entries name the table of their copies.
+    copied_as: String,
 }
 
 /// One step of an import.
@@ -101,10 +103,12 @@ impl Store {
             id_type: id_type.clone(),
             actor: first_of(&ACTORS),
             action: first_of(&ACTIONS),
+            copied_as: format!("{schema}.{name}"),
         })
     }
 
-    /// Takes over up to `most` rows behind the row `after`. What was taken over before stays.
+    /// Takes over up to `most` rows behind the row `after`. What was taken over before stays, and a
+    /// row that is the copy of an entry is none to take over.
     pub async fn import_audit(
         &self,
         trail: &str,
@@ -125,6 +129,7 @@ impl Store {
                from {table} t where $2::text is null or t.{id} > $2::text::{id_type} order by t.{id} limit $3), \
              added as (insert into audit_entries (trail, entry_key, idempotency_key, actor_kind, actor_id, action, origin, entry) \
                select $1, key, 'import', case when actor is null then null else 'user' end, actor, action, 'import', row from old \
+               where key not in (select audit_projection_id($4, e.id)::text from audit_entries e where e.trail = $1 and e.origin = 'live') \
                order by place on conflict (trail, idempotency_key, entry_key) do nothing returning 1) \
              select (select count(*) from old) as read, (select count(*) from added) as added, \
              (select key from old order by place desc limit 1) as last"
@@ -133,6 +138,7 @@ impl Store {
             .bind(trail)
             .bind(after)
             .bind(most)
+            .bind(&columns.copied_as)
             .fetch_one(&self.pool)
             .await?;
         let read: i64 = row.try_get("read")?;

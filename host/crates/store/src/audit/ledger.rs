@@ -2,11 +2,12 @@
 
 use std::net::IpAddr;
 
+use chrono::{DateTime, Utc};
 use patchbay_model::audit::{ActorKind, LOGIN_LOGS, PLUGINS};
 use serde_json::Value;
 use sqlx::PgConnection;
 
-use super::projection::{LoginLog, login_log};
+use super::projection::{LOGINS, Written, project};
 use crate::attempts::without_nul;
 use crate::{Store, StoreError};
 
@@ -45,9 +46,9 @@ pub async fn append_host_entry(
     let query = sqlx::query_scalar(
         "insert into audit_entries (trail, entry_key, idempotency_key, actor_kind, actor_id, actor_name, action, entity, address, \
          platform, correlation_id, entry) values ($1, $2, $3, $4, $5, $6, $7, $8, $9::text::inet, $10, $11, $12) \
-         on conflict (trail, idempotency_key, entry_key) do nothing returning id",
+         on conflict (trail, idempotency_key, entry_key) do nothing returning id, at",
     );
-    let id: Option<i64> = query
+    let added: Option<(i64, DateTime<Utc>)> = query
         .bind(entry.trail)
         .bind(entry.entry_key)
         .bind(HOST)
@@ -63,17 +64,25 @@ pub async fn append_host_entry(
         .bind(entry.entry)
         .fetch_optional(&mut *connection)
         .await?;
-    let Some(id) = id else {
+    let Some((id, at)) = added else {
         return Ok(false);
     };
     if entry.trail == LOGIN_LOGS {
-        let login = LoginLog {
-            user: entry.actor_id,
-            action: entry.action,
+        let written = Written {
+            id,
+            at,
+            actor_id: entry.actor_id,
+            actor_name: entry.actor_name,
+            action: Some(entry.action),
+            entity: entry.entity,
             address: entry.address,
-            user_agent: entry.entry.get("userAgent"),
+            platform: entry.platform,
+            plugin: None,
+            job: None,
+            correlation_id: entry.correlation_id,
+            entry: entry.entry,
         };
-        login_log(connection, id, &login).await?;
+        project(connection, &LOGINS, &written).await?;
     }
     Ok(true)
 }

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use sqlx::PgConnection;
 
 use super::UsersTable;
-use super::changes::notify;
+use crate::identity_changes::notify;
 use crate::{Store, StoreError};
 
 /// An account, with what the host keeps of it.
@@ -128,10 +128,10 @@ impl Store {
         Ok(())
     }
 
-    /// Whether a hash of the old backend is left.
-    pub async fn has_bcrypt(&self, table: &UsersTable) -> Result<bool, StoreError> {
+    /// Accounts with a hash of the old backend.
+    pub async fn bcrypt_left(&self, table: &UsersTable) -> Result<i64, StoreError> {
         let query = format!(
-            "select exists (select from {} where \"password\" like '$2_$%')",
+            "select count(*) from {} where \"password\" like '$2_$%'",
             table.name()
         );
         Ok(sqlx::query_scalar(sqlx::AssertSqlSafe(query))
