@@ -11,6 +11,20 @@ use super::kind::Form;
 #[derive(Default)]
 pub(super) struct File(BTreeMap<String, Value>);
 
+/// Sections within sections.
+const INNER: [&str; 1] = ["operators.oidc"];
+
+/// The values of an inner section by key; any other value under its own.
+fn within(key: String, value: Value) -> Vec<(String, Value)> {
+    match value {
+        Value::Table(keys) if INNER.contains(&key.as_str()) => keys
+            .into_iter()
+            .map(|(inner, value)| (format!("{key}.{inner}"), value))
+            .collect(),
+        value => vec![(key, value)],
+    }
+}
+
 impl File {
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let table: toml::Table = toml::from_str(text).map_err(|error| {
@@ -26,7 +40,7 @@ impl File {
                 Value::Table(keys) => {
                     values.extend(
                         keys.into_iter()
-                            .map(|(key, value)| (format!("{section}.{key}"), value)),
+                            .flat_map(|(key, value)| within(format!("{section}.{key}"), value)),
                     );
                 }
                 value => {
