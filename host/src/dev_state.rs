@@ -2,12 +2,11 @@
 //! `.patchbay/dev.json`, readable only by its owner.
 
 use std::collections::BTreeMap;
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use patchbay_cli::Connection;
+pub(crate) use patchbay_cli::write_private;
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -131,21 +130,6 @@ impl DevState {
         let path = self.dir.join("dev.json");
         write_private(&path, serde_json::to_string_pretty(self)?.as_bytes())
     }
-}
-
-/// Only the owner can read the file. It is written completely or not at all.
-pub(crate) fn write_private(path: &Path, content: &[u8]) -> anyhow::Result<()> {
-    let temporary = path.with_extension("tmp");
-    std::fs::remove_file(&temporary).ok();
-    let opened = std::fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&temporary);
-    let mut file = opened.with_context(|| format!("cannot write {}", temporary.display()))?;
-    file.write_all(content)?;
-    std::fs::rename(&temporary, path)?;
-    Ok(())
 }
 
 fn random() -> String {

@@ -4,11 +4,12 @@ use super::key::{key, section};
 use super::kind::text;
 
 section! {
-    /// The operator.
+    /// The shared login.
     pub struct Admin {
-        /// Operator of /api/admin
+        /// Name of the shared login of /api/admin, which every operator without a name of their own
+        /// uses
         username: Option<String> = key("admin.username", text()).old(&["BULL_BOARD_USERNAME"]);
-        /// The operator's password
+        /// Its password
         password: Option<String> = key("admin.password", text()).old(&["BULL_BOARD_PASSWORD"]).secret();
     }
 }

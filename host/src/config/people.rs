@@ -175,10 +175,7 @@ impl People {
             reveal_accounts: *self.reveal_accounts,
             node_verifies_passwords: *self.node_verifies_passwords,
             jwt_secrets,
-            hash: HashCost {
-                memory_kib: *self.hash_memory_kib,
-                passes: *self.hash_passes,
-            },
+            hash: self.hash_cost(),
             session: Duration::from_secs(*self.session_days * DAY),
             mail_queue: self.mail_queue.clone(),
             platform_roles: self.platform_roles.clone(),
@@ -193,6 +190,14 @@ impl People {
                     networks: self.master_networks.clone(),
                 }),
         })
+    }
+
+    /// Cost of every password hash.
+    pub(super) fn hash_cost(&self) -> HashCost {
+        HashCost {
+            memory_kib: *self.hash_memory_kib,
+            passes: *self.hash_passes,
+        }
     }
 
     fn google(&self) -> Option<GoogleLogin> {

@@ -24,7 +24,7 @@ operations! {
     /// Metrics of this host in Prometheus's text format. Only for operators, unless
     /// metrics.require_operator is false.
     MetricsShow = "metrics.show": GET "/metrics" ((), NoQuery, NoBody) -> File<Metrics>,
-        OperatorByDefault, Reads, errors [];
+        ViewerByDefault, Reads, errors [];
 }
 
 /// The body of the health check, in the format of the previous backend.

@@ -23,34 +23,34 @@ operations! {
     /// Show the state of the history: what is not yet in Postgres, what is stored, since when, and
     /// for how long.
     HistoryStatus = "history.status": GET "/api/admin/history/status" ((), NoQuery, NoBody) -> Data<Status>,
-        Operator, Reads, errors [];
+        Viewer, Reads, errors [];
     /// Show how long attempts are kept.
     HistoryRetention = "history.retention": GET "/api/admin/history/retention" ((), NoQuery, NoBody) -> Data<Retention>,
-        Operator, Reads, errors [];
+        Viewer, Reads, errors [];
     /// Set how many days the attempts of a queue are kept.
     HistorySetRetention = "history.set_retention": PUT "/api/admin/history/retention/{queue}" (QueuePath, NoQuery, Json<Keep>) -> Data<Retention>,
-        Operator, Changes, audit "history.set-retention", errors [];
+        Owner, Changes, audit "history.set-retention", errors [];
     /// Reset the retention of a queue to the configured default.
     HistoryResetRetention = "history.reset_retention": DELETE "/api/admin/history/retention/{queue}"
         (QueuePath, ResetRetention, NoBody) -> Data<Retention>,
-        Operator, Changes, audit "history.reset-retention", errors [];
+        Owner, Changes, audit "history.reset-retention", errors [];
     /// Delete attempts past their retention now. The host also does so once an hour.
     HistoryPrune = "history.prune": POST "/api/admin/history/prune" ((), NoQuery, Json<Prune>) -> Data<Pruned>,
-        Operator, Destroys("deletes attempts that are past their retention"), audit "history.prune", errors [];
+        Owner, Destroys("deletes attempts that are past their retention"), audit "history.prune", errors [];
     /// Erase the data of a person or of a job. Finished jobs are removed from Redis; every attempt
     /// loses its data, result, message, backtrace and outside calls, but the record of the attempt
     /// stays. Unfinished jobs are kept unless `unfinished` is true; running jobs are erased once
     /// they have ended. Repeating the request changes nothing.
     HistoryErase = "history.erase": POST "/api/admin/history/erase" ((), NoQuery, Json<Erase>) -> Data<Erasure>,
-        Operator, Destroys("erases data, results and messages of jobs"), audit "history.erase", errors [404 "It does not exist"];
+        Owner, Destroys("erases data, results and messages of jobs"), audit "history.erase", errors [404 "It does not exist"];
     /// List erasures, the newest first: who asked, why, how many jobs, and whether it has ended.
     HistoryErasures = "history.erasures": GET "/api/admin/history/erasures" ((), ListErasures, NoBody) -> List<RecordedErasure>,
-        Operator, Reads, errors [];
+        Viewer, Reads, errors [];
     /// Show data and results of a job, the newest first. Values that the queue's manifest redacts,
     /// and secrets, are hidden; `reveal` shows everything. Each read is recorded, with the use of
     /// `reveal`.
     HistoryBodies = "history.bodies": GET "/api/admin/history/bodies/{queue}/{id}" (JobPath, Reveal, NoBody) -> List<AttemptBody>,
-        Operator, Reads, audit "history.read-body", errors [];
+        Viewer, Reads, audit "history.read-body", data Needed, errors [];
 }
 
 /// State of the history.

@@ -1,6 +1,7 @@
 //! Operations of the API: one row per operation. The router, the OpenAPI document and the command
 //! line are made from these rows.
 
+use patchbay_model::operator::OperatorRole;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use utoipa::IntoParams;
@@ -28,6 +29,8 @@ pub struct Operation {
     pub about: &'static str,
     /// Who may call it.
     pub access: Access,
+    /// What it has to do with data of jobs.
+    pub data: JobData,
     /// Whether it reads, changes or destroys state.
     pub effect: Effect,
     /// The name under which each use is recorded; `None` if nothing is recorded.
@@ -45,6 +48,25 @@ impl Operation {
             .next()
             .unwrap_or_default()
             .replace('_', " ")
+    }
+
+    /// The group of operations that a scope of a token names: `queues` also for jobs and flows.
+    pub fn group(&self) -> String {
+        let domain = self.id.split('.').next().unwrap_or_default();
+        let group = match domain {
+            "alert_rules" | "alert_silences" => "alerts",
+            "audit_trails" | "audit_retention" => "audit",
+            "flows" | "jobs" => "queues",
+            "searches" => "history",
+            _ if domain.starts_with("operator") => "operators",
+            other => other,
+        };
+        group.replace('_', "-")
+    }
+
+    /// Whether it only tells who the caller is: every token may ask that.
+    pub fn is_about_caller(&self) -> bool {
+        self.id == "operator_session.show"
     }
 
     /// Whether the last parameter takes the rest of the path.
@@ -81,55 +103,81 @@ pub enum Access {
     Guest,
     /// An account of an API client, with an access token.
     User,
-    /// Operators, and accounts with the role admin.
+    /// A program of a vendor, with an API key.
+    Vendor,
+    /// Every operator, and accounts with the role admin.
+    AdminOrViewer,
+    /// Operators with this role or a higher one, and accounts with the role admin.
     AdminOrOperator,
-    /// Operators only.
+    /// Owners, and accounts with the role admin.
+    AdminOrOwner,
+    /// Every operator: it shows.
+    Viewer,
+    /// Operators with this role or a higher one: it runs queues, or replaces plugins within the
+    /// rights that they have.
     Operator,
-    /// Operators only, unless the configuration opens it to anyone.
-    OperatorByDefault,
+    /// Owners: it gives rights, or deletes for good.
+    Owner,
+    /// Every operator, unless the configuration opens it to anyone.
+    ViewerByDefault,
 }
 
 impl Access {
+    /// The least role of an operator who may call it; `None` where operators are not asked for.
+    pub const fn role(self) -> Option<OperatorRole> {
+        match self {
+            Self::Anyone | Self::Probe | Self::Guest | Self::User | Self::Vendor => None,
+            Self::Viewer | Self::AdminOrViewer | Self::ViewerByDefault => {
+                Some(OperatorRole::Viewer)
+            }
+            Self::Operator | Self::AdminOrOperator => Some(OperatorRole::Operator),
+            Self::Owner | Self::AdminOrOwner => Some(OperatorRole::Owner),
+        }
+    }
+
+    /// Whether accounts with the role admin may call it, too.
+    pub const fn is_for_admins(self) -> bool {
+        matches!(
+            self,
+            Self::AdminOrViewer | Self::AdminOrOperator | Self::AdminOrOwner
+        )
+    }
+
     /// Whether a login is needed, or is by default.
     pub const fn needs_login(self) -> bool {
-        match self {
-            Self::Anyone | Self::Guest | Self::Probe => false,
-            Self::User | Self::AdminOrOperator | Self::Operator | Self::OperatorByDefault => true,
-        }
+        !matches!(self, Self::Anyone | Self::Guest | Self::Probe)
     }
 
     /// Whether requests count against the limit of their network.
     pub const fn is_limited_by_network(self) -> bool {
-        match self {
-            Self::Anyone | Self::Guest => true,
-            Self::Probe
-            | Self::User
-            | Self::AdminOrOperator
-            | Self::Operator
-            | Self::OperatorByDefault => false,
-        }
+        matches!(self, Self::Anyone | Self::Guest)
     }
 
     /// Whether pages of the origins in `http.cors_origins` may call it. Never where an operator's
     /// rights suffice: such a page could then do whatever its reader may.
     pub const fn is_for_users(self) -> bool {
-        match self {
-            Self::Guest | Self::User => true,
-            Self::Anyone
-            | Self::Probe
-            | Self::AdminOrOperator
-            | Self::Operator
-            | Self::OperatorByDefault => false,
-        }
+        matches!(self, Self::Guest | Self::User)
     }
 
     /// Whether operators call it: it is recorded as an action, and takes a reason.
-    pub fn is_for_operators(self) -> bool {
-        matches!(
-            self,
-            Self::AdminOrOperator | Self::Operator | Self::OperatorByDefault
-        )
+    pub const fn is_for_operators(self) -> bool {
+        self.role().is_some()
     }
+}
+
+/// What an operation has to do with data, results and logs of jobs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JobData {
+    /// Nothing.
+    None,
+    /// Its answer may show some. Whoever may not see data gets the answer without it, and no answer
+    /// at all where the request asks for data: by a reveal, with bodies, or by values of data. The
+    /// names are the members of the answer that hold data, at any depth.
+    Shown(&'static [&'static str]),
+    /// It is about nothing else: whoever may not see data is refused.
+    Needed,
+    /// As `Needed`, unless this parameter of the query has one of these values.
+    NeededUnless(&'static str, &'static [&'static str]),
 }
 
 /// How an operation affects state.
@@ -240,7 +288,7 @@ macro_rules! operations {
     ($(
         $(#[doc = $about:literal])+
         $name:ident = $id:literal: $method:ident $path:literal ($places:ty, $query:ty, $body:ty) -> $answer:ty,
-        $access:ident, $effect:expr, $(audit $audit:literal,)? errors [$($status:literal $meaning:literal),* $(,)?];
+        $access:ident, $effect:expr, $(audit $audit:literal,)? $(data $data:expr,)? errors [$($status:literal $meaning:literal),* $(,)?];
     )+) => {
         $(
             $(#[doc = $about])+
@@ -251,12 +299,15 @@ macro_rules! operations {
                 const OPERATION: $crate::operation::Operation = {
                     #[allow(unused_imports)]
                     use $crate::operation::Effect::*;
+                    #[allow(unused_imports)]
+                    use $crate::operation::JobData::{Needed, NeededUnless, Shown};
                     let operation = $crate::operation::Operation {
                         id: $id,
                         method: $crate::operation::Method::$method,
                         path: $path,
                         about: concat!($($about),+),
                         access: $crate::operation::Access::$access,
+                        data: [$($data,)? $crate::operation::JobData::None][0],
                         effect: $effect,
                         audit: [$(Some($audit),)? None][0],
                         errors: &[$(($status, $meaning)),*],
@@ -287,6 +338,10 @@ pub const fn check(operation: &Operation, places: &[(&str, &str)]) {
     assert!(
         !reads || matches!(operation.method, Method::GET | Method::POST),
         "only GET and POST can read"
+    );
+    assert!(
+        matches!(operation.data, JobData::None) || operation.access.is_for_operators(),
+        "only operators see data of jobs"
     );
     let (path, mut at, mut place) = (operation.path.as_bytes(), 0, 0);
     while at < path.len() {

@@ -110,7 +110,7 @@ operations! {
         Operator, Changes, audit "person.end-sessions", errors [404 "`not-found` or `accounts-off`: there is no such account"];
     /// Give an account another role. Its next request has it.
     PeopleSetRole = "people.set_role": PUT "/api/admin/people/{account}/role" (AccountPath, NoQuery, Json<RoleChange>) -> Data<Account>,
-        Operator, Changes, audit "person.set-role", errors [404 "`not-found` or `accounts-off`: there is no such account"];
+        Owner, Changes, audit "person.set-role", errors [404 "`not-found` or `accounts-off`: there is no such account"];
 }
 
 /// Address and password of a new account.

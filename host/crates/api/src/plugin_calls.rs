@@ -21,7 +21,7 @@ operations! {
     /// answer of another server with its status; `range` is passed on) or `empty`. Nothing is
     /// retried.
     PluginsCall = "plugins.call": POST "/api/admin/plugins/{name}/call" (PluginPath, NoQuery, CallRequest) -> PluginAnswer,
-        Operator, Changes, audit "plugin.call", errors [
+        Operator, Changes, audit "plugin.call", data Needed, errors [
             204 "an empty answer",
             400 "not JSON, or the plugin answers `invalid-input`",
             403 "the plugin answers `forbidden`",

@@ -39,7 +39,7 @@ path_params! {
 operations! {
     /// List all plugins.
     PluginsList = "plugins.list": GET "/api/admin/plugins" ((), NoQuery, NoBody) -> List<PluginSummary>,
-        Operator, Reads, errors [];
+        Viewer, Reads, errors [];
     /// Upload and stage a component file. It handles no calls until it is activated. If the file is
     /// already staged, its new signatures are added.
     PluginsPush = "plugins.push": POST "/api/admin/plugins" ((), NoQuery, SignedComponent) -> Data<Staged>,
@@ -51,7 +51,7 @@ operations! {
         ];
     /// List all revisions of a plugin, newest first.
     PluginsRevisions = "plugins.revisions": GET "/api/admin/plugins/{name}/revisions" (PluginPath, NoQuery, NoBody) -> List<RevisionSummary>,
-        Operator, Reads, errors [];
+        Viewer, Reads, errors [];
     /// Activate a revision. Running calls finish on the previous one.
     PluginsActivate = "plugins.activate": POST "/api/admin/plugins/{name}/activate" (PluginPath, NoQuery, Json<Activate>) -> Data<Activated>,
         Operator, Changes, audit "plugin.activate", errors [
@@ -73,27 +73,27 @@ operations! {
         Operator, Changes, audit "plugin.release", errors [409 "it is not quarantined"];
     /// Delete a revision that is not active.
     PluginsDelete = "plugins.delete": DELETE "/api/admin/plugins/{name}/revisions/{digest}" (RevisionPath, NoQuery, NoBody) -> Data<String>,
-        Operator, Destroys("deletes the revision"), audit "plugin.delete", errors [409 "it is active"];
+        Owner, Destroys("deletes the revision"), audit "plugin.delete", errors [409 "it is active"];
     /// Delete old revisions now, as the host does periodically. Kept are the newest of each plugin,
     /// active and quarantined ones, and those that were recently pushed, activated or ran a job
     /// (`plugins.keep_revisions`, `plugins.keep_days`).
     PluginsPrune = "plugins.prune": POST "/api/admin/plugins/prune" ((), NoQuery, Json<Prune>) -> List<PrunedRevision>,
-        Operator, Destroys("deletes old revisions"), audit "plugin.prune", errors [];
+        Owner, Destroys("deletes old revisions"), audit "plugin.prune", errors [];
     /// Show a plugin on this host: which revision is active, which one runs, and why they differ.
     PluginsStatus = "plugins.status": GET "/api/admin/plugins/{name}/status" (PluginPath, NoQuery, NoBody) -> Data<PluginStatus>,
-        Operator, Reads, errors [];
+        Viewer, Reads, errors [];
     /// List every activation, rollback and deactivation of a plugin, newest first.
     PluginsHistory = "plugins.history": GET "/api/admin/plugins/{name}/history" (PluginPath, NoQuery, NoBody) -> List<Activation>,
-        Operator, Reads, errors [];
+        Viewer, Reads, errors [];
     /// Show what changed between two revisions of a plugin.
     PluginsDiff = "plugins.diff": GET "/api/admin/plugins/{name}/diff" (PluginPath, TwoRevisions, NoBody) -> Data<Difference>,
-        Operator, Reads, errors [409 "several revisions begin with that digest"];
+        Viewer, Reads, errors [409 "several revisions begin with that digest"];
     /// List what a plugin asks for, what it is granted, and what it used in the last 30 days.
     PluginsGrants = "plugins.grants": GET "/api/admin/plugins/{name}/grants" (PluginPath, NoQuery, NoBody) -> List<GrantView>,
-        Operator, Reads, errors [];
+        Viewer, Reads, errors [];
     /// Grant asks of a plugin's revisions. Takes effect on the next call.
     PluginsGrant = "plugins.grant": POST "/api/admin/plugins/{name}/grants" (PluginPath, NoQuery, Json<Asks>) -> Nothing,
-        Operator, Changes, audit "plugin.grant", errors [404 "there is no plugin of that name, or no revision of it asks for that"];
+        Owner, Changes, audit "plugin.grant", errors [404 "there is no plugin of that name, or no revision of it asks for that"];
     /// Revoke grants. The next call is denied, on every host within a second; running calls keep
     /// their grants.
     PluginsRevoke = "plugins.revoke": POST "/api/admin/plugins/{name}/grants/revoke" (PluginPath, NoQuery, Json<Asks>) -> List<String>,
@@ -101,7 +101,7 @@ operations! {
     /// Show the stored settings, without defaults. Settings with names of secrets are hidden;
     /// `reveal` shows them, which is recorded.
     PluginsSettings = "plugins.settings": GET "/api/admin/plugins/{name}/settings" (PluginPath, Reveal, NoBody) -> AnyJson,
-        Operator, Reads, audit "plugin.reveal-settings", errors [];
+        Viewer, Reads, audit "plugin.reveal-settings", data Shown(&[]), errors [];
     /// Replace the settings. They take effect on the next call.
     PluginsSetSettings = "plugins.set_settings": PUT "/api/admin/plugins/{name}/settings" (PluginPath, NoQuery, AnyDocument) -> Nothing,
         Operator, Changes, audit "plugin.settings", errors [422 "`does-not-fit`: they do not fit the schema"];

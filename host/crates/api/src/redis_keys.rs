@@ -20,7 +20,7 @@ operations! {
     /// List keys of Redis page by page, with the beginnings of their values. Secrets and personal
     /// data are hidden by the names of their fields.
     RedisKeysList = "redis_keys.list": GET "/api/redis/keys" ((), ListRedisKeys, NoBody) -> Whole<RedisKeyPage>,
-        AdminOrOperator, Reads, errors [];
+        AdminOrViewer, Reads, data Shown(&["value"]), errors [];
     /// Remove one key. Keys of queues and Patchbay's own keys are read-only.
     RedisKeysRemove = "redis_keys.remove": DELETE "/api/redis/keys/{*key}" (RedisKeyPath, RemoveRedisKey, NoBody) -> Whole<RemovedRedisKey>,
         AdminOrOperator, DestroysNamed("removes the key"), audit "redis-key.remove",

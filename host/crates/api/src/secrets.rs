@@ -25,21 +25,21 @@ operations! {
     /// List the secrets that the vault holds for a plugin, and those that its manifest asks for.
     /// Values are never shown.
     SecretsList = "secrets.list": GET "/api/admin/plugins/{name}/secrets" (PluginPath, NoQuery, NoBody) -> List<Secret>,
-        Operator, Reads, errors [];
+        Viewer, Reads, errors [];
     /// Set a secret. Earlier versions expire at once.
     SecretsSet = "secrets.set": PUT "/api/admin/plugins/{name}/secrets/{secret}" (SecretPath, NoQuery, SecretJson<NewValue>) -> Data<Secret>,
-        Operator, Changes, audit "secret.set", errors [409 "no key is configured"];
+        Owner, Changes, audit "secret.set", errors [409 "no key is configured"];
     /// Rotate a secret. The present version stays valid for the overlap and then expires.
     SecretsRotate = "secrets.rotate": POST "/api/admin/plugins/{name}/secrets/{secret}/rotate"
         (SecretPath, NoQuery, SecretJson<Rotation>) -> Data<Secret>,
-        Operator, Changes, audit "secret.rotate", errors [409 "no key is configured, or an earlier rotation has not ended"];
+        Owner, Changes, audit "secret.rotate", errors [409 "no key is configured, or an earlier rotation has not ended"];
     /// Remove a secret with all its versions.
     SecretsRemove = "secrets.remove": DELETE "/api/admin/plugins/{name}/secrets/{secret}" (SecretPath, NoQuery, NoBody) -> Nothing,
-        Operator, Destroys("removes the secret with all its versions"), audit "secret.remove", errors [];
+        Owner, Destroys("removes the secret with all its versions"), audit "secret.remove", errors [];
     /// Reseal every secret that was sealed with another master key, using the newest one. May be
     /// repeated.
     SecretsRekey = "secrets.rekey": POST "/api/admin/secrets/rekey" ((), NoQuery, NoBody) -> Data<Rekeyed>,
-        Operator, Changes, audit "secret.rekey", errors [409 "no key is configured"];
+        Owner, Changes, audit "secret.rekey", errors [409 "no key is configured"];
 }
 
 /// A secret of a plugin.

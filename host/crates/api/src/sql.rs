@@ -11,7 +11,7 @@ operations! {
     /// Show the database connections of plugins: waiting calls, how long connections are held, and
     /// the sessions in Postgres.
     SqlActivity = "sql.activity": GET "/api/admin/sql" ((), SqlActivityQuery, NoBody) -> Data<DatabaseActivity>,
-        Operator, Reads, errors [404 "it has no database login", 503 "Postgres does not answer"];
+        Viewer, Reads, errors [404 "it has no database login", 503 "Postgres does not answer"];
 }
 
 /// Which plugin to show.

@@ -8,7 +8,7 @@ use clap_complete::engine::{ArgValueCompleter, CompletionCandidate};
 use patchbay_model::shell::word;
 use serde_json::Value;
 
-use super::client::{Client, Connection};
+use super::client::{Client, ClientArgs, Connection};
 
 /// Somebody waits with a finger on the key.
 const LIMIT: Duration = Duration::from_secs(1);
@@ -67,26 +67,7 @@ fn names(path: &str, name: &str) -> Option<Vec<String>> {
 }
 
 fn client() -> Option<Client> {
-    let variable = |name: &str| {
-        let value = std::env::var(name).ok();
-        value.filter(|value| !value.is_empty())
-    };
-    let connection = match variable("PATCHBAY_URL") {
-        None => DEV.get().and_then(|find| find()),
-        Some(url) => Some(Connection {
-            url,
-            user: variable("PATCHBAY_USER").unwrap_or_default(),
-            password: variable("PATCHBAY_PASSWORD").unwrap_or_default(),
-        }),
-    };
-    let Connection {
-        url,
-        user,
-        password,
-    } = connection.unwrap_or_else(|| Connection {
-        url: "http://127.0.0.1:8080".into(),
-        user: variable("PATCHBAY_USER").unwrap_or_default(),
-        password: variable("PATCHBAY_PASSWORD").unwrap_or_default(),
-    });
-    Client::new(url, user, Some(password)).ok()
+    let find = DEV.get().copied();
+    let args = ClientArgs::from_environment().or(|| find.and_then(|find| find()));
+    Client::from_args(&args).ok()
 }

@@ -1,4 +1,7 @@
-//! Cookies of accounts: reading them without trusting a neighbouring host, and writing them.
+//! Cookies of accounts and operators: reading them without trusting a neighbouring host, and writing
+//! them.
+
+use std::net::IpAddr;
 
 use axum::response::Response;
 use http::header::{COOKIE, SET_COOKIE};
@@ -66,6 +69,30 @@ impl CookiePolicy {
     }
 }
 
+/// The name of the cookie with an operator's session. Browsers accept the prefix only with HTTPS, for
+/// this host alone; without HTTPS, only this machine gets another one.
+pub(crate) fn operator_name(is_https: bool, client: IpAddr) -> &'static str {
+    match !is_https && client.to_canonical().is_loopback() {
+        true => "patchbay",
+        false => "__Host-patchbay",
+    }
+}
+
+/// Sets the session of an operator; without a secret, ends it. The browser forgets it when it is
+/// closed; when it ends, the host decides.
+pub(crate) fn of_operator(name: &str, secret: Option<&str>) -> String {
+    let secure = if name.starts_with("__Host-") {
+        "; Secure"
+    } else {
+        ""
+    };
+    let (value, life) = match secret {
+        Some(secret) => (secret, ""),
+        None => ("", "; Max-Age=0"),
+    };
+    format!("{name}={value}; Path=/{life}; HttpOnly{secure}; SameSite=Lax")
+}
+
 pub(crate) fn with(mut response: Response, set: Vec<String>) -> Response {
     for cookie in set {
         // Tokens are ASCII, so each is a header value.
@@ -79,6 +106,12 @@ pub(crate) fn with(mut response: Response, set: Vec<String>) -> Response {
 /// The value of a cookie that is there once.
 pub(crate) fn one(headers: &HeaderMap, name: &str) -> Option<String> {
     agreeing(headers, &[name])
+}
+
+/// Whether there is a cookie of accounts, of whatever value.
+pub(crate) fn has_any(headers: &HeaderMap) -> bool {
+    let names = [ACCESS[0], ACCESS[1], REFRESH, BROWSER];
+    agreeing(headers, &names).is_some()
 }
 
 /// The value that all cookies of these names have. Two values: a text that is no token, since one of
@@ -122,6 +155,24 @@ mod tests {
             Some("x")
         );
         assert_eq!(read(&["tokens=x"], &ACCESS), None);
+    }
+
+    #[test]
+    fn the_session_of_an_operator_is_for_this_host_alone() {
+        let name =
+            |is_https, client: &str| operator_name(is_https, client.parse().expect("an address"));
+        assert_eq!(name(false, "127.0.0.1"), "patchbay");
+        assert_eq!(name(false, "::ffff:127.0.0.1"), "patchbay");
+        assert_eq!(name(false, "10.0.0.1"), "__Host-patchbay");
+        assert_eq!(name(true, "127.0.0.1"), "__Host-patchbay");
+        assert_eq!(
+            of_operator("__Host-patchbay", Some("s")),
+            "__Host-patchbay=s; Path=/; HttpOnly; Secure; SameSite=Lax"
+        );
+        assert_eq!(
+            of_operator("patchbay", None),
+            "patchbay=; Path=/; Max-Age=0; HttpOnly; SameSite=Lax"
+        );
     }
 
     #[test]

@@ -8,18 +8,19 @@ use axum::response::{IntoResponse, Response};
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use http::request::Parts;
+use patchbay_api::operation::Operation;
+use patchbay_app::operators::Operator;
 use patchbay_app::people::{Principal, Visitor};
 use patchbay_model::job::Trace;
 
 use crate::AppState;
-use crate::client_address::{ClientAddress, network};
+use crate::client_address::{ClientAddress, UnknownProxy, network};
 use crate::cookies;
 use crate::error::ApiError;
-use crate::operator_login::{self, Actor};
+use crate::operator_guard;
 
-/// Schemes of `Authorization`, in any case.
+/// Scheme of `Authorization`, in any case.
 const BEARER: &str = "bearer ";
-const BASIC: &[u8] = b"basic ";
 
 /// Who sends the request, whoever that is.
 pub(crate) struct From(pub(crate) Visitor);
@@ -36,6 +37,7 @@ impl FromRequestParts<AppState> for From {
         Ok(Self(Visitor {
             network: network(address.unwrap_or(Ipv4Addr::UNSPECIFIED.into())).to_string(),
             address,
+            is_behind_unknown_proxy: parts.extensions.get::<UnknownProxy>().is_some(),
             user_agent: user_agent
                 .map(|text| String::from_utf8_lossy(text.as_bytes()).replace('\0', "")),
             trace: parts.extensions.get::<Trace>().cloned().unwrap_or_default(),
@@ -72,26 +74,22 @@ pub(crate) async fn require(
     }
 }
 
-/// Lets operators pass, and accounts with the role admin. A request without any credentials is asked
-/// for an operator's.
+/// Lets operators pass who may call this operation, and accounts with the role admin. A request
+/// without any credentials is asked for an operator's.
 pub(crate) async fn require_admin_or_operator(
-    State(state): State<AppState>,
+    State((state, operation)): State<(AppState, &'static Operation)>,
     mut request: Request,
     next: Next,
 ) -> Response {
-    let scheme = request.headers().get(AUTHORIZATION);
-    let is_basic = scheme.is_some_and(|value| {
-        let head = value.as_bytes().get(..BASIC.len());
-        head.is_some_and(|head| head.eq_ignore_ascii_case(BASIC))
-    });
-    let token = access_token(request.headers()).filter(|_| !is_basic);
+    let is_of_operator = operator_guard::is_of_operator(&request, &state);
+    let token = access_token(request.headers()).filter(|_| !is_of_operator);
     let Some(token) = token.filter(|_| state.app.people.is_enabled()) else {
-        return operator_login::require(State(state), request, next).await;
+        return operator_guard::require(State((state, operation)), request, next).await;
     };
     match state.app.people.authenticate_admin(&token).await {
         Ok(principal) => {
-            let actor = Actor(format!("user {}", principal.user.id));
-            request.extensions_mut().insert(actor);
+            let operator = Operator::of_account(&principal.user.id);
+            request.extensions_mut().insert(operator);
             next.run(request).await
         }
         Err(error) => ApiError::from(error).into_response(),
