@@ -17,6 +17,7 @@ use patchbay_app::people::hash_for_configuration;
 use patchbay_app::vault::KeyError;
 use patchbay_cli::audit::AuditCommand;
 use patchbay_cli::client::{ClientArgs, ClientError};
+use patchbay_cli::operator::OperatorCommand;
 use patchbay_cli::{Output, print_error};
 use patchbay_model::shell::word;
 use patchbay_store::Store;
@@ -26,7 +27,7 @@ use serde_json::json;
 use crate::boot::Host;
 use crate::config::{Config, ConfigEntry, ConfigError};
 use crate::dev_state::DevState;
-use crate::{dev, doctor, incident, ledger};
+use crate::{dev, doctor, incident, ledger, recover};
 
 /// Long enough for a database that is just starting.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
@@ -208,27 +209,35 @@ fn watch_every(text: &str) -> Option<Duration> {
 #[error("{0}")]
 struct Usage(String);
 
-/// As clap derives it, but `-1` is a value and no option, so that the error says what is allowed.
+/// As clap derives it, but `-1` is a value and no option, so that the error says what is allowed;
+/// and texts for people may begin with a dash.
 fn command() -> clap::Command {
-    fn with_negative_numbers(command: clap::Command) -> clap::Command {
+    fn with_dashes(command: clap::Command) -> clap::Command {
         command
             .mut_args(|arg| match arg.get_action().takes_values() {
+                true if TEXTS.contains(&arg.get_id().as_str()) => arg.allow_hyphen_values(true),
                 true => arg.allow_negative_numbers(true),
                 false => arg,
             })
-            .mut_subcommands(with_negative_numbers)
+            .mut_subcommands(with_dashes)
     }
-    with_negative_numbers(Cli::command())
+    with_dashes(Cli::command())
 }
 
+/// Options that take any text.
+const TEXTS: [&str; 2] = ["reason", "description"];
+
 /// How to give a value that begins with a dash, if the error is about one.
-fn tip_for_dashes(error: &clap::Error, arguments: &[String]) -> Option<String> {
-    let Some(ContextValue::String(about)) = error.get(ContextKind::InvalidArg) else {
-        return None;
-    };
-    let is_value = |text: &String| text.len() > 2 && text.starts_with('-') && text[1..2] != *"-";
+fn tip_for_dashes(
+    error: &clap::Error,
+    mut command: clap::Command,
+    arguments: &[String],
+) -> Option<String> {
     match error.kind() {
         ErrorKind::InvalidValue => {
+            let Some(ContextValue::String(about)) = error.get(ContextKind::InvalidArg) else {
+                return None;
+            };
             let option = about.split([' ', '=']).next()?;
             let at = arguments.iter().position(|argument| argument == option)?;
             let value = arguments
@@ -240,16 +249,86 @@ fn tip_for_dashes(error: &clap::Error, arguments: &[String]) -> Option<String> {
             ))
         }
         ErrorKind::UnknownArgument => {
-            let value = arguments
-                .iter()
-                .find(|argument| is_value(argument) && argument.starts_with(about.as_str()))?;
+            // Another option is meant.
+            if error.get(ContextKind::SuggestedArg).is_some() {
+                return Some(String::new());
+            }
+            // Clap gives a tip where the command takes values.
+            error.get(ContextKind::Suggested)?;
+            command.build();
+            let (value, line) = with_values_last(&command, arguments)?;
             Some(format!(
-                "\ntip: to give a name that begins with a dash, put it behind all options, after --: -- {}\n",
-                word(value)
+                "\ntip: {} is no option here. If it is a name, an id or data, write the options first, then --, then the values:\n       {line}\n",
+                word(&value)
             ))
         }
         _ => None,
     }
+}
+
+/// The first value that begins with a dash, and the command line that has it as a value: with the
+/// options first. `command` is built.
+fn with_values_last(command: &clap::Command, arguments: &[String]) -> Option<(String, String)> {
+    let mut command = command;
+    let (mut words, mut values) = (vec!["patchbay".to_owned()], Vec::new());
+    let mut rest = arguments.iter().peekable();
+    while let Some(text) = rest.next() {
+        if text == "--" {
+            values.extend(rest.by_ref().cloned());
+        } else if let Some(option) = option_of(command, text) {
+            let name = option.get_long().unwrap_or_default();
+            let hides = name == "password";
+            words.push(match hides && text.contains('=') {
+                true => "--password=PASSWORD".to_owned(),
+                false => word(text).into_owned(),
+            });
+            let has_its_value = text.contains('=') || (!text.starts_with("--") && text.len() > 2);
+            let takes = option.get_num_args().unwrap_or_default();
+            if !option.get_action().takes_values()
+                || has_its_value
+                || option.is_require_equals_set()
+            {
+                continue;
+            }
+            for place in 0..takes.max_values() {
+                let is_next = |next: &&String| place < takes.min_values() || !next.starts_with('-');
+                match rest.next_if(|next| is_next(next)) {
+                    Some(_) if hides => words.push("PASSWORD".to_owned()),
+                    Some(value) => words.push(word(value).into_owned()),
+                    None => break,
+                }
+            }
+        } else if let (true, Some(sub)) = (values.is_empty(), command.find_subcommand(text)) {
+            command = sub;
+            words.push(text.clone());
+        } else {
+            values.push(text.clone());
+        }
+    }
+    let dashed = values.iter().find(|value| value.starts_with('-'))?.clone();
+    let values: Vec<_> = values.iter().map(|value| word(value)).collect();
+    Some((
+        dashed,
+        format!("{} -- {}", words.join(" "), values.join(" ")),
+    ))
+}
+
+/// The option that an argument gives; of several short ones in one argument, the first.
+fn option_of<'a>(command: &'a clap::Command, text: &str) -> Option<&'a clap::Arg> {
+    let short = |c: char| {
+        let mut all = command.get_arguments();
+        all.find(|arg| arg.get_short() == Some(c))
+    };
+    if let Some(long) = text.strip_prefix("--") {
+        let long = long.split('=').next();
+        let mut all = command.get_arguments();
+        return all.find(|arg| arg.get_long().is_some() && arg.get_long() == long);
+    }
+    let mut letters = text.strip_prefix('-')?.chars();
+    let first = short(letters.next()?)?;
+    let takes_the_rest = first.get_action().takes_values();
+    let all_known = letters.all(|c| short(c).is_some());
+    (takes_the_rest || all_known).then_some(first)
 }
 
 /// The arguments of this process. Errors are printed, for scripts in the envelope of all others.
@@ -260,9 +339,9 @@ fn parse() -> Result<Cli, ExitCode> {
     let mut cli = parsed.map_err(|error| {
         let mut error = error.format(&mut command());
         let arguments: Vec<String> = std::env::args().skip(1).collect();
-        let tip = tip_for_dashes(&error, &arguments);
+        let tip = tip_for_dashes(&error, command(), &arguments);
         if tip.is_some() {
-            // Clap's own tip names only a part of the value.
+            // With clap's own tip, an option that follows the value would be taken for one, too.
             error.remove(ContextKind::Suggested);
         }
         let tip = tip.unwrap_or_default();
@@ -422,6 +501,9 @@ async fn run(cli: Cli, output: Output) -> anyhow::Result<ExitCode> {
             if args.database =>
         {
             return ledger::verify_database(args, cli.config.as_deref(), output).await;
+        }
+        Command::Host(patchbay_cli::Command::Operator(OperatorCommand::Recover(args))) => {
+            recover::recover(args, cli.config.as_deref(), output).await?;
         }
         Command::Host(command) => return patchbay_cli::run(command, &cli.client, output).await,
         Command::Mail(command) => dev::run_mail(command, output)?,
@@ -603,5 +685,54 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         command().debug_assert();
+    }
+
+    #[test]
+    fn a_value_that_begins_with_a_dash_is_moved_behind_the_options() {
+        let tip = |line: &str| {
+            let arguments: Vec<String> = line.split(' ').map(str::to_owned).collect();
+            let words = std::iter::once("patchbay".to_owned()).chain(arguments.clone());
+            let error = command().try_get_matches_from(words).err()?;
+            tip_for_dashes(&error, command(), &arguments)
+        };
+        for (line, corrected) in [
+            (
+                "job remove q -x --yes --reason r",
+                "patchbay job remove --yes --reason r -- q -x",
+            ),
+            (
+                "--password p job show -q/1 -é",
+                "patchbay --password PASSWORD job show -- -q/1 -é",
+            ),
+            (
+                "job set-data q -xy {}",
+                "patchbay job set-data -- q -xy '{}'",
+            ),
+            ("queue pause -x -ojson", "patchbay queue pause -ojson -- -x"),
+        ] {
+            let tip = tip(line).expect("a tip");
+            assert!(tip.ends_with(&format!("{corrected}\n")), "{line}: {tip}");
+        }
+        assert_eq!(tip("queue show q --jsn").as_deref(), Some(""));
+        assert_eq!(tip("status -x"), None);
+        let tip = tip("job duplicate q 1 --data -x").expect("a tip");
+        assert!(tip.ends_with("write --data=-x\n"), "{tip}");
+    }
+
+    #[test]
+    fn texts_and_numbers_may_begin_with_a_dash() {
+        for line in [
+            "job remove q -5 --reason -x",
+            "job show q 1 --reveal --reason -x",
+            "job add q send -5",
+            "job duplicate q 1 --data -5",
+            "bulk retry --everything --reason -x",
+            "alert silence all --for 1h --reason -x",
+            "schedule edit s --description -x",
+        ] {
+            let words = std::iter::once("patchbay").chain(line.split(' '));
+            let parsed = command().try_get_matches_from(words);
+            assert!(parsed.is_ok(), "{line}: {}", parsed.expect_err("refused"));
+        }
     }
 }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 /// Forwards to a server. While it is cut, new and open connections end at once.
 pub struct Cable {
@@ -11,6 +12,7 @@ pub struct Cable {
     pub cut: watch::Sender<bool>,
     /// The target of new connections. Open ones keep theirs, as behind a DNS name that changes.
     pub server: watch::Sender<String>,
+    accepting: JoinHandle<()>,
 }
 
 impl Cable {
@@ -21,7 +23,7 @@ impl Cable {
         let address = listener.local_addr()?;
         let cut = watch::Sender::new(false);
         let subscribed = cut.clone();
-        tokio::spawn(async move {
+        let accepting = tokio::spawn(async move {
             while let Ok((mut client, _)) = listener.accept().await {
                 let (mut cut, server) = (subscribed.subscribe(), leads_to.borrow().clone());
                 tokio::spawn(async move {
@@ -41,6 +43,15 @@ impl Cable {
             address,
             cut,
             server,
+            accepting,
         })
+    }
+
+    /// Cuts it for good: from now on, connections are refused.
+    pub async fn refuse(self) {
+        self.cut.send_replace(true);
+        self.accepting.abort();
+        // The listener is dropped with the task.
+        self.accepting.await.ok();
     }
 }

@@ -1,12 +1,13 @@
 //! Real surroundings of a host: a Postgres that is read-only, has another encoding, is behind a
 //! socket or grants few rights; a machine with small limits; a terminal that is closed.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 
+use crate::cable::Cable;
 use crate::harness::{World, binary, full_length, hostile_plugin, statements_plugin, until};
 use crate::postgres_server::PostgresServer;
 use crate::sql;
@@ -519,5 +520,36 @@ async fn a_closed_terminal_drains_the_host_unless_it_was_started_to_outlive_it()
     hang_up(&host)?;
     assert_eq!(host.get("/readyz").await?.0, 200);
     ensure!(host.stop().await?.success(), "it ends in order");
+    Ok(())
+}
+
+#[tokio::test]
+async fn while_postgres_refuses_connections_requests_are_answered_at_once() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let mut url: reqwest::Url = world.database_url.parse()?;
+    let cable = Cable::to(format!("127.0.0.1:{}", url.port().context("a port")?)).await?;
+    url.set_port(Some(cable.address.port())).ok();
+    let host = world.host(&[("DATABASE_URL", url.as_str())]).await?;
+    host.add("plainQueue", json!({ "name": "work", "newQueue": true }))
+        .await?;
+    cable.refuse().await;
+    for (path, answered) in [
+        ("/api/admin/queues", 200),
+        ("/api/admin/status", 200),
+        ("/api/admin/schedules", 503),
+        ("/api/admin/activity", 503),
+    ] {
+        let began = Instant::now();
+        let (status, answer) = host.get(path).await?;
+        let took = began.elapsed();
+        assert_eq!(status, answered, "{path}: {answer}");
+        assert!(took < Duration::from_secs(1), "{path}: {took:?}");
+    }
+    let began = Instant::now();
+    let (status, answer) = host
+        .post("/api/admin/queues/plainQueue/pause", json!({}))
+        .await?;
+    assert_eq!((status, &answer["code"]), (503, &json!("unavailable")));
+    assert!(began.elapsed() < Duration::from_secs(1));
     Ok(())
 }

@@ -1,12 +1,14 @@
 //! What commands answer where something was done before, was removed, or is mistyped.
 
+use std::time::Duration;
+
 use anyhow::Context;
 use redis::AsyncCommands;
 use serde_json::{Value, json};
 
 use crate::bulk::{broken_plugin, bulk_in, failed_jobs};
 use crate::commands::json_of;
-use crate::harness::{Host, PASSWORD, USER, World, binary};
+use crate::harness::{Host, PASSWORD, USER, World, binary, until};
 use crate::operators::{QUEUE, run, with_jobs};
 
 /// Runs a command, and checks its exit code and that its output has all these parts.
@@ -32,6 +34,20 @@ async fn remove(host: &Host, id: &str) -> anyhow::Result<Value> {
     let bulk = begun["data"]["id"].clone();
     bulk_in(host, &bulk, &["done"]).await?;
     Ok(bulk)
+}
+
+/// Waits until the history has so many failed jobs.
+async fn recorded(host: &Host, jobs: u64) -> anyhow::Result<()> {
+    let count = "/api/admin/history/count?queue=hostileQueue&verdict=fail";
+    until(
+        Duration::from_secs(30),
+        "the history of the jobs",
+        async || {
+            let (_, counted) = host.get(count).await?;
+            Ok((counted["data"]["jobs"] == jobs).then_some(()))
+        },
+    )
+    .await
 }
 
 /// Waiting and removed jobs, and the age of the oldest waiting one.
@@ -398,4 +414,316 @@ async fn numbers_and_durations_say_what_they_may_be_and_empty_variables_are_not_
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(!text.contains("is not the address of a host"), "{text}");
     Ok(())
+}
+
+#[tokio::test]
+async fn a_mistyped_name_of_anything_is_answered_with_the_one_that_may_be_meant()
+-> anyhow::Result<()> {
+    let world = World::new().await?;
+    let host = world.host(&[]).await?;
+    host.deploy("hostile", broken_plugin()?).await?;
+    failed_jobs(&world, 1).await?;
+    recorded(&host, 1).await?;
+    let (_, groups) = host.get("/api/admin/dead-letters").await?;
+    let group = groups["data"][0]["id"].as_i64().context("a group")?;
+    let [near, filter] = [format!("{group}0"), format!("dead-letter={group}0")];
+    let silence = [
+        "--json", "alert", "silence", "all", "--for", "1h", "--reason", "x",
+    ];
+    let silence = json_of(&host, &silence).await?["id"]
+        .as_i64()
+        .context("a silence")?;
+    let silence_near = format!("{silence}0");
+    for args in [
+        &["search", "save", "failed jobs", "outcome=failed"][..],
+        &[
+            "alert",
+            "rule",
+            "set",
+            "oldest-waiting",
+            "--subject",
+            "plainQueue",
+            "--off",
+        ],
+    ] {
+        says(&host, args, 0, &[]).await?;
+    }
+    for (args, meant) in [
+        (&["search", "run", "faild jobs"][..], "'failed jobs'"),
+        (&["search", "forget", "failed job"], "'failed jobs'"),
+        (&["search", "undo", "failed-jobs"], "'failed jobs'"),
+        (
+            &["alert", "rule", "set", "oldest-wating", "--off"],
+            "oldest-waiting",
+        ),
+        (
+            &[
+                "alert",
+                "rule",
+                "reset",
+                "oldest-waiting",
+                "--subject",
+                "plainQeue",
+            ],
+            "plainQueue",
+        ),
+        (&["alert", "history", "--rule", "healt"], "health"),
+        (&["alert", "unsilence", &silence_near], &silence.to_string()),
+        (&["dead-letter", "show", &near], &group.to_string()),
+        (&["search", &filter], &group.to_string()),
+        (&["bulk", "retry", &filter, "--dry-run"], &group.to_string()),
+        (
+            &["breaker", "close", "hostil", "x", "--reason", "y"],
+            "hostile",
+        ),
+        (
+            &["secret", "remove", "hostil", "API_KEY", "--yes"],
+            "hostile",
+        ),
+    ] {
+        let printed = run(&host, args).await?;
+        let text = format!("{}{}", printed.out, printed.err);
+        let meant = format!("Did you mean {meant}?");
+        assert!(
+            printed.code != Some(0) && text.contains(&meant),
+            "{args:?}: {text}"
+        );
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn names_and_values_that_begin_with_a_dash_can_be_given_and_are_printed_as_they_run()
+-> anyhow::Result<()> {
+    let world = World::new().await?;
+    let host = world.host(&[]).await?;
+    let add = [
+        "job",
+        "add",
+        "--new-queue",
+        "--id",
+        "a-1",
+        "--",
+        "-x",
+        "work",
+        "-5",
+    ];
+    says(
+        &host,
+        &add,
+        0,
+        &["Added: -x a-1\n", "See: patchbay job show -- -x a-1"],
+    )
+    .await?;
+    says(
+        &host,
+        &["queue", "pause", "--reason", "-7 days", "--", "-x"],
+        0,
+        &["Paused: -x. Undo: patchbay queue resume -- -x"],
+    )
+    .await?;
+    says(
+        &host,
+        &["queue", "why", "--", "-x"],
+        0,
+        &["patchbay queue resume -- -x", "-7 days"],
+    )
+    .await?;
+    says(
+        &host,
+        &["job", "remove", "-x", "a-1", "--yes"],
+        2,
+        &[
+            "-x is no option here",
+            "patchbay job remove --yes -- -x a-1",
+        ],
+    )
+    .await?;
+    says(
+        &host,
+        &["job", "remove", "--yes", "--", "-x", "a-1"],
+        0,
+        &["Removed: -x a-1"],
+    )
+    .await?;
+    says(
+        &host,
+        &["job", "list", "--", "-x", "waiting"],
+        0,
+        &["-x has no waiting jobs"],
+    )
+    .await?;
+    says(
+        &host,
+        &["queue", "resume", "--", "-x"],
+        0,
+        &["Resumed: -x."],
+    )
+    .await
+}
+
+#[tokio::test]
+async fn thresholds_ages_and_saved_searches_take_the_forms_that_others_take() -> anyhow::Result<()>
+{
+    let world = World::new().await?;
+    let host = world.host(&[]).await?;
+    host.deploy("hostile", broken_plugin()?).await?;
+    failed_jobs(&world, 2).await?;
+    recorded(&host, 2).await?;
+    let set = |rule: &'static str, threshold: &'static str| {
+        ["alert", "rule", "set", rule, "--threshold", threshold]
+    };
+    for (rule, threshold, told) in [
+        ("oldest-waiting", "5m", "≥ 5m for 1m"),
+        ("oldest-waiting", "90", "≥ 90s for 1m"),
+        ("failure-rate", "90%", "≥ 90% of at least 5"),
+        ("certificate", "14d", "≤ 14d"),
+        ("stalled", "1", "≥ 1 job"),
+    ] {
+        says(&host, &set(rule, threshold), 0, &[told]).await?;
+    }
+    says(
+        &host,
+        &["alert", "rules"],
+        0,
+        &["≥ 90s for 1m", "≥ 90%", "≤ 14d"],
+    )
+    .await?;
+    for (rule, threshold, told) in [
+        (
+            "oldest-waiting",
+            "90%",
+            "a number of seconds, or one with a unit: 90s, 5m or 2h",
+        ),
+        ("failure-rate", "5m", "90% or 90"),
+        ("failure-rate", "101%", "at most 100"),
+    ] {
+        says(&host, &set(rule, threshold), 4, &[told]).await?;
+    }
+    let rule = "/api/admin/alerts/rules/oldest-waiting";
+    for (threshold, number) in [(json!("2m"), 120.0), (json!(60), 60.0)] {
+        let (status, set) = host.put(rule, json!({ "threshold": threshold })).await?;
+        assert_eq!((status, &set["data"]["threshold"]), (200, &json!(number)));
+    }
+    let (status, refused) = host.put(rule, json!({ "threshold": true })).await?;
+    assert!(
+        status == 422 && refused.to_string().contains("with a unit"),
+        "{refused}"
+    );
+
+    says(
+        &host,
+        &[
+            "bulk",
+            "retry",
+            "queue=hostileQueue",
+            "--until",
+            "2h",
+            "--dry-run",
+        ],
+        3,
+        &["No job matches"],
+    )
+    .await?;
+    says(
+        &host,
+        &[
+            "bulk",
+            "retry",
+            "queue=hostileQueue",
+            "--since",
+            "2h",
+            "--dry-run",
+        ],
+        0,
+        &["2 jobs"],
+    )
+    .await?;
+    says(
+        &host,
+        &[
+            "bulk",
+            "retry",
+            "from=2026-01-01T00:00:00Z",
+            "--since",
+            "2h",
+            "--dry-run",
+        ],
+        4,
+        &["--since and from= cannot be given together"],
+    )
+    .await?;
+    says(
+        &host,
+        &["search", "save", "mine", "queue=hostileQueue"],
+        0,
+        &[],
+    )
+    .await?;
+    let csv = run(&host, &["search", "run", "mine", "--csv"]).await?;
+    let mut lines = csv.out.lines();
+    assert_eq!(
+        lines.next(),
+        Some("finished,queue,job,name,outcome,code,message")
+    );
+    assert!(lines.count() >= 2, "{}", csv.out);
+    says(&host, &["search", "saved"], 0, &["mine"]).await?;
+    says(
+        &host,
+        &["search", "queue=hostileQueue", "code=none"],
+        0,
+        &["No results"],
+    )
+    .await
+}
+
+#[tokio::test]
+async fn of_many_paused_queues_the_status_names_the_first_and_one_command_for_all()
+-> anyhow::Result<()> {
+    let world = World::new().await?;
+    let host = world.host(&[]).await?;
+    for n in 0..6 {
+        let job = json!({ "name": "work", "newQueue": true });
+        host.add(&format!("q{n}"), job).await?;
+    }
+    says(
+        &host,
+        &["queue", "pause", "--all", "--yes"],
+        0,
+        &["Paused: 6 queues"],
+    )
+    .await?;
+    let status = run(&host, &["status"]).await?.out;
+    assert_eq!(
+        status.matches("patchbay queue resume q").count(),
+        3,
+        "{status}"
+    );
+    assert!(
+        status.contains("… and 3 more paused queues: patchbay queue list --paused\n    All of them: patchbay queue resume --all"),
+        "{status}"
+    );
+    let paused = json_of(&host, &["--json", "queue", "list", "--paused"]).await?;
+    assert_eq!(paused.as_array().map(Vec::len), Some(6), "{paused}");
+    says(
+        &host,
+        &["queue", "pause", "--all"],
+        0,
+        &["every queue was already paused"],
+    )
+    .await?;
+    says(
+        &host,
+        &["queue", "resume", "--all", "--yes"],
+        0,
+        &["Resumed: 6 queues"],
+    )
+    .await?;
+    says(
+        &host,
+        &["queue", "list", "--paused"],
+        0,
+        &["No queue is paused"],
+    )
+    .await
 }

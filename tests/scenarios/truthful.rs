@@ -14,7 +14,7 @@ use crate::operators::{QUEUE, run, with_jobs};
 const FAILING: &str = "hostileQueue";
 
 /// Runs a command, and checks its exit code and that its output has all these parts.
-async fn says(host: &Host, args: &[&str], code: i32, parts: &[&str]) -> anyhow::Result<String> {
+pub async fn says(host: &Host, args: &[&str], code: i32, parts: &[&str]) -> anyhow::Result<String> {
     let printed = run(host, args).await?;
     let text = format!("{}{}", printed.out, printed.err);
     anyhow::ensure!(
@@ -372,10 +372,13 @@ async fn the_jobs_of_a_file_are_all_checked_before_the_first_is_added() -> anyho
         .collect();
     let wrong = r#"{"name":"work","attempts":-1}"#;
     std::fs::write(&file, format!("{jobs}{wrong}\n"))?;
-    says(&host, &add, 4, &["line 1201: nothing was added"]).await?;
+    let place = format!("Nothing was added. {path}, line 1201: attempts");
+    says(&host, &add, 4, &[&place]).await?;
     let wrong = r#"{"name":"work","id":"7"}"#;
     std::fs::write(&file, format!("{jobs}{wrong}\n"))?;
-    says(&host, &add, 4, &["nothing was added", "Job 201"]).await?;
+    let place = format!("Nothing was added: {path}, line 1201: a job's own id");
+    let told = says(&host, &add, 4, &[&place]).await?;
+    anyhow::ensure!(!told.contains("Job 201"), "{told}");
     let waiting = ["--json", "queue", "show", QUEUE];
     assert_eq!(json_of(&host, &waiting).await?["counts"]["waiting"], 1);
     let last = r#"{"name":"work","id":"last"}"#;

@@ -23,21 +23,44 @@ path_params! {
     }
 }
 
+path_params! {
+    /// A job scheduler or repeatable that a BullMQ client made.
+    ClientSchedulerPath {
+        /// Name of its queue
+        queue: String,
+        /// Id of the job scheduler, or key of the repeatable
+        id: String,
+    }
+}
+
 operations! {
     /// List every schedule.
     SchedulesList = "schedules.list": GET "/api/admin/schedules" ((), NoQuery, NoBody) -> List<ScheduleView>,
-        Operator, Reads, errors [];
+        Viewer, Reads, data Shown(&["data"]), errors [];
     /// List the job schedulers and repeatables that BullMQ clients made, in every queue. `trouble`
     /// explains why one has no ticks.
     SchedulesListOfClients = "schedules.list_of_clients": GET "/api/admin/job-schedulers" ((), NoQuery, NoBody) -> List<ClientScheduler>,
-        Operator, Reads, errors [];
-    /// Show a schedule with its next five ticks.
+        Viewer, Reads, data Shown(&["data"]), errors [];
+    /// Show a job scheduler or repeatable that a BullMQ client made, with the data of its jobs.
+    SchedulesShowOfClient = "schedules.show_of_client": GET "/api/admin/job-schedulers/{queue}/{id}" (ClientSchedulerPath, Reveal, NoBody) -> Data<ClientScheduler>,
+        Viewer, Reads, audit "job-scheduler.reveal", data Shown(&["data"]), errors [409 "It is a schedule of Patchbay"];
+    /// Remove a job scheduler that a BullMQ client made, as its `removeJobScheduler` does, or a
+    /// repeatable, as `removeRepeatableByKey` does: its next tick is removed, and a tick that is due
+    /// already still runs. It comes back if the client makes it again.
+    SchedulesRemoveOfClient = "schedules.remove_of_client": DELETE "/api/admin/job-schedulers/{queue}/{id}" (ClientSchedulerPath, NoQuery, NoBody) -> Nothing,
+        Operator, Destroys("removes the job scheduler"), audit "job-scheduler.remove", errors [409 "It is a schedule of Patchbay"];
+    /// List the schedules that were removed in the last 30 days and can be restored, the newest
+    /// removal first. One whose id is in use again is left out.
+    SchedulesListRemoved = "schedules.list_removed": GET "/api/admin/removed-schedules" ((), NoQuery, NoBody) -> List<RemovedSchedule>,
+        Viewer, Reads, errors [];
+    /// Show a schedule with its next five ticks. Ids of job schedulers that BullMQ clients made have
+    /// the code `made-by-client`, here and in the operations that follow.
     SchedulesShow = "schedules.show": GET "/api/admin/schedules/{id}" (SchedulePath, Reveal, NoBody) -> Data<ScheduleView>,
-        Operator, Reads, audit "schedule.reveal", errors [];
+        Viewer, Reads, audit "schedule.reveal", data Shown(&["data"]), errors [];
     /// Create a schedule. Its jobs must fit what the queue's active plugin declares, unless `force`
     /// is true.
     SchedulesCreate = "schedules.create": POST "/api/admin/schedules" ((), NoQuery, Json<ScheduleChange>) -> Data<ScheduleView>,
-        Operator, Changes, audit "schedule.create", errors [
+        Operator, Changes, audit "schedule.create", data Shown(&["data"]), errors [
             404 "The queue is unknown",
             409 "The id is in use",
             422 "`does-not-fit`: the plugin of the queue declares no such job, or other data; or the body does not have the expected form",
@@ -45,7 +68,7 @@ operations! {
     /// Change a schedule. Changes to a plugin's schedule survive updates of the plugin. A changed
     /// queue, name or data must fit as in a new schedule.
     SchedulesChange = "schedules.change": PATCH "/api/admin/schedules/{id}" (SchedulePath, NoQuery, Json<ScheduleChange>) -> Data<ScheduleView>,
-        Operator, Changes, audit "schedule.change", errors [
+        Operator, Changes, audit "schedule.change", data Shown(&["data"]), errors [
             422 "`does-not-fit`: the plugin of the queue declares no such job, or other data; or the body does not have the expected form",
         ];
     /// Remove an operator's schedule; for 30 days it can be restored. To stop a plugin's schedule, pause it or remove it from the
@@ -54,19 +77,19 @@ operations! {
         Operator, Destroys("removes the schedule"), audit "schedule.remove", errors [409 "It belongs to a plugin"];
     /// Restore a schedule that was removed in the last 30 days, as it was.
     SchedulesRestore = "schedules.restore": POST "/api/admin/schedules/{id}/restore" (SchedulePath, NoQuery, NoBody) -> Data<ScheduleView>,
-        Operator, Changes, audit "schedule.restore", errors [409 "There is a schedule with this id again"];
+        Operator, Changes, audit "schedule.restore", data Shown(&["data"]), errors [409 "There is a schedule with this id again"];
     /// Pause a schedule: it stops ticking. A running job continues.
     SchedulesPause = "schedules.pause": POST "/api/admin/schedules/{id}/pause" (SchedulePath, NoQuery, NoBody) -> Data<ScheduleView>,
-        Operator, Changes, audit "schedule.pause", errors [];
+        Operator, Changes, audit "schedule.pause", data Shown(&["data"]), errors [];
     /// Resume a schedule: it ticks again.
     SchedulesResume = "schedules.resume": POST "/api/admin/schedules/{id}/resume" (SchedulePath, NoQuery, NoBody) -> Data<ScheduleView>,
-        Operator, Changes, audit "schedule.resume", errors [];
+        Operator, Changes, audit "schedule.resume", data Shown(&["data"]), errors [];
     /// Run a schedule's job now, in addition to its ticks.
     SchedulesRun = "schedules.run": POST "/api/admin/schedules/{id}/run" (SchedulePath, NoQuery, NoBody) -> Data<ScheduledJob>,
         Operator, Changes, audit "schedule.run", errors [];
     /// Show the next five ticks of a possible schedule; changes nothing.
     SchedulesPreview = "schedules.preview": POST "/api/admin/schedules/preview" ((), NoQuery, Json<Preview>) -> List<String>,
-        Operator, Reads, errors [];
+        Viewer, Reads, errors [];
 }
 
 /// A schedule with its state in Redis.
@@ -164,7 +187,7 @@ pub struct ClientScheduler {
     /// Queue of its jobs.
     #[schema(value_type = String)]
     pub queue: QueueName,
-    /// The scheduler in Redis, without its data.
+    /// The scheduler in Redis; in lists without its data.
     #[serde(flatten)]
     pub view: SchedulerView,
     /// Time of the next tick.
@@ -180,6 +203,39 @@ pub struct ClientScheduler {
     /// The newest job that a tick of it added and that has run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_run: Option<LastRun>,
+}
+
+/// A schedule that was removed, and can be restored.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RemovedSchedule {
+    /// Id of the schedule.
+    pub id: String,
+    /// Queue of its jobs.
+    pub queue: String,
+    /// Name of its jobs.
+    pub name: String,
+    /// Milliseconds between ticks; either this or `cron`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub every_ms: Option<i64>,
+    /// Cron expression; either this or `everyMs`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cron: Option<String>,
+    /// The requested time zone of the cron expression.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tz: Option<String>,
+    /// Description in one line.
+    pub description: String,
+    /// When it was removed.
+    pub removed_at: DateTime<Utc>,
+    /// Who removed it; absent if the record of that was deleted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub removed_by: Option<String>,
+    /// Why, in the operator's words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Until when it can be restored.
+    pub restorable_until: DateTime<Utc>,
 }
 
 /// A schedule to create or change. In a change, absent fields stay as they are.
@@ -210,7 +266,8 @@ pub struct ScheduleChange {
     /// Cron expression: five fields, or six with seconds first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cron: Option<String>,
-    /// IANA time zone, or an offset such as UTC+5:30; the default is `schedule.default_zone`.
+    /// IANA time zone, or an offset such as UTC+5:30; the default is `schedule.default_zone`. In a
+    /// change without `cron`: the zone of the cron expression that the schedule has.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tz: Option<String>,
     /// What happens to a tick that was missed by more than a minute: `skip` (default) or `once`

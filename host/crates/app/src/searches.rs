@@ -16,11 +16,13 @@ use patchbay_store::{SavedSearchRow, SearchCursor, Store, UnknownCursor};
 use serde_json::{Value, json};
 
 use crate::actions::{Actions, Caller};
+use crate::dead_letters::unknown_group;
 use crate::error::Error;
 use crate::history::PagedFilter;
 use crate::history::views::found_view;
 use crate::history_filter::HistoryFilter;
 use crate::jobs::Jobs;
+use crate::nearest::suggested;
 use crate::plugins::Plugins;
 use crate::queues::Catalog;
 use crate::{Parts, redacted};
@@ -82,7 +84,11 @@ impl Searches {
         let found = self
             .store
             .search(selection, after.as_ref(), limit, SEARCH_LIMIT)
-            .await?;
+            .await;
+        let found = match found {
+            Ok(found) => found,
+            Err(error) => return Err(self.of_group(error.into(), &selected.filter).await),
+        };
         if found.rows.is_empty() && after.is_none() && !found.partial {
             let Filter { queue, plugin, .. } = &selected.filter;
             self.catalog
@@ -107,7 +113,11 @@ impl Searches {
         let count = self
             .store
             .count(selected.selection(self.broker.prefix()), COUNT_LIMIT)
-            .await?;
+            .await;
+        let count = match count {
+            Ok(count) => count,
+            Err(error) => return Err(self.of_group(error.into(), &selected.filter).await),
+        };
         if count.attempts == 0 && count.exact {
             let Filter { queue, plugin, .. } = &selected.filter;
             self.catalog
@@ -188,10 +198,14 @@ impl Searches {
     pub async fn forget(&self, who: &Caller, name: &str) -> Result<(), Error> {
         let name = checked(name)?;
         let act = async {
-            Ok(self
+            let forgotten = self
                 .store
                 .forget_search(self.broker.prefix(), name, &who.actor)
-                .await?)
+                .await;
+            match forgotten {
+                Ok(()) => Ok(()),
+                Err(error) => Err(self.suggested(error.into(), name).await),
+            }
         };
         self.actions
             .record::<SearchesForget, _>(who, name, json!({}), act)
@@ -202,10 +216,14 @@ impl Searches {
     pub async fn undo(&self, who: &Caller, name: &str) -> Result<UndoneSearch, Error> {
         let name = checked(name)?;
         let act = async {
-            Ok(self
+            let undone = self
                 .store
                 .undo_search(self.broker.prefix(), name, &who.actor)
-                .await?)
+                .await;
+            match undone {
+                Ok(search) => Ok(search),
+                Err(error) => Err(self.suggested(error.into(), name).await),
+            }
         };
         let search = self
             .actions
@@ -218,23 +236,32 @@ impl Searches {
         Ok(UndoneSearch(search.map(|search| shown(search.0))))
     }
 
-    pub async fn run(&self, name: &str, page: RunSearch) -> Result<Page<Found>, Error> {
+    pub async fn run(
+        &self,
+        who: &Caller,
+        name: &str,
+        page: RunSearch,
+    ) -> Result<Page<Found>, Error> {
         let asked = PagedFilter::new(page.0)?;
         if let Some((key, _)) = asked.filter.first() {
             return Err(Error::invalid(format!(
                 "{key}: cannot be given, because a saved search has its own filter"
             )));
         }
+        let name = checked(name)?;
+        let saved = self.store.saved_search(self.broker.prefix(), name).await;
         let SavedSearch {
             mut filter,
             state,
             since_ms,
-        } = self
-            .store
-            .saved_search(self.broker.prefix(), checked(name)?)
-            .await?
-            .search
-            .0;
+        } = match saved {
+            Ok(saved) => saved.search.0,
+            Err(error) => return Err(self.suggested(error.into(), name).await),
+        };
+        if !filter.data.is_empty() {
+            who.operator
+                .refuse_data("this search compares it: the answer would tell what it is")?;
+        }
         if let Some(ms) = since_ms {
             let ago = TimeDelta::milliseconds(i64::try_from(ms.min(MAX_SINCE_MS)).unwrap_or(0));
             filter.from = Utc::now().checked_sub_signed(ago);
@@ -252,6 +279,22 @@ impl Searches {
                 Ok(either(page, |attempt| Found::Attempt(Box::new(attempt))))
             }
         }
+    }
+
+    /// The error with the group of dead letters that may be meant by the filter.
+    async fn of_group(&self, error: Error, filter: &Filter) -> Error {
+        match filter.dead_letter {
+            Some(id) => unknown_group(&self.store, self.broker.prefix(), id, error).await,
+            None => error,
+        }
+    }
+
+    /// The error with the saved search that may be meant.
+    async fn suggested(&self, error: Error, name: &str) -> Error {
+        // The suggestion may fail; the answer is the same.
+        let known = self.store.saved_searches(self.broker.prefix()).await;
+        let known = known.unwrap_or_default();
+        suggested(error, name, known.iter().map(|saved| saved.name.as_str()))
     }
 
     /// Redacts hidden values of job data.

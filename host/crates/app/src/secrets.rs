@@ -16,7 +16,8 @@ use serde_json::json;
 use zeroize::Zeroizing;
 
 use crate::actions::{Actions, Caller};
-use crate::nearest::unknown_plugin;
+use crate::error::Kind;
+use crate::nearest::{suggested, unknown_plugin};
 use crate::vault::{MAX_VALUE_BYTES, Vault};
 use crate::{Error, Parts};
 
@@ -55,9 +56,12 @@ impl Secrets {
         let (plugin, name): (PluginName, SecretName) = (plugin.parse()?, secret.parse()?);
         let value = checked(new.value)?;
         let act = async {
-            self.vault
-                .put(&plugin, &name, value, Replace::AtOnce, &who.actor)
-                .await?;
+            let put = self
+                .vault
+                .put(&plugin, &name, value, Replace::AtOnce, &who.actor);
+            if let Err(error) = put.await {
+                return Err(self.suggested(error.into(), &plugin, &name).await);
+            }
             self.one(&plugin, &name).await
         };
         self.actions
@@ -83,9 +87,12 @@ impl Secrets {
         }
         let details = json!({ "overlapMs": new.overlap_ms });
         let act = async {
-            self.vault
-                .put(&plugin, &name, value, Replace::After(overlap), &who.actor)
-                .await?;
+            let put = self
+                .vault
+                .put(&plugin, &name, value, Replace::After(overlap), &who.actor);
+            if let Err(error) = put.await {
+                return Err(self.suggested(error.into(), &plugin, &name).await);
+            }
             self.one(&plugin, &name).await
         };
         self.actions
@@ -95,10 +102,35 @@ impl Secrets {
 
     pub async fn remove(&self, who: &Caller, plugin: &str, secret: &str) -> Result<(), Error> {
         let (plugin, name): (PluginName, SecretName) = (plugin.parse()?, secret.parse()?);
-        let act = async { Ok(self.vault.remove(&plugin, &name, &who.actor).await?) };
+        let act = async {
+            match self.vault.remove(&plugin, &name, &who.actor).await {
+                Ok(()) => Ok(()),
+                Err(error) => Err(self.suggested(error.into(), &plugin, &name).await),
+            }
+        };
         self.actions
             .record::<SecretsRemove, _>(who, &target(&plugin, &name), json!({}), act)
             .await
+    }
+
+    /// That there is no such plugin, or the secret that may be meant. What is looked up for that may
+    /// fail: then the error stays as it is.
+    async fn suggested(&self, error: Error, plugin: &PluginName, name: &SecretName) -> Error {
+        if error.kind != Kind::NotFound {
+            return error;
+        }
+        match self.of(plugin).await {
+            Ok(secrets) => {
+                let kept = secrets.iter().filter(|secret| !secret.versions.is_empty());
+                suggested(
+                    error,
+                    name.as_str(),
+                    kept.map(|secret| secret.name.as_str()),
+                )
+            }
+            Err(unknown) if unknown.kind == Kind::NotFound => unknown,
+            Err(_) => error,
+        }
     }
 
     /// Seals with the newest master key all values that another key has sealed.

@@ -14,11 +14,12 @@ use patchbay_api::operation::NoQuery;
 use patchbay_api::queues::QueuePath;
 use patchbay_model::job::MAX_PRIORITY;
 use patchbay_model::retry::{self, MAX_DELAY};
-use patchbay_model::shell::{arguments, word};
+use patchbay_model::serde_errors;
+use patchbay_model::shell::{self, arguments, word};
 use patchbay_model::words::counted;
 use serde_json::Value;
 
-use super::client::Client;
+use super::client::{Client, ClientError};
 use super::input::{decimal, given_json, milliseconds, whole};
 use super::refusal::{Refusal, Why};
 use super::{Output, names};
@@ -169,23 +170,78 @@ impl From<BackoffKind> for retry::BackoffKind {
 const JOBS_AT_ONCE: usize = 500;
 const BYTES_AT_ONCE: usize = 1 << 20;
 
+/// Jobs that a host takes at once, and the line of each in its file.
+#[derive(Default)]
+struct Part {
+    jobs: Vec<AddJob>,
+    lines: Vec<usize>,
+}
+
+impl Part {
+    /// The error with the line of the job that it is about.
+    fn placed(&self, error: ClientError, file: &str) -> ClientError {
+        let ClientError::Refused {
+            status,
+            code,
+            message,
+            details,
+        } = error
+        else {
+            return error;
+        };
+        let number = details.as_ref().and_then(|details| details["job"].as_u64());
+        let line = number.and_then(|number| {
+            let place = usize::try_from(number).ok()?.checked_sub(1)?;
+            Some((number, self.lines.get(place)?))
+        });
+        let message = match line {
+            Some((number, line)) => {
+                let reason = message.strip_prefix(&format!("Job {number}: "));
+                format!("{file}, line {line}: {}", reason.unwrap_or(&message))
+            }
+            None => message,
+        };
+        ClientError::Refused {
+            status,
+            code,
+            message,
+            details,
+        }
+    }
+}
+
+/// Why a line is no job.
+fn unreadable(error: &serde_json::Error) -> String {
+    match error.is_data() {
+        true => serde_errors::plain_reason(&error.to_string()),
+        false => format!("is not JSON (column {})", error.column()),
+    }
+}
+
 /// The jobs of a file, in parts that a host takes at once.
-fn parts(text: &str, file: &str) -> anyhow::Result<Vec<Vec<AddJob>>> {
-    let mut parts: Vec<Vec<AddJob>> = Vec::new();
+fn parts(text: &str, file: &str) -> anyhow::Result<Vec<Part>> {
+    let mut parts: Vec<Part> = Vec::new();
     let mut bytes = 0;
     for (place, line) in text.lines().enumerate() {
         if line.trim().is_empty() {
             continue;
         }
-        let job: AddJob = serde_json::from_str(line)
-            .with_context(|| format!("{file}, line {}: nothing was added", place + 1))?;
+        let number = place + 1;
+        let job: AddJob = serde_json::from_str(line).map_err(|error| {
+            let reason = unreadable(&error);
+            Refusal(format!(
+                "Nothing was added. {file}, line {number}: {reason}"
+            ))
+        })?;
         bytes += line.len();
-        match parts.last_mut() {
-            Some(part) if part.len() < JOBS_AT_ONCE && bytes <= BYTES_AT_ONCE => part.push(job),
-            _ => {
-                bytes = line.len();
-                parts.push(vec![job]);
-            }
+        let has_room = |part: &&mut Part| part.jobs.len() < JOBS_AT_ONCE && bytes <= BYTES_AT_ONCE;
+        if parts.last_mut().filter(has_room).is_none() {
+            bytes = line.len();
+            parts.push(Part::default());
+        }
+        if let Some(part) = parts.last_mut() {
+            part.jobs.push(job);
+            part.lines.push(number);
         }
     }
     Ok(parts)
@@ -203,7 +259,10 @@ async fn add_file(
         "-" => std::io::read_to_string(std::io::stdin()).context("cannot read standard input")?,
         _ => std::fs::read_to_string(file).with_context(|| format!("cannot read {name}"))?,
     };
-    let all: usize = parts(&text, &name)?.iter().map(Vec::len).sum();
+    let all: usize = parts(&text, &name)?
+        .iter()
+        .map(|part| part.jobs.len())
+        .sum();
     if all == 0 {
         return Err(Refusal(format!(
             "Nothing was added: {name} has no jobs. Write one JSON object per line"
@@ -213,7 +272,8 @@ async fn add_file(
     let mut added: Vec<Added> = Vec::with_capacity(all);
     for dry_run in [true, false] {
         let mut before = 0;
-        for jobs in parts(&text, &name)? {
+        for mut part in parts(&text, &name)? {
+            let jobs = std::mem::take(&mut part.jobs);
             let count = jobs.len();
             let path = QueuePath {
                 queue: queue.to_owned(),
@@ -224,21 +284,17 @@ async fn add_file(
                 force,
                 dry_run,
             };
-            let part = client
+            let answer = client
                 .ask::<JobsAddMany>(path, NoQuery {}, Json(body))
                 .await;
-            let part = part.with_context(|| match (dry_run, before) {
-                (true, 0) => "nothing was added".to_owned(),
-                (true, before) => {
-                    format!(
-                        "nothing was added. Count the jobs of the message from job {} of the file",
-                        before + 1
-                    )
-                }
-                (false, before) => format!("the first {before} of {all} jobs were added"),
-            })?;
+            let answer = answer
+                .map_err(|error| part.placed(error, &name))
+                .with_context(|| match (dry_run, before) {
+                    (true, _) => "Nothing was added".to_owned(),
+                    (false, before) => format!("The first {before} of {all} jobs were added"),
+                })?;
             before += count;
-            added.extend(part.data);
+            added.extend(answer.data);
             if !dry_run && before < all {
                 output.note(&format!("Added {before} of {all}"));
             }
@@ -273,8 +329,7 @@ pub(super) async fn add(args: AddArgs, client: &Client, output: Output) -> anyho
         .ask::<JobsAdd>(path, NoQuery {}, Json(args.body()?))
         .await?;
     let id = &added.data.id;
-    let job = [word(&queue), word(id)].join(" ");
-    let shown = arguments(&[&queue, id]);
+    let (job, shown) = (shell::job(&queue, id), arguments(&[&queue, id]));
     let what = match added.data.known {
         true => "Nothing was added, because there is a job with this id",
         false => "Added",
@@ -303,4 +358,52 @@ pub(super) async fn flow(
         .collect();
     output.table(&["QUEUE", "ID"], rows, &added.raw);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_misfit_is_told_with_the_line_of_its_file() {
+        let text = "\n{\"name\":\"send\"}\n\n{\"name\":\"sned\"}\n";
+        let mut parts = parts(text, "jobs.ndjson").expect("jobs");
+        let part = parts.pop().expect("a part");
+        assert_eq!((part.jobs.len(), &part.lines[..]), (2, &[2, 4][..]));
+        let refused = |details| ClientError::Refused {
+            status: 422,
+            code: "does-not-fit".into(),
+            message: "Job 2: unknown name".into(),
+            details,
+        };
+        let placed = |details| part.placed(refused(details), "jobs.ndjson").to_string();
+        assert_eq!(
+            placed(Some(json!({ "job": 2 }))),
+            "jobs.ndjson, line 4: unknown name (does-not-fit)"
+        );
+        for without in [None, Some(json!({ "job": 9 })), Some(json!({}))] {
+            assert_eq!(placed(without), "Job 2: unknown name (does-not-fit)");
+        }
+    }
+
+    #[test]
+    fn a_line_that_is_no_job_is_told_with_its_number_and_what_is_wrong() {
+        for (text, told) in [
+            (
+                "{\"name\":\"a\"}\n{\"name\":",
+                "f, line 2: is not JSON (column 8)",
+            ),
+            ("{\"data\":{}}", "f, line 1: "),
+            ("{\"name\":7}", "f, line 1: name"),
+        ] {
+            let refused = parts(text, "f").err().expect("refused").to_string();
+            assert!(
+                refused.starts_with("Nothing was added. ") && refused.contains(told),
+                "{refused}"
+            );
+            assert!(!refused.contains("at line"), "{refused}");
+        }
+    }
 }

@@ -223,7 +223,8 @@ pub(crate) async fn run(
                     shown(&body.result),
                 ]
             });
-            output.table(
+            output.table_or(
+                "The history keeps no data of this job",
                 &["FINISHED", "START", "DATA", "RESULT"],
                 rows.collect(),
                 &bodies.raw,
@@ -386,6 +387,15 @@ async fn prune(
             .await
     };
     let would = act(true).await?;
+    let is_nothing = would.data.attempts == 0
+        && would.data.dead_letters == 0
+        && would.data.partitions.is_empty()
+        && !would.data.and_more;
+    if is_nothing {
+        let text = "Nothing to delete: the history holds nothing that is older than it is kept";
+        output.value(text, &would.raw);
+        return Ok(());
+    }
     if dry_run {
         let text = format!("Would be deleted: {}", pruned(&would.data));
         output.value(&text, &would.raw);
@@ -436,17 +446,19 @@ async fn erase(args: EraseArgs, client: &Client, output: Output) -> anyhow::Resu
         && erased_places(&would.data.places)
             .iter()
             .all(|(count, ..)| *count == 0);
-    if !args.yes && (output.json || !std::io::stdin().is_terminal() || is_nothing) {
+    if is_nothing && !args.yes {
+        let sentence = format!("Nothing to erase{}", left(&would.data));
+        output.value(&sentence, &would.raw);
+        return Ok(());
+    }
+    if !args.yes && (output.json || !std::io::stdin().is_terminal()) {
         let sentence = format!(
             "Would be erased: {}{}",
             counted(&would.data),
             left(&would.data)
         );
         output.value(&sentence, &would.raw);
-        if !is_nothing {
-            return Err(Refusal("Nothing was erased. If you mean it, add --yes".into()).into());
-        }
-        return Ok(());
+        return Err(Refusal("Nothing was erased. If you mean it, add --yes".into()).into());
     }
     confirmed(args.yes, &format!("This erases {}", counted(&would.data)))?;
     let done = request(false).await?;

@@ -102,6 +102,15 @@ pub(super) fn seconds(text: &str, least: u64, most_days: u64) -> Result<u64, Str
     length.ok_or_else(|| format!("must be from {least} s to {most_days} days"))
 }
 
+/// Seconds as options take them, in the largest unit without a rest: `15m`.
+pub(super) fn in_units(seconds: u64) -> String {
+    let (unit, name) = [(86_400, "d"), (3_600, "h"), (60, "m")]
+        .into_iter()
+        .find(|(unit, _)| seconds >= *unit && seconds % unit == 0)
+        .unwrap_or((1, "s"));
+    format!("{}{name}", seconds / unit)
+}
+
 /// Parses days: `30`, `30d` or `720h`.
 pub(super) fn days(text: &str) -> Result<u32, String> {
     const DAY: u64 = 86_400_000;
@@ -213,6 +222,9 @@ mod tests {
         assert_eq!((days("30"), days("720h")), (Ok(30), Ok(30)));
         assert!(days("36h").is_err() && seconds("1500ms", 1, 30).is_err());
         assert_eq!(seconds("0s", 0, 7), Ok(0));
+        for text in ["90s", "15m", "2h", "3d"] {
+            assert_eq!(seconds(text, 0, 7).map(in_units), Ok(text.to_owned()));
+        }
         for bad in ["", "-1", "2 h", "h", "25h", "99999999999999999999"] {
             let refused = ms(bad).expect_err("refused");
             assert!(

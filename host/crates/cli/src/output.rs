@@ -95,6 +95,22 @@ impl Output {
         self.list(head, &[], rows, value, &More::default());
     }
 
+    /// As [`Self::table`]. Where there are no rows, `none` says so: a head alone looks like an answer
+    /// that was cut.
+    pub(super) fn table_or(
+        self,
+        none: &str,
+        head: &[&str],
+        rows: Vec<Vec<String>>,
+        value: &impl Serialize,
+    ) {
+        let is_empty = rows.is_empty();
+        self.table(head, rows, value);
+        if is_empty {
+            self.note(none);
+        }
+    }
+
     /// As [`Self::table`], but these first columns are never cut: a terminal that is too narrow gets
     /// one line per cell.
     pub fn table_keeping(
@@ -410,10 +426,10 @@ fn records(rows: &[Vec<String>], limit: usize) -> Vec<String> {
             let mut rest = cell.as_str();
             let mut first = name.as_str();
             while !rest.is_empty() {
-                let end = fitting(rest, limit.saturating_sub(label).max(LEAST_WIDTH));
+                let (part, after) = broken(rest, limit.saturating_sub(label).max(LEAST_WIDTH));
                 let pad = label.saturating_sub(first.width());
-                lines.push(format!("{first}{}{}", " ".repeat(pad), &rest[..end]));
-                (first, rest) = ("", &rest[end..]);
+                lines.push(format!("{first}{}{part}", " ".repeat(pad)));
+                (first, rest) = ("", after);
             }
         }
     }
@@ -434,6 +450,22 @@ fn cut(text: &str, width: usize) -> String {
         return text.to_owned();
     }
     format!("{}…", &text[..fitting(text, width.saturating_sub(1))])
+}
+
+/// A line of at most `width`, and the rest. It ends between two words; only a word that is longer
+/// than a line is broken.
+fn broken(text: &str, width: usize) -> (&str, &str) {
+    let end = fitting(text, width);
+    let (line, rest) = text.split_at(end);
+    if rest.is_empty() || rest.starts_with(' ') || line.ends_with(' ') {
+        return (line.trim_end(), rest.trim_start());
+    }
+    match line.trim_end().rfind(' ') {
+        Some(space) if !line[..space].trim().is_empty() => {
+            (line[..space].trim_end(), text[space..].trim_start())
+        }
+        _ => (line, rest),
+    }
 }
 
 /// Length in bytes of the longest beginning that is at most `width` wide; at least one character.
@@ -516,12 +548,32 @@ mod tests {
             lines(&["QUEUE", "FAILURE"], &rows[..1], Some(20)),
             [
                 "QUEUE    emailQueue",
-                "FAILURE  the server a",
-                "         nswered with",
-                "          something l",
-                "         ong"
+                "FAILURE  the server",
+                "         answered",
+                "         with",
+                "         something",
+                "         long"
             ]
         );
+    }
+
+    #[test]
+    fn a_line_breaks_between_words_and_only_a_long_word_is_broken() {
+        let all = |text: &'static str, width: usize| {
+            let (mut rest, mut lines) = (text, Vec::new());
+            while !rest.is_empty() {
+                let (line, after) = broken(rest, width);
+                lines.push(line);
+                rest = after;
+            }
+            lines
+        };
+        assert_eq!(all("one two three", 7), ["one two", "three"]);
+        assert_eq!(all("one two three", 8), ["one two", "three"]);
+        assert_eq!(all("a bbbbbbbbbb c", 4), ["a", "bbbb", "bbbb", "bb c"]);
+        assert_eq!(all("  日本語 été", 6), ["  日本", "語 été"]);
+        assert_eq!(all("", 6), Vec::<&str>::new());
+        assert_eq!(all("x   ", 6), ["x"]);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use clap::Args;
 use patchbay_api::body::NoBody;
 use patchbay_api::operation::Endpoint;
+use patchbay_model::shell::option;
 use patchbay_model::words::counted;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -55,6 +56,9 @@ impl<T> ReceivedPage<T> {
     /// Says what the list has left out. `noun` is one of its rows.
     pub(super) fn note(&self, noun: &str, output: Output) {
         let Some(cursor) = &self.next_cursor else {
+            if self.items.is_empty() {
+                output.note(&format!("No {noun}s"));
+            }
             return;
         };
         let shown = counted(self.items.len() as u64, noun);
@@ -62,6 +66,7 @@ impl<T> ReceivedPage<T> {
             true => format!("{shown}. The search reached its time limit"),
             false => format!("{shown}; there may be more"),
         };
-        output.note(&format!("{why}. Next page: --cursor {cursor}; all: --all"));
+        let next = option("--cursor", cursor);
+        output.note(&format!("{why}. Next page: {next}; all: --all"));
     }
 }

@@ -491,7 +491,8 @@ async fn list(client: &Client, output: Output) -> anyhow::Result<()> {
     ];
     head.extend(routes.then_some("ROUTES"));
     head.extend(webhooks.then_some("WEBHOOKS"));
-    output.table(&head, rows.collect(), &plugins.raw);
+    let none = "No plugins. Push one: patchbay plugin push FILE";
+    output.table_or(none, &head, rows.collect(), &plugins.raw);
     Ok(())
 }
 
@@ -517,7 +518,8 @@ async fn grants(plugin: String, client: &Client, output: Output) -> anyhow::Resu
             last_used,
         ]
     });
-    output.table(
+    output.table_or(
+        "The plugin asks for nothing, and nothing is granted to it",
         &["ASK", "ASKED FOR", "GRANTED", "USES (30 DAYS)", "LAST USED"],
         rows.collect(),
         &grants.raw,

@@ -40,7 +40,7 @@ pub(super) async fn list(plugin: String, client: &Client, output: Output) -> any
         "BY",
         "SIGNED BY",
     ];
-    output.table(&head, rows.collect(), &revisions.raw);
+    output.table_or("No revisions", &head, rows.collect(), &revisions.raw);
     Ok(())
 }
 
@@ -121,7 +121,8 @@ pub(super) async fn history(plugin: String, client: &Client, output: Output) -> 
             entry.reason.unwrap_or_default(),
         ]
     });
-    output.table(
+    output.table_or(
+        "Nothing is recorded of it",
         &["AT", "ACTION", "DIGEST", "VERSION", "BY", "REASON"],
         rows.collect(),
         &history.raw,

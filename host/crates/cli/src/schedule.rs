@@ -8,18 +8,19 @@ use patchbay_api::body::{Json, NoBody};
 use patchbay_api::operation::NoQuery;
 use patchbay_api::reveal::Reveal;
 use patchbay_api::schedules::{
-    ClientScheduler, LastRun, Missed, Preview, ScheduleChange, SchedulePath, ScheduleView,
-    SchedulesChange, SchedulesCreate, SchedulesList, SchedulesListOfClients, SchedulesPause,
-    SchedulesPreview, SchedulesRemove, SchedulesRestore, SchedulesResume, SchedulesRun,
-    SchedulesShow,
+    ClientScheduler, ClientSchedulerPath, LastRun, Missed, Preview, RemovedSchedule,
+    ScheduleChange, SchedulePath, ScheduleView, SchedulesChange, SchedulesCreate, SchedulesList,
+    SchedulesListOfClients, SchedulesListRemoved, SchedulesPause, SchedulesPreview,
+    SchedulesRemove, SchedulesRemoveOfClient, SchedulesRestore, SchedulesResume, SchedulesRun,
+    SchedulesShow, SchedulesShowOfClient,
 };
 use patchbay_model::schedule::Zone;
-use patchbay_model::shell::{arguments, word};
+use patchbay_model::shell::{self, arguments, arguments_with, option, word};
 use patchbay_model::words::lasted;
 use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Value, json};
 
-use super::client::{Client, ClientArgs, Received, RevealArgs};
+use super::client::{Client, ClientArgs, ClientError, Received, RevealArgs};
 use super::exact::with_json_in;
 use super::output::Output;
 use super::refusal::{Consent, Refusal, Why};
@@ -28,12 +29,18 @@ use super::{input, names};
 #[derive(Subcommand)]
 pub enum ScheduleCommand {
     /// List schedules with their next tick, and job schedulers of BullMQ clients
-    List,
-    /// Show a schedule with its next five ticks
+    List {
+        /// List the schedules that were removed and can be restored instead
+        #[arg(long)]
+        removed: bool,
+    },
+    /// Show a schedule with its next five ticks, or a job scheduler of a BullMQ client
     Show {
         /// Id of the schedule
         #[arg(add = names::schedules())]
         id: String,
+        #[command(flatten)]
+        of_client: OfClient,
         #[command(flatten)]
         reveal: RevealArgs,
     },
@@ -90,15 +97,18 @@ pub enum ScheduleCommand {
         #[command(flatten)]
         why: Why,
     },
-    /// Remove an operator's schedule; pause a plugin's schedule instead
+    /// Remove an operator's schedule, or a job scheduler of a BullMQ client; pause a plugin's
+    /// schedule instead
     Remove {
         /// Id of the schedule
         #[arg(add = names::schedules())]
         id: String,
         #[command(flatten)]
+        of_client: OfClient,
+        #[command(flatten)]
         consent: Consent,
     },
-    /// Restore a schedule that was removed in the last 30 days
+    /// Restore a schedule that was removed in the last 30 days: `schedule list --removed`
     Restore {
         /// Id of the schedule
         id: String,
@@ -112,6 +122,15 @@ pub enum ScheduleCommand {
     },
 }
 
+/// Where several queues have a job scheduler with one id.
+#[derive(Args)]
+pub struct OfClient {
+    /// Queue of a job scheduler that a BullMQ client made; needed only where several queues have one
+    /// with this id
+    #[arg(long, add = names::queues())]
+    queue: Option<String>,
+}
+
 #[derive(Args)]
 pub struct Rhythm {
     /// Time between ticks: milliseconds, or with a unit, such as 90s or 2h
@@ -121,8 +140,8 @@ pub struct Rhythm {
     #[arg(long)]
     cron: Option<String>,
     /// Time zone of the cron expression, for example Asia/Kolkata or UTC+5:30
-    /// [default: schedule.default_zone]
-    #[arg(long, requires = "cron")]
+    /// [default: schedule.default_zone]; in `schedule edit` without --cron: of the present one
+    #[arg(long, conflicts_with = "every_ms")]
     tz: Option<String>,
 }
 
@@ -169,7 +188,10 @@ fn change(when: Rhythm, rest: ScheduleFields) -> anyhow::Result<ScheduleChange> 
 impl ScheduleCommand {
     /// Whether it only reads, so that it can be repeated.
     pub(super) fn is_read(&self) -> bool {
-        matches!(self, Self::List | Self::Show { .. } | Self::Preview { .. })
+        matches!(
+            self,
+            Self::List { .. } | Self::Show { .. } | Self::Preview { .. }
+        )
     }
 
     fn why(&self) -> Why {
@@ -181,7 +203,7 @@ impl ScheduleCommand {
             | Self::Run { why, .. }
             | Self::Restore { why, .. } => why.clone(),
             Self::Remove { consent, .. } => consent.why.clone(),
-            Self::List | Self::Show { .. } | Self::Preview { .. } => Why::default(),
+            Self::List { .. } | Self::Show { .. } | Self::Preview { .. } => Why::default(),
         }
     }
 }
@@ -194,12 +216,21 @@ pub(crate) async fn run(
     let client = Client::from_args(args)?.because(&command.why());
     let none = NoQuery {};
     match command {
-        ScheduleCommand::List => list(&client, output).await?,
-        ScheduleCommand::Show { id, reveal } => {
-            let schedule = client
-                .ask::<SchedulesShow>(SchedulePath { id }, reveal.into(), NoBody)
-                .await?;
-            tell(&schedule, output);
+        ScheduleCommand::List { removed: false } => list(&client, output).await?,
+        ScheduleCommand::List { removed: true } => list_removed(&client, output).await?,
+        ScheduleCommand::Show {
+            id,
+            of_client,
+            reveal,
+        } => {
+            let reveal: Reveal = reveal.into();
+            match find(&id, of_client, &reveal, &client).await? {
+                Found::Ours(schedule) => tell(&schedule, output),
+                Found::OfClient(scheduler) => {
+                    let raw = with_json_in(&scheduler.raw, &["data"]);
+                    output.value(&describe_of_client(&scheduler.data), &raw);
+                }
+            }
         }
         ScheduleCommand::Add {
             id,
@@ -209,6 +240,12 @@ pub(crate) async fn run(
             rest,
             ..
         } => {
+            if when.tz.is_some() && when.cron.is_none() {
+                return Err(Refusal(
+                    "--tz needs --cron: it is the zone of a cron expression".into(),
+                )
+                .into());
+            }
             let change = change(when, rest)?;
             let wanted = ScheduleChange {
                 id: Some(id),
@@ -226,11 +263,12 @@ pub(crate) async fn run(
         ScheduleCommand::Edit { id, when, rest, .. } => {
             let is_nothing = when.every_ms.is_none()
                 && when.cron.is_none()
+                && when.tz.is_none()
                 && rest.data.is_none()
                 && rest.missed.is_none()
                 && rest.description.is_none();
             if is_nothing {
-                let nothing = "Nothing to change. Give at least one of --every-ms, --cron, --data, --missed and --description";
+                let nothing = "Nothing to change. Give at least one of --every-ms, --cron, --tz, --data, --missed and --description";
                 return Err(Refusal(nothing.into()).into());
             }
             let change = Json(change(when, rest)?);
@@ -274,21 +312,32 @@ pub(crate) async fn run(
             let job = client
                 .ask::<SchedulesRun>(SchedulePath { id }, none, NoBody)
                 .await?;
-            let shown = arguments(&[&job.data.queue, &job.data.id]);
-            let text = format!("Added: {shown}\nSee: patchbay job show {shown}");
+            let (queue, id) = (&job.data.queue, &job.data.id);
+            let text = format!(
+                "Added: {}\nSee: patchbay job show {}",
+                shell::job(queue, id),
+                arguments(&[queue, id])
+            );
             output.made(&job.data.id, &text, &job.raw);
         }
-        ScheduleCommand::Remove { id, consent } => {
-            let path = || SchedulePath { id: id.clone() };
-            let there = client.ask::<SchedulesShow>(path(), Reveal::default(), NoBody);
-            there.await?;
+        ScheduleCommand::Remove {
+            id,
+            of_client,
+            consent,
+        } => {
+            let found = find(&id, of_client, &Reveal::default(), &client).await?;
+            if let Found::OfClient(scheduler) = found {
+                return remove_of_client(&scheduler.data, &consent, &client, output).await;
+            }
+            let name = word(&id).into_owned();
             consent.ask(&format!(
-                "This removes schedule {id}. For 30 days it can be restored"
+                "This removes schedule {name}. For 30 days it can be restored"
             ))?;
-            client.ask::<SchedulesRemove>(path(), none, NoBody).await?;
+            let path = SchedulePath { id: id.clone() };
+            client.ask::<SchedulesRemove>(path, none, NoBody).await?;
             let undo = format!("patchbay schedule restore {}", arguments(&[&id]));
             output.done(
-                &format!("Removed: schedule {id}. Undo: {undo}"),
+                &format!("Removed: schedule {name}. Undo: {undo}"),
                 &json!({ "id": id, "undo": undo }),
             );
         }
@@ -297,15 +346,23 @@ pub(crate) async fn run(
             let schedule = client.ask::<SchedulesRestore>(path, none, NoBody).await?;
             tell(&schedule, output);
             if schedule.data.data_erased {
-                let id = arguments(&[&schedule.data.id]);
+                let id = &schedule.data.id;
                 output.note(&format!(
-                    "Paused: a value of its data was erased while it was removed ([erased]). Set its data, then resume it: patchbay schedule edit {id} --data JSON; patchbay schedule resume {id}"
+                    "Paused: a value of its data was erased while it was removed ([erased]). Set its data, then resume it: patchbay schedule edit {}; patchbay schedule resume {}",
+                    arguments_with(&[id], "--data JSON"),
+                    arguments(&[id])
                 ));
             }
         }
         ScheduleCommand::Preview {
             when: Rhythm { every_ms, cron, tz },
         } => {
+            if tz.is_some() && cron.is_none() {
+                return Err(Refusal(
+                    "--tz needs --cron: it is the zone of a cron expression".into(),
+                )
+                .into());
+            }
             let zone = tz.clone();
             let wanted = Json(Preview {
                 id: None,
@@ -317,6 +374,144 @@ pub(crate) async fn run(
             let shown = ticks.data.iter().map(|tick| moment(tick, zone.as_deref()));
             output.value(&shown.collect::<Vec<_>>().join("\n"), &ticks.raw);
         }
+    }
+    Ok(())
+}
+
+/// What an id means.
+enum Found {
+    Ours(Received<ScheduleView>),
+    OfClient(Received<ClientScheduler>),
+}
+
+/// Finds a schedule, or the job scheduler of a BullMQ client that has this id.
+async fn find(
+    id: &str,
+    of_client: OfClient,
+    reveal: &Reveal,
+    client: &Client,
+) -> anyhow::Result<Found> {
+    let queue = match of_client.queue {
+        Some(queue) => queue,
+        None => {
+            let path = SchedulePath { id: id.to_owned() };
+            let error = match client
+                .ask::<SchedulesShow>(path, reveal.clone(), NoBody)
+                .await
+            {
+                Ok(schedule) => return Ok(Found::Ours(schedule)),
+                Err(error) => error,
+            };
+            match its_queues(&error) {
+                Some(queues) => one_of(id, queues)?,
+                None => return Err(error.into()),
+            }
+        }
+    };
+    let path = ClientSchedulerPath {
+        queue,
+        id: id.to_owned(),
+    };
+    let scheduler = client
+        .ask::<SchedulesShowOfClient>(path, reveal.clone(), NoBody)
+        .await?;
+    Ok(Found::OfClient(scheduler))
+}
+
+/// The queues in which clients have made a job scheduler with the id that was asked for.
+fn its_queues(error: &ClientError) -> Option<Vec<String>> {
+    let ClientError::Refused { code, details, .. } = error else {
+        return None;
+    };
+    let queues = details.as_ref()?["queues"].as_array()?;
+    let queues = queues.iter().filter_map(Value::as_str).map(str::to_owned);
+    (code == "made-by-client").then(|| queues.collect())
+}
+
+fn one_of(id: &str, mut queues: Vec<String>) -> Result<String, Refusal> {
+    match (queues.pop(), queues.is_empty()) {
+        (Some(queue), true) => Ok(queue),
+        (last, _) => {
+            let names = queues.iter().chain(&last).map(|queue| word(queue));
+            Err(Refusal(format!(
+                "BullMQ clients have made a job scheduler {} in several queues. Add --queue with one of them: {}",
+                word(id),
+                names.collect::<Vec<_>>().join(", ")
+            )))
+        }
+    }
+}
+
+async fn remove_of_client(
+    scheduler: &ClientScheduler,
+    consent: &Consent,
+    client: &Client,
+    output: Output,
+) -> anyhow::Result<()> {
+    let (queue, id) = (scheduler.queue.as_str(), &scheduler.view.id);
+    let name = format!(
+        "job scheduler {} of a BullMQ client in queue {}",
+        word(id),
+        word(queue)
+    );
+    consent.ask(&format!(
+        "This removes {name} with its next tick, which cannot be undone here: only its client can make it again"
+    ))?;
+    let path = ClientSchedulerPath {
+        queue: queue.to_owned(),
+        id: id.clone(),
+    };
+    client
+        .ask::<SchedulesRemoveOfClient>(path, NoQuery {}, NoBody)
+        .await?;
+    output.done(
+        &format!("Removed: {name}. It comes back if the client makes it again"),
+        &json!({ "id": id, "queue": queue }),
+    );
+    Ok(())
+}
+
+/// Lists what `schedule restore` can bring back.
+async fn list_removed(client: &Client, output: Output) -> anyhow::Result<()> {
+    let removed = client
+        .ask::<SchedulesListRemoved>((), NoQuery {}, NoBody)
+        .await?;
+    let rows = removed.data.iter().map(|one| {
+        let RemovedSchedule {
+            id,
+            queue,
+            name,
+            description,
+            ..
+        } = one;
+        let every_ms = one.every_ms.and_then(|ms| u64::try_from(ms).ok());
+        vec![
+            id.clone(),
+            queue.clone(),
+            name.clone(),
+            rhythm(every_ms, one.cron.as_deref(), one.tz.as_deref()),
+            output.when(one.removed_at),
+            one.removed_by.clone().unwrap_or_default(),
+            one.reason.clone().unwrap_or_default(),
+            output.when(one.restorable_until),
+            description.clone(),
+        ]
+    });
+    let head = [
+        "ID",
+        "QUEUE",
+        "JOB",
+        "WHEN",
+        "REMOVED",
+        "BY",
+        "REASON",
+        "RESTORABLE UNTIL",
+        "DESCRIPTION",
+    ];
+    output.table(&head, rows.collect(), &removed.raw);
+    match removed.data.is_empty() {
+        true => output.note("No schedule was removed in the last 30 days"),
+        false => output.note("Restore one: patchbay schedule restore ID"),
     }
     Ok(())
 }
@@ -349,7 +544,11 @@ async fn list(client: &Client, output: Output) -> anyhow::Result<()> {
         "CREATED BY",
         "DESCRIPTION",
     ];
+    let is_empty = all.is_empty();
     output.table(&head, rows, &all);
+    if is_empty {
+        output.note("No schedules. Add one: patchbay schedule add --help");
+    }
     Ok(())
 }
 
@@ -455,14 +654,7 @@ impl Line<'_> {
     }
 
     fn rhythm(&self) -> String {
-        match (self.every_ms, self.cron) {
-            (Some(ms), _) if ms % 1_000 == 0 => {
-                format!("every {}", lasted(Duration::from_millis(ms)))
-            }
-            (Some(ms), _) => format!("every {ms} ms"),
-            (None, Some(cron)) => format!("{cron} {}", self.zone.unwrap_or_default()),
-            (None, None) => "unknown".into(),
-        }
+        rhythm(self.every_ms, self.cron, self.zone)
     }
 
     fn state(&self) -> String {
@@ -506,6 +698,19 @@ impl Line<'_> {
             (Some(plugin), false) => plugin.to_owned(),
             (None, _) => "operator".into(),
         }
+    }
+}
+
+fn rhythm(every_ms: Option<u64>, cron: Option<&str>, zone: Option<&str>) -> String {
+    match (every_ms, cron) {
+        (Some(ms), _) if ms % 1_000 == 0 => {
+            format!("every {}", lasted(Duration::from_millis(ms)))
+        }
+        (Some(ms), _) => format!("every {ms} ms"),
+        (None, Some(cron)) => format!("{cron} {}", zone.unwrap_or_default())
+            .trim_end()
+            .to_owned(),
+        (None, None) => "unknown".into(),
     }
 }
 
@@ -567,6 +772,41 @@ fn describe(schedule: &ScheduleView) -> String {
     lines.join("\n")
 }
 
+fn describe_of_client(scheduler: &ClientScheduler) -> String {
+    let (line, view) = (Line::from(scheduler), &scheduler.view);
+    let (id, queue) = (&view.id, scheduler.queue.as_str());
+    let mut lines = vec![
+        format!(
+            "{}  {} {}  {}",
+            word(id),
+            word(queue),
+            word(line.name),
+            line.rhythm()
+        ),
+        format!("  Next: {}", line.state()),
+        format!("  Last run: {}", line.last_run()),
+    ];
+    lines.extend(scheduler.last_run.as_ref().map(|run| {
+        format!(
+            "    patchbay job timeline {}",
+            arguments(&[queue, &run.job_id])
+        )
+    }));
+    lines.push(match view.legacy {
+        true => format!(
+            "  Created by: a BullMQ client, as a repeatable. To make it a schedule: patchbay queue migrate-repeatables {}",
+            arguments(&[queue])
+        ),
+        false => "  Created by: a BullMQ client, which alone can change it".to_owned(),
+    });
+    lines.extend(view.data.as_ref().map(|data| format!("  Data: {data}")));
+    lines.push(format!(
+        "  To remove it: patchbay schedule remove {}",
+        arguments_with(&[id], &option("--queue", queue))
+    ));
+    lines.join("\n")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -600,6 +840,33 @@ mod tests {
                 "  Data: {}",
             ]
         );
+    }
+
+    #[test]
+    fn what_a_client_made_is_told_with_the_command_that_removes_it() {
+        let scheduler = json!({ "queue": "my queue", "id": "-x", "nextAt": 1_796_095_800_000_u64, "name": "send", "data": "{}",
+            "pattern": "0 9 * * *", "zone": "Asia/Kolkata", "alive": true, "legacy": false, "nextTime": "2026-12-01T03:30:00.000Z",
+            "zoneInForce": "Asia/Kolkata" });
+        let told = describe_of_client(&serde_json::from_value(scheduler).expect("a scheduler"));
+        assert_eq!(
+            told.lines().collect::<Vec<_>>(),
+            [
+                "-x  'my queue' send  0 9 * * * Asia/Kolkata",
+                "  Next: 2026-12-01 09:00 IST (03:30 UTC)",
+                "  Last run: none known",
+                "  Created by: a BullMQ client, which alone can change it",
+                "  Data: {}",
+                "  To remove it: patchbay schedule remove --queue 'my queue' -- -x",
+            ]
+        );
+    }
+
+    #[test]
+    fn of_several_queues_one_must_be_named() {
+        let of = |queues: &[&str]| one_of("x", queues.iter().map(|q| (*q).to_owned()).collect());
+        assert_eq!(of(&["a"]).expect("one"), "a");
+        let refused = of(&["a", "b"]).expect_err("two").to_string();
+        assert!(refused.ends_with("one of them: a, b"), "{refused}");
     }
 
     #[test]

@@ -24,7 +24,7 @@ use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
 use super::client::{Client, ClientArgs, ReceivedPage};
-use super::input::{duration, point_in_time};
+use super::input::{duration, in_units, point_in_time};
 use super::names;
 use super::output::{More, Output, plain, shortened, unexecuted};
 use super::paging::Paging;
@@ -88,6 +88,9 @@ enum SearchCommand {
         name: String,
         #[command(flatten)]
         much: Paging,
+        /// Print all matches as comma-separated values
+        #[arg(long, conflicts_with_all = ["limit", "cursor"])]
+        csv: bool,
     },
     /// Delete a saved search
     Forget {
@@ -241,13 +244,7 @@ pub(crate) async fn run(
 ) -> anyhow::Result<()> {
     let client = Client::from_args(client)?.because(&args.why());
     let none = NoQuery {};
-    let mut output = output;
-    let mut much = args.much;
-    if args.csv {
-        much.all = true;
-        // Exact times.
-        output.wide = true;
-    }
+    let (much, output) = whole(args.much, args.csv, output);
     match args.command {
         None if args.count => {
             let (_, pairs) = args.what.query()?;
@@ -301,20 +298,22 @@ pub(crate) async fn run(
                     search,
                 ]
             });
-            output.table(
+            output.table_or(
+                "No saved searches. Save one: patchbay search save NAME KEY=VALUE",
                 &["NAME", "BY", "CHANGED", "SEARCH"],
                 rows.collect(),
                 &saved.raw,
             );
         }
-        Some(SearchCommand::Run { name, much }) => {
+        Some(SearchCommand::Run { name, much, csv }) => {
+            let (much, output) = whole(much, csv, output);
             let found = |found| found;
             show::<SearchesRun, _>(
                 &client,
                 SearchPath { name },
                 Vec::new(),
                 RunSearch,
-                (&much, false),
+                (&much, csv),
                 found,
                 output,
             )
@@ -352,6 +351,15 @@ pub(crate) async fn run(
     Ok(())
 }
 
+/// With --csv: every row, with exact times.
+fn whole(mut much: Paging, csv: bool, mut output: Output) -> (Paging, Output) {
+    if csv {
+        much.all = true;
+        output.wide = true;
+    }
+    (much, output)
+}
+
 async fn show<E, T>(
     client: &Client,
     path: E::Path,
@@ -387,9 +395,6 @@ where
         true => found.iter().map(named).collect(),
         false => found.iter().map(|found| row(found, output)).collect(),
     };
-    if rows.is_empty() {
-        output.note("Nothing matches");
-    }
     let head = head(&found);
     let more = More {
         next_cursor: next_cursor.as_deref(),
@@ -488,12 +493,7 @@ fn described(
         parts.push(format!("--state {state}"));
     }
     if let Some(ms) = since_ms {
-        let seconds = ms / 1_000;
-        let (unit, name) = [(86_400, "d"), (3_600, "h"), (60, "m")]
-            .into_iter()
-            .find(|(unit, _)| seconds >= *unit && seconds % unit == 0)
-            .unwrap_or((1, "s"));
-        parts.push(format!("--since {}{name}", seconds / unit));
+        parts.push(format!("--since {}", in_units(ms / 1_000)));
     }
     parts.extend(
         filter

@@ -90,7 +90,9 @@ impl ValueSource {
     pub fn read(&self, name: &str) -> anyhow::Result<Zeroizing<String>> {
         let mut value = match &self.from_file {
             Some(file) => read_file(file)?,
-            None if std::io::stdin().is_terminal() => prompt(name)?,
+            None if std::io::stdin().is_terminal() => {
+                hidden_line(&format!("value of {name} (not shown): "))?
+            }
             None => {
                 Zeroizing::new(std::io::read_to_string(std::io::stdin()).context("standard input")?)
             }
@@ -114,10 +116,10 @@ fn read_file(file: &Path) -> anyhow::Result<Zeroizing<String>> {
         .with_context(|| format!("cannot read {}", file.display()))
 }
 
-/// Prompts on the terminal without echo.
-fn prompt(name: &str) -> anyhow::Result<Zeroizing<String>> {
+/// Asks on the terminal without echo. The answer has its line break.
+pub(super) fn hidden_line(question: &str) -> anyhow::Result<Zeroizing<String>> {
     use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
-    eprint!("value of {name} (not shown): ");
+    eprint!("{question}");
     std::io::stderr().flush()?;
     let stdin = std::io::stdin();
     let before = tcgetattr(&stdin).context("the terminal")?;
@@ -164,7 +166,8 @@ pub(crate) async fn run(
                 .ask::<SecretsList>(PluginPath { name: plugin }, none, NoBody)
                 .await?;
             let rows = secrets.data.iter().flat_map(rows).collect();
-            output.table(
+            output.table_or(
+                "The plugin asks for no secrets, and the vault holds none for it",
                 &[
                     "SECRET", "FROM", "VERSION", "SET", "BY", "LAST USE", "STATE",
                 ],
@@ -234,11 +237,22 @@ pub(crate) async fn run(
         SecretCommand::Rekey { .. } => {
             let done = client.ask::<SecretsRekey>((), none, NoBody).await?;
             output.done(
-                &format!(
-                    "Resealed: {} with key {}",
-                    counted(done.data.resealed, "value"),
-                    done.data.key_id
-                ),
+                &match (
+                    done.data.resealed,
+                    done.data.history_keys,
+                    done.data.host_keys,
+                ) {
+                    (0, 0, 0) => format!(
+                        "Nothing to reseal: everything that opens is sealed with key {}",
+                        done.data.key_id
+                    ),
+                    (values, history, host) => format!(
+                        "Resealed with key {}: {}, {}",
+                        done.data.key_id,
+                        counted(values, "value"),
+                        counted(history + host, "key")
+                    ),
+                },
                 &done.raw,
             );
             if !done.data.unreadable.is_empty() {

@@ -2,6 +2,8 @@
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use patchbay_api::plugins::{Activated, HostView, SignatureView, Standing};
+use patchbay_model::job::in_trail;
+use patchbay_model::shell;
 
 /// With the precision of the answer.
 pub(super) fn time(at: DateTime<Utc>) -> String {
@@ -11,6 +13,29 @@ pub(super) fn time(at: DateTime<Utc>) -> String {
 /// The first 12 digits.
 pub fn short(digest: &str) -> String {
     digest.chars().take(12).collect()
+}
+
+/// A job that the API names in one text (`queue/id` in the record of actions, `queue:id` beside other
+/// jobs), as commands take it.
+pub(super) fn job_of_key(key: &str) -> String {
+    // No name of a queue has a colon.
+    let recorded = in_trail(key).filter(|(queue, _)| !queue.contains(':'));
+    match (recorded, key.split_once(':')) {
+        (Some((queue, id)), _) => shell::job(&queue, id),
+        (None, Some((queue, id))) => shell::job(queue, id),
+        (None, None) => key.to_owned(),
+    }
+}
+
+/// The target of a recorded action, with a job as commands take it.
+pub(super) fn target(action: &str, target: &str) -> String {
+    match ["job.", "job-scheduler.", "history."]
+        .iter()
+        .any(|kind| action.starts_with(kind))
+    {
+        true if target.contains('/') => job_of_key(target),
+        _ => target.to_owned(),
+    }
 }
 
 /// Key ids, with the result of the check unless it is `trusted`.
@@ -98,5 +123,28 @@ pub(super) fn host_state(host: &HostView) -> String {
         (None, Some(failure)) => format!("runs {running}: {failure}"),
         (None, None) if host.is_current => format!("runs {running}"),
         (None, None) => format!("runs {running} still"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_has_one_form_in_texts_whatever_the_api_names_it_by() {
+        for (key, told) in [
+            ("emailQueue/7", "emailQueue 7"),
+            ("emailQueue:7", "emailQueue 7"),
+            ("a%2Fb/c", "a/b c"),
+            ("emailQueue/repeat:x:1", "emailQueue repeat:x:1"),
+            ("emailQueue:a/b", "emailQueue a/b"),
+            ("my queue:7", "'my queue' 7"),
+            ("7", "7"),
+        ] {
+            assert_eq!(job_of_key(key), told);
+        }
+        assert_eq!(target("job.retry", "emailQueue/7"), "emailQueue 7");
+        assert_eq!(target("job.add", "emailQueue"), "emailQueue");
+        assert_eq!(target("dead-letter.note", "dead-letter/7"), "dead-letter/7");
     }
 }

@@ -2,9 +2,10 @@
 
 use patchbay_api::body::Json;
 use patchbay_api::schedules::{
-    ClientScheduler, ScheduleView, ScheduledJob, SchedulesChange, SchedulesCreate, SchedulesList,
-    SchedulesListOfClients, SchedulesPause, SchedulesPreview, SchedulesRemove, SchedulesRestore,
-    SchedulesResume, SchedulesRun, SchedulesShow,
+    ClientScheduler, RemovedSchedule, ScheduleView, ScheduledJob, SchedulesChange, SchedulesCreate,
+    SchedulesList, SchedulesListOfClients, SchedulesListRemoved, SchedulesPause, SchedulesPreview,
+    SchedulesRemove, SchedulesRemoveOfClient, SchedulesRestore, SchedulesResume, SchedulesRun,
+    SchedulesShow, SchedulesShowOfClient,
 };
 use patchbay_app::schedules::Schedules;
 use patchbay_app::{Caller, Error};
@@ -15,6 +16,9 @@ pub(crate) fn routes(routes: Routes) -> Routes {
     routes
         .add(list)
         .add(list_of_clients)
+        .add(show_of_client)
+        .add(remove_of_client)
+        .add(list_removed)
         .add(show)
         .add(create)
         .add(change)
@@ -40,6 +44,36 @@ async fn list_of_clients(
     _: Ask<SchedulesListOfClients>,
 ) -> Result<Vec<ClientScheduler>, Error> {
     schedules.list_of_clients().await
+}
+
+async fn show_of_client(
+    schedules: Schedules,
+    who: Caller,
+    ask: Ask<SchedulesShowOfClient>,
+) -> Result<ClientScheduler, Error> {
+    let path = &ask.path;
+    schedules
+        .show_of_client(&who, &path.queue, &path.id, &ask.query)
+        .await
+}
+
+async fn remove_of_client(
+    schedules: Schedules,
+    who: Caller,
+    ask: Ask<SchedulesRemoveOfClient>,
+) -> Result<(), Error> {
+    let path = &ask.path;
+    schedules
+        .remove_of_client(&who, &path.queue, &path.id)
+        .await
+}
+
+async fn list_removed(
+    schedules: Schedules,
+    _: Caller,
+    _: Ask<SchedulesListRemoved>,
+) -> Result<Vec<RemovedSchedule>, Error> {
+    schedules.list_removed().await
 }
 
 async fn show(

@@ -155,6 +155,12 @@ pub fn trail_name(queue: &QueueName, id: &JobId) -> String {
     )
 }
 
+/// Queue and id of a job that [`trail_name`] has named; `None` for another text.
+pub fn in_trail(name: &str) -> Option<(String, &str)> {
+    let (queue, id) = name.split_once('/')?;
+    Some((queue.replace("%2F", "/").replace("%25", "%"), id))
+}
+
 /// Identity of one job over time. Includes its creation: ids restart at 1 after a flush of Redis.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct JobKey {
@@ -209,6 +215,10 @@ mod tests {
         assert_eq!(name("emailQueue", "7"), "emailQueue/7");
         assert_ne!(name("a/b", "c"), name("a", "b/c"));
         assert_ne!(name("a%2Fb", "c"), name("a/b", "c"));
+        for (queue, id) in [("emailQueue", "7"), ("a/b", "c"), ("a%2Fb", "c/d")] {
+            assert_eq!(in_trail(&name(queue, id)), Some((queue.to_owned(), id)));
+        }
+        assert_eq!(in_trail("emailQueue"), None);
     }
 
     #[test]

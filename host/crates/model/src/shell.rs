@@ -35,7 +35,8 @@ pub fn word(text: &str) -> Cow<'_, str> {
     quoted.into()
 }
 
-/// Arguments of one of our commands that must not be read as options, whatever they begin with.
+/// Arguments of one of our commands that must not be read as options, whatever they begin with. They
+/// are the end of the command: see [`arguments_with`] for options.
 pub fn arguments(names: &[&str]) -> String {
     let words: Vec<Cow<'_, str>> = names.iter().map(|name| word(name)).collect();
     let separator = if names.iter().any(|name| name.starts_with('-')) {
@@ -44,6 +45,27 @@ pub fn arguments(names: &[&str]) -> String {
         ""
     };
     format!("{separator}{}", words.join(" "))
+}
+
+/// As [`arguments`], with options of the command; those stand in front where nothing behind the
+/// names would be read as one.
+pub fn arguments_with(names: &[&str], options: &str) -> String {
+    let names = arguments(names);
+    match names.starts_with("-- ") {
+        true => format!("{options} {names}"),
+        false => format!("{names} {options}"),
+    }
+}
+
+/// An option of one of our commands with its value, whatever that begins with: `--queue emailQueue`.
+pub fn option(name: &str, value: &str) -> String {
+    let between = if value.starts_with('-') { "=" } else { " " };
+    format!("{name}{between}{}", word(value))
+}
+
+/// A job as texts name it, and as commands take it: `emailQueue 7`.
+pub fn job(queue: &str, id: &str) -> String {
+    format!("{} {}", word(queue), word(id))
 }
 
 /// Whether a terminal would obey the character, or show the text beside it in another order.
@@ -75,6 +97,11 @@ mod tests {
         }
         assert_eq!(arguments(&["my queue", "7"]), "'my queue' 7");
         assert_eq!(arguments(&["q", "-x"]), "-- q -x");
+        assert_eq!(arguments_with(&["q", "7"], "--none"), "q 7 --none");
+        assert_eq!(arguments_with(&["-q"], "--none"), "--none -- -q");
+        assert_eq!(option("--queue", "my queue"), "--queue 'my queue'");
+        assert_eq!(option("--queue", "-q"), "--queue=-q");
+        assert_eq!(job("-q", "7"), "-q 7");
     }
 
     #[test]

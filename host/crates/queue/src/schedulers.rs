@@ -12,6 +12,7 @@ use bullmq::QueueKeys;
 use patchbay_model::job::JobState;
 use patchbay_model::queue::SchedulerView;
 use patchbay_model::schedule::{Rhythm, ScheduleId};
+use patchbay_model::shell::arguments;
 use patchbay_model::{JobId, QueueName};
 use redis::AsyncCommands;
 use serde_json::{Map, Value, json};
@@ -112,7 +113,8 @@ impl Broker {
         let next = scheduler.next(self.moment(scheduler));
         let trouble = match next {
             _ if legacy && !alive => Some(format!(
-                "a repeatable of BullMQ 5 or older, whose ticks only BullMQ 5 makes: patchbay queue migrate-repeatables {queue}"
+                "a repeatable of BullMQ 5 or older, whose ticks only BullMQ 5 makes: patchbay queue migrate-repeatables {}",
+                arguments(&[queue.as_str()])
             )),
             _ if legacy && scheduler.fields.is_empty() => None,
             Err(reason) => Some(reason),
@@ -405,9 +407,20 @@ impl Broker {
     /// Returns whether it existed. Its next tick is removed, even one that is due and waits behind
     /// other jobs or in a paused queue. A running one continues.
     pub async fn remove_scheduler(&self, queue: &QueueName, id: &str) -> Result<bool, QueueError> {
+        let repeat = self.keys(queue).repeat();
+        let tick: Option<f64> = self.connection.get().zscore(repeat, id).await?;
+        let existed = self.remove_as_bullmq(queue, id).await?;
+        // BullMQ's script removes only a delayed tick.
+        if let Some(tick) = tick.and_then(|tick| format!("repeat:{id}:{tick}").parse().ok()) {
+            self.remove_if_it_waits(queue, &tick).await?;
+        }
+        Ok(existed)
+    }
+
+    /// As `removeJobScheduler` of BullMQ's clients: a tick that is due already still runs. Returns
+    /// whether it existed.
+    async fn remove_as_bullmq(&self, queue: &QueueName, id: &str) -> Result<bool, QueueError> {
         let keys = self.keys(queue);
-        let mut connection = self.connection.get();
-        let tick: Option<f64> = connection.zscore(keys.repeat(), id).await?;
         let call = Call::new(
             &scripts::REMOVE_JOB_SCHEDULER,
             &[keys.repeat(), keys.delayed(), keys.events()],
@@ -415,13 +428,20 @@ impl Broker {
         let code: i64 = call
             .arg(id)
             .arg(keys.key_prefix())
-            .invoke(&mut connection)
+            .invoke(&mut self.connection.get())
             .await?;
-        // BullMQ's script removes only a delayed tick.
-        if let Some(tick) = tick.and_then(|tick| format!("repeat:{id}:{tick}").parse().ok()) {
-            self.remove_if_it_waits(queue, &tick).await?;
-        }
         Ok(code == 0)
+    }
+
+    /// Removes what a client made: a job scheduler as `removeJobScheduler` does, a repeatable with
+    /// its delayed jobs as `removeRepeatableByKey` does. Returns whether it existed.
+    pub async fn remove_of_client(&self, queue: &QueueName, id: &str) -> Result<bool, QueueError> {
+        let all = self.legacy_repeatables(queue).await?;
+        let repeatable = all.iter().find(|one| one.key == id && !one.is_scheduler);
+        match repeatable {
+            Some(repeatable) => self.remove_legacy(queue, repeatable).await.map(|()| true),
+            None => self.remove_as_bullmq(queue, id).await,
+        }
     }
 
     async fn remove_if_it_waits(&self, queue: &QueueName, id: &JobId) -> Result<(), QueueError> {

@@ -9,6 +9,7 @@ use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 use sqlx::{Connection, Executor, PgConnection, PgPool, Row};
 use tokio::sync::OnceCell;
 
+use crate::connections::Connections;
 use crate::error::ReadOnly;
 use crate::notify::CHANNEL;
 use crate::{StoreError, TermKey};
@@ -38,7 +39,8 @@ pub struct StoreConfig {
     /// Idle connections that are kept open.
     pub min_connections: u32,
     pub max_connections: u32,
-    /// Longest wait for a free connection.
+    /// Longest wait for a free connection, and for a server that does not answer. One that refuses
+    /// connections is not waited for.
     pub acquire_timeout: Duration,
 }
 
@@ -87,10 +89,10 @@ pub struct PoolUsage {
 /// Cheap to clone.
 #[derive(Clone)]
 pub struct Store {
-    pub(crate) pool: PgPool,
-    pub(crate) options: PgConnectOptions,
+    pub(crate) pool: Connections,
+    pub(crate) options: Arc<PgConnectOptions>,
     /// The connection options, without the host's session settings.
-    pub(crate) base: PgConnectOptions,
+    pub(crate) base: Arc<PgConnectOptions>,
     terms: Arc<OnceCell<TermKey>>,
     /// When a read-only session was last found. Sessions opened before that are not used any more,
     /// since they may stay read-only for ever.
@@ -141,12 +143,21 @@ impl Store {
             })
             .connect_lazy_with(options.clone());
         Ok(Self {
-            pool,
-            options,
-            base,
+            pool: Connections::new(pool, &options),
+            options: Arc::new(options),
+            base: Arc::new(base),
             terms: Arc::default(),
             read_only_at,
         })
+    }
+
+    /// The same store for work that rather waits than fails while Postgres refuses connections, as
+    /// during its restart: what a guest writes in a job.
+    pub fn patient(&self) -> Self {
+        Self {
+            pool: self.pool.patient(),
+            ..self.clone()
+        }
     }
 
     /// A connection outside of the pool, with the settings of every session of the host.
@@ -366,7 +377,7 @@ impl Store {
     /// Listens for changes to plugins.
     pub fn changes(&self) -> Changes {
         Changes {
-            pool: self.pool.clone(),
+            pool: PgPool::clone(&self.pool),
             listener: None,
         }
     }

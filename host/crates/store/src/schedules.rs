@@ -3,6 +3,7 @@
 use chrono::{DateTime, SecondsFormat, Utc};
 use patchbay_model::PluginName;
 use patchbay_model::schedule::ScheduleId;
+use patchbay_model::shell::arguments;
 use sqlx::PgConnection;
 
 use crate::history::ERASED;
@@ -45,6 +46,16 @@ pub struct ScheduleFields {
     pub tz: Option<String>,
     pub missed: String,
     pub description: String,
+}
+
+/// A schedule that was removed, and can be restored.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub struct RemovedScheduleRow {
+    /// As it was.
+    #[sqlx(flatten)]
+    pub schedule: ScheduleRow,
+    pub removed_at: DateTime<Utc>,
+    pub restorable_until: DateTime<Utc>,
 }
 
 /// The newest attempt of a scheduler's jobs.
@@ -96,7 +107,8 @@ impl Store {
             if let Some(at) = removed {
                 let at = at.to_rfc3339_opts(SecondsFormat::Secs, true);
                 return Err(StoreError::NotFound(format!(
-                    "Schedule {id} was removed at {at}. To restore it: patchbay schedule restore {id}"
+                    "Schedule {id} was removed at {at}. To restore it: patchbay schedule restore {}",
+                    arguments(&[id.as_str()])
                 )));
             }
         }
@@ -105,6 +117,18 @@ impl Store {
                 "There is no schedule {id}. See: patchbay schedule list"
             ))
         })
+    }
+
+    /// Those that can be restored, the newest removal first. One whose id is in use again is left
+    /// out.
+    pub async fn removed_schedules(&self) -> Result<Vec<RemovedScheduleRow>, StoreError> {
+        let query = sqlx::query_as(
+            "select s.*, r.removed_at, r.removed_at + make_interval(days => $1) as restorable_until \
+             from removed_schedules r, jsonb_populate_record(null::schedules, r.schedule) s \
+             where r.removed_at >= now() - make_interval(days => $1) \
+             and not exists (select from schedules there where there.id = r.id) order by r.removed_at desc, r.id",
+        );
+        Ok(query.bind(RESTORABLE_DAYS).fetch_all(&self.pool).await?)
     }
 
     /// The newest attempt of each of these schedulers (queue and id), also of other clients' ones,
@@ -232,7 +256,7 @@ impl Store {
             .await?;
         let Some(removed) = removed else {
             return Err(StoreError::NotFound(format!(
-                "No schedule {id} was removed in the last {RESTORABLE_DAYS} days"
+                "No schedule {id} was removed in the last {RESTORABLE_DAYS} days. See: patchbay schedule list --removed"
             )));
         };
         let query = sqlx::query(

@@ -13,7 +13,8 @@ use patchbay_model::shell::word;
 use patchbay_model::{PluginName, egress};
 use patchbay_runtime::Runtime;
 
-use crate::Error;
+use crate::nearest::suggesting;
+use crate::{Error, nearest};
 
 /// The states of a breaker.
 pub const STATES: [&str; 3] = ["closed", "open", "half-open"];
@@ -65,6 +66,13 @@ impl OutsideHosts {
         let known: Vec<String> = self.of(plugin).into_iter().map(|view| view.host).collect();
         match meant(plugin, &known, host) {
             Ok(host) => Ok(self.breakers.of(plugin, host)),
+            Err(message) if known.is_empty() => {
+                let active = self.runtime.registry().snapshot();
+                let names = active.iter().map(|revision| &revision.manifest().name);
+                let others = names.filter(|name| *name != plugin).map(PluginName::as_str);
+                let message = suggesting(message, plugin.as_str(), others);
+                Err(Error::not_found(message))
+            }
             Err(message) => Err(Error::not_found(message)),
         }
     }
@@ -105,6 +113,7 @@ impl OutsideHosts {
             last_failure: None,
             times_opened: 0,
             deferred_jobs: 0,
+            already: false,
         };
         let Some(view) = view else { return shown };
         let now = Utc::now();
@@ -164,8 +173,15 @@ fn meant<'a>(plugin: &PluginName, known: &'a [String], part: &str) -> Result<&'a
             "Plugin {plugin} is not active on this host, or calls no outside hosts. See: patchbay plugin list"
         )),
         [] => Err(format!(
-            "{plugin} calls no outside host like {}. It calls: {}",
+            "{plugin} calls no outside host like {}.{} It calls: {}",
             word(part),
+            nearest::meant(
+                &wanted,
+                known
+                    .iter()
+                    .flat_map(|host| std::iter::once(host.as_str()).chain(whole_parts(host)))
+                    .filter(|part| !part.is_empty())
+            ),
             names(&all)
         )),
         [..] => Err(format!(
@@ -232,6 +248,8 @@ mod tests {
             unknown.contains(r"$'it\'s\033[2J'") && unknown.contains("smtp://Mail.example:465"),
             "{unknown}"
         );
+        let typo = found("mial.example").expect_err("a typo");
+        assert!(typo.contains("Did you mean Mail.example?"), "{typo}");
         assert!(found("").is_err());
         assert!(found("example").is_err());
     }

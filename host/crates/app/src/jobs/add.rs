@@ -83,9 +83,17 @@ impl Jobs {
         let (mut jobs, mut forced) = (Vec::with_capacity(count), false);
         for (place, job) in body.jobs.into_iter().enumerate() {
             let force = body.force || job.force;
-            let of_job = |error: Error| Error {
-                message: format!("Job {}: {}", place + 1, error.message),
-                ..error
+            let of_job = |error: Error| {
+                let number = place + 1;
+                let mut details = error.details.unwrap_or_else(|| json!({}));
+                if let Value::Object(details) = &mut details {
+                    details.insert("job".into(), number.into());
+                }
+                Error {
+                    message: format!("Job {number}: {}", error.message),
+                    details: Some(details),
+                    ..error
+                }
             };
             let job = new_job(job, queue.clone(), trace.clone()).map_err(of_job)?;
             check_job(&job, self.broker.now_ms()).map_err(|error| of_job(error.into()))?;

@@ -12,8 +12,11 @@ use super::refresh::session_view;
 use super::{People, PeopleParts, Role, within};
 use crate::actions::Caller;
 use crate::error::Error;
+use crate::nearest::meant;
 
 const MOST: u16 = 200;
+/// Letters by which addresses are looked up for a suggestion.
+const FIRST_LETTERS: usize = 3;
 
 impl People {
     /// Accounts, sorted by id.
@@ -154,8 +157,36 @@ impl PeopleParts {
             },
             false => UserKey::Id(name),
         };
-        let found = within(self.store.find_user(table, key)).await?;
-        found.ok_or_else(unknown)
+        match within(self.store.find_user(table, key)).await? {
+            Some(found) => Ok(found),
+            None => Err(self.unknown(name).await),
+        }
+    }
+
+    /// That there is no such account, with the address that may be meant.
+    async fn unknown(&self, name: &str) -> Error {
+        // A typo is seldom in the first letters.
+        let text: String = name.chars().take(FIRST_LETTERS).collect();
+        let listing = UserListing {
+            text: Some(text),
+            role: None,
+            is_blocked: None,
+            after: None,
+        };
+        let alike = async {
+            let table = self.table().await?;
+            let listed = self.store.list_users(table, &listing, MOST.into());
+            Ok::<_, Error>(within(listed).await?)
+        };
+        // The suggestion may fail; the answer is the same.
+        let alike = match name.contains('@') {
+            true => alike.await.unwrap_or_default(),
+            false => Vec::new(),
+        };
+        let addresses = alike.iter().map(|user| user.email.as_str());
+        let suggestion = meant(&name.to_lowercase(), addresses);
+        let Error { message, .. } = unknown();
+        Error::not_found(message.replacen(". ", &format!(".{suggestion} "), 1))
     }
 
     async fn by_id(&self, id: &str) -> Result<UserRow, Error> {

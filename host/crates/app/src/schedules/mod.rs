@@ -1,5 +1,7 @@
 //! Use cases of schedules. Their ticks are made by `scheduling`.
 
+mod of_clients;
+mod removed;
 mod view;
 
 use std::collections::HashMap;
@@ -8,23 +10,26 @@ use std::sync::Arc;
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use patchbay_api::reveal::Reveal;
 use patchbay_api::schedules::{
-    ClientScheduler, LastRun, Preview, ScheduleChange, ScheduleView, ScheduledJob, SchedulerView,
+    LastRun, Preview, ScheduleChange, ScheduleView, ScheduledJob, SchedulerView,
     SchedulesChange, SchedulesCreate, SchedulesPause, SchedulesRemove, SchedulesRestore,
     SchedulesResume, SchedulesRun, SchedulesShow,
 };
 use patchbay_model::QueueName;
 use patchbay_model::job::NewJob;
 use patchbay_model::schedule::{Rhythm, ScheduleId};
+use patchbay_model::shell::arguments;
 use patchbay_queue::{Broker, QueueError, check_job};
 use patchbay_store::{ActionRow, LastRunRow, ScheduleFields, ScheduleRow, Store, StoreError};
 use patchbay_telemetry::traces::Traces;
 use serde_json::{Value, json};
 
-use self::view::{last_run, local_time, overdue, time, to_view};
+use self::of_clients::Use;
+use self::view::{last_run, local_time, time, to_view};
 use crate::actions::{Actions, Caller};
 use crate::declared_jobs::{DeclaredJobs, Forcing, is_forced, with_forced};
 use crate::error::{Error, Kind};
 use crate::jobs::check_name;
+use crate::nearest::suggesting;
 use crate::plugins::Plugins;
 use crate::queues::Catalog;
 use crate::scheduling::{Reconciler, rhythm, spec, word};
@@ -145,51 +150,6 @@ impl Schedules {
         Ok(self.last_runs(&[(queue, id)]).await?.into_values().next())
     }
 
-    /// Lists the job schedulers of BullMQ's clients.
-    pub async fn list_of_clients(&self) -> Result<Vec<ClientScheduler>, Error> {
-        let ours = self.broker.known_schedules().await?;
-        let now_ms = self.broker.now_ms();
-        let mut found = Vec::new();
-        for queue in self.broker.list().await? {
-            let schedulers = match self.broker.schedulers(&queue).await {
-                // The list of queues reports it.
-                Err(QueueError::Damaged { .. }) => continue,
-                schedulers => schedulers?,
-            };
-            for mut view in schedulers
-                .into_iter()
-                .filter(|view| !ours.contains(&(queue.clone(), view.id.clone())))
-            {
-                // Lists show no job data.
-                view.data = None;
-                let default_zone = || self.broker.default_zone().to_string();
-                let zone_in_force = view
-                    .pattern
-                    .as_ref()
-                    .map(|_| view.zone.clone().unwrap_or_else(default_zone));
-                found.push(ClientScheduler {
-                    next_time: time(view.next_at),
-                    next_at_local: local_time(view.next_at, zone_in_force.as_deref())
-                        .filter(|_| view.alive),
-                    overdue_ms: overdue(&view, now_ms),
-                    last_run: None,
-                    zone_in_force,
-                    queue: queue.clone(),
-                    view,
-                });
-            }
-        }
-        let known: Vec<(&str, &str)> = found
-            .iter()
-            .map(|one| (one.queue.as_str(), one.view.id.as_str()))
-            .collect();
-        let mut ran = self.last_runs(&known).await?;
-        for one in &mut found {
-            one.last_run = ran.remove(&(one.queue.to_string(), one.view.id.clone()));
-        }
-        Ok(found)
-    }
-
     /// Shows a schedule with its next ticks.
     pub async fn show(
         &self,
@@ -208,7 +168,7 @@ impl Schedules {
     }
 
     async fn with_ticks(&self, id: &str) -> Result<ScheduleView, Error> {
-        let row = self.store.schedule(&id.parse()?).await?;
+        let row = self.own(id, Use::Show).await?;
         let last_run = self.last_run(&row.queue, &row.id).await?;
         let paused_reason = self.pause_reason(&row).await?;
         let Ok((queue, spec)) = spec(&row, self.broker.default_zone()) else {
@@ -273,15 +233,20 @@ impl Schedules {
         id: &str,
         change: ScheduleChange,
     ) -> Result<ScheduleView, Error> {
-        let id: ScheduleId = id.parse()?;
         if change.id.is_some() {
             return Err(Error::invalid(
                 "id: cannot be changed. Create another schedule instead",
             ));
         }
-        let row = self.store.schedule(&id).await?;
+        let row = self.own(id, Use::Change).await?;
+        let id: ScheduleId = row.id.parse()?;
         // An interval and a cron expression replace each other.
         let (every_ms, cron, tz) = match (change.every_ms, change.cron) {
+            (None, None) if change.tz.is_some() && row.cron.is_none() => {
+                return Err(Error::invalid(format!(
+                    "tz: schedule {id} has an interval, and a time zone is only of use to a cron expression. Give a cron expression, too"
+                )));
+            }
             (None, None) => (row.every_ms, row.cron, change.tz.or(row.tz)),
             (Some(ms), cron) => (Some(milliseconds(ms)?), cron, change.tz),
             (None, Some(cron)) => (None, Some(cron), change.tz.or(row.tz)),
@@ -315,7 +280,7 @@ impl Schedules {
     }
 
     pub async fn remove(&self, who: &Caller, id: &str) -> Result<(), Error> {
-        let id: ScheduleId = id.parse()?;
+        let id: ScheduleId = self.own(id, Use::Remove).await?.id.parse()?;
         let act = async {
             self.store.delete_schedule(&id).await?;
             self.reconcile().await
@@ -327,7 +292,7 @@ impl Schedules {
 
     /// Creates a removed schedule again.
     pub async fn restore(&self, who: &Caller, id: &str) -> Result<ScheduleView, Error> {
-        let id: ScheduleId = id.parse()?;
+        let id = self.own_id(id, Use::Restore).await?;
         let act = async {
             let is_erased = match self.store.restore_schedule(&id, &who.actor).await {
                 Err(StoreError::NotFound(message)) => {
@@ -348,7 +313,9 @@ impl Schedules {
     /// The error for a schedule that was not removed: it may be there.
     async fn why_not_restorable(&self, id: &ScheduleId, message: String) -> Error {
         if self.store.schedule(id).await.is_err() {
-            return Error::not_found(message);
+            let removed = self.store.removed_schedules().await.unwrap_or_default();
+            let ids = removed.iter().map(|removed| removed.schedule.id.as_str());
+            return Error::not_found(suggesting(message, id.as_str(), ids));
         }
         let actions = ["schedule.create", "schedule.restore"];
         let since = self.store.last_actions(&actions, &[id.as_str()]).await;
@@ -361,13 +328,14 @@ impl Schedules {
             format!(": {how} by {} at {at}", made.actor)
         });
         Error::conflict(format!(
-            "Schedule {id} exists{}. There is nothing to restore. See: patchbay schedule show {id}",
-            since.unwrap_or_default()
+            "Schedule {id} exists{}. There is nothing to restore. See: patchbay schedule show {}",
+            since.unwrap_or_default(),
+            arguments(&[id.as_str()])
         ))
     }
 
     pub async fn pause(&self, who: &Caller, id: &str) -> Result<ScheduleView, Error> {
-        let id: ScheduleId = id.parse()?;
+        let id: ScheduleId = self.own(id, Use::Pause).await?.id.parse()?;
         let act = async {
             let is_new = self.store.pause_schedule(&id, true, &who.actor).await?;
             let view = self.in_place(&id).await?;
@@ -387,7 +355,7 @@ impl Schedules {
     }
 
     pub async fn resume(&self, who: &Caller, id: &str) -> Result<ScheduleView, Error> {
-        let id: ScheduleId = id.parse()?;
+        let id: ScheduleId = self.own(id, Use::Resume).await?.id.parse()?;
         let act = async {
             let is_new = self.store.pause_schedule(&id, false, &who.actor).await?;
             Ok(ScheduleView {
@@ -403,8 +371,7 @@ impl Schedules {
     /// Adds the job of a schedule now, in addition to its ticks. It is not checked, as the jobs of
     /// the ticks are not: the schedule was.
     pub async fn run(&self, who: &Caller, id: &str) -> Result<ScheduledJob, Error> {
-        let id: ScheduleId = id.parse()?;
-        let row = self.store.schedule(&id).await?;
+        let row = self.own(id, Use::Run).await?;
         let (queue, spec) = spec(&row, self.broker.default_zone()).map_err(Error::invalid)?;
         let (span, trace) = enqueue_span::begin(&self.traces, &queue, who.trace.clone());
         let job = NewJob {
@@ -420,7 +387,7 @@ impl Schedules {
             })
         };
         self.actions
-            .record::<SchedulesRun, _>(who, id.as_str(), json!({}), act)
+            .record::<SchedulesRun, _>(who, id, json!({}), act)
             .await
     }
 

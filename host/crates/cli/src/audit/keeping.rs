@@ -199,12 +199,18 @@ pub(super) async fn expire(
     } else {
         ""
     };
+    let before = time(expired.data.before);
     output.done(
-        &format!(
-            "Deleted: {} entries of {trail} from before {}. Their batches stay{more}",
-            expired.data.deleted,
-            time(expired.data.before)
-        ),
+        &match expired.data.deleted {
+            0 => format!("Nothing to delete: no entry of {trail} is from before {before}"),
+            deleted => format!(
+                "Deleted: {} of {trail} from before {before}. Their batches stay{more}",
+                match deleted {
+                    1 => "1 entry".to_owned(),
+                    deleted => format!("{deleted} entries"),
+                }
+            ),
+        },
         &expired.raw,
     );
     Ok(())
@@ -227,10 +233,16 @@ pub(super) async fn import(
         .ask::<AuditImport>(path, NoQuery {}, Json(asked))
         .await?;
     output.done(
-        &format!(
-            "Imported: {} of {} rows; the others were entries of {trail} already",
-            imported.data.added, imported.data.read
-        ),
+        &match (imported.data.added, imported.data.read) {
+            (_, 0) => "Nothing to import: the table has no rows".to_owned(),
+            (0, read) => {
+                format!("Nothing to import: all {read} rows were entries of {trail} already")
+            }
+            (added, read) if added == read => format!("Imported: all {read} rows"),
+            (added, read) => format!(
+                "Imported: {added} of {read} rows; the others were entries of {trail} already"
+            ),
+        },
         &imported.raw,
     );
     Ok(())

@@ -8,12 +8,12 @@
 mod expansion;
 mod messages;
 mod places;
+mod reasons;
 mod violations;
 
 use std::thread;
 
-use jsonschema::error::ValidationErrorKind;
-use jsonschema::{PatternOptions, ValidationError, Validator};
+use jsonschema::{PatternOptions, Validator};
 use parking_lot::Mutex;
 use serde_json::Value;
 
@@ -105,22 +105,11 @@ impl Schema {
             }
             let violations = self.validator.iter_errors(document).map(|error| Violation {
                 path: error.instance_path().to_string(),
-                message: reason(&error, values),
+                message: reasons::of_a_value(&error, values),
             });
             Err(Violations::first(violations, most))
         })
         .unwrap_or_else(|reason| Err(Violations::whole(reason)))
-    }
-}
-
-fn reason(error: &ValidationError, values: Values) -> String {
-    match (values, error.kind()) {
-        (Values::Shown, _) => error.to_string(),
-        // The library masks values, but not the name of a property that does not fit.
-        (Values::Withheld, ValidationErrorKind::PropertyNames { error }) => {
-            format!("the name of a property does not fit: {}", error.masked())
-        }
-        (Values::Withheld, _) => error.masked().to_string(),
     }
 }
 

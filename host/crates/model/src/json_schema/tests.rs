@@ -320,7 +320,7 @@ fn the_name_of_a_schema_does_not_change_what_its_references_mean() {
     assert_eq!(schema.fits(&json!("text"), Values::Shown, 1), Ok(()));
     assert_eq!(
         schema.fits(&json!(5), Values::Shown, 1),
-        Err(Violations::whole("5 is not of type \"string\""))
+        Err(Violations::whole("must be a text, and is 5"))
     );
 }
 
@@ -337,7 +337,7 @@ fn violations_are_listed_by_path_and_say_that_there_are_more() {
     };
     assert_eq!(
         told(json!({ "b": "secret", "a": "secret" }), 5),
-        "\"to\" is a required property; /a: value is not of type \"integer\"; /b: value is not of type \"integer\""
+        "\"to\" is missing; /a: must be a whole number, and is a text; /b: must be a whole number, and is a text"
     );
     let few = told(json!({ "to": 1, "b": "secret", "a": "secret" }), 1);
     assert!(
@@ -346,7 +346,7 @@ fn violations_are_listed_by_path_and_say_that_there_are_more() {
     );
     let name = told(json!({ "to": 1, "asha@example.com": 1 }), 5);
     assert!(
-        name.contains("name of a property") && !name.contains("asha"),
+        name.contains("name of a field") && !name.contains("asha"),
         "{name}"
     );
 }

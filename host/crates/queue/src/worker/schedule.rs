@@ -1,6 +1,7 @@
 //! Makes the next tick of a schedule when the present one starts. If it were made at the end, a
 //! process killed in between would end the schedule for ever.
 
+use patchbay_model::shell::arguments;
 use tracing::{error, info, warn};
 
 use super::Inner;
@@ -34,7 +35,8 @@ impl Inner {
                 error!(
                     %queue, repeatable = scheduler,
                     "A repeatable of BullMQ 5 or older stops after this job: only BullMQ 5 makes its ticks. \
-                     Make it a schedule: patchbay queue migrate-repeatables {queue}"
+                     Make it a schedule: patchbay queue migrate-repeatables {}",
+                    arguments(&[queue.as_str()])
                 );
             }
             return Ok(());
