@@ -23,6 +23,7 @@ mod dev;
 mod differential;
 mod features;
 mod first_hour;
+mod effects;
 mod fleet;
 mod grants;
 mod guest_faults;

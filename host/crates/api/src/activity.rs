@@ -26,13 +26,13 @@ pub struct ListActivity {
     /// Only this action, such as `queue.pause`, or all actions that begin with this word, such as
     /// `queue`.
     pub action: Option<String>,
-    /// Only those on this target: a queue with its jobs (`emailQueue`), one job
-    /// (`emailQueue/42`), a plugin, a schedule and so on.
+    /// Only those on this target: a queue with its jobs, bulk operations on them, its schedules and
+    /// dead letters (`emailQueue`), one job (`emailQueue/42`), a plugin, a schedule and so on.
     pub target: Option<String>,
     /// `operator`, `plugin` or `host`.
     #[param(inline)]
     pub kind: Option<ActorKind>,
-    /// `done`, `failed` or `running`.
+    /// `done`, `no-effect`, `failed` or `running`.
     #[param(inline)]
     pub result: Option<ActivityResult>,
     /// Only those that began at this time or later (RFC 3339).
@@ -75,6 +75,8 @@ impl ActorKind {
 pub enum ActivityResult {
     /// It succeeded.
     Done,
+    /// It succeeded and has changed nothing; `noEffect` says why.
+    NoEffect,
     /// It failed, or was refused.
     Failed,
     /// It goes on, or its host was killed meanwhile.
@@ -86,6 +88,7 @@ impl ActivityResult {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Done => "done",
+            Self::NoEffect => "no-effect",
             Self::Failed => "failed",
             Self::Running => "running",
         }
@@ -112,6 +115,9 @@ pub struct Activity {
     pub target: String,
     /// How it ended.
     pub result: ActivityResult,
+    /// Why it has changed nothing, such as `was already paused`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub no_effect: Option<String>,
     /// How many jobs, queues or revisions it changed, where it counts them.
     pub count: Option<i64>,
     /// Why, in the words of whoever did it.

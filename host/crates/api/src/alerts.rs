@@ -93,7 +93,8 @@ pub struct AlertOverview {
     pub alerts: Vec<Alert>,
     /// Messages that are not delivered yet, or were given up after a day.
     pub undelivered: Vec<UndeliveredMessage>,
-    /// Jobs that failed for good in the last hour and have not run since, by queue.
+    /// Jobs that failed for good in the last hour, have not run since, and were neither acknowledged
+    /// nor removed, by queue.
     #[serde(default)]
     pub failed_last_hour: Vec<FailedJobs>,
 }
@@ -123,13 +124,17 @@ pub struct Alert {
     pub since: DateTime<Utc>,
     /// When it began to fire; absent while pending.
     pub fired_at: Option<DateTime<Utc>>,
-    /// What is wrong.
+    /// What is wrong; with `endsWithinS`, what was.
     pub reason: Option<String>,
-    /// What to do next.
+    /// What to do next; absent if the cause is gone.
     pub next: Option<String>,
+    /// The cause is gone, and the alert ends within this many seconds if it does not come back.
+    /// Absent: the cause holds, or could not be looked at now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ends_within_s: Option<u64>,
     /// Link to the runbook.
     pub runbook: Option<String>,
-    /// The measured value, in `unit`.
+    /// The measured value, in `unit`; absent if the cause is gone.
     pub value: Option<f64>,
     /// The rule fires at or beyond this value, in `unit`.
     pub threshold: Option<f64>,

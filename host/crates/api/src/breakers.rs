@@ -70,6 +70,10 @@ pub struct BreakerView {
     pub times_opened: u64,
     /// How many times a job was deferred because of it since the host started.
     pub deferred_jobs: u64,
+    /// Only in the answer of opening and closing: nothing has changed, because an operator had opened
+    /// it, or it was closed, already.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub already: bool,
 }
 
 impl BreakerView {

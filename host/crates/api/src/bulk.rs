@@ -335,7 +335,7 @@ pub struct BulkDetails {
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct BulkReason {
-    /// `skipped`, `failed` or `lost`.
+    /// `skipped`, `failed`, `lost` or `not-undone`.
     pub state: String,
     /// The reason in words.
     pub reason: String,
@@ -356,9 +356,10 @@ pub struct BulkItem {
     pub job_created_ms: i64,
     /// State of the job when it was selected.
     pub job_state: String,
-    /// `pending`, `done`, `skipped`, `failed`, `restored` or `lost`.
+    /// `pending`, `done`, `skipped` or `failed`. After an undo: `restored`, `lost` (nothing is kept
+    /// that could be put back), `not-undone` (the job stays as it is) or `failed`.
     pub state: String,
-    /// Why the job was left unchanged or failed.
+    /// Why the job was left unchanged, failed or was not undone.
     pub reason: Option<String>,
     /// Id of the job that was added.
     pub new_id: Option<String>,
@@ -381,7 +382,7 @@ pub struct ListBulks {
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct ListBulkItems {
-    /// `pending`, `done`, `skipped`, `failed`, `restored` or `lost`.
+    /// `pending`, `done`, `skipped`, `failed`, `restored`, `lost` or `not-undone`.
     pub state: Option<String>,
     /// `nextCursor` of the page before.
     pub cursor: Option<String>,

@@ -6,6 +6,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::answer::{Data, List};
 use crate::body::{Json, NoBody};
+use crate::jobs::LastChange;
 use crate::operation::NoQuery;
 use crate::{operations, path_params};
 
@@ -164,6 +165,9 @@ pub struct DeadLetter {
     pub assignee: Option<String>,
     /// Note of an operator.
     pub note: Option<String>,
+    /// Only in the answer of a change: nothing has changed, because it was so already.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub already: bool,
 }
 
 /// A group with its newest jobs.
@@ -179,6 +183,13 @@ pub struct DeadLetterDetails {
     /// The bulk operation that has removed jobs of the group and can be undone now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub undo: Option<i64>,
+    /// The operator's action that last removed jobs of the group, and perhaps all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub removal: Option<LastChange>,
+    /// The newest failure was not retried although the job had attempts left: the plugin takes it for
+    /// permanent.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub permanent: bool,
     /// Stack of the newest failure.
     pub stack: Option<String>,
     /// The newest jobs.

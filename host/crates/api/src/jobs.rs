@@ -195,19 +195,44 @@ pub struct Job {
     /// The last change by an operator, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_change: Option<LastChange>,
-    /// The job of which this one is a copy, if an operator made it with `job duplicate`.
+    /// The job of which this one is a copy, if an operator made it with `job duplicate` or
+    /// `bulk enqueue-again`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub copy_of: Option<CopyOf>,
-    /// Why `attempts`, `last_change` and `copy_of` are not known now: Postgres cannot be reached.
+    /// Copies that operators have made of this job in these ways, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub copies: Vec<CopyOf>,
+    /// The bulk operation that has removed this job, if it can be undone now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub undo: Option<i64>,
+    /// The schedule that an operator ran with `schedule run`, if that added this job.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule_run: Option<ScheduleRun>,
+    /// Why `attempts`, `last_change`, `copy_of`, `copies` and `schedule_run` are not known now:
+    /// Postgres cannot be reached.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unavailable: Option<String>,
 }
 
-/// From which job a job was copied.
+/// How a job was copied.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct CopyOf {
-    /// The original: its queue and id with `/` between them.
+    /// The original, or of an original the copy: its queue and id with `/` between them.
     pub job: String,
+    /// When.
+    pub at: DateTime<Utc>,
+    /// Who.
+    pub actor: String,
+    /// Why, in the words of whoever did it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// Who ran a schedule beside its ticks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ScheduleRun {
+    /// Id of the schedule.
+    pub schedule: String,
     /// When.
     pub at: DateTime<Utc>,
     /// Who.

@@ -149,7 +149,7 @@ fn is_zero(count: &u64) -> bool {
 /// Result of pausing or resuming a queue.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct Switched {
-    /// Number of queues: 1.
+    /// Number of queues that it changed: 1, or 0 if there is `already`.
     pub count: u64,
     /// Nothing has changed, because the queue was paused, or not paused, already.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -174,8 +174,15 @@ pub struct Already {
 /// Result of an operation on every queue.
 #[derive(Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct AllDone {
-    /// Number of queues.
+    /// Number of queues that it changed.
     pub count: u64,
+    /// Their names.
+    #[serde(default)]
+    pub queues: Vec<String>,
+    /// Names of the queues that were paused, or not paused, already: they stay as they were, also who
+    /// did it and why.
+    #[serde(default)]
+    pub unchanged: Vec<String>,
     /// Queues for which the operation failed.
     pub failures: Vec<Failure>,
 }

@@ -69,8 +69,12 @@ pub struct Overview {
 pub struct QueueInTrouble {
     /// State of the queue in Redis.
     pub overview: QueueOverview,
-    /// Jobs that failed for good in the last hour and have not run since.
+    /// Jobs that failed for good in the last hour, have not run since, and were neither acknowledged
+    /// nor removed.
     pub failed_last_hour: i64,
+    /// Jobs in the failed state that are in acknowledged groups of dead letters.
+    #[serde(default)]
+    pub acknowledged: u64,
     /// Why it makes no progress; see `queues.why`.
     pub reasons: Vec<Reason>,
 }

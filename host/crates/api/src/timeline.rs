@@ -150,6 +150,12 @@ pub enum EventKind {
         /// between them.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         like: Option<String>,
+        /// The copy of this job that the action added: its queue and id with `/` between them.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        added: Option<String>,
+        /// Id of the schedule that the action ran, if that added this job.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        schedule: Option<String>,
     },
     /// An action of a bulk operation.
     Bulk {
@@ -180,7 +186,8 @@ pub enum EventKind {
         /// Who undid it; absent if that is not known any more.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         actor: Option<String>,
-        /// `restored`: the job, or its data, is back. `lost`: it could not be put back.
+        /// `restored`: the job, or its data, is back. `lost`: nothing is kept that could be put back.
+        /// `not-undone`: the job stays as it is, for the reason.
         state: String,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         reason: Option<String>,

@@ -10,7 +10,7 @@ use patchbay_api::operation::{Effect, Endpoint};
 use patchbay_model::job::Trace;
 use patchbay_store::{NewAction, Store};
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use tokio_util::task::TaskTracker;
 
 use crate::Error;
@@ -26,6 +26,8 @@ pub struct Caller {
     /// The name under which actions are recorded.
     pub actor: String,
     pub trace: Trace,
+    /// What the caller may do.
+    pub operator: Operator,
     /// Address of the client.
     pub from: Option<IpAddr>,
     /// Why, in the caller's words.
@@ -57,8 +59,8 @@ impl Caller {
         Err(Error::new(Kind::Unconfirmed, "not-confirmed", message).with_details(details))
     }
 
-    /// The details of an action, with the reason and the address of the caller. A reason that the
-    /// details already have stays.
+    /// The details of an action, with the reason, the token and the address of the caller. A reason
+    /// that the details already have stays.
     pub(crate) fn noted(&self, mut details: Value) -> Value {
         if let Value::Object(details) = &mut details {
             let has_reason = details
@@ -136,7 +138,7 @@ impl Actions {
         let id = self.begin(who, action, target, details).await?;
         let result = AssertUnwindSafe(act).catch_unwind().await;
         let end = match &result {
-            Ok(Ok(data)) => Ok(to_record(data)),
+            Ok(Ok(data)) => Ok(with_effect(action, to_record(data))),
             Ok(Err(error)) => Err(kept(error).to_owned()),
             Err(_panic) => Err("a fault of the host".to_owned()),
         };
@@ -181,7 +183,105 @@ impl Actions {
 fn kept(error: &Error) -> &str {
     if error.is_private {
         &error.code
+/// The result that is recorded. Of an action that has changed nothing, `noEffect` says why, and
+/// `count` is 0.
+fn with_effect(action: &str, result: Value) -> Value {
+    let Some(why) = no_effect(action, &result) else {
+        return result;
+    };
+    let mut fields = match result {
+        Value::Object(fields) => fields,
+        _ => Map::new(),
+    };
+    fields.insert("count".into(), 0.into());
+    fields.insert("noEffect".into(), why.into());
+    Value::Object(fields)
+}
+
+/// Why an action with this result has changed nothing, as a clause without its subject.
+fn no_effect(action: &str, result: &Value) -> Option<&'static str> {
+    let is_given = |name: &str| !matches!(result[name], Value::Null | Value::Bool(false));
+    let was_so = is_given("already");
+    let is_none = result["count"] == 0 || result.as_array().is_some_and(Vec::is_empty);
+    Some(match action {
+        "queue.pause" if was_so => "was already paused",
+        "queue.pause" if is_none => "no queue was paused",
+        "queue.resume" if was_so => "was not paused",
+        "queue.resume" if is_none => "no queue was resumed",
+        "queue.drain" | "queue.clean" if is_none => "no job was removed",
+        "queue.put-back" if is_none => "no job was put back",
+        "queue.concurrency" | "queue.rate-limit" if was_so => "the limit was the same",
+        "job.add" if is_given("known") => "a job with this id was there",
+        "job.add-many" if is_none => "jobs with these ids were there",
+        "schedule.pause" if was_so => "was already paused",
+        "schedule.resume" if was_so => "was not paused",
+        "breaker.open" if was_so => "was already open",
+        "breaker.close" if was_so => "was already closed",
+        "plugin.activate" if result["changed"] == false && !is_given("released") => {
+            "was already active"
+        }
+        "plugin.grant" if was_so => "was already granted",
+        "plugin.prune" if is_none => "no revision was old enough",
+        "dead-letter.acknowledge" if was_so => "was already acknowledged",
+        "dead-letter.unacknowledge" if was_so => "was not acknowledged",
+        "dead-letter.assign" | "dead-letter.note" if was_so => "was the same",
+        _ => return None,
+    })
+}
+
     } else {
         &error.message
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_has_changed_nothing_is_recorded_with_why_and_the_count_0() {
+        for (action, result, why) in [
+            (
+                "queue.pause",
+                json!({ "count": 0, "already": { "by": "ada" } }),
+                "was already paused",
+            ),
+            (
+                "queue.pause",
+                json!({ "count": 0, "unchanged": ["a"] }),
+                "no queue was paused",
+            ),
+            ("queue.drain", json!({ "count": 0 }), "no job was removed"),
+            (
+                "schedule.resume",
+                json!({ "id": "x", "already": true }),
+                "was not paused",
+            ),
+            (
+                "plugin.activate",
+                json!({ "changed": false }),
+                "was already active",
+            ),
+            ("plugin.prune", json!([]), "no revision was old enough"),
+        ] {
+            let recorded = with_effect(action, result);
+            assert_eq!(
+                (&recorded["count"], &recorded["noEffect"]),
+                (&json!(0), &json!(why)),
+                "{action}"
+            );
+        }
+        // An empty queue that is removed is gone.
+        for (action, result) in [
+            ("queue.obliterate", json!({ "count": 0 })),
+            ("queue.pause", json!({ "count": 1 })),
+            ("breaker.open", json!({ "host": "x", "already": false })),
+            ("job.add", json!({ "id": "1", "known": false })),
+            ("job.remove", Value::Null),
+        ] {
+            assert_eq!(with_effect(action, result.clone()), result, "{action}");
+        }
     }
 }

@@ -164,11 +164,17 @@ fn view(row: ActivityRow) -> Activity {
     let (reason, from) = (take("reason"), take("from"));
     let result = match (&row.error, row.ended_at) {
         (Some(_), _) => ActivityResult::Failed,
+    let no_effect = row
+        .result
+        .as_ref()
+        .and_then(|result| result["noEffect"].as_str());
         (None, None) => ActivityResult::Running,
         (None, Some(_)) => ActivityResult::Done,
     };
+        (None, Some(_)) if no_effect.is_some() => ActivityResult::NoEffect,
     Activity {
         id: format!("{}-{}", row.source, row.id),
+    let no_effect = no_effect.map(str::to_owned);
         at: row.at,
         ended_at: row.ended_at,
         kind: match row.kind.as_str() {
@@ -182,6 +188,7 @@ fn view(row: ActivityRow) -> Activity {
         result,
         count: row.result.as_ref().and_then(count),
         reason,
+        no_effect,
         from,
         error: row.error,
         details,
@@ -249,6 +256,20 @@ mod tests {
 
     #[test]
     fn a_cursor_is_read_back_and_nonsense_is_refused() {
+    #[test]
+    fn what_has_changed_nothing_has_no_effect_with_the_reason() {
+        let shown = view(row(
+            json!({}),
+            Some(json!({ "count": 0, "noEffect": "was already paused" })),
+            None,
+        ));
+        assert_eq!(shown.result, ActivityResult::NoEffect);
+        assert_eq!(
+            (shown.count, shown.no_effect.as_deref()),
+            (Some(0), Some("was already paused"))
+        );
+    }
+
         let row = row(json!({}), None, None);
         let read = cursor(&cursor_of(&row)).expect("a cursor");
         assert_eq!(

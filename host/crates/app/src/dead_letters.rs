@@ -9,11 +9,13 @@ use patchbay_api::dead_letters::{
     DeadLettersAcknowledge, DeadLettersAssign, DeadLettersNote, DeadLettersUnacknowledge,
     FailedJob, ListDeadLetters, ListedDeadLetters, Note,
 };
+use patchbay_api::jobs::LastChange;
 use patchbay_api::operation::Endpoint;
+use patchbay_model::job::JobState;
 use patchbay_model::redaction::Mask;
-use patchbay_model::{PluginName, QueueName};
-use patchbay_queue::Broker;
-use patchbay_store::{DeadLetterRow, DeadLetters as Which, Ended, Store, StoreError};
+use patchbay_model::{JobId, PluginName, QueueName};
+use patchbay_queue::{Broker, retry_of};
+use patchbay_store::{ActionRow, DeadLetterRow, DeadLetters as Which, Ended, Store, StoreError};
 use serde_json::{Value, json};
 
 pub use self::checking::checking;
@@ -25,6 +27,8 @@ use crate::queues::Catalog;
 
 /// Jobs shown with a group.
 const SAMPLE: i64 = 10;
+/// Codes with which the host ends a job, whatever attempts it has left.
+const OF_THE_HOST: [&str; 4] = ["killed", "crashed-host", "failed-by-flow", "expired"];
 const DEFAULT_LIMIT: u16 = 50;
 const MAX_LIMIT: u16 = 1_000;
 /// In characters.
@@ -39,6 +43,7 @@ pub struct DeadLetters {
     catalog: Catalog,
 }
 
+    plugins: Arc<Plugins>,
 impl DeadLetters {
     pub(crate) fn new(parts: &Parts) -> Self {
         Self {
@@ -48,6 +53,7 @@ impl DeadLetters {
             catalog: Catalog::new(
                 parts.broker.clone(),
                 parts.store.clone(),
+            plugins: Arc::clone(&parts.plugins),
                 Arc::clone(&parts.plugins),
             ),
         }
@@ -93,7 +99,9 @@ impl DeadLetters {
     /// Shows a group with its newest jobs.
     pub async fn show(&self, id: i64) -> Result<DeadLetterDetails, Error> {
         let (store, prefix) = (&self.store, self.broker.prefix());
-        store.dead_letter(prefix, id).await?;
+        if let Err(error) = store.dead_letter(prefix, id).await {
+            return Err(unknown_group(store, prefix, id, error.into()).await);
+        }
         refresh(store, &self.broker, &[id]).await;
         let group = view(store.dead_letter(prefix, id).await?);
         let mut sample = store.dead_letter_jobs(prefix, id, SAMPLE).await?;
@@ -106,9 +114,18 @@ impl DeadLetters {
             0 => 0,
             _ => store.restorable_dead_letter_jobs(prefix, id).await?,
         };
-        let undo = match group.removed {
-            0 => None,
-            _ => store.removal_of_dead_letter(prefix, id).await?,
+        let (undo, removal) = match group.removed {
+            0 => (None, None),
+            _ => (
+                store.removal_of_dead_letter(prefix, id).await?,
+                store.removal_by_operator(prefix, id).await?,
+            ),
+        };
+        let permanent = match sample.first() {
+            Some(newest) if !OF_THE_HOST.contains(&group.code.as_str()) => {
+                self.is_permanent(newest).await
+            }
+            _ => false,
         };
         let elsewhere = store
             .dead_letter_siblings(prefix, id)
@@ -125,13 +142,32 @@ impl DeadLetters {
             sample,
             elsewhere,
         })
+            removal: removal.map(last_change),
+            permanent,
     }
 
     pub async fn acknowledge(&self, who: &Caller, id: i64) -> Result<DeadLetter, Error> {
         let act = self
             .store
             .acknowledge_dead_letter(self.broker.prefix(), id, Some(&who.actor));
-        self.change::<DeadLettersAcknowledge>(who, id, json!({}), act)
+    /// Whether the job failed for good with attempts left. `false` where Redis does not tell.
+    async fn is_permanent(&self, failed: &Ended) -> bool {
+        let (Ok(queue), Ok(id)) = (
+            failed.queue.parse::<QueueName>(),
+            failed.job_id.parse::<JobId>(),
+        ) else {
+            return false;
+        };
+        let Ok(Some(job)) = self.broker.job(&queue, &id).await else {
+            return false;
+        };
+        let policy = self.plugins.retry_policy(&queue, retry_of(&job));
+        job.state == JobState::Failed && job.attempts_made < policy.attempts
+    }
+
+        // With more failures since, it is acknowledged anew.
+        let is_so = |row: &DeadLetterRow| row.acknowledged_at.is_some() && row.since_acknowledged == 0;
+        self.change::<DeadLettersAcknowledge>(who, id, json!({}), is_so, act)
             .await
     }
 
@@ -139,7 +175,8 @@ impl DeadLetters {
         let act = self
             .store
             .acknowledge_dead_letter(self.broker.prefix(), id, None);
-        self.change::<DeadLettersUnacknowledge>(who, id, json!({}), act)
+        let is_so = |row: &DeadLetterRow| row.acknowledged_at.is_none();
+        self.change::<DeadLettersUnacknowledge>(who, id, json!({}), is_so, act)
             .await
     }
 
@@ -155,7 +192,9 @@ impl DeadLetters {
             .note_dead_letter(self.broker.prefix(), id, note.as_deref());
         // The text is stored in the group only, where erasing finds it.
         let details = json!({ "characters": note.as_ref().map(|note| note.chars().count()) });
-        self.change::<DeadLettersNote>(who, id, details, act).await
+        let is_so = |row: &DeadLetterRow| row.note == note;
+        self.change::<DeadLettersNote>(who, id, details, is_so, act)
+            .await
     }
 
     pub async fn assign(&self, who: &Caller, id: i64, to: Assignee) -> Result<DeadLetter, Error> {
@@ -163,20 +202,47 @@ impl DeadLetters {
         let act = self
             .store
             .assign_dead_letter(self.broker.prefix(), id, assignee.as_deref());
-        self.change::<DeadLettersAssign>(who, id, json!({ "assignee": assignee }), act)
+        let is_so = |row: &DeadLetterRow| row.assignee == assignee;
+        let details = json!({ "assignee": assignee });
+        self.change::<DeadLettersAssign>(who, id, details, is_so, act)
             .await
     }
 
-    /// Records only the group's number, since erasing removes the group's texts elsewhere.
+    /// Records only the group's number and queue, since erasing removes the group's texts elsewhere.
+    /// `is_so`: whether the group is already as it is wanted.
     async fn change<E: Endpoint>(
         &self,
         who: &Caller,
         id: i64,
-        details: Value,
+        mut details: Value,
+        is_so: impl Fn(&DeadLetterRow) -> bool,
         act: impl Future<Output = Result<DeadLetterRow, StoreError>>,
     ) -> Result<DeadLetter, Error> {
-        let act = async { Ok(view(act.await?)) };
-        let numbered = |group: &DeadLetter| json!({ "id": group.id });
+        let (store, prefix) = (&self.store, self.broker.prefix());
+        let before = store.dead_letter(prefix, id).await;
+        if let Ok(row) = &before {
+            details["queue"] = row.queue.as_str().into();
+        }
+        let changed = async {
+            let before = before?;
+            if is_so(&before) {
+                return Ok(DeadLetter {
+                    already: true,
+                    ..view(before)
+                });
+            }
+            Ok::<_, StoreError>(view(act.await?))
+        };
+        let act = async {
+            match changed.await {
+                Ok(group) => Ok(group),
+                Err(error) => Err(unknown_group(store, prefix, id, error.into()).await),
+            }
+        };
+        let numbered = |group: &DeadLetter| match group.already {
+            true => json!({ "id": group.id, "already": true }),
+            false => json!({ "id": group.id }),
+        };
         self.actions
             .record_as::<E, _>(who, &format!("dead-letter/{id}"), details, act, numbered)
             .await
@@ -277,6 +343,16 @@ fn failed_job(row: Ended) -> FailedJob {
         message: row.message,
         stack: None,
         correlation_id: row.correlation_id,
+        already: false,
+    }
+}
+
+fn last_change(action: ActionRow) -> LastChange {
+    LastChange {
+        at: action.began_at,
+        actor: action.actor,
+        action: action.action,
+        reason: action.reason,
         platform: row.platform,
         parent: row.parent,
     }

@@ -118,6 +118,9 @@ impl Status {
         let queues = self.queues.list().await?.items;
         // Without Postgres, the queues are shown without their failures.
         let failed = self.store.failed_lately(&self.prefix, None, LATELY).await;
+        let acknowledged = self.store.acknowledged_failures(&self.prefix, None).await;
+        // Why they are not known is told of the failures.
+        let acknowledged = acknowledged.unwrap_or_default();
         let mut unavailable = Vec::new();
         let failed = known(failed.map_err(Error::from), "failures", &mut unavailable);
         let without_failures = unavailable.pop().map(|part| part.reason);
@@ -143,7 +146,12 @@ impl Status {
                 .filter(|reason| !FINE.contains(&reason.code.as_str()))
                 .collect();
             if !reasons.is_empty() || failed_last_hour > 0 {
+                let jobs = acknowledged
+                    .iter()
+                    .find(|(queue, _)| queue == overview.name.as_str())
+                    .map_or(0, |(_, jobs)| jobs.unsigned_abs());
                 found.push(QueueInTrouble {
+                    acknowledged: jobs.min(overview.counts.failed),
                     overview,
                     failed_last_hour,
                     reasons,

@@ -39,9 +39,10 @@ pub struct ActivityArgs {
     /// Only this action (queue.pause), or all that begin with this word (queue)
     #[arg(long)]
     action: Option<String>,
-    /// Only on this target: a queue with its jobs, QUEUE/ID for one job, a plugin, a schedule …
-    #[arg(long, add = names::queues())]
-    target: Option<String>,
+    /// Only on this target: a queue with its jobs, bulk operations and schedules, QUEUE ID for one
+    /// job, a plugin, a schedule …
+    #[arg(long, num_args = 1..=2, add = names::queues())]
+    target: Vec<String>,
     /// Only by operators, plugins or hosts
     #[arg(long, value_enum)]
     kind: Option<Kind>,
@@ -76,6 +77,7 @@ enum Ended {
     Done,
     Failed,
     Running,
+    NoEffect,
 }
 
 impl ActivityArgs {
@@ -93,6 +95,7 @@ impl ActivityArgs {
                 Ended::Done => ActivityResult::Done,
                 Ended::Failed => ActivityResult::Failed,
                 Ended::Running => ActivityResult::Running,
+                Ended::NoEffect => ActivityResult::NoEffect,
             }),
             since: self.since,
             until: self.until,
@@ -161,6 +164,10 @@ fn cells(item: &Activity) -> [String; 10] {
     [
         time(item.at),
         item.actor.clone(),
+        (ActivityResult::NoEffect, _) => match &item.no_effect {
+            Some(why) => format!("no effect: {why}"),
+            None => "no effect".to_owned(),
+        },
         item.action.clone(),
         item.target.clone(),
         item.count

@@ -309,7 +309,12 @@ async fn list(client: &Client, output: Output) -> anyhow::Result<()> {
             let until = alert
                 .silenced_until
                 .map(|until| format!(", silenced until {}", to_the_second(until)));
-            let state = format!("{}{}", alert.state, until.unwrap_or_default());
+            let ends = alert.ends_within_s.map(|seconds| {
+                let within = lasted(Duration::from_secs(seconds));
+                format!(", ends within {within}: the cause is gone")
+            });
+            let (until, ends) = (until.unwrap_or_default(), ends.unwrap_or_default());
+            let state = format!("{}{ends}{until}", alert.state);
             let since = to_the_second(alert.since);
             vec![
                 alert.rule,

@@ -91,6 +91,9 @@ pub(crate) async fn run(
                 rows.collect(),
                 &breakers.raw,
             );
+            if breakers.data.is_empty() {
+                output.note("No active plugin calls an outside host");
+            }
         }
         BreakerCommand::Open(host) => tell(
             &client.ask::<BreakersOpen>((), none, host.into()).await?,
@@ -105,10 +108,19 @@ pub(crate) async fn run(
 }
 
 fn tell(breaker: &Received<BreakerView>, output: Output) {
-    let BreakerView { plugin, host, .. } = &breaker.data;
+    let BreakerView {
+        plugin,
+        host,
+        already,
+        ..
+    } = &breaker.data;
+    let unchanged = match already {
+        true => ". Nothing has changed: it was so already",
+        false => "",
+    };
     output.done(
         &format!(
-            "{plugin} {host}: {}, on the host that answered",
+            "{plugin} {host}: {}, on the host that answered{unchanged}",
             state(&breaker.data)
         ),
         &breaker.raw,

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::bail;
+use chrono::{DateTime, SecondsFormat, Utc};
 use clap::{Args, Subcommand};
 use patchbay_api::body::{Json, NoBody};
 use patchbay_api::bulk::{
@@ -20,7 +21,7 @@ use serde_json::{Map, Value, json};
 use super::client::{Client, ClientArgs};
 use super::dead_letter_advice;
 use super::exact::{with_json_in, with_member};
-use super::input::{number_in, whole};
+use super::input::{number_in, point_in_time, whole};
 use super::output::{Output, plain, shortened, time};
 use super::paging::Paging;
 use super::refusal::{Refusal, Why, confirmed};
@@ -82,8 +83,8 @@ pub enum BulkCommand {
         /// Number of the operation
         #[arg(value_parser = number_in::<i64>("bulk list"))]
         id: i64,
-        /// Also list its jobs: all, or those that are pending, done, skipped, failed, restored or
-        /// lost
+        /// Also list its jobs: all, or those that are pending, done, skipped, failed, restored,
+        /// lost or not-undone
         #[arg(long, value_name = "STATE", num_args = 0..=1, default_missing_value = "")]
         jobs: Option<String>,
     },
@@ -113,7 +114,8 @@ pub enum BulkCommand {
         why: Why,
     },
     /// Undo a removal or an edit, within an hour of its end: put removed jobs back, or the data of
-    /// edited jobs that have not run since; those wait on with it
+    /// edited jobs that have not run since; those wait on with it. Refused where that is possible
+    /// for no job
     Undo {
         /// Number of the operation
         #[arg(value_parser = number_in::<i64>("bulk list"))]
@@ -129,6 +131,14 @@ pub struct JobSelection {
     /// plugin=, revision=, correlation-id=, platform=, outcome=, verdict=, dead-letter=
     #[arg(value_name = "KEY=VALUE")]
     filter: Vec<String>,
+    /// Ended at this time or later, or, if not ended, added: an age such as 90s, 30m, 24h or 7d, or a
+    /// time such as 2026-11-24T00:00:00Z
+    #[arg(long, value_parser = point_in_time)]
+    since: Option<DateTime<Utc>>,
+    /// Ended or added before this time, in the same forms: `--until 2h` selects what is older than
+    /// two hours
+    #[arg(long, value_parser = point_in_time)]
+    until: Option<DateTime<Utc>>,
     /// Select every job of every queue
     #[arg(long)]
     everything: bool,
@@ -171,6 +181,21 @@ impl JobSelection {
             if pairs.insert(key.to_owned(), value.into()).is_some() {
                 return Err(Refusal(format!("{key}: given twice")));
             }
+        }
+        for (option, key, time) in [
+            ("--since", "from", self.since),
+            ("--until", "to", self.until),
+        ] {
+            let Some(time) = time else {
+                continue;
+            };
+            if pairs.contains_key(key) {
+                return Err(Refusal(format!(
+                    "{option} and {key}= cannot be given together"
+                )));
+            }
+            let time = time.to_rfc3339_opts(SecondsFormat::Millis, true);
+            pairs.insert(key.to_owned(), time.into());
         }
         request["filter"] = pairs.into();
         request["everything"] = self.everything.into();
@@ -605,7 +630,7 @@ async fn watch(id: i64, client: &Client, output: Output) -> anyhow::Result<ExitC
                 tokio::time::sleep(LOOK_EVERY).await;
             }
             state => {
-                let has_failed = state == "failed" || bulk.failed > 0;
+                let has_failed = state == "failed" || bulk.failed > 0 || is_undone_in_vain(bulk);
                 output.value(&describe(&shown.data), &shown.raw);
                 return Ok(if has_failed {
                     ExitCode::FAILURE
@@ -615,6 +640,11 @@ async fn watch(id: i64, client: &Client, output: Output) -> anyhow::Result<ExitC
             }
         }
     }
+}
+
+/// Whether the undo has put nothing back.
+fn is_undone_in_vain(bulk: &Bulk) -> bool {
+    bulk.state == "undone" && bulk.restored == 0
 }
 
 fn progress(bulk: &Bulk) -> String {
@@ -627,7 +657,7 @@ fn progress(bulk: &Bulk) -> String {
     ];
     let counts = counts
         .iter()
-        .filter(|(name, count)| *name != "restored" || *count != 0);
+        .filter(|(name, count)| *name != "restored" || *count != 0 || bulk.state == "undone");
     let counts: Vec<String> = counts
         .map(|(name, count)| format!("{count} {name}"))
         .collect();
@@ -673,11 +703,17 @@ fn describe_bulk(bulk: &Bulk, reasons: &[BulkReason]) -> String {
             .map_or(by.clone(), |reason| format!("{by}: {reason}")),
     );
     lines.extend(bulk.error.as_ref().map(|error| format!("error: {error}")));
-    lines.extend(
-        reasons
-            .iter()
-            .map(|reason| format!("{} {}: {}", reason.jobs, reason.state, reason.reason)),
-    );
+    lines.extend(reasons.iter().map(|reason| {
+        format!(
+            "{} {}: {}",
+            reason.jobs,
+            in_words(&reason.state),
+            reason.reason
+        )
+    }));
+    if is_undone_in_vain(bulk) {
+        lines.push("Nothing was undone: no job was put back, for the reasons above".to_owned());
+    }
     if bulk.state == "done" && bulk.done == 0 && bulk.skipped > 0 {
         lines.push("Nothing was done: every job was skipped, for the reasons above".to_owned());
     }
@@ -702,13 +738,22 @@ fn describe_bulk(bulk: &Bulk, reasons: &[BulkReason]) -> String {
     lines.join("\n")
 }
 
+/// The state of an item.
+fn in_words(state: &str) -> &str {
+    match state {
+        "not-undone" => "not undone",
+        state => state,
+    }
+}
+
 fn of_item(item: &BulkItem) -> String {
     let notes = [
         item.new_id.as_ref().map(|id| format!("now {id}")),
         item.reason.clone(),
     ];
     let notes = notes.into_iter().flatten().collect::<Vec<_>>().join(", ");
-    format!("  {} {}  {}  {notes}", item.queue, item.job_id, item.state)
+    let state = in_words(&item.state);
+    format!("  {} {}  {state}  {notes}", item.queue, item.job_id)
         .trim_end()
         .to_owned()
 }
@@ -730,6 +775,28 @@ mod tests {
         );
         let refused = replacements(&values(&["to", "a", "--dry-run"])).expect_err("an option");
         assert!(refused.to_string().contains("--dry-run looks like"));
+    }
+
+    #[test]
+    fn an_undo_that_puts_nothing_back_says_so_with_the_reasons() {
+        let bulk: Bulk = serde_json::from_value(json!({
+            "id": 4, "kind": "edit-and-retry", "source": "live", "jobState": "failed", "filter": { "queue": "q" }, "actor": "ops",
+            "state": "undone", "matched": 10, "done": 10, "skipped": 0, "failed": 0, "restored": 0, "createdAt": "2026-11-24T12:00:00Z",
+        }))
+        .expect("an operation");
+        let reason = BulkReason {
+            state: "not-undone".into(),
+            reason: "The job has run since it was edited".into(),
+            jobs: 10,
+        };
+        let text = describe_bulk(&bulk, &[reason]);
+        for part in [
+            "undone  10 matched, 10 done, 0 skipped, 0 failed, 0 restored",
+            "\n10 not undone: The job has run since it was edited\n",
+            "Nothing was undone",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
     }
 
     #[test]

@@ -4,11 +4,22 @@ use patchbay_api::body::NoBody;
 use patchbay_api::dead_letters::{
     DeadLetter, DeadLetterDetails, DeadLetterPath, DeadLetterState, DeadLettersShow,
 };
+use patchbay_api::jobs::LastChange;
 use patchbay_api::operation::NoQuery;
 use patchbay_model::shell;
 use patchbay_model::words::counted;
 
 use super::client::Client;
+use super::output::time;
+
+/// Codes of failures that the job's data has caused: a retry fails in the same way.
+const OF_THE_DATA: [&str; 5] = [
+    "invalid-input",
+    "does-not-fit",
+    "too-large",
+    "recipients-refused",
+    "message-refused",
+];
 
 /// For example "25 jobs: 5 failing, 20 removed".
 pub(super) fn whereabouts(group: &DeadLetter) -> String {
@@ -33,11 +44,31 @@ pub(super) fn whereabouts(group: &DeadLetter) -> String {
 
 /// What to do next about the group: a command wherever there is one.
 pub(super) fn next(details: &DeadLetterDetails) -> Vec<String> {
+    advice(details, false)
+}
+
+/// `is_wanted`: somebody wants the jobs to run again, also those that were removed on purpose.
+fn advice(details: &DeadLetterDetails, is_wanted: bool) -> Vec<String> {
     let group = &details.group;
     let id = group.id;
     let mut lines = Vec::new();
-    if group.failing > 0 {
-        lines.push(format!("Next: patchbay dead-letter retry {id} --first 10"));
+    let retry = format!("patchbay dead-letter retry {id} --first 10");
+    if group.failing > 0 && OF_THE_DATA.contains(&group.code.as_str()) {
+        lines.push(format!(
+            "With the same data these jobs fail again ({}). Next: change the data and retry: patchbay bulk edit-and-retry \
+             dead-letter={id} --set PATH=JSON --dry-run; or activate a revision that accepts it, then: {retry}",
+            group.code
+        ));
+    } else if group.failing > 0 && group.code == "expired" {
+        lines.push(format!(
+            "A retry expires again. Next, if they are still wanted: add new jobs like them: patchbay bulk enqueue-again dead-letter={id} --new-key"
+        ));
+    } else if group.failing > 0 && details.permanent {
+        lines.push(format!(
+            "The plugin does not retry this failure by itself. Next: remove its cause (the data, a setting, the revision), then: {retry}"
+        ));
+    } else if group.failing > 0 {
+        lines.push(format!("Next: {retry}"));
     } else if group.waiting > 0 {
         lines.push(format!(
             "Next: patchbay queue why {}",
@@ -49,11 +80,21 @@ pub(super) fn next(details: &DeadLetterDetails) -> Vec<String> {
             "{} not in Redis any more: bulk operation {undo} has removed jobs of this group. To bring them back: patchbay bulk undo {undo}",
             is_or_are(group.removed)
         ));
+    } else if let (Some(removal), true) = (&details.removal, group.removed > 0) {
+        let again = match is_wanted && details.restorable > 0 {
+            true => format!(". {}", add_again(id)),
+            false => String::new(),
+        };
+        lines.push(format!(
+            "{} not in Redis any more: {}{again}",
+            is_or_are(group.removed),
+            on_purpose(removal)
+        ));
     } else if group.removed > 0 && details.restorable > 0 {
         lines.push(format!(
-            "{} not in Redis any more. To add them again with the data that the history has kept: \
-             patchbay bulk retry dead-letter={id} --from-history --keep-key",
-            is_or_are(group.removed)
+            "{} not in Redis any more. {}",
+            is_or_are(group.removed),
+            add_again(id)
         ));
     } else if group.removed > 0 {
         lines.push(format!(
@@ -73,6 +114,30 @@ pub(super) fn next(details: &DeadLetterDetails) -> Vec<String> {
         ));
     }
     lines
+}
+
+fn add_again(id: i64) -> String {
+    format!(
+        "To add them again with the data that the history has kept: patchbay bulk retry dead-letter={id} --from-history --keep-key"
+    )
+}
+
+/// `ops removed failed jobs of the queue at 2026-11-30T13:08:03Z (queue.clean): INC-7`
+fn on_purpose(removal: &LastChange) -> String {
+    let what = match removal.action.as_str() {
+        "queue.obliterate" => "the queue with all its jobs",
+        "job.remove" => "jobs of this group one by one, the last",
+        "bulk.remove" => "jobs of this group",
+        _ => "failed jobs of the queue",
+    };
+    let why = removal.reason.as_ref().map(|why| format!(": {why}"));
+    format!(
+        "{} removed {what} at {} ({}){}",
+        removal.actor,
+        time(removal.at),
+        removal.action,
+        why.unwrap_or_default()
+    )
 }
 
 fn is_or_are(jobs: i64) -> String {
@@ -102,7 +167,7 @@ fn nothing_was_done(details: &DeadLetterDetails) -> String {
         whereabouts(group)
     );
     std::iter::once(head)
-        .chain(next(details))
+        .chain(advice(details, true))
         .collect::<Vec<_>>()
         .join("\n")
 }
@@ -150,6 +215,50 @@ mod tests {
             let said: Vec<&str> = all.into_iter().filter(|line| text.contains(line)).collect();
             assert_eq!(said, says, "{text}");
         }
+        Ok(())
+    }
+
+    #[test]
+    fn a_retry_is_not_advised_where_the_same_data_fails_again() -> anyhow::Result<()> {
+        let mut details = group([2, 0, 0, 0], 0)?;
+        details.group.code = "invalid-input".into();
+        let text = next(&details).join("\n");
+        assert!(
+            text.starts_with("With the same data these jobs fail again (invalid-input). Next: change the data and retry: patchbay bulk \
+                              edit-and-retry dead-letter=7 --set PATH=JSON --dry-run"),
+            "{text}"
+        );
+        details.group.code = "expired".into();
+        assert!(next(&details)[0].contains("patchbay bulk enqueue-again dead-letter=7 --new-key"));
+        details.group.code = "not-configured".into();
+        details.permanent = true;
+        let text = next(&details).join("\n");
+        assert!(
+            text.contains("remove its cause")
+                && text.ends_with("patchbay dead-letter retry 7 --first 10")
+        );
+        Ok(())
+    }
+
+    #[test]
+    fn jobs_that_were_removed_on_purpose_are_not_advised_to_come_back() -> anyhow::Result<()> {
+        let mut details = group([0, 0, 0, 5], 5)?;
+        details.removal = Some(LastChange {
+            at: "2026-01-01T00:00:00Z".parse()?,
+            actor: "ops".into(),
+            action: "queue.clean".into(),
+            reason: Some("INC-7".into()),
+        });
+        let text = next(&details).join("\n");
+        assert!(
+            text.starts_with("5 jobs are not in Redis any more: ops removed failed jobs of the queue at 2026-01-01T00:00:00"),
+            "{text}"
+        );
+        assert!(
+            text.contains("(queue.clean): INC-7") && !text.contains("from-history"),
+            "{text}"
+        );
+        assert!(nothing_was_done(&details).contains("--from-history"));
         Ok(())
     }
 

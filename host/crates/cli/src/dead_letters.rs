@@ -141,7 +141,8 @@ pub(crate) async fn run(
                 limit: Some(limit),
             };
             let groups = client.ask::<DeadLettersList>((), which, NoBody).await?;
-            output.table(
+            output.table_or(
+                "No such group of dead letters",
                 &HEAD,
                 groups.data.iter().map(|group| row(group, output)).collect(),
                 &groups.raw,
@@ -174,7 +175,10 @@ pub(crate) async fn run(
                         .await?
                 }
             };
-            output.value(&acknowledged(&group.data), &group.raw);
+            output.value(
+                &with_effect(acknowledged(&group.data), &group.data),
+                &group.raw,
+            );
         }
         DeadLetterCommand::Note { id, note, .. } => {
             let group = client
@@ -185,6 +189,10 @@ pub(crate) async fn run(
             } else {
                 "no longer has a note"
             };
+            let now = match group.data.already {
+                true => "has this note, or none, already; nothing has changed",
+                false => now,
+            };
             output.value(&format!("dead letter {id} {now}"), &group.raw);
         }
         DeadLetterCommand::Assign { id, to, .. } => {
@@ -193,7 +201,8 @@ pub(crate) async fn run(
                 .ask::<DeadLettersAssign>(DeadLetterPath { id }, none, to)
                 .await?;
             let whose = group.data.assignee.as_deref().unwrap_or("nobody");
-            output.value(&format!("dead letter {id} belongs to {whose}"), &group.raw);
+            let text = format!("dead letter {id} belongs to {whose}");
+            output.value(&with_effect(text, &group.data), &group.raw);
         }
         DeadLetterCommand::Retry { id, how } => {
             let request = json!({ "kind": "retry", "state": "failed", "filter": { "dead-letter": id.to_string() } });
@@ -296,6 +305,13 @@ fn state(group: &DeadLetter) -> String {
     match group.state {
         DeadLetterState::Closed => "closed".into(),
         DeadLetterState::Open | DeadLetterState::Acknowledged => acknowledgement(group),
+    }
+}
+
+fn with_effect(text: String, group: &DeadLetter) -> String {
+    match group.already {
+        true => format!("{text}. Nothing has changed: it was so already"),
+        false => text,
     }
 }
 

@@ -7,7 +7,7 @@ use clap::Subcommand;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use patchbay_api::body::{AnyDocument, Json, NoBody};
 use patchbay_api::jobs::{
-    Delay, DuplicateJob, Force, Job, JobPath, JobView, JobsDuplicate, JobsKill, JobsList,
+    CopyOf, Delay, DuplicateJob, Force, Job, JobPath, JobView, JobsDuplicate, JobsKill, JobsList,
     JobsPromote, JobsRemove, JobsRetry, JobsSetData, JobsSetDelay, JobsSetPriority, JobsShow,
     ListJobs, Priority, RedactedJob,
 };
@@ -26,7 +26,7 @@ use super::exact::with_json_in;
 use super::input::{given_json, milliseconds, whole};
 use super::output::{relative, shortened, time};
 use super::refusal::{Consent, Why};
-use super::view::short;
+use super::view::{job_of_key, short};
 use super::{Output, names, timeline};
 
 #[derive(Subcommand)]
@@ -147,7 +147,7 @@ pub enum JobCommand {
         #[arg(default_value = "failed", value_parser = PossibleValuesParser::new(LISTED).try_map(|text| listed(&text)))]
         state: JobState,
         /// Maximum number of jobs
-        #[arg(long, default_value_t = 20, value_parser = whole::<u64>(0, u64::MAX))]
+        #[arg(long, default_value_t = 20, value_parser = whole::<u64>(1, u64::MAX))]
         limit: u64,
         /// Skip this many jobs
         #[arg(long, default_value_t = 0, value_parser = whole::<u64>(0, 1 << 31))]
@@ -199,7 +199,7 @@ impl From<&JobRef> for JobPath {
 
 impl std::fmt::Display for JobRef {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} {}", word(&self.queue), word(&self.id))
+        f.write_str(&shell::job(&self.queue, &self.id))
     }
 }
 
@@ -262,8 +262,12 @@ pub(crate) async fn run(
             let added = client
                 .ask::<JobsDuplicate>((&job).into(), none, change)
                 .await?;
-            let shown = arguments(&[&added.data.queue, &added.data.id]);
-            let text = format!("Added: {shown}, a copy of {job}. See: patchbay job show {shown}");
+            let (queue, id) = (&added.data.queue, &added.data.id);
+            let text = format!(
+                "Added: {}, a copy of {job}. See: patchbay job show {}",
+                shell::job(queue, id),
+                arguments(&[queue, id])
+            );
             output.made(&added.data.id, &text, &added.raw);
         }
         JobCommand::Timeline { job, reveal } => {
@@ -380,26 +384,27 @@ pub(crate) async fn run(
                 .collect();
             let (raw, shown) = (with_json_in(&jobs.raw, JSON_TEXTS), jobs.items.len() as u64);
             output.list(&head(state), &wide(state), rows, &raw, &jobs.more());
+            let (first, last) = (offset + 1, offset + shown);
             if shown > 0 && jobs.next_cursor.is_none() {
                 if offset > 0 {
-                    let (first, last) = (offset + 1, offset + shown);
                     output.note(&format!(
                         "Jobs {first} to {last}, the last ones of the list"
                     ));
                 }
-            } else if jobs.next_cursor.is_some() || offset > 0 {
+            } else if shown == 0 && offset == 0 {
+                output.note(&format!("{} has no {state} jobs", word(&queue)));
+            } else {
                 let counts = client.ask::<QueuesShow>(path, none, NoBody).await?;
                 let of = in_state(&counts.data.overview.counts, state);
-                let (first, last) = ((offset + 1).min(offset + shown), offset + shown);
-                let name = arguments(&[&queue, &state.to_string()]);
-                if shown == 0 && offset > 0 {
-                    let there = counted(of, &format!("{state} job"));
-                    output.note(&format!(
-                        "No jobs behind the first {offset}: there are {there}"
-                    ));
+                if shown == 0 {
+                    let there = match of {
+                        0 => format!("{} has none that are {state}", word(&queue)),
+                        of => format!("there are {}", counted(of, &format!("{state} job"))),
+                    };
+                    output.note(&format!("No jobs behind the first {offset}: {there}"));
                 } else if last < of {
                     output.note(&format!(
-                        "Jobs {first} to {last} of {of}. Next page: patchbay job list {name} --offset {last}; all: --all"
+                        "Jobs {first} to {last} of {of}. Next page: patchbay job list {next}; all: --all"
                     ));
                 }
             }
@@ -518,11 +523,12 @@ fn describe(queue: &str, shown: &Job) -> String {
         word(&job.name),
         job.state
     )];
-    lines.extend(
-        job.removed_by.map(|bulk| {
-            format!("Removed by bulk operation {bulk}. Undo: patchbay bulk undo {bulk}")
-        }),
-    );
+    lines.extend(job.removed_by.map(|bulk| match shown.undo {
+        Some(undo) => {
+            format!("Removed by bulk operation {bulk}. Undo: patchbay bulk undo {undo}")
+        }
+        None => format!("Removed by bulk operation {bulk}"),
+    }));
     lines.extend(times(job));
     lines.push(format!("Attempts: {}", attempts(shown)));
     if let Some(priority) = job.priority.filter(|priority| *priority > 0) {
@@ -531,32 +537,36 @@ fn describe(queue: &str, shown: &Job) -> String {
     if let Some(schedule) = &job.schedule_id {
         lines.push(format!("Schedule: {schedule}"));
     }
-    lines.extend(options(&job.opts));
-    if let Some(copy) = &shown.copy_of {
-        let why = copy.reason.as_ref().map(|why| format!(": {why}"));
-        lines.push(format!(
-            "Copy of: {}, made by {} at {}{}",
-            copy.job,
-            copy.actor,
-            time(copy.at),
-            why.unwrap_or_default()
-        ));
+    if let Some(run) = &shown.schedule_run {
+        let who = by(&run.actor, run.at, run.reason.as_ref());
+        lines.push(format!("Schedule: {}, run {who}", word(&run.schedule)));
     }
     lines.extend(
         shown
+    lines.extend(options(&job.opts));
+    let copy = |copy: &CopyOf| {
+        let who = by(&copy.actor, copy.at, copy.reason.as_ref());
+        format!("{}, made {who}", job_of_key(&copy.job))
+    };
+    lines.extend(
+        shown
+            .copy_of
+            .iter()
+            .map(|original| format!("Copy of: {}", copy(original))),
+    );
+    lines.extend(
+        shown
+            .copies
+            .iter()
+            .map(|made| format!("Copied to: {}", copy(made))),
+    );
             .unavailable
             .iter()
             .map(|why| format!("Attempts and last change: unknown now ({why})")),
     );
     if let Some(change) = &shown.last_change {
-        let why = change.reason.as_ref().map(|why| format!(": {why}"));
-        lines.push(format!(
-            "Last change: {} by {} at {}{}",
-            change.action,
-            change.actor,
-            time(change.at),
-            why.unwrap_or_default()
-        ));
+        let who = by(&change.actor, change.at, change.reason.as_ref());
+        lines.push(format!("Last change: {} {who}", change.action));
     }
     let texts = [
         ("Data", Some(&job.data)),
@@ -616,6 +626,12 @@ fn describe(queue: &str, shown: &Job) -> String {
 
 /// When it was added, is due, has started and has ended, with how long each step took.
 fn times(job: &JobView) -> Vec<String> {
+/// `by ops at 2026-11-30T13:08:03Z: INC-7`
+fn by(actor: &str, at: DateTime<Utc>, reason: Option<&String>) -> String {
+    let why = reason.map(|why| format!(": {why}")).unwrap_or_default();
+    format!("by {actor} at {}{why}", time(at))
+}
+
     let now = Utc::now();
     let (added, due) = (at(job.timestamp), at(job.due_at));
     let (started, ended) = (at(job.processed_on), at(job.finished_on));

@@ -17,6 +17,7 @@ use patchbay_model::job::JobState;
 use patchbay_model::shell::{arguments, word};
 use patchbay_model::words::{counted, lasted};
 use serde_json::json;
+use serde_json::value::{RawValue, to_raw_value};
 
 use super::client::{Client, ClientArgs, ClientError, Received};
 use super::input::{milliseconds, of_seconds, whole};
@@ -27,7 +28,11 @@ use super::refusal::{Consent, Why};
 #[derive(Subcommand)]
 pub enum QueueCommand {
     /// List queues with the number of jobs in each state and the age of the oldest waiting job
-    List,
+    List {
+        /// Only paused queues
+        #[arg(long)]
+        paused: bool,
+    },
     /// Show a queue: counts, limits, workers, and rates and durations per job name
     Show {
         /// Name of the queue
@@ -183,7 +188,10 @@ pub struct Which {
 impl QueueCommand {
     /// Whether it only reads, so that it can be repeated.
     pub(super) fn is_read(&self) -> bool {
-        matches!(self, Self::List | Self::Show { .. } | Self::Why { .. })
+        matches!(
+            self,
+            Self::List { .. } | Self::Show { .. } | Self::Why { .. }
+        )
     }
 
     fn why(&self) -> Why {
@@ -198,7 +206,7 @@ impl QueueCommand {
             | Self::MigrateRepeatables { why, .. }
             | Self::Concurrency { why, .. }
             | Self::RateLimit { why, .. } => why.clone(),
-            Self::List | Self::Show { .. } | Self::Why { .. } => Why::default(),
+            Self::List { .. } | Self::Show { .. } | Self::Why { .. } => Why::default(),
         }
     }
 }
@@ -211,7 +219,7 @@ pub(crate) async fn run(
     let client = Client::from_args(args)?.because(&command.why());
     let none = NoQuery {};
     match command {
-        QueueCommand::List => list(&client, output).await?,
+        QueueCommand::List { paused } => list(paused, &client, output).await?,
         QueueCommand::Show { queue } => {
             let shown = client
                 .ask::<QueuesShow>(QueuePath { queue }, none, NoBody)
@@ -232,20 +240,22 @@ pub(crate) async fn run(
             let Some(queue) = which.queue else {
                 let queues = client.ask::<QueuesList>((), none, NoBody).await?;
                 let open = queues.data.iter().filter(|queue| !queue.counts.paused);
-                let open = counted(open.count() as u64, "queue");
-                consent.ask(&format!("This pauses {open} on all hosts; their jobs wait"))?;
+                let open = open.count() as u64;
+                if open > 0 {
+                    let open = counted(open, "queue");
+                    consent.ask(&format!("This pauses {open} on all hosts; their jobs wait"))?;
+                }
                 let done = client
                     .ask::<QueuesPauseAll>((), none, Json(EveryQueue { all: true }))
                     .await?;
-                let undo = "Undo: patchbay queue resume --all";
-                output.done(&format!("Paused: every queue. {undo}"), &done.raw);
+                output.done(&paused_all(&done.data), &done.raw);
                 return all_done(&done.data);
             };
-            let name = arguments(&[&queue]);
+            let name = word(&queue).into_owned();
+            let undo = format!("Undo: patchbay queue resume {}", arguments(&[&queue]));
             let done = client
                 .ask::<QueuesPause>(QueuePath { queue }, none, NoBody)
                 .await?;
-            let undo = format!("Undo: patchbay queue resume {name}");
             let text = match &done.data.already {
                 None => format!("Paused: {name}. {undo}"),
                 Some(Already { by: None, .. }) => format!(
@@ -260,13 +270,17 @@ pub(crate) async fn run(
         QueueCommand::Resume { which, consent } => {
             let Some(queue) = which.queue else {
                 let queues = client.ask::<QueuesList>((), none, NoBody).await?;
-                let paused = queues.data.iter().filter(|queue| queue.counts.paused);
-                let paused = counted(paused.count() as u64, "paused queue");
-                consent.ask(&format!("This resumes {paused}; their jobs run at once"))?;
+                let held = |queue: &&QueueOverview| queue.counts.paused || queue.put_aside > 0;
+                let paused = queues.data.iter().filter(held);
+                let paused = paused.count() as u64;
+                if paused > 0 {
+                    let paused = counted(paused, "paused queue");
+                    consent.ask(&format!("This resumes {paused}; their jobs run at once"))?;
+                }
                 let done = client
                     .ask::<QueuesResumeAll>((), none, Json(EveryQueue { all: true }))
                     .await?;
-                output.done("Resumed: every queue", &done.raw);
+                output.done(&resumed_all(&done.data), &done.raw);
                 return all_done(&done.data);
             };
             let name = word(&queue).into_owned();
@@ -307,6 +321,11 @@ pub(crate) async fn run(
             let would = act(true).await?;
             let jobs = of_queue(would.data.count, what, &name);
             let before = removed_before(&would.data);
+            if would.data.count == 0 {
+                let text = format!("Nothing to remove: {name} has no {what} jobs{before}");
+                output.done(&text, &would.raw);
+                return Ok(());
+            }
             if dry_run {
                 let text = format!("Would be removed: {jobs}{before}.\n{FINAL}");
                 output.value(&text, &would.raw);
@@ -352,6 +371,15 @@ pub(crate) async fn run(
             };
             let jobs = of_queue(would.data.count, &state.to_string(), &name);
             let before = removed_before(&would.data);
+            if would.data.count == 0 {
+                let old = match older_than_ms {
+                    0 => String::new(),
+                    ms => format!(" that are {} old or older", age(ms)),
+                };
+                let text = format!("Nothing to remove: {name} has no {state} jobs{old}{before}");
+                output.done(&text, &would.raw);
+                return Ok(());
+            }
             if dry_run {
                 let text = format!("Would be removed: {most}{jobs}{before}.\n{FINAL}");
                 output.value(&text, &would.raw);
@@ -434,7 +462,8 @@ pub(crate) async fn run(
                 };
                 vec![one.repeatable.key.clone(), becomes]
             });
-            output.table(
+            output.table_or(
+                "The queue has no repeatables from before BullMQ had job schedulers",
                 &["REPEATABLE", if apply { "BECAME" } else { "WOULD BECOME" }],
                 rows.collect(),
                 &migrated.raw,
@@ -489,8 +518,15 @@ pub(crate) async fn run(
     Ok(())
 }
 
-async fn list(client: &Client, output: Output) -> anyhow::Result<()> {
-    let queues = client.ask_page::<QueuesList, _>(&(), &NoQuery {}).await?;
+async fn list(only_paused: bool, client: &Client, output: Output) -> anyhow::Result<()> {
+    let mut queues = client.ask_page::<QueuesList, _>(&(), &NoQuery {}).await?;
+    if only_paused {
+        let raw: Vec<Box<RawValue>> = serde_json::from_str(queues.raw.get())?;
+        let raw = raw.into_iter().zip(&queues.items);
+        let raw = raw.filter(|(_, queue)| queue.counts.paused);
+        queues.raw = to_raw_value(&raw.map(|(raw, _)| raw).collect::<Vec<_>>())?;
+        queues.items.retain(|queue| queue.counts.paused);
+    }
     let rows = queues.items.iter().map(|queue| {
         let paused = if queue.counts.paused { "paused" } else { "" };
         // They are not among the waiting ones.
@@ -533,9 +569,13 @@ async fn list(client: &Client, output: Output) -> anyhow::Result<()> {
             "Not complete: Postgres cannot be reached, so queues that are only in the history are missing. Next: patchbay doctor",
         );
     }
-    output.note(
-        "Completed and failed: those that Redis still keeps. All of them: patchbay search --count queue=QUEUE",
-    );
+    match (queues.items.is_empty(), only_paused) {
+        (true, true) => output.note("No queue is paused"),
+        (true, false) => output.note("No queues. The first job of a queue makes it: patchbay job add --help"),
+        (false, _) => output.note(
+            "Completed and failed: those that Redis still keeps. All of them: patchbay search --count queue=QUEUE",
+        ),
+    }
     Ok(())
 }
 
@@ -561,7 +601,7 @@ struct PutBackJobs<'a> {
 }
 
 impl PutBackJobs<'_> {
-    /// Counts the jobs, asks, and puts them back; `None` after a dry run.
+    /// Counts the jobs, asks, and puts them back; `None` after a dry run, or where there are none.
     async fn ask(
         &self,
         dry_run: bool,
@@ -571,6 +611,15 @@ impl PutBackJobs<'_> {
         output: Output,
     ) -> anyhow::Result<Option<Received<Done>>> {
         let would = self.put_back(true).await?;
+        if would.data.count == 0 {
+            let text = format!(
+                "Nothing to do: {} has no {} jobs",
+                word(&self.queue),
+                self.state
+            );
+            output.done(&text, &would.raw);
+            return Ok(None);
+        }
         let jobs = of_queue(
             would.data.count,
             &self.state.to_string(),
@@ -595,6 +644,73 @@ impl PutBackJobs<'_> {
         self.client
             .ask::<QueuesPutBack>(path, NoQuery {}, what)
             .await
+    }
+}
+
+/// Most names in a sentence.
+const MOST_NAMED: usize = 10;
+
+/// `3 queues (a, b, c)`
+fn named(queues: &[String]) -> String {
+    let names: Vec<_> = queues
+        .iter()
+        .take(MOST_NAMED)
+        .map(|name| word(name))
+        .collect();
+    let more = queues.len().saturating_sub(MOST_NAMED);
+    let more = match more {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let count = counted(queues.len() as u64, "queue");
+    format!("{count} ({}{more})", names.join(", "))
+}
+
+fn paused_all(done: &AllDone) -> String {
+    let before = done.unchanged.len() as u64;
+    if done.queues.is_empty() {
+        return match (before, done.failures.is_empty()) {
+            (0, _) => "No queue was paused".to_owned(),
+            (_, true) => format!(
+                "Nothing has changed: every queue was already paused, {}",
+                named(&done.unchanged)
+            ),
+            (_, false) => format!(
+                "Paused: no queue. Already paused: {}",
+                named(&done.unchanged)
+            ),
+        };
+    }
+    let paused = format!("Paused: {}", named(&done.queues));
+    match before {
+        0 => format!("{paused}. Undo: patchbay queue resume --all"),
+        _ => format!(
+            "{paused}. Already paused before, and left as they were: {}. Undo: patchbay queue resume QUEUE, for each that was paused now: \
+             --all would also resume the others",
+            named(&done.unchanged)
+        ),
+    }
+}
+
+fn resumed_all(done: &AllDone) -> String {
+    match (done.queues.is_empty(), done.unchanged.len() as u64) {
+        (true, 0) => "No queue was resumed".to_owned(),
+        (true, open) => format!(
+            "Nothing has changed: {} not paused",
+            match open {
+                1 => "1 queue was".to_owned(),
+                open => format!("{open} queues were"),
+            }
+        ),
+        (false, 0) => format!("Resumed: {}", named(&done.queues)),
+        (false, open) => format!(
+            "Resumed: {}. {} not paused",
+            named(&done.queues),
+            match open {
+                1 => "1 was".to_owned(),
+                open => format!("{open} were"),
+            }
+        ),
     }
 }
 
@@ -741,4 +857,43 @@ fn describe(queue: &Queue) -> String {
 
 fn age(ms: u64) -> String {
     lasted(Duration::from_millis(ms))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pause_of_all_queues_says_which_it_has_paused_and_which_were_paused_before() {
+        let names = |count: usize| (0..count).map(|n| format!("q{n}")).collect::<Vec<_>>();
+        let all = |queues: Vec<String>, unchanged: Vec<String>| AllDone {
+            count: queues.len() as u64,
+            queues,
+            unchanged,
+            failures: Vec::new(),
+        };
+        assert_eq!(
+            paused_all(&all(names(2), Vec::new())),
+            "Paused: 2 queues (q0, q1). Undo: patchbay queue resume --all"
+        );
+        let some = paused_all(&all(names(12), vec!["my queue".into()]));
+        assert!(
+            some.starts_with("Paused: 12 queues (q0, q1, q2, q3, q4, q5, q6, q7, q8, q9 and 2 more). Already paused before")
+                && some.contains("1 queue ('my queue')")
+                && some.contains("patchbay queue resume QUEUE"),
+            "{some}"
+        );
+        assert_eq!(
+            paused_all(&all(Vec::new(), names(1))),
+            "Nothing has changed: every queue was already paused, 1 queue (q0)"
+        );
+        assert_eq!(
+            resumed_all(&all(names(1), names(2))),
+            "Resumed: 1 queue (q0). 2 were not paused"
+        );
+        assert_eq!(
+            resumed_all(&all(Vec::new(), names(1))),
+            "Nothing has changed: 1 queue was not paused"
+        );
+    }
 }

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
+use patchbay_api::alerts::Alert;
 use patchbay_api::body::NoBody;
 use patchbay_api::operation::NoQuery;
 use patchbay_api::status::{Overview, QueueInTrouble, StatusShow};
@@ -69,6 +70,7 @@ fn describe(status: &Overview) -> String {
             alert.severity.to_uppercase(),
             alert.rule,
             alert.subject,
+            ends(alert),
             silenced.unwrap_or_default()
         ));
         lines.extend(alert.next.as_ref().map(|next| format!("    Next: {next}")));
@@ -80,7 +82,8 @@ fn describe(status: &Overview) -> String {
             time(alert.since),
             alert.rule,
             alert.subject,
-            reason.unwrap_or_default()
+            reason.unwrap_or_default(),
+            ends(alert)
         ));
     }
     let in_trouble = status.queues_in_trouble.len() + status.more_queues_in_trouble;
@@ -158,6 +161,44 @@ fn alerts(status: &Overview) -> String {
     }
 }
 
+/// That the cause of an alert is gone, and when the alert ends.
+fn ends(alert: &Alert) -> String {
+    alert.ends_within_s.map_or_else(String::new, |seconds| {
+        let within = lasted(Duration::from_secs(seconds));
+        format!(" (the cause is gone; the alert ends within {within})")
+    })
+}
+
+/// Of many paused queues only the first are told one by one.
+const MOST_PAUSED: usize = 3;
+
+fn queues(status: &Overview) -> Vec<String> {
+    let all = &status.queues_in_trouble;
+    let (paused, others): (Vec<&QueueInTrouble>, Vec<&QueueInTrouble>) =
+        all.iter().partition(|queue| paused(queue).is_some());
+    let mut lines: Vec<String> = others.into_iter().flat_map(queue).collect();
+    lines.extend(paused.iter().copied().take(MOST_PAUSED).flat_map(queue));
+    let rest = paused.len().saturating_sub(MOST_PAUSED);
+    if rest > 0 {
+        let more = counted(rest as u64, "more paused queue");
+        lines.push(format!("  … and {more}: patchbay queue list --paused"));
+        let mut why = paused.iter().map(|queue| self::paused(queue));
+        let first = why.next();
+        // One action paused them all, so one command resumes what it paused.
+        if why.all(|why| Some(why) == first) && status.more_queues_in_trouble == 0 {
+            lines.push("    All of them: patchbay queue resume --all".to_owned());
+        }
+    }
+    lines
+}
+
+/// Why it is paused, if that holds it up.
+fn paused(queue: &QueueInTrouble) -> Option<&str> {
+    let mut reasons = queue.reasons.iter();
+    let paused = reasons.find(|reason| reason.code == "paused");
+    paused.map(|reason| reason.message.as_str())
+}
+
 fn queue(queue: &QueueInTrouble) -> Vec<String> {
     let overview = &queue.overview;
     let waiting = counted(overview.counts.waiting + overview.counts.prioritized, "job");
@@ -177,8 +218,15 @@ fn queue(queue: &QueueInTrouble) -> Vec<String> {
             queue.failed_last_hour
         ));
     }
-    let name = arguments(&[overview.name.as_str()]);
-    let mut lines = vec![format!("  {}: {}", overview.name, facts.join(", "))];
+    if queue.acknowledged > 0 {
+        facts.push(format!(
+            "{} of {} in acknowledged groups",
+            queue.acknowledged,
+            counted(overview.counts.failed, "failed job")
+        ));
+    }
+    let name = overview.name.as_str();
+    let mut lines = vec![format!("  {}: {}", word(name), facts.join(", "))];
     for reason in &queue.reasons {
         lines.push(format!("    {}", reason.message));
         lines.push(format!("      Next: {}", reason.next));
@@ -229,6 +277,58 @@ mod tests {
     }
 
     #[test]
+    #[test]
+    fn of_many_paused_queues_the_first_are_told_and_one_command_resumes_all() {
+        let counts = json!({ "waiting": 1, "active": 0, "delayed": 0, "prioritized": 0, "waitingChildren": 0, "completed": 0,
+            "failed": 0, "paused": true });
+        let queue = |name: String, why: &str| {
+            json!({ "overview": { "name": name, "counts": counts, "putAside": 0 }, "failedLastHour": 0, "reasons": [{
+                "code": "paused", "message": why, "next": format!("patchbay queue resume {name}") }] })
+        };
+        let told = |queues: Vec<serde_json::Value>| {
+            let status = json!({ "host": "a:1", "version": "1", "ready": true, "reasons": [], "firing": [], "pending": 0,
+                "queues": 20, "queuesInTrouble": queues, "moreQueuesInTrouble": 0, "openDeadLetters": 0,
+                "breakers": [], "plugins": [], "activePlugins": 1, "hosts": [], "unavailable": [] });
+            describe(&serde_json::from_value(status).expect("an overview"))
+        };
+        let by_one = told((0..14).map(|n| queue(format!("q{n}"), "by ops")).collect());
+        assert_eq!(
+            by_one.matches("patchbay queue resume q").count(),
+            3,
+            "{by_one}"
+        );
+        assert!(
+            by_one.contains("… and 11 more paused queues: patchbay queue list --paused\n    All of them: patchbay queue resume --all"),
+            "{by_one}"
+        );
+        let by_many = told(
+            (0..5)
+                .map(|n| queue(format!("q{n}"), &format!("by {n}")))
+                .collect(),
+        );
+        assert!(
+            by_many.contains("… and 2 more paused queues") && !by_many.contains("--all"),
+            "{by_many}"
+        );
+        let few = told((0..3).map(|n| queue(format!("-q{n}"), "by ops")).collect());
+        assert!(!few.contains("more paused"), "{few}");
+    }
+
+    #[test]
+    fn an_alert_whose_cause_is_gone_says_so_and_names_no_next_step() {
+        let gone = json!({ "rule": "oldest-waiting", "subject": "q", "severity": "warning", "state": "firing",
+            "since": "2026-11-24T12:00:00Z", "reason": "1 job waited, for 20 min", "endsWithinS": 45 });
+        let status = json!({ "host": "a:1", "version": "1", "ready": true, "reasons": [], "firing": [gone], "pending": 0,
+            "queues": 1, "queuesInTrouble": [], "moreQueuesInTrouble": 0, "openDeadLetters": 0,
+            "breakers": [], "plugins": [], "activePlugins": 1, "hosts": [], "unavailable": [] });
+        let told = describe(&serde_json::from_value(status).expect("an overview"));
+        assert!(
+            told.contains("WARNING oldest-waiting q: 1 job waited, for 20 min (the cause is gone; the alert ends within 45 s)"),
+            "{told}"
+        );
+        assert!(!told.contains("Next:"), "{told}");
+    }
+
     fn a_silence_is_told_with_who_and_why_and_pending_alerts_by_name() {
         let alert = |state: &str| {
             json!({ "rule": "stalled", "subject": "q", "severity": "critical", "state": state,

@@ -1,12 +1,16 @@
-//! `patchbay job timeline …` as text for people: at most 80 columns.
+//! `patchbay job timeline …` as text for people: at most 80 columns, fewer on a narrow terminal.
 
 use patchbay_api::timeline::{EventKind, Life, Timeline};
 use patchbay_model::words::counted;
 use serde_json::Value;
 
-use super::view::short;
+use super::output::terminal_width;
+use super::view::{job_of_key, short};
 
-const WIDTH: usize = 80;
+/// Longer lines are hard to read, also on a wide terminal.
+const MOST_WIDTH: usize = 80;
+/// Less is left to the terminal: the times alone need 14.
+const LEAST_WIDTH: usize = 40;
 /// As wide as the time in front of an event.
 const INDENT: &str = "              ";
 
@@ -38,7 +42,7 @@ fn describe_life(timeline: &Timeline, life: &Life, out: &mut Vec<String>) {
     let origin = [
         ("request", &life.correlation_id),
         ("platform", &life.platform),
-        ("parent", &life.parent),
+        ("parent", &life.parent.as_deref().map(job_of_key)),
     ];
     for (label, value) in origin {
         if let Some(value) = value {
@@ -51,7 +55,7 @@ fn describe_life(timeline: &Timeline, life: &Life, out: &mut Vec<String>) {
     ] {
         let others: Vec<String> = others
             .iter()
-            .map(|(key, state)| format!("{key} {state}"))
+            .map(|(key, state)| format!("{} ({state})", job_of_key(key)))
             .collect();
         if !others.is_empty() {
             wrap("", "  ", &format!("{label}: {}", others.join(", ")), out);
@@ -101,12 +105,16 @@ fn lines(event: &EventKind) -> Vec<String> {
             error,
             reason,
             like,
+            added,
+            schedule,
         } => {
             let why = reason.as_ref().map(|reason| format!(": {reason}"));
-            let did = like.as_ref().map_or_else(
-                || in_words(action).to_owned(),
-                |original| format!("added as a copy of {original}"),
-            );
+            let did = match (like, added, schedule) {
+                (Some(original), ..) => format!("added as a copy of {}", job_of_key(original)),
+                (None, Some(copy), _) => format!("duplicated as {}", job_of_key(copy)),
+                (None, None, Some(schedule)) => format!("added for schedule {schedule}, run"),
+                (None, None, None) => in_words(action).to_owned(),
+            };
             let mut lines = vec![format!("{did} by {actor}{}", why.unwrap_or_default())];
             lines.extend(error.as_ref().map(|error| format!("refused: {error}")));
             lines
@@ -165,10 +173,16 @@ fn lines(event: &EventKind) -> Vec<String> {
             let what = match (state.as_str(), is_edit) {
                 ("restored", true) => "edit undone, the job has its data from before",
                 ("restored", false) => "removal undone, the job is back",
+                ("not-undone", true) => "edit not undone, the job stays as it is",
+                ("not-undone", false) => "removal not undone, the job stays as it is",
                 (_, true) => "edit could not be undone",
                 (_, false) => "removal could not be undone",
             };
-            let mut lines = vec![format!("bulk {bulk} undone{by}: {what}")];
+            let did = match state.as_str() {
+                "restored" => "undone",
+                _ => "undo",
+            };
+            let mut lines = vec![format!("bulk {bulk} {did}{by}: {what}")];
             lines.extend(reason.clone());
             lines
         }
@@ -192,7 +206,7 @@ fn lines(event: &EventKind) -> Vec<String> {
         } => {
             let by = by
                 .as_ref()
-                .map(|by| format!(" in {by}"))
+                .map(|by| format!(" in {}", job_of_key(by)))
                 .unwrap_or_default();
             vec![format!("audit {trail} {entry_key} by {plugin}{by}")]
         }
@@ -334,6 +348,7 @@ fn lasted(ms: u64) -> String {
 
 /// Breaks a line between words if possible.
 fn wrap(first: &str, next: &str, line: &str, out: &mut Vec<String>) {
+    let width = terminal_width().map_or(MOST_WIDTH, |width| width.clamp(LEAST_WIDTH, MOST_WIDTH));
     let mut current = first.to_owned();
     let mut is_empty = true;
     let plain: String = line
@@ -343,7 +358,7 @@ fn wrap(first: &str, next: &str, line: &str, out: &mut Vec<String>) {
     for word in plain.split(' ') {
         let mut word = word;
         loop {
-            let room = WIDTH.saturating_sub(current.chars().count() + usize::from(!is_empty));
+            let room = width.saturating_sub(current.chars().count() + usize::from(!is_empty));
             let length = word.chars().count();
             if length <= room {
                 if !is_empty {
@@ -389,7 +404,7 @@ mod tests {
         let told = json!({ "queue": "q", "id": "1", "lives": [life] });
         let text = describe(&serde_json::from_value(told).expect("a timeline"));
         assert!(
-            text.lines().all(|line| line.chars().count() <= WIDTH),
+            text.lines().all(|line| line.chars().count() <= MOST_WIDTH),
             "{text}"
         );
         assert!(

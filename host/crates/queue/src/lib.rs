@@ -58,7 +58,10 @@ mod worker;
 pub use access::{RedisConfig, SentinelConfig, TlsFiles};
 pub use attempt_stream::{AttemptReader, Entry};
 pub use broker::{Broker, ServerFacts, Unsettled};
-pub use bulk::{Chosen, Edit, JobResult, NO_LONGER_THERE, PriorIdentity, ReAddition, Removed};
+pub use bulk::{
+    Chosen, Edit, JobResult, NO_LONGER_THERE, NOTHING_TO_PUT_BACK, PriorIdentity, ReAddition,
+    Removed,
+};
 pub use connection::{MAX_CLOCK_SKEW_MS, Standing};
 pub use current_states::CurrentState;
 pub use damage::TakenKey;

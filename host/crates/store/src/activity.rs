@@ -46,11 +46,12 @@ pub struct ActivityFilter {
     pub actor: Option<String>,
     /// An action (`queue.pause`), or its first part (`queue`).
     pub action: Option<String>,
-    /// A target; that of a queue includes its jobs, and that of a plugin its outside hosts.
+    /// A target; that of a queue includes its jobs, bulk operations on them, its schedules and its
+    /// dead letters, and that of a plugin its outside hosts.
     pub target: Option<String>,
     /// `operator`, `host` or `plugin`.
     pub kind: Option<String>,
-    /// `done`, `failed` or `running`.
+    /// `done`, `no-effect`, `failed` or `running`.
     pub result: Option<String>,
     pub since: Option<DateTime<Utc>>,
     pub until: Option<DateTime<Utc>>,
@@ -74,9 +75,14 @@ const OF_ACTIONS: &str = "select 'action' as source, id, began_at as at, ended_a
     details, result, error from operator_actions where ($1::text is null or actor = $1) \
     and ($2::text is null or action = $2 or starts_with(action, $2 || '.')) \
     and ($3::text is null or target = $3 or starts_with(target, $3 || '/') or starts_with(target, $3 || ' ') \
-    or (action in ('job.add', 'job.duplicate') and (result ->> 'queue') || '/' || (result ->> 'id') = $3)) \
+    or details ->> 'queue' = $3 or result ->> 'queue' = $3 or coalesce(result -> 'queues' ? $3, false) \
+    or details -> 'filter' ->> 'queue' = $3 or details -> 'filter' ->> 'plugin' = $3 \
+    or (action in ('job.add', 'job.duplicate', 'schedule.run') and (result ->> 'queue') || '/' || (result ->> 'id') = $3) \
+    or exists (select from bulk_items i where i.bulk = case when target ~ '^bulk/[0-9]{1,18}$' then substr(target, 6)::bigint end \
+    and (i.queue = $3 or (i.queue, i.job_id) in (select * from unnest($12::text[], $13::text[]))))) \
     and ($4::text is null or kind = $4) \
-    and ($5::text is null or $5 = case when error is not null then 'failed' when ended_at is null then 'running' else 'done' end) \
+    and ($5::text is null or $5 = case when error is not null then 'failed' when ended_at is null then 'running' \
+    when result ? 'noEffect' then 'no-effect' else 'done' end) \
     and ($6::timestamptz is null or began_at >= $6) and ($7::timestamptz is null or began_at < $7) \
     and ($8::timestamptz is null or (began_at, 'action', id) < ($8, $9::text, $10::bigint)) \
     order by began_at desc, id desc limit $11";
@@ -184,6 +190,7 @@ impl Store {
             "select * from (({OF_ACTIONS}) union all ({OF_ENTRIES})) activity order by at desc, source desc, id desc limit $11"
         )));
         let before = filter.before.as_ref();
+        let (queues, jobs) = as_jobs(filter.target.as_deref().unwrap_or_default());
         Ok(query
             .bind(&filter.actor)
             .bind(&filter.action)
@@ -196,7 +203,28 @@ impl Store {
             .bind(before.map(|before| &before.source))
             .bind(before.map(|before| before.id))
             .bind(most)
+            .bind(queues)
+            .bind(jobs)
             .fetch_all(&self.pool)
             .await?)
+    }
+}
+
+/// Every queue and job that may be meant by `queue/id`: both may contain a `/`.
+fn as_jobs(target: &str) -> (Vec<&str>, Vec<&str>) {
+    target
+        .match_indices('/')
+        .map(|(at, _)| (&target[..at], &target[at + 1..]))
+        .unzip()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_is_each_queue_and_job_that_it_may_mean() {
+        assert_eq!(as_jobs("emailQueue"), (vec![], vec![]));
+        assert_eq!(as_jobs("a/b/1"), (vec!["a", "a/b"], vec!["b/1", "1"]));
     }
 }

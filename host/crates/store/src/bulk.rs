@@ -75,16 +75,21 @@ pub struct BulkItem {
     pub job_created_ms: i64,
     pub job_state: String,
     pub finished_on: Option<i64>,
+    /// `pending`, `done`, `skipped` or `failed`; after an undo also `restored`, `lost` or
+    /// `not-undone`.
     pub state: String,
-    /// Why the job was skipped, or failed.
+    /// Why the job was skipped, failed or not undone.
     pub reason: Option<String>,
     /// The new id of a job that was added anew.
     pub new_id: Option<String>,
     pub score: Option<f64>,
 }
 
+/// An item that an undo left as it is has the state `skipped` and a time of undoing.
+const ITEM_STATE: &str =
+    "case when state = 'skipped' and undone_at is not null then 'not-undone' else state end";
 const ITEM_COLUMNS: &str =
-    "n, queue, job_id, job_created_ms, job_state, finished_on, state, reason, new_id, score";
+    "n, queue, job_id, job_created_ms, job_state, finished_on, reason, new_id, score";
 
 #[derive(Debug, Clone, Serialize)]
 pub struct NewBulkItem {
@@ -98,7 +103,7 @@ pub struct NewBulkItem {
 #[derive(Debug, Clone, Serialize)]
 pub struct BulkOutcome {
     pub n: i64,
-    /// `done`, `skipped` or `failed`; when undoing, `restored` or `lost`.
+    /// `done`, `skipped` or `failed`; when undoing, `restored`, `lost`, `not-undone` or `failed`.
     pub state: String,
     pub reason: Option<String>,
     pub new_id: Option<String>,
@@ -108,7 +113,7 @@ pub struct BulkOutcome {
 /// How many jobs have one state for one reason.
 #[derive(Debug, Clone, sqlx::FromRow)]
 pub struct BulkReason {
-    /// `skipped`, `failed` or `lost`.
+    /// `skipped`, `failed`, `lost` or `not-undone`.
     pub state: String,
     /// A text for people.
     pub reason: String,
@@ -187,12 +192,12 @@ impl Store {
         })
     }
 
-    /// Why jobs were skipped, failed or lost; the most frequent reason first.
+    /// Why jobs were skipped, failed, lost or not undone; the most frequent reason first.
     pub async fn bulk_reasons(&self, id: i64) -> Result<Vec<BulkReason>, StoreError> {
-        let query = sqlx::query_as(
-            "select state, coalesce(reason, '') as reason, count(*) as jobs from bulk_items \
-             where bulk = $1 and state in ('skipped', 'failed', 'lost') group by 1, 2 order by 3 desc, 2 limit 20",
-        );
+        let query = sqlx::query_as(sqlx::AssertSqlSafe(format!(
+            "select {ITEM_STATE} as state, coalesce(reason, '') as reason, count(*) as jobs from bulk_items \
+             where bulk = $1 and state in ('skipped', 'failed', 'lost') group by 1, 2 order by 3 desc, 2 limit 20"
+        )));
         Ok(query.bind(id).fetch_all(&self.pool).await?)
     }
 
@@ -205,7 +210,8 @@ impl Store {
         most: i64,
     ) -> Result<Vec<BulkItem>, StoreError> {
         let query = sqlx::query_as(sqlx::AssertSqlSafe(format!(
-            "select {ITEM_COLUMNS} from bulk_items where bulk = $1 and ($2::text is null or state = $2) and n > $3 order by n limit $4"
+            "select {ITEM_COLUMNS}, {ITEM_STATE} as state from bulk_items where bulk = $1 and ($2::text is null or {ITEM_STATE} = $2) \
+             and n > $3 order by n limit $4"
         )));
         Ok(query
             .bind(id)
@@ -358,7 +364,7 @@ impl Leadership<'_> {
         most: i64,
     ) -> Result<Vec<BulkItem>, StoreError> {
         let query = sqlx::query_as(sqlx::AssertSqlSafe(format!(
-            "select {ITEM_COLUMNS} from bulk_items where bulk = $1 and state = '{state}' order by n limit $2"
+            "select {ITEM_COLUMNS}, {ITEM_STATE} as state from bulk_items where bulk = $1 and state = '{state}' order by n limit $2"
         )));
         Ok(query.bind(id).bind(most).fetch_all(&mut *self.0).await?)
     }
@@ -384,13 +390,15 @@ impl Leadership<'_> {
         let rows = serde_json::to_value(rows)
             .map_err(|error| StoreError::Internal(sqlx::Error::Encode(error.into())))?;
         let query = sqlx::query(
-            "with changed as (update bulk_items i set state = o.state, reason = o.reason, \
+            "with changed as (update bulk_items i set state = case o.state when 'not-undone' then 'skipped' else o.state end, \
+             reason = o.reason, \
              acted_at = case when $3 = 'done' then i.acted_at else $4 end, \
              undone_at = case when $3 = 'done' then $4 else i.undone_at end, \
              new_id = coalesce(o.new_id, i.new_id), score = coalesce(o.score, i.score) from jsonb_to_recordset($2) \
              as o (n bigint, state text, reason text, new_id text, score float8) \
              where i.bulk = $1 and i.n = o.n and i.state = $3 returning i.state), \
-             c as (select count(*) filter (where state = 'done') as done, count(*) filter (where state = 'skipped') as skipped, \
+             c as (select count(*) filter (where state = 'done') as done, \
+             count(*) filter (where state = 'skipped' and $3 <> 'done') as skipped, \
              count(*) filter (where state = 'failed') as failed, count(*) filter (where state = 'restored') as restored from changed) \
              update bulks b set done = b.done + c.done, skipped = b.skipped + c.skipped, failed = b.failed + c.failed, \
              restored = b.restored + c.restored, state = case when b.state = 'running' \
@@ -436,6 +444,11 @@ impl Leadership<'_> {
             let mut result = serde_json::to_value(row).unwrap_or_default();
             // The filter's values may be personal, and the record of the action is kept.
             result.as_object_mut().map(|result| result.remove("filter"));
+            match state {
+                "undone" if row.restored == 0 => result["noEffect"] = "no job was put back".into(),
+                "done" if row.done == 0 => result["noEffect"] = "no job was changed".into(),
+                _ => {}
+            }
             let query = sqlx::query(
                 "update operator_actions set ended_at = now(), result = $3, error = $4 where id = \
                  (select max(id) from operator_actions where action = $1 and target = $2)",

@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use patchbay_model::QueueName;
 use patchbay_model::job::JobKey;
 
-use crate::{Store, StoreError};
+use crate::{ActionRow, Store, StoreError};
 
 /// How many removed jobs of a group are looked up in the history.
 const MOST_LOOKED_AT: i64 = 1_000;
@@ -142,6 +142,14 @@ impl Store {
         Ok(query.bind(plugin).fetch_one(&self.pool).await?)
     }
 
+    /// Numbers of groups, those with the newest failures first.
+    pub async fn dead_letter_ids(&self, prefix: &str, most: i64) -> Result<Vec<i64>, StoreError> {
+        let query = sqlx::query_scalar(
+            "select id from dead_letters where prefix = $1 order by last_seen desc limit $2",
+        );
+        Ok(query.bind(prefix).bind(most).fetch_all(&self.pool).await?)
+    }
+
     pub async fn dead_letter(&self, prefix: &str, id: i64) -> Result<DeadLetterRow, StoreError> {
         let query = sqlx::query_as(sqlx::AssertSqlSafe(format!(
             "select {COLUMNS} from dead_letters d {COUNTS} where d.prefix = $1 and d.id = $2"
@@ -231,6 +239,29 @@ impl Store {
             .bind(id)
             .fetch_optional(&self.pool)
             .await?)
+    }
+
+    /// The operator's action that last removed jobs of the group, or may have: one on the whole queue
+    /// does not name its jobs.
+    pub async fn removal_by_operator(
+        &self,
+        prefix: &str,
+        id: i64,
+    ) -> Result<Option<ActionRow>, StoreError> {
+        let query = sqlx::query_as(
+            "select * from (select o.actor, o.action, o.target, o.began_at, o.details, o.result, o.details ->> 'reason' as reason \
+             from dead_letters d join operator_actions o on o.began_at > d.first_seen and o.ended_at is not null and o.error is null \
+             and not coalesce(o.result ? 'noEffect', false) and ((o.target = d.queue and (o.action = 'queue.obliterate' \
+             or (o.action = 'queue.clean' and o.details ->> 'state' = 'failed'))) or (o.action = 'job.remove' and exists (\
+             select from dead_letter_jobs j where j.dead_letter = d.id and j.state = 'removed' and o.target = j.queue || '/' || j.job_id))) \
+             where d.prefix = $1 and d.id = $2 union all \
+             select b.actor, 'bulk.remove', 'bulk/' || b.id, b.created_at, '{}'::jsonb, null::jsonb, b.reason from bulks b \
+             where b.prefix = $1 and b.kind = 'remove' and exists (select from dead_letter_jobs j join bulk_items i on i.bulk = b.id \
+             and i.queue = j.queue and i.job_id = j.job_id and i.job_created_ms = j.job_created_ms and i.state = 'done' \
+             where j.dead_letter = $2 and j.state = 'removed')) removals order by began_at desc limit 1",
+        );
+        let query = query.bind(prefix).bind(id);
+        Ok(query.fetch_optional(&self.pool).await?)
     }
 
     /// Acknowledges a group, or withdraws the acknowledgement.

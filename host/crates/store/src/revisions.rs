@@ -340,7 +340,9 @@ impl Store {
         .execute(&mut *tx)
         .await?;
         if stopped.rows_affected() == 0 {
-            return Err(StoreError::NotFound(format!("{plugin} is not active")));
+            return Err(StoreError::NotFound(format!(
+                "Plugin {plugin} is not active; nothing was changed. See: patchbay plugin history {plugin}"
+            )));
         }
         sqlx::query(
             "update revisions set state = 'retired' where plugin = $1 and state = 'active'",

@@ -188,31 +188,38 @@ impl Store {
         let query = sqlx::query_as(
             "select actor, action, target, began_at, details, result, details ->> 'reason' as reason from operator_actions \
              where began_at > now() - interval '1 day' and action in ('breaker.open', 'breaker.close') \
-             and starts_with(target, $1 || ' ') and ended_at is not null and error is null order by began_at desc limit 1",
+             and starts_with(target, $1 || ' ') and ended_at is not null and error is null \
+             and not coalesce(result ? 'noEffect', false) order by began_at desc limit 1",
         );
         Ok(query.bind(plugin).fetch_all(&self.pool).await?)
     }
 
-    /// The last bulk operation of the last day that changed jobs of the queue, as an action:
-    /// `details.jobs` is their number.
+    /// The last bulk operation of the last day that changed jobs of the queue, or its undoing, as an
+    /// action: `details.jobs` is their number, and `details.kind` what was undone.
     pub async fn last_bulk_of_queue(
         &self,
         prefix: &str,
         queue: &QueueName,
     ) -> Result<Option<ActionRow>, StoreError> {
         let query = sqlx::query_as(
-            "select b.actor, 'bulk.' || b.kind as action, 'bulk/' || b.id as target, b.created_at as began_at, \
-             jsonb_build_object('jobs', (select count(*) from bulk_items i where i.bulk = b.id and i.queue = $2 \
-             and i.state in ('done', 'restored'))) as details, null::jsonb as result, b.reason from bulks b \
+            "select last.actor, last.action, 'bulk/' || last.id as target, last.began_at, jsonb_build_object('kind', last.kind, \
+             'jobs', (select count(*) from bulk_items i where i.bulk = last.id and i.queue = $2 and case \
+             when last.action = 'bulk.undo' then i.state = 'restored' else i.state in ('done', 'restored', 'lost') or i.undone_at is not null \
+             end)) as details, null::jsonb as result, last.reason from (\
+             (select b.id, b.kind, b.actor, 'bulk.' || b.kind as action, b.created_at as began_at, b.reason from bulks b \
              where b.prefix = $1 and b.created_at > now() - interval '1 day' and exists (select from bulk_items i \
-             where i.bulk = b.id and i.queue = $2 and i.state in ('done', 'restored')) order by b.id desc limit 1",
+             where i.bulk = b.id and i.queue = $2 and i.state in ('done', 'restored')) order by b.id desc limit 1) union all \
+             (select b.id, b.kind, o.actor, o.action, o.began_at, o.details ->> 'reason' from operator_actions o \
+             join bulks b on o.target = 'bulk/' || b.id where b.prefix = $1 and o.action = 'bulk.undo' and o.error is null \
+             and o.began_at > now() - interval '1 day' and exists (select from bulk_items i where i.bulk = b.id and i.queue = $2 \
+             and i.state = 'restored') order by o.id desc limit 1)) last order by last.began_at desc limit 1",
         );
         let query = query.bind(prefix).bind(queue.as_str());
         Ok(query.fetch_optional(&self.pool).await?)
     }
 
     /// Of each of these kinds of actions on each of these targets the last one that completed and
-    /// changed something (`already` in the result says the contrary), the newest first; for grants,
+    /// changed something (`noEffect` in the result says the contrary), the newest first; for grants,
     /// of each list of asks.
     pub async fn last_actions(
         &self,
@@ -223,12 +230,50 @@ impl Store {
             "select actor, action, target, began_at, details, result, reason from ( \
              select distinct on (action, target, details -> 'asks') id, actor, action, target, began_at, details, result, details ->> 'reason' as reason \
              from operator_actions where action = any($1) and target = any($2) and ended_at is not null and error is null \
-             and not coalesce(result ? 'already', false) order by action, target, details -> 'asks', id desc) last order by id desc",
+             and not coalesce(result ?| array['already', 'noEffect'], false) order by action, target, details -> 'asks', id desc) last \
+             order by id desc",
         );
         Ok(query
             .bind(actions)
             .bind(targets)
             .fetch_all(&self.pool)
             .await?)
+    }
+
+    /// As [`Self::last_actions`] on one queue, together with those on all queues (`*`) that changed
+    /// this one: `queues` in the result names what an action changed.
+    pub async fn last_actions_on_queue(
+        &self,
+        actions: &[&str],
+        queue: &QueueName,
+    ) -> Result<Vec<ActionRow>, StoreError> {
+        let query = sqlx::query_as(
+            "select actor, action, target, began_at, details, result, reason from ( \
+             select distinct on (action, target) id, actor, action, target, began_at, details, result, details ->> 'reason' as reason \
+             from operator_actions where action = any($1) and ended_at is not null and error is null \
+             and (target = $2 or (target = '*' and (not coalesce(result ? 'queues', false) or result -> 'queues' ? $2))) \
+             and not coalesce(result ?| array['already', 'noEffect'], false) order by action, target, id desc) last order by id desc",
+        );
+        Ok(query
+            .bind(actions)
+            .bind(queue.as_str())
+            .fetch_all(&self.pool)
+            .await?)
+    }
+
+    /// Jobs in the failed state that are in acknowledged groups of dead letters, by queue; those of
+    /// one queue if it is given. As they were when they were last compared with Redis.
+    pub async fn acknowledged_failures(
+        &self,
+        prefix: &str,
+        queue: Option<&QueueName>,
+    ) -> Result<Vec<(String, i64)>, StoreError> {
+        let query = sqlx::query_as(
+            "select d.queue, count(*) from dead_letters d join dead_letter_jobs j on j.dead_letter = d.id and j.state = 'failing' \
+             where d.prefix = $1 and ($2::text is null or d.queue = $2) and d.acknowledged_at is not null and d.closed_at is null \
+             group by 1 order by 1",
+        );
+        let query = query.bind(prefix).bind(queue.map(QueueName::as_str));
+        Ok(query.fetch_all(&self.pool).await?)
     }
 }

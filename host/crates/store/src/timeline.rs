@@ -23,8 +23,11 @@ const MAX_RELATIVES: i64 = 200;
 pub struct JobAction {
     pub actor: String,
     pub action: String,
-    /// The job, for an addition its queue, and for the copy of a job its original.
+    /// The job, for an addition its queue, for the copy of a job its original, and for the run of a
+    /// schedule the schedule.
     pub target: String,
+    /// The job that the action added: its queue and id with `/` between them.
+    pub added: Option<String>,
     pub began_at: DateTime<Utc>,
     pub ended_at: Option<DateTime<Utc>>,
     pub error: Option<String>,
@@ -47,8 +50,10 @@ pub struct JobBulk {
     /// Id of the chosen job.
     pub job_id: String,
     pub job_created_ms: i64,
-    /// State of the item: `pending`, `done`, `skipped`, `failed`, `restored` or `lost`.
+    /// State of the item: `pending`, `done`, `skipped`, `failed`, `restored`, `lost` or `not-undone`.
     pub state: String,
+    /// Whether the operation can be undone now.
+    pub can_be_undone: bool,
     pub reason: Option<String>,
     /// Why the operation was begun, in the operator's words.
     pub because: Option<String>,
@@ -110,13 +115,14 @@ impl Store {
         created_ms: &[i64],
     ) -> Result<Vec<JobAction>, StoreError> {
         let query = sqlx::query_as(
-            "select actor, action, target, began_at, ended_at, error, details ->> 'reason' as reason from (\
+            "select actor, action, target, began_at, ended_at, error, details ->> 'reason' as reason, \
+             (result ->> 'queue') || '/' || (result ->> 'id') as added from (\
              (select * from operator_actions where target = $1 order by id desc limit $5) union \
              select a.* from unnest($2::bigint[]) made, lateral (select * from operator_actions \
              where began_at between to_timestamp(made / 1000.0) - interval '1 minute' and to_timestamp(made / 1000.0) + interval '1 minute' \
              and ((action = 'job.add' and target = $3 and result ->> 'id' = $4) \
              or (action = 'job.add-many' and target = $3 and result -> 'ids' ? $4) or (action = 'flow.add' and result -> 'jobs' @> $6) \
-             or (action = 'job.duplicate' and result ->> 'queue' = $3 and result ->> 'id' = $4)) limit 10) a\
+             or (action in ('job.duplicate', 'schedule.run') and result ->> 'queue' = $3 and result ->> 'id' = $4)) limit 10) a\
              ) actions order by began_at, id limit $5",
         );
         let target = trail_name(queue, job);
@@ -138,18 +144,20 @@ impl Store {
             .await?)
     }
 
-    /// The newest recorded addition of a job with this id, also of one that never ran; of copies,
-    /// only recent ones are looked at.
+    /// The newest recorded addition of a job with this id, also of one that never ran; of copies and
+    /// of runs of schedules, only recent ones are looked at.
     pub async fn addition(
         &self,
         queue: &QueueName,
         job: &JobId,
     ) -> Result<Option<JobAction>, StoreError> {
         let query = sqlx::query_as(
-            "select actor, action, target, began_at, ended_at, error, details ->> 'reason' as reason from (\
+            "select actor, action, target, began_at, ended_at, error, details ->> 'reason' as reason, \
+             (result ->> 'queue') || '/' || (result ->> 'id') as added from (\
              (select * from operator_actions where target = $1 and ((action = 'job.add' and result ->> 'id' = $2) \
              or (action = 'job.add-many' and result -> 'ids' ? $2)) order by id desc limit 1) union \
-             (select * from (select * from operator_actions order by id desc limit $3) recent where action = 'job.duplicate' \
+             (select * from (select * from operator_actions order by id desc limit $3) recent \
+             where action in ('job.duplicate', 'schedule.run') \
              and result ->> 'queue' = $1 and result ->> 'id' = $2 order by id desc limit 1)) additions order by id desc limit 1",
         );
         let query = query.bind(queue.as_str()).bind(job.as_str());
@@ -167,7 +175,7 @@ impl Store {
             "select actor, action, target, began_at, details, result, details ->> 'reason' as reason from operator_actions where target = $1 \
              and action in ('queue.put-back', 'queue.clean', 'queue.drain', 'queue.obliterate') \
              and began_at >= to_timestamp($2::bigint / 1000.0) and ended_at is not null and error is null \
-             order by id desc limit $3",
+             and not coalesce(result ? 'noEffect', false) order by id desc limit $3",
         );
         let query = query
             .bind(queue.as_str())
@@ -186,10 +194,12 @@ impl Store {
         job: &JobId,
     ) -> Result<Vec<JobBulk>, StoreError> {
         let query = sqlx::query_as(
-            "select b.id as bulk, b.kind, b.actor, i.job_id, i.job_created_ms, i.state, i.reason, b.reason as because, i.new_id, \
+            "select b.id as bulk, b.kind, b.actor, i.job_id, i.job_created_ms, i.reason, b.reason as because, i.new_id, \
+             case when i.state = 'skipped' and i.undone_at is not null then 'not-undone' else i.state end as state, \
+             b.state in ('done', 'cancelled', 'failed') and coalesce(b.undo_until > now(), false) as can_be_undone, \
              case when i.state in ('restored', 'lost') and i.undone_at is null then b.created_at \
              else coalesce(i.acted_at, b.created_at) end as at, \
-             case when i.state in ('restored', 'lost') then coalesce(i.undone_at, i.acted_at) end as undone_at, \
+             case when i.state in ('restored', 'lost') then coalesce(i.undone_at, i.acted_at) else i.undone_at end as undone_at, \
              (select actor from operator_actions where action = 'bulk.undo' and target = 'bulk/' || b.id \
              order by id desc limit 1) as undone_by \
              from bulk_items i join bulks b on b.id = i.bulk \

@@ -13,8 +13,10 @@ use patchbay_model::shell::word;
 use patchbay_store::{AlertEventRow, AlertRow, AlertRuleRow, SilenceRow, Store, UndeliveredRow};
 use serde_json::{Value, json};
 
-use super::AlertWatch;
+use super::evaluate::rounded;
+use super::recheck::Cause;
 use super::rule::{ALL, RULES, Rule, in_force, is_link, silenced};
+use super::{AlertWatch, threshold};
 use crate::actions::{Actions, Caller};
 use crate::nearest::meant;
 use crate::queues::Catalog;
@@ -52,7 +54,8 @@ impl Alerts {
         }
     }
 
-    /// Lists firing and pending alerts, and messages that were not delivered.
+    /// Lists firing and pending alerts with their causes as they are now, and messages that were not
+    /// delivered.
     pub async fn list(&self) -> Result<AlertOverview, Error> {
         let silences = self.store.alert_silences().await?;
         let alerts = self.store.alerts().await?;
@@ -61,11 +64,13 @@ impl Alerts {
             .store
             .failed_lately(self.watch.prefix(), None, LATELY)
             .await?;
+        let mut causes = self.watch.causes(&alerts).await;
+        let shown = |row: AlertRow| {
+            let cause = causes.remove(&(row.rule.clone(), row.subject.clone()));
+            alert(row, &silences, cause)
+        };
         Ok(AlertOverview {
-            alerts: alerts
-                .into_iter()
-                .map(|row| alert(row, &silences))
-                .collect(),
+            alerts: alerts.into_iter().map(shown).collect(),
             undelivered: undelivered.into_iter().map(undelivered_message).collect(),
             failed_last_hour: failed.into_iter().map(failed_jobs).collect(),
         })
@@ -109,7 +114,7 @@ impl Alerts {
                 rule: rule.name.to_owned(),
                 subject: change.subject,
                 enabled: change.enabled,
-                threshold: change.threshold,
+                threshold,
                 hold_s: change.hold_s,
                 at_least: change.at_least,
                 severity: change.severity,
@@ -132,7 +137,14 @@ impl Alerts {
     ) -> Result<AlertRule, Error> {
         let rule = named(name)?;
         let act = async {
-            self.store.reset_alert_rule(rule.name, subject).await?;
+            if let Err(error) = self.store.reset_alert_rule(rule.name, subject).await {
+                let changes = self.store.alert_rules().await.unwrap_or_default();
+                let subjects = changes
+                    .iter()
+                    .filter(|change| change.rule == rule.name)
+                    .map(|change| change.subject.as_str());
+                return Err(suggested(error.into(), subject, subjects));
+            }
             Ok(self.rule(rule, &self.store.alert_rules().await?))
         };
         self.actions
@@ -298,7 +310,9 @@ fn named(rule: &str) -> Result<&'static Rule, Error> {
     Rule::named(rule).ok_or_else(|| {
         let names: Vec<&str> = RULES.iter().map(|rule| rule.name).collect();
         Error::not_found(format!(
-            "No alert rule is called {rule}. The rules are {}",
+            "No alert rule is called {}.{} The rules are {}",
+            word(rule),
+            meant(rule, names.iter().copied()),
             names.join(", ")
         ))
     })
@@ -314,12 +328,12 @@ fn check_text(name: &str, text: &str) -> Result<(), Error> {
 }
 
 /// Refuses a change that makes no sense for this rule.
-fn check(change: &RuleChange, rule: &Rule) -> Result<(), Error> {
+fn check(change: &RuleChange, threshold: Option<f64>, rule: &Rule) -> Result<(), Error> {
     let invalid = |message: &str| Err(Error::invalid(message));
     let RuleChange {
         subject,
         enabled,
-        threshold,
+        threshold: given,
         hold_s,
         at_least,
         severity,
@@ -334,10 +348,10 @@ fn check(change: &RuleChange, rule: &Rule) -> Result<(), Error> {
             return invalid("runbook: must be a link with http:// or https://, or a path");
         }
     }
-    match *threshold {
-        Some(_) if rule.threshold.is_none() => {
-            return invalid("threshold: this rule has no threshold. Leave it out");
-        }
+    if given.is_some() && rule.threshold.is_none() {
+        return invalid("threshold: this rule has no threshold. Leave it out");
+    }
+    match threshold {
         Some(threshold) if !threshold.is_finite() || threshold < 0.0 => {
             return invalid("threshold: must be a number, 0 or more");
         }
@@ -366,7 +380,7 @@ fn check(change: &RuleChange, rule: &Rule) -> Result<(), Error> {
         return invalid("severity: must be warning or critical");
     }
     if enabled.is_none()
-        && threshold.is_none()
+        && given.is_none()
         && hold_s.is_none()
         && at_least.is_none()
         && severity.is_none()
@@ -379,17 +393,18 @@ fn check(change: &RuleChange, rule: &Rule) -> Result<(), Error> {
     Ok(())
 }
 
-fn alert(row: AlertRow, silences: &[SilenceRow]) -> Alert {
+fn alert(row: AlertRow, silences: &[SilenceRow], cause: Option<Cause>) -> Alert {
     let text = |name: &str| row.notice[name].as_str().map(str::to_owned);
     let silence = silenced(&row.rule, &row.subject, silences);
     Alert {
         state: if row.firing { "firing" } else { "pending" }.to_owned(),
         since: row.began_at,
         fired_at: row.fired_at,
-        reason: text("reason"),
-        next: text("next"),
+        reason,
+        next,
+        ends_within_s: ends_within.map(|time| time.as_secs()),
         runbook: text("runbook"),
-        value: row.notice["value"].as_f64(),
+        value,
         threshold: row.notice["threshold"].as_f64(),
         unit: text("unit"),
         silenced_until: silence.map(|silence| silence.ends_at),
@@ -399,6 +414,26 @@ fn alert(row: AlertRow, silences: &[SilenceRow]) -> Alert {
         subject: row.subject,
         severity: row.severity,
     }
+    let (reason, next, value, ends_within) = match cause {
+        Some(Cause::Holds(now)) => (
+            Some(now.reason),
+            Some(now.next),
+            now.value.map(rounded),
+            None,
+        ),
+        Some(Cause::Gone { ends_within }) => (
+            text("was").or(text("reason")),
+            None,
+            None,
+            Some(ends_within),
+        ),
+        None => (
+            text("reason"),
+            text("next"),
+            row.notice["value"].as_f64(),
+            None,
+        ),
+    };
 }
 
 fn failed_jobs((queue, jobs): (String, i64)) -> FailedJobs {

@@ -273,7 +273,7 @@ fn notice(rule: &Rule, observation: &Observation, in_force: &InForce, round: &Ro
         .runbook
         .clone()
         .unwrap_or_else(|| format!("{}#{}", round.runbooks, rule.name));
-    let rounded = observation.value.map(|value| (value * 10.0).round() / 10.0);
+    let rounded = observation.value.map(rounded);
     json!({
         "reason": observation.reason,
         "was": observation.was,
@@ -284,6 +284,11 @@ fn notice(rule: &Rule, observation: &Observation, in_force: &InForce, round: &Ro
         "runbook": runbook,
         "details": observation.details,
     })
+}
+
+/// A measured value, as it is shown.
+pub(super) fn rounded(value: f64) -> f64 {
+    (value * 10.0).round() / 10.0
 }
 
 /// The message, as it is posted to `alerts.webhook_url`.

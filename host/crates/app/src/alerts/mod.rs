@@ -13,6 +13,7 @@
 //! | `evaluate` | turning observations into changes of alerts |
 //! | `lead` | the rounds of the leader, and the ping |
 //! | `channel`, `deliver` | sending messages, with retries |
+//! | `recheck` | the causes of alerts at the time when they are shown |
 //! | `administration` | use cases of alerts |
 
 mod administration;
@@ -23,6 +24,7 @@ mod lead;
 mod observe;
 pub mod rule;
 mod state;
+mod recheck;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

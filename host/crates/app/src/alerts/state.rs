@@ -28,6 +28,12 @@ fn grace(look: &AlertInput) -> Duration {
         .max(look.every * 2)
 }
 
+/// How long a firing alert stays at most whose condition has been gone for `gone`, if it does not come
+/// back: the rounds count the time.
+pub(super) fn ends_within(gone: Duration, hold: Duration, every: Duration) -> Duration {
+    hold.min(LONGEST_CLEAR).saturating_sub(gone) + every
+}
+
 /// An alert that is pending or firing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Standing {

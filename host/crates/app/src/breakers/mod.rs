@@ -35,13 +35,18 @@ impl Breakers {
         self.outside.list()
     }
 
-    /// Refuses all calls until the breaker is closed.
+    /// Refuses all calls until the breaker is closed. One that an operator has opened stays as it is,
+    /// with who opened it and why.
     pub async fn open(&self, who: &Caller, order: &BreakerOrder) -> Result<BreakerView, Error> {
         let (plugin, reason) = checked(order)?;
         let act = async {
             let breaker = self.outside.find(&plugin, &order.host)?;
-            breaker.hold(&who.actor, reason);
-            self.view(&plugin, breaker.host())
+            let already = self.view(&plugin, breaker.host())?.opened_by.is_some();
+            if !already {
+                breaker.hold(&who.actor, reason);
+            }
+            let view = self.view(&plugin, breaker.host())?;
+            Ok(BreakerView { already, ..view })
         };
         let (target, details) = (
             self.target(&plugin, &order.host),
@@ -57,8 +62,12 @@ impl Breakers {
         let (plugin, reason) = checked(order)?;
         let act = async {
             let breaker = self.outside.find(&plugin, &order.host)?;
-            breaker.close(&who.actor, reason);
-            self.view(&plugin, breaker.host())
+            let already = self.view(&plugin, breaker.host())?.is_closed();
+            if !already {
+                breaker.close(&who.actor, reason);
+            }
+            let view = self.view(&plugin, breaker.host())?;
+            Ok(BreakerView { already, ..view })
         };
         let (target, details) = (
             self.target(&plugin, &order.host),

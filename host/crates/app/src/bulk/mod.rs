@@ -12,6 +12,7 @@ mod operations;
 mod plan;
 mod preview;
 mod selection;
+mod undo;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -23,7 +24,7 @@ use chrono::Utc;
 use parking_lot::Mutex;
 use patchbay_api::bulk::BulkKind;
 use patchbay_model::job::{JobKey, JobState};
-use patchbay_queue::{Broker, Chosen, JobResult, NO_LONGER_THERE, QueueError, Removed};
+use patchbay_queue::{Broker, Chosen, JobResult, NO_LONGER_THERE, QueueError};
 use patchbay_store::{
     BulkItem, BulkOutcome, BulkRow, JobBulk, LeaderTask, Leadership, NewBulkItem, Store, StoreError,
 };
@@ -291,43 +292,16 @@ impl BulkJobs {
                     && u64::try_from(bulk.job_created_ms) == Ok(item.key.created_ms)
             };
             if let Some(removal) = bulks.iter().rfind(removes) {
-                let removal = removal.bulk;
-                *reason = format!(
-                    "Bulk operation {removal} has removed the job. To bring it back: patchbay bulk undo {removal}"
-                )
-                .into();
+                let (id, actor) = (removal.bulk, &removal.actor);
+                let back = match removal.can_be_undone {
+                    true => format!(". To bring it back: patchbay bulk undo {id}"),
+                    false => String::new(),
+                };
+                *reason =
+                    format!("Bulk operation {id} of {actor} has removed the job{back}").into();
             }
         }
         Ok(())
-    }
-
-    async fn undo(&self, lead: &mut Leadership<'_>, row: &BulkRow) -> Result<(), BulkError> {
-        let items = lead.done_bulk_items(row.id, BATCH).await?;
-        if items.is_empty() {
-            return self.end(lead, row, "undone").await;
-        }
-        let (items, mut outcomes) = readable(self.queues.prefix(), items);
-        let removed: Vec<Removed> = items
-            .into_iter()
-            .map(|(job, score)| Removed { job, score })
-            .collect();
-        let since = Utc::now();
-        let fates = match row.kind == BulkKind::EditAndRetry.as_str() {
-            true => {
-                let edited: Vec<Chosen> = removed.iter().map(|item| item.job.clone()).collect();
-                self.queues.unedit_many(row.id, &edited).await?
-            }
-            false => self.queues.restore_many(row.id, &removed).await?,
-        };
-        outcomes.extend(
-            removed
-                .iter()
-                .zip(fates)
-                .map(|(removed, fate)| outcome(removed.job.n, fate, ["restored", "lost"])),
-        );
-        Ok(lead
-            .record_bulk_items(row.id, "done", &outcomes, since)
-            .await?)
     }
 
     async fn end(

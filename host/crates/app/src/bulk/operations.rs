@@ -11,12 +11,13 @@ use patchbay_api::bulk::{
 use patchbay_api::operation::Endpoint;
 use patchbay_model::filter::Filter;
 use patchbay_queue::Broker;
-use patchbay_store::{BulkRow, NewBulk, Store};
+use patchbay_store::{BulkRow, NewBulk, Store, StoreError};
 use serde_json::{Value, json};
 
 use super::edit::{Edits, Paths};
 use super::{BulkJobs, Plan, Show, plan_of};
 use crate::actions::{Actions, Caller};
+use crate::dead_letters::unknown_group;
 use crate::error::Error;
 use crate::plugins::Plugins;
 use crate::queues::Catalog;
@@ -25,7 +26,15 @@ use crate::{Parts, redacted};
 /// Default number of operations or items of a page.
 const DEFAULT_LIMIT: u16 = 50;
 const MAX_LIMIT: u16 = 200;
-const ITEM_STATES: [&str; 6] = ["pending", "done", "skipped", "failed", "restored", "lost"];
+const ITEM_STATES: [&str; 7] = [
+    "pending",
+    "done",
+    "skipped",
+    "failed",
+    "restored",
+    "lost",
+    "not-undone",
+];
 
 #[derive(Clone)]
 pub struct BulkOperations {
@@ -56,11 +65,22 @@ impl BulkOperations {
     /// Begins an operation, or previews it.
     pub async fn begin(&self, who: &Caller, request: BulkRequest) -> Result<BulkBegun, Error> {
         let plan = plan_of(&request).map_err(Error::invalid)?;
+        if let Some(what) = asks_for_data(&plan, &request) {
+            who.operator.refuse_data(what)?;
+        }
         if let Some(queue) = &plan.filter.queue {
             self.catalog.refuse_unknown(queue).await?;
         }
+        let mut queue = plan.filter.queue.as_ref().map(ToString::to_string);
         if let Some(id) = plan.filter.dead_letter {
-            self.store.dead_letter(self.broker.prefix(), id).await?;
+            let prefix = self.broker.prefix();
+            let group = match self.store.dead_letter(prefix, id).await {
+                Ok(group) => group,
+                Err(error) => {
+                    return Err(unknown_group(&self.store, prefix, id, error.into()).await);
+                }
+            };
+            queue.get_or_insert(group.queue);
         }
         if request.dry_run {
             return Ok(BulkBegun::Preview(
@@ -91,7 +111,7 @@ impl BulkOperations {
                 who,
                 &action,
                 &target,
-                details(&plan, &request),
+                details(&plan, &request, queue),
                 act,
                 numbered,
             )
@@ -183,7 +203,8 @@ impl BulkOperations {
 
     pub async fn cancel(&self, who: &Caller, id: i64) -> Result<Bulk, Error> {
         let act = async { Ok(self.store.cancel_bulk(self.broker.prefix(), id).await?) };
-        self.change::<BulkCancel>(who, id, json!({}), act).await
+        let details = self.details_of(id).await?;
+        self.change::<BulkCancel>(who, id, details, act).await
     }
 
     pub async fn resume(
@@ -203,17 +224,41 @@ impl BulkOperations {
             self.bulks.changed();
             Ok(row)
         };
-        self.change::<BulkResume>(who, id, json!({ "first": first }), act)
-            .await
+        let mut details = self.details_of(id).await?;
+        details["first"] = json!(first);
+        self.change::<BulkResume>(who, id, details, act).await
     }
 
+    /// Refuses where it would put nothing back.
     pub async fn undo(&self, who: &Caller, id: i64) -> Result<Bulk, Error> {
         let act = async {
+            let row = self.store.bulk(self.broker.prefix(), id).await?;
+            if let Some(refusal) = self.bulks.why_nothing_to_undo(&row).await? {
+                return Err(refusal);
+            }
             let row = self.store.undo_bulk(self.broker.prefix(), id).await?;
             self.bulks.changed();
             Ok(row)
         };
-        self.change::<BulkUndo>(who, id, json!({}), act).await
+        let details = self.details_of(id).await?;
+        self.change::<BulkUndo>(who, id, details, act).await
+    }
+
+    /// What is recorded of a change of this operation: the record of a queue includes it.
+    async fn details_of(&self, id: i64) -> Result<Value, Error> {
+        let row = match self.store.bulk(self.broker.prefix(), id).await {
+            // The change is refused, and recorded so.
+            Err(StoreError::NotFound(_)) => return Ok(json!({})),
+            row => row?,
+        };
+        let filter: Filter = serde_json::from_value(row.filter).unwrap_or_default();
+        let mut details = json!({ "kind": row.kind, "filter": filter.without_data() });
+        if let Some(group) = filter.dead_letter
+            && let Ok(group) = self.store.dead_letter(self.broker.prefix(), group).await
+        {
+            details["queue"] = group.queue.into();
+        }
+        Ok(details)
     }
 
     async fn change<E: Endpoint>(
@@ -294,17 +339,34 @@ impl BulkOperations {
     }
 }
 
-/// What is recorded of the request, without values that may be personal.
-fn details(plan: &Plan, request: &BulkRequest) -> Value {
+/// What in a request shows data of jobs, or tells something of it; `None`: nothing.
+fn asks_for_data(plan: &Plan, request: &BulkRequest) -> Option<&'static str> {
+    if plan.kind == BulkKind::EditAndRetry {
+        return Some("this replaces it");
+    }
+    if request.with_data || request.reveal {
+        return Some("withData and reveal show it");
+    }
+    (!plan.filter.data.is_empty())
+        .then_some("the filter compares it: the answer would tell what it is")
+}
+
+/// What is recorded of the request, without values that may be personal. `queue`: the one that its
+/// filter means.
+fn details(plan: &Plan, request: &BulkRequest, queue: Option<String>) -> Value {
     let Paths {
         set,
         replace,
         unset,
     } = plan.edits.as_ref().map(Edits::paths).unwrap_or_default();
-    json!({
+    let mut details = json!({
         "filter": plan.filter.without_data(), "state": plan.state, "source": plan.source, "key": plan.key, "set": set,
         "replace": replace, "unset": unset, "first": request.first, "reason": request.reason,
-    })
+    });
+    if let Some(queue) = queue {
+        details["queue"] = queue.into();
+    }
+    details
 }
 
 /// The cursor and the number of rows of a page. One more row is read, which shows whether there is

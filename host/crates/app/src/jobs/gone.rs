@@ -7,6 +7,7 @@ use patchbay_store::{ActionRow, FoundRow, JobAction, JobBulk, JobErasure};
 use serde_json::{Value, json};
 
 use super::Jobs;
+use super::life::RUNNING;
 use crate::error::Error;
 
 impl Jobs {
@@ -97,11 +98,16 @@ fn end_of(
         .iter()
         .filter(|bulk| bulk.kind == "remove" && bulk.job_id == id && bulk.state == "done")
         .map(|bulk| {
+            let (id, at) = (bulk.bulk, time(bulk.at));
+            let back = match bulk.can_be_undone {
+                true => format!(" (patchbay bulk undo {id} brings it back)"),
+                false => String::new(),
+            };
+            let why = bulk.because.as_ref().map(|why| format!(": {why}"));
             let how = format!(
-                "bulk operation {0} of {1} removed it at {2} (patchbay bulk undo {0} brings it back, for an hour)",
-                bulk.bulk,
+                "bulk operation {id} of {} removed it at {at}{back}{}",
                 bulk.actor,
-                time(bulk.at)
+                why.unwrap_or_default()
             );
             (bulk.at, how)
         });
@@ -134,7 +140,11 @@ fn end_of(
 
 fn added(addition: &JobAction) -> (DateTime<Utc>, String) {
     let (who, at) = (&addition.actor, time(addition.began_at));
-    (addition.began_at, format!("{who} added it at {at}"))
+    let how = match addition.action.as_str() {
+        RUNNING => format!("{who} ran schedule {} at {at}", word(&addition.target)),
+        _ => format!("{who} added it at {at}"),
+    };
+    (addition.began_at, how)
 }
 
 /// When the job was last seen and in which state; empty: it waited.
@@ -210,6 +220,7 @@ mod tests {
             actor: "ops".into(),
             action: action.into(),
             target: "emailQueue/1".into(),
+            added: None,
             began_at: at,
             ended_at: Some(at),
             error: None,

@@ -18,6 +18,8 @@ use crate::history::views::calls;
 
 /// The action that adds a copy of a job. Its target is the original.
 pub(super) const COPYING: &str = "job.duplicate";
+/// The action that adds a job of a schedule, which is its target.
+pub(super) const RUNNING: &str = "schedule.run";
 
 #[derive(Debug)]
 pub(super) struct JobFacts {
@@ -134,9 +136,11 @@ pub(super) fn timeline(queue: &str, id: &str, known: JobFacts) -> Timeline {
             began_at,
             error,
             reason,
+            added,
             ..
         } = action;
-        let is_copy = action == COPYING && target != own;
+        let (is_copying, is_run) = (action == COPYING, action == RUNNING);
+        let is_original = is_copying && target == own;
         Event {
             at: began_at,
             kind: EventKind::Operator {
@@ -144,7 +148,9 @@ pub(super) fn timeline(queue: &str, id: &str, known: JobFacts) -> Timeline {
                 action,
                 error,
                 reason,
-                like: is_copy.then_some(target),
+                like: (is_copying && !is_original).then(|| target.clone()),
+                added: added.filter(|_| is_original),
+                schedule: is_run.then_some(target),
             },
         }
     });
@@ -216,8 +222,16 @@ fn made_at(lives: &BTreeMap<i64, Life>, at: i64) -> Option<i64> {
 /// Whether the event made the job.
 fn adds(event: &Event) -> bool {
     match &event.kind {
-        EventKind::Operator { action, like, .. } => {
-            action.ends_with(".add") || action == "job.add-many" || like.is_some()
+        EventKind::Operator {
+            action,
+            like,
+            schedule,
+            ..
+        } => {
+            action.ends_with(".add")
+                || action == "job.add-many"
+                || like.is_some()
+                || schedule.is_some()
         }
         EventKind::Bulk { like, .. } => like.is_some(),
         _ => false,
@@ -308,9 +322,9 @@ fn is_in_redis(life: &mut Life, job: JobView, family: Family, logs: Vec<String>)
     }
 }
 
-/// Whether the removal of the item was undone, or was tried to be.
+/// Whether it was undone what the operation did to the item, or was tried to be.
 fn is_undone(item: &JobBulk) -> bool {
-    ["restored", "lost"].contains(&item.state.as_str())
+    ["restored", "lost", "not-undone"].contains(&item.state.as_str())
 }
 
 fn undo(item: &JobBulk) -> Option<Event> {

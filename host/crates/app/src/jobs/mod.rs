@@ -14,6 +14,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use patchbay_api::jobs::{
     CopyOf, Job, JobPath, JobsList, JobsShow, LastChange, ListJobs, RedactedJob, Retries,
+    ScheduleRun,
 };
 use patchbay_api::reveal::Reveal;
 use patchbay_model::job::{JobState, trail_name};
@@ -27,7 +28,7 @@ use patchbay_telemetry::traces::Traces;
 use serde_json::{Value, json};
 
 pub(crate) use self::add::{check_name, new_job};
-use self::life::COPYING;
+use self::life::{COPYING, RUNNING};
 use crate::actions::{Actions, Caller};
 use crate::declared_jobs::DeclaredJobs;
 use crate::error::Error;
@@ -209,6 +210,22 @@ impl Jobs {
             action: action.action.clone(),
             reason: action.reason.clone(),
         });
+        let copy_of = copy_of.next_back();
+        let copy_of = copy_of.or_else(|| bulk_original(&bulks, queue, id));
+        let copies = copies(&actions, &bulks, queue, id);
+        let undo = job.job.removed_by.filter(|removal| {
+            let mut known = bulks.iter();
+            known.any(|bulk| bulk.bulk == *removal && bulk.can_be_undone)
+        });
+        let run = actions
+            .iter()
+            .rfind(|action| changed(action) && action.action == RUNNING);
+        let schedule_run = run.map(|run| ScheduleRun {
+            schedule: run.target.clone(),
+            at: run.began_at,
+            actor: run.actor.clone(),
+            reason: run.reason.clone(),
+        });
         let by_bulk = bulks
             .into_iter()
             .filter(|bulk| bulk.job_id != id.as_str() || Some(bulk.job_created_ms) == created)
@@ -219,7 +236,10 @@ impl Jobs {
             .chain(put_back)
             .max_by_key(|change| change.at);
         Ok(Job {
-            copy_of: copy_of.next_back(),
+            copy_of,
+            copies,
+            undo,
+            schedule_run,
             unavailable,
             job,
             logs,
@@ -227,6 +247,55 @@ impl Jobs {
             retries,
             last_change,
         })
+    }
+}
+
+/// The copies that operators have made of the job, oldest first.
+fn copies(
+    actions: &[JobAction],
+    bulks: &[JobBulk],
+    queue: &QueueName,
+    id: &JobId,
+) -> Vec<CopyOf> {
+    let own = trail_name(queue, id);
+    let is_copied = |action: &&JobAction| {
+        action.action == COPYING && action.target == own && action.error.is_none()
+    };
+    let duplicates = actions.iter().filter(is_copied).filter_map(|action| {
+        Some(CopyOf {
+            job: action.added.clone()?,
+            at: action.began_at,
+            actor: action.actor.clone(),
+            reason: action.reason.clone(),
+        })
+    });
+    let again = bulks.iter().filter_map(|bulk| {
+        let new = bulk.new_id.as_deref().filter(|new| *new != id.as_str())?;
+        let is_original = bulk.job_id == id.as_str() && bulk.state == "done";
+        is_original.then(|| of_bulk(bulk, format!("{queue}/{new}")))
+    });
+    let mut copies: Vec<CopyOf> = duplicates.chain(again).collect();
+    copies.sort_by_key(|copy| copy.at);
+    copies
+}
+
+/// The job from which a bulk operation has added this one.
+fn bulk_original(bulks: &[JobBulk], queue: &QueueName, id: &JobId) -> Option<CopyOf> {
+    let is_copy = |bulk: &&JobBulk| {
+        bulk.new_id.as_deref() == Some(id.as_str())
+            && bulk.job_id != id.as_str()
+            && bulk.state == "done"
+    };
+    let bulk = bulks.iter().rfind(is_copy)?;
+    Some(of_bulk(bulk, format!("{queue}/{}", bulk.job_id)))
+}
+
+fn of_bulk(bulk: &JobBulk, job: String) -> CopyOf {
+    CopyOf {
+        job,
+        at: bulk.at,
+        actor: bulk.actor.clone(),
+        reason: bulk.because.clone(),
     }
 }
 
@@ -312,7 +381,8 @@ fn bulk_change(bulk: JobBulk, id: &JobId) -> Option<LastChange> {
     let is_copy = bulk.new_id.as_deref() == Some(id.as_str());
     match bulk.state.as_str() {
         // Jobs that are enqueued again stay as they are, except for the new ones.
-        "done" if is_copy || (is_itself && bulk.kind != "enqueue-again") => Some(LastChange {
+        "done" | "lost" | "not-undone"
+            if is_copy || (is_itself && bulk.kind != "enqueue-again") => Some(LastChange {
             at: bulk.at,
             actor: bulk.actor,
             action: format!("bulk.{}", bulk.kind),
@@ -332,7 +402,7 @@ fn bulk_change(bulk: JobBulk, id: &JobId) -> Option<LastChange> {
 /// an undo brings it back.
 pub(super) fn removed(id: &str, bulk: i64) -> Error {
     Error::conflict(format!(
-        "Job {} was removed by bulk operation {bulk}. To bring it back: patchbay bulk undo {bulk}",
+        "Job {} was removed by bulk operation {bulk}. To bring it back, within an hour of that: patchbay bulk undo {bulk}",
         word(id)
     ))
 }

@@ -12,6 +12,7 @@ use patchbay_api::plugins::{
     PluginsSetSettings, PluginsSettings, PrunedRevision, QuarantineView, Release, Released,
     SignedComponent, Staged,
 };
+use patchbay_api::operation::Endpoint;
 use patchbay_api::reveal::Reveal;
 use patchbay_model::grant::Ask;
 use patchbay_model::{PluginName, Redaction, RevisionDigest};
@@ -58,6 +59,9 @@ impl PluginAdministration {
             .map(|signature| signature.key.to_string())
             .collect();
         let details = json!({ "digest": digest, "bytes": component.len(), "signatures": signers, "source": source });
+        let name = self.plugins.name_in(component);
+        // What cannot be read is refused, and recorded under the only name that it has.
+        let target = name.as_ref().map_or(digest.as_str(), PluginName::as_str);
         let act = async {
             Ok(self
                 .plugins
@@ -65,7 +69,7 @@ impl PluginAdministration {
                 .await?)
         };
         self.actions
-            .record::<PluginsPush, _>(who, &digest, details, act)
+            .record::<PluginsPush, _>(who, target, details, act)
             .await
     }
 
@@ -77,6 +81,9 @@ impl PluginAdministration {
     ) -> Result<Activated, Error> {
         let plugin: PluginName = name.parse()?;
         let Activate { digest, grant } = wanted;
+        if *grant {
+            who.operator.refuse(&PluginsGrant::OPERATION)?;
+        }
         let details = json!({ "digest": digest, "grant": grant });
         let act = async {
             Ok(self
@@ -215,9 +222,13 @@ impl PluginAdministration {
 
     pub async fn grant(&self, who: &Caller, name: &str, Asks { asks }: &Asks) -> Result<(), Error> {
         let plugin: PluginName = name.parse()?;
+        let had = self.store.granted(&plugin).await?;
+        let is_same = asks.iter().all(|ask| had.contains(ask));
         let act = async { Ok(self.plugins.grant(&plugin, asks, &who.actor).await?) };
         self.actions
-            .record::<PluginsGrant, _>(who, name, json!({ "asks": asks }), act)
+            .record_as::<PluginsGrant, _>(who, name, json!({ "asks": asks }), act, |()| {
+                json!({ "already": is_same })
+            })
             .await
     }
 

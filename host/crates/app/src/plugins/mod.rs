@@ -228,6 +228,12 @@ impl Plugins {
         })
     }
 
+    /// The plugin that this file says it is; nothing if it cannot be read.
+    pub fn name_in(&self, component: &[u8]) -> Option<PluginName> {
+        let inspected = block_in_place(|| self.runtime.inspect(component));
+        inspected.ok().map(|inspected| inspected.manifest.name)
+    }
+
     /// How this host judges these signatures.
     pub fn signed(&self, rows: &[SignatureRow]) -> Vec<SignatureView> {
         let signed = |row: &SignatureRow| SignatureView {

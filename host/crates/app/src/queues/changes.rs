@@ -71,9 +71,20 @@ pub(super) fn revoked_by<'a>(changes: &'a [ActionRow], ask: &str) -> Option<&'a 
 }
 
 /// The last change, if it is recent and none of the reasons `told` says it. `changes` are the newest
+/// Whether somebody has removed jobs of the queue lately, so that it is empty on purpose.
+pub(super) fn has_removed(changes: &[ActionRow], now: DateTime<Utc>) -> bool {
+    const REMOVALS: [&str; 3] = ["queue.drain", "queue.clean", "bulk.remove"];
+    changes.first().is_some_and(|last| {
+        REMOVALS.contains(&last.action.as_str())
+            && last.details["state"] != "completed"
+            && now - last.began_at <= RECENT
+    })
+}
+
 /// first; `since`: what is known first of the queue.
 pub(super) fn last(
     changes: &[ActionRow],
+    queue: &QueueName,
     since: Option<DateTime<Utc>>,
     now: DateTime<Utc>,
     told: &[&str],
@@ -94,13 +105,13 @@ pub(super) fn last(
         time(last.began_at),
         last.because()
     );
-    Some(reason("last-change", message, next(last)))
+    Some(reason("last-change", message, next(queue, last)))
 }
 
 fn what(change: &ActionRow) -> String {
     let (target, details) = (word(&change.target), &change.details);
     let queue = match change.target.as_str() {
-        "*" => "every queue",
+        "*" => "the queue and others",
         _ => "the queue",
     };
     let of_state = |state: &Value| {
@@ -143,14 +154,18 @@ fn what(change: &ActionRow) -> String {
         "breaker.close" => format!("closed the breaker of {target}"),
         bulk if bulk.starts_with("bulk.") => {
             let bulk_id = change.target.trim_start_matches("bulk/");
-            let jobs = &details["jobs"];
-            let jobs = counted(jobs.as_u64().unwrap_or(0), "job");
+            let count = details["jobs"].as_u64().unwrap_or(0);
+            let jobs = counted(count, "job");
             let did = match bulk {
                 "bulk.retry" => format!("retried {jobs} of the queue"),
                 "bulk.remove" => format!("removed {jobs} of the queue"),
                 "bulk.enqueue-again" => format!("added {jobs} of the queue again"),
                 "bulk.edit-and-retry" => format!("edited and retried {jobs} of the queue"),
                 other => format!("did {other} with {jobs} of the queue"),
+                "bulk.undo" if details["kind"] == "edit-and-retry" => {
+                    format!("gave {jobs} of the queue the data from before an edit back")
+                }
+                "bulk.undo" => format!("put back {} of the queue", counted(count, "removed job")),
             };
             format!("{did} (bulk operation {bulk_id})")
         }
@@ -183,11 +198,10 @@ fn asks(details: &Value) -> String {
     asks.join(", ")
 }
 
-fn next(change: &ActionRow) -> String {
+fn next(queue: &QueueName, change: &ActionRow) -> String {
     let target = arguments(&[&change.target]);
     let undo = match change.action.as_str() {
-        "queue.pause" if change.target == "*" => "patchbay queue resume --all".to_owned(),
-        "queue.pause" => format!("patchbay queue resume {target}"),
+        "queue.pause" => format!("patchbay queue resume {}", arguments(&[queue.as_str()])),
         "queue.concurrency" | "queue.rate-limit" if change.details["max"].is_null() => {
             return "nothing, if it was intended".to_owned();
         }
@@ -243,6 +257,10 @@ mod tests {
             ("queue.drain", json!({}), "drained the queue: 1 job removed"),
             (
                 "queue.clean",
+    fn queue() -> QueueName {
+        "emailQueue".parse().expect("a name")
+    }
+
                 json!({ "state": "failed" }),
                 "removed 1 failed job",
             ),
@@ -292,9 +310,30 @@ mod tests {
         let changes = [change("queue.resume", json!({}), json!({}))];
         let at = changes[0].began_at;
         let an_hour_later = at + TimeDelta::hours(1);
-        assert!(last(&changes, None, an_hour_later, &[]).is_some());
-        assert!(last(&changes, None, at + TimeDelta::days(2), &[]).is_none());
-        assert!(last(&[], None, at, &[]).is_none());
+        assert!(last(&queue(), &changes, None, an_hour_later, &[]).is_some());
+        assert!(last(&queue(), &changes, None, at + TimeDelta::days(2), &[]).is_none());
+        assert!(last(&queue(), &[], None, at, &[]).is_none());
+    }
+
+    #[test]
+    fn an_undo_is_told_with_what_it_has_put_back() {
+        let undo = |kind: &str, jobs: u64| {
+            let mut undo = change(
+                "bulk.undo",
+                json!({ "kind": kind, "jobs": jobs }),
+                Value::Null,
+            );
+            undo.target = "bulk/7".into();
+            what(&undo)
+        };
+        assert_eq!(
+            undo("remove", 3),
+            "put back 3 removed jobs of the queue (bulk operation 7)"
+        );
+        assert_eq!(
+            undo("edit-and-retry", 1),
+            "gave 1 job of the queue the data from before an edit back (bulk operation 7)"
+        );
     }
 
     #[test]
@@ -302,7 +341,7 @@ mod tests {
         let mut of_all = change("queue.resume", json!({}), json!({}));
         of_all.target = "*".into();
         let at = of_all.began_at;
-        let told = |since| last(std::slice::from_ref(&of_all), since, at, &[]).is_some();
+        let told = |since| last(&queue(), std::slice::from_ref(&of_all), since, at, &[]).is_some();
         assert!(told(None) && told(Some(at - TimeDelta::hours(1))));
         assert!(!told(Some(at + TimeDelta::minutes(1))));
     }
@@ -316,7 +355,7 @@ mod tests {
             "rolled plugin email back to 0.1.0 0123456789ab"
         );
         assert_eq!(
-            next(&rollback),
+            next(&queue(), &rollback),
             "nothing, if it was intended; otherwise back to 0.2.0 fedcba987654: patchbay plugin activate email fedcba987654"
         );
     }

@@ -60,9 +60,12 @@ pub struct QueueObservation {
     pub only_delayed_job: Option<String>,
     /// The schedule that makes the next of them, and whether it is one of Patchbay's.
     pub next_tick: Option<(String, bool)>,
-    /// Jobs that failed for good in the last hour and have not run since; `None` if the history did
-    /// not answer.
+    /// Jobs that failed for good in the last hour, have not run since, and were neither acknowledged
+    /// nor removed; `None` if the history did not answer.
     pub failed_lately: Option<u64>,
+    /// Jobs in the failed state that are in acknowledged groups of dead letters: not among
+    /// `failed_lately`.
+    pub acknowledged: u64,
     /// Why this host takes no jobs.
     pub not_ready: Vec<NotReady>,
     /// Whether Redis is nearly full.
@@ -139,7 +142,7 @@ pub fn diagnose(seen: &QueueObservation) -> Vec<Reason> {
         reasons.push(in_order(seen));
     }
     let told: Vec<&str> = reasons.iter().map(|reason| reason.code.as_str()).collect();
-    let last = changes::last(&seen.changes, seen.since, seen.now, &told);
+    let last = changes::last(&seen.queue.name, &seen.changes, seen.since, seen.now, &told);
     reasons.extend(last);
     reasons
 }
@@ -538,12 +541,14 @@ fn only_delayed(seen: &QueueObservation) -> Option<Reason> {
         .as_ref()
         .filter(|_| counts.delayed <= seen.ticks)
     {
-        let id = arguments(&[id]);
         return Some(reason(
             "only-delayed",
-            format!("Nothing waiting now. The next job is a tick of schedule {id}, due at {due}"),
+            format!(
+                "Nothing waiting now. The next job is a tick of schedule {}, due at {due}",
+                word(id)
+            ),
             match is_ours {
-                true => format!("wait, or: patchbay schedule run {id}"),
+                true => format!("wait, or: patchbay schedule run {}", arguments(&[id])),
                 false => "wait".to_owned(),
             },
         ));
@@ -571,9 +576,9 @@ fn failed_jobs(seen: &QueueObservation) -> Option<Reason> {
     Some(reason(
         "failed-jobs",
         format!(
-            "Nothing waiting. {} failed in the last hour; Redis holds {} of this queue",
+            "Nothing waiting. {} failed in the last hour; Redis holds {}",
             counted(lately, "job"),
-            counted(counts.failed, "failed job")
+            failed_in_redis(seen)
         ),
         dead_letters(seen),
     ))
@@ -582,6 +587,23 @@ fn failed_jobs(seen: &QueueObservation) -> Option<Reason> {
 fn dead_letters(seen: &QueueObservation) -> String {
     let name = seen.queue.name.as_str();
     // A name that begins with a dash would be read as an option.
+/// `201 failed jobs of this queue, of which 180 are in acknowledged groups`
+fn failed_in_redis(seen: &QueueObservation) -> String {
+    let failed = seen.queue.counts.failed;
+    // The groups were compared with Redis a moment ago.
+    let acknowledged = match seen.acknowledged.min(failed) {
+        0 => String::new(),
+        1 if failed == 1 => ", which is in an acknowledged group".to_owned(),
+        all if all == failed => ", all of them in acknowledged groups".to_owned(),
+        1 => ", of which 1 is in an acknowledged group".to_owned(),
+        some => format!(", of which {some} are in acknowledged groups"),
+    };
+    format!(
+        "{} of this queue{acknowledged}",
+        counted(failed, "failed job")
+    )
+}
+
     let separator = if name.starts_with('-') { "=" } else { " " };
     format!("patchbay dead-letter list --queue{separator}{}", word(name))
 }
@@ -602,13 +624,22 @@ fn in_order(seen: &QueueObservation) -> Reason {
         (0, 0) if failed > 0 => reason(
             "empty",
             format!(
-                "Nothing waiting. Redis holds {} of this queue{}{removed}",
-                counted(failed, "failed job"),
-                seen.failed_lately.map_or("", |_| ", none of the last hour")
+                "Nothing waiting. Redis holds {}{}{removed}",
+                failed_in_redis(seen),
+                match (seen.failed_lately, seen.acknowledged) {
+                    (Some(_), 0) => ", none of the last hour",
+                    // Those of the last hour may be among the acknowledged ones.
+                    _ => "",
+                }
             ),
             format!("{}; for new jobs, check the producer", dead_letters(seen)),
         ),
         (0, 0) => reason(
+        (0, 0) if changes::has_removed(&seen.changes, seen.now) => reason(
+            "empty",
+            format!("Nothing waiting{removed}"),
+            "nothing to do: jobs of the queue were removed on purpose. For new jobs, check the producer",
+        ),
             "empty",
             format!("Nothing waiting{removed}"),
             "check that the producer adds jobs",
@@ -685,6 +716,7 @@ mod tests {
             next_tick: None,
             failed_lately: Some(0),
             not_ready: Vec::new(),
+            acknowledged: 0,
             redis_full: false,
         }
     }
@@ -729,6 +761,7 @@ mod tests {
             times_opened: 1,
             deferred_jobs: 0,
         }
+            already: false,
     }
 
     fn codes(seen: &QueueObservation) -> Vec<String> {
@@ -1064,6 +1097,42 @@ mod tests {
     }
 
     #[test]
+    #[test]
+    fn failed_jobs_of_acknowledged_groups_are_told_apart() {
+        let mut seen = seen(QueueCounts {
+            failed: 201,
+            ..QueueCounts::default()
+        });
+        (seen.failed_lately, seen.acknowledged) = (Some(21), 180);
+        let message = |seen: &QueueObservation| diagnose(seen)[0].message.clone();
+        assert_eq!(
+            message(&seen),
+            "Nothing waiting. 21 jobs failed in the last hour; Redis holds 201 failed jobs of this queue, of which 180 are in \
+             acknowledged groups"
+        );
+        (seen.failed_lately, seen.acknowledged) = (Some(0), 300);
+        assert_eq!(
+            message(&seen),
+            "Nothing waiting. Redis holds 201 failed jobs of this queue, all of them in acknowledged groups"
+        );
+        seen.acknowledged = 1;
+        assert!(message(&seen).ends_with("of which 1 is in an acknowledged group"));
+    }
+
+    #[test]
+    fn of_a_queue_that_somebody_has_emptied_the_producer_is_not_asked_first() {
+        let mut seen = seen(QueueCounts::default());
+        seen.changes = vec![action("queue.drain", "emailQueue", 3_000, json!({}))];
+        assert!(
+            diagnose(&seen)[0]
+                .next
+                .starts_with("nothing to do: jobs of the queue were removed on purpose")
+        );
+        seen.changes
+            .insert(0, action("queue.resume", "emailQueue", 3_100, json!({})));
+        assert_eq!(diagnose(&seen)[0].next, "check that the producer adds jobs");
+    }
+
     fn a_schedule_that_is_paused_late_or_stopped_is_a_reason() {
         let schedule = |id: &str| ScheduleObservation {
             id: id.into(),

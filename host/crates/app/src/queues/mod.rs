@@ -178,6 +178,7 @@ impl Queues {
             }),
             schedules: schedules(&recorded.schedules, &schedulers, now_ms),
             failed_lately: recorded.failed_lately,
+            acknowledged: recorded.acknowledged,
             not_ready: self.health.not_ready().await,
             redis_full: self.broker.is_full().await?,
         };
@@ -215,14 +216,13 @@ impl Queues {
             .collect();
         let its_plugin = plugin.or(absent.as_ref().map(|absent| &absent.plugin));
         let ids: Vec<&str> = schedules.iter().map(|row| row.id.as_str()).collect();
-        let failed = self
-            .store
-            .failed_lately(self.broker.prefix(), Some(queue), LATELY)
-            .await?;
-        let failed: i64 = failed.iter().map(|(_, jobs)| jobs).sum();
+        let (prefix, queues) = (self.broker.prefix(), Some(queue));
+        let failed = self.store.failed_lately(prefix, queues, LATELY).await?;
+        let acknowledged = self.store.acknowledged_failures(prefix, queues).await?;
         Ok(Recorded {
             changes: self.changes(queue, its_plugin, &ids).await?,
-            failed_lately: u64::try_from(failed).ok(),
+            failed_lately: Some(jobs_in(&failed)),
+            acknowledged: jobs_in(&acknowledged),
             earlier_revision: match self.plugins.quarantined_handler_of(queue) {
                 Some(quarantined) => self.store.rollback_target(&quarantined.plugin).await?,
                 None => None,
@@ -245,7 +245,6 @@ impl Queues {
         schedules: &[&str],
     ) -> Result<Vec<ActionRow>, StoreError> {
         let plugin: Vec<&str> = plugin.map(PluginName::as_str).into_iter().collect();
-        let queues = [queue.as_str(), "*"];
         let breaker = async {
             match plugin.first() {
                 Some(plugin) => self.store.last_breaker_actions(plugin).await,
@@ -253,7 +252,7 @@ impl Queues {
             }
         };
         let (queue, plugin, schedules, breaker, bulk) = tokio::try_join!(
-            self.store.last_actions(&changes::OF_QUEUE, &queues),
+            self.store.last_actions_on_queue(&changes::OF_QUEUE, queue),
             self.store.last_actions(&changes::OF_PLUGIN, &plugin),
             self.store.last_actions(&changes::OF_SCHEDULE, schedules),
             breaker,
@@ -282,9 +281,8 @@ impl Queues {
     /// Who last paused or resumed the queue, if that is what `action` says. To be asked before the
     /// next such action is recorded.
     async fn last_switch(&self, queue: &QueueName, action: &str) -> Result<Already, Error> {
-        let targets = [queue.as_str(), "*"];
         let actions = ["queue.pause", "queue.resume"];
-        let last = self.store.last_actions(&actions, &targets).await?;
+        let last = self.store.last_actions_on_queue(&actions, queue).await?;
         let last = last.into_iter().next().filter(|last| last.action == action);
         Ok(last.map_or_else(Already::default, |last| Already {
             by: Some(last.actor),
@@ -302,7 +300,7 @@ impl Queues {
         let act = async {
             self.refuse_in_a_mixed_fleet()?;
             self.broker.pause(&queue).await?;
-            Ok(Switched { count: 1, already })
+            Ok(switched(already))
         };
         self.actions
             .record::<QueuesPause, _>(who, queue.as_str(), json!({}), act)
@@ -319,7 +317,7 @@ impl Queues {
         };
         let act = async {
             self.broker.resume(&queue).await?;
-            Ok(Switched { count: 1, already })
+            Ok(switched(already))
         };
         self.actions
             .record::<QueuesResume, _>(who, queue.as_str(), json!({}), act)
@@ -332,8 +330,11 @@ impl Queues {
         let act = async {
             self.refuse_in_a_mixed_fleet()?;
             let mut done = AllDone::default();
-            for queue in self.catalog.names().await? {
-                note(&mut done, &queue, self.broker.pause(&queue).await)?;
+            for queue in self.all().await? {
+                match queue.counts.paused {
+                    true => done.unchanged.push(queue.name.to_string()),
+                    false => note(&mut done, &queue.name, self.broker.pause(&queue.name).await)?,
+                }
             }
             Ok(done)
         };
@@ -346,14 +347,24 @@ impl Queues {
         require_all(all)?;
         let act = async {
             let mut done = AllDone::default();
-            for queue in self.catalog.names().await? {
-                note(&mut done, &queue, self.broker.resume(&queue).await)?;
+            for queue in self.all().await? {
+                // What is damaged is tried, so that it is told.
+                let is_open = !queue.counts.paused && queue.put_aside == 0;
+                match is_open && queue.error.is_none() {
+                    true => done.unchanged.push(queue.name.to_string()),
+                    false => note(&mut done, &queue.name, self.broker.resume(&queue.name).await)?,
+                }
             }
             Ok(done)
         };
         self.actions
             .record::<QueuesResumeAll, _>(who, "*", json!({}), act)
             .await
+    }
+
+    async fn all(&self) -> Result<Vec<QueueOverview>, Error> {
+        let names: Vec<QueueName> = self.catalog.names().await?.into_iter().collect();
+        Ok(self.broker.overview(&names).await?)
     }
 
     pub async fn drain(
@@ -457,10 +468,14 @@ impl Queues {
         limit: Concurrency,
     ) -> Result<(), Error> {
         let queue = self.catalog.known(queue).await?;
+        let before = self.overview(&queue).await?.concurrency;
+        let is_same = before == limit.max.map(u64::from);
         let act = async { Ok(self.broker.set_concurrency(&queue, limit.max).await?) };
         let details = json!({ "max": limit.max });
         self.actions
-            .record::<QueuesConcurrency, _>(who, queue.as_str(), details, act)
+            .record_as::<QueuesConcurrency, _>(who, queue.as_str(), details, act, |()| {
+                json!({ "already": is_same })
+            })
             .await
     }
 
@@ -471,11 +486,15 @@ impl Queues {
         Rate { max, per_ms }: Rate,
     ) -> Result<(), Error> {
         let queue = self.catalog.known(queue).await?;
-        let rate = max.map(|max| (max, Duration::from_millis(per_ms.unwrap_or(1_000))));
+        let per_ms = per_ms.unwrap_or(1_000);
+        let rate = max.map(|max| (max, Duration::from_millis(per_ms)));
+        let is_same = self.overview(&queue).await?.rate == max.map(|max| (max, per_ms));
         let act = async { Ok(self.broker.set_rate(&queue, rate).await?) };
         let details = json!({ "max": max, "perMs": per_ms });
         self.actions
-            .record::<QueuesRateLimit, _>(who, queue.as_str(), details, act)
+            .record_as::<QueuesRateLimit, _>(who, queue.as_str(), details, act, |()| {
+                json!({ "already": is_same })
+            })
             .await
     }
 
@@ -500,6 +519,13 @@ impl Queues {
     }
 }
 
+fn switched(already: Option<Already>) -> Switched {
+    Switched {
+        count: u64::from(already.is_none()),
+        already,
+    }
+}
+
 /// What is known from Postgres.
 #[derive(Default)]
 struct Recorded {
@@ -510,6 +536,12 @@ struct Recorded {
     missing: Vec<Ask>,
     schedules: Vec<ScheduleRow>,
     failed_lately: Option<u64>,
+    acknowledged: u64,
+}
+
+/// Of numbers of jobs by queue, the sum.
+fn jobs_in(counts: &[(String, i64)]) -> u64 {
+    counts.iter().map(|(_, jobs)| jobs.unsigned_abs()).sum()
 }
 
 /// Schedules of the queue, and job schedulers of BullMQ's clients.
@@ -574,7 +606,10 @@ fn require_all(all: bool) -> Result<(), Error> {
 /// Continues after an error of one queue's data. Fails on any other error.
 fn note(all: &mut AllDone, queue: &QueueName, done: Result<(), QueueError>) -> Result<(), Error> {
     match done {
-        Ok(()) => all.count += 1,
+        Ok(()) => {
+            all.count += 1;
+            all.queues.push(queue.to_string());
+        }
         Err(error @ QueueError::Damaged { .. }) => {
             all.failures.push(Failure {
                 queue: queue.to_string(),

@@ -34,6 +34,10 @@ const NOTES_STAY_S: i64 = 7 * 24 * 3_600;
 /// Why a job is skipped that is gone.
 pub const NO_LONGER_THERE: &str = "The job is no longer in Redis";
 
+/// Why an undo skips a job of which it has nothing to put back; any other reason leaves the job as it
+/// is.
+pub const NOTHING_TO_PUT_BACK: [&str; 2] = [remove::COPY_LOST, retry::OLD_DATA_LOST];
+
 /// A job that an operator's filter has chosen, as it was then.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Chosen {

@@ -36,8 +36,8 @@ static MARK: LazyLock<Script> = LazyLock::new(|| {
 
 /// Removes a mark, or restores a copy. `KEYS`: job, copy, list or set, marker, events, set of marked
 /// jobs, notes. `ARGV`: operation, id, score (empty for a list), name of the event, when the job was
-/// created, the job's field in the notes, how long the notes stay. A note tells a repeated call from
-/// a job that was brought back otherwise.
+/// created, the job's field in the notes, how long the notes stay, whether to change nothing. A note
+/// tells a repeated call from a job that was brought back otherwise.
 static RESTORE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r#"if redis.call("HEXISTS", KEYS[7], ARGV[6]) == 1 then return 1 end
@@ -49,12 +49,14 @@ static RESTORE: LazyLock<Script> = LazyLock::new(|| {
         if mark[1] then
             if string.match(mark[1], "^%d+") ~= ARGV[5] then return -2 end
             if mark[2] ~= ARGV[1] then return -3 end
+            if ARGV[8] == "1" then return 1 end
             redis.call("HDEL", KEYS[1], "pcx")
             redis.call("SREM", KEYS[6], ARGV[2])
             note()
             return 1
         end
         if redis.call("EXISTS", KEYS[2]) == 0 then return -1 end
+        if ARGV[8] == "1" then return 1 end
         redis.call("RENAME", KEYS[2], KEYS[1])
         redis.call("PERSIST", KEYS[1])
         if redis.call("EXISTS", KEYS[2] .. ":logs") == 1 then
@@ -188,6 +190,24 @@ impl Broker {
         items: &[Removed],
     ) -> Result<Vec<JobResult>, QueueError> {
         self.memory.refuse_when_full().await?;
+        self.restore(bulk, items, false).await
+    }
+
+    /// What [`Self::restore_many`] would do. Changes nothing.
+    pub async fn could_restore_many(
+        &self,
+        bulk: i64,
+        items: &[Removed],
+    ) -> Result<Vec<JobResult>, QueueError> {
+        self.restore(bulk, items, true).await
+    }
+
+    async fn restore(
+        &self,
+        bulk: i64,
+        items: &[Removed],
+        dry_run: bool,
+    ) -> Result<Vec<JobResult>, QueueError> {
         let mut calls = Vec::with_capacity(items.len());
         for Removed {
             job: Chosen { n, key, state, .. },
@@ -219,14 +239,15 @@ impl Broker {
                     .arg(event)
                     .arg(key.created_ms)
                     .arg(format!("restored:{n}"))
-                    .arg(NOTES_STAY_S),
+                    .arg(NOTES_STAY_S)
+                    .arg(i32::from(dry_run)),
             );
         }
         let codes = self.invoke_all(&calls.iter().collect::<Vec<_>>()).await?;
         let fate = |code: Result<i64, String>| {
             code.map_or_else(JobResult::Failed, |code| match code {
                 1 => JobResult::done(),
-                -1 => JobResult::skipped("The copy of the removed job is no longer in Redis"),
+                -1 => JobResult::skipped(COPY_LOST),
                 -3 => JobResult::skipped(
                     "The job is in Redis again: it was brought back in another way meanwhile",
                 ),
@@ -259,6 +280,8 @@ impl Broker {
     }
 }
 
+/// Why a removed job cannot come back.
+pub(super) const COPY_LOST: &str = "The copy of the removed job is no longer in Redis";
 const IN_A_FLOW: &str =
     "The job belongs to a flow: remove it by itself, so that its parent is informed";
 const OF_A_SCHEDULE: &str =

@@ -16,7 +16,8 @@ use crate::scripts::Call;
 use crate::{Broker, QueueError};
 
 /// Gives a job back the data that it had before an edit. `KEYS`: job, what was kept of it, notes.
-/// `ARGV`: when the job was created, the job's field in the notes, how long the notes stay.
+/// `ARGV`: when the job was created, the job's field in the notes, how long the notes stay, whether to
+/// change nothing.
 static UNEDIT: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r#"if redis.call("HEXISTS", KEYS[3], ARGV[2]) == 1 then return 1 end
@@ -27,6 +28,7 @@ static UNEDIT: LazyLock<Script> = LazyLock::new(|| {
         if not kept[1] then return -3 end
         if (job[3] or "") ~= kept[3] or job[4] or redis.call("EXISTS", KEYS[1] .. ":lock") == 1 then return -4 end
         if redis.sha1hex(job[2] or "") ~= kept[2] then return -5 end
+        if ARGV[4] == "1" then return 1 end
         redis.call("HSET", KEYS[1], "data", kept[1])
         redis.call("DEL", KEYS[2])
         redis.call("HSET", KEYS[3], ARGV[2], "1")
@@ -38,6 +40,8 @@ static UNEDIT: LazyLock<Script> = LazyLock::new(|| {
 /// From a job's name and data to its new data, or to why it stays unchanged.
 pub type Edit<'a> = dyn Fn(&Chosen, &str, &str) -> Result<String, String> + Send + Sync + 'a;
 
+/// Why a job cannot get its data back.
+pub(super) const OLD_DATA_LOST: &str = "Its data before the edit is no longer in Redis";
 const RUN_SINCE: &str = "The job was retried, or has run, since it was chosen";
 
 impl Broker {
@@ -142,6 +146,24 @@ impl Broker {
         items: &[Chosen],
     ) -> Result<Vec<JobResult>, QueueError> {
         self.memory.refuse_when_full().await?;
+        self.unedit(bulk, items, false).await
+    }
+
+    /// What [`Self::unedit_many`] would do. Changes nothing.
+    pub async fn could_unedit_many(
+        &self,
+        bulk: i64,
+        items: &[Chosen],
+    ) -> Result<Vec<JobResult>, QueueError> {
+        self.unedit(bulk, items, true).await
+    }
+
+    async fn unedit(
+        &self,
+        bulk: i64,
+        items: &[Chosen],
+        dry_run: bool,
+    ) -> Result<Vec<JobResult>, QueueError> {
         let call = |Chosen { n, key, .. }: &Chosen| {
             let names = [
                 self.keys(&key.queue).job_key(key.id.as_str()),
@@ -152,6 +174,7 @@ impl Broker {
                 .arg(key.created_ms)
                 .arg(format!("restored:{n}"))
                 .arg(NOTES_STAY_S)
+                .arg(i32::from(dry_run))
         };
         let calls: Vec<Call> = items.iter().map(call).collect();
         let codes = self.invoke_all(&calls.iter().collect::<Vec<_>>()).await?;
@@ -160,7 +183,7 @@ impl Broker {
                 1 => JobResult::done(),
                 -1 => JobResult::skipped(NO_LONGER_THERE),
                 -2 => JobResult::skipped("Another job has this id now"),
-                -3 => JobResult::skipped("Its data before the edit is no longer in Redis"),
+                -3 => JobResult::skipped(OLD_DATA_LOST),
                 -4 => JobResult::skipped("The job has run since it was edited"),
                 _ => JobResult::skipped("Its data was changed again since it was edited"),
             })
