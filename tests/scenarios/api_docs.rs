@@ -54,7 +54,7 @@ async fn a_person_reads_the_api_in_a_browser_and_tries_it_and_nothing_comes_from
     for tag in ["queues", "jobs", "auth", "audit", "plugins"] {
         assert!(tags.contains(&tag.into()), "{tag}: {tags:?}");
     }
-    assert!(seen["operations"].as_u64().is_some_and(|count| count > 150));
+    assert!(seen["operations"].as_u64().is_some_and(|count| count > 30));
     let tried = seen["tried"].as_str().context("an answer")?;
     assert!(
         tried.contains("200") && tried.contains("postgresql"),
