@@ -13,7 +13,7 @@ operations! {
     /// List who did what, the newest first: actions of operators, what hosts did on their own, and
     /// the entries that plugins wrote to audit trails.
     ActivityList = "activity.list": GET "/api/admin/activity" ((), ListActivity, NoBody) -> List<Activity>,
-        Operator, Reads, errors [];
+        Viewer, Reads, errors [];
 }
 
 /// Which activities to list.

@@ -28,20 +28,20 @@ path_params! {
 operations! {
     /// List alerts that fire or are pending, and messages that were not delivered.
     AlertsList = "alerts.list": GET "/api/admin/alerts" ((), NoQuery, NoBody) -> Data<AlertOverview>,
-        Operator, Reads, errors [];
+        Viewer, Reads, errors [];
     /// List every alert rule.
     AlertRulesList = "alert_rules.list": GET "/api/admin/alerts/rules" ((), NoQuery, NoBody) -> List<AlertRule>,
-        Operator, Reads, errors [];
+        Viewer, Reads, errors [];
     /// Change a rule for all subjects or some of them. Reset the rule to return to its built-in
     /// values.
     AlertRulesSet = "alert_rules.set": PUT "/api/admin/alerts/rules/{rule}" (RulePath, NoQuery, Json<RuleChange>) -> Data<AlertRule>,
-        Operator, Changes, audit "alert.rule.set", errors [];
+        Owner, Changes, audit "alert.rule.set", errors [];
     /// Remove the changes to a rule for one scope.
     AlertRulesReset = "alert_rules.reset": DELETE "/api/admin/alerts/rules/{rule}" (RulePath, RuleScope, NoBody) -> Data<AlertRule>,
-        Operator, Changes, audit "alert.rule.reset", errors [];
+        Owner, Changes, audit "alert.rule.reset", errors [];
     /// List the silences that are in force.
     AlertSilencesList = "alert_silences.list": GET "/api/admin/alerts/silences" ((), NoQuery, NoBody) -> List<Silence>,
-        Operator, Reads, errors [];
+        Viewer, Reads, errors [];
     /// Silence alerts for a while: no messages are sent. Rules are still evaluated and shown; a
     /// recovery is still sent to whoever received the alert before.
     AlertsSilence = "alerts.silence": POST "/api/admin/alerts/silences" ((), NoQuery, Json<NewSilence>) -> Data<Silence>,
@@ -51,7 +51,7 @@ operations! {
         Operator, Changes, audit "alert.unsilence", errors [];
     /// List what fired and recovered, the newest first. Entries are kept for 90 days.
     AlertsHistory = "alerts.history": GET "/api/admin/alerts/history" ((), AlertHistoryQuery, NoBody) -> List<AlertEvent>,
-        Operator, Reads, errors [404 "There is no rule of that name"];
+        Viewer, Reads, errors [404 "There is no rule of that name"];
     /// Send a test message over every channel of this host now, and show whether each was
     /// delivered. The list is empty if no channel is configured.
     AlertsTest = "alerts.test": POST "/api/admin/alerts/test" ((), NoQuery, NoBody) -> List<ChannelTest>,
@@ -234,8 +234,8 @@ pub struct RuleChange {
     pub subject: String,
     /// Whether the rule is evaluated.
     pub enabled: Option<bool>,
-    /// Threshold, in the unit of the rule.
-    pub threshold: Option<f64>,
+    /// Threshold: a number in the unit of the rule, or a text with a unit.
+    pub threshold: Option<Threshold>,
     /// The condition must be met for this many seconds before a message is sent.
     pub hold_s: Option<i32>,
     /// The rule does not fire with fewer cases than this.
@@ -244,6 +244,20 @@ pub struct RuleChange {
     pub severity: Option<String>,
     /// Link to the runbook.
     pub runbook: Option<String>,
+}
+
+/// A threshold that is set: a number in the unit of the rule, or a text with a unit, such as `5m`,
+/// `36h` or `90%`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(
+    untagged,
+    expecting = "must be a number in the unit of the rule, or a text with a unit, such as \"5m\" or \"90%\""
+)]
+pub enum Threshold {
+    /// In the unit of the rule.
+    Number(f64),
+    /// With a unit.
+    Text(String),
 }
 
 /// The scope of a change to a rule.

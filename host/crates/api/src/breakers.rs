@@ -12,7 +12,7 @@ use crate::operations;
 operations! {
     /// List every outside host that an active plugin names, with its breaker in this process.
     BreakersList = "breakers.list": GET "/api/admin/breakers" ((), NoQuery, NoBody) -> List<BreakerView>,
-        Operator, Reads, errors [];
+        Viewer, Reads, errors [];
     /// Open a breaker: refuse all calls to a host until the breaker is closed. Jobs that need the
     /// host wait without using up attempts.
     BreakersOpen = "breakers.open": POST "/api/admin/breakers/open" ((), NoQuery, Json<BreakerOrder>) -> Data<BreakerView>,

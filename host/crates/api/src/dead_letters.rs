@@ -22,14 +22,14 @@ operations! {
     /// List groups of jobs that failed for good: open groups first, then the most recently seen.
     /// Closed groups are left out unless `state` asks for them.
     DeadLettersList = "dead_letters.list": GET "/api/admin/dead-letters" ((), ListDeadLetters, NoBody) -> List<DeadLetter>,
-        Operator, Reads, errors [];
+        Viewer, Reads, errors [];
     /// Count the groups by their state.
     DeadLettersCount = "dead_letters.count": GET "/api/admin/dead-letter-counts" ((), CountDeadLetters, NoBody) -> Data<DeadLetterCounts>,
-        Operator, Reads, errors [];
+        Viewer, Reads, errors [];
     /// Show a group: its newest jobs, the stack of the newest, and the same failure in other
     /// revisions.
     DeadLettersShow = "dead_letters.show": GET "/api/admin/dead-letters/{id}" (DeadLetterPath, NoQuery, NoBody) -> Data<DeadLetterDetails>,
-        Operator, Reads, errors [];
+        Viewer, Reads, errors [];
     /// Acknowledge a group. It stays acknowledged when more jobs fail in the same revision;
     /// failures in another revision form another group.
     DeadLettersAcknowledge = "dead_letters.acknowledge": POST "/api/admin/dead-letters/{id}/acknowledge"

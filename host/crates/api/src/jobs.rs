@@ -33,11 +33,11 @@ operations! {
     /// List the jobs in one state. Values that the queue's manifest redacts, and secrets, are
     /// hidden.
     JobsList = "jobs.list": GET "/api/admin/queues/{queue}/jobs" (QueuePath, ListJobs, NoBody) -> List<RedactedJob>,
-        Operator, Reads, audit "queue.reveal-jobs", errors [];
+        Viewer, Reads, audit "queue.reveal-jobs", data Shown(&["data", "progress", "returnValue"]), errors [];
     /// Search the jobs of one state in Redis, one by one: at most 20,000 jobs or one second per
     /// request. If `partial` is true, there are more.
     QueuesLive = "queues.live": GET "/api/admin/queues/{queue}/search" (QueuePath, SearchJobs, NoBody) -> List<ScannedJob>,
-        Operator, Reads, errors [];
+        Viewer, Reads, data Shown(&[]), errors [];
     /// Add a job. It must fit the job names and JSON Schemas that the queue's active plugin
     /// declares, unless `force` is true.
     JobsAdd = "jobs.add": POST "/api/admin/queues/{queue}/jobs" (QueuePath, NoQuery, Json<AddJob>) -> Data<Added>,
@@ -55,7 +55,7 @@ operations! {
     /// Show a job: its data, state, failure, logs and attempts. Values that the queue's manifest
     /// redacts, and secrets, are hidden; `reveal` shows them, which is recorded.
     JobsShow = "jobs.show": GET "/api/admin/queues/{queue}/jobs/{id}" (JobPath, Reveal, NoBody) -> Data<Job>,
-        Operator, Reads, audit "job.reveal", errors [];
+        Viewer, Reads, audit "job.reveal", data Shown(&["data", "logs", "progress", "returnValue"]), errors [];
     /// Retry a job: put a failed or completed job back into the queue.
     JobsRetry = "jobs.retry": POST "/api/admin/queues/{queue}/jobs/{id}/retry" (JobPath, NoQuery, NoBody) -> Nothing,
         Operator, Changes, audit "job.retry", errors [409 "it is not finished"];
@@ -78,7 +78,7 @@ operations! {
     /// Replace the data of a job that is not running. The data must fit the JSON Schema that the
     /// queue's active plugin declares for the job, unless `force` is true.
     JobsSetData = "jobs.set_data": PUT "/api/admin/queues/{queue}/jobs/{id}/data" (JobPath, Force, AnyDocument) -> Nothing,
-        Operator, Destroys("replaces the data of the job"), audit "job.set-data", errors [
+        Operator, Destroys("replaces the data of the job"), audit "job.set-data", data Needed, errors [
             409 "It conflicts with the present state",
             422 "`does-not-fit`: the plugin of the queue declares other data for the job",
         ];

@@ -24,13 +24,13 @@ operations! {
     /// List every queue: those in Redis, in active manifests, and in the history. While Postgres
     /// cannot be reached the list is `partial`: without queues that are only in the history.
     QueuesList = "queues.list": GET "/api/admin/queues" ((), NoQuery, NoBody) -> List<QueueOverview>,
-        Operator, Reads, errors [];
+        Viewer, Reads, errors [];
     /// Show a queue: counts, ages, limits, workers, and rates and durations per job name.
     QueuesShow = "queues.show": GET "/api/admin/queues/{queue}" (QueuePath, NoQuery, NoBody) -> Data<Queue>,
-        Operator, Reads, errors [];
+        Viewer, Reads, errors [];
     /// Explain why a queue makes no progress, and what to do next.
     QueuesWhy = "queues.why": GET "/api/admin/queues/{queue}/why" (QueuePath, NoQuery, NoBody) -> List<Reason>,
-        Operator, Reads, errors [];
+        Viewer, Reads, errors [];
     /// Pause a queue for every worker on all hosts; running jobs continue.
     QueuesPause = "queues.pause": POST "/api/admin/queues/{queue}/pause" (QueuePath, NoQuery, NoBody) -> Data<Switched>,
         Operator, Changes, audit "queue.pause", errors [409 "BullMQ 5 works on the same queues, and its resume would lose jobs"];
@@ -56,7 +56,7 @@ operations! {
         Operator, Changes, audit "queue.put-back", errors [];
     /// Remove a queue with all its jobs, finished ones included. Its history is kept.
     QueuesObliterate = "queues.obliterate": POST "/api/admin/queues/{queue}/obliterate" (QueuePath, NoQuery, Json<Obliterate>) -> Data<Done>,
-        Operator, Destroys("removes the queue with all its jobs"), audit "queue.obliterate", errors [409 "Some of its jobs are running"];
+        Owner, Destroys("removes the queue with all its jobs"), audit "queue.obliterate", errors [409 "Some of its jobs are running"];
     /// Limit how many jobs of a queue run at the same time, over all workers.
     QueuesConcurrency = "queues.concurrency": PUT "/api/admin/queues/{queue}/concurrency" (QueuePath, NoQuery, Json<Concurrency>) -> Nothing,
         Operator, Changes, audit "queue.concurrency", errors [];
@@ -67,7 +67,7 @@ operations! {
     /// repeatables.
     QueuesMigrateRepeatables = "queues.migrate_repeatables": POST "/api/admin/queues/{queue}/migrate-repeatables"
         (QueuePath, NoQuery, Json<MigrateRepeatables>) -> List<MigratedRepeatable>,
-        Operator, Changes, audit "queue.migrate-repeatables", errors [];
+        Owner, Changes, audit "queue.migrate-repeatables", errors [];
 }
 
 /// A queue with its workers and statistics.

@@ -17,7 +17,7 @@ operations! {
     /// closed, plugins that do not run, and hosts. What cannot be read now is named in
     /// `unavailable`.
     StatusShow = "status.show": GET "/api/admin/status" ((), NoQuery, NoBody) -> Data<Overview>,
-        Operator, Reads, errors [];
+        Viewer, Reads, errors [];
 }
 
 /// The state of an installation.

@@ -15,19 +15,20 @@ use tokio_util::task::TaskTracker;
 
 use crate::Error;
 use crate::error::Kind;
+use crate::operator::{Credential, Operator};
 
 /// Delay between tries to record the end of an action while Postgres is away.
 const PAUSE: Duration = Duration::from_secs(1);
-const TRIES: usize = 120;
+const TRIES: usize = 600;
 
 /// Who calls a use case.
 #[derive(Debug, Clone)]
 pub struct Caller {
     /// The name under which actions are recorded.
     pub actor: String,
-    pub trace: Trace,
     /// What the caller may do.
     pub operator: Operator,
+    pub trace: Trace,
     /// Address of the client.
     pub from: Option<IpAddr>,
     /// Why, in the caller's words.
@@ -68,6 +69,9 @@ impl Caller {
                 .is_some_and(|reason| !reason.is_null());
             if let (false, Some(reason)) = (has_reason, &self.reason) {
                 details.insert("reason".into(), reason.as_str().into());
+            }
+            if let Credential::Token { name, .. } = &self.operator.credential {
+                details.insert("token".into(), name.as_str().into());
             }
             if let Some(from) = self.from {
                 details.insert("from".into(), from.to_string().into());
@@ -179,10 +183,6 @@ impl Actions {
     }
 }
 
-/// The part of an error that is recorded. It is never personal.
-fn kept(error: &Error) -> &str {
-    if error.is_private {
-        &error.code
 /// The result that is recorded. Of an action that has changed nothing, `noEffect` says why, and
 /// `count` is 0.
 fn with_effect(action: &str, result: Value) -> Value {
@@ -229,6 +229,10 @@ fn no_effect(action: &str, result: &Value) -> Option<&'static str> {
     })
 }
 
+/// The part of an error that is recorded. It is never personal.
+fn kept(error: &Error) -> &str {
+    if error.is_private {
+        &error.code
     } else {
         &error.message
     }

@@ -18,7 +18,9 @@ const MAX_LIMIT: u16 = 200;
 const MAX_TEXT: usize = 1_024;
 
 /// Actions that no operation of the API records under its own name.
-const OTHER_ACTIONS: [&str; 6] = [
+const OTHER_ACTIONS: [&str; 8] = [
+    "audit.export",
+    "audit.read",
     "bulk.retry",
     "bulk.remove",
     "bulk.enqueue-again",
@@ -162,19 +164,19 @@ fn view(row: ActivityRow) -> Activity {
         _ => None,
     };
     let (reason, from) = (take("reason"), take("from"));
-    let result = match (&row.error, row.ended_at) {
-        (Some(_), _) => ActivityResult::Failed,
     let no_effect = row
         .result
         .as_ref()
         .and_then(|result| result["noEffect"].as_str());
+    let result = match (&row.error, row.ended_at) {
+        (Some(_), _) => ActivityResult::Failed,
         (None, None) => ActivityResult::Running,
+        (None, Some(_)) if no_effect.is_some() => ActivityResult::NoEffect,
         (None, Some(_)) => ActivityResult::Done,
     };
-        (None, Some(_)) if no_effect.is_some() => ActivityResult::NoEffect,
+    let no_effect = no_effect.map(str::to_owned);
     Activity {
         id: format!("{}-{}", row.source, row.id),
-    let no_effect = no_effect.map(str::to_owned);
         at: row.at,
         ended_at: row.ended_at,
         kind: match row.kind.as_str() {
@@ -186,9 +188,9 @@ fn view(row: ActivityRow) -> Activity {
         action: row.action,
         target: row.target,
         result,
+        no_effect,
         count: row.result.as_ref().and_then(count),
         reason,
-        no_effect,
         from,
         error: row.error,
         details,
@@ -255,8 +257,6 @@ mod tests {
     }
 
     #[test]
-    fn a_cursor_is_read_back_and_nonsense_is_refused() {
-    #[test]
     fn what_has_changed_nothing_has_no_effect_with_the_reason() {
         let shown = view(row(
             json!({}),
@@ -270,6 +270,8 @@ mod tests {
         );
     }
 
+    #[test]
+    fn a_cursor_is_read_back_and_nonsense_is_refused() {
         let row = row(json!({}), None, None);
         let read = cursor(&cursor_of(&row)).expect("a cursor");
         assert_eq!(

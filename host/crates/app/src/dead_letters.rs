@@ -22,38 +22,42 @@ pub use self::checking::checking;
 use self::checking::refresh;
 use crate::Parts;
 use crate::actions::{Actions, Caller};
-use crate::error::Error;
+use crate::error::{Error, Kind};
+use crate::nearest::suggesting_number;
+use crate::plugins::Plugins;
 use crate::queues::Catalog;
 
-/// Jobs shown with a group.
-const SAMPLE: i64 = 10;
 /// Codes with which the host ends a job, whatever attempts it has left.
 const OF_THE_HOST: [&str; 4] = ["killed", "crashed-host", "failed-by-flow", "expired"];
+/// Jobs shown with a group.
+const SAMPLE: i64 = 10;
 const DEFAULT_LIMIT: u16 = 50;
 const MAX_LIMIT: u16 = 1_000;
 /// In characters.
 const MAX_NOTE: usize = 2_000;
 const MAX_ASSIGNEE: usize = 100;
+/// Groups among which a suggestion is looked for.
+const MAX_SUGGESTED: i64 = 1_000;
 
 #[derive(Clone)]
 pub struct DeadLetters {
     broker: Broker,
     store: Store,
+    plugins: Arc<Plugins>,
     actions: Actions,
     catalog: Catalog,
 }
 
-    plugins: Arc<Plugins>,
 impl DeadLetters {
     pub(crate) fn new(parts: &Parts) -> Self {
         Self {
             broker: parts.broker.clone(),
             store: parts.store.clone(),
+            plugins: Arc::clone(&parts.plugins),
             actions: parts.actions.clone(),
             catalog: Catalog::new(
                 parts.broker.clone(),
                 parts.store.clone(),
-            plugins: Arc::clone(&parts.plugins),
                 Arc::clone(&parts.plugins),
             ),
         }
@@ -138,18 +142,14 @@ impl DeadLetters {
             group,
             restorable,
             undo,
+            removal: removal.map(last_change),
+            permanent,
             stack,
             sample,
             elsewhere,
         })
-            removal: removal.map(last_change),
-            permanent,
     }
 
-    pub async fn acknowledge(&self, who: &Caller, id: i64) -> Result<DeadLetter, Error> {
-        let act = self
-            .store
-            .acknowledge_dead_letter(self.broker.prefix(), id, Some(&who.actor));
     /// Whether the job failed for good with attempts left. `false` where Redis does not tell.
     async fn is_permanent(&self, failed: &Ended) -> bool {
         let (Ok(queue), Ok(id)) = (
@@ -165,6 +165,10 @@ impl DeadLetters {
         job.state == JobState::Failed && job.attempts_made < policy.attempts
     }
 
+    pub async fn acknowledge(&self, who: &Caller, id: i64) -> Result<DeadLetter, Error> {
+        let act = self
+            .store
+            .acknowledge_dead_letter(self.broker.prefix(), id, Some(&who.actor));
         // With more failures since, it is acknowledged anew.
         let is_so = |row: &DeadLetterRow| row.acknowledged_at.is_some() && row.since_acknowledged == 0;
         self.change::<DeadLettersAcknowledge>(who, id, json!({}), is_so, act)
@@ -249,6 +253,17 @@ impl DeadLetters {
     }
 }
 
+/// The error with the group that may be meant, if it is about an unknown one.
+pub(crate) async fn unknown_group(store: &Store, prefix: &str, id: i64, error: Error) -> Error {
+    if error.kind != Kind::NotFound {
+        return error;
+    }
+    // The suggestion may fail; the answer is the same.
+    let known = store.dead_letter_ids(prefix, MAX_SUGGESTED).await;
+    let message = suggesting_number(error.message, id, &known.unwrap_or_default());
+    Error { message, ..error }
+}
+
 fn which(asked: ListDeadLetters) -> Result<Which, Error> {
     use ListedDeadLetters::{Acknowledged, All, Closed, Open};
     let (acknowledged, closed) = match (asked.state, asked.acknowledged) {
@@ -328,6 +343,16 @@ fn view(row: DeadLetterRow) -> DeadLetter {
         closed_at: row.closed_at,
         assignee: row.assignee,
         note: row.note,
+        already: false,
+    }
+}
+
+fn last_change(action: ActionRow) -> LastChange {
+    LastChange {
+        at: action.began_at,
+        actor: action.actor,
+        action: action.action,
+        reason: action.reason,
     }
 }
 
@@ -343,16 +368,6 @@ fn failed_job(row: Ended) -> FailedJob {
         message: row.message,
         stack: None,
         correlation_id: row.correlation_id,
-        already: false,
-    }
-}
-
-fn last_change(action: ActionRow) -> LastChange {
-    LastChange {
-        at: action.began_at,
-        actor: action.actor,
-        action: action.action,
-        reason: action.reason,
         platform: row.platform,
         parent: row.parent,
     }

@@ -6,12 +6,14 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use clap::{Args, ValueEnum};
 use patchbay_api::activity::{Activity, ActivityList, ActivityResult, ActorKind, ListActivity};
+use patchbay_model::job::trail_name;
 
 use super::client::{Client, ClientArgs};
 use super::input::point_in_time;
 use super::names;
 use super::output::{Output, plain, time, unexecuted};
 use super::paging::Paging;
+use super::view;
 
 /// Maximum number of rows per page that a host returns.
 const LARGEST_PAGE: u16 = 200;
@@ -75,9 +77,9 @@ enum Kind {
 #[derive(Clone, Copy, ValueEnum)]
 enum Ended {
     Done,
+    NoEffect,
     Failed,
     Running,
-    NoEffect,
 }
 
 impl ActivityArgs {
@@ -85,7 +87,7 @@ impl ActivityArgs {
         ListActivity {
             actor: self.actor.clone(),
             action: self.action.clone(),
-            target: self.target.clone(),
+            target: self.target(),
             kind: self.kind.map(|kind| match kind {
                 Kind::Operator => ActorKind::Operator,
                 Kind::Plugin => ActorKind::Plugin,
@@ -93,14 +95,27 @@ impl ActivityArgs {
             }),
             result: self.result.map(|result| match result {
                 Ended::Done => ActivityResult::Done,
+                Ended::NoEffect => ActivityResult::NoEffect,
                 Ended::Failed => ActivityResult::Failed,
                 Ended::Running => ActivityResult::Running,
-                Ended::NoEffect => ActivityResult::NoEffect,
             }),
             since: self.since,
             until: self.until,
             cursor,
             limit: Some(limit),
+        }
+    }
+
+    /// As it is recorded.
+    fn target(&self) -> Option<String> {
+        let job = match self.target.as_slice() {
+            [queue, id] => queue.parse().ok().zip(id.parse().ok()),
+            _ => None,
+        };
+        match job {
+            Some((queue, id)) => Some(trail_name(&queue, &id)),
+            None if self.target.is_empty() => None,
+            None => Some(self.target.join(" ")),
         }
     }
 
@@ -131,10 +146,7 @@ pub(crate) async fn run(
         .await?;
     let rows = page.items.iter().map(|item| row(item, output)).collect();
     output.list(&HEAD, &WIDE, rows, &page.raw, &page.more());
-    if page.items.is_empty() {
-        output.note("Nothing matches");
-    }
-    page.note("row", output);
+    page.note("recorded action", output);
     Ok(())
 }
 
@@ -152,6 +164,10 @@ fn row(item: &Activity, output: Output) -> Vec<String> {
 fn cells(item: &Activity) -> [String; 10] {
     let result = match (item.result, &item.error) {
         (ActivityResult::Done, _) => "done".to_owned(),
+        (ActivityResult::NoEffect, _) => match &item.no_effect {
+            Some(why) => format!("no effect: {why}"),
+            None => "no effect".to_owned(),
+        },
         (ActivityResult::Running, _) => "running".to_owned(),
         (ActivityResult::Failed, error) => {
             format!("failed: {}", error.as_deref().unwrap_or("unknown"))
@@ -164,12 +180,8 @@ fn cells(item: &Activity) -> [String; 10] {
     [
         time(item.at),
         item.actor.clone(),
-        (ActivityResult::NoEffect, _) => match &item.no_effect {
-            Some(why) => format!("no effect: {why}"),
-            None => "no effect".to_owned(),
-        },
         item.action.clone(),
-        item.target.clone(),
+        view::target(&item.action, &item.target),
         item.count
             .map(|count| count.to_string())
             .unwrap_or_default(),

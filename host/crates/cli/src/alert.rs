@@ -8,7 +8,7 @@ use clap::{ArgGroup, Args, Subcommand};
 use patchbay_api::alerts::{
     AlertHistoryQuery, AlertOverview, AlertRule, AlertRulesList, AlertRulesReset, AlertRulesSet,
     AlertSilencesList, AlertsHistory, AlertsList, AlertsSilence, AlertsTest, AlertsUnsilence,
-    ChangedRule, NewSilence, RuleChange, RulePath, RuleScope, SilencePath,
+    ChangedRule, NewSilence, RuleChange, RulePath, RuleScope, SilencePath, Threshold,
 };
 use patchbay_api::body::{Json, NoBody};
 use patchbay_api::operation::NoQuery;
@@ -16,7 +16,7 @@ use patchbay_model::shell::word;
 use patchbay_model::words::{counted, lasted};
 
 use super::client::{Client, ClientArgs};
-use super::input::{decimal, number_in, seconds, whole};
+use super::input::{in_units, number_in, seconds, whole};
 use super::names;
 use super::output::{Output, plain};
 use super::paging::Paging;
@@ -100,9 +100,10 @@ pub struct Change {
     /// Only for this subject, or a prefix followed by *
     #[arg(long)]
     subject: Option<String>,
-    /// Threshold, 0 or more, in the unit of the rule; for a time: seconds
-    #[arg(long, value_parser = decimal(0.0, f64::MAX))]
-    threshold: Option<f64>,
+    /// Threshold, 0 or more: a number in the unit that `alert rules` shows, or with a unit, such as
+    /// 90s, 5m, 30d or 90%
+    #[arg(long, value_parser = threshold)]
+    threshold: Option<Threshold>,
     /// How long the condition must be met before a message is sent, at most 7d: 0s, 90s, 5m
     #[arg(long = "for", value_parser = |text: &str| seconds(text, 0, 7), value_name = "LENGTH")]
     hold: Option<u64>,
@@ -160,12 +161,13 @@ pub(crate) async fn run(
                     condition(rule),
                     rule.about.clone(),
                 ];
+                let unit = rule.unit.as_deref().unwrap_or_default();
                 let some = of_some_subjects(rule);
-                std::iter::once(base).chain(some.map(|change| {
+                std::iter::once(base).chain(some.map(move |change| {
                     vec![
                         format!("  {}", change.subject),
                         String::new(),
-                        changed(change),
+                        changed(change, unit),
                     ]
                 }))
             });
@@ -243,7 +245,8 @@ pub(crate) async fn run(
                     silence.reason,
                 ]
             });
-            output.table(
+            output.table_or(
+                "No silence is in force",
                 &["ID", "RULE", "SUBJECT", "UNTIL", "BY", "REASON"],
                 rows.collect(),
                 &silences.raw,
@@ -426,15 +429,38 @@ fn severity(rule: &AlertRule) -> String {
     .to_owned()
 }
 
-/// For example `≥ 900 s for 60 s`.
+/// Parses `900`, `15m` or `90%`; whether the unit fits the rule, the host knows.
+fn threshold(text: &str) -> Result<Threshold, String> {
+    let is_positive = |text: &str| text.parse::<f64>().is_ok_and(|n| n >= 0.0 && n.is_finite());
+    if let (true, Ok(number)) = (is_positive(text), text.parse()) {
+        return Ok(Threshold::Number(number));
+    }
+    let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic() || c == '%');
+    match is_positive(number) {
+        true => Ok(Threshold::Text(text.to_owned())),
+        false => Err(
+            "must be a number, 0 or more, or one with a unit, such as 90s, 5m, 30d or 90%".into(),
+        ),
+    }
+}
+
+/// As options take it: `15m`, `90%`, `180d`, `5 jobs`.
+fn with_unit(number: f64, unit: &str) -> String {
+    match unit {
+        "s" if number >= 1.0 && number.fract() == 0.0 => in_units(number as u64),
+        "s" | "d" | "%" => format!("{number}{unit}"),
+        unit if number == 1.0 => format!("1 {}", unit.trim_end_matches('s')),
+        unit => format!("{number} {unit}"),
+    }
+}
+
+/// For example `≥ 15m for 1m`.
 fn condition(rule: &AlertRule) -> String {
     let sign = if rule.is_floor { "≤" } else { "≥" };
     let mut parts = Vec::new();
     if let Some(threshold) = rule.threshold {
-        parts.push(format!(
-            "{sign} {threshold} {}",
-            rule.unit.as_deref().unwrap_or_default()
-        ));
+        let unit = rule.unit.as_deref().unwrap_or_default();
+        parts.push(format!("{sign} {}", with_unit(threshold, unit)));
     }
     if rule.at_least > 0 {
         parts.push(format!("of at least {}", rule.at_least));
@@ -442,7 +468,7 @@ fn condition(rule: &AlertRule) -> String {
     match rule.hold_s {
         0 if parts.is_empty() => parts.push("at once".into()),
         0 => {}
-        seconds => parts.push(format!("for {seconds} s")),
+        seconds => parts.push(format!("for {}", in_units(seconds))),
     }
     parts.join(" ")
 }
@@ -454,17 +480,19 @@ fn of_some_subjects(rule: &AlertRule) -> impl Iterator<Item = &ChangedRule> {
         .filter(|change| !change.subject.is_empty())
 }
 
-fn changed(change: &ChangedRule) -> String {
+fn changed(change: &ChangedRule, unit: &str) -> String {
+    let threshold = |number| with_unit(number, unit);
     let set = [
         ("enabled", change.enabled.map(|enabled| enabled.to_string())),
         ("severity", change.severity.clone()),
-        // In JSON notation: 60.0 is not 60.
+        ("threshold", change.threshold.map(threshold)),
         (
-            "threshold",
-            change.threshold.map(|threshold| format!("{threshold:?}")),
+            "for",
+            change
+                .hold_s
+                .map(|hold| in_units(hold.unsigned_abs().into())),
         ),
-        ("holdS", change.hold_s.map(|seconds| seconds.to_string())),
-        ("atLeast", change.at_least.map(|count| count.to_string())),
+        ("at-least", change.at_least.map(|count| count.to_string())),
         ("runbook", change.runbook.clone()),
     ];
     let set = set
@@ -480,8 +508,10 @@ fn describe(rule: &AlertRule) -> String {
         severity(rule),
         condition(rule)
     )];
+    let unit = rule.unit.as_deref().unwrap_or_default();
     lines.extend(
-        of_some_subjects(rule).map(|change| format!("  {}: {}", change.subject, changed(change))),
+        of_some_subjects(rule)
+            .map(|change| format!("  {}: {}", change.subject, changed(change, unit))),
     );
     lines.push(format!("  runbook: {}", rule.runbook));
     lines.join("\n")
@@ -504,6 +534,28 @@ mod tests {
                 .all(|text| of(text).is_err())
         );
         assert_eq!(seconds("0s", 0, 7), Ok(0));
+    }
+
+    #[test]
+    fn a_threshold_is_printed_as_it_may_be_written() {
+        assert_eq!(threshold("90"), Ok(Threshold::Number(90.0)));
+        assert_eq!(threshold("5m"), Ok(Threshold::Text("5m".into())));
+        assert_eq!(threshold("90%"), Ok(Threshold::Text("90%".into())));
+        for bad in ["-1", "", "m", "five", "NaN", "inf", "1e999"] {
+            assert!(threshold(bad).is_err(), "{bad:?}");
+        }
+        for (number, unit, told) in [
+            (900.0, "s", "15m"),
+            (90.0, "s", "90s"),
+            (0.5, "s", "0.5s"),
+            (0.0, "s", "0s"),
+            (20.0, "%", "20%"),
+            (180.0, "d", "180d"),
+            (1.0, "jobs", "1 job"),
+            (5.0, "jobs", "5 jobs"),
+        ] {
+            assert_eq!(with_unit(number, unit), told);
+        }
     }
 
     fn overview(states: &[&str], failed: &[(&str, i64)]) -> AlertOverview {

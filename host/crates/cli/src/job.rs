@@ -16,7 +16,7 @@ use patchbay_api::queues::{QueueCounts, QueuePath, QueuesShow};
 use patchbay_api::reveal::Reveal;
 use patchbay_api::timeline::JobsTimeline;
 use patchbay_model::job::{JobState, MAX_PRIORITY};
-use patchbay_model::shell::{arguments, word};
+use patchbay_model::shell::{self, arguments, arguments_with, word};
 use patchbay_model::words::{counted, lasted};
 use serde_json::{Value, json};
 
@@ -403,6 +403,8 @@ pub(crate) async fn run(
                     };
                     output.note(&format!("No jobs behind the first {offset}: {there}"));
                 } else if last < of {
+                    let next =
+                        arguments_with(&[&queue, &state.to_string()], &format!("--offset {last}"));
                     output.note(&format!(
                         "Jobs {first} to {last} of {of}. Next page: patchbay job list {next}; all: --all"
                     ));
@@ -541,8 +543,6 @@ fn describe(queue: &str, shown: &Job) -> String {
         let who = by(&run.actor, run.at, run.reason.as_ref());
         lines.push(format!("Schedule: {}, run {who}", word(&run.schedule)));
     }
-    lines.extend(
-        shown
     lines.extend(options(&job.opts));
     let copy = |copy: &CopyOf| {
         let who = by(&copy.actor, copy.at, copy.reason.as_ref());
@@ -560,6 +560,8 @@ fn describe(queue: &str, shown: &Job) -> String {
             .iter()
             .map(|made| format!("Copied to: {}", copy(made))),
     );
+    lines.extend(
+        shown
             .unavailable
             .iter()
             .map(|why| format!("Attempts and last change: unknown now ({why})")),
@@ -624,14 +626,14 @@ fn describe(queue: &str, shown: &Job) -> String {
     lines.join("\n")
 }
 
-/// When it was added, is due, has started and has ended, with how long each step took.
-fn times(job: &JobView) -> Vec<String> {
 /// `by ops at 2026-11-30T13:08:03Z: INC-7`
 fn by(actor: &str, at: DateTime<Utc>, reason: Option<&String>) -> String {
     let why = reason.map(|why| format!(": {why}")).unwrap_or_default();
     format!("by {actor} at {}{why}", time(at))
 }
 
+/// When it was added, is due, has started and has ended, with how long each step took.
+fn times(job: &JobView) -> Vec<String> {
     let now = Utc::now();
     let (added, due) = (at(job.timestamp), at(job.due_at));
     let (started, ended) = (at(job.processed_on), at(job.finished_on));

@@ -7,7 +7,7 @@ use patchbay_api::alerts::Alert;
 use patchbay_api::body::NoBody;
 use patchbay_api::operation::NoQuery;
 use patchbay_api::status::{Overview, QueueInTrouble, StatusShow};
-use patchbay_model::shell::arguments;
+use patchbay_model::shell::{option, word};
 use patchbay_model::words::{counted, lasted};
 
 use super::breaker;
@@ -66,7 +66,7 @@ fn describe(status: &Overview) -> String {
             format!(" (silenced{by} until {}{why})", time(until))
         });
         lines.push(format!(
-            "  {} {} {}: {reason}{}",
+            "  {} {} {}: {reason}{}{}",
             alert.severity.to_uppercase(),
             alert.rule,
             alert.subject,
@@ -78,7 +78,7 @@ fn describe(status: &Overview) -> String {
     for alert in &status.pending_alerts {
         let reason = alert.reason.as_ref().map(|reason| format!(": {reason}"));
         lines.push(format!(
-            "  pending since {}: {} {}{}",
+            "  pending since {}: {} {}{}{}",
             time(alert.since),
             alert.rule,
             alert.subject,
@@ -91,7 +91,7 @@ fn describe(status: &Overview) -> String {
         Some(queues) => format!("Queues: {queues}, {in_trouble} in trouble"),
         None => "Queues: unknown".to_owned(),
     });
-    lines.extend(status.queues_in_trouble.iter().flat_map(queue));
+    lines.extend(queues(status));
     if status.more_queues_in_trouble > 0 {
         let more = counted(status.more_queues_in_trouble as u64, "more queue");
         lines.push(format!("  … {more}: patchbay queue list"));
@@ -233,7 +233,8 @@ fn queue(queue: &QueueInTrouble) -> Vec<String> {
     }
     if queue.reasons.is_empty() {
         lines.push(format!(
-            "      Next: patchbay dead-letter list --queue {name}"
+            "      Next: patchbay dead-letter list {}",
+            option("--queue", name)
         ));
     }
     lines
@@ -276,7 +277,6 @@ mod tests {
         assert!(!told.contains('0'), "{told}");
     }
 
-    #[test]
     #[test]
     fn of_many_paused_queues_the_first_are_told_and_one_command_resumes_all() {
         let counts = json!({ "waiting": 1, "active": 0, "delayed": 0, "prioritized": 0, "waitingChildren": 0, "completed": 0,
@@ -329,6 +329,7 @@ mod tests {
         assert!(!told.contains("Next:"), "{told}");
     }
 
+    #[test]
     fn a_silence_is_told_with_who_and_why_and_pending_alerts_by_name() {
         let alert = |state: &str| {
             json!({ "rule": "stalled", "subject": "q", "severity": "critical", "state": state,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use patchbay_api::alerts::{
     Alert, AlertEvent, AlertHistoryQuery, AlertOverview, AlertRule, AlertRulesReset, AlertRulesSet,
     AlertsSilence, AlertsTest, AlertsUnsilence, ChangedRule, ChannelTest, EndedSilence, FailedJobs,
-    NewSilence, RuleChange, Severity, Silence, UndeliveredMessage,
+    NewSilence, RuleChange, Severity, Silence, Threshold, UndeliveredMessage,
 };
 use patchbay_api::answer::Page;
 use patchbay_model::shell::word;
@@ -18,7 +18,7 @@ use super::recheck::Cause;
 use super::rule::{ALL, RULES, Rule, in_force, is_link, silenced};
 use super::{AlertWatch, threshold};
 use crate::actions::{Actions, Caller};
-use crate::nearest::meant;
+use crate::nearest::{meant, suggested, suggesting_number};
 use crate::queues::Catalog;
 use crate::{Error, Parts};
 
@@ -107,7 +107,17 @@ impl Alerts {
         change: RuleChange,
     ) -> Result<AlertRule, Error> {
         let rule = named(name)?;
-        check(&change, rule)?;
+        let threshold = match (&change.threshold, rule.threshold) {
+            (Some(wanted), Some((_, unit))) => {
+                Some(threshold::read(wanted, unit).map_err(Error::invalid)?)
+            }
+            _ => None,
+        };
+        check(&change, threshold, rule)?;
+        let change = RuleChange {
+            threshold: threshold.map(Threshold::Number),
+            ..change
+        };
         let details = serde_json::to_value(&change).unwrap_or(Value::Null);
         let act = async {
             let row = AlertRuleRow {
@@ -246,8 +256,16 @@ impl Alerts {
             )
         })?;
         let act = async {
-            self.store.end_silence(id).await?;
-            Ok(EndedSilence { id })
+            match self.store.end_silence(id).await {
+                Ok(()) => Ok(EndedSilence { id }),
+                Err(error) => {
+                    let error = Error::from(error);
+                    let silences = self.store.alert_silences().await.unwrap_or_default();
+                    let known: Vec<i64> = silences.iter().map(|silence| silence.id).collect();
+                    let message = suggesting_number(error.message, id, &known);
+                    Err(Error { message, ..error })
+                }
+            }
         };
         self.actions
             .record::<AlertsUnsilence, _>(who, &id.to_string(), json!({}), act)
@@ -395,25 +413,6 @@ fn check(change: &RuleChange, threshold: Option<f64>, rule: &Rule) -> Result<(),
 
 fn alert(row: AlertRow, silences: &[SilenceRow], cause: Option<Cause>) -> Alert {
     let text = |name: &str| row.notice[name].as_str().map(str::to_owned);
-    let silence = silenced(&row.rule, &row.subject, silences);
-    Alert {
-        state: if row.firing { "firing" } else { "pending" }.to_owned(),
-        since: row.began_at,
-        fired_at: row.fired_at,
-        reason,
-        next,
-        ends_within_s: ends_within.map(|time| time.as_secs()),
-        runbook: text("runbook"),
-        value,
-        threshold: row.notice["threshold"].as_f64(),
-        unit: text("unit"),
-        silenced_until: silence.map(|silence| silence.ends_at),
-        silenced_by: silence.map(|silence| silence.created_by.clone()),
-        silence_reason: silence.map(|silence| silence.reason.clone()),
-        rule: row.rule,
-        subject: row.subject,
-        severity: row.severity,
-    }
     let (reason, next, value, ends_within) = match cause {
         Some(Cause::Holds(now)) => (
             Some(now.reason),
@@ -434,6 +433,25 @@ fn alert(row: AlertRow, silences: &[SilenceRow], cause: Option<Cause>) -> Alert 
             None,
         ),
     };
+    let silence = silenced(&row.rule, &row.subject, silences);
+    Alert {
+        state: if row.firing { "firing" } else { "pending" }.to_owned(),
+        since: row.began_at,
+        fired_at: row.fired_at,
+        reason,
+        next,
+        ends_within_s: ends_within.map(|time| time.as_secs()),
+        runbook: text("runbook"),
+        value,
+        threshold: row.notice["threshold"].as_f64(),
+        unit: text("unit"),
+        silenced_until: silence.map(|silence| silence.ends_at),
+        silenced_by: silence.map(|silence| silence.created_by.clone()),
+        silence_reason: silence.map(|silence| silence.reason.clone()),
+        rule: row.rule,
+        subject: row.subject,
+        severity: row.severity,
+    }
 }
 
 fn failed_jobs((queue, jobs): (String, i64)) -> FailedJobs {

@@ -10,10 +10,11 @@
 //! | `rule` | the rules with the changes of operators; silences |
 //! | `state` | the life of one alert |
 //! | `observe` | observing processes, Redis and Postgres |
+//! | `logins` | what is observed of logins |
 //! | `evaluate` | turning observations into changes of alerts |
 //! | `lead` | the rounds of the leader, and the ping |
-//! | `channel`, `deliver` | sending messages, with retries |
 //! | `recheck` | the causes of alerts at the time when they are shown |
+//! | `channel`, `deliver` | sending messages, with retries |
 //! | `administration` | use cases of alerts |
 
 mod administration;
@@ -21,10 +22,12 @@ mod channel;
 mod deliver;
 mod evaluate;
 mod lead;
+mod logins;
 mod observe;
+mod recheck;
 pub mod rule;
 mod state;
-mod recheck;
+mod threshold;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -35,6 +38,7 @@ use async_trait::async_trait;
 use chrono::Utc;
 use parking_lot::Mutex;
 use patchbay_api::alerts::ChannelTest;
+use patchbay_model::audit_chain::Anchor;
 use patchbay_store::{AlertChange, StoreError};
 use reqwest::Url;
 use serde_json::json;
@@ -50,6 +54,7 @@ pub use self::observe::Sources;
 use self::observe::{Coverage, HostReport, Observation, RuleObservations};
 use crate::Parts;
 use crate::leader::Led;
+use crate::people::Emergency;
 use crate::plugins::{Begun, way_out};
 use crate::service::{Service, task};
 
@@ -76,6 +81,8 @@ pub struct AlertWatch {
     deliveries: Arc<Deliveries>,
     /// Quarantines that this process has begun.
     begun: tokio::sync::Mutex<mpsc::UnboundedReceiver<Begun>>,
+    /// Uses of the emergency login in this process.
+    emergencies: tokio::sync::Mutex<mpsc::UnboundedReceiver<Emergency>>,
     /// The ping URL, with its client.
     ping: Option<(reqwest::Client, Url)>,
     every: Duration,
@@ -87,11 +94,12 @@ pub struct AlertWatch {
 }
 
 impl AlertWatch {
-    /// Starts nothing; see [`evaluation`], [`delivery`] and [`quarantines`].
+    /// Starts nothing; see [`evaluation`], [`delivery`], [`quarantines`] and [`emergency_logins`].
     pub fn new(
         config: AlertConfig,
         sources: Sources,
         begun: mpsc::UnboundedReceiver<Begun>,
+        emergencies: mpsc::UnboundedReceiver<Emergency>,
     ) -> anyhow::Result<Arc<Self>> {
         let channels = channel::channels(config.channels).context("alerts")?;
         let ping = config
@@ -102,6 +110,7 @@ impl AlertWatch {
             deliveries: Arc::new(Deliveries::new(sources.store.clone(), channels)),
             sources,
             begun: tokio::sync::Mutex::new(begun),
+            emergencies: tokio::sync::Mutex::new(emergencies),
             ping,
             every: config.every,
             repeat: config.repeat,
@@ -130,6 +139,29 @@ impl AlertWatch {
             ("consequence", json!(consequence)),
         ]);
         self.raise("plugin-quarantined", observation).await;
+    }
+
+    async fn emergency_login(&self, seen: &Emergency) {
+        self.raise("master-login", logins::emergency(seen)).await;
+    }
+
+    /// Sends the newest batch of each audit trail over the webhook, with retries, so that whoever
+    /// receives alerts can prove that a database was cut. Does nothing without a webhook.
+    pub(crate) async fn post_anchors(&self, heads: &[Anchor]) -> Result<(), StoreError> {
+        const CHANNEL: &str = "webhook";
+        if heads.is_empty() || !self.channel_names().iter().any(|name| name == CHANNEL) {
+            return Ok(());
+        }
+        let body = json!({
+            "alert": "audit-anchors", "event": "daily", "subject": "audit trails", "severity": "info", "host": self.host(),
+            "environment": self.environment, "at": time(Utc::now()), "anchors": heads,
+            "reason": "The newest batch of each audit trail; keep it outside of the database",
+            "next": "nothing to do; to compare: patchbay audit verify --anchors FILE",
+        });
+        let store = &self.sources.store;
+        answered(store.enqueue_delivery("audit-anchors", "audit trails", CHANNEL, &body)).await?;
+        self.deliveries.wake();
+        Ok(())
     }
 
     async fn raise(&self, rule: &'static str, observation: Observation) {
@@ -348,6 +380,37 @@ impl Service for QuarantineAlerts {
         let mut quarantines = self.0.begun.lock().await;
         while let Ok(begun) = quarantines.try_recv() {
             self.0.quarantined(&begun).await;
+        }
+        Ok(())
+    }
+}
+
+/// Announces each use of the emergency login at once. `None` on a host without accounts.
+pub fn emergency_logins(parts: &Parts) -> Option<Arc<dyn Service>> {
+    parts.people.as_ref()?;
+    Some(Arc::new(EmergencyAlerts(Arc::clone(&parts.alerts))))
+}
+
+struct EmergencyAlerts(Arc<AlertWatch>);
+
+#[async_trait]
+impl Service for EmergencyAlerts {
+    fn name(&self) -> &'static str {
+        "emergency-login-alerts"
+    }
+
+    async fn run(&self, stop: CancellationToken) -> anyhow::Result<()> {
+        let mut emergencies = self.0.emergencies.lock().await;
+        while let Some(Some(seen)) = stop.run_until_cancelled(emergencies.recv()).await {
+            self.0.emergency_login(&seen).await;
+        }
+        Ok(())
+    }
+
+    async fn finish(&self) -> anyhow::Result<()> {
+        let mut emergencies = self.0.emergencies.lock().await;
+        while let Ok(seen) = emergencies.try_recv() {
+            self.0.emergency_login(&seen).await;
         }
         Ok(())
     }

@@ -2,7 +2,8 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use patchbay_api::queues::Reason;
-use patchbay_model::shell::{arguments, word};
+use patchbay_model::QueueName;
+use patchbay_model::shell::{arguments, arguments_with, word};
 use patchbay_model::words::counted;
 use patchbay_store::ActionRow;
 use serde_json::Value;
@@ -70,7 +71,6 @@ pub(super) fn revoked_by<'a>(changes: &'a [ActionRow], ask: &str) -> Option<&'a 
     changes.find(|change| change.action == "plugin.revoke" && names(change))
 }
 
-/// The last change, if it is recent and none of the reasons `told` says it. `changes` are the newest
 /// Whether somebody has removed jobs of the queue lately, so that it is empty on purpose.
 pub(super) fn has_removed(changes: &[ActionRow], now: DateTime<Utc>) -> bool {
     const REMOVALS: [&str; 3] = ["queue.drain", "queue.clean", "bulk.remove"];
@@ -81,10 +81,11 @@ pub(super) fn has_removed(changes: &[ActionRow], now: DateTime<Utc>) -> bool {
     })
 }
 
+/// The last change, if it is recent and none of the reasons `told` says it. `changes` are the newest
 /// first; `since`: what is known first of the queue.
 pub(super) fn last(
-    changes: &[ActionRow],
     queue: &QueueName,
+    changes: &[ActionRow],
     since: Option<DateTime<Utc>>,
     now: DateTime<Utc>,
     told: &[&str],
@@ -161,11 +162,11 @@ fn what(change: &ActionRow) -> String {
                 "bulk.remove" => format!("removed {jobs} of the queue"),
                 "bulk.enqueue-again" => format!("added {jobs} of the queue again"),
                 "bulk.edit-and-retry" => format!("edited and retried {jobs} of the queue"),
-                other => format!("did {other} with {jobs} of the queue"),
                 "bulk.undo" if details["kind"] == "edit-and-retry" => {
                     format!("gave {jobs} of the queue the data from before an edit back")
                 }
                 "bulk.undo" => format!("put back {} of the queue", counted(count, "removed job")),
+                other => format!("did {other} with {jobs} of the queue"),
             };
             format!("{did} (bulk operation {bulk_id})")
         }
@@ -205,8 +206,14 @@ fn next(queue: &QueueName, change: &ActionRow) -> String {
         "queue.concurrency" | "queue.rate-limit" if change.details["max"].is_null() => {
             return "nothing, if it was intended".to_owned();
         }
-        "queue.concurrency" => format!("patchbay queue concurrency {target} --none"),
-        "queue.rate-limit" => format!("patchbay queue rate-limit {target} --none"),
+        "queue.concurrency" => format!(
+            "patchbay queue concurrency {}",
+            arguments_with(&[&change.target], "--none")
+        ),
+        "queue.rate-limit" => format!(
+            "patchbay queue rate-limit {}",
+            arguments_with(&[&change.target], "--none")
+        ),
         "plugin.activate" | "plugin.rollback" => {
             let result = change.result.as_ref();
             let previous = result.and_then(|result| result["previous"].as_str());
@@ -250,6 +257,10 @@ mod tests {
         }
     }
 
+    fn queue() -> QueueName {
+        "emailQueue".parse().expect("a name")
+    }
+
     #[test]
     fn each_change_is_told_in_words_with_its_numbers() {
         let count = json!({ "count": 1 });
@@ -257,10 +268,6 @@ mod tests {
             ("queue.drain", json!({}), "drained the queue: 1 job removed"),
             (
                 "queue.clean",
-    fn queue() -> QueueName {
-        "emailQueue".parse().expect("a name")
-    }
-
                 json!({ "state": "failed" }),
                 "removed 1 failed job",
             ),

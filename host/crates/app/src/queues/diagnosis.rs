@@ -10,7 +10,7 @@ use patchbay_api::breakers::BreakerView;
 use patchbay_api::queues::Reason;
 use patchbay_model::QueueName;
 use patchbay_model::grant::Ask;
-use patchbay_model::shell::{arguments, word};
+use patchbay_model::shell::{arguments, arguments_with, option, word};
 use patchbay_model::words::{counted, lasted};
 use patchbay_queue::{QueueOverview, TakenKey};
 use patchbay_store::{ActionRow, NamedRevision, PlacesTaken};
@@ -215,7 +215,10 @@ fn held_back(seen: &QueueObservation) -> Vec<Reason> {
                 "The queue's rate limit is reached: no job starts for {}",
                 lasted(Duration::from_millis(ms))
             ),
-            format!("wait, or: patchbay queue rate-limit {name} N --per-ms MS"),
+            format!(
+                "wait, or: patchbay queue rate-limit {}",
+                arguments_with(&[queue.name.as_str(), "N"], "--per-ms MS")
+            ),
         ));
     }
     if queue.concurrency.is_some_and(|most| counts.active >= most) {
@@ -350,8 +353,8 @@ fn open_breaker(seen: &QueueObservation, breaker: &BreakerView) -> String {
 fn closing(breaker: &BreakerView) -> String {
     let (plugin, host) = (breaker.plugin.as_str(), breaker.host.as_str());
     let close = format!(
-        "patchbay breaker close {} --reason WHY",
-        arguments(&[plugin, host])
+        "patchbay breaker close {}",
+        arguments_with(&[plugin, host], "--reason WHY")
     );
     match breaker.opened_by {
         Some(_) => close,
@@ -489,7 +492,7 @@ fn absent(absent: &AbsentPlugin) -> Reason {
 fn schedules(seen: &QueueObservation) -> Vec<Reason> {
     let mut reasons: Vec<Reason> = Vec::new();
     for schedule in &seen.schedules {
-        let id = arguments(&[&schedule.id]);
+        let (id, as_argument) = (word(&schedule.id), arguments(&[&schedule.id]));
         if let Some((by, at)) = &schedule.paused {
             // Jobs that wait are not held up by a schedule that makes no more of them.
             if waiting(seen) == 0 {
@@ -503,14 +506,14 @@ fn schedules(seen: &QueueObservation) -> Vec<Reason> {
                         at.unwrap_or_default(),
                         why.unwrap_or_default()
                     ),
-                    format!("patchbay schedule resume {id}"),
+                    format!("patchbay schedule resume {as_argument}"),
                 ));
             }
         } else if let Some(trouble) = &schedule.trouble {
             reasons.push(reason(
                 "schedule-stopped",
                 format!("Schedule {id} stops: {trouble}"),
-                "correct it where it was made; to find it: patchbay schedule list",
+                format!("patchbay schedule show {as_argument}; correct it where it was made"),
             ));
         } else if schedule.late > LATE_AFTER && !seen.queue.counts.paused {
             reasons.push(reason(
@@ -519,7 +522,7 @@ fn schedules(seen: &QueueObservation) -> Vec<Reason> {
                     "A job of schedule {id} has been due for {} and has not started",
                     lasted(schedule.late)
                 ),
-                format!("patchbay schedule show {id}"),
+                format!("patchbay schedule show {as_argument}"),
             ));
         }
     }
@@ -584,9 +587,6 @@ fn failed_jobs(seen: &QueueObservation) -> Option<Reason> {
     ))
 }
 
-fn dead_letters(seen: &QueueObservation) -> String {
-    let name = seen.queue.name.as_str();
-    // A name that begins with a dash would be read as an option.
 /// `201 failed jobs of this queue, of which 180 are in acknowledged groups`
 fn failed_in_redis(seen: &QueueObservation) -> String {
     let failed = seen.queue.counts.failed;
@@ -604,8 +604,9 @@ fn failed_in_redis(seen: &QueueObservation) -> String {
     )
 }
 
-    let separator = if name.starts_with('-') { "=" } else { " " };
-    format!("patchbay dead-letter list --queue{separator}{}", word(name))
+fn dead_letters(seen: &QueueObservation) -> String {
+    let queue = option("--queue", seen.queue.name.as_str());
+    format!("patchbay dead-letter list {queue}")
 }
 
 fn in_order(seen: &QueueObservation) -> Reason {
@@ -634,12 +635,12 @@ fn in_order(seen: &QueueObservation) -> Reason {
             ),
             format!("{}; for new jobs, check the producer", dead_letters(seen)),
         ),
-        (0, 0) => reason(
         (0, 0) if changes::has_removed(&seen.changes, seen.now) => reason(
             "empty",
             format!("Nothing waiting{removed}"),
             "nothing to do: jobs of the queue were removed on purpose. For new jobs, check the producer",
         ),
+        (0, 0) => reason(
             "empty",
             format!("Nothing waiting{removed}"),
             "check that the producer adds jobs",
@@ -715,8 +716,8 @@ mod tests {
             only_delayed_job: None,
             next_tick: None,
             failed_lately: Some(0),
-            not_ready: Vec::new(),
             acknowledged: 0,
+            not_ready: Vec::new(),
             redis_full: false,
         }
     }
@@ -760,8 +761,8 @@ mod tests {
             last_failure: Some("connect: refused".into()),
             times_opened: 1,
             deferred_jobs: 0,
-        }
             already: false,
+        }
     }
 
     fn codes(seen: &QueueObservation) -> Vec<String> {
@@ -1097,7 +1098,6 @@ mod tests {
     }
 
     #[test]
-    #[test]
     fn failed_jobs_of_acknowledged_groups_are_told_apart() {
         let mut seen = seen(QueueCounts {
             failed: 201,
@@ -1133,6 +1133,7 @@ mod tests {
         assert_eq!(diagnose(&seen)[0].next, "check that the producer adds jobs");
     }
 
+    #[test]
     fn a_schedule_that_is_paused_late_or_stopped_is_a_reason() {
         let schedule = |id: &str| ScheduleObservation {
             id: id.into(),
