@@ -114,7 +114,7 @@ async fn a_copy_names_its_original_and_a_read_is_no_change() -> anyhow::Result<(
     )
     .await?;
     let copy = copy["id"].as_str().context("an id")?;
-    let origin = format!("Copy of: {QUEUE}/{original}, made by operator at ");
+    let origin = format!("Copy of: {QUEUE} {original}, made by operator at ");
     says(
         &host,
         &["job", "show", QUEUE, copy],
@@ -122,7 +122,7 @@ async fn a_copy_names_its_original_and_a_read_is_no_change() -> anyhow::Result<(
         &[&origin, ": INC-9"],
     )
     .await?;
-    let origin = format!("added as a copy of {QUEUE}/{original} by operator: INC-9");
+    let origin = format!("added as a copy of {QUEUE} {original} by operator: INC-9");
     says(&host, &["job", "timeline", QUEUE, copy], 0, &[&origin]).await?;
     says(
         &host,
