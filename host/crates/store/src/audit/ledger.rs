@@ -43,7 +43,7 @@ pub async fn append_host_entry(
     connection: &mut PgConnection,
     entry: &NewHostEntry<'_>,
 ) -> Result<bool, StoreError> {
-    let query = sqlx::query_scalar(
+    let query = sqlx::query_as(
         "insert into audit_entries (trail, entry_key, idempotency_key, actor_kind, actor_id, actor_name, action, entity, address, \
          platform, correlation_id, entry) values ($1, $2, $3, $4, $5, $6, $7, $8, $9::text::inet, $10, $11, $12) \
          on conflict (trail, idempotency_key, entry_key) do nothing returning id, at",
