@@ -55,15 +55,24 @@ fn secret() -> Kind<Zeroizing<String>> {
 
 fn secret_file() -> Kind<Zeroizing<String>> {
     Kind::new(Form::Scalar, |given| {
+        let problem = |what: String| {
+            Err(format!(
+                "{} (from {}): {} {what}",
+                given.key, given.source, given.text
+            ))
+        };
         let path = std::path::Path::new(&given.text);
-        let read = std::fs::read_to_string(path).map(Zeroizing::new);
-        let read = read.map_err(|error| given.problem(&format!("cannot be read ({error})")))?;
+        let read = match std::fs::read_to_string(path) {
+            Ok(read) => Zeroizing::new(read),
+            Err(error) => return problem(format!("cannot be read: {error}")),
+        };
         if readable_by_others(path) {
-            return Err(given
-                .problem("can be read by others than its owner: chmod 600 corrects that; it is"));
+            return problem(
+                "can be read by others than its owner; chmod 600 corrects that".to_owned(),
+            );
         }
         match read.trim() {
-            "" => Err(given.problem("must hold the secret")),
+            "" => problem("is empty".to_owned()),
             secret => Ok(secret.to_owned().into()),
         }
     })

@@ -7,10 +7,12 @@
 //! address.
 
 mod config;
+mod discovered;
 mod linking;
 mod person;
 mod provider;
 mod return_to;
+mod rights;
 mod second_factor;
 
 use std::sync::Arc;
@@ -21,17 +23,13 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::{DateTime, Utc};
 use hmac::{Hmac, KeyInit, Mac};
 use patchbay_api::oidc as api;
-use patchbay_store::{
-    NewOperator, NewSignIn, OperatorKey, OperatorMethod, OperatorRow, OperatorSource,
-    OperatorState, Provisioned,
-};
-use serde_json::json;
+use patchbay_store::{NewSignIn, OperatorMethod, OperatorRow, OperatorState};
 use sha2::Sha256;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
 pub use config::OidcConfig;
-pub use provider::is_protected;
+pub use discovered::is_protected;
 
 use super::{OpenedSession, OperatorParts, Operators, Refused, new_secret};
 use crate::Parts;
@@ -41,9 +39,9 @@ use crate::login_meters::{LoginKind, LoginMethod};
 use crate::operator::Credential;
 use crate::people::tokens::token_hash;
 use crate::people::{Visitor, forbidden, within};
-use config::Rights;
 use person::Person;
 use provider::{Provider, ProviderError};
+use rights::shown_list;
 
 /// How long somebody may take at the provider, and to type a code.
 pub const LOGIN_LIFE: Duration = Duration::from_secs(600);
@@ -51,8 +49,6 @@ pub const LOGIN_LIFE: Duration = Duration::from_secs(600);
 const MAX_TEXT: usize = 8 << 10;
 /// Longest error code that is repeated.
 const MAX_ERROR: usize = 64;
-/// What these operators are created by.
-const MADE_BY: &str = "single sign-on";
 
 /// Single sign-on; a host may have none.
 #[derive(Clone)]
@@ -352,138 +348,6 @@ impl SsoParts {
         Err(forbidden("second-factor", &message))
     }
 
-    /// The operator that this person is, with the rights that the groups give now.
-    async fn operator_of(&self, visitor: &Visitor, person: &Person) -> Result<OperatorRow, Error> {
-        let rights = self.config.rights(&person.groups);
-        if let Some(row) = self.known(person).await? {
-            return self.following(visitor, row, rights, person).await;
-        }
-        let rights = rights.ok_or_else(|| self.no_role(person))?;
-        self.provision(visitor, person, rights).await
-    }
-
-    async fn known(&self, person: &Person) -> Result<Option<OperatorRow>, Error> {
-        let key = OperatorKey::Identity {
-            issuer: &self.config.issuer,
-            subject: &person.subject,
-        };
-        Ok(within(self.operators.store.find_operator(key)).await?)
-    }
-
-    /// An operator who was made here, and linked a person, keeps the role that was given here.
-    async fn following(
-        &self,
-        visitor: &Visitor,
-        row: OperatorRow,
-        rights: Option<Rights>,
-        person: &Person,
-    ) -> Result<OperatorRow, Error> {
-        if row.source == OperatorSource::Local {
-            return Ok(row);
-        }
-        let parts = &self.operators;
-        let Some(rights) = rights else {
-            within(parts.store.end_operator_sessions(row.id)).await?;
-            parts.changed(row.id);
-            return Err(self.no_role(person));
-        };
-        if (row.role, row.may_see_data) == (rights.role, rights.may_see_data) {
-            return Ok(row);
-        }
-        let followed = parts
-            .store
-            .follow_groups(row.id, rights.role, rights.may_see_data);
-        within(followed).await?;
-        parts.changed(row.id);
-        let details = json!({
-            "role": rights.role, "roleBefore": row.role,
-            "maySeeData": rights.may_see_data, "maySeeDataBefore": row.may_see_data,
-        });
-        parts
-            .note(
-                visitor,
-                &row.name,
-                "operator.follow-groups",
-                &row.name,
-                &details,
-            )
-            .await?;
-        Ok(OperatorRow {
-            role: rights.role,
-            may_see_data: rights.may_see_data,
-            ..row
-        })
-    }
-
-    async fn provision(
-        &self,
-        visitor: &Visitor,
-        person: &Person,
-        rights: Rights,
-    ) -> Result<OperatorRow, Error> {
-        let parts = &self.operators;
-        let names = person.names();
-        for name in names.iter().filter(|name| parts.usable_name(name).is_ok()) {
-            let new = NewOperator {
-                id: Uuid::now_v7(),
-                name,
-                email: person.email.as_deref(),
-                role: rights.role,
-                may_see_data: rights.may_see_data,
-                source: OperatorSource::Oidc,
-                by: MADE_BY,
-            };
-            let issuer = &self.config.issuer;
-            let made = parts
-                .store
-                .provision_operator(&new, issuer, &person.subject);
-            match within(made).await? {
-                Provisioned::NameTaken => {}
-                Provisioned::Made(row) => {
-                    let details = json!({
-                        "role": rights.role, "maySeeData": rights.may_see_data,
-                        "issuer": issuer, "subject": person.subject,
-                    });
-                    parts
-                        .note(
-                            visitor,
-                            &row.name,
-                            "operator.provision",
-                            &row.name,
-                            &details,
-                        )
-                        .await?;
-                    return Ok(*row);
-                }
-                Provisioned::Known => {
-                    let known = self.known(person).await?;
-                    return known.ok_or_else(unknown_login);
-                }
-            }
-        }
-        Err(Error::conflict(format!(
-            "Names like {} are all taken. An owner can create an operator for you, who links this person then: patchbay operator create NAME",
-            names[0]
-        )))
-    }
-
-    fn no_role(&self, person: &Person) -> Error {
-        tracing::info!(
-            issuer = self.config.issuer,
-            subject = person.subject,
-            groups = ?person.groups.iter().take(20).collect::<Vec<_>>(),
-            claim = self.config.groups_claim,
-            "single sign-on is refused: no group has a role in operators.oidc.roles"
-        );
-        let message = format!(
-            "No group of yours has a role here. Your groups at {} (claim {}): {}. An owner can give one a role: operators.oidc.roles",
-            self.config.label,
-            self.config.groups_claim,
-            shown_list(&person.groups)
-        );
-        forbidden("no-role", &message)
-    }
-
     async fn open(&self, visitor: &Visitor, row: &OperatorRow) -> Result<OpenedSession, Error> {
         let sessions = &self.operators.sessions;
         let opened = sessions.open(row, OperatorMethod::Oidc, visitor).await?;
@@ -578,24 +442,6 @@ fn unknown_login() -> Error {
     )
 }
 
-/// Names of a provider, for people to read.
-fn shown_list(names: &[String]) -> String {
-    const SHOWN: usize = 20;
-    const LONGEST: usize = 80;
-    if names.is_empty() {
-        return "none".to_owned();
-    }
-    let short = |name: &String| -> String {
-        let readable = name.chars().filter(|c| !c.is_control());
-        readable.take(LONGEST).collect()
-    };
-    let mut shown: Vec<String> = names.iter().take(SHOWN).map(short).collect();
-    if names.len() > SHOWN {
-        shown.push(format!("and {} more", names.len() - SHOWN));
-    }
-    shown.join(", ")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -612,13 +458,5 @@ mod tests {
         ] {
             assert_ne!(verifier, other);
         }
-    }
-
-    #[test]
-    fn a_list_says_what_it_leaves_out() {
-        let names: Vec<String> = (0..23).map(|n| n.to_string()).collect();
-        assert!(shown_list(&names).ends_with("18, 19, and 3 more"));
-        assert_eq!(shown_list(&[]), "none");
-        assert_eq!(shown_list(&["a\u{1b}[31m".to_owned()]), "a[31m");
     }
 }

@@ -1,4 +1,4 @@
-//! The provider: what it says of itself, and what it says of a person.
+//! The provider, over HTTP: its discovery, and what it says of a person.
 //!
 //! Everything that comes from it is checked before it is believed: the issuer, the keys and
 //! algorithms of the discovery, and the whole ID token. None of its tokens is kept.
@@ -8,26 +8,25 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use openidconnect::core::{
-    CoreAuthDisplay, CoreAuthPrompt, CoreAuthenticationFlow, CoreClaimName, CoreClaimType,
-    CoreClientAuthMethod, CoreErrorResponseType, CoreGenderClaim, CoreGrantType, CoreJsonWebKey,
-    CoreJweContentEncryptionAlgorithm, CoreJweKeyManagementAlgorithm, CoreJwsSigningAlgorithm,
-    CoreResponseMode, CoreResponseType, CoreRevocableToken, CoreRevocationErrorResponse,
-    CoreSubjectIdentifierType, CoreTokenIntrospectionResponse, CoreTokenType,
+    CoreAuthDisplay, CoreAuthPrompt, CoreAuthenticationFlow, CoreClientAuthMethod,
+    CoreErrorResponseType, CoreGenderClaim, CoreJsonWebKey, CoreJweContentEncryptionAlgorithm,
+    CoreJwsSigningAlgorithm, CoreRevocableToken, CoreRevocationErrorResponse,
+    CoreTokenIntrospectionResponse, CoreTokenType,
 };
 use openidconnect::{
-    AdditionalClaims, AdditionalProviderMetadata, AuthType, AuthorizationCode,
-    ClaimsVerificationError, Client, ClientId, ClientSecret, CsrfToken, EmptyExtraTokenFields,
-    EndpointMaybeSet, EndpointNotSet, EndpointSet, HttpRequest, HttpResponse, IdToken,
-    IdTokenFields, IdTokenVerifier, IssuerUrl, Nonce, PkceCodeChallenge, PkceCodeVerifier,
-    ProviderMetadata, RedirectUrl, RequestTokenError, Scope, SignatureVerificationError,
-    StandardErrorResponse, StandardTokenResponse, TokenResponse,
+    AdditionalClaims, AuthType, AuthorizationCode, ClaimsVerificationError, Client, ClientId,
+    ClientSecret, CsrfToken, EmptyExtraTokenFields, EndpointMaybeSet, EndpointNotSet, EndpointSet,
+    HttpRequest, HttpResponse, IdToken, IdTokenFields, IdTokenVerifier, IssuerUrl, Nonce,
+    PkceCodeChallenge, PkceCodeVerifier, RedirectUrl, RequestTokenError, Scope,
+    SignatureVerificationError, StandardErrorResponse, StandardTokenResponse, TokenResponse,
 };
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use url::{Host, Url};
+use url::Url;
 
-use super::config::{Offers, OidcConfig};
+use super::config::OidcConfig;
+use super::discovered::{Discovered, Metadata, is_believed, is_protected};
 use super::person::{self, Person};
 
 /// For all that one request of a browser waits for, so that it is answered within 5 s.
@@ -43,22 +42,6 @@ const OLDEST_TOKEN: TimeDelta = TimeDelta::minutes(10);
 const LEEWAY: TimeDelta = TimeDelta::seconds(60);
 const LONGEST_SUBJECT: usize = 255;
 
-/// What newer standards add to the discovery document.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct More {
-    /// OpenID Connect RP-Initiated Logout 1.0.
-    #[serde(default)]
-    end_session_endpoint: Option<String>,
-    /// RFC 9207.
-    #[serde(default)]
-    authorization_response_iss_parameter_supported: Option<bool>,
-    /// RFC 8414.
-    #[serde(default)]
-    code_challenge_methods_supported: Option<Vec<String>>,
-}
-
-impl AdditionalProviderMetadata for More {}
-
 /// The claims that OpenID Connect does not define, such as groups.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct OtherClaims {
@@ -67,21 +50,6 @@ struct OtherClaims {
 }
 
 impl AdditionalClaims for OtherClaims {}
-
-type Metadata = ProviderMetadata<
-    More,
-    CoreAuthDisplay,
-    CoreClientAuthMethod,
-    CoreClaimName,
-    CoreClaimType,
-    CoreGrantType,
-    CoreJweContentEncryptionAlgorithm,
-    CoreJweKeyManagementAlgorithm,
-    CoreJsonWebKey,
-    CoreResponseMode,
-    CoreResponseType,
-    CoreSubjectIdentifierType,
->;
 
 type Tokens = StandardTokenResponse<
     IdTokenFields<
@@ -138,14 +106,6 @@ enum FetchError {
     Http(#[from] reqwest::Error),
     #[error("The answer is larger than 1 MiB")]
     TooLarge,
-}
-
-/// What the provider says of itself, as it was read.
-pub(super) struct Discovered {
-    metadata: Metadata,
-    /// Algorithms of ID tokens that it announces and this host believes: none with a shared secret.
-    algorithms: Vec<CoreJwsSigningAlgorithm>,
-    read_at: Instant,
 }
 
 pub(super) struct Provider {
@@ -415,94 +375,6 @@ enum Unbelievable {
     Other(String),
 }
 
-impl Discovered {
-    fn more(&self) -> &More {
-        self.metadata.additional_metadata()
-    }
-
-    pub(super) fn facts(&self) -> DiscoveredFacts {
-        let metadata = &self.metadata;
-        let algorithms = self.algorithms.iter().filter_map(text_of);
-        DiscoveredFacts {
-            authorization_endpoint: metadata.authorization_endpoint().to_string(),
-            keys: metadata.jwks().keys().len(),
-            algorithms: algorithms.collect(),
-            offers: Offers {
-                scopes: metadata
-                    .scopes_supported()
-                    .map(|scopes| scopes.iter().map(|scope| scope.to_string()).collect()),
-                claims: metadata
-                    .claims_supported()
-                    .map(|claims| claims.iter().map(|claim| claim.to_string()).collect()),
-                pkce: self.more().code_challenge_methods_supported.clone(),
-            },
-        }
-    }
-
-    /// Whether the answer that a browser brings must name the issuer (RFC 9207).
-    pub(super) fn names_issuer(&self) -> bool {
-        let announced = self.more().authorization_response_iss_parameter_supported;
-        announced == Some(true)
-    }
-
-    fn endpoints(&self) -> impl Iterator<Item = Url> {
-        let metadata = &self.metadata;
-        let mut urls = vec![
-            metadata.authorization_endpoint().url().clone(),
-            metadata.jwks_uri().url().clone(),
-        ];
-        urls.extend(metadata.token_endpoint().map(|url| url.url().clone()));
-        urls.extend(self.end_session());
-        urls.into_iter()
-    }
-
-    /// Where the browser logs out of the provider.
-    pub(super) fn end_session(&self) -> Option<Url> {
-        self.more().end_session_endpoint.as_deref()?.parse().ok()
-    }
-}
-
-/// What `patchbay operator oidc test` shows.
-pub(super) struct DiscoveredFacts {
-    pub(super) authorization_endpoint: String,
-    pub(super) keys: usize,
-    pub(super) algorithms: Vec<String>,
-    pub(super) offers: Offers,
-}
-
-fn text_of(algorithm: &CoreJwsSigningAlgorithm) -> Option<String> {
-    let value = serde_json::to_value(algorithm).ok()?;
-    value.as_str().map(str::to_owned)
-}
-
-/// Only signatures that need a private key.
-fn is_believed(algorithm: &CoreJwsSigningAlgorithm) -> bool {
-    use CoreJwsSigningAlgorithm as Algorithm;
-    matches!(
-        algorithm,
-        Algorithm::RsaSsaPkcs1V15Sha256
-            | Algorithm::RsaSsaPkcs1V15Sha384
-            | Algorithm::RsaSsaPkcs1V15Sha512
-            | Algorithm::RsaSsaPssSha256
-            | Algorithm::RsaSsaPssSha384
-            | Algorithm::RsaSsaPssSha512
-            | Algorithm::EcdsaP256Sha256
-            | Algorithm::EcdsaP384Sha384
-            | Algorithm::EdDsa
-    )
-}
-
-/// HTTPS, or this machine.
-pub fn is_protected(url: &Url) -> bool {
-    let is_local = match url.host() {
-        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
-    };
-    url.scheme() == "https" || (url.scheme() == "http" && is_local)
-}
-
 async fn send(http: reqwest::Client, request: HttpRequest) -> Result<HttpResponse, FetchError> {
     let (head, body) = request.into_parts();
     let request = http
@@ -553,47 +425,4 @@ fn readable(email: &str) -> String {
         .filter(|c| !c.is_control())
         .take(254)
         .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_https_and_this_machine_are_protected() {
-        let is = |url: &str| is_protected(&url.parse().expect("a URL"));
-        for url in [
-            "https://id.example/realms/a",
-            "http://127.0.0.1:8080",
-            "http://[::1]/a",
-            "http://localhost:3000",
-            "http://id.localhost",
-        ] {
-            assert!(is(url), "{url}");
-        }
-        for url in [
-            "http://id.example",
-            "http://localhost.example",
-            "http://10.0.0.1",
-            "ftp://127.0.0.1",
-            "file:///etc/passwd",
-        ] {
-            assert!(!is(url), "{url}");
-        }
-    }
-
-    #[test]
-    fn a_token_signed_with_a_shared_secret_or_not_at_all_is_never_believed() {
-        use CoreJwsSigningAlgorithm as Algorithm;
-        for algorithm in [
-            Algorithm::HmacSha256,
-            Algorithm::HmacSha384,
-            Algorithm::HmacSha512,
-            Algorithm::None,
-        ] {
-            assert!(!is_believed(&algorithm), "{algorithm:?}");
-        }
-        assert!(is_believed(&Algorithm::RsaSsaPkcs1V15Sha256));
-        assert!(is_believed(&Algorithm::EcdsaP256Sha256));
-    }
 }
