@@ -355,10 +355,10 @@ async fn a_job_names_the_schedule_whose_run_has_added_it_and_an_original_its_cop
     let copy = ["--json", "job", "duplicate", QUEUE, original];
     let copy = json_of(&host, &copy).await?;
     let copy = copy["id"].as_str().context("an id")?;
-    let parts = [format!("Copied to: {QUEUE}/{copy}, made by operator at 20")];
+    let parts = [format!("Copied to: {QUEUE} {copy}, made by operator at 20")];
     let parts = parts.each_ref().map(String::as_str);
     says(&host, &["job", "show", QUEUE, original], 0, &parts).await?;
-    let parts = [format!("duplicated as {QUEUE}/{copy} by operator")];
+    let parts = [format!("duplicated as {QUEUE} {copy} by operator")];
     let parts = parts.each_ref().map(String::as_str);
     says(&host, &["job", "timeline", QUEUE, original], 0, &parts).await?;
     Ok(())
