@@ -13,8 +13,9 @@ use patchbay_app::snapshot::OfflineSnapshot;
 use patchbay_app::vault::{Keys, Vault};
 use patchbay_app::{Foundation, Parts};
 use patchbay_app::{
-    alerts, audit, bulk, dead_letters, history, outbox, people, plugins, resume, scheduling,
-    trace_export, vault, workers,
+    alerts, audit, bulk, dead_letters, history, identity_changes, operators, outbox, people,
+    plugins, resume,
+    scheduling, trace_export, vault, vendor_keys, workers,
 };
 use patchbay_capability::{Egress, MailTransport};
 use patchbay_http::Tls;
@@ -114,6 +115,7 @@ fn services(
     Services::new(Arc::clone(&parts.services))
         .and(exporter.map(trace_export::service))
         .and(patchbay_http::certificate_watch(tls.clone(), parts))
+        .and(vendor_keys::meter(parts))
         .and(patchbay_http::server(
             listener,
             tls,
@@ -124,6 +126,7 @@ fn services(
         .and(plugins::converger(parts))
         .and(resume::changes(parts))
         .and(alerts::quarantines(parts))
+        .and(alerts::emergency_logins(parts))
         .and(plugins::quarantine_follow_up(parts))
         .and(alerts::delivery(parts))
         .and(alerts::evaluation(parts))
@@ -139,9 +142,12 @@ fn services(
         .and(audit::nightly(parts))
         .and(dead_letters::checking(parts))
         .and(bulk::runner(parts))
-        .and(people::identity_service(parts))
+        .and(identity_changes::service(parts))
         .and(people::mail_service(parts))
         .and(people::upkeep_service(parts))
+        .and(operators::upkeep_service(parts))
+        .and(people::key_service(parts))
+        .and(people::key_rotation(parts))
         .and(workers::service(parts))
 }
 
@@ -183,7 +189,7 @@ async fn parts(
     let outside = Arc::new(patchbay_capability::Services::new(
         &queues,
         Arc::new(sql.clone()),
-        Arc::new(Trails::new(store.clone())),
+        Arc::new(Trails::new(store.patient())),
         Arc::clone(&vault) as _,
         MailTransport::new(config.mail.account()).context("mail")?,
         Egress::new(config.egress.calls()).context("cannot make outside calls")?,

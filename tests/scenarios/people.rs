@@ -1,12 +1,17 @@
 //! Accounts of API clients: signing up, logging in, sessions, passwords, and what strangers cannot
 //! find out or break.
 
+mod alerting;
 mod emergency;
 mod google;
+mod keys;
 mod old_backend;
 mod passwords;
 mod strangers;
+mod timing;
 mod tokens;
+
+pub use emergency::totp;
 
 use std::time::{Duration, Instant};
 
@@ -275,10 +280,15 @@ async fn somebody_signs_up_verifies_the_address_completes_the_profile_and_logs_i
 
 /// Made by the old backend's library with cost 4.
 fn bcrypt_of(password: &str) -> String {
+    bcrypt_of_cost(password, 4)
+}
+
+fn bcrypt_of_cost(password: &str, cost: u32) -> String {
     let output = std::process::Command::new("node")
         .arg("-e")
-        .arg("console.log(require('bcryptjs').hashSync(process.argv[1], 4))")
+        .arg("console.log(require('bcryptjs').hashSync(process.argv[1], Number(process.argv[2])))")
         .arg(password)
+        .arg(cost.to_string())
         .current_dir(crate::harness::repository().join("tests/interop"))
         .output()
         .expect("node runs");
@@ -520,4 +530,19 @@ async fn while_redis_is_away_nobody_logs_in_and_sessions_go_on() -> anyhow::Resu
         Ok((status == 200).then_some(()))
     })
     .await
+}
+
+#[tokio::test]
+async fn a_mistyped_address_is_answered_with_the_account_that_may_be_meant() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let host = world.host(&PEOPLE).await?;
+    let (status, signed) = sign_up(&host, "ada@example.com").await?;
+    assert_eq!(status, 200, "{signed}");
+    let (status, unknown) = host.get("/api/admin/people/adda@exmaple.com").await?;
+    assert_eq!(status, 404, "{unknown}");
+    assert!(
+        unknown.to_string().contains("Did you mean ada@example.com?"),
+        "{unknown}"
+    );
+    Ok(())
 }

@@ -193,6 +193,78 @@ async fn whoever_guesses_a_password_waits_and_the_owner_elsewhere_does_not() -> 
 }
 
 #[tokio::test]
+async fn an_account_that_many_networks_guess_at_makes_them_wait_and_not_its_owner()
+-> anyhow::Result<()> {
+    let world = World::new().await?;
+    let env = with(&[("PATCHBAY_HTTP_TRUSTED_PROXIES", "127.0.0.0/8")]);
+    let host = world.host(&env).await?;
+    verified(&world, &host, "ada@example.com").await?;
+    let try_from = async |network: &str, password: &str| {
+        let request = host
+            .http
+            .post(format!("{}/api/auth/login", host.url))
+            .header("x-forwarded-for", network)
+            .json(&json!({ "email": "ada@example.com", "password": password }));
+        let response = request.send().await?;
+        let wait = response.headers().get("retry-after");
+        let wait = wait.and_then(|wait| wait.to_str().ok()?.parse::<u64>().ok());
+        anyhow::Ok((response.status().as_u16(), wait))
+    };
+    for n in 0..52 {
+        let network = format!("203.0.113.{n}");
+        assert_eq!(try_from(&network, "a guess").await?, (401, None), "{n}");
+    }
+    // Of the last ones, each waits after its first failure; others have five free ones.
+    let (status, wait) = try_from("203.0.113.51", "another guess").await?;
+    assert_eq!(status, 429);
+    assert!(
+        wait.is_some_and(|wait| (50..=60).contains(&wait)),
+        "{wait:?}"
+    );
+    assert_eq!(try_from("203.0.113.51", PASSWORD).await?.0, 429);
+    assert_eq!(try_from("198.51.100.1", PASSWORD).await?.0, 200, "the owner");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_form_logs_in_under_auth_without_what_a_browser_adds_by_itself() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let host = world.host(&PEOPLE).await?;
+    verified(&world, &host, "ada@example.com").await?;
+    let kind = ("content-type", "application/x-www-form-urlencoded");
+    let form = format!(
+        "email=+Ada%40example.com&password={}",
+        PASSWORD.replace(' ', "+")
+    );
+    let ask = |headers: &[(&str, &str)]| {
+        let request = host.http.post(format!("{}/api/auth/login", host.url));
+        let headers = headers.iter().chain([&kind]);
+        let request = headers.fold(request, |request, (name, value)| {
+            request.header(*name, *value)
+        });
+        answer(request.body(form.clone()))
+    };
+    let (status, body) = ask(&[]).await?;
+    assert_eq!(
+        (status, &body["message"]),
+        (200, &json!("Login successful")),
+        "{body}"
+    );
+    let token = text(&body["token"]);
+    assert_eq!(ask(&[("authorization", &format!("Bearer {token}"))]).await?.0, 200);
+    assert_eq!(ask(&[("cookie", &format!("token={token}"))]).await?.0, 415);
+    assert_eq!(ask(&[("authorization", "Basic YTpi")]).await?.0, 415);
+    let (status, body) = ask(&[("origin", "https://evil.example")]).await?;
+    assert_eq!((status, &body["code"]), (403, &json!("cross-site")));
+    // Elsewhere a form is no body.
+    let elsewhere = host.http.put(format!("{}/api/admin/people/x/role", host.url));
+    let elsewhere = elsewhere.header(kind.0, kind.1).body("role=admin");
+    let (status, _) = host.request(elsewhere).await?;
+    assert_eq!(status, 415);
+    Ok(())
+}
+
+#[tokio::test]
 async fn bad_input_is_refused_in_the_one_envelope_and_never_quoted() -> anyhow::Result<()> {
     let world = World::new().await?;
     let host = world.host(&PEOPLE).await?;
@@ -246,7 +318,17 @@ async fn bad_input_is_refused_in_the_one_envelope_and_never_quoted() -> anyhow::
         (
             b"email=a%40example.com&password=x".to_vec(),
             "application/x-www-form-urlencoded",
-            415,
+            401,
+        ),
+        (
+            b"email=a%40example.com&password=secret-of-somebody&password=x".to_vec(),
+            "application/x-www-form-urlencoded",
+            400,
+        ),
+        (
+            b"email=a%40example.com&password=%ff".to_vec(),
+            "application/x-www-form-urlencoded; charset=utf-8",
+            400,
         ),
         (
             b"{\"email\":\"a@example.com\",\"password\":\"x\"}".to_vec(),
@@ -327,5 +409,24 @@ async fn a_page_of_a_configured_origin_may_log_in_and_others_may_not() -> anyhow
     assert_eq!(ask("POST", "/api/auth/login", "null").await?, (403, None));
     let operators = ask("OPTIONS", "/api/admin/queues/q/pause", ours).await?;
     assert_eq!(operators.1, None);
+    Ok(())
+}
+
+/// All clients of such a proxy have its address: one of them must not use up the limit of all.
+#[tokio::test]
+async fn clients_of_an_unknown_proxy_are_not_counted_as_one_network() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let host = world.host(&PEOPLE).await?;
+    let ask = async |number: usize| {
+        let request = host
+            .http
+            .post(host.url.clone() + "/api/auth/refresh")
+            .header("x-forwarded-for", format!("198.51.100.{}", number % 250))
+            .json(&json!({ "refreshToken": format!("nobody's {number}") }));
+        anyhow::Ok(request.send().await?.status().as_u16())
+    };
+    for number in 0..350 {
+        assert_eq!(ask(number).await?, 401, "request {number}");
+    }
     Ok(())
 }

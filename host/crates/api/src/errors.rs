@@ -43,6 +43,13 @@ pub const ERRORS: &[ErrorCode] = &[
         "Set `people.enabled` and `secrets.key_file`, and restart the host (docs/operations/accounts.md).",
     ),
     code(
+        "basic-closed",
+        403,
+        "The shared login of the configuration (admin.username) no longer opens this: operators log in with a name of their own",
+        "An owner has closed the login that everybody shares (`patchbay operator basic`).",
+        "Log in with your own name: `patchbay login`. Without one, an owner makes you an operator: `patchbay operator create NAME --role ROLE`.",
+    ),
+    code(
         "blocked",
         403,
         "Account is blocked",
@@ -85,6 +92,13 @@ pub const ERRORS: &[ErrorCode] = &[
         "`patchbay queue why QUEUE` names the key, and says how to move it aside without losing jobs.",
     ),
     code(
+        "data-hidden",
+        403,
+        "ada may not see data of jobs, and reveal=true asks for it",
+        "The request shows data, results or logs of jobs, or compares them. This operator, or this token, may not see them. Nothing was done.",
+        "Leave out what asks for data. Or an owner allows it: `patchbay operator data NAME on`; a token needs `--data`.",
+    ),
+    code(
         "database-rights",
         409,
         "The database login of plugin clerk cannot get the rights that the plugin asks for",
@@ -115,9 +129,9 @@ pub const ERRORS: &[ErrorCode] = &[
     code(
         "forbidden",
         403,
-        "No operator is configured: set BULL_BOARD_USERNAME and BULL_BOARD_PASSWORD",
-        "This is switched off on this host, for everyone, until it is configured.",
-        "Set what the message names, and restart the host.",
+        "This needs the role owner; ada has the role operator",
+        "Whoever asks may not do this: the role is too low, the token lacks a scope, or nobody may until the host is configured. Nothing was done.",
+        "Do what the message names. `patchbay whoami` shows role and scopes; an owner can change the role: `patchbay operator role NAME ROLE`.",
     ),
     code(
         "host-fault",
@@ -141,6 +155,13 @@ pub const ERRORS: &[ErrorCode] = &[
         "Search the host's log for the id in the response header `x-correlation-id`, and send those lines to the Patchbay project.",
     ),
     code(
+        "invalid-api-key",
+        401,
+        "Invalid API key",
+        "The request has no key of a vendor, or one that is unknown, switched off, revoked or over. The answer is the same for each.",
+        "`patchbay vendor-key list --over` shows the state of each key. Send the whole key, `vk_live_…`, as `X-API-Key`.",
+    ),
+    code(
         "invalid-configuration",
         0,
         "http.port: must be a whole number from 0 to 65535",
@@ -151,8 +172,8 @@ pub const ERRORS: &[ErrorCode] = &[
         "invalid-credentials",
         401,
         "Invalid credentials",
-        "No account has this address and password. The answer is the same for an unknown address.",
-        "Correct them, or set a new password with `POST /api/auth/forgot-password`.",
+        "No account or operator has this name, password and code, or the code was used before. The answer is the same for an unknown name.",
+        "Correct them. An account sets a new password with `POST /api/auth/forgot-password`; an operator gets a link from an owner: `patchbay operator link NAME`.",
     ),
     code(
         "invalid-input",
@@ -183,6 +204,20 @@ pub const ERRORS: &[ErrorCode] = &[
         "Refresh once with the newest refresh token; if that fails, log in again.",
     ),
     code(
+        "keys-configured",
+        409,
+        "The keys of access tokens are configured (people.jwt_secrets, people.jwt_secret), so this host cannot replace them",
+        "Where the keys stand in the configuration, no command replaces them.",
+        "Append the new secret to `people.jwt_secrets` on every host, then move it to the front, then remove the old one 16 minutes later (docs/operations/accounts.md).",
+    ),
+    code(
+        "made-by-client",
+        404,
+        "daily is a job scheduler that a BullMQ client made in reportQueue. BullMQ cannot pause one. To hold all jobs of its queue: patchbay queue pause reportQueue. To remove it: patchbay schedule remove daily --queue reportQueue",
+        "The id belongs to a job scheduler or repeatable that a BullMQ client made. Patchbay can show and remove it; everything else is up to that client. Nothing was changed.",
+        "Use the command that the message names. In the API: `/api/admin/job-schedulers/{queue}/{id}`; `details.queues` has the queues.",
+    ),
+    code(
         "memory-limit",
         500,
         "The plugin needs more than its 64 MiB of memory",
@@ -209,6 +244,13 @@ pub const ERRORS: &[ErrorCode] = &[
         "Plugin email cannot be called. It only runs jobs",
         "The plugin has no operations that can be called directly.",
         "Add a job to its queue instead: `patchbay job add`.",
+    ),
+    code(
+        "no-role",
+        403,
+        "No group of yours has a role here. Your groups at Example ID (claim groups): staff",
+        "Single sign-on works, but no group of this person is in `operators.oidc.roles`. Sessions that were open have ended.",
+        "Add the person to a group at the provider, or give one of the groups a role in `operators.oidc.roles`; then sign in again.",
     ),
     code(
         "no-vault-key",
@@ -253,6 +295,13 @@ pub const ERRORS: &[ErrorCode] = &[
         "Type the code: `POST /api/auth/verify-otp`.",
     ),
     code(
+        "provider-failed",
+        502,
+        "The provider of single sign-on does not answer as it should, so nobody can sign in with it now",
+        "The OpenID Connect provider is away, slow, or answers with something that the host does not accept.",
+        "`patchbay operator oidc test` and the host's log say why. Operators with a password log in with that: `patchbay login`.",
+    ),
+    code(
         "quarantined",
         503,
         "Plugin email is quarantined since 2026-11-24T12:00:00Z: 10 of the last 10 calls crashed",
@@ -272,6 +321,13 @@ pub const ERRORS: &[ErrorCode] = &[
         "Key belongs to a queue. Use the queue's own operations",
         "Other programs depend on this key of Redis: BullMQ's scripts, or Patchbay itself. It was not removed.",
         "For jobs: `patchbay job remove`, `patchbay queue clean`, `patchbay queue obliterate`. For a plugin's own keys the owner is the plugin's name, and they can be removed.",
+    ),
+    code(
+        "reauthenticate",
+        403,
+        "This needs a login with name and password within the last 10 minutes. Log in again, then repeat it",
+        "Something that decides who can sign in is only done by somebody who has just shown who they are.",
+        "Log in again with name and password, then repeat it.",
     ),
     code(
         "redis-full",
@@ -316,6 +372,27 @@ pub const ERRORS: &[ErrorCode] = &[
         "Check the path: docs/openapi.json, which a host serves as `/api/openapi.json`, lists all. If a command says it: the host is of another version than the command.",
     ),
     code(
+        "scope-missing",
+        403,
+        "Access denied. This API key lacks the scope; it has: leads:write",
+        "The key of a vendor is right, but it may not do this.",
+        "`patchbay vendor-key edit KEY --scope SCOPE`, with every scope that the key is to have.",
+    ),
+    code(
+        "second-factor",
+        403,
+        "ada: type the code that your authenticator shows now",
+        "Single sign-on asks for a second factor: the code of an authenticator, or one that the provider must report.",
+        "Type the code on the page, or `POST /api/admin/oidc/code`. If the message names `amr`: set up a second factor at the provider.",
+    ),
+    code(
+        "sign-in-failed",
+        400,
+        "This answer belongs to no login of this browser: it was used, it is older than 10 minutes, or it was begun elsewhere",
+        "The provider's answer is not for this login, or is not genuine. Nobody was signed in.",
+        "Begin again. If it stays so, the host's log says why, and `patchbay operator oidc test` looks for mistakes.",
+    ),
+    code(
         "token-missing",
         401,
         "Authorization token missing",
@@ -341,7 +418,7 @@ pub const ERRORS: &[ErrorCode] = &[
         401,
         "The user name or password is missing or wrong",
         "The login is missing or wrong.",
-        "Set PATCHBAY_USER and PATCHBAY_PASSWORD, or send HTTP Basic credentials.",
+        "Log in: `patchbay login`. A program sends a token: PATCHBAY_TOKEN. Where the shared login still opens the API: PATCHBAY_USER and PATCHBAY_PASSWORD.",
     ),
     code(
         "unavailable",

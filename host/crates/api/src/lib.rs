@@ -19,7 +19,10 @@ pub mod health;
 pub mod history;
 pub mod incident;
 pub mod jobs;
+pub mod keys;
+pub mod oidc;
 pub mod operation;
+pub mod operators;
 pub mod path;
 pub mod people;
 pub mod plugin_calls;
@@ -33,6 +36,8 @@ pub mod secrets;
 pub mod sql;
 pub mod status;
 pub mod timeline;
+pub mod vendor_keys;
+pub mod trails;
 
 use operation::Operation;
 
@@ -61,6 +66,11 @@ pub fn operations() -> impl Iterator<Item = &'static Operation> {
         status::OPERATIONS,
         redis_keys::OPERATIONS,
         people::OPERATIONS,
+        vendor_keys::OPERATIONS,
+        keys::OPERATIONS,
+        operators::OPERATIONS,
+        oidc::OPERATIONS,
+        trails::OPERATIONS,
     ]
     .into_iter()
     .flatten()

@@ -17,11 +17,15 @@ pub mod health;
 pub mod history;
 pub mod history_filter;
 pub mod http_standing;
+pub mod identity_changes;
 pub mod incident;
 pub mod jobs;
 mod leader;
 pub mod limits;
+mod login_meters;
 mod nearest;
+pub mod operator;
+pub mod operators;
 pub mod outbox;
 pub mod people;
 pub mod plugin_administration;
@@ -30,6 +34,7 @@ pub mod queues;
 pub mod quota;
 pub mod redacted;
 pub mod redis_keys;
+mod remembered;
 pub mod resume;
 mod reveal;
 pub mod revision_diff;
@@ -43,6 +48,7 @@ pub mod snapshot;
 pub mod status;
 pub mod trace_export;
 pub mod vault;
+pub mod vendor_keys;
 pub mod workers;
 
 pub use actions::Caller;
@@ -84,6 +90,10 @@ pub struct App {
     pub status: status::Status,
     pub redis_keys: redis_keys::RedisKeys,
     pub people: people::People,
+    pub operators: operators::Operators,
+    pub sso: operators::oidc::SingleSignOn,
+    pub keys: people::Keys,
+    pub vendor_keys: vendor_keys::VendorKeys,
 }
 
 /// What the application stands on.
@@ -122,6 +132,9 @@ pub struct AppConfig {
     pub audit: audit::AuditConfig,
     /// Accounts of API clients; nothing when this host serves none.
     pub people: Option<people::PeopleConfig>,
+    pub operators: operators::OperatorsConfig,
+    /// Single sign-on of operators; nothing when it is off.
+    pub oidc: Option<operators::oidc::OidcConfig>,
 }
 
 /// What use cases and services are made of.
@@ -150,6 +163,10 @@ pub struct Parts {
     /// What operators do just now, whether or not their clients still wait for it.
     pub operations: TaskTracker,
     pub(crate) people: Option<Arc<people::PeopleParts>>,
+    pub(crate) operators: Arc<operators::OperatorParts>,
+    pub(crate) sso: Option<Arc<operators::oidc::SsoParts>>,
+    pub(crate) identity_changes: Arc<identity_changes::IdentityChanges>,
+    pub(crate) vendors: Arc<vendor_keys::VendorParts>,
     pub bulks: Arc<bulk::BulkJobs>,
     pub(crate) declared_jobs: Arc<declared_jobs::DeclaredJobs>,
     pub history: Arc<history::HistoryParts>,
@@ -218,6 +235,46 @@ impl Parts {
         );
         let health = Arc::new(health);
         let http = Arc::<http_standing::HttpStanding>::default();
+        let limits = limits::Limits::new(&broker, vault.keys().limits());
+        let logins = Arc::<login_meters::LoginMeters>::default();
+        let (emergencies, emergency_logins) = tokio::sync::mpsc::unbounded_channel();
+        let operations = TaskTracker::new();
+        let actions = actions::Actions::new(store.clone(), operations.clone());
+        let people = config.people.map(|config| {
+            people::PeopleParts::new(
+                config,
+                store.clone(),
+                broker.clone(),
+                sealed_keys::SealedKeys::new(store.clone(), Arc::clone(&vault)),
+                limits.clone(),
+                actions.clone(),
+                people::Noticed {
+                    logins: Arc::clone(&logins),
+                    emergencies,
+                },
+            )
+        });
+        let people = people.transpose()?.map(Arc::new);
+        let vendors = vendor_keys::VendorParts::new(store.clone(), limits.clone());
+        let vendors = Arc::new(vendors);
+        let operators = Arc::new(operators::OperatorParts::new(
+            config.operators,
+            operators::Shared {
+                store: &store,
+                broker: &broker,
+                sealed: sealed_keys::SealedKeys::new(store.clone(), Arc::clone(&vault)),
+                limits: &limits,
+                actions: &actions,
+                meters: &logins,
+                passwords: people.as_deref().map(people::PeopleParts::passwords),
+            },
+        ));
+        let sso = config.oidc.map(|config| operators::oidc::SsoParts::new(config, &operators));
+        let mut followers: Vec<Arc<dyn identity_changes::Follower>> =
+            vec![Arc::clone(&vendors) as _, Arc::clone(&operators) as _];
+        followers.extend(people.iter().map(|people| Arc::clone(people) as _));
+        let changes = identity_changes::IdentityChanges::new(store.clone(), followers);
+        let identity_changes = Arc::new(changes);
         let seen = alerts::Sources {
             store: store.clone(),
             queues: broker.clone(),
@@ -226,8 +283,11 @@ impl Parts {
             outside: Arc::clone(&outside),
             certificates: foundation.outside.egress.certificates(),
             http: Arc::clone(&http),
+            identity_changes: Arc::clone(&identity_changes),
+            logins: Arc::clone(&logins),
         };
-        let alerts = alerts::AlertWatch::new(config.alerts, seen, quarantines)?;
+        let alerts =
+            alerts::AlertWatch::new(config.alerts, seen, quarantines, emergency_logins)?;
         let bodies = Arc::new(history::SealedBodies::new(
             store.clone(),
             Arc::clone(&vault),
@@ -247,7 +307,6 @@ impl Parts {
             Arc::clone(&vault),
         ));
         let requests = Arc::<RequestMeters>::default();
-        let limits = limits::Limits::new(&broker, vault.keys().limits());
         let exposition = Arc::new(exposition::Exposition::new(exposition::Sources {
             alerts: Arc::clone(&alerts),
             meters: work.meters,
@@ -267,25 +326,20 @@ impl Parts {
             bulks: Arc::clone(&bulks),
             limits: limits.clone(),
             http: Arc::clone(&http),
+            identity_changes: Arc::clone(&identity_changes),
+            logins,
+            people: people.clone(),
+            vendors: Arc::clone(&vendors),
             sealed: Arc::clone(&audit.meters),
             max_jobs: work.max_jobs,
             dropped_lines: foundation.dropped_lines,
         }));
-        let operations = TaskTracker::new();
-        let actions = actions::Actions::new(store.clone(), operations.clone());
-        let people = config.people.map(|config| {
-            people::PeopleParts::new(
-                config,
-                store.clone(),
-                broker.clone(),
-                sealed_keys::SealedKeys::new(store.clone(), Arc::clone(&vault)),
-                limits.clone(),
-                actions.clone(),
-            )
-        });
-        let people = people.transpose()?.map(Arc::new);
         Ok(Self {
+            identity_changes,
+            vendors,
             people,
+            operators,
+            sso: sso.map(Arc::new),
             limits,
             http,
             actions,
@@ -344,6 +398,10 @@ impl App {
             status: status::Status::new(parts),
             redis_keys: redis_keys::RedisKeys::new(parts),
             people: people::People::new(parts),
+            operators: operators::Operators::new(parts),
+            sso: operators::oidc::SingleSignOn::new(parts),
+            keys: people::Keys::new(parts),
+            vendor_keys: vendor_keys::VendorKeys::new(parts),
         }
     }
 }

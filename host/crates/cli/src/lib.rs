@@ -17,12 +17,17 @@ mod exact;
 mod history;
 mod input;
 mod job;
+mod kept_session;
+mod key;
 pub mod names;
 mod oci;
 mod operation;
+pub mod operator;
+mod operator_oidc;
 mod output;
 mod paging;
 mod plugin;
+mod private_file;
 mod project;
 mod push;
 mod queue;
@@ -32,11 +37,14 @@ mod revisions;
 mod schedule;
 mod search;
 mod secret;
+mod session;
 mod signing;
 mod sql;
 mod status;
 mod timeline;
+mod token;
 mod user;
+mod vendor_key;
 mod view;
 mod world;
 
@@ -52,6 +60,7 @@ pub use input::duration;
 use oci::RegistryError;
 use output::Failure;
 pub use output::{Output, plain};
+pub use private_file::write_private;
 pub use project::Project;
 pub use refusal::NotFound;
 use refusal::{NotConfirmed, Refusal};
@@ -101,9 +110,27 @@ pub enum Command {
     /// Show alerts; change rules, set silences, test the delivery of messages
     #[command(subcommand)]
     Alert(alert::AlertCommand),
+    /// Create operators, give them roles, disable them; every person has a name of their own
+    #[command(subcommand)]
+    Operator(operator::OperatorCommand),
+    /// Create, list and revoke tokens of programs
+    #[command(subcommand)]
+    Token(token::TokenCommand),
+    /// Log in as an operator; the session is kept for the next commands
+    Login(session::LoginArgs),
+    /// Log out: end the session that `patchbay login` keeps
+    Logout,
+    /// Show who you are to the host, and what you may do
+    Whoami,
     /// List accounts of API clients; block them, change their role, end their sessions
     #[command(subcommand)]
     User(user::UserCommand),
+    /// Issue, rotate and revoke keys of vendors, whose programs call the API; see their use
+    #[command(subcommand)]
+    VendorKey(vendor_key::VendorKeyCommand),
+    /// List the keys that the host uses itself, and replace those of access tokens
+    #[command(subcommand)]
+    Key(key::KeyCommand),
     /// Show the state of the history and its retention; erase and export data
     #[command(subcommand)]
     History(history::HistoryCommand),
@@ -128,6 +155,12 @@ impl Command {
             Self::Audit(command) => command.is_read(),
             Self::Alert(command) => command.is_read(),
             Self::User(command) => command.is_read(),
+            Self::Operator(command) => command.is_read(),
+            Self::Token(command) => command.is_read(),
+            Self::Whoami => true,
+            Self::Login(_) | Self::Logout => false,
+            Self::VendorKey(command) => command.is_read(),
+            Self::Key(command) => command.is_read(),
             Self::History(command) => command.is_read(),
         }
     }
@@ -162,6 +195,13 @@ pub async fn run(
         Command::Secret(command) => secret::run(command, client, output).await?,
         Command::Audit(command) => return audit::run(command, client, output).await,
         Command::User(command) => user::run(command, client, output).await?,
+        Command::Operator(command) => operator::run(command, client, output).await?,
+        Command::Token(command) => token::run(command, client, output).await?,
+        Command::Login(args) => session::log_in(args, client, output).await?,
+        Command::Logout => session::log_out(client, output).await?,
+        Command::Whoami => session::who_am_i(client, output).await?,
+        Command::VendorKey(command) => vendor_key::run(command, client, output).await?,
+        Command::Key(command) => key::run(command, client, output).await?,
         Command::Alert(command) => alert::run(command, client, output).await?,
         Command::History(command) => history::run(command, client, output).await?,
     }

@@ -6,6 +6,7 @@
 mod activity;
 mod alerts;
 mod anonymous;
+mod api_docs;
 mod audit;
 mod body_timeout;
 mod breakers;
@@ -17,18 +18,24 @@ mod cross_site;
 mod dead_letters;
 mod error;
 mod flows;
+mod form_body;
 mod framing;
 mod health;
 mod history;
 mod host_header;
 mod incident;
+mod job_data;
 mod jobs;
 mod json_body;
+mod keys;
 mod login_limiter;
 mod measure;
 mod metrics;
+mod oidc;
 mod openapi;
+mod operator_guard;
 mod operator_login;
+mod operators;
 mod paths;
 mod people;
 mod plugin_calls;
@@ -45,9 +52,12 @@ mod searches;
 mod secrets;
 mod security_headers;
 mod server;
+mod sign_in_pages;
 mod status;
 mod tls;
 mod user_login;
+mod vendor_keys;
+mod vendor_login;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -76,7 +86,7 @@ use self::routes::Routes;
 use anonymous::Anonymous;
 use cors::Cors;
 use metrics::MetricsPage;
-use operator_login::Operator;
+use operator_login::BasicLogin;
 use security_headers::IsHttps;
 use server::Server;
 pub use server::{HttpLimits, bind};
@@ -86,14 +96,28 @@ pub use tls::{Pair, Tls, TlsError, TlsFiles};
 /// Maximum body of an ordinary request. Job data is limited to 1 MiB; the rest is for the envelope.
 const MAX_BODY_BYTES: usize = 2 << 20;
 
-/// The state shared by all handlers.
+/// The state shared by all handlers. The router clones it several times per request, so it is one
+/// pointer.
 #[derive(Clone)]
-pub(crate) struct AppState {
+pub(crate) struct AppState(Arc<Shared>);
+
+impl std::ops::Deref for AppState {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}
+
+/// What [`AppState`] points to.
+pub(crate) struct Shared {
     pub(crate) traces: Traces,
     /// The content of `/metrics`.
     pub(crate) metrics: Arc<MetricsPage>,
-    /// Credentials for `/api/admin`; `None` refuses everybody.
-    pub(crate) operator: Option<Arc<Operator>>,
+    /// The login of the configuration.
+    pub(crate) basic: Option<Arc<BasicLogin>>,
+    /// Whether clients reach this host by HTTPS.
+    pub(crate) is_https: bool,
     /// Limits whoever has not logged in.
     pub(crate) anonymous: Anonymous,
     /// Platform of requests without `x-platform`.
@@ -136,6 +160,10 @@ domains! {
     status: patchbay_app::status::Status,
     redis_keys: patchbay_app::redis_keys::RedisKeys,
     people: patchbay_app::people::People,
+    operators: patchbay_app::operators::Operators,
+    sso: patchbay_app::operators::oidc::SingleSignOn,
+    keys: patchbay_app::people::Keys,
+    vendor_keys: patchbay_app::vendor_keys::VendorKeys,
 }
 
 impl FromRef<AppState> for CookiePolicy {
@@ -166,6 +194,10 @@ fn routes(state: &AppState) -> Routes {
     let routes = status::routes(routes);
     let routes = redis_keys::routes(routes);
     let routes = people::routes(routes);
+    let routes = operators::routes(routes);
+    let routes = oidc::routes(routes);
+    let routes = vendor_keys::routes(routes);
+    let routes = keys::routes(routes);
     metrics::routes(routes)
 }
 
@@ -182,7 +214,7 @@ pub struct HttpConfig {
     pub cors_origins: Vec<String>,
     /// Whether clients reach this host by HTTPS.
     pub is_https: bool,
-    /// Name and password; without them nobody may use /api/admin.
+    /// Name and password that open /api/admin without an operator's own name.
     pub operator: Option<(String, String)>,
     /// Whether /metrics asks for the operator's credentials.
     pub metrics_need_operator: bool,
@@ -204,18 +236,19 @@ pub fn server(
 ) -> Arc<dyn Service> {
     if config.operator.is_none() {
         warn!(
-            "no operator is configured: /api/admin and, unless metrics.require_operator is false, /metrics answer 403; set BULL_BOARD_USERNAME and BULL_BOARD_PASSWORD"
+            "no shared login is configured: only operators with a name of their own use /api/admin and, unless metrics.require_operator is false, /metrics. To make the first one, set BULL_BOARD_USERNAME and BULL_BOARD_PASSWORD"
         );
     }
-    let state = AppState {
+    let state = AppState(Arc::new(Shared {
         traces: parts.traces.clone(),
         metrics: Arc::new(MetricsPage {
             exposition: Arc::clone(&parts.exposition),
             needs_operator: config.metrics_need_operator,
         }),
-        operator: config
+        basic: config
             .operator
-            .map(|(name, password)| Arc::new(Operator::new(&name, &password))),
+            .map(|(name, password)| Arc::new(BasicLogin::new(&name, &password))),
+        is_https: config.is_https,
         anonymous: Anonymous {
             limits: parts.limits.clone(),
             class: config
@@ -227,7 +260,7 @@ pub fn server(
         operations: parts.operations.clone(),
         app: App::new(parts),
         cookies: config.cookies,
-    };
+    }));
     if let Some(tls) = &tls {
         parts.http.set_certificate(tls.standing());
     }
@@ -286,6 +319,7 @@ fn router(
     let limited = middleware::from_fn_with_state(state.anonymous.clone(), anonymous::limit);
     router
         .route("/api/openapi.json", get(document).layer(limited.clone()))
+        .merge(api_docs::router().layer(limited.clone()))
         .fallback(not_found.layer(limited))
         .method_not_allowed_fallback(method_not_allowed)
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))

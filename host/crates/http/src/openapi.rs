@@ -24,6 +24,23 @@ impl utoipa::Modify for BasicAuth {
             .components
             .get_or_insert_default()
             .add_security_scheme("operator", basic);
+        let token = HttpBuilder::new()
+            .scheme(HttpAuthScheme::Bearer)
+            .bearer_format("pbt_")
+            .description(Some(
+                "Token of an operator's program, as /api/admin/tokens gives it",
+            ))
+            .build();
+        let session = ApiKeyValue::with_description(
+            "__Host-patchbay",
+            "Session of an operator, as POST /api/admin/session sets it; on this machine without HTTPS: patchbay",
+        );
+        let components = openapi.components.get_or_insert_default();
+        components.add_security_scheme("operatorToken", SecurityScheme::Http(token));
+        components.add_security_scheme(
+            "operatorSession",
+            SecurityScheme::ApiKey(ApiKey::Cookie(session)),
+        );
         let bearer = HttpBuilder::new()
             .scheme(HttpAuthScheme::Bearer)
             .bearer_format("JWT")
@@ -35,6 +52,13 @@ impl utoipa::Modify for BasicAuth {
             ApiKeyValue::with_description("token", "The same in a cookie; authToken is read, too");
         let components = openapi.components.get_or_insert_default();
         components.add_security_scheme("user", SecurityScheme::Http(bearer));
+        let key = ApiKeyValue::with_description("X-API-Key", "Key of a vendor, vk_live_…");
+        components.add_security_scheme("vendor", SecurityScheme::ApiKey(ApiKey::Header(key)));
+        let bearer = HttpBuilder::new()
+            .scheme(HttpAuthScheme::Bearer)
+            .description(Some("The same"))
+            .build();
+        components.add_security_scheme("vendorBearer", SecurityScheme::Http(bearer));
         components
             .add_security_scheme("userCookie", SecurityScheme::ApiKey(ApiKey::Cookie(cookie)));
     }
@@ -107,7 +131,8 @@ fn complete_operation(path: &str, operation: &mut Map<String, Value>) {
         .into_iter()
         .flatten()
         .any(|tag| tag == "auth");
-    if is_protected || is_of_people {
+    let is_login_of_operators = !is_protected && path.starts_with("/api/admin/");
+    if is_protected || is_of_people || is_login_of_operators {
         statuses.extend(["403", "429", "500", "503"]);
     }
     if is_protected {
@@ -170,7 +195,7 @@ fn description(status: &str) -> &'static str {
         "400" => "Something in the request cannot be used; `message` names it",
         "401" => "Name, password or token is missing or wrong",
         "403" => {
-            "Not allowed, no operator is configured, or the request comes from a page of another site"
+            "Not allowed: `forbidden` names the role or the scope that is needed, `data-hidden` means that data of jobs may not be seen, `basic-closed` that the login of the configuration no longer opens this, `cross-site` that the request comes from a page of another site"
         }
         "404" => "It does not exist",
         "408" => "The body did not arrive in time",

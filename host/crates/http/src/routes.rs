@@ -15,10 +15,11 @@ use patchbay_api::body::{
     AnyDocument, Body, Credentials, ExpectedForm, Json, NoBody, Object, SecretJson,
 };
 use patchbay_api::operation::{
-    Access, Effect, Endpoint, Method, Operation, PathParams, Query as _,
+    Access, Effect, Endpoint, JobData, Method, Operation, PathParams, Query as _,
 };
 use patchbay_api::path::unescaped;
 use patchbay_app::Caller;
+use patchbay_app::operators::Operator;
 use patchbay_app::actions::Confirmation;
 use patchbay_model::job::Trace;
 use serde::Serialize;
@@ -37,8 +38,10 @@ use utoipa_axum::router::OpenApiRouter;
 use crate::AppState;
 use crate::client_address::ClientAddress;
 use crate::error::ApiError;
-use crate::operator_login::{self, Actor};
-use crate::{anonymous, json_body, request_span, run_to_end, user_login};
+use crate::{
+    anonymous, form_body, job_data, json_body, operator_guard, request_span, run_to_end, user_login,
+    vendor_login,
+};
 
 /// The request of an operation.
 pub(crate) struct Ask<E: Endpoint> {
@@ -183,6 +186,7 @@ const MAX_CREDENTIALS: usize = 16 << 10;
 impl<T: ToSchema + Serialize + DeserializeOwned + Send + 'static> ReadBody for Credentials<T> {
     async fn read(request: Request, _state: &AppState) -> Result<Self, ApiError> {
         let kind = request.headers().get(http::header::CONTENT_TYPE).cloned();
+        let takes_forms = form_body::is_allowed(&request);
         let read = axum::body::to_bytes(request.into_body(), MAX_CREDENTIALS).await;
         let mut bytes = read.map_err(|error| ApiError::of_body(&error, MAX_CREDENTIALS))?;
         let kind = kind
@@ -191,6 +195,8 @@ impl<T: ToSchema + Serialize + DeserializeOwned + Send + 'static> ReadBody for C
             .map(|kind| kind.trim().to_ascii_lowercase());
         if bytes.is_empty() {
             bytes = axum::body::Bytes::from_static(b"{}");
+        } else if takes_forms && kind.as_deref() == Some(form_body::TYPE) {
+            bytes = form_body::as_json(&bytes)?.into();
         } else if kind.as_deref() != Some("application/json") {
             let message = "The body must be JSON: send it with Content-Type: application/json";
             let status = http::StatusCode::UNSUPPORTED_MEDIA_TYPE;
@@ -276,14 +282,15 @@ impl FromRequestParts<AppState> for CallerExtractor {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _state: &AppState) -> Result<Self, ApiError> {
-        // The middlewares of every operator route set both.
-        let Some(Actor(actor)) = parts.extensions.get().cloned() else {
+        // The guard of every operator route sets it.
+        let Some(operator) = parts.extensions.get::<Operator>().cloned() else {
             return Err(ApiError::internal());
         };
         let trace = parts.extensions.get::<Trace>().cloned().unwrap_or_default();
         let from = parts.extensions.get();
         Ok(Self(Caller {
-            actor,
+            actor: operator.name.to_string(),
+            operator,
             trace,
             from: from.map(|ClientAddress(address)| *address),
             reason: None,
@@ -347,11 +354,36 @@ where
         ask: Ask<E>,
     ) -> Pin<Box<dyn Future<Output = Response> + Send>> {
         Box::pin(async move {
+            let may_see_data = who.operator.may_see_data;
             match self(D::from_ref(&state), who, ask).await {
-                Ok(reply) => axum::Json(reply.into()).into_response(),
+                Ok(reply) => {
+                    let reply: <E::Answer as WriteAnswer>::Reply = reply.into();
+                    answered(reply, E::OPERATION.data, may_see_data)
+                }
                 Err(error) => ApiError::from(error).into_response(),
             }
         })
+    }
+}
+
+/// The answer, without data of jobs for whoever may not see it.
+fn answered(reply: impl Serialize, data: JobData, may_see_data: bool) -> Response {
+    let JobData::Shown(members) = data else {
+        return axum::Json(reply).into_response();
+    };
+    if may_see_data {
+        return axum::Json(reply).into_response();
+    }
+    match serde_json::to_value(reply) {
+        Ok(mut answer) => {
+            // Every envelope has its content there.
+            job_data::hide(&mut answer["data"], members);
+            axum::Json(answer).into_response()
+        }
+        Err(error) => {
+            tracing::error!(%error, "an answer could not be written");
+            ApiError::internal().into_response()
+        }
     }
 }
 
@@ -376,7 +408,7 @@ impl Routes {
         self,
         handler: impl Translate<E, M>,
     ) -> Self {
-        self.add_raw::<E, _>(
+        self.mount::<E, _>(
             async move |CallerExtractor(who): CallerExtractor,
                         axum::extract::State(state): axum::extract::State<AppState>,
                         mut ask: Ask<E>| {
@@ -389,11 +421,21 @@ impl Routes {
         )
     }
 
-    /// Adds an operation whose answer has no envelope.
+    /// Adds an operation whose answer has no envelope, or for others than operators.
     pub(crate) fn add_raw<E: Endpoint, T: 'static>(
-        mut self,
+        self,
         handler: impl Handler<T, AppState>,
     ) -> Self {
+        let hides = matches!(E::OPERATION.data, JobData::Shown(members) if !members.is_empty());
+        assert!(
+            !hides,
+            "{}: nothing hides the data in its answer",
+            E::OPERATION.id
+        );
+        self.mount::<E, T>(handler)
+    }
+
+    fn mount<E: Endpoint, T: 'static>(mut self, handler: impl Handler<T, AppState>) -> Self {
         let operation = const { &E::OPERATION };
         let (filter, _) = method_of(operation.method);
         let mut route: MethodRouter<AppState> = on(filter, handler);
@@ -407,7 +449,11 @@ impl Routes {
             let anonymous = self.state.anonymous.clone();
             route = route.layer(middleware::from_fn_with_state(anonymous, anonymous::limit));
         }
-        if operation.access == Access::Operator {
+        let guarded = (self.state.clone(), operation);
+        if matches!(
+            operation.access,
+            Access::Viewer | Access::Operator | Access::Owner
+        ) {
             // Only for operators: nobody else may cause this host to send spans.
             route = route
                 .layer(middleware::from_fn_with_state(
@@ -415,13 +461,13 @@ impl Routes {
                     request_span::open,
                 ))
                 .layer(middleware::from_fn_with_state(
-                    self.state.clone(),
-                    operator_login::require,
+                    guarded.clone(),
+                    operator_guard::require,
                 ));
         }
-        if operation.access == Access::AdminOrOperator {
+        if operation.access.is_for_admins() {
             route = route.layer(middleware::from_fn_with_state(
-                self.state.clone(),
+                guarded.clone(),
                 user_login::require_admin_or_operator,
             ));
         }
@@ -431,10 +477,16 @@ impl Routes {
                 user_login::require,
             ));
         }
-        if operation.access == Access::OperatorByDefault && self.state.metrics.needs_operator {
+        if operation.access == Access::Vendor {
             route = route.layer(middleware::from_fn_with_state(
                 self.state.clone(),
-                operator_login::require,
+                vendor_login::require,
+            ));
+        }
+        if operation.access == Access::ViewerByDefault && self.state.metrics.needs_operator {
+            route = route.layer(middleware::from_fn_with_state(
+                guarded,
+                operator_guard::require,
             ));
         }
         let (schemas, paths) = document::<E>();
@@ -478,8 +530,17 @@ fn schemes(access: Access) -> &'static [&'static str] {
     match access {
         Access::Anyone | Access::Guest | Access::Probe => &[],
         Access::User => &["user", "userCookie"],
-        Access::AdminOrOperator => &["user", "userCookie", "operator"],
-        Access::Operator | Access::OperatorByDefault => &["operator"],
+        Access::Vendor => &["vendor", "vendorBearer"],
+        Access::AdminOrViewer | Access::AdminOrOperator | Access::AdminOrOwner => &[
+            "user",
+            "userCookie",
+            "operator",
+            "operatorToken",
+            "operatorSession",
+        ],
+        Access::Viewer | Access::Operator | Access::Owner | Access::ViewerByDefault => {
+            &["operator", "operatorToken", "operatorSession"]
+        }
     }
 }
 
@@ -547,8 +608,12 @@ fn document<E: Endpoint>() -> Documented {
     for header in E::Body::headers() {
         builder = builder.parameter(header);
     }
-    builder = builder.request_body(E::Body::request_body(&mut schemas));
-    let mut responses = ResponsesBuilder::new().response("200", E::Answer::response(&mut schemas));
+    let mut body = E::Body::request_body(&mut schemas);
+    if let Some(body) = body.as_mut().filter(|_| !form_body::is_read_at(operation.path)) {
+        body.content.remove(form_body::TYPE);
+    }
+    builder = builder.request_body(body);
+    let mut responses = ResponsesBuilder::new().response(E::Answer::STATUS, E::Answer::response(&mut schemas));
     for (status, meaning) in operation.errors {
         let mut response = ResponseBuilder::new().description(*meaning);
         if let Some(schema) = E::Answer::failure(*status, &mut schemas) {
@@ -575,7 +640,7 @@ fn document<E: Endpoint>() -> Documented {
             std::iter::empty::<String>(),
         ));
     }
-    if operation.access == Access::OperatorByDefault {
+    if operation.access == Access::ViewerByDefault {
         builder = builder.security(SecurityRequirement::default());
     }
     let effect = match operation.effect {
@@ -583,8 +648,15 @@ fn document<E: Endpoint>() -> Documented {
         Effect::Changes => "changes",
         Effect::Destroys(_) | Effect::DestroysNamed(_) => "destroys",
     };
+    let data = match operation.data {
+        JobData::None => "none",
+        JobData::Shown(_) => "shown",
+        JobData::Needed | JobData::NeededUnless(..) => "needed",
+    };
     let extensions = ExtensionsBuilder::new()
         .add("x-patchbay-effect", json!(effect))
+        .add("x-patchbay-role", json!(operation.access.role()))
+        .add("x-patchbay-data", json!(data))
         .add(
             "x-patchbay-audit",
             // What accounts do is recorded in audit trails, not as actions of operators.

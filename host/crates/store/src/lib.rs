@@ -10,15 +10,18 @@ mod attempts;
 mod audit;
 mod blind_index;
 mod bulk;
+mod connections;
 mod dead_letter_jobs;
 mod dead_letters;
 mod error;
 mod grants;
 mod history;
 mod hosts;
+mod identity_changes;
 mod leader;
 mod mirror;
 mod notify;
+mod operators;
 mod people;
 mod plugin_sql;
 mod pool;
@@ -37,6 +40,7 @@ mod secrets;
 mod signatures;
 mod statistics;
 mod timeline;
+mod vendor_keys;
 
 pub use activity::{ActivityCursor, ActivityFilter, ActivityRow, NewAction};
 pub use alert_deliveries::{DueDelivery, UndeliveredRow};
@@ -47,7 +51,7 @@ pub use attempts::AttemptRow;
 pub use audit::{
     AuditFilter, AuditRow, AuditSnapshot, BatchRow, Expired, ExpiryRow, ImportColumns, ImportStep,
     NewBatch, NewHostEntry, PendingAge, Protection, RetainedTrail, Sealable, Sealed, StoredEntry,
-    TrailRow, VerificationRow, append_host_entry,
+    TrailDefinition, TrailRow, VerificationRow, append_host_entry,
 };
 pub use blind_index::{Term, TermKey};
 pub use bulk::{BulkItem, BulkOutcome, BulkReason, BulkRow, NewBulk, NewBulkItem};
@@ -61,11 +65,19 @@ pub use history::{
     RetentionRow, Texts,
 };
 pub use hosts::{Failure, HostRow, Report, Running};
+pub use identity_changes::{IdentityChange, IdentityChanges};
 pub use leader::{Elector, LeaderTask, Leadership};
+pub use operators::{
+    BasicMode, EnrolLink, Enrolment, LinkPurpose, NewLink, NewOperator, NewOperatorSession,
+    NewOperatorToken, OperatorKey, OperatorMethod, OperatorRow, OperatorSessionRow,
+    OperatorSessionView, OperatorSource, OperatorState, OperatorTokenRow, OperatorTokenView,
+    TotpSalt, IdentityRow, NewSignIn, Provisioned, SignIn,
+    WaitingSignIn,
+};
 pub use people::{
-    CodePurpose, CodeRow, IdentityChange, IdentityChanges, MailBatch, NewCode, NewLogin,
-    NewSession, NewSignup, OutgoingMail, Refreshed, SessionMethod, SessionRow, SessionView,
-    UserKey, UserListing, UserRow, UsersTable, password_mark,
+    CodePurpose, CodeRow, EmergencyLoginRow, MailBatch, NewCode, NewLogin, NewSession, NewSignup, OutgoingMail,
+    Refreshed, SessionMethod, SessionRow, SessionView, UserKey, UserListing, UserRow, UsersTable,
+    password_mark,
 };
 pub use plugin_sql::{
     OutboxBatch, OutboxEntry, PlacesTaken, PluginActivity, PluginSql, RoleError, SqlActivity,
@@ -82,8 +94,8 @@ pub use revisions::{
     Activation, ActivationRow, ActiveRow, NamedRevision, NewRevision, RevisionRow,
 };
 pub use saved_searches::{MAX_SAVED_SEARCHES, SavedSearch, SavedSearchRow};
-pub use schedules::{LastRunRow, ScheduleFields, ScheduleRow};
-pub use sealed_keys::SealedKeyRow;
+pub use schedules::{LastRunRow, RemovedScheduleRow, ScheduleFields, ScheduleRow};
+pub use sealed_keys::{KeyWork, SealedKeyRow};
 pub use search::{
     Count, Found, FoundJob, FoundRow, MAX_FOUND, MAX_JOBS, SearchCursor, Selection, UnknownCursor,
 };
@@ -91,3 +103,7 @@ pub use secrets::{Replace, Resealed, SealedSecret, SecretRow};
 pub use signatures::{NewSignature, SignatureRow};
 pub use statistics::{ActionRow, FailureRate, JobStatistics, MOST_FAILURES};
 pub use timeline::{JobAction, JobAudit, JobBulk, MAX_ATTEMPTS, Relative};
+pub use vendor_keys::{
+    NewVendorKey, VendorCalls, VendorKeyChange, VendorKeyCheck, VendorKeyListing, VendorKeyRow,
+    VendorKeyUse,
+};

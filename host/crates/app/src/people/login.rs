@@ -11,6 +11,7 @@ use super::tokens::refresh_token;
 use super::{People, PeopleParts, Role, Visitor, address, forbidden, invalid_credentials, within};
 use crate::error::Error;
 use crate::limits::FailureClass;
+use crate::login_meters::{LoginKind, LoginMethod};
 
 /// Somebody mistypes; somebody else guesses.
 pub(super) const OF_ONE_ACCOUNT: FailureClass = FailureClass {
@@ -20,6 +21,16 @@ pub(super) const OF_ONE_ACCOUNT: FailureClass = FailureClass {
     longest: Duration::from_secs(900),
     forgotten_after: Duration::from_secs(900),
 };
+/// One account is guessed at from many networks: then each of them that fails waits. Others never
+/// wait for it, so the owner gets in from elsewhere.
+const OF_ONE_ACCOUNT_FROM_ANYWHERE: FailureClass = FailureClass {
+    name: "login-account-anywhere",
+    what: "failed logins",
+    free: 50,
+    longest: GUESSING_WAIT,
+    forgotten_after: Duration::from_secs(900),
+};
+const GUESSING_WAIT: Duration = Duration::from_secs(60);
 /// Attempts under way count as failures until they are settled; these many never use up the free
 /// ones.
 pub(super) const AT_ONCE: usize = 4;
@@ -37,6 +48,18 @@ impl People {
     /// Logs in with address and password.
     pub async fn log_in(&self, visitor: &Visitor, body: api::LogIn) -> Result<api::Issued, Error> {
         let parts = self.parts()?;
+        let result = parts.log_in(visitor, body).await;
+        parts
+            .noticed
+            .logins
+            .count(LoginKind::User, LoginMethod::Password, &result);
+        result
+    }
+}
+
+impl PeopleParts {
+    async fn log_in(&self, visitor: &Visitor, body: api::LogIn) -> Result<api::Issued, Error> {
+        let parts = self;
         parts.admit(visitor).await?;
         let Some(typed) = body
             .email
@@ -56,33 +79,39 @@ impl People {
         }
         let table = parts.table().await?;
         let account = format!("{norm}\0{}", visitor.network);
-        let _turn_of_network = parts.networks.take(&visitor.network).await?;
+        let network = visitor.network_that_tells_apart();
+        let _turn_of_network = match network {
+            Some(network) => Some(parts.networks.take(network).await?),
+            None => None,
+        };
         let _turn = parts.logins.take(&account).await?;
         parts
             .limits
             .wait_after_failures(&OF_ONE_ACCOUNT, &account)
             .await?;
-        parts
-            .limits
-            .wait_after_failures(&OF_ONE_NETWORK, &visitor.network)
-            .await?;
+        if let Some(network) = network {
+            let limits = &parts.limits;
+            limits.wait_after_failures(&OF_ONE_NETWORK, network).await?;
+        }
         let key = UserKey::Email { typed, norm: &norm };
         let user = within(parts.store.find_user(table, key)).await?;
         let hash = user.as_ref().and_then(|user| user.password.clone());
+        let guessed = user.as_ref().map(|user| user.id.clone());
         let verdict = parts.passwords.verify(password.clone(), hash).await?;
         let Some(user) = user.filter(|_| verdict != Verdict::Wrong) else {
-            parts.limits.failed(&OF_ONE_ACCOUNT, &account).await?;
-            parts
-                .limits
-                .failed(&OF_ONE_NETWORK, &visitor.network)
-                .await?;
+            if let Some(id) = guessed {
+                parts.noticed.logins.guessed(&id, &visitor.network);
+            }
+            parts.failed(&norm, &account).await?;
+            if let Some(network) = network {
+                parts.limits.failed(&OF_ONE_NETWORK, network).await?;
+            }
             return Err(invalid_credentials());
         };
         parts.limits.forgive(&OF_ONE_ACCOUNT, &account).await?;
-        parts
-            .limits
-            .passed(&OF_ONE_NETWORK, &visitor.network)
-            .await?;
+        if let Some(network) = network {
+            parts.limits.passed(&OF_ONE_NETWORK, network).await?;
+        }
         parts.refuse_login(visitor, &norm, &user).await?;
         let (refresh, token_hash) = refresh_token();
         let session = parts.new_session(visitor, SessionMethod::Password, token_hash);
@@ -98,9 +127,21 @@ impl People {
             .issued("Login successful", &user, session.id, Some(refresh))
             .await
     }
-}
 
-impl PeopleParts {
+    /// Counts a wrong password: of the account, and of the account from this network.
+    async fn failed(&self, norm: &str, account_and_network: &str) -> Result<(), Error> {
+        let limits = &self.limits;
+        let anywhere = limits.failed(&OF_ONE_ACCOUNT_FROM_ANYWHERE, norm).await?;
+        let at_least = match anywhere.is_zero() {
+            true => Duration::ZERO,
+            false => GUESSING_WAIT,
+        };
+        limits
+            .failed_and_waits(&OF_ONE_ACCOUNT, account_and_network, at_least)
+            .await?;
+        Ok(())
+    }
+
     /// Why an account may not log in though its password is right.
     async fn refuse_login(
         &self,
@@ -150,13 +191,13 @@ impl PeopleParts {
         });
     }
 
-    /// Records a login or a logout.
+    /// Records a login or a logout. Returns the key of the entry.
     pub(super) async fn note_login(
         &self,
         visitor: &Visitor,
         user: &UserRow,
         action: &'static str,
-    ) -> Result<(), Error> {
+    ) -> Result<String, Error> {
         let login = NewLogin {
             user_id: Some(&user.id),
             email: &user.email,

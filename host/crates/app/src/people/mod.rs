@@ -10,41 +10,48 @@ mod codes;
 mod config;
 mod google;
 mod identity;
+mod key_rotation;
+mod keys;
 mod login;
 mod mails;
 mod master;
-mod passwords;
+pub(crate) mod passwords;
 mod profile;
 mod recovery;
 mod refresh;
 mod signup;
-mod tokens;
-mod turns;
+pub(crate) mod tokens;
+pub(crate) mod turns;
 mod upkeep;
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use patchbay_api::people as api;
 use patchbay_model::job::Trace;
 use patchbay_queue::Broker;
 use patchbay_store::{NewSession, SessionMethod, Store, StoreError, UserRow, UsersTable};
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, mpsc};
 use uuid::Uuid;
 
+pub use master::Emergency;
 pub use config::{
     ACCESS_LIFE, GoogleKeySource, GoogleLogin, HashCost, MasterLogin, PeopleConfig, REFRESH_LIFE,
     SIGNUP_CODE_LIFE,
 };
+pub use key_rotation::{key_rotation, key_service};
+pub use keys::Keys;
 pub use master::totp_secret;
 pub use passwords::{hash_for_configuration, is_strong_hash};
 pub use patchbay_model::role::Role;
 pub use tokens::LEGACY_KID;
-pub use upkeep::{identity_service, mail_service, upkeep_service};
+pub use upkeep::{mail_service, upkeep_service};
 
 use crate::error::{Error, Kind};
 use crate::limits::{Class, Limits};
+use crate::login_meters::LoginMeters;
 use crate::sealed_keys::SealedKeys;
 use crate::{Parts, actions};
 use identity::Identities;
@@ -58,7 +65,7 @@ const POSTGRES_LIMIT: Duration = Duration::from_millis(1_700);
 const MAX_USER_AGENT: usize = 512;
 
 /// A class behind one address may log in at once.
-const AUTH_REQUESTS: Class = Class {
+pub(crate) const AUTH_REQUESTS: Class = Class {
     name: "auth",
     what: "requests from this network",
     count: 300,
@@ -71,6 +78,9 @@ pub struct Visitor {
     pub address: Option<IpAddr>,
     /// The network of the address, which limits count by.
     pub network: String,
+    /// The network is that of a proxy which nobody trusts: all its clients look alike, and one of
+    /// them would use up what all of them may do.
+    pub is_behind_unknown_proxy: bool,
     pub user_agent: Option<String>,
     /// Its platform is a known one.
     pub trace: Trace,
@@ -79,11 +89,16 @@ pub struct Visitor {
 }
 
 impl Visitor {
+    /// The network, unless it is that of an unknown proxy.
+    pub(crate) fn network_that_tells_apart(&self) -> Option<&str> {
+        (!self.is_behind_unknown_proxy).then_some(&self.network)
+    }
+
     fn platform(&self) -> &str {
         self.trace.platform.as_deref().unwrap_or_default()
     }
 
-    fn user_agent(&self) -> Option<&str> {
+    pub(crate) fn user_agent(&self) -> Option<&str> {
         let text = self.user_agent.as_deref()?;
         Some(&text[..text.floor_char_boundary(MAX_USER_AGENT)])
     }
@@ -121,6 +136,16 @@ pub(crate) struct PeopleParts {
     table: OnceCell<UsersTable>,
     mails: tokio::sync::Notify,
     actions: actions::Actions,
+    noticed: Noticed,
+    /// Hashes of the old backend that are left; -1 before anybody has counted them.
+    bcrypt_left: AtomicI64,
+}
+
+/// Where what happens at logins is told, beside the answer.
+pub(crate) struct Noticed {
+    pub(crate) logins: Arc<LoginMeters>,
+    /// Uses of the emergency login, which alert at once.
+    pub(crate) emergencies: mpsc::UnboundedSender<Emergency>,
 }
 
 impl People {
@@ -134,11 +159,7 @@ impl People {
     }
 
     fn parts(&self) -> Result<&Arc<PeopleParts>, Error> {
-        self.0.as_ref().ok_or_else(|| {
-            let message =
-                "This host serves no accounts. To change that, set people.enabled to true";
-            Error::new(Kind::NotFound, "accounts-off", message)
-        })
+        self.0.as_ref().ok_or_else(accounts_off)
     }
 }
 
@@ -150,6 +171,7 @@ impl PeopleParts {
         sealed: SealedKeys,
         limits: Limits,
         actions: actions::Actions,
+        noticed: Noticed,
     ) -> anyhow::Result<Self> {
         Ok(Self {
             passwords: Passwords::new(config.hash, config.node_verifies_passwords)?,
@@ -167,7 +189,25 @@ impl PeopleParts {
             store,
             config,
             actions,
+            noticed,
+            bcrypt_left: AtomicI64::new(-1),
         })
+    }
+
+    /// `schema.table` of the accounts.
+    pub(crate) fn table_name(&self) -> Arc<str> {
+        self.config.table.as_str().into()
+    }
+
+    /// Hashes of the old backend that are left, as of the last minute.
+    pub(crate) fn bcrypt_left(&self) -> Option<i64> {
+        let left = self.bcrypt_left.load(Ordering::Relaxed);
+        (left >= 0).then_some(left)
+    }
+
+    /// The threads that compare passwords.
+    pub(crate) fn passwords(&self) -> &Passwords {
+        &self.passwords
     }
 
     async fn table(&self) -> Result<&UsersTable, Error> {
@@ -184,7 +224,14 @@ impl PeopleParts {
 
     /// Every request about logging in counts by its network.
     async fn admit(&self, visitor: &Visitor) -> Result<(), Error> {
-        self.limits.take(&AUTH_REQUESTS, &visitor.network).await?;
+        self.take_of_network(&AUTH_REQUESTS, visitor).await
+    }
+
+    /// Counts a request by its network, where that tells clients apart.
+    async fn take_of_network(&self, class: &Class, visitor: &Visitor) -> Result<(), Error> {
+        if let Some(network) = visitor.network_that_tells_apart() {
+            self.limits.take(class, network).await?;
+        }
         Ok(())
     }
 
@@ -236,14 +283,19 @@ impl PeopleParts {
 }
 
 /// Waits for Postgres no longer than a client does.
-async fn within<T>(asked: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+pub(crate) async fn within<T>(asked: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
     match tokio::time::timeout(POSTGRES_LIMIT, asked).await {
         Ok(answered) => answered,
         Err(_) => Err(StoreError::no_answer()),
     }
 }
 
-fn unauthorized(code: &'static str, message: &str) -> Error {
+pub(crate) fn accounts_off() -> Error {
+    let message = "This host serves no accounts. To change that, set people.enabled to true";
+    Error::new(Kind::NotFound, "accounts-off", message)
+}
+
+pub(crate) fn unauthorized(code: &'static str, message: &str) -> Error {
     Error::new(Kind::Unauthorized, code, message)
 }
 
@@ -255,7 +307,7 @@ fn invalid_credentials() -> Error {
     unauthorized("invalid-credentials", "Invalid credentials")
 }
 
-fn forbidden(code: &'static str, message: &str) -> Error {
+pub(crate) fn forbidden(code: &'static str, message: &str) -> Error {
     Error::new(Kind::Forbidden, code, message)
 }
 

@@ -4,13 +4,14 @@
 //! Every comparison costs the same, whether or not there is an account, and whatever made its hash,
 //! so that time tells nothing.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use argon2::password_hash::phc::PasswordHash;
 use argon2::password_hash::{PasswordHasher, PasswordVerifier};
 use argon2::{Algorithm, Argon2, Params, Version};
+use patchbay_telemetry::metrics::histogram::{Histogram, Reading};
 use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
@@ -19,7 +20,7 @@ use crate::Error;
 use crate::error::Kind;
 
 /// Longest password, in bytes.
-pub(super) const MAX_BYTES: usize = 1_024;
+pub(crate) const MAX_BYTES: usize = 1_024;
 /// What the old backend hashed: bcrypt never saw more.
 const BCRYPT_BYTES: usize = 72;
 /// As the old backend's next hashes; and of its dummy, as its present ones.
@@ -27,164 +28,21 @@ const BCRYPT_COST: u32 = 12;
 const BCRYPT_DUMMY_COST: u32 = 10;
 /// Requests that may wait for a thread.
 const MAX_WAITING: usize = 500;
-const LONGEST_WAIT: Duration = Duration::from_secs(10);
+/// A request that waits for others is refused after this.
+pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(10);
 /// A stored hash may ask for this much more than ours. One that asks for more is not computed: its
 /// row could be a trap.
 const MAX_TIMES_OUR_COST: u32 = 4;
 
-/// Passwords that are tried first.
-const COMMON: &[&str] = &[
-    "00000000",
-    "11111111",
-    "12121212",
-    "123123123",
-    "12341234",
-    "12345678",
-    "123456789",
-    "1234567890",
-    "123456789a",
-    "1234qwer",
-    "1q2w3e4r",
-    "1q2w3e4r5t",
-    "1qaz2wsx",
-    "55555555",
-    "66666666",
-    "77777777",
-    "87654321",
-    "88888888",
-    "987654321",
-    "99999999",
-    "aa123456",
-    "aaaaaaaa",
-    "abc12345",
-    "abcd1234",
-    "abcdefgh",
-    "access14",
-    "adminadmin",
-    "administrator",
-    "alexander",
-    "asdf1234",
-    "asdfasdf",
-    "asdfghjk",
-    "asdfghjkl",
-    "barcelona",
-    "baseball",
-    "basketball",
-    "batman123",
-    "blink182",
-    "butterfly",
-    "changeme",
-    "charlie1",
-    "chocolate",
-    "computer",
-    "corvette",
-    "danielle",
-    "destiny1",
-    "dragon123",
-    "elephant",
-    "engineer",
-    "explorer",
-    "facebook",
-    "fishing1",
-    "football",
-    "football1",
-    "forever1",
-    "freedom1",
-    "garfield",
-    "hello123",
-    "helloworld",
-    "hello1234",
-    "iloveyou",
-    "iloveyou1",
-    "internet",
-    "jennifer",
-    "jessica1",
-    "jonathan",
-    "jordan23",
-    "letmein1",
-    "letmein123",
-    "liverpool",
-    "logitech",
-    "lovely123",
-    "master123",
-    "maverick",
-    "mercedes",
-    "michael1",
-    "michelle",
-    "midnight",
-    "midnight1",
-    "monkey123",
-    "newpassword",
-    "nicholas",
-    "p@ssw0rd",
-    "p@ssword",
-    "pa55word",
-    "passw0rd",
-    "password",
-    "password!",
-    "password1",
-    "password12",
-    "password123",
-    "password1234",
-    "patricia",
-    "pokemon1",
-    "princess",
-    "princess1",
-    "q1w2e3r4",
-    "qazwsx123",
-    "qazwsxedc",
-    "qwer1234",
-    "qwerasdf",
-    "qwerty12",
-    "qwerty123",
-    "qwertyui",
-    "qwertyuiop",
-    "rockstar",
-    "samantha",
-    "secret123",
-    "security",
-    "shadow123",
-    "slipknot",
-    "snickers",
-    "something",
-    "spiderman",
-    "starwars",
-    "steelers",
-    "sunshine",
-    "sunshine1",
-    "superman",
-    "superman1",
-    "swordfish",
-    "test1234",
-    "testtest",
-    "thomas123",
-    "trustno1",
-    "victoria",
-    "vladimir",
-    "welcome1",
-    "welcome123",
-    "whatever",
-    "william1",
-    "winston1",
-    "zaq12wsx",
-    "zxcvbnm1",
-    "zxcvbnm123",
-    "passwort",
-    "passwort1",
-    "password0",
-    "india123",
-    "krishna1",
-    "mumbai123",
-    "bangalore",
-    "student1",
-    "student123",
-    "teacher1",
-    "mentor123",
-];
+/// Passwords that are tried first, sorted, in lower case: the 10,000 most used of at least 8
+/// characters and the 2,500 most used of 6 and 7 in the list of zxcvbn (see NOTICE), and some that are
+/// near to what this host serves.
+static COMMON: LazyLock<Vec<&str>> =
+    LazyLock::new(|| include_str!("common_passwords.txt").lines().collect());
 
 /// What a comparison found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(crate) enum Verdict {
     Wrong,
     Right,
     /// Right, and the hash should be made anew.
@@ -192,7 +50,7 @@ pub(super) enum Verdict {
 }
 
 #[derive(Clone)]
-pub(super) struct Passwords(Arc<Inner>);
+pub(crate) struct Passwords(Arc<Inner>);
 
 struct Inner {
     argon2: Argon2<'static>,
@@ -205,11 +63,13 @@ struct Inner {
     has_bcrypt: AtomicBool,
     threads: Arc<Semaphore>,
     waiting: AtomicUsize,
+    /// Of each hash and comparison, without the wait for a thread.
+    time: Histogram,
 }
 
 impl Passwords {
     /// Computes one hash, to know how long it takes here.
-    pub(super) fn new(cost: HashCost, makes_bcrypt: bool) -> anyhow::Result<Self> {
+    pub(crate) fn new(cost: HashCost, makes_bcrypt: bool) -> anyhow::Result<Self> {
         let params = Params::new(cost.memory_kib, cost.passes, 1, None).map_err(|error| {
             anyhow::anyhow!("people.hash_memory_kib, people.hash_passes: {error}")
         })?;
@@ -235,16 +95,17 @@ impl Passwords {
             has_bcrypt: AtomicBool::new(true),
             threads: Arc::new(Semaphore::new(threads)),
             waiting: AtomicUsize::new(0),
+            time: Histogram::of_seconds(),
         })))
     }
 
     /// Whether any account still has a hash of the old backend. While one has, every comparison
     /// also costs one of those.
-    pub(super) fn set_has_bcrypt(&self, has: bool) {
+    pub(crate) fn set_has_bcrypt(&self, has: bool) {
         self.0.has_bcrypt.store(has, Ordering::Relaxed);
     }
 
-    pub(super) async fn hash(&self, password: Zeroizing<String>) -> Result<String, Error> {
+    pub(crate) async fn hash(&self, password: Zeroizing<String>) -> Result<String, Error> {
         self.on_a_thread(move |inner| match inner.makes_bcrypt {
             true => bcrypt_with(&password, BCRYPT_COST),
             false => hash_with(&inner.argon2, password.as_bytes()),
@@ -256,14 +117,37 @@ impl Passwords {
         })
     }
 
+    /// As [`Self::hash`], but argon2id also where the old backend compares hashes: of passwords that
+    /// it never sees.
+    pub(crate) async fn hash_with_argon2id(
+        &self,
+        password: Zeroizing<String>,
+    ) -> Result<String, Error> {
+        let hashed = self.on_a_thread(move |inner| hash_with(&inner.argon2, password.as_bytes()));
+        hashed.await?.map_err(|error| {
+            tracing::error!(%error, "a password could not be hashed");
+            Error::internal()
+        })
+    }
+
     /// Compares a password with a hash; without one, does the same work.
-    pub(super) async fn verify(
+    pub(crate) async fn verify(
         &self,
         password: Zeroizing<String>,
         hash: Option<String>,
     ) -> Result<Verdict, Error> {
         self.on_a_thread(move |inner| inner.compare(&password, hash.as_deref()))
             .await
+    }
+
+    /// How long hashes and comparisons took.
+    pub(crate) fn time(&self) -> Reading {
+        self.0.time.read()
+    }
+
+    /// Requests that are compared, or wait for it.
+    pub(crate) fn waiting(&self) -> usize {
+        self.0.waiting.load(Ordering::Relaxed)
     }
 
     async fn on_a_thread<T: Send + 'static>(
@@ -278,7 +162,9 @@ impl Passwords {
             .map_err(|_| busy())?
             .map_err(|_| Error::internal())?;
         let done = tokio::task::spawn_blocking(move || {
+            let began = Instant::now();
             let done = work(&inner);
+            inner.time.observe_time(began.elapsed());
             drop(permit);
             done
         });
@@ -286,11 +172,11 @@ impl Passwords {
     }
 }
 
-fn busy() -> Error {
+pub(super) fn busy() -> Error {
     Error::new(
         Kind::Unavailable,
         "unavailable",
-        "Too many logins wait to be checked; try again",
+        "Too many logins wait to be checked. Try again in 10 s",
     )
     .retry_after(LONGEST_WAIT)
 }
@@ -431,8 +317,14 @@ fn cut(password: &str) -> &[u8] {
     &password.as_bytes()[..password.len().min(BCRYPT_BYTES)]
 }
 
+fn is_common(password: &str) -> bool {
+    COMMON
+        .binary_search(&password.to_lowercase().as_str())
+        .is_ok()
+}
+
 /// Refuses a new password that is too short, too long, common, or the address itself.
-pub(super) fn check_new(
+pub(crate) fn check_new(
     password: &str,
     field: &str,
     least: usize,
@@ -444,7 +336,7 @@ pub(super) fn check_new(
         format!("must have at most {MAX_BYTES} bytes")
     } else if password.contains('\0') {
         "must not contain a NUL character".to_owned()
-    } else if COMMON.contains(&password.to_lowercase().as_str()) {
+    } else if is_common(password) {
         "is one of the most used passwords. Choose another one".to_owned()
     } else if password.eq_ignore_ascii_case(email) {
         "must not be the mail address".to_owned()
@@ -541,12 +433,22 @@ mod tests {
     }
 
     #[test]
+    fn the_list_of_common_passwords_is_sorted_and_in_lower_case() {
+        assert!(COMMON.len() > 10_000, "{}", COMMON.len());
+        assert!(COMMON.is_sorted());
+        let is_found = |common: &&str| is_common(&common.to_uppercase());
+        assert!(COMMON.iter().all(is_found));
+    }
+
+    #[test]
     fn new_passwords_are_checked() {
         let check = |password: &str| check_new(password, "password", 8, "ada@example.com");
         assert!(check("a fine one").is_ok());
         for password in [
             "short",
             "Password1",
+            "TRUSTNO1",
+            "mentor123",
             "ada@example.COM",
             "nul \0 inside",
             &"x".repeat(1_025),

@@ -1,6 +1,6 @@
 //! Blocking accounts.
 
-use super::changes::notify;
+use crate::identity_changes::notify;
 use super::sessions::revoke_all;
 use super::users::ensure;
 use crate::{Store, StoreError};

@@ -5,7 +5,7 @@ use sqlx::PgConnection;
 use sqlx::types::Uuid;
 
 use super::UsersTable;
-use super::changes::notify;
+use crate::identity_changes::notify;
 use super::codes::lock_address;
 use super::users::{self, UserKey, UserRow};
 use crate::{Store, StoreError};

@@ -2,7 +2,6 @@
 //! it: sessions, refresh tokens, one-time codes, mails that wait for their transaction.
 
 mod blocking;
-mod changes;
 mod codes;
 mod google;
 mod logins;
@@ -12,9 +11,8 @@ mod sessions;
 mod table;
 mod users;
 
-pub use changes::{IdentityChange, IdentityChanges};
 pub use codes::{CodePurpose, CodeRow, NewCode, NewSignup};
-pub use logins::NewLogin;
+pub use logins::{EmergencyLoginRow, NewLogin};
 pub use mails::{MailBatch, OutgoingMail};
 pub use sessions::{NewSession, Refreshed, SessionMethod, SessionRow, SessionView};
 pub use table::UsersTable;

@@ -8,7 +8,7 @@ use serde_json::Map;
 use sqlx::types::Uuid;
 use sqlx::{FromRow, PgConnection, Row};
 
-use super::changes::notify;
+use crate::identity_changes::notify;
 use super::codes::{CodePurpose, use_codes};
 use super::users::{self, UserKey, UserRow};
 use super::{UsersTable, password_mark};

@@ -1,5 +1,5 @@
-//! The notification by which a process tells the others that an account or a session has
-//! changed. What they remember of it is dropped.
+//! The notification by which a process tells the others that an account, an operator or a session
+//! has changed. What they remember of it is dropped.
 
 use std::time::Duration;
 
@@ -15,6 +15,12 @@ const CHANNEL: &str = "patchbay_identity";
 pub enum IdentityChange {
     User(String),
     Session(String),
+    /// Of an operator, with the sessions and tokens.
+    Operator(String),
+    /// By its prefix.
+    VendorKey(String),
+    /// Keys of the host for this purpose.
+    HostKeys(String),
     /// Anything.
     All,
 }
@@ -24,13 +30,17 @@ impl IdentityChange {
         match payload.split_once(':') {
             Some(("u", id)) => Self::User(id.to_owned()),
             Some(("s", id)) => Self::Session(id.to_owned()),
+            Some(("o", id)) => Self::Operator(id.to_owned()),
+            Some(("v", prefix)) => Self::VendorKey(prefix.to_owned()),
+            Some(("k", purpose)) => Self::HostKeys(purpose.to_owned()),
             _ => Self::All,
         }
     }
 }
 
-/// Tells that `kind` (`u` user, `s` session) `id` has changed, at the commit.
-pub(super) async fn notify(
+/// Tells that `kind` (`u` user, `s` session of one, `o` operator, `v` key of a vendor, `k`
+/// keys of the host, `*` anything) `id` has changed, at the commit.
+pub(crate) async fn notify(
     connection: &mut PgConnection,
     kind: char,
     id: &str,
@@ -44,16 +54,16 @@ pub(super) async fn notify(
 }
 
 impl Store {
-    /// Listens for changes of accounts.
+    /// Listens for changes of accounts and operators.
     pub fn identity_changes(&self) -> IdentityChanges {
         IdentityChanges {
-            pool: self.pool.clone(),
+            pool: PgPool::clone(&self.pool),
             listener: None,
         }
     }
 }
 
-/// A connection that hears changes of accounts.
+/// A connection that hears changes of accounts and operators.
 pub struct IdentityChanges {
     pool: PgPool,
     listener: Option<PgListener>,
