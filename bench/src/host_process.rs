@@ -169,6 +169,19 @@ impl HostProcess {
         Ok(serde_json::from_str::<Value>(&text)?["data"].take())
     }
 
+    /// Posts JSON without a login; gives the answer, whatever its status.
+    pub async fn post_json(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
+        let request = self.http.post(format!("{}{path}", self.url));
+        let request = request.header("content-type", "application/json");
+        let answer = request.body(body.to_string()).send().await?;
+        Ok(serde_json::from_str(&answer.text().await?)?)
+    }
+
+    pub fn address(&self) -> anyhow::Result<std::net::SocketAddr> {
+        let address = self.url.strip_prefix("http://").context("a URL")?;
+        Ok(address.parse()?)
+    }
+
     pub fn pid(&self) -> anyhow::Result<u32> {
         self.child.id().context("the host runs")
     }

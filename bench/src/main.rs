@@ -4,6 +4,7 @@
 //! Absolute figures belong to the machine; the ratios are what is claimed. Interleaving cancels
 //! what changes slowly (heat, neighbours).
 
+mod api;
 mod capabilities;
 mod deep;
 mod email;
@@ -31,9 +32,9 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 const ALONE: [&str; 4] = ["instantiate", "capabilities", "push", "start"];
 /// Only when it is named: it fills a database for minutes.
 const ON_REQUEST: &str = "search";
-/// Those that are measured with Redis set up in two ways; the latter five in the first only.
-const WITH_REDIS: [&str; 7] = [
-    "jobs", "latency", "enqueue", "overview", "deep", "process", "history",
+/// Those that are measured with Redis set up in two ways; all but the first two in the first only.
+const WITH_REDIS: [&str; 8] = [
+    "jobs", "latency", "enqueue", "overview", "deep", "process", "history", "api",
 ];
 
 /// Interleaved pairs per comparison; `PATCHBAY_BENCH_PAIRS` for a quick look.
@@ -135,6 +136,7 @@ async fn main() -> anyhow::Result<()> {
                 "enqueue" => enqueue::run(&world, pairs).await?,
                 "overview" => overview::run(&world, pairs).await?,
                 "history" => history::run(&world, pairs).await?,
+                "api" => api::run(&world, pairs).await?,
                 "deep" => deep::run(&world, pairs.min(5)).await?,
                 _ => process::run(&world, pairs).await?,
             }

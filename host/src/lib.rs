@@ -14,3 +14,4 @@ mod incident;
 mod ledger;
 pub mod limits;
 mod process;
+mod recover;

@@ -77,6 +77,8 @@ async fn what_cannot_be_undone_says_what_and_how_many_and_asks() -> anyhow::Resu
         .as_str()
         .context("a digest")?;
     let id = ids[0].as_str();
+    let late = ["job", "add", QUEUE, "work", "--delay-ms", "1h"];
+    assert_eq!(run(&host, &late).await?.code, Some(0));
     for (args, says) in [
         (
             vec!["queue", "drain", QUEUE],
@@ -86,17 +88,8 @@ async fn what_cannot_be_undone_says_what_and_how_many_and_asks() -> anyhow::Resu
             vec!["queue", "clean", QUEUE, "waiting"],
             "3 waiting jobs of plainQueue",
         ),
-        (
-            vec!["queue", "retry-all", QUEUE],
-            "0 failed jobs of plainQueue",
-        ),
-        (
-            vec!["queue", "retry-all", QUEUE, "--state", "completed"],
-            "happens again",
-        ),
-        (vec!["queue", "promote-all", QUEUE], "delayed job"),
+        (vec!["queue", "promote-all", QUEUE], "1 delayed job"),
         (vec!["queue", "pause", "--all"], "on all hosts"),
-        (vec!["queue", "resume", "--all"], "0 paused queues"),
         (vec!["job", "remove", QUEUE, id], "removes the waiting job"),
         (
             vec!["job", "set-data", QUEUE, id, "{}"],
@@ -132,6 +125,33 @@ async fn what_cannot_be_undone_says_what_and_how_many_and_asks() -> anyhow::Resu
         );
     }
     assert_eq!(waiting(&host).await?, 3);
+    for (args, says) in [
+        (
+            vec!["queue", "retry-all", QUEUE],
+            "plainQueue has no failed jobs",
+        ),
+        (
+            vec!["queue", "retry-all", QUEUE, "--state", "completed"],
+            "plainQueue has no completed jobs",
+        ),
+        (
+            vec!["queue", "clean", QUEUE, "failed"],
+            "plainQueue has no failed jobs",
+        ),
+        (vec!["queue", "resume", "--all"], "not paused"),
+    ] {
+        let printed = run(&host, &args).await?;
+        assert_eq!(printed.code, Some(0), "{args:?}: {}", printed.err);
+        assert!(
+            printed.out.starts_with("Nothing ") && printed.out.contains(says),
+            "{args:?}: {}",
+            printed.out
+        );
+    }
+    run(&host, &["queue", "pause", QUEUE]).await?;
+    let resume = run(&host, &["queue", "resume", "--all"]).await?;
+    assert!(resume.err.contains("1 paused queue"), "{}", resume.err);
+    run(&host, &["queue", "resume", QUEUE]).await?;
     let (_, status) = host.get("/api/admin/plugins/email/status").await?;
     assert!(status["data"]["active"].is_string(), "{status}");
 

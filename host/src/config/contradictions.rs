@@ -1,5 +1,6 @@
 //! Finds values that are valid alone but contradict each other.
 
+use patchbay_app::operators::oidc::is_protected;
 use patchbay_app::people::is_strong_hash;
 use patchbay_mailbox::Mailbox;
 
@@ -9,6 +10,8 @@ use super::entry::ConfigEntry;
 use super::general::General;
 use super::http::Http;
 use super::key::Setting;
+use super::oidc::Oidc;
+use super::operators::Operators;
 use super::people::People;
 use super::redis::Redis;
 use super::secrets::Secrets;
@@ -65,6 +68,8 @@ pub(super) fn find(config: &Config) -> Vec<String> {
         alerts,
         secrets,
         people,
+        operators,
+        oidc,
         ..
     } = config;
     let mut found = Vec::new();
@@ -81,6 +86,7 @@ pub(super) fn find(config: &Config) -> Vec<String> {
     found.extend(new_key_besides(&secrets.old_key_file, secrets));
     found.extend(new_key_besides(&secrets.old_key, secrets));
     in_people(people, secrets, &mut found);
+    in_oidc(oidc, operators, http, secrets, &mut found);
     found.extend(not_more(&database.pool_min, &database.pool_max));
     found.extend(not_more(&runtime.memory_mb, &runtime.max_memory_mb));
     found.extend(not_more(&runtime.deadline, &runtime.max_deadline));
@@ -115,6 +121,49 @@ pub(super) fn find(config: &Config) -> Vec<String> {
         ));
     }
     found
+}
+
+fn in_oidc(
+    oidc: &Oidc,
+    operators: &Operators,
+    http: &Http,
+    secrets: &Secrets,
+    found: &mut Vec<String>,
+) {
+    found.extend(both_or_none(&oidc.issuer, &oidc.client_id));
+    found.extend(at_most_one(&oidc.client_secret, &oidc.client_secret_file));
+    if !oidc.issuer.is_set() {
+        return;
+    }
+    let (issuer, public) = (oidc.issuer.entry.key, http.public_url.entry.key);
+    match http.public_url.as_deref() {
+        None if http.public_url.is_set() => {}
+        None => found.push(format!(
+            "{issuer} is set, but {public} is not: the provider sends browsers back to that address"
+        )),
+        Some(url) => {
+            let url = url.parse::<url::Url>();
+            if url.is_ok_and(|url| !is_protected(&url)) {
+                let url = with_value(&http.public_url);
+                found.push(format!(
+                    "{url} must be https:// while {issuer} is set, unless it is this machine: browsers would send sessions in the clear"
+                ));
+            }
+        }
+    }
+    if !oidc.roles.is_set() {
+        let roles = oidc.roles.entry.key;
+        found.push(format!(
+            "{issuer} is set, but {roles} is not, so nobody could sign in: set it to a list of group:role"
+        ));
+    }
+    let asks_here = *operators.require_totp && oidc.require_amr.is_empty();
+    if asks_here && !secrets.key_file.is_set() && !secrets.key.is_set() {
+        found.push(format!(
+            "{issuer} is set without {}, so this host asks for its own second factor, but no master key is configured, which seals it: set {}",
+            oidc.require_amr.entry.key, secrets.key_file.entry.key
+        ));
+    }
 }
 
 /// Whoever is between a browser and a page without HTTPS can change the page, and then calls the API

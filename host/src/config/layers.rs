@@ -39,6 +39,8 @@ impl Config {
             node_may_be_bullmq_5: self.redis.node_may_be_bullmq_5(),
             audit: self.audit.sealing(),
             people: self.people.people(),
+            operators: self.operators.operators(&self.admin, &self.people),
+            oidc: self.oidc.sso(&self.http),
         }
     }
 

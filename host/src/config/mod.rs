@@ -23,6 +23,8 @@ mod layers;
 mod log;
 mod mail;
 mod metrics;
+mod oidc;
+mod operators;
 mod people;
 mod plugins;
 mod quarantine;
@@ -86,6 +88,8 @@ sections! {
     redis: redis::Redis,
     mail: mail::Mail,
     admin: admin::Admin,
+    operators: operators::Operators,
+    oidc: oidc::Oidc,
     people: people::People,
     runtime: runtime::Runtime,
     schedule: schedule::Schedule,

@@ -2,6 +2,7 @@
 
 mod audit;
 mod configuration;
+mod operators;
 mod plugins;
 mod postgres;
 mod redis;
@@ -87,6 +88,7 @@ async fn examine_with(config: &Config, findings: &mut Findings) {
         plugins::check_plugins(config, &store, &kept, findings).await;
         plugins::check_schedules(config, &store, findings).await;
         audit::check_ledger(config, &store, findings).await;
+        operators::check_operators(config, &store, findings).await;
         store.close().await;
     }
 }

@@ -106,3 +106,26 @@ async fn an_account_logs_in_with_google_and_nobody_gets_anothers() -> anyhow::Re
     assert_eq!(log_in(&google["admin"]).await?.0, 400);
     Ok(())
 }
+
+#[tokio::test]
+async fn keys_of_google_are_read_from_an_address() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let google = google_world()?;
+    let keys = google["keys"].to_string();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let url = format!("http://{}/certs", listener.local_addr()?);
+    let serve = axum::Router::new().route("/certs", axum::routing::get(async move || keys));
+    tokio::spawn(async move { axum::serve(listener, serve).await });
+    let env = [
+        ("GOOGLE_CLIENT_ID", "client-1"),
+        ("PATCHBAY_PEOPLE_GOOGLE_KEYS_URL", url.as_str()),
+    ];
+    let host = world.host(&with(&env)).await?;
+    let log_in = async |token: &Value| {
+        let answer = post(&host, "/api/auth/google", json!({ "idToken": token })).await;
+        answer.map(|(status, _)| status)
+    };
+    assert_eq!(log_in(&google["bad"]["unknown_kid"]).await?, 400);
+    assert_eq!(log_in(&google["good"]).await?, 200);
+    Ok(())
+}

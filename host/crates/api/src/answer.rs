@@ -85,7 +85,9 @@ impl<T> From<Page<T>> for Success<Vec<T>> {
 pub trait Answer: 'static {
     /// `data` of the envelope; the whole answer if there is no envelope.
     type Data;
-    /// The response of status 200, for the OpenAPI document.
+    /// The status of a success.
+    const STATUS: &'static str = "200";
+    /// The response of a success, for the OpenAPI document.
     fn response(schemas: &mut Schemas) -> Response;
     /// Schema of an error with this status; `None` if the error has no fixed schema.
     fn failure(_status: u16, schemas: &mut Schemas) -> Option<RefOr<Schema>> {

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use clap::Args;
 use patchbay_api::answer::{Answer, List, Media, Whole};
-use patchbay_api::body::{AnyDocument, Body, ExpectedForm, Json, NoBody, SecretJson};
+use patchbay_api::body::{AnyDocument, Body, Credentials, ExpectedForm, Json, NoBody, SecretJson};
 use patchbay_api::operation::{self, Effect, Endpoint, NoQuery, PathParams};
+use patchbay_api::operators::{OpenedOperatorSession, OperatorLogIn, OperatorSessionOpen};
 use patchbay_api::plugins::{
     Activate, Activated, Component, PluginPath, PluginsActivate, PluginsPush, SignedComponent,
     Staged,
@@ -21,7 +22,9 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use serde_json::value::{RawValue, to_raw_value};
 use utoipa::ToSchema;
+use zeroize::Zeroizing;
 
+use super::kept_session::KeptSession;
 use super::output::More;
 use super::refusal::{Refusal, Why};
 
@@ -54,9 +57,30 @@ pub struct ClientArgs {
         help_heading = "Connection"
     )]
     password: Option<String>,
+    /// Token of a program, as `patchbay token create` gives it; set it in the environment rather than
+    /// on the command line
+    #[arg(
+        long,
+        global = true,
+        env = "PATCHBAY_TOKEN",
+        hide_env_values = true,
+        help_heading = "Connection"
+    )]
+    token: Option<String>,
     /// Used if `url` is not given.
     #[arg(skip)]
     dev: Option<Connection>,
+}
+
+/// How the client shows who it is.
+pub(super) enum Login {
+    Nobody,
+    Basic {
+        user: String,
+        password: Option<String>,
+    },
+    Token(Zeroizing<String>),
+    Session(KeptSession),
 }
 
 /// A host on this machine, with credentials.
@@ -68,14 +92,70 @@ pub struct Connection {
 }
 
 impl ClientArgs {
+    /// What the environment says, where there is no command line.
+    pub(super) fn from_environment() -> Self {
+        let variable = |name: &str| std::env::var(name).ok();
+        Self {
+            url: variable("PATCHBAY_URL"),
+            user: variable("PATCHBAY_USER"),
+            password: variable("PATCHBAY_PASSWORD"),
+            token: variable("PATCHBAY_TOKEN"),
+            dev: None,
+        }
+    }
+
     /// Sets the host to use if the arguments name none. Its credentials are sent only to that host.
     pub fn or(mut self, dev: impl FnOnce() -> Option<Connection>) -> Self {
         // An empty variable is one that is not set.
-        for value in [&mut self.url, &mut self.user, &mut self.password] {
+        for value in [
+            &mut self.url,
+            &mut self.user,
+            &mut self.password,
+            &mut self.token,
+        ] {
             *value = value.take().filter(|value| !value.is_empty());
         }
         self.dev = if self.url.is_none() { dev() } else { None };
         self
+    }
+
+    /// Address of the host.
+    pub(super) fn url(&self) -> String {
+        let dev = self.dev.as_ref();
+        let url = self.url.clone().or_else(|| dev.map(|dev| dev.url.clone()));
+        let url = url.unwrap_or_else(|| "http://127.0.0.1:8080".into());
+        url.trim_end_matches('/').to_owned()
+    }
+
+    pub(super) fn user(&self) -> Option<&str> {
+        self.user.as_deref()
+    }
+
+    pub(super) fn password(&self) -> Option<&str> {
+        self.password.as_deref()
+    }
+
+    /// What was given comes first, then the session that `patchbay login` keeps for this host, then
+    /// the login of the host that `patchbay dev` runs here.
+    fn login(&self, url: &str) -> Login {
+        if let Some(token) = &self.token {
+            return Login::Token(token.clone().into());
+        }
+        let is_given = self.user.is_some() || self.password.is_some();
+        if !is_given && let Some(kept) = KeptSession::of(url) {
+            return Login::Session(kept);
+        }
+        match &self.dev {
+            Some(dev) => Login::Basic {
+                user: self.user.clone().unwrap_or_else(|| dev.user.clone()),
+                password: Some(self.password.clone().unwrap_or_else(|| dev.password.clone())),
+            },
+            None if is_given => Login::Basic {
+                user: self.user.clone().unwrap_or_default(),
+                password: self.password.clone(),
+            },
+            None => Login::Nobody,
+        }
     }
 }
 
@@ -193,6 +273,12 @@ impl<T: ToSchema + ExpectedForm + Serialize + DeserializeOwned + Send + 'static>
     }
 }
 
+impl<T: ToSchema + Serialize + DeserializeOwned + Send + 'static> SendBody for Credentials<T> {
+    fn put_into(self, request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
+        request.json(&self.0)
+    }
+}
+
 impl SendBody for AnyDocument {
     fn put_into(self, request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
         request.json(&self.0)
@@ -224,8 +310,7 @@ fn method_of(method: operation::Method) -> Method {
 
 pub struct Client {
     url: String,
-    user: String,
-    password: Option<String>,
+    login: Login,
     http: reqwest::Client,
     /// Why the operator makes the changes of this command.
     reason: Option<String>,
@@ -233,6 +318,10 @@ pub struct Client {
 
 impl Client {
     pub fn new(url: String, user: String, password: Option<String>) -> anyhow::Result<Self> {
+        Self::with(url, Login::Basic { user, password })
+    }
+
+    pub(super) fn with(url: String, login: Login) -> anyhow::Result<Self> {
         if !url
             .parse::<reqwest::Url>()
             .is_ok_and(|url| ["http", "https"].contains(&url.scheme()))
@@ -248,8 +337,7 @@ impl Client {
         let http = http.timeout(TIMEOUT).build()?;
         Ok(Self {
             url: url.trim_end_matches('/').to_owned(),
-            user,
-            password,
+            login,
             http,
             reason: None,
         })
@@ -262,19 +350,48 @@ impl Client {
     }
 
     pub fn from_args(args: &ClientArgs) -> anyhow::Result<Self> {
-        let dev = args.dev.as_ref();
-        let url = args.url.clone().or_else(|| dev.map(|dev| dev.url.clone()));
-        let url = url.unwrap_or_else(|| "http://127.0.0.1:8080".into());
-        let user = args
-            .user
-            .clone()
-            .or_else(|| dev.map(|dev| dev.user.clone()))
-            .unwrap_or_default();
-        let password = args
-            .password
-            .clone()
-            .or_else(|| dev.map(|dev| dev.password.clone()));
-        Self::new(url, user, password)
+        let url = args.url();
+        let login = args.login(&url);
+        Self::with(url, login)
+    }
+
+    /// Whose session is used, where one is.
+    pub(super) fn session(&self) -> Option<&KeptSession> {
+        match &self.login {
+            Login::Session(kept) => Some(kept),
+            _ => None,
+        }
+    }
+
+    /// Opens a session of an operator, and returns what is to be kept of it.
+    pub(super) async fn log_in(
+        &self,
+        body: OperatorLogIn,
+    ) -> Result<(Received<OpenedOperatorSession>, KeptSession), ClientError> {
+        let request = self.request_for::<OperatorSessionOpen>(&());
+        let response = Credentials(body)
+            .put_into(request)
+            .send()
+            .await
+            .map_err(|source| self.unreachable(source))?;
+        let set = response.headers().get_all("set-cookie");
+        let cookie = set.iter().find_map(|line| {
+            let pair = line.to_str().ok()?.split(';').next()?;
+            let is_session = ["patchbay=", "__Host-patchbay="]
+                .iter()
+                .any(|name| pair.starts_with(name));
+            is_session.then(|| pair.to_owned())
+        });
+        let envelope = self.read(response).await?;
+        let raw = self.data_of(envelope.data)?;
+        let data: OpenedOperatorSession = self.parsed(&raw)?;
+        let kept = KeptSession {
+            url: self.url.clone(),
+            name: data.name.clone(),
+            cookie: cookie.ok_or_else(|| self.not_patchbay(200))?,
+            ends_at: data.ends_at,
+        };
+        Ok((Received { data, raw }, kept))
     }
 
     /// Calls an operation of the API.
@@ -596,7 +713,24 @@ impl Client {
         let request = self
             .http
             .request(method, format!("{}{below}{path}", self.url));
-        request.basic_auth(&self.user, self.password.as_ref())
+        match &self.login {
+            Login::Nobody => request,
+            Login::Basic { user, password } => request.basic_auth(user, password.as_ref()),
+            Login::Token(token) => request.bearer_auth(token.as_str()),
+            Login::Session(kept) => request.header("cookie", kept.cookie.as_str()),
+        }
+    }
+
+    fn how_to_log_in(&self) -> &'static str {
+        match &self.login {
+            Login::Session(_) => "The session has ended. Log in again: patchbay login",
+            Login::Token(_) => {
+                "The token is unknown, expired or revoked, or may not come from this network. Make another one: patchbay token create"
+            }
+            Login::Nobody | Login::Basic { .. } => {
+                "Log in: patchbay login. Or set PATCHBAY_TOKEN, or PATCHBAY_USER and PATCHBAY_PASSWORD, or change to the directory where `patchbay dev` runs"
+            }
+        }
     }
 
     /// The URL without credentials, which some people write into it.
@@ -666,18 +800,19 @@ impl Client {
             }
             Some(_) => {}
         }
+        let code = body.code.unwrap_or_else(|| "error".into());
         Err(ClientError::Refused {
             status,
-            code: body.code.unwrap_or_else(|| "error".into()),
             details: body.details,
-            message: match (status, body.message) {
-                (401, Some(message)) => format!(
-                    "{message}. Set PATCHBAY_USER and PATCHBAY_PASSWORD, or change to the directory where `patchbay dev` runs"
-                ),
+            message: match (code.as_str(), body.message) {
+                ("unauthorized", Some(message)) => {
+                    format!("{message}. {}", self.how_to_log_in())
+                }
                 (_, message) => {
                     message.unwrap_or_else(|| "The host refused, without a reason".into())
                 }
             },
+            code,
         })
     }
 }

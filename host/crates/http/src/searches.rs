@@ -61,6 +61,10 @@ async fn undo(
     searches.undo(&who, &ask.path.name).await
 }
 
-async fn run(searches: Searches, _: Caller, ask: Ask<SearchesRun>) -> Result<Page<Found>, Error> {
-    searches.run(&ask.path.name, ask.query).await
+async fn run(
+    searches: Searches,
+    who: Caller,
+    ask: Ask<SearchesRun>,
+) -> Result<Page<Found>, Error> {
+    searches.run(&who, &ask.path.name, ask.query).await
 }

@@ -46,6 +46,7 @@ pub mod key_pattern;
 pub mod manifest;
 pub mod mirror_cursor;
 pub mod operation;
+pub mod operator;
 pub mod outcome;
 pub mod quarantine;
 pub mod queue;
@@ -59,6 +60,7 @@ pub mod shell;
 pub mod signature;
 pub mod sql;
 mod trace_parent;
+pub mod trail_pack;
 pub mod words;
 
 pub use data_path::DataPath;

@@ -23,6 +23,8 @@ use crate::breakers::OutsideHosts;
 use crate::breakers::outage::{NextTry, Outage};
 use crate::health::{DRAINING, Health};
 use crate::http_standing::HttpStanding;
+use crate::identity_changes::IdentityChanges;
+use crate::login_meters::{FailedLogins, LoginMeters};
 use crate::plugins::{Plugins, way_out};
 use crate::scheduling::spec;
 
@@ -52,6 +54,9 @@ pub struct HostReport {
     pub untrusted_proxies: Vec<String>,
     /// The certificate with which it serves HTTPS.
     pub tls: Option<ServedCertificate>,
+    pub failed_logins: FailedLogins,
+    /// For how long it has not heard which accounts and keys change.
+    pub deaf_for_ms: Option<u64>,
     /// The channels over which it can deliver.
     pub channels: Vec<String>,
 }
@@ -143,7 +148,7 @@ impl Observation {
         }
     }
 
-    fn was(mut self, was: impl Into<String>) -> Self {
+    pub(super) fn was(mut self, was: impl Into<String>) -> Self {
         self.was = Some(was.into());
         self
     }
@@ -161,7 +166,7 @@ pub struct RuleObservations {
 
 impl RuleObservations {
     /// A subject that is observed as well, for example by another process, is not in order.
-    fn with_in_order(mut self, subjects: impl IntoIterator<Item = String>) -> Self {
+    pub(super) fn with_in_order(mut self, subjects: impl IntoIterator<Item = String>) -> Self {
         self.in_order = subjects.into_iter().collect();
         for observation in &self.observations {
             self.in_order.remove(&observation.subject);
@@ -198,6 +203,8 @@ pub struct Sources {
     pub outside: Arc<OutsideHosts>,
     pub certificates: Arc<Certificates>,
     pub http: Arc<HttpStanding>,
+    pub(crate) identity_changes: Arc<IdentityChanges>,
+    pub(crate) logins: Arc<LoginMeters>,
 }
 
 impl Sources {
@@ -255,6 +262,11 @@ impl Sources {
                 ends_unix_s: served.ends_unix_s,
                 problem: served.problem,
             }),
+            failed_logins: self.logins.failed(),
+            deaf_for_ms: self
+                .identity_changes
+                .deaf_for()
+                .map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
             channels,
         }
     }
@@ -527,9 +539,12 @@ impl Sources {
             views.iter().filter_map(move |view| {
                 let (id, trouble) = (&view.id, view.trouble.as_ref()?);
                 let reason = format!("Schedule {id} of {queue} stops: {trouble}");
-                let next = "correct it where it was made; to find it: patchbay schedule list";
+                let next = format!(
+                    "patchbay schedule show {}; correct it where it was made",
+                    arguments(&[id])
+                );
                 Some(
-                    Observation::new(format!("{queue} {id}"), None, reason, next.into())
+                    Observation::new(format!("{queue} {id}"), None, reason, next)
                         .was(format!("schedule {id} of {queue} stopped: {trouble}")),
                 )
             })
@@ -541,7 +556,7 @@ impl Sources {
     }
 }
 
-fn everything(
+pub(super) fn everything(
     rule: &'static str,
     observations: impl IntoIterator<Item = Observation>,
 ) -> RuleObservations {

@@ -8,28 +8,29 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::passwords::{LONGEST_WAIT, busy};
 use super::tokens::token_hash;
 use crate::error::Error;
 
 /// Beyond this many, those that nobody waits for are dropped.
 const KEPT: usize = 1_000;
 
-pub(super) struct Turns {
+pub(crate) struct Turns {
     at_once: usize,
     waiting: Mutex<HashMap<[u8; 32], Arc<Semaphore>>>,
 }
 
 impl Turns {
     /// So many requests about one thing go on at once.
-    pub(super) fn new(at_once: usize) -> Self {
+    pub(crate) fn new(at_once: usize) -> Self {
         Self {
             at_once,
             waiting: Mutex::default(),
         }
     }
 
-    /// Waits for a turn; it ends when the permit is dropped.
-    pub(super) async fn take(&self, thing: &str) -> Result<OwnedSemaphorePermit, Error> {
+    /// Waits for a turn, which ends when the permit is dropped; refused when others take too long.
+    pub(crate) async fn take(&self, thing: &str) -> Result<OwnedSemaphorePermit, Error> {
         let turns = {
             let mut waiting = self.waiting.lock();
             if waiting.len() > KEPT {
@@ -40,6 +41,9 @@ impl Turns {
                 .or_insert_with(|| Arc::new(Semaphore::new(self.at_once)));
             Arc::clone(turns)
         };
-        turns.acquire_owned().await.map_err(|_| Error::internal())
+        tokio::time::timeout(LONGEST_WAIT, turns.acquire_owned())
+            .await
+            .map_err(|_| busy())?
+            .map_err(|_| Error::internal())
     }
 }

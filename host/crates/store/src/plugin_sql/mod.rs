@@ -67,10 +67,10 @@ impl PluginSql {
     /// `max_connections` is the limit for all plugins of this process. Opens no connection yet.
     pub fn new(store: &Store, max_connections: usize) -> Self {
         Self(Arc::new(Inner {
-            pool: store.pool.clone(),
-            base: store.base.clone(),
+            pool: PgPool::clone(&store.pool),
+            base: PgConnectOptions::clone(&store.base),
             installation: OnceCell::new(),
-            pools: Pools::new(store.pool.clone(), max_connections),
+            pools: Pools::new(PgPool::clone(&store.pool), max_connections),
             access: Mutex::default(),
             committed: Notify::new(),
         }))
