@@ -14,8 +14,7 @@ use patchbay_app::vault::{Keys, Vault};
 use patchbay_app::{Foundation, Parts};
 use patchbay_app::{
     alerts, audit, bulk, dead_letters, history, identity_changes, operators, outbox, people,
-    plugins, resume,
-    scheduling, trace_export, vault, vendor_keys, workers,
+    plugins, resume, scheduling, trace_export, vault, vendor_keys, workers,
 };
 use patchbay_capability::{Egress, MailTransport};
 use patchbay_http::Tls;

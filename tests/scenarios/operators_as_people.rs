@@ -76,12 +76,7 @@ async fn enrolled(host: &Host, name: &str, role: &str, data: bool) -> anyhow::Re
 }
 
 async fn enrol(host: &Host, link: &str) -> anyhow::Result<Person> {
-    let (status, offer) = post(
-        host,
-        "/api/admin/enrolment/begin",
-        json!({ "link": link }),
-    )
-    .await?;
+    let (status, offer) = post(host, "/api/admin/enrolment/begin", json!({ "link": link })).await?;
     assert_eq!(status, 200, "{offer}");
     let mut person = Person {
         name: text(&offer["data"]["name"]),
@@ -150,7 +145,10 @@ async fn get(host: &Host, cookie: &str, path: &str) -> anyhow::Result<(u16, Valu
 }
 
 /// Entries of the trail of operators with this action.
-async fn entries(world: &World, action: &str) -> anyhow::Result<Vec<(String, Option<String>, Value)>> {
+async fn entries(
+    world: &World,
+    action: &str,
+) -> anyhow::Result<Vec<(String, Option<String>, Value)>> {
     let mut database = world.database().await?;
     Ok(sqlx::query_as(
         "select actor_name, entity, entry from patchbay.audit_entries where trail = 'operators' and action = $1 order by id",

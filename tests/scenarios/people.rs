@@ -541,7 +541,9 @@ async fn a_mistyped_address_is_answered_with_the_account_that_may_be_meant() -> 
     let (status, unknown) = host.get("/api/admin/people/adda@exmaple.com").await?;
     assert_eq!(status, 404, "{unknown}");
     assert!(
-        unknown.to_string().contains("Did you mean ada@example.com?"),
+        unknown
+            .to_string()
+            .contains("Did you mean ada@example.com?"),
         "{unknown}"
     );
     Ok(())

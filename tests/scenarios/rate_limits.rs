@@ -122,7 +122,10 @@ async fn after_the_free_failures_each_one_doubles_the_wait_up_to_the_longest() -
     };
     for _ in 0..2 {
         assert_eq!(hosts[0].begin("test:a", rule).await?, None);
-        assert_eq!(hosts[0].fail("test:a", rule, Duration::ZERO).await?, Duration::ZERO);
+        assert_eq!(
+            hosts[0].fail("test:a", rule, Duration::ZERO).await?,
+            Duration::ZERO
+        );
     }
     let mut waits = Vec::new();
     for n in 0..4 {
@@ -134,7 +137,12 @@ async fn after_the_free_failures_each_one_doubles_the_wait_up_to_the_longest() -
                 .then_some(()))
         })
         .await?;
-        waits.push(hosts[n % 2].fail("test:a", rule, Duration::ZERO).await?.as_secs());
+        waits.push(
+            hosts[n % 2]
+                .fail("test:a", rule, Duration::ZERO)
+                .await?
+                .as_secs(),
+        );
         let wait = hosts[(n + 1) % 2].begin("test:a", rule).await?;
         let wait = wait.context("the other host makes it wait, too")?;
         ensure!(wait <= Duration::from_secs(waits[n]), "{wait:?}");

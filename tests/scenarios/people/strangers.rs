@@ -222,7 +222,11 @@ async fn an_account_that_many_networks_guess_at_makes_them_wait_and_not_its_owne
         "{wait:?}"
     );
     assert_eq!(try_from("203.0.113.51", PASSWORD).await?.0, 429);
-    assert_eq!(try_from("198.51.100.1", PASSWORD).await?.0, 200, "the owner");
+    assert_eq!(
+        try_from("198.51.100.1", PASSWORD).await?.0,
+        200,
+        "the owner"
+    );
     Ok(())
 }
 
@@ -251,13 +255,20 @@ async fn a_form_logs_in_under_auth_without_what_a_browser_adds_by_itself() -> an
         "{body}"
     );
     let token = text(&body["token"]);
-    assert_eq!(ask(&[("authorization", &format!("Bearer {token}"))]).await?.0, 200);
+    assert_eq!(
+        ask(&[("authorization", &format!("Bearer {token}"))])
+            .await?
+            .0,
+        200
+    );
     assert_eq!(ask(&[("cookie", &format!("token={token}"))]).await?.0, 415);
     assert_eq!(ask(&[("authorization", "Basic YTpi")]).await?.0, 415);
     let (status, body) = ask(&[("origin", "https://evil.example")]).await?;
     assert_eq!((status, &body["code"]), (403, &json!("cross-site")));
     // Elsewhere a form is no body.
-    let elsewhere = host.http.put(format!("{}/api/admin/people/x/role", host.url));
+    let elsewhere = host
+        .http
+        .put(format!("{}/api/admin/people/x/role", host.url));
     let elsewhere = elsewhere.header(kind.0, kind.1).body("role=admin");
     let (status, _) = host.request(elsewhere).await?;
     assert_eq!(status, 415);

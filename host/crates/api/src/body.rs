@@ -119,7 +119,8 @@ impl<T: ToSchema + Serialize + DeserializeOwned + Send + 'static> Body for Crede
     fn request_body(schemas: &mut Schemas) -> Option<RequestBody> {
         let mut body = json_body(reference::<T>(schemas));
         let json = body.content.get("application/json").cloned();
-        body.content.extend(json.map(|json| (FORM.to_owned(), json)));
+        body.content
+            .extend(json.map(|json| (FORM.to_owned(), json)));
         Some(body)
     }
 }

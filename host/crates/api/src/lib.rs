@@ -36,8 +36,8 @@ pub mod secrets;
 pub mod sql;
 pub mod status;
 pub mod timeline;
-pub mod vendor_keys;
 pub mod trails;
+pub mod vendor_keys;
 
 use operation::Operation;
 

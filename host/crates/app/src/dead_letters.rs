@@ -170,7 +170,8 @@ impl DeadLetters {
             .store
             .acknowledge_dead_letter(self.broker.prefix(), id, Some(&who.actor));
         // With more failures since, it is acknowledged anew.
-        let is_so = |row: &DeadLetterRow| row.acknowledged_at.is_some() && row.since_acknowledged == 0;
+        let is_so =
+            |row: &DeadLetterRow| row.acknowledged_at.is_some() && row.since_acknowledged == 0;
         self.change::<DeadLettersAcknowledge>(who, id, json!({}), is_so, act)
             .await
     }

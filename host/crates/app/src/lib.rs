@@ -269,7 +269,9 @@ impl Parts {
                 passwords: people.as_deref().map(people::PeopleParts::passwords),
             },
         ));
-        let sso = config.oidc.map(|config| operators::oidc::SsoParts::new(config, &operators));
+        let sso = config
+            .oidc
+            .map(|config| operators::oidc::SsoParts::new(config, &operators));
         let mut followers: Vec<Arc<dyn identity_changes::Follower>> =
             vec![Arc::clone(&vendors) as _, Arc::clone(&operators) as _];
         followers.extend(people.iter().map(|people| Arc::clone(people) as _));
@@ -286,8 +288,7 @@ impl Parts {
             identity_changes: Arc::clone(&identity_changes),
             logins: Arc::clone(&logins),
         };
-        let alerts =
-            alerts::AlertWatch::new(config.alerts, seen, quarantines, emergency_logins)?;
+        let alerts = alerts::AlertWatch::new(config.alerts, seen, quarantines, emergency_logins)?;
         let bodies = Arc::new(history::SealedBodies::new(
             store.clone(),
             Arc::clone(&vault),

@@ -148,7 +148,11 @@ impl ClientArgs {
         match &self.dev {
             Some(dev) => Login::Basic {
                 user: self.user.clone().unwrap_or_else(|| dev.user.clone()),
-                password: Some(self.password.clone().unwrap_or_else(|| dev.password.clone())),
+                password: Some(
+                    self.password
+                        .clone()
+                        .unwrap_or_else(|| dev.password.clone()),
+                ),
             },
             None if is_given => Login::Basic {
                 user: self.user.clone().unwrap_or_default(),

@@ -68,7 +68,12 @@ pub(crate) async fn run(
         "BLOCKS",
         "STATEMENT",
     ];
-    output.table_or("No plugin has an open session", &head, sessions.collect(), &raw);
+    output.table_or(
+        "No plugin has an open session",
+        &head,
+        sessions.collect(),
+        &raw,
+    );
     Ok(())
 }
 

@@ -19,8 +19,8 @@ use patchbay_api::operation::{
 };
 use patchbay_api::path::unescaped;
 use patchbay_app::Caller;
-use patchbay_app::operators::Operator;
 use patchbay_app::actions::Confirmation;
+use patchbay_app::operators::Operator;
 use patchbay_model::job::Trace;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -39,8 +39,8 @@ use crate::AppState;
 use crate::client_address::ClientAddress;
 use crate::error::ApiError;
 use crate::{
-    anonymous, form_body, job_data, json_body, operator_guard, request_span, run_to_end, user_login,
-    vendor_login,
+    anonymous, form_body, job_data, json_body, operator_guard, request_span, run_to_end,
+    user_login, vendor_login,
 };
 
 /// The request of an operation.
@@ -609,11 +609,15 @@ fn document<E: Endpoint>() -> Documented {
         builder = builder.parameter(header);
     }
     let mut body = E::Body::request_body(&mut schemas);
-    if let Some(body) = body.as_mut().filter(|_| !form_body::is_read_at(operation.path)) {
+    if let Some(body) = body
+        .as_mut()
+        .filter(|_| !form_body::is_read_at(operation.path))
+    {
         body.content.remove(form_body::TYPE);
     }
     builder = builder.request_body(body);
-    let mut responses = ResponsesBuilder::new().response(E::Answer::STATUS, E::Answer::response(&mut schemas));
+    let mut responses =
+        ResponsesBuilder::new().response(E::Answer::STATUS, E::Answer::response(&mut schemas));
     for (status, meaning) in operation.errors {
         let mut response = ResponseBuilder::new().description(*meaning);
         if let Some(schema) = E::Answer::failure(*status, &mut schemas) {

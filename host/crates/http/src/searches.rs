@@ -61,10 +61,6 @@ async fn undo(
     searches.undo(&who, &ask.path.name).await
 }
 
-async fn run(
-    searches: Searches,
-    who: Caller,
-    ask: Ask<SearchesRun>,
-) -> Result<Page<Found>, Error> {
+async fn run(searches: Searches, who: Caller, ask: Ask<SearchesRun>) -> Result<Page<Found>, Error> {
     searches.run(&who, &ask.path.name, ask.query).await
 }

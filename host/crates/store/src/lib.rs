@@ -68,16 +68,15 @@ pub use hosts::{Failure, HostRow, Report, Running};
 pub use identity_changes::{IdentityChange, IdentityChanges};
 pub use leader::{Elector, LeaderTask, Leadership};
 pub use operators::{
-    BasicMode, EnrolLink, Enrolment, LinkPurpose, NewLink, NewOperator, NewOperatorSession,
-    NewOperatorToken, OperatorKey, OperatorMethod, OperatorRow, OperatorSessionRow,
-    OperatorSessionView, OperatorSource, OperatorState, OperatorTokenRow, OperatorTokenView,
-    TotpSalt, IdentityRow, NewSignIn, Provisioned, SignIn,
-    WaitingSignIn,
+    BasicMode, EnrolLink, Enrolment, IdentityRow, LinkPurpose, NewLink, NewOperator,
+    NewOperatorSession, NewOperatorToken, NewSignIn, OperatorKey, OperatorMethod, OperatorRow,
+    OperatorSessionRow, OperatorSessionView, OperatorSource, OperatorState, OperatorTokenRow,
+    OperatorTokenView, Provisioned, SignIn, TotpSalt, WaitingSignIn,
 };
 pub use people::{
-    CodePurpose, CodeRow, EmergencyLoginRow, MailBatch, NewCode, NewLogin, NewSession, NewSignup, OutgoingMail,
-    Refreshed, SessionMethod, SessionRow, SessionView, UserKey, UserListing, UserRow, UsersTable,
-    password_mark,
+    CodePurpose, CodeRow, EmergencyLoginRow, MailBatch, NewCode, NewLogin, NewSession, NewSignup,
+    OutgoingMail, Refreshed, SessionMethod, SessionRow, SessionView, UserKey, UserListing, UserRow,
+    UsersTable, password_mark,
 };
 pub use plugin_sql::{
     OutboxBatch, OutboxEntry, PlacesTaken, PluginActivity, PluginSql, RoleError, SqlActivity,

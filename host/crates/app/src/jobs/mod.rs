@@ -251,12 +251,7 @@ impl Jobs {
 }
 
 /// The copies that operators have made of the job, oldest first.
-fn copies(
-    actions: &[JobAction],
-    bulks: &[JobBulk],
-    queue: &QueueName,
-    id: &JobId,
-) -> Vec<CopyOf> {
+fn copies(actions: &[JobAction], bulks: &[JobBulk], queue: &QueueName, id: &JobId) -> Vec<CopyOf> {
     let own = trail_name(queue, id);
     let is_copied = |action: &&JobAction| {
         action.action == COPYING && action.target == own && action.error.is_none()
@@ -382,12 +377,15 @@ fn bulk_change(bulk: JobBulk, id: &JobId) -> Option<LastChange> {
     match bulk.state.as_str() {
         // Jobs that are enqueued again stay as they are, except for the new ones.
         "done" | "lost" | "not-undone"
-            if is_copy || (is_itself && bulk.kind != "enqueue-again") => Some(LastChange {
-            at: bulk.at,
-            actor: bulk.actor,
-            action: format!("bulk.{}", bulk.kind),
-            reason: bulk.because,
-        }),
+            if is_copy || (is_itself && bulk.kind != "enqueue-again") =>
+        {
+            Some(LastChange {
+                at: bulk.at,
+                actor: bulk.actor,
+                action: format!("bulk.{}", bulk.kind),
+                reason: bulk.because,
+            })
+        }
         "restored" if is_itself => Some(LastChange {
             at: bulk.undone_at?,
             actor: bulk.undone_by?,

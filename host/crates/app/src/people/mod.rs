@@ -36,13 +36,13 @@ use patchbay_store::{NewSession, SessionMethod, Store, StoreError, UserRow, User
 use tokio::sync::{OnceCell, mpsc};
 use uuid::Uuid;
 
-pub use master::Emergency;
 pub use config::{
     ACCESS_LIFE, GoogleKeySource, GoogleLogin, HashCost, MasterLogin, PeopleConfig, REFRESH_LIFE,
     SIGNUP_CODE_LIFE,
 };
 pub use key_rotation::{key_rotation, key_service};
 pub use keys::Keys;
+pub use master::Emergency;
 pub use master::totp_secret;
 pub use passwords::{hash_for_configuration, is_strong_hash};
 pub use patchbay_model::role::Role;
@@ -283,7 +283,9 @@ impl PeopleParts {
 }
 
 /// Waits for Postgres no longer than a client does.
-pub(crate) async fn within<T>(asked: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+pub(crate) async fn within<T>(
+    asked: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
     match tokio::time::timeout(POSTGRES_LIMIT, asked).await {
         Ok(answered) => answered,
         Err(_) => Err(StoreError::no_answer()),

@@ -6,13 +6,13 @@ mod reports;
 
 use std::sync::Arc;
 
+use patchbay_api::operation::Endpoint;
 use patchbay_api::plugins::{
     Activate, Activated, Asks, GrantView, PluginsActivate, PluginsDeactivate, PluginsDelete,
     PluginsGrant, PluginsPrune, PluginsPush, PluginsRelease, PluginsRevoke, PluginsRollback,
     PluginsSetSettings, PluginsSettings, PrunedRevision, QuarantineView, Release, Released,
     SignedComponent, Staged,
 };
-use patchbay_api::operation::Endpoint;
 use patchbay_api::reveal::Reveal;
 use patchbay_model::grant::Ask;
 use patchbay_model::{PluginName, Redaction, RevisionDigest};
@@ -226,9 +226,13 @@ impl PluginAdministration {
         let is_same = asks.iter().all(|ask| had.contains(ask));
         let act = async { Ok(self.plugins.grant(&plugin, asks, &who.actor).await?) };
         self.actions
-            .record_as::<PluginsGrant, _>(who, name, json!({ "asks": asks }), act, |()| {
-                json!({ "already": is_same })
-            })
+            .record_as::<PluginsGrant, _>(
+                who,
+                name,
+                json!({ "asks": asks }),
+                act,
+                |()| json!({ "already": is_same }),
+            )
             .await
     }
 

@@ -352,7 +352,11 @@ impl Queues {
                 let is_open = !queue.counts.paused && queue.put_aside == 0;
                 match is_open && queue.error.is_none() {
                     true => done.unchanged.push(queue.name.to_string()),
-                    false => note(&mut done, &queue.name, self.broker.resume(&queue.name).await)?,
+                    false => note(
+                        &mut done,
+                        &queue.name,
+                        self.broker.resume(&queue.name).await,
+                    )?,
                 }
             }
             Ok(done)
@@ -473,9 +477,13 @@ impl Queues {
         let act = async { Ok(self.broker.set_concurrency(&queue, limit.max).await?) };
         let details = json!({ "max": limit.max });
         self.actions
-            .record_as::<QueuesConcurrency, _>(who, queue.as_str(), details, act, |()| {
-                json!({ "already": is_same })
-            })
+            .record_as::<QueuesConcurrency, _>(
+                who,
+                queue.as_str(),
+                details,
+                act,
+                |()| json!({ "already": is_same }),
+            )
             .await
     }
 
@@ -492,9 +500,13 @@ impl Queues {
         let act = async { Ok(self.broker.set_rate(&queue, rate).await?) };
         let details = json!({ "max": max, "perMs": per_ms });
         self.actions
-            .record_as::<QueuesRateLimit, _>(who, queue.as_str(), details, act, |()| {
-                json!({ "already": is_same })
-            })
+            .record_as::<QueuesRateLimit, _>(
+                who,
+                queue.as_str(),
+                details,
+                act,
+                |()| json!({ "already": is_same }),
+            )
             .await
     }
 

@@ -10,9 +10,9 @@ use std::sync::Arc;
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use patchbay_api::reveal::Reveal;
 use patchbay_api::schedules::{
-    LastRun, Preview, ScheduleChange, ScheduleView, ScheduledJob, SchedulerView,
-    SchedulesChange, SchedulesCreate, SchedulesPause, SchedulesRemove, SchedulesRestore,
-    SchedulesResume, SchedulesRun, SchedulesShow,
+    LastRun, Preview, ScheduleChange, ScheduleView, ScheduledJob, SchedulerView, SchedulesChange,
+    SchedulesCreate, SchedulesPause, SchedulesRemove, SchedulesRestore, SchedulesResume,
+    SchedulesRun, SchedulesShow,
 };
 use patchbay_model::QueueName;
 use patchbay_model::job::NewJob;

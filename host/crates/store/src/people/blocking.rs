@@ -1,8 +1,8 @@
 //! Blocking accounts.
 
-use crate::identity_changes::notify;
 use super::sessions::revoke_all;
 use super::users::ensure;
+use crate::identity_changes::notify;
 use crate::{Store, StoreError};
 
 impl Store {

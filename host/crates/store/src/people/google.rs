@@ -5,9 +5,9 @@ use sqlx::PgConnection;
 use sqlx::types::Uuid;
 
 use super::UsersTable;
-use crate::identity_changes::notify;
 use super::codes::lock_address;
 use super::users::{self, UserKey, UserRow};
+use crate::identity_changes::notify;
 use crate::{Store, StoreError};
 
 impl Store {

@@ -8,10 +8,10 @@ use serde_json::Map;
 use sqlx::types::Uuid;
 use sqlx::{FromRow, PgConnection, Row};
 
-use crate::identity_changes::notify;
 use super::codes::{CodePurpose, use_codes};
 use super::users::{self, UserKey, UserRow};
 use super::{UsersTable, password_mark};
+use crate::identity_changes::notify;
 use crate::{Store, StoreError};
 
 /// How somebody logged in.
