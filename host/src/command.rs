@@ -693,6 +693,7 @@ mod tests {
             let arguments: Vec<String> = line.split(' ').map(str::to_owned).collect();
             let words = std::iter::once("patchbay".to_owned()).chain(arguments.clone());
             let error = command().try_get_matches_from(words).err()?;
+            let error = error.format(&mut command());
             tip_for_dashes(&error, command(), &arguments)
         };
         for (line, corrected) in [

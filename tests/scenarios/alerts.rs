@@ -795,7 +795,12 @@ async fn jobs_that_lost_their_worker_fire() -> anyhow::Result<()> {
     let _second = host(&world, &receiver, &locks).await?;
     first.child.kill().await?;
     receiver.until_told("hostileQueue", &["firing"]).await?;
-    assert_eq!(receiver.messages("/webhook", 200)[0]["alert"], "stalled");
+    let messages = receiver.messages("/webhook", 200);
+    let told = messages
+        .iter()
+        .find(|body| body["subject"] == "hostileQueue")
+        .context("the alert")?;
+    assert_eq!(told["alert"], "stalled");
     Ok(())
 }
 

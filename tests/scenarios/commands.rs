@@ -787,7 +787,7 @@ async fn input_that_cannot_be_used_is_refused_as_such_wherever_it_is_found_out()
             vec!["plugin", "pack", here],
             "queue is not a known field; known: format, name",
         ),
-        (vec!["queue", "drain", "emailQueue"], "--yes"),
+        (vec!["plugin", "deactivate", "email"], "--yes"),
         (vec!["audit", "trail", "set", "leads", &text], "not JSON"),
     ] {
         let output = patchbay(&host, &arguments).await?;

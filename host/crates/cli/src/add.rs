@@ -210,12 +210,11 @@ impl Part {
     }
 }
 
-/// Why a line is no job.
-fn unreadable(error: &serde_json::Error) -> String {
-    match error.is_data() {
-        true => serde_errors::plain_reason(&error.to_string()),
-        false => format!("is not JSON (column {})", error.column()),
-    }
+/// The job of a line, or why it is none.
+fn job_of(line: &str) -> Result<AddJob, String> {
+    let value = serde_json::from_str(line)
+        .map_err(|error| format!("is not JSON (column {})", error.column()))?;
+    serde_errors::from_value(value)
 }
 
 /// The jobs of a file, in parts that a host takes at once.
@@ -227,8 +226,7 @@ fn parts(text: &str, file: &str) -> anyhow::Result<Vec<Part>> {
             continue;
         }
         let number = place + 1;
-        let job: AddJob = serde_json::from_str(line).map_err(|error| {
-            let reason = unreadable(&error);
+        let job = job_of(line).map_err(|reason| {
             Refusal(format!(
                 "Nothing was added. {file}, line {number}: {reason}"
             ))

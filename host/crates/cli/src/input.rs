@@ -106,7 +106,7 @@ pub(super) fn seconds(text: &str, least: u64, most_days: u64) -> Result<u64, Str
 pub(super) fn in_units(seconds: u64) -> String {
     let (unit, name) = [(86_400, "d"), (3_600, "h"), (60, "m")]
         .into_iter()
-        .find(|(unit, _)| seconds >= *unit && seconds % unit == 0)
+        .find(|(unit, _)| seconds >= *unit && seconds.is_multiple_of(*unit))
         .unwrap_or((1, "s"));
     format!("{}{name}", seconds / unit)
 }

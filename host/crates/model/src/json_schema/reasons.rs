@@ -239,7 +239,7 @@ mod tests {
         ] });
         assert_eq!(
             hidden(by_kind, json!({ "kind": "secret" })),
-            "fits none of 2 alternatives: (1) /kind must be \"mail\", and is a text, \"to\" is missing; (2) \"number\" is missing"
+            "fits none of 2 alternatives: (1) \"to\" is missing, /kind must be \"mail\", and is a text; (2) \"number\" is missing"
         );
         let many: Vec<Value> = (0..400).map(|n| json!({ "const": n })).collect();
         assert_eq!(
@@ -264,7 +264,7 @@ mod tests {
                 "\"to\" is missing",
             ),
             (
-                json!({ "additionalProperties": false }),
+                json!({ "properties": { "b": {} }, "additionalProperties": false }),
                 json!({ "a": 1 }),
                 "\"a\" is not allowed here",
             ),
