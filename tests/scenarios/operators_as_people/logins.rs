@@ -274,7 +274,11 @@ async fn a_session_ends_when_it_is_over_or_not_used() -> anyhow::Result<()> {
     }
     let cookie = session(&host, &mut ada).await?;
     assert_eq!(get(&host, &cookie, "/api/admin/session").await?.0, 200);
-    let (status, ended) = host.delete("/api/admin/operators/ada/sessions").await?;
+    let request = host
+        .http
+        .delete(format!("{}/api/admin/operators/ada/sessions", host.url))
+        .basic_auth(crate::harness::USER, Some(crate::harness::PASSWORD));
+    let (status, ended) = answer(request).await?;
     assert_eq!(
         (status, &ended["data"]["ended"]),
         (200, &json!(1)),

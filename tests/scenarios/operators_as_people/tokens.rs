@@ -40,7 +40,11 @@ async fn a_token_opens_what_its_scopes_name_and_acts_under_its_operators_name() 
     );
     for (method, path, expected) in [
         ("GET", "/api/admin/queues", (200, "")),
-        ("POST", "/api/admin/queues/none/pause", (404, "not-found")),
+        (
+            "POST",
+            "/api/admin/queues/none/pause",
+            (404, "unknown-queue"),
+        ),
         ("GET", "/api/admin/plugins", (403, "forbidden")),
         (
             "POST",

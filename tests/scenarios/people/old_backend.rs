@@ -26,6 +26,25 @@ async fn old_table(world: &World) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A host that has noted the spellings of the addresses in the table that it found.
+async fn host_that_knows(world: &World) -> anyhow::Result<Host> {
+    let host = world.host(&PEOPLE).await?;
+    let mut database = world.database().await?;
+    until(
+        Duration::from_secs(10),
+        "the addresses are noted",
+        async || {
+            let (noted,): (i64,) =
+                sqlx::query_as("select count(*) from patchbay.people where email_norm is not null")
+                    .fetch_one(&mut database)
+                    .await?;
+            Ok((noted > 0).then_some(()))
+        },
+    )
+    .await?;
+    Ok(host)
+}
+
 async fn catalogue(world: &World) -> anyhow::Result<Vec<(String,)>> {
     let mut database = world.database().await?;
     let query = "select format('%s %s %s', a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull) from pg_attribute a \
@@ -42,7 +61,7 @@ async fn accounts_of_the_old_backend_log_in_their_hash_becomes_argon2id_and_thei
     let world = World::new().await?;
     old_table(&world).await?;
     let before = catalogue(&world).await?;
-    let host = world.host(&PEOPLE).await?;
+    let host = host_that_knows(&world).await?;
     let (status, body) = log_in(&host, "grace@example.com", PASSWORD).await?;
     assert_eq!(status, 200, "{body}");
     let token = text(&body["token"]);
@@ -184,7 +203,7 @@ async fn logins_are_entries_of_their_trail_and_rows_of_the_old_table() -> anyhow
                \"userAgent\" text, timestamp timestamp not null)",
         )
         .await?;
-    let host = world.host(&PEOPLE).await?;
+    let host = host_that_knows(&world).await?;
     let request = host
         .http
         .post(format!("{}/api/auth/login", host.url))

@@ -29,7 +29,8 @@ pub enum TokenCommand {
     /// Revoke a token at once, on every host
     Revoke {
         /// Id of the token, or the name of one of yours
-        token: String,
+        #[arg(value_name = "TOKEN")]
+        id_or_name: String,
         #[command(flatten)]
         consent: Consent,
     },
@@ -124,11 +125,14 @@ pub(crate) async fn run(
             ];
             output.table_or("No tokens", &head, rows.collect(), &listed.raw);
         }
-        TokenCommand::Revoke { token, consent } => {
+        TokenCommand::Revoke {
+            id_or_name,
+            consent,
+        } => {
             consent.ask(&format!(
-                "The program that uses the token {token} is refused from now on"
+                "The program that uses the token {id_or_name} is refused from now on"
             ))?;
-            let path = TokenPath { token };
+            let path = TokenPath { token: id_or_name };
             let done = client
                 .ask::<OperatorTokensRevoke>(path, NoQuery {}, NoBody)
                 .await?;

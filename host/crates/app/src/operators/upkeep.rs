@@ -32,7 +32,7 @@ impl OperatorParts {
                 tokio::time::sleep(EVERY).await;
                 self.refusals.note_left_out().await;
                 round = round.wrapping_add(1);
-                if round % SWEEP_EVERY == 0
+                if round.is_multiple_of(SWEEP_EVERY)
                     && let Err(error) = self.store.sweep_operators().await
                 {
                     warn!(%error, "the upkeep of operators failed; trying again in an hour");
