@@ -55,7 +55,11 @@ const FILLED: [(&str, &str, &str); 22] = [
 ];
 
 /// Constants of another file: file, name, whose.
-const IMPORTED: [(&str, &str, &str); 2] = [
+const IMPORTED: [(&str, &str, &str); 6] = [
+    ("operators/links.rs", "COLUMNS", "operators/rows.rs"),
+    ("operators/sessions.rs", "COLUMNS", "operators/rows.rs"),
+    ("operators/sign_ins.rs", "COLUMNS", "operators/rows.rs"),
+    ("operators/tokens.rs", "COLUMNS", "operators/rows.rs"),
     ("timeline.rs", "COLUMNS", "attempts.rs"),
     ("dead_letter_jobs.rs", "OF_A_GROUP", "dead_letters.rs"),
 ];
@@ -74,12 +78,13 @@ const IN_PARTS: [(&str, &str); 3] = [
 ];
 
 /// Functions that bind values in another function, or the same values to one of several statements.
-const BOUND_ELSEWHERE: [(&str, &str); 10] = [
+const BOUND_ELSEWHERE: [(&str, &str); 11] = [
     ("alerts.rs", "prune_alerts"),
     ("history/erasure/texts.rs", "forget_texts"),
     ("history/erasure/mod.rs", "erasable"),
     ("history/erasure/mod.rs", "erase"),
     ("history/pruning.rs", "prune"),
+    ("operators/rows.rs", "set_operator_enabled"),
     ("plugin_sql/parameters.rs", "read_by_postgres"),
     ("revision_pruning.rs", "prune_revisions"),
     ("schedules.rs", "change_schedule"),

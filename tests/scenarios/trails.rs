@@ -363,7 +363,7 @@ async fn a_pack_that_reaches_too_far_is_refused_with_its_reason() -> anyhow::Res
     std::fs::write(&file, "{}")?;
     let file = file.display().to_string();
     let refused = patchbay(&host, &["audit", "trail", "install", &file]).await?;
-    assert_eq!(refused.status.code(), Some(1));
+    assert_eq!(refused.status.code(), Some(4));
     Ok(())
 }
 

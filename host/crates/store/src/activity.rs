@@ -107,7 +107,7 @@ impl Store {
             "with begun as (insert into operator_actions (actor, kind, action, target, details) values ($1, $2, $3, $4, $5) \
                returning id, details) \
              insert into audit_entries (trail, entry_key, idempotency_key, actor_kind, actor_id, actor_name, action, entity, address, entry) \
-             select 'operators', id || '/began', 'host', $2, $1, $1, $3, $4, $6::text::inet, jsonb_build_object('actionId', id, \
+             select 'operators', id || '/began', 'host', case when $1 like 'user %' then 'user' else $2 end, $1, $1, $3, $4, $6::text::inet, jsonb_build_object('actionId', id, \
                'phase', 'began', 'action', $3, 'target', $4, 'detailsSha256', encode(sha256(convert_to(details::text, 'UTF8')), 'hex')) \
              from begun returning (entry ->> 'actionId')::bigint",
         );
@@ -155,7 +155,7 @@ impl Store {
             "with ended as (update operator_actions set ended_at = now(), result = $2, error = $3 where id = $1 \
                returning id, actor, kind, action, target, result, error) \
              insert into audit_entries (trail, entry_key, idempotency_key, actor_kind, actor_id, actor_name, action, entity, entry) \
-             select 'operators', id || '/ended', 'host', kind, actor, actor, action, target, jsonb_build_object('actionId', id, \
+             select 'operators', id || '/ended', 'host', case when actor like 'user %' then 'user' else kind end, actor, actor, action, target, jsonb_build_object('actionId', id, \
                'phase', 'ended', 'action', action, 'target', target, 'result', case when error is null then 'done' else 'failed' end, \
                'resultSha256', encode(sha256(convert_to(coalesce(result::text, error, ''), 'UTF8')), 'hex')) from ended \
              on conflict (trail, idempotency_key, entry_key) do nothing",
