@@ -9,7 +9,6 @@ use serde_json::json;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use super::login::RECOVERY;
 use super::refusals::Refused;
 use super::{OperatorParts, Operators, new_secret};
 use crate::error::{Error, Kind};
@@ -24,6 +23,8 @@ pub(super) const LINK_PREFIX: &str = "pbe_";
 /// Least characters of an operator's password.
 const LEAST_PASSWORD: usize = 12;
 const RECOVERY_CODES: usize = 10;
+/// What recovery codes are hashed for.
+pub(super) const RECOVERY: &str = "operator-recovery";
 /// Without those that look alike: 32 letters, so a code of ten has 50 random bits.
 const LETTERS: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
 

@@ -5,7 +5,7 @@ use patchbay_store::{OperatorKey, OperatorMethod, OperatorRow, TotpSalt};
 use serde_json::json;
 use zeroize::Zeroizing;
 
-use super::enrolment::normal_code;
+use super::enrolment::{RECOVERY, normal_code};
 use super::refusals::Refused;
 use super::{Credential, OpenedSession, OperatorParts, Operators, is_active};
 use crate::actions::Caller;
@@ -17,8 +17,6 @@ use crate::people::{AUTH_REQUESTS, Visitor, forbidden, unauthorized, within};
 /// Attempts under way count as failures until they are settled; these many never use up the free
 /// ones.
 pub(super) const AT_ONCE: usize = 4;
-/// What recovery codes are hashed for.
-pub(super) const RECOVERY: &str = "operator-recovery";
 /// Longest name, in bytes.
 const MAX_NAME: usize = 64;
 
