@@ -93,7 +93,16 @@ async fn a_pack_makes_a_trail_with_its_old_table_and_its_readers() -> anyhow::Re
 
     // The old table has the same rows, and takes no other change.
     let mut database = world.database().await?;
-    let rows: Vec<(String, String, String, String, Option<String>, String, String)> = sqlx::query_as(
+    type Copied = (
+        String,
+        String,
+        String,
+        String,
+        Option<String>,
+        String,
+        String,
+    );
+    let rows: Vec<Copied> = sqlx::query_as(
         "select payment_id, action, field, new_value, old_value, changed_by, changed_by_email from superadmin.gst_audit_log order by created_at, field",
     )
     .fetch_all(&mut database)
@@ -504,10 +513,8 @@ async fn each_night_the_newest_batches_go_to_the_webhook() -> anyhow::Result<()>
     let receiver = crate::alerts::Receiver::new().await?;
     let _host = crate::alerts::host(&world, &receiver, &[]).await?;
     let message = until(Duration::from_secs(20), "the anchors", async || {
-        let messages = receiver.messages("/webhook", 200).into_iter();
-        Ok(messages
-            .filter(|message| message["alert"] == "audit-anchors")
-            .next_back())
+        let mut messages = receiver.messages("/webhook", 200).into_iter();
+        Ok(messages.rfind(|message| message["alert"] == "audit-anchors"))
     })
     .await?;
     assert_eq!(message["event"], "daily", "{message}");

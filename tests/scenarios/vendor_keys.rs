@@ -413,8 +413,9 @@ async fn nothing_tells_a_key_but_its_issue() -> anyhow::Result<()> {
         "select table_name::text from information_schema.tables where table_schema = 'patchbay' and table_type = 'BASE TABLE'",
     );
     let tables = tables.fetch_all(&mut database).await?;
+    let log = host.log.lock().expect("no writer panics").clone();
     let mut texts = vec![
-        host.log.lock().expect("no writer panics").clone(),
+        log,
         host.get("/api/admin/vendor-keys").await?.1.to_string(),
         host.get(&format!("/api/admin/vendor-keys/{prefix}"))
             .await?
