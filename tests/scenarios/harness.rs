@@ -459,7 +459,12 @@ pub fn hostile_plugin() -> anyhow::Result<Vec<u8>> {
 
 /// The hostile guest, allowed to call a server of the test.
 pub fn hostile_plugin_calling(address: std::net::SocketAddr) -> anyhow::Result<Vec<u8>> {
-    hostile_plugin_with(|manifest| manifest.replace("127.0.0.1:9/", &format!("{address}/")))
+    // The first outside call of an unoptimised host takes a slow machine longer than 200 ms.
+    hostile_plugin_with(|manifest| {
+        manifest
+            .replace("127.0.0.1:9/", &format!("{address}/"))
+            .replace("deadline_ms = 200", "deadline_ms = 2_000")
+    })
 }
 
 /// The hostile guest under another manifest.
