@@ -564,6 +564,7 @@ async fn a_proxy_in_the_environment_is_not_used_and_an_echoed_secret_reaches_nei
         let auth = "methods = [\"GET\"]\nauth = { bearer = { token = \"TOKEN\" } }";
         manifest
             .replace("127.0.0.1:9/", &format!("{server}/"))
+            .replace("deadline_ms = 200", "deadline_ms = 2_000")
             .replacen("methods = [\"GET\"]", auth, 1)
     })?;
     host.deploy("hostile", plugin).await?;

@@ -802,7 +802,9 @@ async fn outside_calls_carry_the_newest_version() -> anyhow::Result<()> {
     let app = axum::Router::new().fallback(axum::routing::get(echo));
     tokio::spawn(async move { axum::serve(listener, app).await });
     let plugin = hostile_plugin_with(|manifest| {
-        let manifest = manifest.replace("127.0.0.1:9/", &format!("{address}/"));
+        let manifest = manifest
+            .replace("127.0.0.1:9/", &format!("{address}/"))
+            .replace("deadline_ms = 200", "deadline_ms = 2_000");
         manifest.replace(
             "methods = [\"GET\"]",
             "methods = [\"GET\"]\nauth = { bearer = { token = \"TOKEN\" } }",

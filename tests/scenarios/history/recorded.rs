@@ -25,7 +25,11 @@ async fn an_attempt_leaves_its_outside_calls_and_its_data_which_only_the_host_ca
     let world = World::new().await?;
     let host = world.host(&[KEY]).await?;
     let address = server().await?;
-    let calling = plugin(|manifest| manifest.replace("127.0.0.1:9/", &format!("{address}/")))?;
+    let calling = plugin(|manifest| {
+        manifest
+            .replace("127.0.0.1:9/", &format!("{address}/"))
+            .replace("deadline_ms = 200", "deadline_ms = 2_000")
+    })?;
     host.deploy("hostile", calling).await?;
     let mut data = lead(42);
     data["url"] = format!("http://{address}/leads/42?phone=1").into();
@@ -90,7 +94,11 @@ async fn an_attempt_that_is_cut_short_tells_which_call_it_waited_for_and_mail_is
     let host = world.host(&[]).await?;
     host.deploy(
         "hostile",
-        plugin(|manifest| manifest.replace("127.0.0.1:9/", &format!("{address}/")))?,
+        plugin(|manifest| {
+            manifest
+                .replace("127.0.0.1:9/", &format!("{address}/"))
+                .replace("deadline_ms = 200", "deadline_ms = 2_000")
+        })?,
     )
     .await?;
     host.deploy("email", crate::harness::email_plugin()?)
