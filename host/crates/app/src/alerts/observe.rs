@@ -31,6 +31,8 @@ use crate::scheduling::spec;
 /// Older failures and stalls are not observed.
 const LATELY: Duration = Duration::from_secs(600);
 const DAY_S: f64 = 86_400.0;
+/// A host that starts, or connects again, hears of no changes for a moment.
+const SHORT_SILENCE: Duration = Duration::from_secs(10);
 
 /// What only the process itself can observe. The others read it from Postgres.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -266,6 +268,7 @@ impl Sources {
             deaf_for_ms: self
                 .identity_changes
                 .deaf_for()
+                .filter(|time| *time >= SHORT_SILENCE)
                 .map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
             channels,
         }
