@@ -55,7 +55,7 @@ pub struct AuditRow {
     pub correlation_id: Option<String>,
     pub at: DateTime<Utc>,
     pub entry: Value,
-    /// See [`ActorKind`]. Absent in entries of versions before.
+    /// See [`patchbay_model::audit::ActorKind`]. Absent in entries of versions before.
     pub actor_kind: Option<String>,
     pub actor_id: Option<String>,
     pub actor_name: Option<String>,
