@@ -77,7 +77,7 @@ operations! {
     /// Take over the old rows of a table of the old backend as entries. Rows that were taken over
     /// before are left alone.
     AuditImport = "audit.import": POST "/api/admin/audit/trails/{trail}/import" (TrailPath, NoQuery, Json<ImportRequest>) -> Data<Imported>,
-        Owner, Changes, audit "audit.import", errors [404 "there is no such table", 409 "its rows have no order that can be followed"];
+        Owner, Changes, audit "audit.import", errors [404 "there is no such table", 409 "the column that identifies a row is no number, UUID or text"];
     /// Show who could change entries, and the statements with which an administrator of the
     /// database prevents it.
     AuditProtection = "audit.protection": GET "/api/admin/audit/protection" ((), NoQuery, NoBody) -> Data<LedgerProtection>,

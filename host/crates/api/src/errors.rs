@@ -374,7 +374,7 @@ pub const ERRORS: &[ErrorCode] = &[
     code(
         "scope-missing",
         403,
-        "Access denied. This API key lacks the scope; it has: leads:write",
+        "Access denied. This API key lacks the scope that was asked for. Its scopes: leads:write",
         "The key of a vendor is right, but it may not do this.",
         "`patchbay vendor-key edit KEY --scope SCOPE`, with every scope that the key is to have.",
     ),
@@ -390,7 +390,7 @@ pub const ERRORS: &[ErrorCode] = &[
         400,
         "This answer belongs to no login of this browser: it was used, it is older than 10 minutes, or it was begun elsewhere",
         "The provider's answer is not for this login, or is not genuine. Nobody was signed in.",
-        "Begin again. If it stays so, the host's log says why, and `patchbay operator oidc test` looks for mistakes.",
+        "Sign in again from the start. If it fails again: the host's log says why, and `patchbay operator oidc test` checks the configuration.",
     ),
     code(
         "token-missing",

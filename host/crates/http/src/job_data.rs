@@ -14,7 +14,7 @@ const ASKING: [&str; 2] = ["reveal", "bodies"];
 pub(crate) fn asked_by(operation: &Operation, query: &str) -> Option<String> {
     match operation.data {
         JobData::None => None,
-        JobData::Needed => Some("this shows or replaces it".to_owned()),
+        JobData::Needed => Some("this request shows or replaces it".to_owned()),
         JobData::NeededUnless(parameter, values) => {
             let pairs = url::form_urlencoded::parse(query.as_bytes());
             let mut given = pairs.filter(|(name, _)| name == parameter);
@@ -24,7 +24,7 @@ pub(crate) fn asked_by(operation: &Operation, query: &str) -> Option<String> {
             // Nobody should have to know which of two values counts.
             let is_one = given.next().is_none();
             let names = values.join(" or ");
-            (!is_plain || !is_one).then(|| format!("this shows some unless {parameter} is {names}"))
+            (!is_plain || !is_one).then(|| format!("this request shows some unless {parameter} is {names}"))
         }
         JobData::Shown(_) => {
             let mut pairs = url::form_urlencoded::parse(query.as_bytes());

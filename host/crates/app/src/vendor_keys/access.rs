@@ -138,7 +138,7 @@ impl VendorKeys {
         self.parts.uses.refused(&vendor.prefix, &vendor.route);
         // A name that the vendor has sent is not repeated: only those that it has.
         let message = format!(
-            "Access denied. This API key lacks the scope; it has: {}",
+            "Access denied. This API key lacks the scope that was asked for. Its scopes: {}",
             vendor.scopes.join(", ")
         );
         Err(Error::new(Kind::Forbidden, "scope-missing", message))

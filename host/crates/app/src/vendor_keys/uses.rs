@@ -129,7 +129,7 @@ impl Service for Meter {
                 swept = Some(Instant::now());
             }
             if let (Err(error), false) = (&ended, is_failing) {
-                warn!(%error, "the use of vendors' keys cannot be added up; it stays counted");
+                warn!(%error, "the use of vendor keys could not be saved; it is kept in memory, and the next try is in 10 s");
             }
             is_failing = ended.is_err();
         }
