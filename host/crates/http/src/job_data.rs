@@ -24,7 +24,8 @@ pub(crate) fn asked_by(operation: &Operation, query: &str) -> Option<String> {
             // Nobody should have to know which of two values counts.
             let is_one = given.next().is_none();
             let names = values.join(" or ");
-            (!is_plain || !is_one).then(|| format!("this request shows some unless {parameter} is {names}"))
+            (!is_plain || !is_one)
+                .then(|| format!("this request shows some unless {parameter} is {names}"))
         }
         JobData::Shown(_) => {
             let mut pairs = url::form_urlencoded::parse(query.as_bytes());
