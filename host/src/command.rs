@@ -243,10 +243,7 @@ fn tip_for_dashes(
             let value = arguments
                 .get(at + 1)
                 .filter(|value| value.starts_with('-'))?;
-            Some(format!(
-                "\ntip: to give {option} a value that begins with a dash, write {}\n",
-                word(&format!("{option}={value}"))
-            ))
+            Some(tip_for_option(option, value))
         }
         ErrorKind::UnknownArgument => {
             // Another option is meant.
@@ -256,6 +253,11 @@ fn tip_for_dashes(
             // Clap gives a tip where the command takes values.
             error.get(ContextKind::Suggested)?;
             command.build();
+            if let Some(ContextValue::String(unknown)) = error.get(ContextKind::InvalidArg)
+                && let Some((option, value)) = option_before(&command, arguments, unknown)
+            {
+                return Some(tip_for_option(option, value));
+            }
             let (value, line) = with_values_last(&command, arguments)?;
             Some(format!(
                 "\ntip: {} is no option here. If it is a name, an id or data, write the options first, then --, then the values:\n       {line}\n",
@@ -264,6 +266,36 @@ fn tip_for_dashes(
         }
         _ => None,
     }
+}
+
+fn tip_for_option(option: &str, value: &str) -> String {
+    format!(
+        "\ntip: to give {option} a value that begins with a dash, write {}\n",
+        word(&format!("{option}={value}"))
+    )
+}
+
+/// The option that stands before an argument which nothing takes, and its value if it is that.
+fn option_before<'a>(
+    command: &clap::Command,
+    arguments: &'a [String],
+    unknown: &str,
+) -> Option<(&'a str, &'a str)> {
+    let mut command = command;
+    for (text, next) in arguments.iter().zip(arguments.iter().skip(1)) {
+        if text == "--" {
+            return None;
+        } else if let Some(option) = option_of(command, text) {
+            let waits =
+                option.get_action().takes_values() && text.starts_with("--") && !text.contains('=');
+            if waits && next.starts_with(unknown) {
+                return Some((text, next));
+            }
+        } else if let Some(sub) = command.find_subcommand(text) {
+            command = sub;
+        }
+    }
+    None
 }
 
 /// The first value that begins with a dash, and the command line that has it as a value: with the

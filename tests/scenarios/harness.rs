@@ -382,7 +382,7 @@ pub fn confirmed(mut request: reqwest::Request) -> reqwest::Request {
         "POST" if path.ends_with("/api/admin/bulk") => "all".to_owned(),
         "POST" if ends("/clean") || ends("/drain") => name(4),
         "POST" if ends("/expire") => name(5),
-        "PUT" if ends("/data") => name(6),
+        "PUT" if ends("/data") && path.contains("/jobs/") => name(6),
         _ => return request,
     };
     if request

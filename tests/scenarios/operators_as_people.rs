@@ -53,10 +53,11 @@ fn text(value: &Value) -> String {
 }
 
 impl Person {
-    /// A code that was not used yet. There are two until the next half minute.
+    /// A code that was not used yet. There are two, which are good also when a half minute ends
+    /// before they are looked at.
     fn code(&mut self) -> anyhow::Result<String> {
         let now = chrono::Utc::now().timestamp() / 30;
-        self.last_step = (self.last_step + 1).max(now - 1);
+        self.last_step = (self.last_step + 1).max(now);
         anyhow::ensure!(self.last_step <= now + 1, "no code is left at this time");
         totp(&self.totp_secret, self.last_step)
     }

@@ -538,7 +538,7 @@ async fn a_mistyped_address_is_answered_with_the_account_that_may_be_meant() -> 
     let host = world.host(&PEOPLE).await?;
     let (status, signed) = sign_up(&host, "ada@example.com").await?;
     assert_eq!(status, 200, "{signed}");
-    let (status, unknown) = host.get("/api/admin/people/adda@example.com").await?;
+    let (status, unknown) = host.get("/api/admin/people/ada@exmaple.com").await?;
     assert_eq!(status, 404, "{unknown}");
     assert!(
         unknown

@@ -97,7 +97,7 @@ async fn from_the_first_owner_to_a_token_of_a_program() -> anyhow::Result<()> {
         .await?;
     let secret = text(&offer["totpSecret"]);
     let now = chrono::Utc::now().timestamp() / 30;
-    let code = totp(&secret, now - 1)?;
+    let code = totp(&secret, now)?;
     let enrol = [
         "operator",
         "enrol",
@@ -115,7 +115,7 @@ async fn from_the_first_owner_to_a_token_of_a_program() -> anyhow::Result<()> {
     );
     let again = shell.run(&enrol, &[], &format!("{PASSWORD}\n")).await?;
     assert_eq!(again.code, Some(3), "{}", again.err);
-    let code = totp(&secret, now)?;
+    let code = totp(&secret, now + 1)?;
     let log_in = ["login", "ada", "--password-stdin"];
     let wrong = shell
         .run(&log_in, &[("PATCHBAY_CODE", &code)], "another password\n")

@@ -27,6 +27,7 @@ async fn a_token_opens_what_its_scopes_name_and_acts_under_its_operators_name() 
     let host = world.host(&ENV).await?;
     let mut ada = enrolled(&host, "ada", "owner", true).await?;
     let cookie = session(&host, &mut ada).await?;
+    host.add("q", json!({ "name": "a", "data": {} })).await?;
     let secret = token(
         &host,
         &cookie,
@@ -40,6 +41,7 @@ async fn a_token_opens_what_its_scopes_name_and_acts_under_its_operators_name() 
     );
     for (method, path, expected) in [
         ("GET", "/api/admin/queues", (200, "")),
+        ("POST", "/api/admin/queues/q/pause", (200, "")),
         (
             "POST",
             "/api/admin/queues/none/pause",

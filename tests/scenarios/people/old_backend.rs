@@ -156,7 +156,7 @@ async fn what_another_program_changes_in_the_table_shows_within_seconds() -> any
 async fn administrators_see_rediss_keys_and_other_accounts_do_not() -> anyhow::Result<()> {
     let world = World::new().await?;
     old_table(&world).await?;
-    let host = world.host(&PEOPLE).await?;
+    let host = host_that_knows(&world).await?;
     let admin = text(&log_in(&host, "grace@example.com", PASSWORD).await?.1["token"]);
     let user = text(&verified(&world, &host, "ada@example.com").await?["token"]);
     assert_eq!(with_token(&host, "/api/redis/keys", &admin).await?.0, 200);

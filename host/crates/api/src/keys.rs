@@ -41,10 +41,8 @@ pub struct HostKey {
     /// What it is for: `jwt` (access tokens), `codes`, `audit` and others.
     pub purpose: String,
     /// Where it comes from.
-    #[schema(inline)]
     pub source: HostKeySource,
     /// What it does now.
-    #[schema(inline)]
     pub state: HostKeyState,
     /// When it was made; null for a key of the configuration.
     pub created_at: Option<DateTime<Utc>>,

@@ -42,7 +42,7 @@ operations! {
         ];
     /// End the session of this request, and send the browser to the provider to log out there, too.
     OidcLogout = "operator_oidc.logout": POST "/api/admin/oidc/logout" ((), NoQuery, NoBody) -> Redirect,
-        Viewer, Changes, audit "operator.logout", errors [409 "`conflict`: the request belongs to no session"];
+        Viewer, Changes, audit "operator.logout", errors [404 "`not-found`: single sign-on is off", 409 "`conflict`: the request belongs to no session"];
     /// Show whether single sign-on is on, what groups give, and to whom the caller is linked.
     OidcStatusShow = "operator_oidc.status": GET "/api/admin/oidc" ((), NoQuery, NoBody) -> Data<OidcStatus>,
         Viewer, Reads, errors [];

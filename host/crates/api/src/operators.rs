@@ -90,7 +90,7 @@ operations! {
         Owner, Changes, audit "operator.end-sessions", errors [];
     /// List tokens that can be used: those of the caller; for an owner also others'.
     OperatorTokensList = "operator_tokens.list": GET "/api/admin/tokens" ((), TokensQuery, NoBody) -> List<OperatorToken>,
-        Viewer, Reads, errors [403 "`forbidden`: tokens of others need the role owner"];
+        Viewer, Reads, errors [403 "`forbidden`: tokens of others need the role owner", 404 "`not-found`: there is no such operator"];
     /// Create a token of the caller, for a program. The answer has the secret, once.
     OperatorTokensCreate = "operator_tokens.create": POST "/api/admin/tokens" ((), NoQuery, Json<NewToken>) -> Data<CreatedToken>,
         Viewer, Changes, audit "operator-token.create", errors [

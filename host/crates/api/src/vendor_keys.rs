@@ -82,7 +82,6 @@ pub struct VendorKey {
     /// Most requests in a minute, on all hosts together.
     pub rate_per_min: u32,
     /// Whether it can be used.
-    #[schema(inline)]
     pub state: VendorKeyState,
     /// When it was issued.
     pub created_at: DateTime<Utc>,
