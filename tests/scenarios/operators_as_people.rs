@@ -1,5 +1,6 @@
 //! Operators as people: links, logins, roles, tokens, and what the shared login still opens.
 
+mod alerting;
 mod commands;
 mod logins;
 mod roles;

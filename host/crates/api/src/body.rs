@@ -121,6 +121,8 @@ impl<T: ToSchema + Serialize + DeserializeOwned + Send + 'static> Body for Crede
         let json = body.content.get("application/json").cloned();
         body.content
             .extend(json.map(|json| (FORM.to_owned(), json)));
+        // An absent body is an empty document.
+        body.required = Some(Required::False);
         Some(body)
     }
 }

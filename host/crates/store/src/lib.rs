@@ -68,10 +68,11 @@ pub use hosts::{Failure, HostRow, Report, Running};
 pub use identity_changes::{IdentityChange, IdentityChanges};
 pub use leader::{Elector, LeaderTask, Leadership};
 pub use operators::{
-    BasicMode, EnrolLink, Enrolment, IdentityRow, LinkPurpose, NewLink, NewOperator,
-    NewOperatorSession, NewOperatorToken, NewSignIn, OperatorKey, OperatorMethod, OperatorRow,
-    OperatorSessionRow, OperatorSessionView, OperatorSource, OperatorState, OperatorTokenRow,
-    OperatorTokenView, Provisioned, SignIn, TotpSalt, WaitingSignIn,
+    BasicMode, EnrolLink, Enrolment, ExpiringRow, IdentityRow, LinkPurpose, NewLink, NewOperator,
+    NewOperatorSession, NewOperatorToken, NewOwnerRow, NewSignIn, OperatorKey, OperatorMethod,
+    OperatorRow, OperatorSessionRow, OperatorSessionView, OperatorSource, OperatorState,
+    OperatorTokenRow, OperatorTokenView, Provisioned, SharedLoginRow, SignIn, TotpSalt,
+    WaitingSignIn,
 };
 pub use people::{
     CodePurpose, CodeRow, EmergencyLoginRow, MailBatch, NewCode, NewLogin, NewSession, NewSignup,

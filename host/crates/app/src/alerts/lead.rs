@@ -11,7 +11,7 @@ use tracing::{debug, info, warn};
 
 use super::evaluate::{AlertState, evaluate};
 use super::observe::{HostReport, RuleObservations, Sources};
-use super::{AlertWatch, answered, channel, logins};
+use super::{AlertWatch, answered, channel, logins, operators};
 use crate::leader::{LedTask, Next};
 
 /// For one whole round; the questions have limits of their own.
@@ -237,6 +237,7 @@ impl AlertWatch {
         seen.extend(logins::of_processes(sightings));
         seen.extend(self.sources.in_postgres().await?);
         seen.extend(logins::in_postgres(store).await?);
+        seen.extend(operators::in_postgres(store).await?);
         let schedules = self.sources.schedules().await?;
         let mut names: BTreeSet<QueueName> = plugins.queues().into_iter().collect();
         names.extend(answered(store.queues_with_history(queues.prefix())).await?);

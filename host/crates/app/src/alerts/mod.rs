@@ -11,6 +11,7 @@
 //! | `state` | the life of one alert |
 //! | `observe` | observing processes, Redis and Postgres |
 //! | `logins` | what is observed of logins |
+//! | `operators` | what is observed of operators: new owners, the shared login, tokens that expire |
 //! | `evaluate` | turning observations into changes of alerts |
 //! | `lead` | the rounds of the leader, and the ping |
 //! | `recheck` | the causes of alerts at the time when they are shown |
@@ -24,6 +25,7 @@ mod evaluate;
 mod lead;
 mod logins;
 mod observe;
+mod operators;
 mod recheck;
 pub mod rule;
 mod state;

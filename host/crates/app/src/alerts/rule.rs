@@ -268,6 +268,28 @@ pub const RULES: &[Rule] = &[
         30,
     ),
     rule(
+        "operator-new-owner",
+        Warning,
+        "operator",
+        "an operator has become an owner in the last 10 min",
+    ),
+    rule(
+        "shared-login-used",
+        Warning,
+        "shared login",
+        "the shared login has changed something in the last hour, though owners have a login of their own",
+    ),
+    floor(above(
+        rule(
+            "token-expiring",
+            Warning,
+            "token or vendor key",
+            "a token of a program or a key of a vendor expires soon, or has expired",
+        ),
+        7.0,
+        "d",
+    )),
+    rule(
         "proxy-not-trusted",
         Warning,
         "proxy",

@@ -8,6 +8,7 @@ mod rows;
 mod sessions;
 mod sign_ins;
 mod tokens;
+mod watch;
 
 pub use basic::BasicMode;
 pub use links::{EnrolLink, Enrolment, LinkPurpose, NewLink};
@@ -15,6 +16,7 @@ pub use rows::{NewOperator, OperatorKey, OperatorRow, OperatorSource, OperatorSt
 pub use sessions::{NewOperatorSession, OperatorMethod, OperatorSessionRow, OperatorSessionView};
 pub use sign_ins::{IdentityRow, NewSignIn, Provisioned, SignIn, WaitingSignIn};
 pub use tokens::{NewOperatorToken, OperatorTokenRow, OperatorTokenView};
+pub use watch::{ExpiringRow, NewOwnerRow, SharedLoginRow};
 
 use sqlx::PgConnection;
 use sqlx::types::Uuid;
