@@ -6,6 +6,7 @@
 
 mod commands;
 mod needles;
+mod operators;
 pub mod places;
 mod vendor;
 
@@ -457,6 +458,7 @@ async fn login_password(world: &World) -> anyhow::Result<Planted> {
 async fn planted_secrets_are_found_nowhere_outside_the_vault() -> anyhow::Result<()> {
     let mut drill = Drill::start().await?;
     let digests = drill.deploy().await?;
+    let key = operators::plant(&mut drill).await?;
     let secrets: Vec<Planted> = drill.secrets.0.values().cloned().collect();
     let harmless = drill.harmless.clone();
     let mut needles: Vec<&Planted> = secrets.iter().collect();
@@ -534,13 +536,13 @@ async fn planted_secrets_are_found_nowhere_outside_the_vault() -> anyhow::Result
     })
     .await?;
 
-    let kept = search(&drill, &digests).await?;
+    let kept = search(&drill, &digests, &key).await?;
     assert_eq!(kept, Vec::<String>::new(), "{}", kept.join("\n"));
     Ok(())
 }
 
 /// Searches everything; returns what must not be there, and what is missing.
-async fn search(drill: &Drill, digests: &[String]) -> anyhow::Result<Vec<String>> {
+async fn search(drill: &Drill, digests: &[String], key: &str) -> anyhow::Result<Vec<String>> {
     let Drill {
         world,
         host,
@@ -582,8 +584,8 @@ async fn search(drill: &Drill, digests: &[String]) -> anyhow::Result<Vec<String>
         ),
         ("account", texts(&["ada@example.com"])),
         ("trail", texts(&["operators", "login_logs"])),
-        ("operator", texts(&["nobody"])),
-        ("key", texts(&["abcdefghijkl"])),
+        ("operator", texts(&["nobody", "ada"])),
+        ("key", texts(&["abcdefghijkl", key])),
         ("offset", texts(&["0"])),
         ("limit", texts(&["200"])),
         ("from", texts(&[&digests[0]])),

@@ -409,15 +409,21 @@ async fn schemathesis_finds_no_answer_that_the_document_does_not_have() -> anyho
     names.insert("trails", trails.map(str::to_owned).to_vec());
     let token = account["token"].as_str().context("a token")?;
     let dir = world.dir.path().join("account");
+    // They are few, so each gets more.
+    let examples = examples * 4;
     let archive = run(&host, (&names, As::Account(token)), &dir, first, examples).await?;
     let entries = archive["log"]["entries"].as_array().context("entries")?;
-    let read = entries.iter().filter(|entry| {
-        let is_of_a_trail = entry["request"]["url"]
-            .as_str()
-            .is_some_and(|url| url.contains("/api/audit/"));
-        is_of_a_trail && entry["response"]["status"] == 200
+    let of_trails = entries.iter().filter(|entry| {
+        let url = entry["request"]["url"].as_str();
+        url.is_some_and(|url| url.contains("/api/audit/"))
     });
-    ensure!(read.count() > 3, "hardly any entry was read");
+    let mut answers: BTreeMap<i64, usize> = BTreeMap::new();
+    for entry in of_trails {
+        let status = entry["response"]["status"].as_i64().context("a status")?;
+        *answers.entry(status).or_default() += 1;
+    }
+    let read = answers.get(&200).copied().unwrap_or_default();
+    ensure!(read > 3, "hardly any entry was read: {answers:?}");
     Ok(())
 }
 

@@ -330,7 +330,7 @@ fn print_link(what: &str, made: &Received<InvitedOperator>, url: &str, output: O
     let link = &made.data.link;
     let hours = made.data.valid_for_seconds / 3_600;
     let text = format!(
-        "{what}\nThe link, valid once within {hours} hours, and never shown again:\n  {link}\nGive it to {name} over a private channel. There:\n  \
+        "{what}\nThe link, valid once within {hours} hours, and never shown again:\n  {link}\nSend it to {name} over a private channel. {name} then runs:\n  \
          patchbay operator enrol {link} --url {url}"
     );
     output.made(link, &text, &made.raw);
