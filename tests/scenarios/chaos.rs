@@ -55,7 +55,7 @@ const FULL: Form = Form {
 
 const SHORT: Form = Form {
     seeds: &[1],
-    jobs: 1_500,
+    jobs: 1_000,
     per_second: 100,
     lock: Duration::from_secs(6),
     renew: Duration::from_secs(2),

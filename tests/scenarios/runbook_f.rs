@@ -81,7 +81,7 @@ async fn sql_of(host: &Host, plugin: &str) -> anyhow::Result<Value> {
 async fn runbook_f_finds_the_plugin_that_holds_connections_and_the_others_do_not_notice()
 -> anyhow::Result<()> {
     let document = std::fs::read_to_string(repository().join("docs/operations/runbook-f.md"))?;
-    let phase = Duration::from_secs(if full_length() { 60 } else { 15 });
+    let phase = Duration::from_secs(if full_length() { 60 } else { 8 });
     let world = World::new().await?;
     world
         .database()
