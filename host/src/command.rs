@@ -569,10 +569,7 @@ fn shown_configuration(file: Option<&Path>) -> (Vec<ConfigEntry>, Vec<String>) {
         "The configuration of `patchbay dev`, which runs in {}:",
         dev.dir.display()
     );
-    let variables = dev.inherited.iter().chain(&dev.given);
-    let variables = variables
-        .map(|(name, value)| (name.clone(), value.clone()))
-        .collect();
+    let variables = dev.variables();
     let (config, problems) = Config::read_as_started(dev.config_file, &variables);
     let named = |entry: &ConfigEntry| {
         let mut entry = entry.clone();

@@ -1,7 +1,7 @@
 //! The state of `patchbay dev` between runs, which commands on the same machine read:
 //! `.patchbay/dev.json`, readable only by its owner.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -35,6 +35,13 @@ pub(crate) struct DevState {
 }
 
 impl DevState {
+    /// The variables with which its host was started.
+    pub(crate) fn variables(&self) -> HashMap<String, String> {
+        let all = self.inherited.iter().chain(&self.given);
+        all.map(|(name, value)| (name.clone(), value.clone()))
+            .collect()
+    }
+
     /// Reads the state of an earlier run, or creates a new one.
     pub(crate) fn open(dir: &Path) -> anyhow::Result<Self> {
         std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;

@@ -23,7 +23,7 @@ pub(crate) async fn verify_database(
     output: Output,
 ) -> anyhow::Result<ExitCode> {
     let mut anchors = args.anchors()?;
-    let config = Config::from_process(file)?;
+    let config = Config::for_command(file, &["database", "secrets", "audit"])?;
     if let Some(path) = &*config.audit.anchor_file {
         match read_file(path) {
             Ok(read) => anchors.extend(read),

@@ -22,7 +22,7 @@ pub(crate) async fn recover(
     file: Option<&Path>,
     output: Output,
 ) -> anyhow::Result<()> {
-    let config = Config::from_process(file)?;
+    let config = Config::for_command(file, &["database", "secrets"])?;
     let keys = Keys::load(config.secrets.master_keys())?;
     anyhow::ensure!(
         !keys.is_empty(),

@@ -152,6 +152,41 @@ async fn clients_that_never_read_lose_their_connections() -> anyhow::Result<()> 
 }
 
 #[tokio::test]
+async fn one_network_never_has_all_connections_and_those_without_a_request_end() -> anyhow::Result<()>
+{
+    let world = World::new().await?;
+    let host = world
+        .host(&[
+            ("PATCHBAY_HTTP_MAX_CONNECTIONS_PER_NETWORK", "8"),
+            ("PATCHBAY_HTTP_FIRST_HEAD_TIMEOUT_MS", "1500"),
+        ])
+        .await?;
+    let address = host.url.trim_start_matches("http://");
+    let mut held = Vec::new();
+    for _ in 0..8 {
+        let mut client = TcpStream::connect(address).await?;
+        client.write_all(b"GET /livez HTTP/1.1\r\n").await?;
+        held.push(client);
+    }
+    let ended = async |client: &mut TcpStream| {
+        let mut rest = Vec::new();
+        let read = client.read_to_end(&mut rest);
+        tokio::time::timeout(Duration::from_secs(10), read)
+            .await
+            .context("the connection is still open")
+    };
+    // The ninth: its end, or a reset.
+    let mut further = TcpStream::connect(address).await?;
+    let _end = ended(&mut further).await?;
+    for client in &mut held {
+        let _end = ended(client).await?;
+    }
+    let (status, _) = host.get("/api/admin/status").await?;
+    ensure!(status == 200, "{status}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_slow_reader_that_goes_on_reading_gets_everything() -> anyhow::Result<()> {
     let world = World::new().await?;
     let host = world

@@ -17,8 +17,10 @@ section! {
         listen: SocketAddr = key("http.listen", listen())
             .default("127.0.0.1:8080")
             .or_from("PORT", WinsOver::File, |port| Some(format!("0.0.0.0:{port}")));
-        /// Time limit for a request's head, and for idle connections: longer than a load balancer
-        /// keeps them (60 s is usual)
+        /// Time limit for the first request's head on a connection
+        first_head_timeout: Duration = key("http.first_head_timeout_ms", milliseconds(100..=600_000)).default("10000");
+        /// Time limit for a further request's head, and for idle connections: longer than a load
+        /// balancer keeps them (60 s is usual)
         header_timeout: Duration = key("http.header_timeout_ms", milliseconds(100..=600_000)).default("75000");
         /// Time limit for a whole request body
         body_timeout: Duration = key("http.body_timeout_ms", milliseconds(100..=3_600_000)).default("120000");
@@ -27,6 +29,10 @@ section! {
         /// Maximum number of open connections; further ones wait. If you raise it, raise the limit
         /// of open files, too (1024 is usual)
         max_connections: usize = key("http.max_connections", number(1..=100_000)).default("512");
+        /// Maximum number of open connections of one network (an IPv4 address or an IPv6 /64) that is
+        /// not in http.trusted_proxies; further ones are closed. Unset: three quarters of
+        /// http.max_connections
+        max_connections_per_network: Option<usize> = key("http.max_connections_per_network", number(1..=100_000));
         /// Requests without a login from one network (an IPv4 address or an IPv6 /64) in a minute,
         /// for all hosts together; 0: not limited
         anonymous_per_minute: u32 = key("http.anonymous_per_minute", number(0..=1_000_000)).default("1200");
@@ -53,10 +59,14 @@ section! {
 impl Http {
     pub fn limits(&self) -> HttpLimits {
         HttpLimits {
+            first_head_timeout: *self.first_head_timeout,
             header_timeout: *self.header_timeout,
             body_timeout: *self.body_timeout,
             write_timeout: *self.write_timeout,
             max_connections: *self.max_connections,
+            max_connections_per_network: self
+                .max_connections_per_network
+                .unwrap_or(*self.max_connections - *self.max_connections / 4),
             trusted_proxies: self.trusted_proxies.as_slice().into(),
             allowed_origins: self.allowed_origins.as_slice().into(),
         }

@@ -41,6 +41,7 @@ use std::path::{Path, PathBuf};
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
 
+use crate::dev_state::DevState;
 use environment::Environment;
 use file::File;
 use key::Sources;
@@ -136,6 +137,34 @@ impl Config {
     /// The file that the host of `patchbay dev` reads.
     pub(crate) fn file_of_dev(file: Option<&Path>) -> Option<PathBuf> {
         found(file, &[HERE]).and_then(|file| std::path::absolute(file).ok())
+    }
+
+    /// For a command that needs only these sections: of the host of `patchbay dev` that runs here,
+    /// unless a file is named; else as [`Config::from_process`]. What is wrong or missing in other
+    /// sections is no obstacle.
+    pub(crate) fn for_command(
+        file: Option<&Path>,
+        sections: &[&str],
+    ) -> Result<Self, ConfigError> {
+        let dev = DevState::running().filter(|dev| file.is_none() && !dev.given.is_empty());
+        let (config, problems) = match dev {
+            Some(dev) => {
+                let variables = dev.variables();
+                Self::read_as_started(dev.config_file, &variables)
+            }
+            None => Self::read_process(file),
+        };
+        let keys: Vec<&str> = config.entries().iter().map(|entry| entry.key).collect();
+        let is_elsewhere = |problem: &String| {
+            let section = problem.split_once('.').map_or("", |(section, _)| section);
+            let is_section = keys.iter().any(|key| {
+                key.split_once('.')
+                    .is_some_and(|(known, _)| known == section)
+            });
+            is_section && !sections.contains(&section)
+        };
+        let problems = problems.into_iter().filter(|problem| !is_elsewhere(problem));
+        usable((config, problems.collect()))
     }
 
     /// As [`Config::from_process`], plus the problems: for showing it, not for using it.

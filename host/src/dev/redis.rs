@@ -97,7 +97,7 @@ pub(super) async fn start(bin: PathBuf, state: &mut DevState) -> anyhow::Result<
 
 impl Redis {
     pub(super) fn url(&self) -> String {
-        format!("redis://:{}@127.0.0.1:{}/", self.password, self.port)
+        format!("redis://default:{}@127.0.0.1:{}/", self.password, self.port)
     }
 
     /// Whether it runs. One that is slow for a moment is asked twice.

@@ -8,8 +8,17 @@ use uuid::Uuid;
 
 use crate::error::{Error, Kind};
 
-/// Groups of operations that no token opens: what gives rights to people.
+/// Groups of operations that no token opens, wholly or where they give rights to people.
 const NEVER_BY_TOKEN: [&str; 2] = ["operators", "people"];
+
+/// Whether no token with this scope could ever use it.
+pub(crate) fn is_never_opened(scope: &Scope) -> bool {
+    is_closed_to_tokens(&scope.group, scope.reach)
+}
+
+fn is_closed_to_tokens(group: &str, reach: Reach) -> bool {
+    NEVER_BY_TOKEN.contains(&group) && (reach == Reach::Owner || group == "operators")
+}
 
 /// Who acts, as of now.
 #[derive(Debug, Clone)]
@@ -78,6 +87,15 @@ impl Operator {
         let Some(needed) = operation.access.role() else {
             return Ok(());
         };
+        if let Credential::Token { name, .. } = &self.credential
+            && self.role < needed
+        {
+            return Err(forbidden(format!(
+                "This needs the role {needed}; the token {name} of {} has the role {}. If {} has it, make another token: patchbay token create \
+                 NAME --role {needed}",
+                self.name, self.role, self.name
+            )));
+        }
         if self.role < needed {
             return Err(forbidden(format!(
                 "This needs the role {needed}; {} has the role {}. An owner can change that: patchbay operator role {} {needed}",
@@ -96,11 +114,9 @@ impl Operator {
             (_, true) => Reach::Write,
             (_, false) => Reach::Read,
         };
-        let is_closed = NEVER_BY_TOKEN.contains(&group.as_str())
-            && (reach == Reach::Owner || group == "operators");
-        if is_closed {
+        if is_closed_to_tokens(&group, reach) {
             return Err(forbidden(format!(
-                "No token may do this, because it gives rights to people. Log in: patchbay login (the request came with the token {name})"
+                "No token may do this: operators and roles of accounts are for people. Log in: patchbay login (the request came with the token {name})"
             )));
         }
         if !scopes.iter().any(|scope| scope.opens(&group, reach)) {

@@ -127,6 +127,16 @@ impl ClientArgs {
         url.trim_end_matches('/').to_owned()
     }
 
+    /// What is set and counts more than a kept session.
+    pub(super) fn overrides_session(&self) -> Option<&'static str> {
+        let has_login = self.user.is_some() && self.password.is_some();
+        match (self.token.is_some(), has_login) {
+            (true, _) => Some("PATCHBAY_TOKEN, or PATCHBAY_USER and PATCHBAY_PASSWORD,"),
+            (false, true) => Some("PATCHBAY_USER and PATCHBAY_PASSWORD"),
+            (false, false) => None,
+        }
+    }
+
     pub(super) fn user(&self) -> Option<&str> {
         self.user.as_deref()
     }
@@ -183,6 +193,15 @@ pub enum ClientError {
         "No host answers at {url}. Start one with `patchbay dev` or `patchbay serve`, or name another with --url or PATCHBAY_URL"
     )]
     Unreachable {
+        /// URL that was tried.
+        url: String,
+        source: reqwest::Error,
+    },
+    /// The certificate of the host is not one that this machine trusts.
+    #[error(
+        "The certificate of {url} is not trusted here. If it comes from an authority of your own, name its file in SSL_CERT_FILE"
+    )]
+    Untrusted {
         /// URL that was tried.
         url: String,
         source: reqwest::Error,
@@ -754,9 +773,14 @@ impl Client {
     }
 
     fn unreachable(&self, source: reqwest::Error) -> ClientError {
-        ClientError::Unreachable {
-            url: self.shown(),
-            source: source.without_url(),
+        let (url, source) = (self.shown(), source.without_url());
+        let mut causes = std::iter::successors(std::error::Error::source(&source), |cause| {
+            std::error::Error::source(*cause)
+        });
+        // The text of rustls, which no type of the HTTP client gives.
+        match causes.any(|cause| cause.to_string().contains("invalid peer certificate")) {
+            true => ClientError::Untrusted { url, source },
+            false => ClientError::Unreachable { url, source },
         }
     }
 

@@ -229,7 +229,7 @@ pub fn exit_code(error: &anyhow::Error) -> Option<u8> {
     match error.downcast_ref::<ClientError>()? {
         ClientError::Refused { status: 404, .. } => Some(3),
         ClientError::Refused { status, .. } if *status < 500 => Some(4),
-        ClientError::Unreachable { .. } => Some(5),
+        ClientError::Unreachable { .. } | ClientError::Untrusted { .. } => Some(5),
         ClientError::Refused {
             status: 503, code, ..
         } if code == "unavailable" => Some(5),
@@ -241,7 +241,9 @@ pub fn exit_code(error: &anyhow::Error) -> Option<u8> {
 pub fn code(error: &anyhow::Error) -> Option<&str> {
     match error.downcast_ref() {
         Some(ClientError::Refused { code, .. }) => return Some(code),
-        Some(ClientError::Unreachable { .. }) => return Some("unreachable"),
+        Some(ClientError::Unreachable { .. } | ClientError::Untrusted { .. }) => {
+            return Some("unreachable");
+        }
         Some(ClientError::NotPatchbay { .. }) => return Some("not-patchbay"),
         None => {}
     }

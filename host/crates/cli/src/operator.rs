@@ -424,7 +424,7 @@ async fn enrolment(enrol: EnrolArgs, args: &ClientArgs, output: Output) -> anyho
         ),
     };
     let text = format!(
-        "Done: {} has the role {}{codes}\nNext: patchbay login {}",
+        "Done: {} has the role {}{codes}\nNext, when the authenticator shows another code: patchbay login {}",
         data.name, data.role, data.name
     );
     output.value(&text, &done.raw);

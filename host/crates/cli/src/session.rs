@@ -42,7 +42,9 @@ pub(crate) async fn log_in(
         Some(name) => name,
         None => asked("Name: ")?,
     };
-    let password = match args.password() {
+    // The variables are often those of the shared login: its password is nobody else's.
+    let given = args.password().filter(|_| args.user().is_none_or(|user| user == name));
+    let password = match given {
         Some(password) if !command.password_stdin => Zeroizing::new(password.to_owned()),
         _ => password_of("Password (not shown): ", command.password_stdin)?,
     };
@@ -61,8 +63,14 @@ pub(crate) async fn log_in(
     let (opened, kept) = client.log_in(body).await?;
     kept.keep()?;
     let data = &opened.data;
+    let overrides = match args.overrides_session() {
+        Some(variables) => {
+            format!("\n{variables} override this session: unset what you have set of them")
+        }
+        None => String::new(),
+    };
     let text = format!(
-        "Logged in: {} ({}) at {}. The session ends {}, or when it is not used for a while. Log out: patchbay logout",
+        "Logged in: {} ({}) at {}. The session ends {}, or when it is not used for a while. Log out: patchbay logout{overrides}",
         data.name,
         data.role,
         kept.url,

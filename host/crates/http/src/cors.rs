@@ -25,12 +25,14 @@ use crate::request_id::{CORRELATION_ID, PLATFORM, REQUEST_ID};
 /// How long a browser may remember the answer to its question.
 const MAX_AGE: Duration = Duration::from_secs(600);
 
-/// Cheap to clone.
+/// The router clones it with each request, so it is one pointer.
 #[derive(Clone)]
-pub(super) struct Cors {
-    origins: Arc<[HeaderValue]>,
+pub(super) struct Cors(Arc<Rules>);
+
+struct Rules {
+    origins: Vec<HeaderValue>,
     /// Methods of the operations for users, by the template of the path.
-    operations: Arc<HashMap<&'static str, Vec<Method>>>,
+    operations: HashMap<&'static str, Vec<Method>>,
     layer: CorsLayer,
 }
 
@@ -68,11 +70,11 @@ impl Cors {
             .allow_headers([AUTHORIZATION, CONTENT_TYPE, PLATFORM, CORRELATION_ID])
             .expose_headers([quotas::LEFT, quotas::POLICY, RETRY_AFTER, REQUEST_ID])
             .max_age(MAX_AGE);
-        Self {
-            origins: origins.into(),
-            operations: Arc::new(operations),
+        Self(Arc::new(Rules {
+            origins,
+            operations,
             layer,
-        }
+        }))
     }
 
     /// Whether the request is for an operation for users; a preflight, whether it asks for one.
@@ -80,7 +82,7 @@ impl Cors {
         let Some(path) = request.extensions().get::<MatchedPath>() else {
             return false;
         };
-        let Some(methods) = self.operations.get(path.as_str()) else {
+        let Some(methods) = self.0.operations.get(path.as_str()) else {
             return false;
         };
         let asked = request.headers().get(ACCESS_CONTROL_REQUEST_METHOD);
@@ -94,7 +96,7 @@ impl Cors {
 
     /// Whether the origin of the request is on the list.
     pub(super) fn allows(&self, origin: Option<&HeaderValue>) -> bool {
-        origin.is_some_and(|origin| self.origins.contains(origin))
+        origin.is_some_and(|origin| self.0.origins.contains(origin))
     }
 }
 
@@ -121,7 +123,7 @@ pub(super) async fn answer(State(cors): State<Cors>, request: Request, next: Nex
             .append(VARY, HeaderValue::from_static("origin"));
         return response;
     }
-    match cors.layer.layer(next).oneshot(request).await {
+    match cors.0.layer.layer(next).oneshot(request).await {
         Ok(response) => response,
         Err(never) => match never {},
     }

@@ -32,6 +32,7 @@ mod login_limiter;
 mod measure;
 mod metrics;
 mod oidc;
+mod open_connections;
 mod openapi;
 mod operator_guard;
 mod operator_login;

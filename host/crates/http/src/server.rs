@@ -29,6 +29,7 @@ use tracing::{debug, warn};
 
 use super::client_address::{ClientAddress, Connection, UnknownProxy};
 use super::framing::{Followed, Framing, TwoLengths};
+use super::open_connections::OpenConnections;
 use super::tls::Tls;
 
 /// For a TLS handshake.
@@ -40,8 +41,9 @@ const MAX_BUFFER_BYTES: usize = 64 << 10;
 
 #[derive(Debug, Clone)]
 pub struct HttpLimits {
-    /// For a request head, from the start of the connection or the previous response. It also
-    /// closes idle connections.
+    /// For the first request head of a connection.
+    pub first_head_timeout: Duration,
+    /// For a further one, from the previous response. It also closes idle connections.
     pub header_timeout: Duration,
     /// For a whole request body.
     pub body_timeout: Duration,
@@ -50,6 +52,8 @@ pub struct HttpLimits {
     pub write_timeout: Duration,
     /// Maximum number of open connections; others wait to be accepted.
     pub max_connections: usize,
+    /// Of one network, which is not a trusted proxy; further ones are closed at once.
+    pub max_connections_per_network: usize,
     /// Proxies whose `X-Forwarded-For` is trusted.
     pub trusted_proxies: Arc<[IpNet]>,
     /// Other origins whose pages may send changes.
@@ -80,6 +84,7 @@ struct Connections {
     /// `None`: plain HTTP.
     tls: Option<Arc<Tls>>,
     standing: Arc<HttpStanding>,
+    open: OpenConnections,
 }
 
 impl Server {
@@ -91,6 +96,8 @@ impl Server {
         operations: TaskTracker,
         standing: Arc<HttpStanding>,
     ) -> Self {
+        let proxies = Arc::clone(&limits.trusted_proxies);
+        let open = OpenConnections::new(limits.max_connections_per_network, proxies);
         Self {
             listener: Mutex::new(Some(listener)),
             connections: Connections {
@@ -98,6 +105,7 @@ impl Server {
                 limits,
                 tls,
                 standing,
+                open,
             },
             operations,
         }
@@ -154,6 +162,10 @@ async fn serve(
             () = stop.cancelled() => break,
             next = next => next,
         };
+        let Some(counted) = connections.open.count(peer) else {
+            debug!(%peer, "one network has http.max_connections_per_network connections: another is closed");
+            continue;
+        };
         let (connections, watcher, stop) = (connections.clone(), graceful.watcher(), stop.clone());
         tokio::spawn(async move {
             let stream = tokio::select! {
@@ -166,7 +178,7 @@ async fn serve(
                 Some(Stream::Tls(stream)) => connections.talk(stream, peer, watcher).await,
                 None => {}
             }
-            drop(place);
+            drop((place, counted));
         });
     }
     graceful
@@ -214,8 +226,12 @@ impl Connections {
         let connection = Connection::default();
         let framing = Arc::<parking_lot::Mutex<Framing>>::default();
         let heads = Arc::clone(&framing);
+        let (first, first_head) = tokio::sync::oneshot::channel::<()>();
+        let first = parking_lot::Mutex::new(Some(first));
+        let first = Arc::new(first);
         let service = TowerToHyperService::new(router.map_request(
             move |mut request: Request<hyper::body::Incoming>| {
+                drop(first.lock().take());
                 let client = ClientAddress::of(peer.ip(), request.headers(), &proxies);
                 let unknown = UnknownProxy::of(peer.ip(), request.headers(), &proxies);
                 let has_two_lengths = heads.lock().next_has_two_lengths();
@@ -241,7 +257,20 @@ impl Connections {
             .max_header_size(MAX_HEAD_BYTES)
             .max_buf_size(MAX_BUFFER_BYTES)
             .serve_connection(stream, service);
-        if let Err(error) = watcher.watch(connection).await {
+        let first_head = tokio::time::timeout(limits.first_head_timeout, first_head);
+        let mut connection = std::pin::pin!(watcher.watch(connection));
+        let ended = tokio::select! {
+            ended = &mut connection => ended,
+            head = first_head => match head {
+                // The sender is dropped when a head has come.
+                Ok(_) => connection.await,
+                Err(_) => {
+                    debug!("no whole head of a request has come in time");
+                    return;
+                }
+            },
+        };
+        if let Err(error) = ended {
             debug!(%error, "a connection broke off");
         }
     }

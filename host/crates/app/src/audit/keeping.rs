@@ -37,6 +37,7 @@ impl Audit {
     ) -> Result<(), Error> {
         let trail: TrailName = name.parse()?;
         check_days(keep_days)?;
+        self.known(&trail).await?;
         let act = async {
             let set = self
                 .store
@@ -88,6 +89,7 @@ impl Audit {
         asked: ImportRequest,
     ) -> Result<Imported, Error> {
         let trail: TrailName = name.parse()?;
+        self.known(&trail).await?;
         let table = asked.table.unwrap_or_else(|| format!("public.{trail}"));
         let id = asked.id_column.unwrap_or_else(|| "id".to_owned());
         if [&table, &id]

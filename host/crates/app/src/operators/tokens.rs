@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use patchbay_api::operators::{self as api, OperatorTokensCreate, OperatorTokensRevoke};
-use patchbay_model::operator::{OperatorRole, Scope};
+use patchbay_model::operator::{OperatorRole, Reach, Scope};
 use patchbay_store::{NewOperatorToken, OperatorKey, OperatorTokenRow};
 use rand::RngExt;
 use serde_json::json;
@@ -12,6 +12,7 @@ use serde_json::json;
 use super::{Credential, Operators, new_secret};
 use crate::actions::Caller;
 use crate::error::{Error, Kind};
+use crate::operator::is_never_opened;
 use crate::people::within;
 
 const PREFIX: &str = "pbt_";
@@ -210,6 +211,16 @@ impl<'a> Checked<'a> {
                     groups.join(", ")
                 )));
             };
+            if is_never_opened(&scope) {
+                return Err(Error::invalid(format!(
+                    "scopes: no token opens {scope}: operators and roles of accounts are for people"
+                )));
+            }
+            if scope.reach == Reach::Owner && role < OperatorRole::Owner {
+                return Err(Error::invalid(format!(
+                    "scopes: {scope} needs a token with the role owner (patchbay token create NAME --role owner)"
+                )));
+            }
             scopes.push(scope.to_string());
         }
         scopes.sort();

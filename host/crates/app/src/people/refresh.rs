@@ -87,11 +87,12 @@ impl People {
         refresh: Option<&str>,
     ) -> Result<api::Plain, Error> {
         let parts = self.parts()?;
-        let (user_id, _) = parts.session_to_end(access, refresh).await?;
-        let ended = parts.store.end_sessions(&user_id, "logout-all");
-        let ended = within(ended).await?;
-        parts.user_changed(&user_id);
-        if ended > 0 {
+        let (user_id, session) = parts.session_to_end(access, refresh).await?;
+        let own = parts.store.end_session(&user_id, session, "logout-all");
+        // A token of a session that has ended ends no other.
+        if within(own).await? {
+            within(parts.store.end_sessions(&user_id, "logout-all")).await?;
+            parts.user_changed(&user_id);
             parts.note_logout(visitor, &user_id).await?;
         }
         Ok(plain("Logged out from all devices"))
