@@ -2,6 +2,7 @@
 
 mod alerting;
 mod commands;
+mod hidden;
 mod logins;
 mod roles;
 mod shared_login;

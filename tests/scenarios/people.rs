@@ -2,6 +2,7 @@
 //! find out or break.
 
 mod alerting;
+mod confidential;
 mod emergency;
 mod google;
 mod keys;

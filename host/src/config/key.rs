@@ -180,7 +180,7 @@ impl<T> Key<T> {
                 if key.is_secret {
                     "(set)".into()
                 } else {
-                    given.text.clone()
+                    without_login_and_query(&given.text)
                 }
             }),
             source: given.map(|given| given.source.clone()),
@@ -200,6 +200,35 @@ impl<T> Key<T> {
         });
         Setting { entry, value }
     }
+}
+
+/// Addresses without what may be a secret in them. Everything else stays as it was given.
+fn without_login_and_query(text: &str) -> String {
+    let shown = |item: &str| -> Option<String> {
+        let mut url: url::Url = item.trim().parse().ok()?;
+        if !url.has_host() {
+            return None;
+        }
+        let has_login = !url.username().is_empty() || url.password().is_some();
+        if !has_login && url.query().is_none() {
+            return None;
+        }
+        if has_login {
+            url.set_password(None).ok()?;
+            url.set_username("(set)").ok()?;
+        }
+        if url.query().is_some() {
+            url.set_query(Some("(set)"));
+        }
+        Some(url.to_string())
+    };
+    if !text.contains("://") {
+        return text.to_owned();
+    }
+    let items = text
+        .split(',')
+        .map(|item| shown(item).unwrap_or_else(|| item.to_owned()));
+    items.collect::<Vec<_>>().join(",")
 }
 
 impl Declared {
@@ -250,5 +279,26 @@ impl Declared {
             foreign(WinsOver::File)
         };
         over_file.or(in_file).or_else(|| foreign(WinsOver::Default))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_printed_without_login_and_query() {
+        for (given, shown) in [
+            (
+                "https://u:p@h.example/x?key=1",
+                "https://(set)@h.example/x?(set)",
+            ),
+            ("https://h.example/x", "https://h.example/x"),
+            ("a://b, https://h/?q", "a://b,https://h/?(set)"),
+            ("no address", "no address"),
+        ] {
+            let printed = without_login_and_query(given);
+            assert_eq!(printed, shown, "{given}");
+        }
     }
 }

@@ -57,7 +57,7 @@ section! {
         /// Client ids of Google whose ID tokens are accepted; unset: no login with Google
         google_client_ids: Vec<String> = key("people.google_client_ids", list()).old(&["GOOGLE_CLIENT_ID"]).or_empty();
         /// URL of Google's keys for ID tokens
-        google_keys_url: Option<String> = key("people.google_keys_url", https());
+        google_keys_url: Option<String> = key("people.google_keys_url", https()).secret();
         /// File with those keys instead, as a JSON Web Key Set
         google_keys_file: Option<PathBuf> = key("people.google_keys_file", text());
         /// Password of the emergency login into any account, as an argon2id hash; unset: off

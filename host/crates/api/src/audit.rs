@@ -50,9 +50,10 @@ operations! {
     AuditExport = "audit.export": GET "/api/admin/audit/export" ((), ExportQuery, NoBody) -> File<EntriesCsv>,
         Viewer, Reads, data NeededUnless("trail", &["operators", "plugins"]), errors [];
     /// Verify audit trails: that no entry was changed, removed, added or moved. Reads every entry.
-    /// The result is kept, and alerts follow it.
+    /// The result is kept, and alerts follow it, unless `anchors` are given: nobody vouches for
+    /// those, so only the answer tells what they show. Each verification is recorded.
     AuditVerify = "audit.verify": POST "/api/admin/audit/verify" ((), NoQuery, Json<Verify>) -> Data<AuditReport>,
-        Viewer, Reads, errors [404 "the trail has no entries"];
+        Viewer, Reads, audit "audit.verify", errors [404 "the trail has no entries"];
     /// Show the newest batch of each trail, to be kept outside of Postgres.
     AuditAnchors = "audit.anchors": GET "/api/admin/audit/anchors" ((), NoQuery, NoBody) -> List<Anchor>,
         Viewer, Reads, errors [];

@@ -29,26 +29,26 @@ operations! {
     /// would do. It runs in the background; follow it by its `id`.
     BulkBegin = "bulk.begin": POST "/api/admin/bulk" ((), NoQuery, Json<BulkRequest>) -> Data<BulkBegun>,
         Operator, Destroys("may replace the data of jobs"), audit "bulk.<kind>",
-        data Shown(&["after", "before", "data"]), errors [404 "the queue or the dead letter is unknown"];
+        data Shown(&["after", "before", "data", "failure", "text"]), errors [404 "the queue or the dead letter is unknown"];
     /// List bulk operations, the newest first.
     BulkList = "bulk.list": GET "/api/admin/bulk" ((), ListBulks, NoBody) -> List<Bulk>,
-        Viewer, Reads, data Shown(&[]), errors [];
+        Viewer, Reads, data Shown(&["text"]), errors [];
     /// Show a bulk operation: its state, its counts, and why jobs were left unchanged.
     BulkShow = "bulk.show": GET "/api/admin/bulk/{id}" (BulkPath, NoQuery, NoBody) -> Data<BulkDetails>,
-        Viewer, Reads, data Shown(&[]), errors [];
+        Viewer, Reads, data Shown(&["text"]), errors [];
     /// List the jobs of a bulk operation, with the result for each.
     BulkItems = "bulk.items": GET "/api/admin/bulk/{id}/items" (BulkPath, ListBulkItems, NoBody) -> List<BulkItem>,
         Viewer, Reads, errors [];
     /// Cancel a bulk operation. Jobs that were already handled stay as they are.
     BulkCancel = "bulk.cancel": POST "/api/admin/bulk/{id}/cancel" (BulkPath, NoQuery, NoBody) -> Data<Bulk>,
-        Operator, Changes, audit "bulk.cancel", data Shown(&[]), errors [409 "It conflicts with the present state"];
+        Operator, Changes, audit "bulk.cancel", data Shown(&["text"]), errors [409 "It conflicts with the present state"];
     /// Resume a bulk operation that has paused after its first jobs.
     BulkResume = "bulk.resume": POST "/api/admin/bulk/{id}/resume" (BulkPath, NoQuery, Json<ResumeBulk>) -> Data<Bulk>,
-        Operator, Changes, audit "bulk.resume", data Shown(&[]), errors [409 "It conflicts with the present state"];
+        Operator, Changes, audit "bulk.resume", data Shown(&["text"]), errors [409 "It conflicts with the present state"];
     /// Undo a removal or an edit, within an hour of its end: put the removed jobs back, or the data
     /// of edited jobs that have not run since. Refused with the reasons where none can be put back.
     BulkUndo = "bulk.undo": POST "/api/admin/bulk/{id}/undo" (BulkPath, NoQuery, NoBody) -> Data<Bulk>,
-        Operator, Changes, audit "bulk.undo", data Shown(&[]), errors [409 "It conflicts with the present state"];
+        Operator, Changes, audit "bulk.undo", data Shown(&["text"]), errors [409 "It conflicts with the present state"];
 }
 
 /// What a bulk operation does to each job.

@@ -22,30 +22,30 @@ operations! {
     /// List groups of jobs that failed for good: open groups first, then the most recently seen.
     /// Closed groups are left out unless `state` asks for them.
     DeadLettersList = "dead_letters.list": GET "/api/admin/dead-letters" ((), ListDeadLetters, NoBody) -> List<DeadLetter>,
-        Viewer, Reads, errors [];
+        Viewer, Reads, data Shown(&["message", "stack"]), errors [];
     /// Count the groups by their state.
     DeadLettersCount = "dead_letters.count": GET "/api/admin/dead-letter-counts" ((), CountDeadLetters, NoBody) -> Data<DeadLetterCounts>,
         Viewer, Reads, errors [];
     /// Show a group: its newest jobs, the stack of the newest, and the same failure in other
     /// revisions.
     DeadLettersShow = "dead_letters.show": GET "/api/admin/dead-letters/{id}" (DeadLetterPath, NoQuery, NoBody) -> Data<DeadLetterDetails>,
-        Viewer, Reads, errors [];
+        Viewer, Reads, data Shown(&["message", "stack"]), errors [];
     /// Acknowledge a group. It stays acknowledged when more jobs fail in the same revision;
     /// failures in another revision form another group.
     DeadLettersAcknowledge = "dead_letters.acknowledge": POST "/api/admin/dead-letters/{id}/acknowledge"
         (DeadLetterPath, NoQuery, NoBody) -> Data<DeadLetter>,
-        Operator, Changes, audit "dead-letter.acknowledge", errors [];
+        Operator, Changes, audit "dead-letter.acknowledge", data Shown(&["message", "stack"]), errors [];
     /// Reopen a group that was acknowledged.
     DeadLettersUnacknowledge = "dead_letters.unacknowledge": POST "/api/admin/dead-letters/{id}/unacknowledge"
         (DeadLetterPath, NoQuery, NoBody) -> Data<DeadLetter>,
-        Operator, Changes, audit "dead-letter.unacknowledge", errors [];
+        Operator, Changes, audit "dead-letter.unacknowledge", data Shown(&["message", "stack"]), errors [];
     /// Replace the note of a group.
     DeadLettersNote = "dead_letters.note": PUT "/api/admin/dead-letters/{id}/note" (DeadLetterPath, NoQuery, Json<Note>) -> Data<DeadLetter>,
-        Operator, Changes, audit "dead-letter.note", errors [];
+        Operator, Changes, audit "dead-letter.note", data Shown(&["message", "stack"]), errors [];
     /// Assign a group to somebody.
     DeadLettersAssign = "dead_letters.assign": PUT "/api/admin/dead-letters/{id}/assignee"
         (DeadLetterPath, NoQuery, Json<Assignee>) -> Data<DeadLetter>,
-        Operator, Changes, audit "dead-letter.assign", errors [];
+        Operator, Changes, audit "dead-letter.assign", data Shown(&["message", "stack"]), errors [];
 }
 
 /// Which groups to list.

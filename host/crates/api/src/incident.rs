@@ -11,7 +11,7 @@ operations! {
     /// Collect everything that helps to understand an incident into one `.tar.gz`. Parts that are
     /// unavailable are listed in it with the reason.
     IncidentBundle = "incident.bundle": GET "/api/admin/incident" ((), IncidentQuery, NoBody) -> File<Bundle>,
-        Operator, Reads, audit "incident.bundle", errors [];
+        Operator, Reads, audit "incident.bundle", data Shown(&[]), errors [];
 }
 
 /// How far back the bundle looks.

@@ -33,11 +33,12 @@ operations! {
     /// List the jobs in one state. Values that the queue's manifest redacts, and secrets, are
     /// hidden.
     JobsList = "jobs.list": GET "/api/admin/queues/{queue}/jobs" (QueuePath, ListJobs, NoBody) -> List<RedactedJob>,
-        Viewer, Reads, audit "queue.reveal-jobs", data Shown(&["data", "progress", "returnValue"]), errors [];
+        Viewer, Reads, audit "queue.reveal-jobs",
+        data Shown(&["data", "failedReason", "progress", "returnValue", "stacktrace"]), errors [];
     /// Search the jobs of one state in Redis, one by one: at most 20,000 jobs or one second per
     /// request. If `partial` is true, there are more.
     QueuesLive = "queues.live": GET "/api/admin/queues/{queue}/search" (QueuePath, SearchJobs, NoBody) -> List<ScannedJob>,
-        Viewer, Reads, data Shown(&[]), errors [];
+        Viewer, Reads, data Shown(&["failedReason"]), errors [];
     /// Add a job. It must fit the job names and JSON Schemas that the queue's active plugin
     /// declares, unless `force` is true.
     JobsAdd = "jobs.add": POST "/api/admin/queues/{queue}/jobs" (QueuePath, NoQuery, Json<AddJob>) -> Data<Added>,
@@ -55,7 +56,8 @@ operations! {
     /// Show a job: its data, state, failure, logs and attempts. Values that the queue's manifest
     /// redacts, and secrets, are hidden; `reveal` shows them, which is recorded.
     JobsShow = "jobs.show": GET "/api/admin/queues/{queue}/jobs/{id}" (JobPath, Reveal, NoBody) -> Data<Job>,
-        Viewer, Reads, audit "job.reveal", data Shown(&["data", "logs", "progress", "returnValue"]), errors [];
+        Viewer, Reads, audit "job.reveal",
+        data Shown(&["data", "failedReason", "logs", "message", "progress", "returnValue", "stack", "stacktrace"]), errors [];
     /// Retry a job: put a failed or completed job back into the queue.
     JobsRetry = "jobs.retry": POST "/api/admin/queues/{queue}/jobs/{id}/retry" (JobPath, NoQuery, NoBody) -> Nothing,
         Operator, Changes, audit "job.retry", errors [409 "it is not finished"];

@@ -29,7 +29,7 @@ operations! {
     /// Search the history for finished attempts, the newest first. All parameters must match;
     /// without any, everything matches.
     HistoryAttempts = "history.attempts": GET "/api/admin/history/search" ((), SearchHistory, NoBody) -> List<FoundAttempt>,
-        Viewer, Reads, data Shown(&[]), errors [404 "It does not exist"];
+        Viewer, Reads, data Shown(&["message", "stack"]), errors [404 "It does not exist"];
     /// Count what a search of the history would find. It takes at most a second; if that is too
     /// short, the result is a minimum.
     HistoryCount = "history.count": GET "/api/admin/history/count" ((), CountHistory, NoBody) -> Data<Count>,
@@ -41,22 +41,22 @@ operations! {
         Viewer, Reads, audit "history.export", data Shown(&[]), errors [404 "There is no dead letter of that number"];
     /// List every saved search, by name.
     SearchesList = "searches.list": GET "/api/admin/history/searches" ((), NoQuery, NoBody) -> List<NamedSearch>,
-        Viewer, Reads, data Shown(&[]), errors [];
+        Viewer, Reads, data Shown(&["text"]), errors [];
     /// Save a search: `filter` as in a search, `state` to search jobs in Redis (this needs a
     /// queue), `sinceMs` for how far back it looks at each run. A search with the same name is
     /// replaced, which can be undone.
     SearchesSave = "searches.save": PUT "/api/admin/history/searches/{name}" (SearchPath, NoQuery, Json<SavedSearch>) -> Data<NamedSearch>,
-        Operator, Changes, audit "search.save", data Shown(&[]), errors [409 "It conflicts with the present state"];
+        Operator, Changes, audit "search.save", data Shown(&["text"]), errors [409 "It conflicts with the present state"];
     /// Delete a saved search, which can be undone.
     SearchesForget = "searches.forget": DELETE "/api/admin/history/searches/{name}" (SearchPath, NoQuery, NoBody) -> Nothing,
         Operator, Changes, audit "search.forget", errors [];
     /// Undo the last change or deletion of a saved search. `data` is the restored search; null if
     /// there is none.
     SearchesUndo = "searches.undo": POST "/api/admin/history/searches/{name}/undo" (SearchPath, NoQuery, NoBody) -> Data<UndoneSearch>,
-        Operator, Changes, audit "search.undo", data Shown(&[]), errors [];
+        Operator, Changes, audit "search.undo", data Shown(&["text"]), errors [];
     /// Run a saved search: attempts of the history, or jobs in Redis if it names a state.
     SearchesRun = "searches.run": GET "/api/admin/history/searches/{name}/run" (SearchPath, RunSearch, NoBody) -> List<Found>,
-        Viewer, Reads, data Shown(&[]), errors [];
+        Viewer, Reads, data Shown(&["failedReason", "message", "stack"]), errors [];
 }
 
 /// Filter for attempts, as names and values, because any path of the jobs' data can be a name.

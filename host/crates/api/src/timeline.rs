@@ -20,7 +20,7 @@ operations! {
     /// operators, bulk operations and plugins, and its state in Redis. An id that was used again
     /// has several lives.
     JobsTimeline = "jobs.timeline": GET "/api/admin/queues/{queue}/jobs/{id}/timeline" (JobPath, Reveal, NoBody) -> Data<Timeline>,
-        Viewer, Reads, audit "job.reveal", data Shown(&["logs"]), errors [];
+        Viewer, Reads, audit "job.reveal", data Shown(&["line", "logs", "message", "stack"]), errors [];
 }
 
 /// The timeline of an id: all jobs that had it, the oldest first.

@@ -2,7 +2,11 @@
 //! formula, and control characters, which a terminal would obey, become replacement characters.
 
 pub(crate) fn cell(out: &mut String, text: &str) {
-    let is_formula = text.starts_with(['=', '+', '-', '@', '\t', '\r', '\n']);
+    // Full-width signs count, too: spreadsheets with an Asian locale take them for the plain ones.
+    let signs = [
+        '=', '+', '-', '@', '\u{ff1d}', '\u{ff0b}', '\u{ff0d}', '\u{ff20}', '\t', '\r', '\n',
+    ];
+    let is_formula = text.starts_with(signs);
     out.push('"');
     if is_formula {
         out.push('\'');
@@ -16,4 +20,22 @@ pub(crate) fn cell(out: &mut String, text: &str) {
         }
     }
     out.push('"');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cell_that_begins_like_a_formula_gets_an_apostrophe_also_with_full_width_signs() {
+        let written = |text: &str| {
+            let mut out = String::new();
+            cell(&mut out, text);
+            out
+        };
+        for sign in ["=", "+", "-", "@", "＝", "＋", "－", "＠", "\t"] {
+            assert_eq!(written(&format!("{sign}1")), format!("\"'{sign}1\""));
+        }
+        assert_eq!(written("a=1"), "\"a=1\"");
+    }
 }

@@ -12,7 +12,6 @@ use patchbay_api::dead_letters::{
 use patchbay_api::jobs::LastChange;
 use patchbay_api::operation::Endpoint;
 use patchbay_model::job::JobState;
-use patchbay_model::redaction::Mask;
 use patchbay_model::{JobId, PluginName, QueueName};
 use patchbay_queue::{Broker, retry_of};
 use patchbay_store::{ActionRow, DeadLetterRow, DeadLetters as Which, Ended, Store, StoreError};
@@ -26,6 +25,7 @@ use crate::error::{Error, Kind};
 use crate::nearest::suggesting_number;
 use crate::plugins::Plugins;
 use crate::queues::Catalog;
+use crate::redacted::mask_of;
 
 /// Codes with which the host ends a job, whatever attempts it has left.
 const OF_THE_HOST: [&str; 4] = ["killed", "crashed-host", "failed-by-flow", "expired"];
@@ -109,9 +109,8 @@ impl DeadLetters {
         refresh(store, &self.broker, &[id]).await;
         let group = view(store.dead_letter(prefix, id).await?);
         let mut sample = store.dead_letter_jobs(prefix, id, SAMPLE).await?;
-        let mask = Mask::default();
         for job in &mut sample {
-            mask.hide(job.message.iter_mut().chain(&mut job.stack));
+            mask_of(&job.job_id).hide(job.message.iter_mut().chain(&mut job.stack));
         }
         let stack = sample.first().and_then(|job| job.stack.clone());
         let restorable = match group.removed {

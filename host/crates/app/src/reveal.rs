@@ -2,6 +2,8 @@
 //! redaction.
 
 use patchbay_api::reveal::Reveal;
+use patchbay_model::JobId;
+use patchbay_model::confidential::{REFUSAL, is_confidential};
 use patchbay_model::redaction::{REDACTED, mark_in};
 use serde_json::{Value, json};
 
@@ -27,6 +29,14 @@ pub(crate) fn check(asked: &Reveal) -> Result<(), Error> {
 /// What is recorded of a reveal.
 pub(crate) fn details(asked: &Reveal) -> Value {
     json!({ "reason": asked.reason })
+}
+
+/// Refuses to change a job whose content nobody may see.
+pub(crate) fn refuse_confidential(id: &JobId) -> Result<(), Error> {
+    match is_confidential(id.as_str()) {
+        true => Err(Error::conflict(format!("{REFUSAL}. Nothing was changed"))),
+        false => Ok(()),
+    }
 }
 
 /// Refuses a document with the mark, which would otherwise overwrite the value that it stands for.

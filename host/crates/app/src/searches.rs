@@ -258,6 +258,11 @@ impl Searches {
             Ok(saved) => saved.search.0,
             Err(error) => return Err(self.suggested(error.into(), name).await),
         };
+        if filter.text.is_some() {
+            who.operator.refuse_data(
+                "this search compares messages of failures, which may quote it: filter by code instead",
+            )?;
+        }
         if !filter.data.is_empty() {
             who.operator
                 .refuse_data("this search compares it: the answer would tell what it is")?;

@@ -135,9 +135,9 @@ async fn export_for(
     Ok(download(begun.await?))
 }
 
-async fn verify(audit: Audit, _: Caller, ask: Ask<AuditVerify>) -> Result<AuditReport, Error> {
+async fn verify(audit: Audit, who: Caller, ask: Ask<AuditVerify>) -> Result<AuditReport, Error> {
     let Json(asked) = ask.body;
-    audit.verify(asked).await
+    audit.verify(&who, asked).await
 }
 
 async fn anchors(audit: Audit, _: Caller, _: Ask<AuditAnchors>) -> Result<Vec<Anchor>, Error> {

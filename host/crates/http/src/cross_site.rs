@@ -1,21 +1,24 @@
 //! Refuses requests that a page of another site makes a browser send, because the browser adds the
 //! operator's credentials automatically.
 //!
-//! The rules are those of Go's `http.CrossOriginProtection`: requests that only read pass.
-//! Otherwise `Sec-Fetch-Site` decides, which browsers send to addresses that they trust (https,
+//! The rules are those of Go's `http.CrossOriginProtection`: requests that only read pass, so that
+//! links to what is shown work. Those that are recorded do not: a link on another site must not write
+//! a reveal or an export into an operator's record. Otherwise `Sec-Fetch-Site` decides, which browsers send to addresses that they trust (https,
 //! loopback). Without it, `Origin` must match `Host`. Programs other than browsers send neither,
 //! and pass.
 //!
 //! Operations for users may also be called by pages of the origins in `http.cors_origins`, and with
 //! a credential that no browser adds by itself.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use axum::extract::{Request, State};
+use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http::header::{AUTHORIZATION, HOST, ORIGIN};
 use http::{HeaderMap, HeaderName, Method, StatusCode, Uri};
+use patchbay_api::operation::Operation;
 
 use super::cors::Cors;
 use super::error::ApiError;
@@ -28,14 +31,18 @@ const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 pub(super) type AllowedOrigins = Arc<[String]>;
 
 pub(super) async fn refuse(
-    State((allowed, cors)): State<(AllowedOrigins, Cors)>,
+    State((allowed, cors, recorded)): State<(AllowedOrigins, Cors, RecordedReads)>,
     request: Request,
     next: Next,
 ) -> Response {
     let headers = request.headers();
     let is_users_own =
         cors.covers(&request) && (cors.allows(headers.get(ORIGIN)) || has_own_credential(headers));
-    if !is_users_own && is_cross_site(request.method(), request.uri(), request.headers(), &allowed)
+    let only_reads = [Method::GET, Method::HEAD, Method::OPTIONS].contains(request.method());
+    let is_recorded = only_reads && recorded.covers(&request);
+    if !is_users_own
+        && (!only_reads || is_recorded)
+        && is_cross_site(request.uri(), request.headers(), &allowed)
     {
         let origin = request
             .headers()
@@ -43,11 +50,65 @@ pub(super) async fn refuse(
             .and_then(|origin| origin.to_str().ok())
             .unwrap_or("unknown");
         tracing::info!(origin, "a request from a page of another site is refused");
-        let message = "This request comes from a page of another site, so nothing was done. \
-                       If the page is yours, add its origin to http.allowed_origins";
+        let message = match is_recorded {
+            false => {
+                "This request comes from a page of another site, so nothing was done. \
+                 If the page is yours, add its origin to http.allowed_origins"
+            }
+            true => {
+                "This request comes from a page of another site, and it would be recorded under your name, so nothing was done. \
+                 If you want it, open the address yourself: copy it into the address bar"
+            }
+        };
         return ApiError::new(StatusCode::FORBIDDEN, "cross-site", message).into_response();
     }
     next.run(request).await
+}
+
+/// Operations that only read, and whose use is recorded, by the template of the path.
+#[derive(Clone)]
+pub(super) struct RecordedReads(Arc<HashMap<&'static str, When>>);
+
+/// When a read is recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum When {
+    Always,
+    /// With `reveal=true`.
+    Revealing,
+}
+
+/// Recorded under a name that their rows do not have.
+const BY_ANOTHER_NAME: [&str; 3] = ["audit.export", "trails.entries", "trails.export"];
+
+impl RecordedReads {
+    pub(super) fn new(operations: impl Iterator<Item = &'static Operation>) -> Self {
+        let when = |operation: &'static Operation| match operation.audit {
+            _ if operation.method != patchbay_api::operation::Method::GET => None,
+            None => BY_ANOTHER_NAME
+                .contains(&operation.id)
+                .then_some(When::Always),
+            Some(_) if !operation.access.is_for_operators() => None,
+            Some(name) if name.contains("reveal") => Some(When::Revealing),
+            Some(_) => Some(When::Always),
+        };
+        let known = operations.filter_map(|operation| Some((operation.path, when(operation)?)));
+        Self(Arc::new(known.collect()))
+    }
+
+    fn covers(&self, request: &Request) -> bool {
+        let path = request.extensions().get::<MatchedPath>();
+        let when = path.and_then(|path| self.0.get(path.as_str()));
+        match when {
+            None => false,
+            Some(When::Always) => true,
+            Some(When::Revealing) => reveals(request.uri().query().unwrap_or_default()),
+        }
+    }
+}
+
+fn reveals(query: &str) -> bool {
+    url::form_urlencoded::parse(query.as_bytes())
+        .any(|(name, value)| name == "reveal" && value != "false")
 }
 
 /// A credential that a page must know to send it.
@@ -59,10 +120,7 @@ fn has_own_credential(headers: &HeaderMap) -> bool {
         || bearer.is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"bearer "))
 }
 
-fn is_cross_site(method: &Method, uri: &Uri, headers: &HeaderMap, allowed: &[String]) -> bool {
-    if [Method::GET, Method::HEAD, Method::OPTIONS].contains(method) {
-        return false;
-    }
+fn is_cross_site(uri: &Uri, headers: &HeaderMap, allowed: &[String]) -> bool {
     let origin = headers
         .get(ORIGIN)
         .map(|origin| origin.to_str().unwrap_or_default());
@@ -96,62 +154,39 @@ fn is_cross_site(method: &Method, uri: &Uri, headers: &HeaderMap, allowed: &[Str
 mod tests {
     use super::*;
 
-    fn refused(method: &str, headers: &[(&str, &str)]) -> bool {
+    fn refused(headers: &[(&str, &str)]) -> bool {
         let headers = headers.iter().map(|(name, value)| {
             (
                 name.parse::<HeaderName>().expect("a name"),
                 value.parse().expect("a value"),
             )
         });
-        let method = method.parse().expect("a method");
         let allowed = ["https://ops.example".to_owned()];
-        is_cross_site(
-            &method,
-            &Uri::from_static("/x"),
-            &headers.collect(),
-            &allowed,
-        )
+        is_cross_site(&Uri::from_static("/x"), &headers.collect(), &allowed)
     }
 
     #[test]
-    fn programs_pages_of_ours_and_what_only_reads_pass() {
-        for (method, headers) in [
-            ("POST", &[][..]),
-            ("DELETE", &[("host", "a.example")]),
-            (
-                "POST",
-                &[
-                    ("sec-fetch-site", "same-origin"),
-                    ("origin", "https://a.example"),
-                    ("host", "inner:8080"),
-                ],
-            ),
-            ("PUT", &[("sec-fetch-site", "none")]),
-            (
-                "POST",
-                &[
-                    ("origin", "http://a.example:8080"),
-                    ("host", "A.example:8080"),
-                ],
-            ),
-            (
-                "POST",
-                &[
-                    ("origin", "https://ops.example"),
-                    ("host", "inner:8080"),
-                    ("sec-fetch-site", "cross-site"),
-                ],
-            ),
-            (
-                "GET",
-                &[
-                    ("sec-fetch-site", "cross-site"),
-                    ("origin", "https://evil.example"),
-                    ("host", "a.example"),
-                ],
-            ),
+    fn programs_and_pages_of_ours_pass() {
+        for headers in [
+            &[][..],
+            &[("host", "a.example")],
+            &[
+                ("sec-fetch-site", "same-origin"),
+                ("origin", "https://a.example"),
+                ("host", "inner:8080"),
+            ],
+            &[("sec-fetch-site", "none")],
+            &[
+                ("origin", "http://a.example:8080"),
+                ("host", "A.example:8080"),
+            ],
+            &[
+                ("origin", "https://ops.example"),
+                ("host", "inner:8080"),
+                ("sec-fetch-site", "cross-site"),
+            ],
         ] {
-            assert!(!refused(method, headers), "{method} {headers:?}");
+            assert!(!refused(headers), "{headers:?}");
         }
     }
 
@@ -199,9 +234,40 @@ mod tests {
                 ("host", "a.example"),
             ],
         ] {
-            for method in ["POST", "PUT", "PATCH", "DELETE", "QUERY"] {
-                assert!(refused(method, headers), "{method} {headers:?}");
-            }
+            assert!(refused(headers), "{headers:?}");
         }
+    }
+
+    #[test]
+    fn every_read_that_is_recorded_is_known() {
+        let known = RecordedReads::new(patchbay_api::operations());
+        let when = |path: &str| known.0.get(path).copied();
+        for path in [
+            "/api/admin/history/export",
+            "/api/admin/history/bodies/{queue}/{id}",
+            "/api/admin/incident",
+            "/api/admin/audit/export",
+        ] {
+            assert_eq!(when(path), Some(When::Always), "{path}");
+        }
+        for path in [
+            "/api/admin/queues/{queue}/jobs",
+            "/api/admin/queues/{queue}/jobs/{id}",
+            "/api/admin/queues/{queue}/jobs/{id}/timeline",
+            "/api/admin/plugins/{name}/settings",
+            "/api/admin/schedules/{id}",
+        ] {
+            assert_eq!(when(path), Some(When::Revealing), "{path}");
+        }
+        for path in ["/api/admin/queues", "/api/admin/history/search", "/metrics"] {
+            assert_eq!(when(path), None, "{path}");
+        }
+        for id in BY_ANOTHER_NAME {
+            assert!(
+                patchbay_api::operations().any(|operation| operation.id == id),
+                "{id}"
+            );
+        }
+        assert!(reveals("a=1&rev%65al=true") && !reveals("reveal=false"));
     }
 }

@@ -7,6 +7,8 @@ use serde_json::Value;
 
 /// Before the path of a value of job data, in filters.
 const VALUE: &str = "data.";
+/// Compares messages of failures, which may quote data.
+const TEXT: &str = "text";
 /// Parameters that ask for data when they are true.
 const ASKING: [&str; 2] = ["reveal", "bodies"];
 
@@ -29,14 +31,20 @@ pub(crate) fn asked_by(operation: &Operation, query: &str) -> Option<String> {
         }
         JobData::Shown(_) => {
             let mut pairs = url::form_urlencoded::parse(query.as_bytes());
-            pairs.find_map(|(name, value)| match &*name {
+            pairs.find_map(|(name, value)| {
+                match &*name {
                 asking if ASKING.contains(&asking) && value != "false" => {
                     Some(format!("{asking}={value} asks for it"))
                 }
                 path if path.starts_with(VALUE) => Some(format!(
                     "{path} compares it: the answer would tell what it is"
                 )),
+                TEXT => Some(
+                    "text compares messages of failures, which may quote it: filter by code instead"
+                        .to_owned(),
+                ),
                 _ => None,
+            }
             })
         }
     }
@@ -104,7 +112,9 @@ mod tests {
         assert!(asks("jobs.show", "rev%65al=true"));
         assert!(asks("history.export", "bodies=true&format=csv"));
         assert!(asks("queues.live", "state=failed&data.to=ada"));
-        assert!(!asks("queues.live", "state=failed&text=data.to"));
+        assert!(asks("queues.live", "state=failed&text=refused"));
+        assert!(asks("history.count", "text=a"));
+        assert!(!asks("queues.live", "state=failed&code=refused"));
         assert!(asks("history.bodies", ""));
         assert!(asks("audit.entries", ""));
         assert!(asks("audit.entries", "trail=lead_activity_log"));

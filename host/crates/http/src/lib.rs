@@ -318,6 +318,7 @@ fn router(
     let document =
         move || async move { ([("content-type", "application/json")], document.to_string()) };
     let limited = middleware::from_fn_with_state(state.anonymous.clone(), anonymous::limit);
+    let recorded = cross_site::RecordedReads::new(patchbay_api::operations());
     router
         .route("/api/openapi.json", get(document).layer(limited.clone()))
         .merge(api_docs::router().layer(limited.clone()))
@@ -325,7 +326,7 @@ fn router(
         .method_not_allowed_fallback(method_not_allowed)
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(middleware::from_fn_with_state(limits.body_timeout, body_timeout::read_in_time))
-        .layer(middleware::from_fn_with_state((Arc::clone(&limits.allowed_origins), cors.clone()), cross_site::refuse))
+        .layer(middleware::from_fn_with_state((Arc::clone(&limits.allowed_origins), cors.clone(), recorded), cross_site::refuse))
         .layer(middleware::from_fn(paths::refuse_ambiguous))
         .layer(middleware::from_fn(host_header::require_one))
         .layer(middleware::from_fn(framing::refuse_two_lengths))

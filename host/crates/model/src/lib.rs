@@ -30,6 +30,7 @@ pub mod audit_chain;
 pub mod breaker;
 pub mod build;
 pub mod capability;
+pub mod confidential;
 pub mod data_path;
 pub mod egress;
 pub mod filter;

@@ -17,13 +17,14 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use self::credentials::without_credentials;
+use self::credentials::{without_credentials, without_values_of_lines};
 use self::mask::assignments;
 pub use self::mask::{Mask, forms, spellings};
 pub use self::names::is_secret;
 use self::names::{holds_secrets, is_sensitive};
 pub use self::open_document::closed;
 use crate::DataPath;
+use crate::confidential::is_confidential;
 
 /// Replaces a hidden value.
 pub const REDACTED: &str = "[redacted]";
@@ -36,6 +37,7 @@ const MAX_DEPTH: usize = 64;
 pub struct Redaction {
     paths: Vec<DataPath>,
     is_strict: bool,
+    hides_all: bool,
 }
 
 /// A redacted document.
@@ -52,7 +54,7 @@ impl Redaction {
     pub fn new(paths: &[DataPath]) -> Self {
         Self {
             paths: paths.to_vec(),
-            is_strict: false,
+            ..Self::default()
         }
     }
 
@@ -62,6 +64,15 @@ impl Redaction {
         Self {
             is_strict: true,
             ..Self::default()
+        }
+    }
+
+    /// What is hidden of the job with this id: everything of a confidential one.
+    #[must_use]
+    pub fn of_job(self, id: &str) -> Self {
+        Self {
+            hides_all: self.hides_all || is_confidential(id),
+            ..self
         }
     }
 
@@ -94,9 +105,13 @@ impl Redaction {
 
     /// As [`Self::data`], hiding values of other jobs, too: a parent sees its children's results.
     pub fn data_with_others<'t>(&self, data: &'t str, others: Vec<String>) -> (Shown<'t>, Mask) {
-        let mut values = self.values(data);
-        values.extend(others);
-        let mask = Mask::new(values);
+        let mask = if self.hides_all {
+            Mask::of_everything()
+        } else {
+            let mut values = self.values(data);
+            values.extend(others);
+            Mask::new(values)
+        };
         let mut walk = Walk {
             search: Search::Mask(&mask),
             redaction: self,
@@ -302,6 +317,7 @@ impl Walk<'_> {
             return shown;
         }
         let strict = assignments(&shown, is_sensitive);
+        let strict = without_values_of_lines(&strict, is_sensitive);
         let strict = without_credentials(&strict);
         match strict == text {
             true => text.into(),

@@ -7,6 +7,7 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
+use patchbay_model::confidential::is_confidential;
 use patchbay_model::filter::Filter;
 use patchbay_model::job::JobState;
 use patchbay_model::job_view::ScannedJob;
@@ -105,7 +106,10 @@ impl<'a> Criteria<'a> {
             .or(job.timestamp)
             .and_then(|ms| i64::try_from(ms).ok());
         let reason = job.failed_reason.as_deref().unwrap_or_default();
-        id.as_ref().is_none_or(|id| id.as_str() == job.id)
+        // An answer would tell what it says.
+        let asks_for_content = self.text.is_some() || !self.data.is_empty();
+        !(asks_for_content && is_confidential(&job.id))
+            && id.as_ref().is_none_or(|id| id.as_str() == job.id)
             && is(name, &job.name)
             && is(correlation_id, &job.correlation_id)
             && is(platform, job.platform.as_deref().unwrap_or_default())

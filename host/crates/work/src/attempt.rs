@@ -12,6 +12,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use chrono::Utc;
 use patchbay_model::attempt::{AttemptRecord, Body, Source};
+use patchbay_model::confidential::is_confidential;
 use patchbay_model::outcome::{Failure, Outcome, OutcomeKind, Retry};
 use patchbay_model::redaction::Mask;
 use patchbay_model::retry::{Past, RetryPolicy, Verdict, decide, least_deferral};
@@ -208,6 +209,9 @@ impl AttemptHandler {
     ) -> Option<Body> {
         let is_end =
             matches!(verdict, Verdict::Complete | Verdict::Fail) && !delivery.data.is_empty();
+        if is_confidential(delivery.key.id.as_str()) {
+            return None;
+        }
         let result = match &execution.outcome {
             Outcome::Completed(value) => Some(value),
             _ => None,

@@ -21,7 +21,10 @@ pub trait Executor: Send + Sync + 'static {
 
     /// A mask for what must be redacted of the job, and of the children whose results it sees.
     async fn mask(&self, delivery: &Delivery) -> Mask {
-        Redaction::default().data(&delivery.data).1
+        Redaction::default()
+            .of_job(delivery.key.id.as_str())
+            .data(&delivery.data)
+            .1
     }
 
     /// The values by which the history can find the job.

@@ -31,7 +31,7 @@ impl Audit {
             .await?
             .into_iter()
             .next();
-        let mut noted = self.ledger.anchors.known().await?;
+        let mut noted = self.ledger.known_anchors(&self.store).await?;
         noted.retain(|anchor| anchor.trail == trail);
         if behind(&self.store, head.as_ref(), &noted).await?.is_none() {
             return Err(Error::conflict(format!(

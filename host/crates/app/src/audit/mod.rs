@@ -34,11 +34,12 @@ use std::time::Duration;
 
 use chrono::Datelike;
 use patchbay_api::answer::Page;
-use patchbay_api::audit::{AuditEntry, AuditReport, EntriesQuery, Verdict, Verify};
+use patchbay_api::audit::{AuditEntry, AuditReport, AuditVerify, EntriesQuery, Verdict, Verify};
 use patchbay_model::TrailName;
 use patchbay_model::audit_chain::Anchor;
 use patchbay_queue::Broker;
 use patchbay_store::{AuditFilter, AuditRow, Store};
+use serde_json::json;
 
 use self::anchors::Anchors;
 pub use self::export::EntriesFile;
@@ -46,7 +47,7 @@ pub use self::nightly::nightly;
 pub use self::sealer::{SealMeters, sealer};
 pub use self::trails::Trails;
 use self::verify::MacKeys;
-use crate::actions::Actions;
+use crate::actions::{Actions, Caller};
 use crate::sealed_keys::SealedKeys;
 use crate::vault::Vault;
 use crate::{Error, Parts};
@@ -82,6 +83,17 @@ impl Ledger {
             seal_every: config.seal_every,
             vault,
         }
+    }
+
+    /// All batches that were noted outside of Postgres, as far as this host can read them, and those
+    /// with which a trail was found not to be whole: a host that can read fewer must not take that
+    /// back.
+    pub(crate) async fn known_anchors(&self, store: &Store) -> Result<Vec<Anchor>, Error> {
+        let mut known = self.anchors.known().await?;
+        for found in store.audit_finding_anchors().await? {
+            known.extend(serde_json::from_value::<Vec<Anchor>>(found).unwrap_or_default());
+        }
+        Ok(known)
     }
 }
 
@@ -148,8 +160,9 @@ impl Audit {
         })
     }
 
-    /// Verifies one trail or all, and notes the result, which alerts follow.
-    pub async fn verify(&self, asked: Verify) -> Result<AuditReport, Error> {
+    /// Verifies one trail or all, and records who asked. Alerts follow the result, unless anchors
+    /// came with the request: nobody vouches for those, so that result is for its asker only.
+    pub async fn verify(&self, who: &Caller, asked: Verify) -> Result<AuditReport, Error> {
         if asked.anchors.len() > MAX_ANCHORS {
             return Err(Error::invalid(format!(
                 "anchors: must be at most {MAX_ANCHORS}; the newest one of each trail and epoch is enough"
@@ -168,31 +181,54 @@ impl Audit {
             )));
         }
         let trail: Option<TrailName> = asked.trail.map(|name| name.parse()).transpose()?;
-        let report = Self::verify_all(
-            &self.store,
-            &self.ledger,
-            trail.as_ref().map(TrailName::as_str),
-            asked.anchors,
-        )
-        .await?;
-        match trail {
-            Some(trail) if report.trails.is_empty() => Err(Error::not_found(format!(
-                "Audit trail {trail} has no entries. See: patchbay audit list"
-            ))),
-            _ => Ok(report),
-        }
+        let name = trail.as_ref().map(TrailName::as_str);
+        let details = json!({ "anchors": asked.anchors.len() });
+        let act = async {
+            let report = match asked.anchors.is_empty() {
+                true => Self::verify_all(&self.store, &self.ledger, name).await?,
+                false => {
+                    Self::compare(&self.store, &self.ledger, name, asked.anchors)
+                        .await?
+                        .0
+                }
+            };
+            match name {
+                Some(trail) if report.trails.is_empty() => Err(Error::not_found(format!(
+                    "Audit trail {trail} has no entries. See: patchbay audit list"
+                ))),
+                _ => Ok(report),
+            }
+        };
+        let told = |report: &AuditReport| json!({ "result": report.result });
+        self.actions
+            .record_as::<AuditVerify, _>(who, name.unwrap_or("all"), details, act, told)
+            .await
     }
 
-    pub(crate) async fn verify_all(
+    /// Compares trails with what is noted of them, here and by the caller. Gives the noted batches
+    /// with the report.
+    async fn compare(
         store: &Store,
         ledger: &Ledger,
         trail: Option<&str>,
         mut noted: Vec<Anchor>,
-    ) -> Result<AuditReport, Error> {
+    ) -> Result<(AuditReport, Vec<Anchor>), Error> {
         // Read before the database is, which may only be ahead of it then.
-        noted.extend(ledger.anchors.known().await?);
+        noted.extend(ledger.known_anchors(store).await?);
         let macs = MacKeys::read(store, ledger.vault.keys()).await?;
-        let report = verify::verify(store, &macs, trail, noted).await?;
+        let report = verify::verify(store, &macs, trail, noted.clone()).await?;
+        Ok((report, noted))
+    }
+
+    /// Verifies one trail or all against what this host knows, and notes the result, which alerts
+    /// follow.
+    pub(crate) async fn verify_all(
+        store: &Store,
+        ledger: &Ledger,
+        trail: Option<&str>,
+    ) -> Result<AuditReport, Error> {
+        let (report, noted) = Self::compare(store, ledger, trail, Vec::new()).await?;
+        let noted = Anchor::newest(noted);
         for trail in &report.trails {
             let result = match trail.result {
                 Verdict::Whole => "whole",
@@ -205,8 +241,18 @@ impl Audit {
                 i64::try_from(trail.entries).unwrap_or(i64::MAX),
                 i64::try_from(trail.batches).unwrap_or(i64::MAX),
             );
+            let of_trail: Vec<&Anchor> = noted
+                .iter()
+                .filter(|anchor| anchor.trail == trail.trail)
+                .collect();
             store
-                .note_audit_verification(&trail.trail, result, problem.map(String::as_str), counts)
+                .note_audit_verification(
+                    &trail.trail,
+                    result,
+                    problem.map(String::as_str),
+                    &json!(of_trail),
+                    counts,
+                )
                 .await?;
         }
         Ok(report)

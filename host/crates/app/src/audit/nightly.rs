@@ -54,7 +54,7 @@ impl LedTask for Nightly {
     }
 
     async fn round(&mut self, _lead: &mut Leadership<'_>) -> anyhow::Result<Next> {
-        let report = Audit::verify_all(&self.store, &self.ledger, None, Vec::new()).await?;
+        let report = Audit::verify_all(&self.store, &self.ledger, None).await?;
         if report.result == Verdict::Whole {
             info!(trails = report.trails.len(), "audit trails are whole");
         }

@@ -222,8 +222,9 @@ impl Sealer {
             Some((result, why)) => {
                 if self.stopped.get(trail) != Some(&why) {
                     error!(trail, "{why}");
+                    let anchors = serde_json::to_value(&noted)?;
                     self.store
-                        .note_audit_verification(trail, result, Some(&why), (0, 0))
+                        .note_audit_verification(trail, result, Some(&why), &anchors, (0, 0))
                         .await?;
                     self.stopped.insert(trail.to_owned(), why);
                 }

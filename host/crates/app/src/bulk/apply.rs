@@ -1,7 +1,7 @@
 //! Applies a bulk operation to the jobs of one batch.
 
 use patchbay_api::bulk::{BulkIdentity, BulkKind, BulkSource};
-use patchbay_model::QueueName;
+use patchbay_model::confidential::{REFUSAL, is_confidential};
 use patchbay_model::job::{JobKey, NewJob, Trace};
 use patchbay_queue::{Chosen, JobResult, PriorIdentity, ReAddition};
 use patchbay_store::{BodyRow, Ended};
@@ -32,7 +32,7 @@ impl BulkJobs {
                     .as_ref()
                     .ok_or_else(|| BulkError::Stuck("the stored operation has no edits".into()))?;
                 let edit = |item: &Chosen, name: &str, data: &str| {
-                    self.edited(edits, &item.key.queue, name, data)
+                    self.edited(edits, &item.key, name, data)
                 };
                 self.queues.retry_many(bulk, items, Some(&edit)).await?
             }
@@ -49,13 +49,16 @@ impl BulkJobs {
     pub(super) fn edited(
         &self,
         edits: &Edits,
-        queue: &QueueName,
+        job: &JobKey,
         name: &str,
         data: &str,
     ) -> Result<String, String> {
+        if is_confidential(job.id.as_str()) {
+            return Err(REFUSAL.to_owned());
+        }
         let data = edits.apply(data)?;
         self.declared
-            .check_data(queue, name, &data)
+            .check_data(&job.queue, name, &data)
             .map_err(|misfit| misfit.of_edited_data())?;
         Ok(data)
     }
@@ -135,6 +138,9 @@ impl BulkJobs {
 
     /// Reads a job's data. The inner error says why it is not known.
     pub(super) async fn data_of(&self, job: &JobKey) -> Result<Result<String, String>, BulkError> {
+        if is_confidential(job.id.as_str()) {
+            return Ok(Err(REFUSAL.to_owned()));
+        }
         let rows = self
             .store
             .bodies(&job.prefix, &job.queue, &job.id, MOST_BODIES)

@@ -347,6 +347,11 @@ fn asks_for_data(plan: &Plan, request: &BulkRequest) -> Option<&'static str> {
     if request.with_data || request.reveal {
         return Some("withData and reveal show it");
     }
+    if plan.filter.text.is_some() {
+        return Some(
+            "text compares messages of failures, which may quote it: filter by code instead",
+        );
+    }
     (!plan.filter.data.is_empty())
         .then_some("the filter compares it: the answer would tell what it is")
 }

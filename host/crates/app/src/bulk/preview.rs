@@ -6,6 +6,7 @@ use patchbay_api::bulk::{
     BulkChange, BulkEditCounts, BulkKind, BulkPreview, BulkSample, BulkSource,
 };
 use patchbay_model::Redaction;
+use patchbay_model::confidential::is_confidential;
 use patchbay_model::redaction::{Mask, REDACTED};
 use patchbay_queue::{Chosen, QueueError};
 use serde_json::value::{RawValue, to_raw_value};
@@ -96,7 +97,7 @@ impl BulkJobs {
         let new = data
             .as_ref()
             .map_err(String::clone)
-            .and_then(|old| self.edited(edits, &chosen.key.queue, name, old));
+            .and_then(|old| self.edited(edits, &chosen.key, name, old));
         counts.examined += 1;
         match (&data, new) {
             (Ok(old), Ok(new)) if edits.is_unchanged(old, &new) => counts.unchanged += 1,
@@ -127,7 +128,7 @@ impl BulkJobs {
             None => self.find_data(plan, &chosen).await?,
         };
         let edited = match (&plan.edits, &found.data) {
-            (Some(edits), Ok(old)) => Some(self.edited(edits, queue, &name, old)),
+            (Some(edits), Ok(old)) => Some(self.edited(edits, &chosen.key, &name, old)),
             _ => None,
         };
         let refused = match (&edited, &found.data) {
@@ -141,18 +142,22 @@ impl BulkJobs {
             .children_data(queue, &[chosen.key.id.as_str()])
             .await?
             .concat();
-        let redaction = self.redactions.of(queue);
+        let redaction = self.redactions.of(queue).of_job(chosen.key.id.as_str());
+        let is_confidential = is_confidential(chosen.key.id.as_str());
         let mut hidden = self.redactions.values(&children);
         // Of the data before and after the edit: each may repeat a value of the other elsewhere.
         let versions = found.data.iter().chain(&new);
         hidden.extend(versions.flat_map(|data| redaction.values(data)));
-        if !show.hidden_values {
+        let shows_hidden = show.hidden_values && !is_confidential;
+        if is_confidential {
+            Mask::of_everything().hide(&mut failure);
+        } else if !shows_hidden {
             Mask::new(hidden.clone()).hide(&mut failure);
         }
         let shown = Shown {
             redaction: &redaction,
             hidden: &hidden,
-            shows_hidden: show.hidden_values,
+            shows_hidden,
         };
         let changes = match (&plan.edits, &found.data, &new) {
             (Some(edits), Ok(old), Some(new)) => shown.changes(edits, old, new),

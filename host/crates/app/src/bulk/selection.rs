@@ -6,6 +6,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use patchbay_api::bulk::BulkSource;
 use patchbay_model::attempt::VerdictKind;
+use patchbay_model::confidential::is_confidential;
 use patchbay_model::filter::Filter;
 use patchbay_model::job::{JobKey, JobState};
 use patchbay_model::{DataPath, QueueName};
@@ -258,7 +259,10 @@ fn matches(filter: &Filter, job: &JobView) -> bool {
     let is = |wanted: &Option<String>, value: Option<&str>| {
         wanted.is_none() || wanted.as_deref() == value
     };
+    // An answer would tell what it says.
+    let asks_for_content = filter.text.is_some() || !filter.data.is_empty();
     job.removed_by.is_none()
+        && !(asks_for_content && is_confidential(&job.id))
         && filter.job.as_ref().is_none_or(|id| id.as_str() == job.id)
         && is(&filter.name, Some(&job.name))
         && filter

@@ -187,8 +187,10 @@ impl Mirror {
         let children = self.queues.children_data(queue, &ids).await?;
         let redaction = self.plugins.redaction(queue);
         for ((job, data), children) in failed.into_iter().zip(data).zip(children) {
-            let (_, mask) =
-                redaction.data_with_others(&data, self.plugins.hidden_values(&children));
+            let (_, mask) = redaction
+                .clone()
+                .of_job(job.id.as_str())
+                .data_with_others(&data, self.plugins.hidden_values(&children));
             mask.hide(&mut job.failure);
         }
         Ok(ended)

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use patchbay_model::confidential::{REFUSAL, is_confidential};
 use patchbay_model::job::JobKey;
 use patchbay_model::{QueueName, Redaction};
 use patchbay_queue::{Broker, QueueError};
@@ -73,6 +74,9 @@ impl<'a> Reader<'a> {
         let (Ok(queue), Ok(id)) = (row.queue.parse::<QueueName>(), row.job_id.parse()) else {
             return Ok(RedactedBody::withheld("the row is damaged"));
         };
+        if is_confidential(&row.job_id) {
+            return Ok(RedactedBody::withheld(REFUSAL));
+        }
         let known = || {
             self.plugins
                 .knows_redaction(&queue)

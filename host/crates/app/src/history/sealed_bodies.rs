@@ -11,6 +11,7 @@ use aws_lc_rs::aead::{AES_256_GCM, Aad, Nonce, RandomizedNonceKey};
 use aws_lc_rs::hkdf::{HKDF_SHA256, Prk, Salt};
 use parking_lot::Mutex;
 use patchbay_model::attempt::{AttemptRecord, Body};
+use patchbay_model::confidential::is_confidential;
 use patchbay_model::job::JobKey;
 use patchbay_store::{HistoryKeyRow, NewAttempt, SealedBody, Store, StoreError};
 use patchbay_work::body_budget::MAX_BODY_BYTES;
@@ -68,11 +69,19 @@ impl SealedBodies {
         }
     }
 
-    /// Makes the rows for Postgres. Without a key bodies are left out, and everything else stays.
+    /// Makes the rows for Postgres. Bodies of confidential jobs are left out; without a key all are.
+    /// Everything else stays.
     pub async fn prepare(
         &self,
-        records: Vec<AttemptRecord>,
+        mut records: Vec<AttemptRecord>,
     ) -> Result<Vec<NewAttempt>, StoreError> {
+        // A host of an earlier version may have written them into the stream.
+        for record in &mut records {
+            if is_confidential(record.job.id.as_str()) {
+                record.body = None;
+                record.values.clear();
+            }
+        }
         let has_bodies = records.iter().any(|record| record.body.is_some());
         let has_values = records.iter().any(|record| !record.values.is_empty());
         let sealing = if has_bodies {

@@ -9,6 +9,7 @@ use futures::future::{BoxFuture, join_all};
 use patchbay_api::incident::IncidentBundle;
 use patchbay_api::operation::Endpoint;
 use patchbay_model::QueueName;
+use patchbay_model::redaction::REDACTED;
 use patchbay_queue::Broker;
 use patchbay_store::{HostRow, NewAction, RevisionRow, Store};
 use patchbay_telemetry::{RecentLines, redact_foreign, redact_own};
@@ -31,6 +32,9 @@ const DEFAULT_SINCE_S: u64 = 3_600;
 const MAX_SINCE_S: u64 = 30 * 24 * 3_600;
 /// Most failures, and most actions.
 const MAX_ROWS: i64 = 500;
+/// In place of the log.
+const LOG_LEFT_OUT: &str =
+    "Left out: lines of plugins may quote data of jobs, which whoever asked may not see.\n";
 /// Most queues that are diagnosed.
 const MAX_QUEUES: usize = 200;
 
@@ -86,7 +90,9 @@ impl Incident {
             )));
         }
         let recorded = self.record(who, since_s).await;
-        let mut files = self.collect(Duration::from_secs(since_s)).await;
+        let mut files = self
+            .collect(Duration::from_secs(since_s), who.operator.may_see_data)
+            .await;
         files.push(BundleFile::json(
             "audited.json",
             "whether this bundle was recorded as an action of an operator",
@@ -143,7 +149,7 @@ impl Incident {
         }
     }
 
-    async fn collect(&self, since: Duration) -> Vec<BundleFile> {
+    async fn collect(&self, since: Duration, shows_data: bool) -> Vec<BundleFile> {
         let Sources {
             configuration,
             findings,
@@ -157,13 +163,17 @@ impl Incident {
             self.queues(),
             self.plugins(),
             json(self.actions(since)),
-            json(self.failures(since)),
+            json(self.failures(since, shows_data)),
             json(self.schedules()),
             tokio::time::timeout(2 * FILE_LIMIT, findings()),
         );
         let doctor = doctor.map_err(|_| "no answer in time".to_owned());
         let outside = self.outside.list();
-        let log = lines.text().into_bytes();
+        let log = if shows_data {
+            lines.text().into_bytes()
+        } else {
+            LOG_LEFT_OUT.as_bytes().to_vec()
+        };
         vec![
             BundleFile::json(
                 "versions.json",
@@ -316,13 +326,16 @@ impl Incident {
         Ok(scrubbed(serde_json::to_value(rows).unwrap_or_default()))
     }
 
-    async fn failures(&self, since: Duration) -> Result<Value, Error> {
+    async fn failures(&self, since: Duration, shows_data: bool) -> Result<Value, Error> {
         let mut rows = self
             .store
             .recent_failures(self.broker.prefix(), since, MAX_ROWS)
             .await?;
         for row in &mut rows {
-            row.message = row.message.take().map(|message| redact_foreign(&message));
+            row.message = row.message.take().map(|message| match shows_data {
+                true => redact_foreign(&message),
+                false => REDACTED.to_owned(),
+            });
             row.code = row.code.take().map(|code| redact_foreign(&code));
         }
         Ok(serde_json::to_value(rows).unwrap_or_default())

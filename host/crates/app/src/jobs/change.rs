@@ -18,7 +18,7 @@ use super::{Jobs, removed};
 use crate::actions::Caller;
 use crate::declared_jobs::{Forcing, is_forced, with_forced};
 use crate::error::Error;
-use crate::reveal::refuse_mark;
+use crate::reveal::{refuse_confidential, refuse_mark};
 
 /// How often, and how many times, the record of a removal at the same time is looked for.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -70,6 +70,7 @@ impl Jobs {
     ) -> Result<(), Error> {
         let (queue, id) = self.named(job).await?;
         refuse_mark("the data", data.get())?;
+        refuse_confidential(&id)?;
         let checked = match self.broker.job(&queue, &id).await? {
             Some(job) => self.declared.check_data(&queue, &job.name, data.get()),
             // The change is refused, since there is no such job.

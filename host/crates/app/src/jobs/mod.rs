@@ -17,6 +17,7 @@ use patchbay_api::jobs::{
     ScheduleRun,
 };
 use patchbay_api::reveal::Reveal;
+use patchbay_model::confidential::is_confidential;
 use patchbay_model::job::{JobState, trail_name};
 use patchbay_model::retry::{BackoffKind, RetryPolicy};
 use patchbay_model::shell::word;
@@ -101,7 +102,10 @@ impl Jobs {
                 .actions
                 .record_as::<JobsList, _>(who, target, details, listed, named)
                 .await?;
-            (listed.jobs.into_iter().map(whole).collect(), listed.next)
+            (
+                listed.jobs.into_iter().map(redacted::revealed).collect(),
+                listed.next,
+            )
         } else {
             let (redaction, listed) = (self.plugins.redaction(&queue), listed.await?);
             let ids: Vec<&str> = listed.jobs.iter().map(|job| job.id.as_str()).collect();
@@ -178,8 +182,8 @@ impl Jobs {
             mut attempts,
         } = recorded;
         let mut logs = self.broker.job_logs(queue, id, MAX_LOGS_SHOWN).await?;
-        let job = if reveal {
-            whole(job)
+        let job = if reveal && !is_confidential(id.as_str()) {
+            redacted::revealed(job)
         } else {
             let told = self.hidden_of_children(queue, id).await?;
             let (mut job, mask) = redacted::job(&self.plugins.redaction(queue), told, job);
@@ -420,8 +424,4 @@ fn retries(job: &JobView, policy: &RetryPolicy) -> Retries {
         left: if is_ended { 0 } else { left },
         backoff,
     }
-}
-
-fn whole(job: JobView) -> RedactedJob {
-    RedactedJob { job, hidden: 0 }
 }

@@ -47,8 +47,10 @@ impl Jobs {
         let data = self.broker.data_of(&queue, &ids).await?;
         let children = self.broker.children_data(&queue, &ids).await?;
         for ((job, data), children) in failed.into_iter().zip(data).zip(children) {
-            let (_, mask) =
-                redaction.data_with_others(&data, self.plugins.hidden_values(&children));
+            let (_, mask) = redaction
+                .clone()
+                .of_job(&job.id)
+                .data_with_others(&data, self.plugins.hidden_values(&children));
             mask.hide(&mut job.failed_reason);
         }
         let next_cursor = scanned.next.map(|cursor| cursor.to_string());

@@ -3,8 +3,8 @@
 use patchbay_api::jobs::JobPath;
 use patchbay_api::reveal::Reveal;
 use patchbay_api::timeline::{JobsTimeline, Timeline};
+use patchbay_model::confidential::is_confidential;
 use patchbay_model::job::trail_name;
-use patchbay_model::redaction::Mask;
 use patchbay_model::{JobId, QueueName};
 use serde_json::Value;
 
@@ -46,10 +46,10 @@ impl Jobs {
         let mut logs = self.broker.job_logs(queue, id, MAX_LOGS).await?;
         let mut attempts = store.lives(prefix, queue, id).await?;
         let erasures = store.job_erasures(prefix, queue, id).await?;
-        if !reveal {
+        if !reveal || is_confidential(id.as_str()) {
             let mask;
             (job, mask) = match job {
-                None => (None, Mask::default()),
+                None => (None, redacted::mask_of(id.as_str())),
                 Some(job) => {
                     let told = self.hidden_of_children(queue, id).await?;
                     let (shown, mask) = redacted::job(&self.plugins.redaction(queue), told, job);

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use patchbay_model::JobId;
+use patchbay_model::confidential::ACCOUNT_MAIL;
 use patchbay_model::job::{Keep, NewJob, Trace};
 use patchbay_queue::QueueError;
 use patchbay_store::OutgoingMail;
@@ -153,7 +154,7 @@ impl PeopleParts {
         }
         let waiting: Waiting = serde_json::from_value(mail.job.clone())
             .map_err(|error| QueueError::Invalid(error.to_string()))?;
-        let id: JobId = format!("account-mail-{}", mail.id)
+        let id: JobId = format!("{ACCOUNT_MAIL}{}", mail.id)
             .parse()
             .map_err(|_| QueueError::Invalid("its id is none".into()))?;
         let mut job = NewJob::new(

@@ -15,6 +15,7 @@ use patchbay_api::plugins::{
 };
 use patchbay_api::reveal::Reveal;
 use patchbay_model::grant::Ask;
+use patchbay_model::operator::OperatorRole;
 use patchbay_model::{PluginName, Redaction, RevisionDigest};
 use patchbay_store::{PluginSql, PrunedRevision as PrunedRow, Store, StoreError};
 use patchbay_work::quarantine::Quarantined;
@@ -23,7 +24,7 @@ use serde_json::{Value, json};
 
 use crate::actions::{Actions, Caller};
 use crate::nearest::unknown_plugin;
-use crate::plugins::Plugins;
+use crate::plugins::{Allowed, Plugins};
 use crate::{Error, Parts, reveal};
 
 /// Longest reason of an operator, in characters.
@@ -85,10 +86,14 @@ impl PluginAdministration {
             who.operator.refuse(&PluginsGrant::OPERATION)?;
         }
         let details = json!({ "digest": digest, "grant": grant });
+        let allowed = Allowed {
+            grants: *grant,
+            widening: may_widen(who),
+        };
         let act = async {
             Ok(self
                 .plugins
-                .activate(&plugin, digest, *grant, &who.actor)
+                .activate(&plugin, digest, allowed, &who.actor)
                 .await?)
         };
         self.actions
@@ -98,7 +103,12 @@ impl PluginAdministration {
 
     pub async fn rollback(&self, who: &Caller, name: &str) -> Result<Activated, Error> {
         let plugin: PluginName = name.parse()?;
-        let act = async { Ok(self.plugins.rollback(&plugin, &who.actor).await?) };
+        let act = async {
+            Ok(self
+                .plugins
+                .rollback(&plugin, may_widen(who), &who.actor)
+                .await?)
+        };
         self.actions
             .record::<PluginsRollback, _>(who, name, json!({}), act)
             .await
@@ -257,6 +267,11 @@ impl PluginAdministration {
             .record::<PluginsRevoke, _>(who, name, json!({ "asks": asks }), act)
             .await
     }
+}
+
+/// Whether somebody may activate what shows more of jobs: a plugin's failures may quote their data.
+fn may_widen(who: &Caller) -> bool {
+    who.operator.may_see_data || who.operator.role == OperatorRole::Owner
 }
 
 fn pruned(row: PrunedRow) -> PrunedRevision {

@@ -31,6 +31,9 @@ pub enum PluginError {
         digest: RevisionDigest,
         missing: Vec<Ask>,
     },
+    /// The revision would show more of jobs than the active one, to somebody who may not see it.
+    #[error("This revision {0}, which the active one does not")]
+    Widens(String),
     /// Settings that were to be stored.
     #[error("The settings do not fit the schema of plugin {plugin}: {violations}")]
     Settings {
@@ -104,6 +107,14 @@ impl From<PluginError> for crate::Error {
                 Self::new(crate::error::Kind::Conflict, "not-granted", message)
                     .with_details(serde_json::json!({ "missing": missing }))
             }
+            PluginError::Widens(what) => Self::new(
+                crate::error::Kind::Forbidden,
+                "data-hidden",
+                format!(
+                    "This revision {what}, unlike the active one, so it may show data that you may not see. Nothing was activated; the \
+                     revision stays staged. Ask an owner, or an operator who may see data, to activate it"
+                ),
+            ),
             PluginError::Settings { ref violations, .. } => {
                 let message = format!(
                     "{error}. Nothing was changed. Fix them; there is no --force for settings, because a revision whose settings do not \

@@ -21,6 +21,7 @@ mod prune;
 mod quarantine;
 mod redactions;
 mod route_table;
+mod widening;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, OnceLock};
@@ -54,6 +55,7 @@ pub use self::prune::pruner;
 pub(crate) use self::quarantine::way_out;
 pub use self::quarantine::{Begun, quarantine_follow_up};
 pub use self::route_table::{RouteTable, Target};
+pub use self::widening::Allowed;
 use patchbay_model::signature::{Signature, Standing, TrustedKeys};
 use patchbay_telemetry::traces::Traces;
 use patchbay_work::grants::Grants;
@@ -253,7 +255,7 @@ impl Plugins {
         &self,
         plugin: &PluginName,
         digest: &str,
-        grant: bool,
+        allowed: Allowed,
         actor: &str,
     ) -> Result<Activated, PluginError> {
         let row = self.find(plugin, digest).await?;
@@ -267,12 +269,15 @@ impl Plugins {
         self.refuse_settings_that_do_not_fit(plugin, manifest)
             .await?;
         let missing = self.missing(manifest).await?;
-        if !missing.is_empty() && !grant {
+        if !missing.is_empty() && !allowed.grants {
             return Err(PluginError::NotGranted {
                 plugin: plugin.clone(),
                 digest: row.digest,
                 missing,
             });
+        }
+        if !allowed.widening {
+            self.refuse_widening(plugin, manifest).await?;
         }
         // Likewise, a revision whose rights Postgres refuses must not become active. The incumbent
         // keeps its rights until it is replaced.
@@ -341,6 +346,7 @@ impl Plugins {
     pub async fn rollback(
         &self,
         plugin: &PluginName,
+        widening: bool,
         actor: &str,
     ) -> Result<Activated, PluginError> {
         self.known(plugin).await?;
@@ -349,7 +355,11 @@ impl Plugins {
                 "{plugin} has no earlier active revision to go back to"
             ))
         })?;
-        self.activate(plugin, &target.digest.to_string(), false, actor)
+        let allowed = Allowed {
+            grants: false,
+            widening,
+        };
+        self.activate(plugin, &target.digest.to_string(), allowed, actor)
             .await
     }
 

@@ -93,7 +93,7 @@ impl Plugins {
         match self.policy {
             Policy::Wait => waits(""),
             Policy::Previous => match self
-                .rollback(plugin, &format!("host {}", self.host()))
+                .rollback(plugin, true, &format!("host {}", self.host()))
                 .await
             {
                 Ok(activated) => format!(

@@ -58,7 +58,8 @@ const WHOLE_URI: &AsciiSet = &COMPONENT
 pub struct Mask {
     searcher: Option<AhoCorasick>,
     needles: Vec<Needle>,
-    /// There are more values than can be searched for.
+    /// Every text is hidden whole: there are more values than can be searched for, or nothing of the
+    /// job may be seen.
     hides_all: bool,
 }
 
@@ -115,12 +116,20 @@ impl Mask {
         }
     }
 
+    /// Hides every text whole.
+    pub fn of_everything() -> Self {
+        Self {
+            hides_all: true,
+            ..Self::default()
+        }
+    }
+
     /// Whether it searches for nothing. Short values are left out: every text has them.
     pub fn is_empty(&self) -> bool {
         self.searcher.is_none() && !self.hides_all
     }
 
-    /// Whether there are too many values to search for, so that nothing of the job is shown.
+    /// Whether nothing of the job is shown.
     pub(super) fn hides_all(&self) -> bool {
         self.hides_all
     }

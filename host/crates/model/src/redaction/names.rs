@@ -16,7 +16,7 @@ const SECRET_WORDS: [&str; 10] = [
     "cvv",
 ];
 /// Words that mean a secret at the end of a name or its plural: `accessToken`, not `tokenCount`.
-const SECRET_ENDS: [&str; 5] = ["token", "cookie", "pin", "cvc", "jwt"];
+const SECRET_ENDS: [&str; 6] = ["token", "cookie", "pin", "pw", "cvc", "jwt"];
 /// Pairs of words that mean a secret together.
 const SECRET_PAIRS: [[&str; 2]; 16] = [
     ["api", "key"],
@@ -61,7 +61,9 @@ const JOINED_BEGINS: [&str; 6] = [
     "apikey",
 ];
 /// Whole joined words. Their beginnings alone would match others: `secretary`.
-const JOINED: [&str; 15] = [
+const JOINED: [&str; 17] = [
+    "userpw",
+    "dbpw",
     "accesskey",
     "privatekey",
     "signingkey",
@@ -255,6 +257,10 @@ mod tests {
             "secretkey",
             "secretKey",
             "pin2",
+            "pw",
+            "userPw",
+            "db_pw",
+            "passphrase",
             "APIKEY2",
             "smtpPass",
             "passwordhash",

@@ -1,6 +1,7 @@
 //! Adds many jobs again, from what Redis or the history knows of earlier ones.
 
 use patchbay_model::InvalidNewId;
+use patchbay_model::confidential::{REFUSAL, is_confidential};
 use patchbay_model::job::{JobKey, JobState, NewJob};
 
 use super::{Chosen, JobResult, PlannedChange};
@@ -76,6 +77,9 @@ impl Broker {
             .see(items, &["timestamp", "name", "data", "opts", "priority"])
             .await?;
         let job = |(item, seen): (&Chosen, super::CurrentJob)| {
+            if is_confidential(item.key.id.as_str()) {
+                return Err(REFUSAL);
+            }
             if seen.number(0) != Some(item.key.created_ms) {
                 return Err("The job is no longer in Redis");
             }

@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use patchbay_model::audit_chain::LeafFields;
+use serde_json::Value;
 use sqlx::postgres::PgRow;
 use sqlx::{Connection, Executor, PgConnection, Row};
 
@@ -59,17 +60,27 @@ impl Store {
         Ok(query.fetch_one(&self.pool).await?)
     }
 
-    /// Notes the result of a verification. `at` is Postgres's present time.
+    /// The noted batches of each trail that was last found not to be whole, as JSON.
+    pub async fn audit_finding_anchors(&self) -> Result<Vec<Value>, StoreError> {
+        let query = sqlx::query_scalar(
+            "select anchors from audit_verifications where result <> 'whole' and anchors is not null",
+        );
+        Ok(query.fetch_all(&self.pool).await?)
+    }
+
+    /// Notes the result of a verification, with the batches that it compared the trail with. `at` is
+    /// Postgres's present time.
     pub async fn note_audit_verification(
         &self,
         trail: &str,
         result: &str,
         problem: Option<&str>,
+        anchors: &Value,
         (entries, batches): (i64, i64),
     ) -> Result<(), StoreError> {
         let query = sqlx::query(
-            "insert into audit_verifications (trail, result, problem, entries, batches) values ($1, $2, $3, $4, $5) \
-             on conflict (trail) do update set at = now(), result = $2, problem = $3, entries = $4, batches = $5",
+            "insert into audit_verifications (trail, result, problem, entries, batches, anchors) values ($1, $2, $3, $4, $5, $6) \
+             on conflict (trail) do update set at = now(), result = $2, problem = $3, entries = $4, batches = $5, anchors = $6",
         );
         query
             .bind(trail)
@@ -77,6 +88,7 @@ impl Store {
             .bind(problem)
             .bind(entries)
             .bind(batches)
+            .bind(anchors)
             .execute(&self.pool)
             .await?;
         Ok(())

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use patchbay_model::confidential::is_confidential;
 use patchbay_model::manifest::Manifest;
 use patchbay_model::outcome::Outcome;
 use patchbay_model::redaction::Mask;
@@ -62,7 +63,10 @@ impl Executor for Invoker {
         };
         let job = RunningJob {
             handle: delivery.job.clone(),
-            hidden: (Redaction::new(redact), delivery.data.clone()),
+            hidden: (
+                Redaction::new(redact).of_job(delivery.key.id.as_str()),
+                delivery.data.clone(),
+            ),
         };
         let invocation = Invocation {
             entry: Entry::Job(Box::new(call)),
@@ -100,11 +104,15 @@ impl Executor for Invoker {
             .concat();
         self.redactions
             .of(queue)
+            .of_job(id)
             .data_with_others(&delivery.data, self.redactions.values(&children))
             .1
     }
 
     fn searchable(&self, delivery: &Delivery) -> Vec<(DataPath, String)> {
+        if is_confidential(delivery.key.id.as_str()) {
+            return Vec::new();
+        }
         let owner = self.runtime.registry().owner_of(&delivery.key.queue);
         let queue = owner
             .as_ref()

@@ -16,6 +16,7 @@ use futures::stream::BoxStream;
 use patchbay_api::searches::{ExportHistory, FoundAttempt};
 use patchbay_model::DataPath;
 use patchbay_model::filter::Filter;
+use patchbay_model::redaction::Mask;
 use patchbay_store::{MAX_FOUND, SearchCursor, Selection, Term};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -49,6 +50,8 @@ struct Request {
     format: Format,
     bodies: bool,
     reveal: bool,
+    /// Whether messages and stacks are shown, which may quote data.
+    shows_failures: bool,
     filter: Filter,
     terms: Vec<Term>,
 }
@@ -64,7 +67,10 @@ struct Line {
 impl History {
     /// Begins to stream the history. Records who exports, and how it ended.
     pub async fn export(&self, who: &Caller, asked: ExportHistory) -> Result<Export, Error> {
-        let request = self.export_request(asked.0).await?;
+        let request = Request {
+            shows_failures: who.operator.may_see_data,
+            ..self.export_request(asked.0).await?
+        };
         let (format, bodies) = (request.format, request.bodies);
         let details = json!({
             "filter": request.filter.without_data(), "bodies": bodies, "reveal": request.reveal, "format": format.name(),
@@ -150,6 +156,7 @@ impl History {
             format,
             bodies,
             reveal,
+            shows_failures: false,
             filter,
             terms,
         })
@@ -197,7 +204,10 @@ impl History {
                 }
             }
             *rows += found.rows.len() as u64;
-            for row in redacted::found(found.rows) {
+            for mut row in redacted::found(found.rows) {
+                if !request.shows_failures {
+                    redacted::attempt(&mut row.attempt, &Mask::of_everything());
+                }
                 let key = (
                     row.queue.clone(),
                     row.job_id.clone(),
