@@ -48,6 +48,8 @@ function bent(token) {
     case "expired": return signed(header, { ...payload, iat: now() - 300, exp: now() - 120 }, good);
     case "old": return signed(header, { ...payload, iat: now() - 700 }, good);
     case "future": return signed(header, { ...payload, iat: now() + 600 }, good);
+    case "auth-time-old": return signed(header, { ...payload, auth_time: now() - 700 }, good);
+    case "no-auth-time": return signed(header, { ...payload, auth_time: undefined }, good);
     case "nobody": return signed(header, { ...payload, sub: "" }, good);
     case "keys": return signed(header, payload, rs256(foreign.privateKey));
     case "unknown-key": return signed({ ...header, kid: "k9" }, payload, rs256(foreign.privateKey));

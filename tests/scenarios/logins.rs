@@ -145,3 +145,39 @@ async fn behind_a_trusted_proxy_each_client_counts_by_itself() -> anyhow::Result
     assert!(others < PACE * 20, "others wait for nobody: {others:?}");
     Ok(())
 }
+
+#[tokio::test]
+async fn guesses_from_networks_that_never_failed_before_are_slowed_down_and_a_known_one_is_not()
+-> anyhow::Result<()> {
+    let world = World::new().await?;
+    let host = world
+        .host(&[("PATCHBAY_HTTP_TRUSTED_PROXIES", "127.0.0.0/8")])
+        .await?;
+    let from = async |network: String, password: &str| {
+        let client = client("127.0.0.1")?;
+        let request = client
+            .get(format!("{}/api/admin/breakers", host.url))
+            .basic_auth(USER, Some(password))
+            .header("x-forwarded-for", network);
+        anyhow::Ok(request.send().await?.status().as_u16())
+    };
+    let (home, wrong) = ("198.51.100.1", "one password for all");
+    assert_eq!(from(home.to_owned(), PASSWORD).await?, 200);
+    for n in 0..50 {
+        assert_eq!(from(format!("2001:db8:{n:x}::1"), wrong).await?, 401);
+    }
+    let began = Instant::now();
+    for n in 50..56 {
+        assert_eq!(from(format!("2001:db8:{n:x}::1"), wrong).await?, 401);
+    }
+    let took = began.elapsed();
+    assert!(took >= PACE * 5, "one after another: {took:?}");
+    let began = Instant::now();
+    for _ in 0..20 {
+        assert_eq!(from(home.to_owned(), PASSWORD).await?, 200);
+    }
+    let took = began.elapsed();
+    assert!(took < PACE * 20, "it waits for nobody: {took:?}");
+    assert_eq!(from("192.0.2.1".to_owned(), PASSWORD).await?, 200);
+    Ok(())
+}

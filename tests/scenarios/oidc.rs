@@ -2,6 +2,7 @@
 //! that shows each step.
 
 mod attacks;
+mod codes;
 mod linking;
 
 use std::collections::HashMap;
@@ -119,6 +120,8 @@ struct Browser {
     /// By whether they are of this host, and by name.
     cookies: HashMap<(bool, String), String>,
     accepts: &'static str,
+    /// The client that a trusted proxy in front of the host would name.
+    from: Option<String>,
 }
 
 impl Browser {
@@ -132,6 +135,7 @@ impl Browser {
             host: host.url.clone(),
             cookies: HashMap::new(),
             accepts: "*/*",
+            from: None,
         })
     }
 
@@ -150,6 +154,9 @@ impl Browser {
             .header("accept", self.accepts);
         if !sent.is_empty() {
             request = request.header("cookie", sent.join("; "));
+        }
+        if let Some(from) = self.from.as_deref().filter(|_| is_here) {
+            request = request.header("x-forwarded-for", from);
         }
         if let Some(body) = body {
             request = request.json(&body);

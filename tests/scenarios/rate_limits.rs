@@ -329,6 +329,28 @@ async fn a_local_proxy_that_is_not_trusted_is_not_limited_and_an_alert_names_it(
 }
 
 #[tokio::test]
+async fn where_proxies_are_configured_another_peer_that_names_a_client_is_limited_and_told()
+-> anyhow::Result<()> {
+    let world = World::new().await?;
+    let proxies = ("PATCHBAY_HTTP_TRUSTED_PROXIES", "203.0.113.0/24");
+    let every = ("PATCHBAY_ALERTS_EVERY_MS", "100");
+    let host = world.host(&[TWO, proxies, every]).await?;
+    used_up(&[&host], "127.0.0.1", Some("198.51.100.7")).await?;
+    let other_claim = ask(&host, "127.0.0.1", Some("198.51.100.8")).await?;
+    assert_eq!(other_claim.status(), 429);
+    until(SOON, "the alert", async || {
+        let (_, answer) = host.get("/api/admin/alerts").await?;
+        let alerts = answer["data"]["alerts"].as_array();
+        let is_told = alerts.is_some_and(|alerts| {
+            let mut alerts = alerts.iter();
+            alerts.any(|alert| alert["rule"] == "proxy-not-trusted")
+        });
+        Ok(is_told.then_some(()))
+    })
+    .await
+}
+
+#[tokio::test]
 async fn without_redis_requests_pass_and_at_once() -> anyhow::Result<()> {
     let mut world = World::new().await?;
     let mut redis = RedisServer::start_new(world.dir.path()).await?;

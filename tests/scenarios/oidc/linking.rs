@@ -34,7 +34,10 @@ async fn link(browser: &mut Browser) -> anyhow::Result<Seen> {
         .as_str()
         .context("an address")?
         .to_owned();
-    assert!(address.contains("prompt=login"), "{address}");
+    assert!(
+        address.contains("prompt=login") && address.contains("max_age=0"),
+        "{address}"
+    );
     let callback = browser.at_provider(address).await?;
     browser.send("GET", &callback, None).await
 }
@@ -104,6 +107,32 @@ async fn an_operator_links_a_person_from_a_fresh_session_and_keeps_the_role() ->
             "{action}: {done:?}"
         );
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_person_who_has_not_logged_in_anew_at_the_provider_is_not_linked() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let provider = Provider::start().await?;
+    let host = world.host(&with(&provider.issuer, &[])).await?;
+    made_here(&host, "carol", "operator").await?;
+    let mut carol = log_in(&host, "carol").await?;
+    for bend in ["auth-time-old", "no-auth-time"] {
+        provider.set(json!({ "bend": bend })).await?;
+        let seen = link(&mut carol).await?;
+        assert_eq!(
+            (seen.status, seen.code().as_str()),
+            (400, "sign-in-failed"),
+            "{bend}: {seen:?}"
+        );
+        let shown = carol.get("/api/admin/oidc").await?.json();
+        assert_eq!(shown["data"]["identities"], json!([]), "{bend}: {shown}");
+    }
+    provider.set(json!({})).await?;
+    assert_eq!(link(&mut carol).await?.status, 303);
+    // To sign in, an older login at the provider is enough.
+    provider.set(json!({ "bend": "auth-time-old" })).await?;
+    assert_eq!(Browser::new(&host)?.sign_in("").await?.status, 303);
     Ok(())
 }
 

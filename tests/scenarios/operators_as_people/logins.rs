@@ -315,10 +315,13 @@ async fn without_a_required_second_factor_a_password_suffices() -> anyhow::Resul
     );
     let body = json!({ "name": "ada", "password": PASSWORD });
     assert_eq!(log_in(&host, body.clone()).await?.0, 200);
+    // Another answer than that of a wrong password would confirm the right one.
     let (status, refused, _) = log_in(&strict, body).await?;
-    assert_eq!(
-        (status, &refused["code"]),
-        (403, &json!("forbidden")),
+    let wrong = json!({ "name": "ada", "password": "another long password" });
+    let (_, as_wrong, _) = log_in(&strict, wrong).await?;
+    assert_eq!((status, &refused), (401, &as_wrong));
+    assert!(
+        text(&refused["message"]).contains("patchbay operator link NAME"),
         "{refused}"
     );
     Ok(())
@@ -386,5 +389,113 @@ async fn nothing_secret_of_operators_is_in_the_log_the_activity_or_the_database(
             assert!(!content.contains(needle), "{needle} is in {place}");
         }
     }
+    Ok(())
+}
+
+/// A host behind a proxy that names the networks of these tests.
+async fn proxied(world: &World) -> anyhow::Result<Host> {
+    let proxies = [("PATCHBAY_HTTP_TRUSTED_PROXIES", "127.0.0.0/8")];
+    world.host(&[ENV.as_slice(), &proxies].concat()).await
+}
+
+/// The status of a login from this network, and how many seconds it must wait.
+async fn log_in_from(
+    host: &Host,
+    network: &str,
+    body: Value,
+) -> anyhow::Result<(u16, Option<u64>)> {
+    let request = host
+        .http
+        .post(format!("{}/api/admin/session", host.url))
+        .header("x-forwarded-for", network)
+        .json(&body);
+    let response = request.send().await?;
+    let wait = response.headers().get("retry-after");
+    let wait = wait.and_then(|wait| wait.to_str().ok()?.parse().ok());
+    Ok((response.status().as_u16(), wait))
+}
+
+#[tokio::test]
+async fn a_network_that_tries_a_password_with_many_names_waits_and_others_do_not()
+-> anyhow::Result<()> {
+    let world = World::new().await?;
+    let host = proxied(&world).await?;
+    let mut ada = enrolled(&host, "ada", "owner", false).await?;
+    let mut statuses = Vec::new();
+    for n in 0..150 {
+        let body = json!({ "name": format!("name{n}"), "password": PASSWORD });
+        statuses.push(log_in_from(&host, "203.0.113.1", body).await?.0);
+    }
+    assert_eq!(&statuses[..100], &[401; 100], "{statuses:?}");
+    let limited = statuses.iter().filter(|status| **status == 429).count();
+    assert!(limited >= 30, "{statuses:?}");
+    let body = json!({ "name": "ada", "password": PASSWORD, "totp": ada.code()? });
+    assert_eq!(log_in_from(&host, "198.51.100.1", body).await?.0, 200);
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_operator_whom_many_networks_guess_at_makes_them_wait_and_gets_in_elsewhere()
+-> anyhow::Result<()> {
+    let world = World::new().await?;
+    let host = proxied(&world).await?;
+    let mut ada = enrolled(&host, "ada", "owner", false).await?;
+    let wrong = |n: usize| json!({ "name": "ada", "password": format!("a wrong one {n}") });
+    for n in 0..52 {
+        let tried = log_in_from(&host, &format!("203.0.113.{n}"), wrong(n)).await?;
+        assert_eq!(tried, (401, None), "{n}");
+    }
+    // Of the last ones, each waits after its first failure; others have five free ones.
+    let (status, wait) = log_in_from(&host, "203.0.113.51", wrong(100)).await?;
+    assert_eq!(status, 429);
+    assert!(
+        wait.is_some_and(|wait| (30..=60).contains(&wait)),
+        "{wait:?}"
+    );
+    let body = json!({ "name": "ada", "password": PASSWORD, "totp": ada.code()? });
+    assert_eq!(log_in_from(&host, "198.51.100.1", body).await?.0, 200);
+    Ok(())
+}
+
+#[tokio::test]
+async fn whoever_knows_a_password_does_not_lock_its_operator_out() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let host = proxied(&world).await?;
+    let (home, elsewhere) = ("198.51.100.1", "192.0.2.1");
+    // Without a code, nothing is guessed.
+    let mut eve = enrolled(&host, "eve", "viewer", false).await?;
+    let without = json!({ "name": "eve", "password": PASSWORD });
+    for n in 0..30 {
+        let network = format!("203.0.113.{n}");
+        assert_eq!(log_in_from(&host, &network, without.clone()).await?.0, 401);
+    }
+    let body = json!({ "name": "eve", "password": PASSWORD, "totp": eve.code()? });
+    assert_eq!(log_in_from(&host, elsewhere, body).await?.0, 200);
+    // With wrong codes from many networks, unknown networks wait.
+    let mut dan = enrolled(&host, "dan", "owner", false).await?;
+    let mut recovery = Vec::new();
+    for _ in 0..2 {
+        let code = dan.recovery_codes.pop().context("a code")?;
+        recovery.push(json!({ "name": "dan", "password": PASSWORD, "recoveryCode": code }));
+    }
+    let first = recovery.pop().context("a code")?;
+    assert_eq!(log_in_from(&host, home, first).await?.0, 200);
+    let now = chrono::Utc::now().timestamp() / 30;
+    let mut good = Vec::new();
+    for step in now - 2..=now + 4 {
+        good.push(totp(&dan.totp_secret, step)?);
+    }
+    let mut codes = (0..).map(|number| format!("{number:06}"));
+    let wrong = codes.find(|code| !good.contains(code)).context("a code")?;
+    let guess = json!({ "name": "dan", "password": PASSWORD, "totp": wrong });
+    for n in 100..115 {
+        let network = format!("203.0.113.{n}");
+        assert_eq!(log_in_from(&host, &network, guess.clone()).await?.0, 401);
+    }
+    // Neither the operator's own network, nor a recovery code.
+    let second = recovery.pop().context("a code")?;
+    assert_eq!(log_in_from(&host, elsewhere, second).await?.0, 200);
+    let body = json!({ "name": "dan", "password": PASSWORD, "totp": dan.code()? });
+    assert_eq!(log_in_from(&host, home, body).await?.0, 200);
     Ok(())
 }

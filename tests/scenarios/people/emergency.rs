@@ -74,6 +74,46 @@ async fn the_emergency_login_works_once_per_code_and_is_recorded() -> anyhow::Re
     Ok(())
 }
 
+#[tokio::test]
+async fn emergency_logins_from_elsewhere_are_limited_before_they_are_noted() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let hash = hashed("the emergency password")?;
+    let env = [
+        ("PATCHBAY_PEOPLE_MASTER_PASSWORD_HASH", hash.as_str()),
+        (
+            "PATCHBAY_PEOPLE_MASTER_TOTP_SECRET",
+            "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP",
+        ),
+        ("PATCHBAY_PEOPLE_MASTER_NETWORKS", "10.0.0.0/8"),
+    ];
+    let host = world.host(&with(&env)).await?;
+    let mut statuses = Vec::new();
+    for _ in 0..30 {
+        let body =
+            json!({ "email": "ada@example.com", "masterPassword": "a guess", "totp": "000000" });
+        statuses.push(post(&host, "/api/auth/master-login", body).await?.0);
+    }
+    let failed = statuses.iter().filter(|status| **status == 401).count();
+    assert_eq!(&statuses[..3], &[401; 3], "{statuses:?}");
+    assert!(failed < 10 && statuses.contains(&429), "{statuses:?}");
+    let mut database = world.database().await?;
+    let noted: i64 = sqlx::query_scalar(
+        "select count(*) from patchbay.audit_entries where action = 'master_login_failed'",
+    )
+    .fetch_one(&mut database)
+    .await?;
+    assert_eq!(noted, i64::try_from(failed)?);
+    let metrics = crate::metrics::scrape(&host).await?;
+    let labels = [
+        ("kind", "user"),
+        ("method", "master"),
+        ("result", "limited"),
+    ];
+    let limited = metrics.value("patchbay_logins_total", &labels)?;
+    assert_eq!(limited, (30 - failed) as f64, "the rest is counted");
+    Ok(())
+}
+
 pub(super) fn hashed(password: &str) -> anyhow::Result<String> {
     use std::io::Write;
     let mut child = std::process::Command::new(binary())

@@ -441,3 +441,170 @@ async fn clients_of_an_unknown_proxy_are_not_counted_as_one_network() -> anyhow:
     }
     Ok(())
 }
+
+/// Signs up, and returns the cookie of this signup.
+async fn sign_up_with(
+    host: &Host,
+    email: &str,
+    password: &str,
+    network: Option<&str>,
+) -> anyhow::Result<String> {
+    let mut request = host
+        .http
+        .post(format!("{}/api/auth/signup", host.url))
+        .json(&json!({ "email": email, "password": password }));
+    if let Some(network) = network {
+        request = request.header("x-forwarded-for", network);
+    }
+    let response = request.send().await?;
+    assert_eq!(response.status(), 200, "{}", response.text().await?);
+    let cookie = response.headers().get("set-cookie").context("a cookie")?;
+    let cookie = cookie.to_str()?.split(';').next().context("a cookie")?;
+    Ok(cookie.to_owned())
+}
+
+async fn type_code(
+    host: &Host,
+    email: &str,
+    otp: &str,
+    header: Option<(&str, &str)>,
+) -> anyhow::Result<u16> {
+    let mut request = host
+        .http
+        .post(format!("{}/api/auth/verify-otp", host.url))
+        .json(&json!({ "email": email, "otp": otp }));
+    if let Some((name, value)) = header {
+        request = request.header(name, value);
+    }
+    Ok(answer(request).await?.0)
+}
+
+const EVIL: &str = "the attacker's own";
+
+#[tokio::test]
+async fn the_cookie_of_a_signup_says_whose_password_counts_also_in_one_network()
+-> anyhow::Result<()> {
+    let world = World::new().await?;
+    let host = world.host(&PEOPLE).await?;
+    let email = "ada@example.com";
+    let own = sign_up_with(&host, email, PASSWORD, None).await?;
+    sign_up_with(&host, email, EVIL, None).await?;
+    // The owner types the newest code, which is the attacker's.
+    let newest = code(&world, email, 2).await?;
+    assert_eq!(
+        type_code(&host, email, &newest, Some(("cookie", &own))).await?,
+        200
+    );
+    assert_eq!(log_in(&host, email, EVIL).await?.0, 401);
+    assert_eq!(log_in(&host, email, PASSWORD).await?.0, 200);
+    // A cookie that belongs to no signup is not the network either.
+    let email = "bob@example.com";
+    sign_up_with(&host, email, EVIL, None).await?;
+    let newest = code(&world, email, 1).await?;
+    assert_eq!(
+        type_code(&host, email, &newest, Some(("cookie", &own))).await?,
+        200
+    );
+    assert_eq!(log_in(&host, email, EVIL).await?.0, 401);
+    Ok(())
+}
+
+#[tokio::test]
+async fn of_two_signups_in_one_network_without_a_cookie_neither_password_counts()
+-> anyhow::Result<()> {
+    let world = World::new().await?;
+    let host = world.host(&PEOPLE).await?;
+    // In one network, and behind a proxy that nobody knows.
+    for (email, proxied) in [("ada@example.com", false), ("bob@example.com", true)] {
+        let network = |network| Some(network).filter(|_| proxied);
+        let forwarded = Some(("x-forwarded-for", "198.51.100.1")).filter(|_| proxied);
+        sign_up_with(&host, email, PASSWORD, network("198.51.100.1")).await?;
+        // The second one replaces none of another password.
+        for _ in 0..2 {
+            sign_up_with(&host, email, EVIL, network("203.0.113.1")).await?;
+        }
+        let newest = code(&world, email, 3).await?;
+        assert_eq!(type_code(&host, email, &newest, forwarded).await?, 200);
+        for password in [EVIL, PASSWORD] {
+            assert_eq!(log_in(&host, email, password).await?.0, 401, "{password}");
+        }
+    }
+    // Once, or again with the same password, as clients without cookies do.
+    for (email, times) in [("eve@example.com", 1), ("dan@example.com", 2)] {
+        for _ in 0..times {
+            sign_up_with(&host, email, PASSWORD, Some("198.51.100.1")).await?;
+        }
+        let newest = code(&world, email, times).await?;
+        assert_eq!(type_code(&host, email, &newest, None).await?, 200);
+        assert_eq!(log_in(&host, email, PASSWORD).await?.0, 200, "{email}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn one_network_has_a_limit_of_mails_to_whatever_addresses() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let env = with(&[("PATCHBAY_HTTP_TRUSTED_PROXIES", "127.0.0.0/8")]);
+    let host = world.host(&env).await?;
+    let ask = async |path: &str, network: &str, n: usize| {
+        let body = json!({ "email": format!("somebody{n}@example.com"), "password": PASSWORD });
+        let request = host.http.post(host.url.clone() + path).json(&body);
+        answer(request.header("x-forwarded-for", network)).await
+    };
+    let mut statuses = Vec::new();
+    for n in 0..40 {
+        statuses.push(ask("/api/auth/signup", "203.0.113.1", n).await?.0);
+    }
+    assert_eq!(&statuses[..30], &[200; 30], "{statuses:?}");
+    // One more comes every two minutes.
+    let sent = statuses.iter().filter(|status| **status == 200).count();
+    assert!(sent <= 32 && statuses.contains(&429), "{statuses:?}");
+    let mut limited = (200, json!({}));
+    for n in 100..104 {
+        limited = ask("/api/auth/forgot-password", "203.0.113.1", n).await?;
+    }
+    assert_eq!(
+        (limited.0, &limited.1["code"]),
+        (429, &json!("rate-limited")),
+        "{}",
+        limited.1
+    );
+    let (status, body) = ask("/api/auth/signup", "198.51.100.1", 200).await?;
+    assert_eq!(status, 200, "{body}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_photo_of_a_profile_is_an_address_of_the_web_or_none() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let host = world.host(&PEOPLE).await?;
+    let token = text(&verified(&world, &host, "ada@example.com").await?["token"]);
+    let complete = async |photo: &str| {
+        let request = host
+            .http
+            .post(format!("{}/api/auth/complete-profile", host.url))
+            .bearer_auth(&token)
+            .json(&json!({ "fullName": "Ada", "profilePhoto": photo }));
+        answer(request).await
+    };
+    for photo in [
+        "javascript:alert(1)",
+        " JavaScript:alert(1)",
+        "data:text/html,x",
+        "a.png",
+    ] {
+        let (status, body) = complete(photo).await?;
+        assert_eq!(
+            (status, &body["success"], &body["code"]),
+            (400, &json!(false), &json!("invalid-input")),
+            "{photo}: {body}"
+        );
+    }
+    let (_, shown) = with_token(&host, "/api/users/profile", &token).await?;
+    assert_eq!(shown["data"]["isProfileComplete"], false, "{shown}");
+    for photo in ["https://example.com/a.png", ""] {
+        let (status, body) = complete(photo).await?;
+        assert_eq!(status, 200, "{photo}: {body}");
+    }
+    Ok(())
+}

@@ -86,6 +86,8 @@ fn result_of<T>(method: LoginMethod, result: &Result<T, Error>) -> &'static str 
         (Kind::Unauthorized, _) => "wrong",
         // The old backend's status for a wrong code and for a wrong ID token.
         (Kind::Invalid, LoginMethod::Otp | LoginMethod::Google | LoginMethod::Oidc) => "wrong",
+        // A wrong code after the provider; that one is needed is not counted.
+        (Kind::Forbidden, LoginMethod::Oidc) if error.details.is_some() => "wrong",
         (Kind::Invalid, _) => "invalid",
         (Kind::Forbidden, _) => "refused",
         (Kind::RateLimited, _) => "limited",

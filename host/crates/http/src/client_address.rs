@@ -12,17 +12,27 @@ use ipnet::IpNet;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ClientAddress(pub(super) IpAddr);
 
-/// The peer of a request that looks like a proxy's, but not of one that is trusted. So
-/// [`ClientAddress`] is the proxy's, and clients cannot be told apart by it.
+/// The request looks like one of a proxy, and no proxy is configured. So [`ClientAddress`] may be a
+/// proxy's, and clients cannot be told apart by it.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct UnknownProxy(pub(super) IpAddr);
+pub(super) struct UnknownProxy;
+
+/// A peer on this machine or in a private network that names another client without being trusted.
+pub(super) fn untrusted_proxy(
+    peer: IpAddr,
+    headers: &HeaderMap,
+    trusted: &[IpNet],
+) -> Option<IpAddr> {
+    let peer = peer.to_canonical();
+    let is_trusted = trusted.iter().any(|network| network.contains(&peer));
+    (headers.contains_key(FORWARDED_FOR) && !is_trusted && is_near(peer)).then_some(peer)
+}
 
 impl UnknownProxy {
-    /// Of a peer on this machine or in a private network that names another client.
-    pub(super) fn of(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> Option<Self> {
-        let peer = peer.to_canonical();
-        let is_trusted = trusted.iter().any(|network| network.contains(&peer));
-        (headers.contains_key(FORWARDED_FOR) && !is_trusted && is_near(peer)).then_some(Self(peer))
+    /// Where proxies are configured, another peer is a client like any other: a header that it sends
+    /// must not lift its limits.
+    pub(super) fn of(untrusted: Option<IpAddr>, trusted: &[IpNet]) -> Option<Self> {
+        (untrusted.is_some() && trusted.is_empty()).then_some(Self)
     }
 }
 
@@ -132,14 +142,23 @@ mod tests {
     }
 
     #[test]
-    fn a_near_peer_that_names_a_client_without_being_trusted_is_an_unknown_proxy() {
+    fn a_near_peer_that_names_a_client_is_told_and_is_an_unknown_proxy_only_where_none_is_configured()
+     {
         let of = |peer: &str, names: bool, trusted: &str| {
             let mut headers = HeaderMap::new();
             if names {
                 headers.insert(FORWARDED_FOR, HeaderValue::from_static("192.0.2.1"));
             }
             let trusted = [trusted.parse().expect("a network")];
-            UnknownProxy::of(peer.parse().expect("an address"), &headers, &trusted).is_some()
+            let peer = peer.parse().expect("an address");
+            let untrusted = untrusted_proxy(peer, &headers, &trusted);
+            assert!(UnknownProxy::of(untrusted, &trusted).is_none(), "{peer}");
+            assert_eq!(
+                UnknownProxy::of(untrusted_proxy(peer, &headers, &[]), &[]).is_some(),
+                names && is_near(peer.to_canonical()),
+                "{peer}"
+            );
+            untrusted.is_some()
         };
         for near in [
             "127.0.0.1",

@@ -4,15 +4,16 @@
 //! Owner and attacker can share an address (behind a proxy, on this machine), and right credentials
 //! look like a right guess. So nobody is refused: once an address has some failures, its
 //! credentials are checked one after another, at a fixed pace, in order of arrival, whether right
-//! or wrong. After many failures in total, this holds for every address with a failure, so that
-//! many addresses do not allow many guesses. An address without failures never waits, nor does a
-//! connection that has shown the right credentials. Repeating the same wrong credentials is no
+//! or wrong. The same holds for an IPv6 /56 and /48 with some more, since one customer has many /64.
+//! After many failures in total, it holds for every address, so that many addresses do not allow
+//! many guesses; only addresses from which somebody has logged in before are left out. A connection
+//! that has shown the right credentials never waits. Repeating the same wrong credentials is no
 //! guess: a program with an old password makes nobody wait. The state is in memory, per process,
 //! and bounded.
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -24,7 +25,9 @@ use crate::client_address::network;
 /// Failures of one address before it waits: people mistype, and programs try an old password a few
 /// times.
 const FREE_PER_ADDRESS: u32 = 10;
-/// Failures of all addresses together before every address with a failure waits.
+/// Failures of an IPv6 /56 and of a /48 before all addresses in it wait.
+const FREE_PER_WIDE: [(u32, u32); 2] = [(56, 20), (48, 40)];
+/// Failures of all addresses together before every address waits that nobody has logged in from.
 const FREE_IN_ALL: u32 = 50;
 /// Time between two checks. Five guesses a second, over all addresses, are about 430,000 a day; a
 /// password of twelve random letters is out of reach.
@@ -38,6 +41,9 @@ const FORGOTTEN_AFTER: Duration = Duration::from_secs(15 * 60);
 const REMEMBERED: usize = 4;
 /// Maximum number of addresses. The one with the oldest last failure is dropped first.
 const MAX_KNOWN: usize = 10_000;
+/// Maximum number of addresses that somebody has logged in from. The one with the oldest last login is
+/// dropped first.
+const MAX_PROVEN: usize = 1_000;
 
 /// Recent failed logins.
 #[derive(Debug)]
@@ -52,6 +58,10 @@ pub(super) struct LoginLimiter {
 #[derive(Debug, Default)]
 struct State {
     addresses: RecentFailures<IpAddr>,
+    /// Failures in wider networks, each with its length in bits.
+    wide: HashMap<(Ipv6Addr, u32), (u32, Instant)>,
+    /// When somebody has last logged in from an address.
+    proven: HashMap<IpAddr, Instant>,
     in_all: Option<(u32, Instant)>,
 }
 
@@ -147,13 +157,18 @@ impl LoginLimiter {
     /// Whether these credentials from this address must wait for their turn.
     pub(super) fn doubt(&self, address: IpAddr, credentials: &str, now: Instant) -> Decision {
         let state = self.state.lock();
-        let Some(own) = state.addresses.get(&network(address), now) else {
-            return Decision::None;
-        };
-        if own.tried.contains(&Some(digest(credentials))) {
+        let key = network(address);
+        let own = state.addresses.get(&key, now);
+        if own.is_some_and(|own| own.tried.contains(&Some(digest(credentials)))) {
             return Decision::Wrong;
         }
-        match own.count >= FREE_PER_ADDRESS || state.failed_in_all(now) >= FREE_IN_ALL {
+        if own.is_some_and(|own| own.count >= FREE_PER_ADDRESS) {
+            return Decision::Guess;
+        }
+        if state.proven.contains_key(&key) {
+            return Decision::None;
+        }
+        match state.failed_in_all(now) >= FREE_IN_ALL || state.is_in_failing_network(key, now) {
             true => Decision::Guess,
             false => Decision::None,
         }
@@ -182,11 +197,69 @@ impl LoginLimiter {
             .fail(network(address), digest(credentials), now)
         {
             state.in_all = Some((before.saturating_add(1), now));
+            state.fail_in_wide(address, now);
         }
+    }
+
+    /// Records that the right credentials came from this address.
+    pub(super) fn passed(&self, address: IpAddr, now: Instant) {
+        let mut state = self.state.lock();
+        let key = network(address);
+        if state.proven.len() >= MAX_PROVEN
+            && !state.proven.contains_key(&key)
+            && let Some(oldest) = state
+                .proven
+                .iter()
+                .min_by_key(|(_, last)| **last)
+                .map(|(key, _)| *key)
+        {
+            state.proven.remove(&oldest);
+        }
+        state.proven.insert(key, now);
     }
 }
 
+/// The wider networks of an IPv6 address, and how often each may fail.
+fn wide_networks(address: IpAddr) -> impl Iterator<Item = ((Ipv6Addr, u32), u32)> {
+    let v6 = match address.to_canonical() {
+        IpAddr::V6(v6) => Some(v6),
+        IpAddr::V4(_) => None,
+    };
+    v6.into_iter().flat_map(|v6| {
+        FREE_PER_WIDE.map(|(bits, free)| {
+            let network = Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << (128 - bits)));
+            ((network, bits), free)
+        })
+    })
+}
+
 impl State {
+    fn is_in_failing_network(&self, address: IpAddr, now: Instant) -> bool {
+        wide_networks(address).any(|(network, free)| {
+            self.wide.get(&network).is_some_and(|(count, last)| {
+                *count >= free && now.saturating_duration_since(*last) < FORGOTTEN_AFTER
+            })
+        })
+    }
+
+    fn fail_in_wide(&mut self, address: IpAddr, now: Instant) {
+        for (network, _) in wide_networks(address) {
+            if self.wide.len() >= MAX_KNOWN && !self.wide.contains_key(&network) {
+                self.wide
+                    .retain(|_, (_, last)| now.saturating_duration_since(*last) < FORGOTTEN_AFTER);
+                if self.wide.len() >= MAX_KNOWN {
+                    // So many failures make everybody wait anyway.
+                    continue;
+                }
+            }
+            let (count, last) = self.wide.entry(network).or_insert((0, now));
+            if now.saturating_duration_since(*last) >= FORGOTTEN_AFTER {
+                *count = 0;
+            }
+            (*count, *last) = (count.saturating_add(1), now);
+        }
+    }
+
     fn failed_in_all(&self, now: Instant) -> u32 {
         let lately = self
             .in_all
@@ -250,8 +323,9 @@ mod tests {
     }
 
     #[test]
-    fn many_addresses_wait_as_one_and_an_address_without_a_failure_does_not_wait() {
+    fn many_addresses_wait_as_one_and_an_address_that_somebody_logged_in_from_does_not_wait() {
         let (logins, now) = (LoginLimiter::default(), Instant::now());
+        logins.passed(address(1_001), now);
         for n in 0..FREE_IN_ALL {
             assert_eq!(
                 logins.doubt(address(n), RIGHT, now),
@@ -261,10 +335,55 @@ mod tests {
             fail(&logins, address(n), 1, now);
         }
         assert_eq!(logins.doubt(address(7), RIGHT, now), Decision::Guess);
-        assert_eq!(logins.doubt(address(1_000), RIGHT, now), Decision::None);
+        assert_eq!(
+            logins.doubt(address(1_000), RIGHT, now),
+            Decision::Guess,
+            "the next address is no way around it"
+        );
+        assert_eq!(logins.doubt(address(1_001), RIGHT, now), Decision::None);
+        fail(&logins, address(1_001), FREE_PER_ADDRESS, now);
+        assert_eq!(
+            logins.doubt(address(1_001), RIGHT, now),
+            Decision::Guess,
+            "somebody guesses there, too"
+        );
         assert_eq!(
             logins.doubt(address(7), RIGHT, now + FORGOTTEN_AFTER),
             Decision::None
+        );
+    }
+
+    #[test]
+    fn many_networks_of_one_customer_wait_as_one() {
+        let (logins, now) = (LoginLimiter::default(), Instant::now());
+        let of = |text: &str| text.parse::<IpAddr>().expect("an address");
+        for n in 0..20 {
+            let from = of(&format!("2001:db8:0:{n:x}::1"));
+            assert_eq!(logins.doubt(from, RIGHT, now), Decision::None, "{n}");
+            fail(&logins, from, 1, now);
+        }
+        assert_eq!(
+            logins.doubt(of("2001:db8:0:ff::1"), RIGHT, now),
+            Decision::Guess,
+            "another /64 of the /56"
+        );
+        assert_eq!(
+            logins.doubt(of("2001:db8:0:100::1"), RIGHT, now),
+            Decision::None,
+            "another /56"
+        );
+        for n in 0..20 {
+            fail(&logins, of(&format!("2001:db8:0:{n:x}00::1")), 1, now);
+        }
+        assert_eq!(
+            logins.doubt(of("2001:db8:0:ffff::1"), RIGHT, now),
+            Decision::Guess,
+            "another /56 of the /48"
+        );
+        assert_eq!(
+            logins.doubt(of("2001:db8:1::1"), RIGHT, now),
+            Decision::None,
+            "another /48"
         );
     }
 
@@ -296,5 +415,15 @@ mod tests {
             );
         }
         assert_eq!(logins.state.lock().addresses.0.len(), MAX_KNOWN);
+        // Two wider networks each.
+        for n in 0..MAX_KNOWN as u32 / 2 + 50 {
+            let of_its_own = u128::from(n) << 80;
+            let from = IpAddr::from(Ipv6Addr::from_bits((0x2001 << 112) | of_its_own));
+            fail(&logins, from, 1, now);
+            logins.passed(from, now + Duration::from_millis(n.into()));
+        }
+        let state = logins.state.lock();
+        assert_eq!(state.wide.len(), MAX_KNOWN);
+        assert_eq!(state.proven.len(), MAX_PROVEN);
     }
 }

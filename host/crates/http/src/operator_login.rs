@@ -68,6 +68,7 @@ impl BasicLogin {
             tracing::warn!(%client, "operator credentials are wrong");
             return Err(Refusal::Wrong);
         }
+        self.failed.passed(client, Instant::now());
         Ok(())
     }
 }

@@ -27,7 +27,7 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 use tracing::{debug, warn};
 
-use super::client_address::{ClientAddress, Connection, UnknownProxy};
+use super::client_address::{ClientAddress, Connection, UnknownProxy, untrusted_proxy};
 use super::framing::{Followed, Framing, TwoLengths};
 use super::open_connections::OpenConnections;
 use super::tls::Tls;
@@ -233,14 +233,16 @@ impl Connections {
             move |mut request: Request<hyper::body::Incoming>| {
                 drop(first.lock().take());
                 let client = ClientAddress::of(peer.ip(), request.headers(), &proxies);
-                let unknown = UnknownProxy::of(peer.ip(), request.headers(), &proxies);
+                let untrusted = untrusted_proxy(peer.ip(), request.headers(), &proxies);
                 let has_two_lengths = heads.lock().next_has_two_lengths();
                 let extensions = request.extensions_mut();
                 extensions.insert(client);
                 extensions.insert(connection.clone());
-                if let Some(UnknownProxy(proxy)) = unknown {
+                if let Some(proxy) = untrusted {
                     standing.note_untrusted_proxy(proxy);
-                    extensions.insert(UnknownProxy(proxy));
+                }
+                if let Some(unknown) = UnknownProxy::of(untrusted, &proxies) {
+                    extensions.insert(unknown);
                 }
                 if has_two_lengths {
                     extensions.insert(TwoLengths);

@@ -76,8 +76,8 @@ pub use operators::{
 };
 pub use people::{
     CodePurpose, CodeRow, EmergencyLoginRow, MailBatch, NewCode, NewLogin, NewSession, NewSignup,
-    OutgoingMail, Refreshed, SessionMethod, SessionRow, SessionView, UserKey, UserListing, UserRow,
-    UsersTable, password_mark,
+    OutgoingMail, Refreshed, Replaces, SessionMethod, SessionRow, SessionView, UserKey,
+    UserListing, UserRow, UsersTable, password_mark,
 };
 pub use plugin_sql::{
     OutboxBatch, OutboxEntry, PlacesTaken, PluginActivity, PluginSql, RoleError, SqlActivity,

@@ -1,8 +1,9 @@
 //! Logging in with name, password and second factor; and logging out.
 
 use patchbay_api::operators::{self as api, OperatorSessionEnd};
-use patchbay_store::{OperatorKey, OperatorMethod, OperatorRow, TotpSalt};
+use patchbay_store::{OperatorKey, OperatorMethod, OperatorRow};
 use serde_json::json;
+use tokio::sync::OwnedSemaphorePermit;
 use zeroize::Zeroizing;
 
 use super::enrolment::{RECOVERY, normal_code};
@@ -12,7 +13,7 @@ use crate::actions::Caller;
 use crate::error::{Error, Kind};
 use crate::login_meters::{LoginKind, LoginMethod};
 use crate::people::tokens::code_mac;
-use crate::people::{AUTH_REQUESTS, Visitor, forbidden, unauthorized, within};
+use crate::people::{AUTH_REQUESTS, Visitor, unauthorized, within};
 
 /// Attempts under way count as failures until they are settled; these many never use up the free
 /// ones.
@@ -75,9 +76,8 @@ impl OperatorParts {
         let name = name.trim().to_lowercase();
         let code = body.totp.as_ref().and_then(api::Digits::text);
         let recovery = body.recovery_code.map(Zeroizing::new);
-        let key = format!("{name}\0{}", visitor.network);
-        let _turn = self.logins.take(&key).await?;
-        self.attempts.begin(&key).await?;
+        let _turns = self.turns(&name, visitor).await?;
+        let attempt = self.attempts.begin_login(&name, visitor).await?;
         let is_name = name.len() <= MAX_NAME && !name.contains('\0');
         let row = match is_name {
             true => within(self.store.find_operator(OperatorKey::Name(&name))).await?,
@@ -88,7 +88,10 @@ impl OperatorParts {
         let is_right = self.is_right(password, hash).await? && has_hash;
         let row = row.filter(|row| is_right && is_active(row));
         let method = match &row {
-            Some(row) => self.second_factor(row, code.as_deref(), recovery).await?,
+            Some(row) => {
+                self.second_factor(row, visitor, code.as_deref(), recovery)
+                    .await?
+            }
             None => None,
         };
         let opened = match row.as_ref().zip(method) {
@@ -96,12 +99,28 @@ impl OperatorParts {
             None => None,
         };
         let Some((row, opened)) = row.zip(opened) else {
-            self.attempts.failed(&key).await;
+            self.attempts.login_failed(&attempt).await;
             self.refusals.note(Refused::login(visitor.address));
-            return Err(wrong());
+            return Err(self.wrong());
         };
-        self.attempts.passed(&key).await;
+        self.attempts.login_passed(&attempt).await;
         Ok((row, opened))
+    }
+
+    /// Waits until few enough logins of this network and of this name are under way: many at once must
+    /// not keep others from having theirs compared.
+    pub(super) async fn turns(
+        &self,
+        name: &str,
+        visitor: &Visitor,
+    ) -> Result<[Option<OwnedSemaphorePermit>; 2], Error> {
+        let of_network = match visitor.network_that_tells_apart() {
+            Some(network) => Some(self.networks.take(network).await?),
+            None => None,
+        };
+        let key = format!("{name}\0{}", visitor.network);
+        let of_name = self.logins.take(&key).await?;
+        Ok([of_network, Some(of_name)])
     }
 
     /// Every request about logging in counts by its network; without Redis, none does.
@@ -118,48 +137,75 @@ impl OperatorParts {
     async fn second_factor(
         &self,
         row: &OperatorRow,
+        visitor: &Visitor,
         code: Option<&str>,
         recovery: Option<Zeroizing<String>>,
     ) -> Result<Option<OperatorMethod>, Error> {
         let Some(salt) = &row.totp else {
-            return match self.config.require_totp {
-                false => Ok(Some(OperatorMethod::Password)),
-                true => Err(forbidden(
-                    "forbidden",
-                    "This host asks for a second factor (operators.require_totp), and you have none. An owner can give you a link to set one: \
-                     patchbay operator link NAME",
-                )),
-            };
+            if self.config.require_totp {
+                // The answer is that of a wrong password, or it would confirm the right one.
+                tracing::warn!(
+                    operator = row.name,
+                    "an operator has the right password but no second factor, which operators.require_totp asks for; \
+                     an owner can give a link to set one: patchbay operator link NAME"
+                );
+                return Ok(None);
+            }
+            return Ok(Some(OperatorMethod::Password));
         };
-        // From any number of networks: whoever knows the password must not try every code. The answer
-        // does not tell that the password was right.
-        let key = format!("code\0{}", row.id);
-        if self.attempts.begin(&key).await.is_err() {
+        let Some(code) = code else {
+            // Nobody guesses a recovery code, so it gets in also while others guess at codes. Neither is
+            // a guess: whoever knows the password must not lock its owner out.
+            return self.by_recovery_code(row, recovery).await;
+        };
+        let Ok(tried) = self.begin_code(row, visitor).await else {
+            // The answer does not tell that the password was right.
             return Ok(None);
-        }
-        let method = self.shown(row, salt, code, recovery).await?;
-        match method {
-            Some(_) => self.attempts.passed(&key).await,
-            None => self.attempts.failed(&key).await,
-        }
-        Ok(method)
+        };
+        let is_right = match self.totp_step(salt, code).await? {
+            Some(step) => within(self.store.spend_operator_step(row.id, step)).await?,
+            None => false,
+        };
+        self.code_tried(tried, is_right).await;
+        Ok(is_right.then_some(OperatorMethod::Password))
     }
 
-    async fn shown(
+    /// To be called before a code of the second factor is compared. Tries from all networks count
+    /// together: whoever knows the password must not try every code from one network after another. A
+    /// network that the operator has logged in from counts only by itself (see
+    /// [`Attempts::begin_login`](super::attempts::Attempts::begin_login)), so nobody else keeps the
+    /// operator out there.
+    pub(super) async fn begin_code(
         &self,
         row: &OperatorRow,
-        salt: &TotpSalt,
-        code: Option<&str>,
+        visitor: &Visitor,
+    ) -> Result<Option<String>, Error> {
+        let is_known = match visitor.network.parse() {
+            Ok(network) => within(self.store.knows_operator_network(row.id, network)).await?,
+            Err(_) => false,
+        };
+        if is_known {
+            return Ok(None);
+        }
+        let key = format!("code\0{}", row.id);
+        self.attempts.begin(&key).await?;
+        Ok(Some(key))
+    }
+
+    /// Settles what [`begin_code`](Self::begin_code) has begun.
+    pub(super) async fn code_tried(&self, tried: Option<String>, is_right: bool) {
+        match (tried, is_right) {
+            (Some(key), true) => self.attempts.passed(&key).await,
+            (Some(key), false) => self.attempts.failed(&key).await,
+            (None, _) => {}
+        }
+    }
+
+    async fn by_recovery_code(
+        &self,
+        row: &OperatorRow,
         recovery: Option<Zeroizing<String>>,
     ) -> Result<Option<OperatorMethod>, Error> {
-        if let Some(code) = code {
-            let step = self.totp_step(salt, code).await?;
-            let is_spent = match step {
-                Some(step) => within(self.store.spend_operator_step(row.id, step)).await?,
-                None => false,
-            };
-            return Ok(is_spent.then_some(OperatorMethod::Password));
-        }
         let Some(recovery) = recovery.as_deref().and_then(|text| normal_code(text)) else {
             return Ok(None);
         };
@@ -167,8 +213,16 @@ impl OperatorParts {
         let is_used = within(self.store.use_recovery_code(row.id, &mac)).await?;
         Ok(is_used.then_some(OperatorMethod::RecoveryCode))
     }
-}
 
-fn wrong() -> Error {
-    unauthorized("invalid-credentials", "Name, password or code is wrong")
+    /// The same for every reason.
+    fn wrong(&self) -> Error {
+        let message = match self.config.require_totp {
+            true => {
+                "Name, password or code is wrong. If you have no second factor yet, an owner can give you a link to set one: patchbay operator link \
+                 NAME"
+            }
+            false => "Name, password or code is wrong",
+        };
+        unauthorized("invalid-credentials", message)
+    }
 }

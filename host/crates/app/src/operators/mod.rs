@@ -63,6 +63,8 @@ pub(crate) struct OperatorParts {
     attempts: Attempts,
     /// Logins of one operator from one network.
     logins: Turns,
+    /// Logins from one network.
+    networks: Turns,
     /// Made at the first login, where no accounts have them: computing the first hash takes time.
     passwords: OnceCell<Passwords>,
     sessions: Sessions,
@@ -111,6 +113,7 @@ impl OperatorParts {
             sessions: Sessions::new(store.clone(), config.session, config.session_idle),
             attempts: Attempts::new(limits.clone()),
             logins: Turns::new(login::AT_ONCE),
+            networks: Turns::new(people::login::AT_ONCE_OF_NETWORK),
             passwords: OnceCell::new_with(passwords.cloned()),
             identities: Identities::default(),
             basic: Basic::new(store.clone()),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use patchbay_store::{CodePurpose, CodeRow, NewCode};
+use patchbay_store::{CodePurpose, CodeRow, NewCode, Replaces};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
@@ -26,18 +26,33 @@ const SENT_IN_ALL: Class = Class {
     window: Duration::from_secs(3_600),
 };
 
+/// Codes that one network may have sent, to whatever addresses: nobody fills the mailboxes of others.
+const SENT_BY_ONE: Class = Class {
+    name: "codes-of-network",
+    what: "codes were sent for this network",
+    count: 30,
+    window: Duration::from_secs(3_600),
+};
+
 /// What came of a code that somebody typed.
 pub(super) enum Typed {
-    Right(CodeRow),
+    Right(RightCode),
     /// It was right, but has ended.
     Ended,
     Wrong,
+}
+
+/// A right code, and all that were sent to its address and not used.
+pub(super) struct RightCode {
+    pub(super) code: CodeRow,
+    sent: Vec<CodeRow>,
 }
 
 impl PeopleParts {
     /// Whether one more code may be sent to this address.
     pub(super) async fn admit_code(&self, visitor: &Visitor, norm: &str) -> Result<(), Error> {
         let key = format!("{norm}\0{}", visitor.network);
+        self.take_of_network(&SENT_BY_ONE, visitor).await?;
         self.limits.take(&SENT_TO_ONE, &key).await?;
         self.limits.take(&SENT_IN_ALL, norm).await?;
         Ok(())
@@ -69,6 +84,7 @@ impl PeopleParts {
             network: &visitor.network,
             browser_hash: visitor.browser.as_deref().map(browser_hash),
             valid_for,
+            replaces: Replaces::OfNetwork,
         })
     }
 
@@ -89,28 +105,44 @@ impl PeopleParts {
         let mac = self.mac(purpose, norm, typed.trim()).await?;
         let codes = within(self.store.codes(purpose, norm)).await?;
         let mut found = None;
-        for code in codes {
+        for code in &codes {
             if bool::from(code.code_mac.ct_eq(&mac)) {
-                found = Some(code);
+                found = Some(code.clone());
             }
         }
         Ok(match found {
             Some(_) if is_too_many => Typed::Wrong,
             Some(code) if code.is_expired => Typed::Ended,
-            Some(code) => Typed::Right(code),
+            Some(code) => Typed::Right(RightCode { code, sent: codes }),
             None => Typed::Wrong,
         })
     }
 }
 
-/// Whether a code was asked for from here: by the network or the browser that types it.
-pub(super) fn is_from_here(code: &CodeRow, visitor: &Visitor) -> bool {
-    let same_browser = code
-        .browser_hash
-        .as_deref()
-        .zip(visitor.browser.as_deref().map(browser_hash))
-        .is_some_and(|(stored, shown)| bool::from(stored.ct_eq(&shown)));
-    same_browser || code.network == visitor.network
+impl RightCode {
+    /// The password of the signup that was made from here. Whoever reads the mails is the owner; which of
+    /// several signups is the owner's, a cookie of that signup tells, alone and whichever code was typed.
+    /// Without a cookie the network tells, as long as nobody else there has chosen another password for
+    /// this address: behind a proxy that nobody knows, everybody is in one network.
+    pub(super) fn password_from_here(&self, visitor: &Visitor) -> Option<&str> {
+        if let Some(own) = visitor.browser.as_deref().map(browser_hash) {
+            let mut sent = self.sent.iter();
+            let from_here = sent.find(|code| {
+                let browser = code.browser_hash.as_deref();
+                !code.is_expired && browser.is_some_and(|browser| bool::from(browser.ct_eq(&own)))
+            });
+            return from_here?.password_hash.as_deref();
+        }
+        let chosen = self.sent.iter().filter(|code| is_signup_of(code, visitor));
+        let is_of_network = self.code.network == visitor.network;
+        let password = self.code.password_hash.as_deref();
+        password.filter(|_| is_of_network && chosen.count() == 1)
+    }
+}
+
+/// Whether somebody of this network has chosen a password with it.
+pub(super) fn is_signup_of(code: &CodeRow, visitor: &Visitor) -> bool {
+    code.password_hash.is_some() && code.network == visitor.network
 }
 
 /// Of the value of a cookie.

@@ -23,20 +23,20 @@ pub(super) const OF_ONE_ACCOUNT: FailureClass = FailureClass {
 };
 /// One account is guessed at from many networks: then each of them that fails waits. Others never
 /// wait for it, so the owner gets in from elsewhere.
-const OF_ONE_ACCOUNT_FROM_ANYWHERE: FailureClass = FailureClass {
+pub(crate) const OF_ONE_ACCOUNT_FROM_ANYWHERE: FailureClass = FailureClass {
     name: "login-account-anywhere",
     what: "failed logins",
     free: 50,
     longest: GUESSING_WAIT,
     forgotten_after: Duration::from_secs(900),
 };
-const GUESSING_WAIT: Duration = Duration::from_secs(60);
+pub(crate) const GUESSING_WAIT: Duration = Duration::from_secs(60);
 /// Attempts under way count as failures until they are settled; these many never use up the free
 /// ones.
 pub(super) const AT_ONCE: usize = 4;
-pub(super) const AT_ONCE_OF_NETWORK: usize = 64;
+pub(crate) const AT_ONCE_OF_NETWORK: usize = 64;
 /// Many accounts from one network, with a few passwords each.
-const OF_ONE_NETWORK: FailureClass = FailureClass {
+pub(crate) const OF_ONE_NETWORK: FailureClass = FailureClass {
     name: "login-network",
     what: "failed logins from this network",
     free: 100,

@@ -78,14 +78,15 @@ impl PeopleParts {
             let mut networks = master.networks.iter();
             master.networks.is_empty() || networks.any(|network| network.contains(&address))
         };
-        if !visitor.address.is_some_and(is_near) {
-            parts.note_master_failure(visitor, &norm).await?;
-            return Err(invalid_credentials());
-        }
         parts
             .limits
             .wait_after_failures(&FAILURES, &visitor.network)
             .await?;
+        if !visitor.address.is_some_and(is_near) {
+            parts.limits.failed(&FAILURES, &visitor.network).await?;
+            parts.note_master_failure(visitor, &norm).await?;
+            return Err(invalid_credentials());
+        }
         // Both are always looked at, and the code is spent even if the password is wrong.
         let hash = Some(master.password_hash.to_string());
         let is_short = password.len() <= MAX_BYTES;

@@ -12,7 +12,7 @@ mod google;
 mod identity;
 mod key_rotation;
 mod keys;
-mod login;
+pub(crate) mod login;
 mod mails;
 mod master;
 pub(crate) mod passwords;

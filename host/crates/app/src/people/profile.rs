@@ -3,6 +3,7 @@
 use patchbay_api::people as api;
 use patchbay_store::UserRow;
 use serde_json::{Map, Value};
+use url::Url;
 
 use super::{People, Principal, within};
 use crate::error::Error;
@@ -31,6 +32,11 @@ impl People {
                 return Err(Error::invalid(format!(
                     "{field}: must have at most {longest} characters and no NUL character"
                 )));
+            }
+            if field == "profilePhoto" && !is_address_of_image(value) {
+                return Err(Error::invalid(
+                    "profilePhoto: must be an address that begins with http:// or https://, or empty",
+                ));
             }
             values.insert(column.to_owned(), value.into());
         }
@@ -72,6 +78,12 @@ impl People {
     }
 }
 
+/// Pages link to it, so nothing that a browser would run.
+fn is_address_of_image(text: &str) -> bool {
+    let is_web = |url: Url| matches!(url.scheme(), "http" | "https") && url.has_host();
+    text.is_empty() || (!text.chars().any(char::is_control) && Url::parse(text).is_ok_and(is_web))
+}
+
 fn profile_of(user: &UserRow) -> api::ProfileData {
     api::ProfileData {
         id: user.id.clone(),
@@ -94,5 +106,29 @@ pub(super) fn stage_of(user: &UserRow) -> u8 {
         Some("2" | "OTP_VERIFIED") => 2,
         Some("3" | "PROFILE_COMPLETE") => 3,
         _ => 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_address_of_image;
+
+    #[test]
+    fn a_photo_is_an_address_of_the_web_or_none() {
+        for text in ["", "https://example.com/a.png", "HTTP://example.com/a?b=c"] {
+            assert!(is_address_of_image(text), "{text}");
+        }
+        for text in [
+            "javascript:alert(1)",
+            "java\nscript:alert(1)",
+            "https://example.com/\ta",
+            "data:text/html,x",
+            "//example.com/a.png",
+            "/a.png",
+            "https://",
+            "a.png",
+        ] {
+            assert!(!is_address_of_image(text), "{text}");
+        }
     }
 }

@@ -73,7 +73,7 @@ impl People {
             .compare_code(purpose, &norm, &typed, visitor, TRIES_FOR)
             .await?;
         let code = match compared {
-            Typed::Right(code) => code,
+            Typed::Right(right) => right.code,
             Typed::Ended => return Err(reset_failed("Reset token has expired")),
             Typed::Wrong => return Err(reset_failed("Invalid reset token")),
         };

@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use patchbay_api::people as api;
-use patchbay_store::{CodePurpose, NewSignup, SessionMethod, UserKey, UserRow};
+use patchbay_store::{CodePurpose, CodeRow, NewSignup, Replaces, SessionMethod, UserKey, UserRow};
 use serde_json::{Map, Value};
+use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use super::codes::{Typed, is_from_here};
+use super::codes::{Typed, is_signup_of};
 use super::config::SIGNUP_CODE_LIFE;
-use super::passwords::check_new;
+use super::passwords::{Verdict, busy, check_new};
 use super::tokens::{code, refresh_token};
 use super::{People, PeopleParts, Visitor, address, mails, plain, within};
 use crate::error::Error;
@@ -19,6 +20,8 @@ const SENT: &str = "OTP sent to your email";
 const MAX_DEVICE_INFO: usize = 2_000;
 /// How long wrong codes count.
 const TRIES_FOR: Duration = Duration::from_secs(3_600);
+/// Signups of one address at the same time that overtake one before it gives up.
+const MOST_OVERTAKEN: usize = 5;
 
 impl People {
     /// Makes an unverified account, and mails a code. The answer is the same for an address that
@@ -52,9 +55,16 @@ impl People {
             }
         }
         parts.admit_code(visitor, &norm).await?;
-        let hash = parts.passwords.hash(password).await?;
-        parts.begin_signup(visitor, &norm, &hash, device).await?;
-        Ok(plain(SENT))
+        let hash = parts.passwords.hash(password.clone()).await?;
+        for _ in 0..MOST_OVERTAKEN {
+            let sent = within(parts.store.codes(CodePurpose::Signup, &norm)).await?;
+            let replaced = parts.same_signup(visitor, &sent, &password).await?;
+            let begun = parts.begin_signup(visitor, &norm, &hash, device.clone(), &sent, replaced);
+            if begun.await? {
+                return Ok(plain(SENT));
+            }
+        }
+        Err(busy())
     }
 
     /// Verifies an account by its code, and logs it in.
@@ -94,14 +104,11 @@ impl PeopleParts {
         }
         let purpose = CodePurpose::Signup;
         let compared = parts.compare_code(purpose, &norm, &otp, visitor, TRIES_FOR);
-        let Typed::Right(code) = compared.await? else {
+        let Typed::Right(right) = compared.await? else {
             return Err(invalid_otp());
         };
-        // Whoever signed up elsewhere with this address does not get to choose its password.
-        let password = code
-            .password_hash
-            .as_deref()
-            .filter(|_| is_from_here(&code, visitor));
+        // Somebody else who signed up with this address does not get to choose its password.
+        let (code, password) = (&right.code, right.password_from_here(visitor));
         let (refresh, hash) = refresh_token();
         let session = parts.new_session(visitor, SessionMethod::Otp, hash);
         let verified =
@@ -123,19 +130,40 @@ impl PeopleParts {
             .await
     }
 
+    /// The last signup of this network for the address, if it was with the same password. The same work
+    /// is done where there is none.
+    async fn same_signup(
+        &self,
+        visitor: &Visitor,
+        sent: &[CodeRow],
+        password: &Zeroizing<String>,
+    ) -> Result<Option<Uuid>, Error> {
+        let last = sent.iter().rfind(|code| is_signup_of(code, visitor));
+        let hash = last.and_then(|code| code.password_hash.clone());
+        let verdict = self.passwords.verify(password.clone(), hash).await?;
+        Ok(last
+            .filter(|_| verdict != Verdict::Wrong)
+            .map(|code| code.id))
+    }
+
+    /// `sent`: the codes of this address. False if there are others meanwhile.
     async fn begin_signup(
         &self,
         visitor: &Visitor,
         norm: &str,
         hash: &str,
         device: Option<String>,
-    ) -> Result<(), Error> {
+        sent: &[CodeRow],
+        replaced: Option<Uuid>,
+    ) -> Result<bool, Error> {
         let table = self.table().await?;
         let otp = code();
         let mut new = self
             .new_code(CodePurpose::Signup, norm, &otp, visitor, SIGNUP_CODE_LIFE)
             .await?;
         new.password_hash = Some(hash);
+        new.replaces = Replaces::Only(replaced);
+        let known: Vec<Uuid> = sent.iter().map(|code| code.id).collect();
         let mut values: Map<String, Value> = Map::new();
         values.insert("role".into(), table.spelling("role", "user").into());
         values.insert("stage".into(), table.stage(1).into());
@@ -160,13 +188,14 @@ impl PeopleParts {
         );
         let signup = NewSignup {
             code: new,
+            known: &known,
             values: &values,
             mail: &mail,
             mail_if_verified: &exists,
         };
-        within(self.store.sign_up(table, &signup)).await?;
+        let is_begun = within(self.store.sign_up(table, &signup)).await?;
         self.mails.notify_one();
-        Ok(())
+        Ok(is_begun)
     }
 
     /// A new code for an account that tries to log in before it is verified.

@@ -1,5 +1,6 @@
 //! Single sign-on: logins that are under way, and operators as the provider tells of them.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -32,6 +33,7 @@ pub struct SignIn {
     /// As in [`NewSignIn`].
     pub links: Option<Uuid>,
     pub return_to: String,
+    pub began_at: DateTime<Utc>,
 }
 
 /// A login that waits for the code of the second factor.
@@ -86,7 +88,7 @@ impl Store {
     ) -> Result<Option<SignIn>, StoreError> {
         let row = sqlx::query(
             "update oidc_logins set used_at = now() where state_hash = $1 and browser_hash = $2 and purpose <> 'code' \
-             and used_at is null and ends_at > now() returning operator_id, return_to",
+             and used_at is null and ends_at > now() returning operator_id, return_to, created_at",
         )
         .bind(state_hash.as_slice())
         .bind(browser_hash.as_slice())
@@ -96,6 +98,7 @@ impl Store {
         Ok(Some(SignIn {
             links: row.try_get("operator_id")?,
             return_to: row.try_get("return_to")?,
+            began_at: row.try_get("created_at")?,
         }))
     }
 
@@ -257,6 +260,24 @@ impl Store {
         Ok(query
             .bind(session)
             .bind(within.as_secs_f64())
+            .fetch_one(&self.pool)
+            .await?)
+    }
+
+    /// Whether this operator has opened a session from this network before, in the last weeks. Of an
+    /// IPv6 network, `network` is the address of its /64.
+    pub async fn knows_operator_network(
+        &self,
+        operator: Uuid,
+        network: IpAddr,
+    ) -> Result<bool, StoreError> {
+        let bits = if network.is_ipv4() { 32 } else { 64 };
+        let query = sqlx::query_scalar(
+            "select exists (select from operator_sessions where operator_id = $1 and address <<= $2::text::inet)",
+        );
+        Ok(query
+            .bind(operator)
+            .bind(format!("{network}/{bits}"))
             .fetch_one(&self.pool)
             .await?)
     }

@@ -44,16 +44,28 @@ pub struct NewCode<'a> {
     pub code_mac: [u8; 32],
     /// Of a signup.
     pub password_hash: Option<&'a str>,
-    /// Who asked for it: a new code replaces only this network's.
+    /// Who asked for it.
     pub network: &'a str,
     pub browser_hash: Option<[u8; 32]>,
     pub valid_for: Duration,
+    pub replaces: Replaces,
+}
+
+/// Which earlier codes a new one takes the place of.
+#[derive(Debug, Clone, Copy)]
+pub enum Replaces {
+    /// All that this network has asked for.
+    OfNetwork,
+    /// This one, or none.
+    Only(Option<Uuid>),
 }
 
 /// A signup.
 #[derive(Debug)]
 pub struct NewSignup<'a> {
     pub code: NewCode<'a>,
+    /// The codes of this address that the caller knows.
+    pub known: &'a [Uuid],
     /// Columns of a new account, by the old backend's names.
     pub values: &'a Map<String, Value>,
     /// The mail with the code, and the one for an account that is verified already.
@@ -76,7 +88,8 @@ pub struct CodeRow {
 
 impl Store {
     /// Makes an unverified account unless there is one, with a code; for a verified account, only
-    /// the mail. The mail waits in the outbox. Returns whether the account is a verified one.
+    /// the mail. The mail waits in the outbox. False, and nothing is done: there is a code that the
+    /// caller does not know.
     pub async fn sign_up(
         &self,
         table: &UsersTable,
@@ -86,6 +99,19 @@ impl Store {
         let key = UserKey::Email { typed: norm, norm };
         let mut tx = self.pool.begin().await?;
         lock_address(&mut tx, norm).await?;
+        let is_overtaken: bool = sqlx::query_scalar(
+            "select exists (select from one_time_codes where purpose = $1 and email_norm = $2 and used_at is null \
+             and user_id <> $3 and id <> all($4))",
+        )
+        .bind(signup.code.purpose.as_str())
+        .bind(norm)
+        .bind(NOBODY)
+        .bind(signup.known)
+        .fetch_one(&mut *tx)
+        .await?;
+        if is_overtaken {
+            return Ok(false);
+        }
         let known = users::find(&mut tx, table, key).await?;
         // The time must not tell which addresses have accounts: the same statements run for each,
         // and what is not wanted is undone.
@@ -114,7 +140,7 @@ impl Store {
         };
         mails::put(&mut tx, Uuid::now_v7(), mail).await?;
         tx.commit().await?;
-        Ok(user.is_verified)
+        Ok(true)
     }
 
     /// A code for an account that exists, with its mail in the outbox.
@@ -165,7 +191,7 @@ impl Store {
         Ok(own > MAX_TRIES || (all >= MAX_TRIES_IN_ALL && !asked))
     }
 
-    /// Codes that were not used; those of the last hour that have ended, too.
+    /// Codes that were not used, the oldest first; those of the last hour that have ended, too.
     pub async fn codes(
         &self,
         purpose: CodePurpose,
@@ -173,7 +199,8 @@ impl Store {
     ) -> Result<Vec<CodeRow>, StoreError> {
         let query = sqlx::query_as(
             "select id, user_id, code_mac, password_hash, network, browser_hash, expires_at, expires_at <= now() as is_expired \
-             from one_time_codes where purpose = $1 and email_norm = $2 and used_at is null and user_id <> $3",
+             from one_time_codes where purpose = $1 and email_norm = $2 and used_at is null and user_id <> $3 \
+             order by id",
         );
         Ok(query
             .bind(purpose.as_str())
@@ -241,15 +268,28 @@ async fn put_code(
     code: &NewCode<'_>,
     user_id: &str,
 ) -> Result<(), StoreError> {
-    // The network's own one, and the oldest beyond the limit.
+    let (network, one) = match code.replaces {
+        Replaces::OfNetwork => (Some(code.network), None),
+        Replaces::Only(one) => (None, one),
+    };
     sqlx::query(
-        "delete from one_time_codes where purpose = $1 and email_norm = $2 and used_at is null and (network = $3 or id in \
-         (select id from one_time_codes where purpose = $1 and email_norm = $2 and used_at is null and network <> $3 \
-          order by created_at desc offset $4))",
+        "delete from one_time_codes where purpose = $1 and email_norm = $2 and used_at is null and (network = $3 or id = $4)",
     )
     .bind(code.purpose.as_str())
     .bind(code.email_norm)
-    .bind(code.network)
+    .bind(network)
+    .bind(one)
+    .execute(&mut *connection)
+    .await?;
+    // The oldest beyond the limit end, and stay known: a password of one of several signups does not
+    // count where nothing tells which signup was the owner's.
+    sqlx::query(
+        "update one_time_codes set expires_at = now() where id in \
+         (select id from one_time_codes where purpose = $1 and email_norm = $2 and used_at is null and expires_at > now() \
+          order by created_at desc offset $3)",
+    )
+    .bind(code.purpose.as_str())
+    .bind(code.email_norm)
     .bind(MAX_LIVE - 1)
     .execute(&mut *connection)
     .await?;

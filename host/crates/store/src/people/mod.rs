@@ -11,7 +11,7 @@ mod sessions;
 mod table;
 mod users;
 
-pub use codes::{CodePurpose, CodeRow, NewCode, NewSignup};
+pub use codes::{CodePurpose, CodeRow, NewCode, NewSignup, Replaces};
 pub use logins::{EmergencyLoginRow, NewLogin};
 pub use mails::{MailBatch, OutgoingMail};
 pub use sessions::{NewSession, Refreshed, SessionMethod, SessionRow, SessionView};

@@ -82,6 +82,12 @@ impl Discovered {
         announced == Some(true)
     }
 
+    /// Whether ID tokens can say when somebody has logged in at the provider.
+    pub(super) fn reports_auth_time(&self) -> bool {
+        let claims = self.metadata.claims_supported();
+        claims.is_some_and(|claims| claims.iter().any(|claim| claim.as_str() == "auth_time"))
+    }
+
     pub(super) fn endpoints(&self) -> impl Iterator<Item = Url> {
         let metadata = &self.metadata;
         let mut urls = vec![

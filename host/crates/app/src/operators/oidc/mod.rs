@@ -40,8 +40,9 @@ use crate::operator::Credential;
 use crate::people::tokens::token_hash;
 use crate::people::{Visitor, forbidden, within};
 use person::Person;
-use provider::{Provider, ProviderError};
+use provider::{Answered, Provider, ProviderError};
 use rights::shown_list;
+use second_factor::is_wrong_code;
 
 /// How long somebody may take at the provider, and to type a code.
 pub const LOGIN_LIFE: Duration = Duration::from_secs(600);
@@ -282,7 +283,14 @@ impl SsoParts {
             derived(browser, NONCE, &state),
             derived(browser, VERIFIER, &state),
         );
-        let person = self.provider.person(code, verifier, nonce, self.now());
+        let logged_in_since = login.links.map(|_| login.began_at);
+        let answered = Answered {
+            code,
+            verifier,
+            nonce,
+            logged_in_since,
+        };
+        let person = self.provider.person(answered, self.now());
         let person = person.await.map_err(failed)?;
         if let Some(operator) = login.links {
             self.link(visitor, operator, &person).await?;
@@ -357,7 +365,9 @@ impl SsoParts {
 
     /// Counts a login by how it ended, and notes one that was refused.
     fn noted(&self, visitor: &Visitor, arrived: Result<Arrived, Error>) -> Result<Arrived, Error> {
-        let asks = |error: &Error| error.details.is_some() && error.code == "second-factor";
+        let asks = |error: &Error| {
+            error.details.is_some() && error.code == "second-factor" && !is_wrong_code(error)
+        };
         if arrived.as_ref().is_err_and(asks) {
             return arrived;
         }

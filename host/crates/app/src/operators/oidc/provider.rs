@@ -100,6 +100,23 @@ pub(super) enum ProviderError {
     Refused(String),
 }
 
+/// What the browser has brought back, and what must come with it.
+pub(super) struct Answered {
+    pub(super) code: String,
+    pub(super) verifier: String,
+    pub(super) nonce: String,
+    /// The person must have logged in at the provider since then. A provider that does not announce the
+    /// claim `auth_time` cannot show that.
+    pub(super) logged_in_since: Option<DateTime<Utc>>,
+}
+
+/// What an ID token must fit.
+struct Expected {
+    nonce: Nonce,
+    logged_in_since: Option<DateTime<Utc>>,
+    now: DateTime<Utc>,
+}
+
 #[derive(Debug, thiserror::Error)]
 enum FetchError {
     #[error(transparent)]
@@ -155,7 +172,9 @@ impl Provider {
             .set_pkce_challenge(PkceCodeChallenge::from_code_verifier_sha256(&verifier))
             .add_scopes(self.config.scopes.iter().cloned().map(Scope::new));
         if asks_again {
-            request = request.add_prompt(CoreAuthPrompt::Login);
+            request = request
+                .add_prompt(CoreAuthPrompt::Login)
+                .set_max_age(Duration::ZERO);
         }
         Ok(request.url().0)
     }
@@ -163,20 +182,28 @@ impl Provider {
     /// Exchanges the code for an ID token, checks it, and returns whom it names.
     pub(super) async fn person(
         &self,
-        code: String,
-        verifier: String,
-        nonce: String,
+        answered: Answered,
         now: DateTime<Utc>,
     ) -> Result<Person, ProviderError> {
+        let Answered {
+            code,
+            verifier,
+            nonce,
+            logged_in_since,
+        } = answered;
         in_time(async {
             let discovered = self.newer_than(LAST).await?;
             let token = self.exchange(&discovered, code, verifier).await?;
-            let nonce = Nonce::new(nonce);
-            match self.checked(&discovered, &token, &nonce, now) {
+            let expected = Expected {
+                nonce: Nonce::new(nonce),
+                logged_in_since,
+                now,
+            };
+            match self.checked(&discovered, &token, &expected) {
                 Err(Unbelievable::UnknownKey) => {
                     // The provider may have changed its keys.
                     let discovered = self.newer_than(REREAD_AFTER).await?;
-                    self.checked(&discovered, &token, &nonce, now)
+                    self.checked(&discovered, &token, &expected)
                 }
                 checked => checked,
             }
@@ -315,9 +342,15 @@ impl Provider {
         &self,
         discovered: &Discovered,
         token: &IdTokenOfPerson,
-        nonce: &Nonce,
-        now: DateTime<Utc>,
+        expected: &Expected,
     ) -> Result<Person, Unbelievable> {
+        let Expected {
+            nonce,
+            logged_in_since,
+            now,
+        } = expected;
+        let (now, logged_in_since) = (*now, *logged_in_since);
+        let reports_auth_time = discovered.reports_auth_time();
         // As if there were no client secret: a token that is signed with it is never genuine here.
         let verifier = IdTokenVerifier::new_public_client(
             ClientId::new(self.config.client_id.clone()),
@@ -331,6 +364,16 @@ impl Provider {
             is_near
                 .then_some(())
                 .ok_or_else(|| "it was not issued just now".to_owned())
+        })
+        .set_auth_time_verifier_fn(move |logged_in| {
+            let is_new = match (logged_in_since, logged_in) {
+                (Some(since), Some(at)) => at >= since - LEEWAY,
+                (Some(_), None) => !reports_auth_time,
+                (None, _) => true,
+            };
+            is_new
+                .then_some(())
+                .ok_or_else(|| "the provider has not asked for a new login (auth_time)".to_owned())
         });
         let claims = token
             .claims(&verifier, nonce)

@@ -1,13 +1,24 @@
 //! The second factor of this host, after the provider has said who somebody is: where the provider
 //! is not required to report one.
 
+use std::time::Duration;
+
 use patchbay_store::OperatorRow;
 use serde_json::json;
 
-use super::{Arrived, LOGIN_LIFE, MAX_TEXT, SsoParts, unknown_login};
+use super::{Arrived, LOGIN_LIFE, MAX_TEXT, SsoParts, not_signed_in, unknown_login};
 use crate::error::Error;
+use crate::limits::Class;
 use crate::people::tokens::token_hash;
 use crate::people::{Visitor, forbidden, within};
+
+/// Codes that may be typed in one login. It ends long before there are more.
+const OF_ONE_LOGIN: Class = Class {
+    name: "oidc-codes",
+    what: "codes were typed in this login",
+    count: 10,
+    window: Duration::from_secs(24 * 3_600),
+};
 
 impl SsoParts {
     pub(super) fn needs_code(&self) -> bool {
@@ -66,12 +77,22 @@ impl SsoParts {
             return Err(unknown_login());
         };
         let row = &waiting.operator;
-        // The same as that of a login with a password: who guesses codes cannot change the door.
-        let key = format!("{}\0{}", row.name, visitor.network);
-        let _turn = parts.logins.take(&key).await?;
-        parts.attempts.begin(&key).await?;
         let Some(salt) = row.totp.as_ref().or(waiting.offered.as_ref()) else {
             return Err(unknown_login());
+        };
+        // The same counts as those of a login with a password: who guesses codes cannot change the door.
+        let _turns = parts.turns(&row.name, visitor).await?;
+        let attempt = parts.attempts.begin_login(&row.name, visitor).await?;
+        let begun = match &row.totp {
+            Some(_) => self.begin_code(visitor, row, &waiting.state_hash).await,
+            None => Ok(None),
+        };
+        let tried = match begun {
+            Ok(tried) => tried,
+            Err(refused) => {
+                parts.attempts.login_left(&attempt).await;
+                return Err(refused);
+            }
         };
         let is_right = match parts.totp_step(salt, code).await? {
             None => false,
@@ -80,13 +101,14 @@ impl SsoParts {
             }
             Some(step) => within(parts.store.set_first_totp(row.id, salt, step)).await?,
         };
+        parts.code_tried(tried, is_right).await;
         if !is_right {
-            parts.attempts.failed(&key).await;
+            parts.attempts.login_failed(&attempt).await;
             let message = "The code is wrong, or was used. Type the one that the authenticator shows now; if it stays wrong, compare the clocks of \
                            both machines";
             return Err(asks(message, json!({ "name": row.name, "isWrong": true })));
         }
-        parts.attempts.passed(&key).await;
+        parts.attempts.login_passed(&attempt).await;
         if row.totp.is_none() {
             let details = json!({ "secondFactor": true });
             parts
@@ -102,6 +124,31 @@ impl SsoParts {
             session,
         })
     }
+
+    /// Counts a try: of the operator, and of this login, which ends with the last one.
+    async fn begin_code(
+        &self,
+        visitor: &Visitor,
+        row: &OperatorRow,
+        state_hash: &[u8; 32],
+    ) -> Result<Option<String>, Error> {
+        let parts = &self.operators;
+        let tried = parts.begin_code(row, visitor).await?;
+        let key = hex::encode(state_hash);
+        let taken = parts.limits.take_if_possible(&OF_ONE_LOGIN, &key).await;
+        if taken.is_err() {
+            parts.code_tried(tried, false).await;
+            within(parts.store.finish_sign_in(state_hash)).await?;
+            return Err(not_signed_in("Too many codes were typed"));
+        }
+        Ok(tried)
+    }
+}
+
+/// Whether the error says that a code was wrong, and not only that one is needed.
+pub(super) fn is_wrong_code(error: &Error) -> bool {
+    let details = error.details.as_ref();
+    error.code == "second-factor" && details.is_some_and(|details| details["isWrong"] == true)
 }
 
 fn asks(message: &str, details: serde_json::Value) -> Error {
