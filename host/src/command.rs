@@ -227,8 +227,12 @@ fn command() -> clap::Command {
 /// Options that take any text.
 const TEXTS: [&str; 2] = ["reason", "description"];
 
-/// How to give a value that begins with a dash, if the error is about one.
-fn tip_for_dashes(
+/// Names of commands that others have, and what it is called where they do not: the group, what was
+/// written, and what is meant.
+const MEANT: [(&str, &str, &str); 1] = [("plugin", "show", "status")];
+
+/// What was meant: how to give a value that begins with a dash, or how a command is called.
+fn tip_for(
     error: &clap::Error,
     mut command: clap::Command,
     arguments: &[String],
@@ -259,12 +263,69 @@ fn tip_for_dashes(
                 return Some(tip_for_option(option, value));
             }
             let (value, line) = with_values_last(&command, arguments)?;
+            if is_like_an_option(&command, &value) {
+                return Some(options_of(&command, arguments));
+            }
             Some(format!(
                 "\ntip: {} is no option here. If it is a name, an id or data, write the options first, then --, then the values:\n       {line}\n",
                 word(&value)
             ))
         }
+        ErrorKind::InvalidSubcommand => {
+            let Some(ContextValue::String(wrong)) = error.get(ContextKind::InvalidSubcommand)
+            else {
+                return None;
+            };
+            let is_in = |group: &str| arguments.iter().any(|argument| argument == group);
+            let (group, _, right) = MEANT
+                .iter()
+                .find(|(group, written, _)| written == wrong && is_in(group))?;
+            Some(format!("\ntip: did you mean patchbay {group} {right}?\n"))
+        }
         _ => None,
+    }
+}
+
+/// Whether a value is rather an option that this command does not have: `--word`, or a short one that
+/// another command has.
+fn is_like_an_option(command: &clap::Command, value: &str) -> bool {
+    if let Some(long) = value.strip_prefix("--") {
+        let name = long.split('=').next().unwrap_or_default();
+        let is_in_name = |c: char| c.is_ascii_lowercase() || c == '-';
+        return name.starts_with(|c: char| c.is_ascii_lowercase()) && name.chars().all(is_in_name);
+    }
+    fn has_short(command: &clap::Command, short: char) -> bool {
+        let mut own = command.get_arguments();
+        own.any(|arg| arg.get_short() == Some(short))
+            || command.get_subcommands().any(|sub| has_short(sub, short))
+    }
+    let mut letters = value.trim_start_matches('-').chars();
+    match (letters.next(), letters.next()) {
+        (Some(short), None) => has_short(command, short),
+        _ => false,
+    }
+}
+
+/// The options of the command that the arguments name, without those that every command has.
+fn options_of(command: &clap::Command, arguments: &[String]) -> String {
+    let (mut command, mut words) = (command, vec!["patchbay"]);
+    for text in arguments {
+        if let Some(sub) = command.find_subcommand(text) {
+            command = sub;
+            words.push(sub.get_name());
+        }
+    }
+    let own = command.get_arguments();
+    let own = own.filter(|arg| !arg.is_global_set() && !arg.is_hide_set());
+    let names: Vec<String> = own
+        .filter_map(|arg| arg.get_long())
+        .filter(|name| *name != "help")
+        .map(|name| format!("--{name}"))
+        .collect();
+    let words = words.join(" ");
+    match names.is_empty() {
+        true => format!("\ntip: {words} has no options of its own\n"),
+        false => format!("\ntip: options of {words}: {}\n", names.join(", ")),
     }
 }
 
@@ -371,7 +432,7 @@ fn parse() -> Result<Cli, ExitCode> {
     let mut cli = parsed.map_err(|error| {
         let mut error = error.format(&mut command());
         let arguments: Vec<String> = std::env::args().skip(1).collect();
-        let tip = tip_for_dashes(&error, command(), &arguments);
+        let tip = tip_for(&error, command(), &arguments);
         if tip.is_some() {
             // With clap's own tip, an option that follows the value would be taken for one, too.
             error.remove(ContextKind::Suggested);
@@ -471,8 +532,9 @@ fn end_quietly_when_nobody_reads() {
     }));
 }
 
-/// The exit code of a process that SIGPIPE ended. Rust programs ignore that signal.
-const BROKEN_PIPE: u8 = 141;
+/// The exit code when nobody reads the rest of the output. Whether the end was still written depends
+/// on when the reader closes; a script must not see that, so it is as if all was written.
+const BROKEN_PIPE: u8 = 0;
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
@@ -723,7 +785,7 @@ mod tests {
             let words = std::iter::once("patchbay".to_owned()).chain(arguments.clone());
             let error = command().try_get_matches_from(words).err()?;
             let error = error.format(&mut command());
-            tip_for_dashes(&error, command(), &arguments)
+            tip_for(&error, command(), &arguments)
         };
         for (line, corrected) in [
             (
@@ -743,8 +805,23 @@ mod tests {
             let tip = tip(line).expect("a tip");
             assert!(tip.ends_with(&format!("{corrected}\n")), "{line}: {tip}");
         }
+        for line in [
+            "bulk resume 1 --everything",
+            "bulk resume 1 -o -k --everything=1",
+        ] {
+            let tip = tip(line).unwrap_or_default();
+            assert!(!tip.contains(" -- "), "{line}: {tip}");
+        }
+        assert_eq!(
+            tip("bulk resume 1 --everything").as_deref(),
+            Some("\ntip: options of patchbay bulk resume: --first, --yes, --reason\n")
+        );
         assert_eq!(tip("queue show q --jsn").as_deref(), Some(""));
         assert_eq!(tip("status -x"), None);
+        assert_eq!(
+            tip("plugin show email").as_deref(),
+            Some("\ntip: did you mean patchbay plugin status?\n")
+        );
         let tip = tip("job duplicate q 1 --data -x").expect("a tip");
         assert!(tip.ends_with("write --data=-x\n"), "{tip}");
     }

@@ -201,6 +201,9 @@ pub struct AlertRule {
     /// Changes by operators, one per scope. The values above include the change for all subjects
     /// (empty `subject`), but not those for some subjects.
     pub changes: Vec<ChangedRule>,
+    /// Only in the answer of a change: nothing is called like its subject now, so it may be a typo.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warning: Option<String>,
 }
 
 /// What operators changed about a rule for one scope. Absent fields are unchanged.

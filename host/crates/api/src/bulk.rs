@@ -61,7 +61,7 @@ pub enum BulkKind {
     Remove,
     /// Adds a new job like it.
     EnqueueAgain,
-    /// Retries the job with changed data.
+    /// Retries the job with changed data; of a job that waits, only changes the data.
     EditAndRetry,
 }
 
@@ -120,7 +120,8 @@ pub struct BulkRequest {
     /// Must be true if the filter is empty, which means every job.
     #[serde(default)]
     pub everything: bool,
-    /// State of the jobs: `failed` (default), `completed`, `delayed`, `waiting` or `prioritized`.
+    /// State of the jobs: `failed` (default), `completed`, `delayed`, `waiting` or `prioritized`. An
+    /// edit only changes the data of jobs that wait.
     #[schema(value_type = Option<String>)]
     pub state: Option<JobState>,
     /// Where to search for jobs: `live` (Redis, default) or `history`.
@@ -317,19 +318,24 @@ pub struct Bulk {
     pub restored: i64,
     pub created_at: DateTime<Utc>,
     pub ended_at: Option<DateTime<Utc>>,
-    /// For a removal or an edit: it can be undone until this time. An edit is undone of jobs that have
-    /// not run since.
+    /// For a removal or an edit that has changed jobs: it can be undone until this time. An edit is
+    /// undone of jobs that have not run since.
     pub undo_until: Option<DateTime<Utc>>,
 }
 
 /// A bulk operation, and why jobs were left unchanged.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
 pub struct BulkDetails {
     /// The operation.
     #[serde(flatten)]
     pub bulk: Bulk,
     /// Reasons, the most frequent first.
     pub reasons: Vec<BulkReason>,
+    /// Why nothing of it can be undone any more, although the time for that has not ended. Then
+    /// `undoUntil` is absent. Not known of an operation on more than 1000 jobs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nothing_to_undo: Option<String>,
 }
 
 /// How many jobs were left unchanged for one reason.

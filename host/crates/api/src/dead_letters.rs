@@ -22,7 +22,7 @@ operations! {
     /// List groups of jobs that failed for good: open groups first, then the most recently seen.
     /// Closed groups are left out unless `state` asks for them.
     DeadLettersList = "dead_letters.list": GET "/api/admin/dead-letters" ((), ListDeadLetters, NoBody) -> List<DeadLetter>,
-        Viewer, Reads, data Shown(&["message", "stack"]), errors [];
+        Viewer, Reads, data Shown(&["message", "stack"]), errors [404 "the queue is unknown"];
     /// Count the groups by their state.
     DeadLettersCount = "dead_letters.count": GET "/api/admin/dead-letter-counts" ((), CountDeadLetters, NoBody) -> Data<DeadLetterCounts>,
         Viewer, Reads, errors [];
@@ -211,6 +211,10 @@ pub struct FailedJob {
     /// Which start of the job this was, from 1.
     pub started: i32,
     pub finished_at: DateTime<Utc>,
+    /// Where the job is now: `failing`, `waiting` (or running), `repaired` (has completed since),
+    /// `removed` or `elsewhere` (fails in another group).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<String>,
     /// Error message of the failure.
     pub message: Option<String>,
     /// Always null: all jobs have the same stack, which is in `stack` of the group.

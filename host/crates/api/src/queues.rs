@@ -1,6 +1,6 @@
 //! Queues: their state, and operations on whole queues.
 
-pub use patchbay_model::queue::{LegacyRepeatable, QueueCounts, QueueOverview};
+pub use patchbay_model::queue::{LegacyRepeatable, PausedBy, QueueCounts, QueueOverview};
 
 use chrono::{DateTime, Utc};
 use patchbay_model::job::JobState;

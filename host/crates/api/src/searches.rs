@@ -234,6 +234,9 @@ pub struct NamedSearch {
     /// How far back it looks from the time of the run, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since_ms: Option<u64>,
+    /// How long before the time of the run its matches end, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until_ms: Option<u64>,
     pub created_at: DateTime<Utc>,
     pub created_by: String,
     pub changed_at: DateTime<Utc>,

@@ -1,21 +1,28 @@
 //! Use cases of activity: who did what.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use chrono::{DateTime, Datelike, Utc};
 use patchbay_api::activity::{Activity, ActivityResult, ActorKind, ListActivity};
 use patchbay_api::answer::Page;
+use patchbay_model::QueueName;
 use patchbay_model::shell::word;
 use patchbay_store::{ActivityCursor, ActivityFilter, ActivityRow, Store};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::nearest::meant;
+use crate::queues::Catalog;
 use crate::{Error, Parts};
 
 const DEFAULT_LIMIT: u16 = 50;
 const MAX_LIMIT: u16 = 200;
 /// Longest text of a filter, in bytes.
 const MAX_TEXT: usize = 1_024;
+/// Most queues that the details of an action name.
+const MOST_NAMED: usize = 100;
+/// Characters of a digest, as other commands show it.
+const SHORT: usize = 12;
 
 /// Actions that no operation of the API records under its own name.
 const OTHER_ACTIONS: [&str; 8] = [
@@ -32,12 +39,18 @@ const OTHER_ACTIONS: [&str; 8] = [
 #[derive(Clone)]
 pub struct ActivityLog {
     store: Store,
+    catalog: Catalog,
 }
 
 impl ActivityLog {
     pub(crate) fn new(parts: &Parts) -> Self {
         Self {
             store: parts.store.clone(),
+            catalog: Catalog::new(
+                parts.broker.clone(),
+                parts.store.clone(),
+                Arc::clone(&parts.plugins),
+            ),
         }
     }
 
@@ -83,7 +96,7 @@ impl ActivityLog {
 }
 
 impl ActivityLog {
-    /// Fails when a filter that has matched nothing has a name that may be mistyped.
+    /// Fails when a filter that has matched nothing has a name that nobody knows.
     async fn check_names(&self, filter: &ActivityFilter) -> Result<(), Error> {
         let mut actions: BTreeSet<&str> = patchbay_api::operations()
             .filter(|operation| operation.access.is_for_operators())
@@ -97,23 +110,34 @@ impl ActivityLog {
         actions.extend(words);
         let (actors, targets) = self.store.recent_actors_and_targets().await?;
         let actions: Vec<&str> = actions.into_iter().collect();
+        let operators = self.store.operators().await?;
+        let mut actors = texts(&actors);
+        actors.extend(operators.iter().map(|row| row.name.as_str()));
+        let mut targets = texts(&targets);
+        let queues = self.catalog.names().await?;
+        targets.extend(queues.iter().map(QueueName::as_str));
+        let plugins = self.store.plugin_names().await?;
+        targets.extend(texts(&plugins));
+        // Trails are defined by operators, so not every action is known.
+        let is_of_trail = |action: &&String| action.starts_with("audit.");
+        let action = filter.action.as_ref().filter(|action| !is_of_trail(action));
         let asked = [
-            ("action", &filter.action, actions),
-            ("actor", &filter.actor, texts(&actors)),
-            ("target", &filter.target, texts(&targets)),
+            ("action", action, actions),
+            ("actor", filter.actor.as_ref(), actors),
+            ("target", filter.target.as_ref(), targets),
         ];
         for (name, wanted, known) in asked {
             let Some(wanted) = wanted else { continue };
-            if known.contains(&wanted.as_str()) {
+            // Of a queue also its jobs, and of a plugin its outside hosts.
+            let whose = wanted.split(['/', ' ']).next().unwrap_or_default();
+            if known.contains(&wanted.as_str()) || name == "target" && known.contains(&whose) {
                 continue;
             }
             let suggestion = meant(wanted, known.into_iter());
-            if !suggestion.is_empty() {
-                return Err(Error::invalid(format!(
-                    "{name}: nothing is recorded of {}.{suggestion}",
-                    word(wanted)
-                )));
-            }
+            return Err(Error::invalid(format!(
+                "{name}: nothing is recorded of {}.{suggestion}",
+                word(wanted)
+            )));
         }
         Ok(())
     }
@@ -164,6 +188,11 @@ fn view(row: ActivityRow) -> Activity {
         _ => None,
     };
     let (reason, from) = (take("reason"), take("from"));
+    if let (Some(details), Some(result)) = (details.as_object_mut(), &row.result) {
+        for (name, value) in of_result(&row.action, result) {
+            details.entry(name).or_insert(value);
+        }
+    }
     let no_effect = row
         .result
         .as_ref()
@@ -197,6 +226,37 @@ fn view(row: ActivityRow) -> Activity {
     }
 }
 
+/// What of the recorded result says what was done: the queues of an action on all queues, and the
+/// revisions between which a plugin was switched.
+fn of_result(action: &str, result: &Value) -> Vec<(&'static str, Value)> {
+    match action {
+        "queue.pause" | "queue.resume" => {
+            let queues = result["queues"]
+                .as_array()
+                .map(Vec::as_slice)
+                .unwrap_or(&[]);
+            let names: Vec<&Value> = queues.iter().take(MOST_NAMED).collect();
+            let more = queues.len() - names.len();
+            let named = (!names.is_empty()).then(|| ("queues", json!(names)));
+            let more = (more > 0).then(|| ("moreQueues", json!(more)));
+            named.into_iter().chain(more).collect()
+        }
+        "plugin.rollback" | "plugin.activate" => {
+            let revision = |version: &str, digest: &str| {
+                let digest: String = result[digest].as_str()?.chars().take(SHORT).collect();
+                let version = result[version]
+                    .as_str()
+                    .map(|version| format!("{version} "));
+                Some(format!("{}{digest}", version.unwrap_or_default()))
+            };
+            let from = revision("previousVersion", "previous").map(|from| ("from", json!(from)));
+            let to = revision("version", "digest").map(|to| ("to", json!(to)));
+            from.into_iter().chain(to).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
 /// The count in the recorded result of an action.
 fn count(result: &Value) -> Option<i64> {
     match result {
@@ -212,8 +272,6 @@ fn count(result: &Value) -> Option<i64> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn row(details: Value, result: Option<Value>, error: Option<&str>) -> ActivityRow {
@@ -253,6 +311,32 @@ mod tests {
         assert_eq!(
             view(row(json!({}), None, Some("no"))).result,
             ActivityResult::Failed
+        );
+    }
+
+    #[test]
+    fn an_action_on_all_queues_names_them_and_a_rollback_names_both_revisions() {
+        let queues: Vec<String> = (0..101).map(|n| format!("q{n}")).collect();
+        let mut all = row(
+            json!({}),
+            Some(json!({ "count": 101, "queues": queues })),
+            None,
+        );
+        all.action = "queue.pause".into();
+        let details = view(all).details;
+        assert_eq!(details["queues"].as_array().map(Vec::len), Some(MOST_NAMED));
+        assert_eq!(details["moreQueues"], 1);
+        let mut back = row(
+            json!({}),
+            Some(
+                json!({ "version": "0.1.0", "digest": "0123456789abcdef", "previous": "fedcba9876543210", "previousVersion": "0.2.0" }),
+            ),
+            None,
+        );
+        back.action = "plugin.rollback".into();
+        assert_eq!(
+            view(back).details,
+            json!({ "from": "0.2.0 fedcba987654", "to": "0.1.0 0123456789ab" })
         );
     }
 

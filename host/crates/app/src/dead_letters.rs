@@ -30,7 +30,9 @@ use crate::redacted::mask_of;
 /// Codes with which the host ends a job, whatever attempts it has left.
 const OF_THE_HOST: [&str; 4] = ["killed", "crashed-host", "failed-by-flow", "expired"];
 /// Jobs shown with a group.
-const SAMPLE: i64 = 10;
+const SAMPLE: usize = 10;
+/// Failures among which they are looked for: a job that was retried has several.
+const LOOKED_AT: i64 = 100;
 const DEFAULT_LIMIT: u16 = 50;
 const MAX_LIMIT: u16 = 1_000;
 /// In characters.
@@ -108,7 +110,7 @@ impl DeadLetters {
         }
         refresh(store, &self.broker, &[id]).await;
         let group = view(store.dead_letter(prefix, id).await?);
-        let mut sample = store.dead_letter_jobs(prefix, id, SAMPLE).await?;
+        let mut sample = store.dead_letter_jobs(prefix, id, LOOKED_AT).await?;
         for job in &mut sample {
             mask_of(&job.job_id).hide(job.message.iter_mut().chain(&mut job.stack));
         }
@@ -136,7 +138,7 @@ impl DeadLetters {
             .into_iter()
             .map(view)
             .collect();
-        let sample = sample.into_iter().map(failed_job).collect();
+        let sample = self.jobs_once(id, sample).await?;
         Ok(DeadLetterDetails {
             group,
             restorable,
@@ -147,6 +149,31 @@ impl DeadLetters {
             sample,
             elsewhere,
         })
+    }
+
+    /// Each job once, with its newest failure and where it is: those that still fail first.
+    async fn jobs_once(&self, group: i64, failures: Vec<Ended>) -> Result<Vec<FailedJob>, Error> {
+        let ids: Vec<&str> = failures.iter().map(|one| one.job_id.as_str()).collect();
+        let created: Vec<i64> = failures.iter().map(|one| one.job_created_ms).collect();
+        let jobs = (&ids[..], &created[..]);
+        let states = self.store.states_of_dead_letter_jobs(group, jobs).await?;
+        let mut sample: Vec<FailedJob> = Vec::new();
+        for failure in failures {
+            let is_its = |known: (&str, i64)| known == (&failure.job_id, failure.job_created_ms);
+            if sample
+                .iter()
+                .any(|job| is_its((&job.job_id, job.job_created_ms)))
+            {
+                continue;
+            }
+            let mut states = states.iter();
+            let state = states.find(|job| is_its((&job.job_id, job.job_created_ms)));
+            let state = state.map(|job| job.state.clone());
+            sample.push(failed_job(failure, state));
+        }
+        sample.sort_by_key(|job| job.state.as_deref() != Some("failing"));
+        sample.truncate(SAMPLE);
+        Ok(sample)
     }
 
     /// Whether the job failed for good with attempts left. `false` where Redis does not tell.
@@ -357,8 +384,9 @@ fn last_change(action: ActionRow) -> LastChange {
 }
 
 /// Leaves out the stack: one is enough for a group, and stacks are long.
-fn failed_job(row: Ended) -> FailedJob {
+fn failed_job(row: Ended, state: Option<String>) -> FailedJob {
     FailedJob {
+        state,
         queue: row.queue,
         job_id: row.job_id,
         job_created_ms: row.job_created_ms,

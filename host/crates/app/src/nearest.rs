@@ -80,7 +80,13 @@ pub(crate) async fn unknown_plugin(store: &Store, plugin: &PluginName) -> String
 
 /// The known name that differs least from `wanted`, if it may be a typo of it.
 pub(crate) fn nearest<'a>(wanted: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let typos = |known: &'a str| (strsim::damerau_levenshtein(known, wanted), known);
+    let lower = wanted.to_lowercase();
+    let typos = |known: &'a str| {
+        let exact = strsim::damerau_levenshtein(known, wanted);
+        // In another case it is the same word.
+        let alike = strsim::damerau_levenshtein(&known.to_lowercase(), &lower);
+        (exact.min(alike), known)
+    };
     known
         .map(typos)
         .min_by_key(|(typos, _)| *typos)

@@ -175,13 +175,24 @@ impl Searches {
                 "data.{path}: replace {REDACTED} by the value itself"
             )));
         }
-        if search.since_ms.is_some() && search.filter.from.is_some() {
-            return Err(Error::invalid(
-                "sinceMs and from cannot be given together. Use one of them",
-            ));
-        }
-        if search.since_ms.is_some_and(|ms| ms > MAX_SINCE_MS) {
-            return Err(Error::invalid("sinceMs: must be at most 100 years"));
+        let SavedSearch {
+            filter,
+            since_ms,
+            until_ms,
+            ..
+        } = search;
+        for (age, ms, time, at) in [
+            ("sinceMs", since_ms, "from", filter.from),
+            ("untilMs", until_ms, "to", filter.to),
+        ] {
+            if ms.is_some() && at.is_some() {
+                return Err(Error::invalid(format!(
+                    "{age} and {time} cannot be given together. Use one of them"
+                )));
+            }
+            if ms.is_some_and(|ms| ms > MAX_SINCE_MS) {
+                return Err(Error::invalid(format!("{age}: must be at most 100 years")));
+            }
         }
         match search.state {
             Some(_) if search.filter.queue.is_none() => {
@@ -254,6 +265,7 @@ impl Searches {
             mut filter,
             state,
             since_ms,
+            until_ms,
         } = match saved {
             Ok(saved) => saved.search.0,
             Err(error) => return Err(self.suggested(error.into(), name).await),
@@ -267,10 +279,13 @@ impl Searches {
             who.operator
                 .refuse_data("this search compares it: the answer would tell what it is")?;
         }
-        if let Some(ms) = since_ms {
+        let now = Utc::now();
+        let ago = |ms: u64| {
             let ago = TimeDelta::milliseconds(i64::try_from(ms.min(MAX_SINCE_MS)).unwrap_or(0));
-            filter.from = Utc::now().checked_sub_signed(ago);
-        }
+            now.checked_sub_signed(ago)
+        };
+        filter.from = since_ms.and_then(ago).or(filter.from);
+        filter.to = until_ms.and_then(ago).or(filter.to);
         match (state, filter.queue.clone()) {
             (Some(state), Some(queue)) => {
                 let page = self
@@ -313,12 +328,14 @@ impl Searches {
             filter,
             state,
             since_ms,
+            until_ms,
         } = row.search.0;
         NamedSearch {
             name: row.name,
             filter: self.redacted(filter).into(),
             state,
             since_ms,
+            until_ms,
             created_at: row.created_at,
             created_by: row.created_by,
             changed_at: row.changed_at,

@@ -11,7 +11,7 @@ use patchbay_model::job::trail_name;
 use super::client::{Client, ClientArgs};
 use super::input::point_in_time;
 use super::names;
-use super::output::{Output, plain, time, unexecuted};
+use super::output::{Output, csv, time};
 use super::paging::Paging;
 use super::view;
 
@@ -138,7 +138,11 @@ pub(crate) async fn run(
     if args.csv {
         let page = |cursor, _| Some(query(LARGEST_PAGE, cursor));
         let all = client.ask_up_to::<ActivityList, _>(&(), page).await?;
-        return csv(&all.items);
+        let head = [
+            "at", "actor", "action", "target", "count", "result", "reason", "from", "details", "id",
+        ];
+        let rows = all.items.iter().map(|item| cells(item).to_vec());
+        return Ok(csv(head, rows)?);
     }
     let page = args
         .much
@@ -246,16 +250,4 @@ async fn follow(args: &ActivityArgs, client: &Client, output: Output) -> anyhow:
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
-}
-
-fn csv(items: &[Activity]) -> anyhow::Result<()> {
-    let mut writer = csv::Writer::from_writer(std::io::stdout());
-    writer.write_record([
-        "at", "actor", "action", "target", "count", "result", "reason", "from", "details", "id",
-    ])?;
-    for item in items {
-        writer.write_record(cells(item).map(|cell| plain(&unexecuted(&cell))))?;
-    }
-    writer.flush()?;
-    Ok(())
 }

@@ -201,6 +201,9 @@ pub(crate) async fn run(
                 .ask::<AlertRulesSet>(RulePath { rule }, none, Json(change))
                 .await?;
             output.value(&describe(&rule.data), &rule.raw);
+            if let Some(warning) = &rule.data.warning {
+                output.note(&format!("Warning: {warning}"));
+            }
         }
         AlertCommand::Rule(RuleCommand::Reset { rule, subject, .. }) => {
             let scope = RuleScope {

@@ -18,7 +18,7 @@ use patchbay_model::words::counted;
 use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Map, Value, json};
 
-use super::client::{Client, ClientArgs};
+use super::client::{Client, ClientArgs, Received};
 use super::dead_letter_advice;
 use super::exact::{with_json_in, with_member};
 use super::input::{number_in, point_in_time, whole};
@@ -54,8 +54,9 @@ pub enum BulkCommand {
         #[command(flatten)]
         history: FromHistory,
     },
-    /// Change the data of failed jobs, then retry them; jobs whose new data does not match the
-    /// plugin's schema stay unchanged. Can be undone for an hour, of jobs that have not run since
+    /// Change the data of failed jobs, then retry them; with --state waiting, delayed or
+    /// prioritized, only change the data. Jobs whose new data does not match the plugin's schema
+    /// stay unchanged. Can be undone for an hour, of jobs that have not run since
     EditAndRetry {
         #[command(flatten)]
         which: JobSelection,
@@ -100,7 +101,7 @@ pub enum BulkCommand {
         #[arg(value_parser = number_in::<i64>("bulk list"))]
         id: i64,
         #[command(flatten)]
-        why: Why,
+        sure: Sure,
     },
     /// Resume a bulk operation that has paused after its first jobs
     Resume {
@@ -111,7 +112,7 @@ pub enum BulkCommand {
         #[arg(long, value_parser = whole::<u32>(1, u32::MAX.into()))]
         first: Option<u32>,
         #[command(flatten)]
-        why: Why,
+        sure: Sure,
     },
     /// Undo a removal or an edit, within an hour of its end: put removed jobs back, or the data of
     /// edited jobs that have not run since; those wait on with it. Refused where that is possible
@@ -121,8 +122,18 @@ pub enum BulkCommand {
         #[arg(value_parser = number_in::<i64>("bulk list"))]
         id: i64,
         #[command(flatten)]
-        why: Why,
+        sure: Sure,
     },
+}
+
+/// Options of a change of an operation. It can be taken back, so it does not ask.
+#[derive(Args)]
+pub struct Sure {
+    /// Accepted as in the commands that begin an operation; this one does not ask
+    #[arg(long = "yes", short = 'y')]
+    _yes: bool,
+    #[command(flatten)]
+    why: Why,
 }
 
 #[derive(Args)]
@@ -142,7 +153,8 @@ pub struct JobSelection {
     /// Select every job of every queue
     #[arg(long)]
     everything: bool,
-    /// State of the jobs: failed, completed; for removals also delayed, waiting or prioritized
+    /// State of the jobs: failed, completed; for removals and edits also waiting, delayed or
+    /// prioritized
     #[arg(long, default_value = "failed")]
     state: String,
     #[command(flatten)]
@@ -231,25 +243,22 @@ impl FromHistory {
 impl BulkCommand {
     /// Whether it only reads, so that it can be repeated.
     pub(super) fn is_read(&self) -> bool {
-        matches!(self, Self::List(_) | Self::Show { .. })
+        matches!(self, Self::List(_))
     }
 
     fn why(&self) -> Why {
         match self {
-            Self::Cancel { why, .. } | Self::Resume { why, .. } | Self::Undo { why, .. } => {
-                why.clone()
+            Self::Cancel { sure, .. } | Self::Resume { sure, .. } | Self::Undo { sure, .. } => {
+                sure.why.clone()
             }
             // The reason of a new one is part of it.
             _ => Why::default(),
         }
     }
 
-    /// Whether it starts something that can be followed.
+    /// Whether it starts or shows something that can be followed to its end.
     pub(super) fn can_be_followed(&self) -> bool {
-        !matches!(
-            self,
-            Self::List(_) | Self::Show { .. } | Self::Cancel { .. }
-        )
+        !matches!(self, Self::List(_) | Self::Cancel { .. })
     }
 }
 
@@ -306,16 +315,12 @@ pub(crate) async fn run(
             }
             let replace = replacements(&replace)?;
             let edits = json!({ "kind": "edit-and-retry", "replace": replace, "unset": unset });
+            let does = match which.state.as_str() {
+                "failed" => "changes and retries",
+                _ => "changes the data of",
+            };
             let request = which.put_into(edits)?;
-            return begin_with(
-                request,
-                values,
-                which.how,
-                "changes and retries",
-                &client,
-                output,
-            )
-            .await;
+            return begin_with(request, values, which.how, does, &client, output).await;
         }
         BulkCommand::List(much) => {
             let query = |limit, cursor| ListBulks {
@@ -344,9 +349,18 @@ pub(crate) async fn run(
             bulks.note("operation", output);
         }
         BulkCommand::Show { id, jobs } => {
-            let bulk = client
-                .ask::<BulkShow>(BulkPath { id }, none, NoBody)
-                .await?;
+            let bulk = match output.watch {
+                true => ended(id, &client, output).await?,
+                false => {
+                    client
+                        .ask::<BulkShow>(BulkPath { id }, none, NoBody)
+                        .await?
+                }
+            };
+            let code = match output.watch && has_failed(&bulk.data.bulk) {
+                true => ExitCode::FAILURE,
+                false => ExitCode::SUCCESS,
+            };
             let (mut text, mut raw) = (describe(&bulk.data), bulk.raw);
             if let Some(state) = jobs {
                 let state = (!state.is_empty()).then_some(state);
@@ -364,6 +378,7 @@ pub(crate) async fn run(
                 raw = with_member(&raw, "jobs", &items.raw);
             }
             output.value(&text, &raw);
+            return Ok(code);
         }
         BulkCommand::Watch { id } => return watch(id, &client, output).await,
         BulkCommand::Cancel { id, .. } => {
@@ -386,7 +401,12 @@ pub(crate) async fn run(
             let bulk = client
                 .ask::<BulkUndo>(BulkPath { id }, none, NoBody)
                 .await?;
-            let text = format!("Undoing: bulk operation {id}. Follow it: patchbay bulk watch {id}");
+            let wait = match bulk.data.kind.as_str() {
+                "edit-and-retry" => format!(". {OLD_DATA_WAITS}"),
+                _ => String::new(),
+            };
+            let text =
+                format!("Undoing: bulk operation {id}. Follow it: patchbay bulk watch {id}{wait}");
             return go_on(id, &text, &bulk.raw, &client, output).await;
         }
     }
@@ -469,7 +489,7 @@ async fn begin_with(
         return Ok(ExitCode::from(NOTHING_FOUND));
     }
     let jobs = if matched == 1 { "job" } else { "jobs" };
-    let spared = preview.edit.map(|edit| spared(&edit, matched));
+    let spared = preview.edit.map(|edit| spared(&edit, matched, &request));
     let spared = spared.unwrap_or_default();
     let count = format!(
         "{}{matched} {jobs}",
@@ -512,7 +532,10 @@ async fn begin_with(
 }
 
 /// What the edit leaves alone, on lines of its own; empty if it changes every job.
-fn spared(edit: &BulkEditCounts, matched: u64) -> String {
+fn spared(edit: &BulkEditCounts, matched: u64, request: &Value) -> String {
+    let is_retried = request["state"]
+        .as_str()
+        .is_none_or(|state| state == "failed");
     let of = match edit.examined < matched {
         true => format!("Of the first {}", counted(edit.examined, "job")),
         false => "Of these".to_owned(),
@@ -521,18 +544,28 @@ fn spared(edit: &BulkEditCounts, matched: u64) -> String {
         let does = if n == 1 { one } else { more };
         (n > 0).then(|| format!("{n} {does}"))
     };
-    let parts = [
-        jobs(
-            edit.unchanged,
-            "is retried with the data that it has: the edit changes nothing in it",
-            "are retried with the data that they have: the edit changes nothing in them",
-        ),
-        jobs(
-            edit.refused,
-            "is left as it is and not retried",
-            "are left as they are and not retried",
-        ),
-    ];
+    let parts = match is_retried {
+        true => [
+            jobs(
+                edit.unchanged,
+                "is retried with the data that it has: the edit changes nothing in it",
+                "are retried with the data that they have: the edit changes nothing in them",
+            ),
+            jobs(
+                edit.refused,
+                "is left as it is and not retried",
+                "are left as they are and not retried",
+            ),
+        ],
+        false => [
+            jobs(
+                edit.unchanged,
+                "has the data already: the edit changes nothing in it",
+                "have the data already: the edit changes nothing in them",
+            ),
+            jobs(edit.refused, "is left as it is", "are left as they are"),
+        ],
+    };
     let parts: Vec<String> = parts.into_iter().flatten().collect();
     match parts.is_empty() {
         true => String::new(),
@@ -614,33 +647,41 @@ async fn go_on(
 }
 
 async fn watch(id: i64, client: &Client, output: Output) -> anyhow::Result<ExitCode> {
+    let shown = ended(id, client, output).await?;
+    output.value(&describe(&shown.data), &shown.raw);
+    Ok(match has_failed(&shown.data.bulk) {
+        true => ExitCode::FAILURE,
+        false => ExitCode::SUCCESS,
+    })
+}
+
+/// Waits until the operation ends or pauses, and prints its progress meanwhile.
+async fn ended(id: i64, client: &Client, output: Output) -> anyhow::Result<Received<BulkDetails>> {
     let mut last = String::new();
     loop {
         let shown = client
             .ask::<BulkShow>(BulkPath { id }, NoQuery {}, NoBody)
             .await?;
         let bulk = &shown.data.bulk;
-        match bulk.state.as_str() {
-            "matching" | "running" | "undoing" => {
-                let line = progress(bulk);
-                if !output.json && line != last {
-                    println!("{line}");
-                    last = line;
-                }
-                tokio::time::sleep(LOOK_EVERY).await;
-            }
-            state => {
-                let has_failed = state == "failed" || bulk.failed > 0 || is_undone_in_vain(bulk);
-                output.value(&describe(&shown.data), &shown.raw);
-                return Ok(if has_failed {
-                    ExitCode::FAILURE
-                } else {
-                    ExitCode::SUCCESS
-                });
-            }
+        if !["matching", "running", "undoing"].contains(&bulk.state.as_str()) {
+            return Ok(shown);
         }
+        let line = progress(bulk);
+        if !output.json && line != last {
+            println!("{line}");
+            last = line;
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
     }
 }
+
+fn has_failed(bulk: &Bulk) -> bool {
+    bulk.state == "failed" || bulk.failed > 0 || is_undone_in_vain(bulk)
+}
+
+/// What becomes of jobs that got the data from before an edit back.
+const OLD_DATA_WAITS: &str = "Its jobs wait with the data from before the edit, and workers run them with it. To keep them from that: \
+     patchbay queue pause QUEUE; then change them again: patchbay bulk edit-and-retry queue=QUEUE --state waiting";
 
 /// Whether the undo has put nothing back.
 fn is_undone_in_vain(bulk: &Bulk) -> bool {
@@ -691,7 +732,11 @@ fn meant(bulk: &Bulk) -> String {
 }
 
 fn describe(details: &BulkDetails) -> String {
-    describe_bulk(&details.bulk, &details.reasons)
+    let mut text = describe_bulk(&details.bulk, &details.reasons);
+    if let Some(why) = &details.nothing_to_undo {
+        text.push_str(&format!("\ncannot be undone: {why}"));
+    }
+    text
 }
 
 fn describe_bulk(bulk: &Bulk, reasons: &[BulkReason]) -> String {
@@ -713,6 +758,9 @@ fn describe_bulk(bulk: &Bulk, reasons: &[BulkReason]) -> String {
     }));
     if is_undone_in_vain(bulk) {
         lines.push("Nothing was undone: no job was put back, for the reasons above".to_owned());
+    }
+    if bulk.state == "undone" && bulk.kind == "edit-and-retry" && bulk.restored > 0 {
+        lines.push(OLD_DATA_WAITS.to_owned());
     }
     if bulk.state == "done" && bulk.done == 0 && bulk.skipped > 0 {
         lines.push("Nothing was done: every job was skipped, for the reasons above".to_owned());

@@ -372,11 +372,17 @@ fn describe(details: &DeadLetterDetails) -> String {
             whereabouts(other)
         ));
     }
-    lines.push("newest failures:".into());
+    lines.push("newest failures, a line for each job, those that still fail first:".into());
     for job in &details.sample {
         let message = shortened(job.message.as_deref().unwrap_or_default(), 80);
+        let state = match job.state.as_deref() {
+            Some("failing") => "still fails",
+            Some("elsewhere") => "fails in another group",
+            Some(state) => state,
+            None => "-",
+        };
         lines.push(format!(
-            "  {}  {} {}  {}  {message}",
+            "  {}  {} {}  {}  {state}  {message}",
             time(job.finished_at),
             job.queue,
             job.job_id,

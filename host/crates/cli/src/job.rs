@@ -24,7 +24,7 @@ use super::add::{self, AddArgs, LONGEST_MS};
 use super::client::{Client, ClientArgs, RevealArgs};
 use super::exact::with_json_in;
 use super::input::{given_json, milliseconds, whole};
-use super::output::{relative, shortened, time};
+use super::output::{csv as comma_separated, relative, shortened, time};
 use super::refusal::{Consent, Why};
 use super::view::{job_of_key, short};
 use super::{Output, names, timeline};
@@ -155,6 +155,9 @@ pub enum JobCommand {
         /// List all jobs, page by page
         #[arg(long, conflicts_with_all = ["limit", "offset"])]
         all: bool,
+        /// Print all jobs as comma-separated values; with --reveal, also their data
+        #[arg(long, conflicts_with_all = ["limit", "offset"])]
+        csv: bool,
         #[command(flatten)]
         reveal: RevealArgs,
     },
@@ -356,8 +359,19 @@ pub(crate) async fn run(
             limit,
             offset,
             all,
+            csv,
             reveal,
         } => {
+            let (all, output) = match csv {
+                true => (
+                    true,
+                    Output {
+                        wide: true,
+                        ..output
+                    },
+                ),
+                false => (all, output),
+            };
             let page = |cursor: Option<String>, so_far: u64| {
                 let left = if all {
                     PAGE
@@ -377,13 +391,31 @@ pub(crate) async fn run(
                 queue: queue.clone(),
             };
             let jobs = client.ask_up_to::<JobsList, _>(&path, page).await?;
+            let mut columns = head(state);
+            if reveal.reveal {
+                columns.push("DATA");
+            }
             let rows = jobs
                 .items
                 .iter()
-                .map(|job| row(&job.job, state, output))
+                .map(|job| {
+                    let mut cells = row(&job.job, state, output);
+                    if reveal.reveal {
+                        cells.insert(columns.len() - 1, job.job.data.clone());
+                    }
+                    cells
+                })
                 .collect();
+            if csv {
+                let names: Vec<String> = columns
+                    .iter()
+                    .chain(&wide(state))
+                    .map(|name| name.to_lowercase())
+                    .collect();
+                return Ok(comma_separated(names.iter().map(String::as_str), rows)?);
+            }
             let (raw, shown) = (with_json_in(&jobs.raw, JSON_TEXTS), jobs.items.len() as u64);
-            output.list(&head(state), &wide(state), rows, &raw, &jobs.more());
+            output.list(&columns, &wide(state), rows, &raw, &jobs.more());
             let (first, last) = (offset + 1, offset + shown);
             if shown > 0 && jobs.next_cursor.is_none() {
                 if offset > 0 {

@@ -123,7 +123,7 @@ impl Output {
         if self.json || self.quiet {
             return self.table(head, rows, value);
         }
-        for line in lines_keeping(whole, head, &rows, terminal_width()) {
+        for line in lines_keeping(whole, head, &rows, terminal_width(), false) {
             println!("{line}");
         }
     }
@@ -153,7 +153,7 @@ impl Output {
         } else {
             rows.iter_mut().for_each(|row| row.truncate(head.len()));
         }
-        for line in lines(&head, &rows, terminal_width()) {
+        for line in lines_keeping(1, &head, &rows, terminal_width(), !self.wide) {
             println!("{line}");
         }
     }
@@ -318,16 +318,14 @@ pub(super) fn shortened(text: &str, most: usize) -> String {
     }
 }
 
-fn lines(head: &[&str], rows: &[Vec<String>], limit: Option<usize>) -> Vec<String> {
-    lines_keeping(1, head, rows, limit)
-}
-
-/// The first columns, `whole` of them, keep their width.
+/// The first columns, `whole` of them, keep their width. `may_leave_out`: the least telling columns are
+/// left out before a row gets one line per cell.
 fn lines_keeping(
     whole: usize,
     head: &[&str],
     rows: &[Vec<String>],
     limit: Option<usize>,
+    may_leave_out: bool,
 ) -> Vec<String> {
     let cell = |text: &str| plain(text).replace('\n', "\\n").replace('\t', "\\t");
     let rows: Vec<Vec<String>> = std::iter::once(head.iter().map(|text| cell(text)).collect())
@@ -349,30 +347,80 @@ fn lines_keeping(
             .collect();
         return rows.iter().map(|row| line(row, &widths, false)).collect();
     };
-    if let Some(widths) = fitted(&natural, limit, whole) {
-        return rows.iter().map(|row| line(row, &widths, true)).collect();
+    // Columns that say nothing in any row are left out, the last ones first; then the least telling.
+    let empty = (0..natural.len())
+        .rev()
+        .filter(|column| is_empty(&rows, *column));
+    let least_telling = LEAST_TELLING.iter().filter(|_| may_leave_out);
+    let least_telling = least_telling.filter_map(|name| head.iter().position(|one| one == name));
+    let mut leave_out: Vec<usize> = empty.collect();
+    let others = least_telling.filter(|column| *column >= whole);
+    for column in others {
+        if !leave_out.contains(&column) {
+            leave_out.push(column);
+        }
     }
-    // Columns that say nothing in any row are left out, the last ones first, until it fits.
-    let mut kept: Vec<usize> = (0..natural.len()).collect();
-    while let Some(place) = kept.iter().rposition(|column| is_empty(&rows, *column)) {
-        kept.remove(place);
-        let natural: Vec<usize> = kept.iter().map(|column| natural[*column]).collect();
-        let whole = kept.iter().filter(|column| **column < whole).count();
-        if let Some(widths) = fitted(&natural, limit, whole) {
-            let pick = |row: &Vec<String>| -> Vec<String> {
-                kept.iter()
-                    .filter_map(|column| row.get(*column))
-                    .cloned()
-                    .collect()
+    let left_out = |count: usize| -> Vec<usize> {
+        let kept = 0..natural.len();
+        kept.filter(|column| !leave_out[..count].contains(column))
+            .collect()
+    };
+    // Where nothing more can be left out, texts may become as narrow as other columns.
+    let all = leave_out.len();
+    let tries = (0..=all)
+        .map(|count| (count, TEXT_WIDTH))
+        .chain([(all, LEAST_WIDTH)]);
+    for (count, text_width) in tries {
+        let kept = left_out(count);
+        let of = |column: &usize| {
+            let least = match TEXTS.contains(&head[*column]) {
+                true => text_width,
+                false => LEAST_WIDTH,
             };
-            return rows
-                .iter()
-                .map(|row| line(&pick(row), &widths, true))
-                .collect();
+            (natural[*column], least)
+        };
+        let columns: Vec<(usize, usize)> = kept.iter().map(of).collect();
+        let whole = kept.iter().filter(|column| **column < whole).count();
+        if let Some(widths) = fitted(&columns, limit, whole) {
+            let pick = |row: &Vec<String>| -> Vec<String> {
+                let cells = kept.iter().filter_map(|column| row.get(*column));
+                cells.cloned().collect()
+            };
+            let line = |row| line(&pick(row), &widths, true);
+            return rows.iter().map(line).collect();
         }
     }
     records(&rows, limit)
 }
+
+/// Columns with sentences, of which the beginning says little.
+const TEXTS: [&str; 4] = ["FAILURE", "MESSAGE", "LAST FAILURE", "SEARCH"];
+/// They are not made narrower than this before other columns are left out.
+const TEXT_WIDTH: usize = 32;
+/// Columns that are left out where a table does not fit, in this order; `-o wide` has them all.
+const LEAST_TELLING: [&str; 21] = [
+    "ELSEWHERE",
+    "REMOVED",
+    "REVISION",
+    "REVISIONS",
+    "WHOSE",
+    "REPAIRED",
+    "MATCHED",
+    "SKIPPED",
+    "COUNT",
+    "CREATED BY",
+    "DESCRIPTION",
+    "LAST RUN",
+    "PRIORITIZED",
+    "CHILDREN",
+    "ROUTES",
+    "WEBHOOKS",
+    "REASON",
+    "LAST SEEN",
+    "BY",
+    "CREATED",
+    "WAITING",
+];
 
 /// Whether the column, which is not the first, says nothing in any row.
 fn is_empty(rows: &[Vec<String>], column: usize) -> bool {
@@ -396,16 +444,16 @@ fn line(row: &[String], widths: &[usize], is_cut: bool) -> String {
     line.trim_end().to_owned()
 }
 
-/// Widths with which the table is at most `limit` wide. The first columns, by which rows are named,
-/// keep their width: `whole` of them. `None` if columns would have to be too narrow.
-fn fitted(natural: &[usize], limit: usize, whole: usize) -> Option<Vec<usize>> {
-    let mut widths = natural.to_vec();
+/// Widths with which the table is at most `limit` wide, from natural and least widths. The first
+/// columns, by which rows are named, keep their width: `whole` of them. `None` if columns would have
+/// to be too narrow.
+fn fitted(columns: &[(usize, usize)], limit: usize, whole: usize) -> Option<Vec<usize>> {
+    let mut widths: Vec<usize> = columns.iter().map(|(natural, _)| *natural).collect();
     let gaps = GAP * widths.len().saturating_sub(1);
     while widths.iter().sum::<usize>() + gaps > limit {
-        let widest = (whole..widths.len()).max_by_key(|column| widths[*column])?;
-        if widths[widest] <= LEAST_WIDTH {
-            return None;
-        }
+        let can_shrink = |column: &usize| widths[*column] > columns[*column].1;
+        let shrinks = (whole..widths.len()).filter(can_shrink);
+        let widest = shrinks.max_by_key(|column| widths[*column])?;
         widths[widest] -= 1;
     }
     Some(widths)
@@ -422,11 +470,15 @@ fn records(rows: &[Vec<String>], limit: usize) -> Vec<String> {
         if !lines.is_empty() {
             lines.push(String::new());
         }
-        for (name, cell) in head.iter().zip(row).filter(|(_, cell)| !cell.is_empty()) {
+        for (place, (name, cell)) in head.iter().zip(row).enumerate() {
             let mut rest = cell.as_str();
             let mut first = name.as_str();
             while !rest.is_empty() {
-                let (part, after) = broken(rest, limit.saturating_sub(label).max(LEAST_WIDTH));
+                let (part, after) = match place {
+                    // The name of the row, which is copied from there.
+                    0 => (rest, ""),
+                    _ => broken(rest, limit.saturating_sub(label).max(LEAST_WIDTH)),
+                };
                 let pad = label.saturating_sub(first.width());
                 lines.push(format!("{first}{}{part}", " ".repeat(pad)));
                 (first, rest) = ("", after);
@@ -436,8 +488,28 @@ fn records(rows: &[Vec<String>], limit: usize) -> Vec<String> {
     lines
 }
 
+/// Prints comma-separated values that are safe to open in a spreadsheet.
+pub(super) fn csv<'a>(
+    head: impl IntoIterator<Item = &'a str>,
+    rows: impl IntoIterator<Item = Vec<String>>,
+) -> Result<(), std::io::Error> {
+    let write = || {
+        let mut writer = csv::Writer::from_writer(std::io::stdout());
+        writer.write_record(head)?;
+        for row in rows {
+            writer.write_record(row.iter().map(|cell| plain(&unexecuted(cell))))?;
+        }
+        Ok(writer.flush()?)
+    };
+    write().map_err(|error: csv::Error| match error.into_kind() {
+        // Not wrapped: a reader that is gone is no failure.
+        csv::ErrorKind::Io(error) => error,
+        other => std::io::Error::other(format!("{other:?}")),
+    })
+}
+
 /// A cell that no spreadsheet takes for a formula (OWASP, "CSV Injection").
-pub(super) fn unexecuted(cell: &str) -> String {
+fn unexecuted(cell: &str) -> String {
     match cell.starts_with(['=', '+', '-', '@', '\t', '\r']) {
         true => format!("'{cell}"),
         false => cell.to_owned(),
@@ -503,6 +575,66 @@ mod tests {
 
     fn row(cells: [&str; 2]) -> Vec<String> {
         cells.map(str::to_owned).to_vec()
+    }
+
+    fn lines(head: &[&str], rows: &[Vec<String>], limit: Option<usize>) -> Vec<String> {
+        lines_keeping(1, head, rows, limit, true)
+    }
+
+    #[test]
+    fn columns_are_left_out_before_a_failure_is_cut_to_nothing_or_a_row_is_split() {
+        let head = [
+            "ID",
+            "QUEUE",
+            "JOBS",
+            "FAILING",
+            "REMOVED",
+            "ELSEWHERE",
+            "LAST SEEN",
+            "REVISION",
+            "STATE",
+            "FAILURE",
+        ];
+        let cells = [
+            "1",
+            "emailQueue",
+            "25",
+            "5",
+            "20",
+            "0",
+            "12 min ago",
+            "email 0123456789ab",
+            "open",
+            "invalid-input: the data of the job have no address, and nobody knows where to send it",
+        ];
+        let rows = [cells.map(str::to_owned).to_vec()];
+        for (limit, has, has_not) in [
+            (
+                100,
+                &["FAILING", "LAST SEEN", "invalid-input: the data of"][..],
+                &["ELSEWHERE"][..],
+            ),
+            (
+                80,
+                &["FAILING", "invalid-input: the data of"],
+                &["ELSEWHERE", "REVISION"],
+            ),
+        ] {
+            let shown = lines(&head, &rows, Some(limit));
+            assert_eq!(shown.len(), 2, "{shown:?}");
+            let text = shown.join("\n");
+            assert!(
+                has.iter().all(|part| text.contains(part)),
+                "{limit}: {text}"
+            );
+            assert!(
+                !has_not.iter().any(|part| text.contains(part)),
+                "{limit}: {text}"
+            );
+        }
+        // With -o wide every column is asked for.
+        let wide = lines_keeping(1, &head, &rows, Some(60), false).join("\n");
+        assert!(wide.contains("REVISION"), "{wide}");
     }
 
     #[test]
@@ -579,7 +711,7 @@ mod tests {
     #[test]
     fn columns_that_are_kept_whole_are_wrapped_and_never_cut() {
         let rows = [row(["email", "smtp://mail.example.org:587"])];
-        let told = lines_keeping(2, &["PLUGIN", "HOST"], &rows, Some(30));
+        let told = lines_keeping(2, &["PLUGIN", "HOST"], &rows, Some(30), true);
         assert!(told.len() > 2, "{told:?}");
         let cells: String = told.iter().map(|line| line.trim_start()).collect();
         assert!(
@@ -587,7 +719,7 @@ mod tests {
             "{cells}"
         );
         assert_eq!(
-            lines_keeping(2, &["PLUGIN", "HOST"], &rows, Some(60)).len(),
+            lines_keeping(2, &["PLUGIN", "HOST"], &rows, Some(60), true).len(),
             2
         );
     }

@@ -474,10 +474,10 @@ async fn list(client: &Client, output: Output) -> anyhow::Result<()> {
             state(plugin),
             format!("{} of {}", plugin.hosts.running, plugin.hosts.of),
             plugin.revisions.to_string(),
-            plugin.queues.join(","),
+            plugin.queues.join(", "),
         ];
-        row.extend(routes.then(|| plugin.routes.join(",")));
-        row.extend(webhooks.then(|| plugin.webhooks.join(",")));
+        row.extend(routes.then(|| plugin.routes.join(", ")));
+        row.extend(webhooks.then(|| plugin.webhooks.join(", ")));
         row
     });
     let mut head = vec![

@@ -7,11 +7,11 @@ use clap::Subcommand;
 use patchbay_api::body::{Json, NoBody};
 use patchbay_api::operation::NoQuery;
 use patchbay_api::queues::{
-    AllDone, Already, Clean, Cleared, Concurrency, Done, Drain, EveryQueue, MigrateRepeatables,
-    Obliterate, PutBack, Queue, QueueCounts, QueueOverview, QueuePath, QueuesClean,
-    QueuesConcurrency, QueuesDrain, QueuesList, QueuesMigrateRepeatables, QueuesObliterate,
-    QueuesPause, QueuesPauseAll, QueuesPutBack, QueuesRateLimit, QueuesResume, QueuesResumeAll,
-    QueuesShow, QueuesWhy, Rate,
+    AllDone, Already, Clean, Cleared, Concurrency, Done, Drain, EveryQueue, Failure,
+    MigrateRepeatables, Obliterate, PausedBy, PutBack, Queue, QueueCounts, QueueOverview,
+    QueuePath, QueuesClean, QueuesConcurrency, QueuesDrain, QueuesList, QueuesMigrateRepeatables,
+    QueuesObliterate, QueuesPause, QueuesPauseAll, QueuesPutBack, QueuesRateLimit, QueuesResume,
+    QueuesResumeAll, QueuesShow, QueuesWhy, Rate, Switched,
 };
 use patchbay_model::job::JobState;
 use patchbay_model::shell::{arguments, word};
@@ -22,7 +22,7 @@ use serde_json::value::{RawValue, to_raw_value};
 use super::client::{Client, ClientArgs, ClientError, Received};
 use super::input::{milliseconds, of_seconds, whole};
 use super::names;
-use super::output::{Output, time};
+use super::output::{More, Output, time};
 use super::refusal::{Consent, Why};
 
 #[derive(Subcommand)]
@@ -177,9 +177,9 @@ pub enum QueueCommand {
 #[derive(clap::Args)]
 #[group(required = true, multiple = false)]
 pub struct Which {
-    /// Name of the queue
-    #[arg(add = names::queues())]
-    queue: Option<String>,
+    /// Names of queues
+    #[arg(value_name = "QUEUE", add = names::queues())]
+    queues: Vec<String>,
     /// All queues
     #[arg(long)]
     all: bool,
@@ -237,7 +237,7 @@ pub(crate) async fn run(
             output.value(&lines.collect::<Vec<_>>().join("\n"), &reasons.raw);
         }
         QueueCommand::Pause { which, consent } => {
-            let Some(queue) = which.queue else {
+            if which.all {
                 let queues = client.ask::<QueuesList>((), none, NoBody).await?;
                 let open = queues.data.iter().filter(|queue| !queue.counts.paused);
                 let open = open.count() as u64;
@@ -250,54 +250,49 @@ pub(crate) async fn run(
                     .await?;
                 output.done(&paused_all(&done.data), &done.raw);
                 return all_done(&done.data);
+            }
+            let act = async |queue: String| {
+                let path = QueuePath { queue };
+                client.ask::<QueuesPause>(path, none, NoBody).await
             };
-            let name = word(&queue).into_owned();
-            let undo = format!("Undo: patchbay queue resume {}", arguments(&[&queue]));
-            let done = client
-                .ask::<QueuesPause>(QueuePath { queue }, none, NoBody)
-                .await?;
-            let text = match &done.data.already {
-                None => format!("Paused: {name}. {undo}"),
-                Some(Already { by: None, .. }) => format!(
-                    "{name} was already paused, by another BullMQ client such as Bull Board. {undo}"
-                ),
-                Some(already) => {
-                    format!("{name} was already paused {}. {undo}", who(already))
-                }
-            };
-            output.done(&text, &done.raw);
+            return switch(which.queues, act, paused_one, output).await;
         }
         QueueCommand::Resume { which, consent } => {
-            let Some(queue) = which.queue else {
+            if which.all {
                 let queues = client.ask::<QueuesList>((), none, NoBody).await?;
                 let held = |queue: &&QueueOverview| queue.counts.paused || queue.put_aside > 0;
-                let paused = queues.data.iter().filter(held);
-                let paused = paused.count() as u64;
-                if paused > 0 {
-                    let paused = counted(paused, "paused queue");
-                    consent.ask(&format!("This resumes {paused}; their jobs run at once"))?;
+                let paused: Vec<&QueueOverview> = queues.data.iter().filter(held).collect();
+                if !paused.is_empty() {
+                    let count = counted(paused.len() as u64, "paused queue");
+                    let by = by_whom(&paused);
+                    consent.ask(&format!(
+                        "This resumes {count}; their jobs run at once. Paused were {by}"
+                    ))?;
                 }
                 let done = client
                     .ask::<QueuesResumeAll>((), none, Json(EveryQueue { all: true }))
                     .await?;
-                output.done(&resumed_all(&done.data), &done.raw);
-                return all_done(&done.data);
-            };
-            let name = word(&queue).into_owned();
-            let done = client
-                .ask::<QueuesResume>(QueuePath { queue }, none, NoBody)
-                .await?;
-            let text = match &done.data.already {
-                None => format!("Resumed: {name}. Workers take its jobs"),
-                Some(Already { by: None, .. }) => {
-                    format!("{name} was not paused. Workers take its jobs")
+                let resumed: Vec<&QueueOverview> = paused
+                    .into_iter()
+                    .filter(|queue| {
+                        done.data
+                            .queues
+                            .iter()
+                            .any(|name| name == queue.name.as_str())
+                    })
+                    .collect();
+                let mut text = resumed_all(&done.data);
+                if !resumed.is_empty() {
+                    text.push_str(&format!("\nPaused were {}", by_whom(&resumed)));
                 }
-                Some(already) => format!(
-                    "{name} was already resumed {}. Workers take its jobs",
-                    who(already)
-                ),
+                output.done(&text, &done.raw);
+                return all_done(&done.data);
+            }
+            let act = async |queue: String| {
+                let path = QueuePath { queue };
+                client.ask::<QueuesResume>(path, none, NoBody).await
             };
-            output.done(&text, &done.raw);
+            return switch(which.queues, act, resumed_one, output).await;
         }
         QueueCommand::Drain {
             queue,
@@ -518,6 +513,123 @@ pub(crate) async fn run(
     Ok(())
 }
 
+/// Pauses or resumes queues, one after the other. One queue is answered as the host answers it;
+/// several are summed up as all queues are.
+async fn switch(
+    queues: Vec<String>,
+    act: impl AsyncFn(String) -> Result<Received<Switched>, ClientError>,
+    in_words: impl Fn(&str, &Switched) -> String,
+    output: Output,
+) -> anyhow::Result<()> {
+    if let [queue] = &queues[..] {
+        let done = act(queue.clone()).await?;
+        output.done(&in_words(queue, &done.data), &done.raw);
+        return Ok(());
+    }
+    let (mut all, mut lines, mut errors) = (AllDone::default(), Vec::new(), Vec::new());
+    for queue in queues {
+        match act(queue.clone()).await {
+            Ok(done) => {
+                lines.push(in_words(&queue, &done.data));
+                all.count += done.data.count;
+                match done.data.already {
+                    Some(_) => all.unchanged.push(queue),
+                    None => all.queues.push(queue),
+                }
+            }
+            Err(error) => {
+                all.failures.push(Failure {
+                    queue,
+                    message: error.to_string(),
+                });
+                errors.push(error);
+            }
+        }
+    }
+    output.done(&lines.join("\n"), &all);
+    match errors.len() {
+        1 => Err(errors.remove(0).into()),
+        _ => all_done(&all),
+    }
+}
+
+fn paused_one(queue: &str, done: &Switched) -> String {
+    let (name, undo) = (word(queue), arguments(&[queue]));
+    let undo = format!("Undo: patchbay queue resume {undo}");
+    match &done.already {
+        None => format!("Paused: {name}. {undo}"),
+        Some(Already { by: None, .. }) => {
+            format!(
+                "{name} was already paused, by another BullMQ client such as Bull Board. {undo}"
+            )
+        }
+        Some(already) => format!("{name} was already paused {}. {undo}", who(already)),
+    }
+}
+
+fn resumed_one(queue: &str, done: &Switched) -> String {
+    let name = word(queue);
+    match &done.already {
+        None => format!("Resumed: {name}. Workers take its jobs"),
+        Some(Already { by: None, .. }) => format!("{name} was not paused. Workers take its jobs"),
+        Some(already) => format!(
+            "{name} was already resumed {}. Workers take its jobs",
+            who(already)
+        ),
+    }
+}
+
+/// Who had paused these queues: `2 queues (a, b) by ops at 2026-11-30T13:08:03Z: INC-7; 1 queue …`
+fn by_whom(queues: &[&QueueOverview]) -> String {
+    let mut pauses: Vec<(Option<&PausedBy>, Vec<String>)> = Vec::new();
+    for queue in queues {
+        let (by, name) = (queue.paused_by.as_ref(), queue.name.to_string());
+        match pauses.iter_mut().find(|(known, _)| *known == by) {
+            Some((_, names)) => names.push(name),
+            None => pauses.push((by, vec![name])),
+        }
+    }
+    let line = |(by, names): &(Option<&PausedBy>, Vec<String>)| {
+        let who = match by {
+            Some(PausedBy { by, at, reason }) => {
+                let reason = reason.as_ref().map(|reason| format!(": {reason}"));
+                format!("by {by} at {}{}", time(*at), reason.unwrap_or_default())
+            }
+            None => "by nobody who is recorded, such as another BullMQ client".to_owned(),
+        };
+        format!("{} {who}", named(names))
+    };
+    pauses.iter().map(line).collect::<Vec<_>>().join("; ")
+}
+
+/// Queues that are paused, and who paused them.
+fn list_paused(queues: &[QueueOverview], raw: &RawValue, more: &More<'_>, output: Output) {
+    let row = |queue: &QueueOverview| {
+        let by = queue.paused_by.as_ref();
+        let counts = &queue.counts;
+        vec![
+            queue.name.to_string(),
+            (counts.waiting + counts.prioritized).to_string(),
+            counts.active.to_string(),
+            counts.delayed.to_string(),
+            by.map_or_else(|| "unknown".to_owned(), |by| by.by.clone()),
+            by.map_or_else(|| "-".to_owned(), |by| output.when(by.at)),
+            by.and_then(|by| by.reason.clone())
+                .unwrap_or_else(|| "-".to_owned()),
+        ]
+    };
+    let head = [
+        "QUEUE",
+        "WAITING",
+        "ACTIVE",
+        "DELAYED",
+        "PAUSED BY",
+        "PAUSED",
+        "REASON",
+    ];
+    output.list(&head, &[], queues.iter().map(row).collect(), &raw, more);
+}
+
 async fn list(only_paused: bool, client: &Client, output: Output) -> anyhow::Result<()> {
     let mut queues = client.ask_page::<QueuesList, _>(&(), &NoQuery {}).await?;
     if only_paused {
@@ -526,6 +638,15 @@ async fn list(only_paused: bool, client: &Client, output: Output) -> anyhow::Res
         let raw = raw.filter(|(_, queue)| queue.counts.paused);
         queues.raw = to_raw_value(&raw.map(|(raw, _)| raw).collect::<Vec<_>>())?;
         queues.items.retain(|queue| queue.counts.paused);
+        list_paused(&queues.items, &queues.raw, &queues.more(), output);
+        if queues.partial {
+            output.note("Postgres cannot be reached, so who paused the queues is unknown. Next: patchbay doctor");
+        } else if queues.items.is_empty() {
+            output.note("No queue is paused");
+        } else if queues.items.iter().any(|queue| queue.paused_by.is_none()) {
+            output.note("Unknown: another BullMQ client, such as Bull Board, paused the queue");
+        }
+        return Ok(());
     }
     let rows = queues.items.iter().map(|queue| {
         let paused = if queue.counts.paused { "paused" } else { "" };
@@ -569,10 +690,9 @@ async fn list(only_paused: bool, client: &Client, output: Output) -> anyhow::Res
             "Not complete: Postgres cannot be reached, so queues that are only in the history are missing. Next: patchbay doctor",
         );
     }
-    match (queues.items.is_empty(), only_paused) {
-        (true, true) => output.note("No queue is paused"),
-        (true, false) => output.note("No queues. The first job of a queue makes it: patchbay job add --help"),
-        (false, _) => output.note(
+    match queues.items.is_empty() {
+        true => output.note("No queues. The first job of a queue makes it: patchbay job add --help"),
+        false => output.note(
             "Completed and failed: those that Redis still keeps. All of them: patchbay search --count queue=QUEUE",
         ),
     }
@@ -800,7 +920,17 @@ fn describe(queue: &Queue) -> String {
         format!("  {}", counts.collect::<Vec<_>>().join(", ")),
     ];
     if overview.counts.paused {
-        lines.push("  paused".into());
+        lines.push(match &overview.paused_by {
+            Some(PausedBy { by, at, reason }) => {
+                let reason = reason.as_ref().map(|reason| format!(": {reason}"));
+                format!(
+                    "  paused by {by} at {}{}",
+                    time(*at),
+                    reason.unwrap_or_default()
+                )
+            }
+            None => "  paused".to_owned(),
+        });
     }
     if overview.counts.removed > 0 {
         lines.push(format!(

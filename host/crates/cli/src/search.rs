@@ -26,7 +26,7 @@ use utoipa::ToSchema;
 use super::client::{Client, ClientArgs, ReceivedPage};
 use super::input::{duration, in_units, point_in_time};
 use super::names;
-use super::output::{More, Output, plain, shortened, unexecuted};
+use super::output::{More, Output, csv, shortened};
 use super::paging::Paging;
 use super::refusal::{Refusal, Why};
 
@@ -117,28 +117,28 @@ struct SearchFilter {
     filter: Vec<(String, String)>,
     /// Ended at this time or later: an age such as 90s, 30m, 24h or 7d, or a time such as
     /// 2026-11-24T00:00:00Z
-    #[arg(long, value_parser = since)]
-    since: Option<Since>,
+    #[arg(long, value_parser = moment)]
+    since: Option<Moment>,
     /// Ended before this time, in the same forms
-    #[arg(long, value_parser = point_in_time)]
-    until: Option<DateTime<Utc>>,
+    #[arg(long, value_parser = moment)]
+    until: Option<Moment>,
     /// Search jobs in Redis in this state instead: waiting, prioritized, delayed, waiting-children,
     /// active, completed or failed
     #[arg(long)]
     state: Option<String>,
 }
 
-/// Where a search begins. A saved search keeps an age as an age.
+/// Where a search begins or ends. A saved search keeps an age as an age.
 #[derive(Clone)]
-enum Since {
+enum Moment {
     Age(Duration),
     Time(DateTime<Utc>),
 }
 
-fn since(text: &str) -> Result<Since, String> {
+fn moment(text: &str) -> Result<Moment, String> {
     match duration(text) {
-        Ok(age) => Ok(Since::Age(age)),
-        Err(_) => point_in_time(text).map(Since::Time),
+        Ok(age) => Ok(Moment::Age(age)),
+        Err(_) => point_in_time(text).map(Moment::Time),
     }
 }
 
@@ -157,12 +157,14 @@ impl SearchFilter {
     /// The queue if jobs in Redis are searched, and the query.
     fn query(&self) -> anyhow::Result<(Option<String>, Pairs)> {
         let mut pairs = self.with_times()?;
-        if let Some(Since::Age(age)) = self.since {
-            let ago = TimeDelta::from_std(age)
-                .ok()
-                .and_then(|ago| Utc::now().checked_sub_signed(ago));
-            let from = ago.ok_or_else(|| Refusal("--since: too long ago".into()))?;
-            pairs.push(("from".into(), written(from)));
+        let now = Utc::now();
+        for (option, name, moment) in self.moments() {
+            if let Some(Moment::Age(age)) = moment {
+                let ago = TimeDelta::from_std(*age).ok();
+                let at = ago.and_then(|ago| now.checked_sub_signed(ago));
+                let at = at.ok_or_else(|| Refusal(format!("{option}: too long ago")))?;
+                pairs.push((name.into(), written(at)));
+            }
         }
         let Some(state) = &self.state else {
             return Ok((None, pairs));
@@ -176,23 +178,27 @@ impl SearchFilter {
         Ok((Some(queue), pairs))
     }
 
-    /// The filter with the times of --since and --until, but for an age.
+    /// The options that limit the time, and what they are in the filter.
+    fn moments(&self) -> [(&'static str, &'static str, Option<&Moment>); 2] {
+        [
+            ("--since", "from", self.since.as_ref()),
+            ("--until", "to", self.until.as_ref()),
+        ]
+    }
+
+    /// The filter with the times of --since and --until, but for ages.
     fn with_times(&self) -> Result<Pairs, Refusal> {
         let mut pairs = self.filter.clone();
-        for (option, name, is_given) in [
-            ("--since", "from", self.since.is_some()),
-            ("--until", "to", self.until.is_some()),
-        ] {
-            if is_given && pairs.iter().any(|(key, _)| key == name) {
+        for (option, name, moment) in self.moments() {
+            if moment.is_some() && pairs.iter().any(|(key, _)| key == name) {
                 return Err(Refusal(format!(
                     "{option} and {name}= cannot be given together"
                 )));
             }
+            if let Some(Moment::Time(at)) = moment {
+                pairs.push((name.into(), written(*at)));
+            }
         }
-        if let Some(Since::Time(from)) = self.since {
-            pairs.push(("from".into(), written(from)));
-        }
-        pairs.extend(self.until.map(|until| ("to".into(), written(until))));
         Ok(pairs)
     }
 
@@ -206,8 +212,10 @@ impl SearchFilter {
             }
         }
         let mut body = json!({ "filter": filter });
-        if let Some(Since::Age(age)) = self.since {
-            body["sinceMs"] = u64::try_from(age.as_millis()).unwrap_or(u64::MAX).into();
+        for (name, moment) in [("sinceMs", &self.since), ("untilMs", &self.until)] {
+            if let Some(Moment::Age(age)) = moment {
+                body[name] = u64::try_from(age.as_millis()).unwrap_or(u64::MAX).into();
+            }
         }
         if let Some(state) = &self.state {
             body["state"] = state.clone().into();
@@ -290,7 +298,8 @@ pub(crate) async fn run(
         Some(SearchCommand::Saved) => {
             let saved = client.ask::<SearchesList>((), none, NoBody).await?;
             let rows = saved.data.iter().map(|saved| {
-                let search = described(&saved.filter, saved.state, saved.since_ms);
+                let search =
+                    described(&saved.filter, saved.state, [saved.since_ms, saved.until_ms]);
                 vec![
                     saved.name.clone(),
                     saved.changed_by.clone(),
@@ -341,8 +350,10 @@ pub(crate) async fn run(
                     filter,
                     state,
                     since_ms,
+                    until_ms,
                 }) => {
-                    format!("is again: {}", described(&filter.into(), state, since_ms))
+                    let ages = [since_ms, until_ms];
+                    format!("is again: {}", described(&filter.into(), state, ages))
                 }
             };
             output.value(&format!("{name} {now}"), &undone.raw);
@@ -389,7 +400,12 @@ where
     } = page;
     let found: Vec<Found> = items.into_iter().map(found).collect();
     if is_csv {
-        return csv(&found, output);
+        let head: Vec<String> = head(&found)
+            .iter()
+            .map(|name| name.to_lowercase())
+            .collect();
+        let head = head.iter().map(String::as_str);
+        return Ok(csv(head, found.iter().map(|found| row(found, output)))?);
     }
     let rows: Vec<_> = match output.quiet {
         true => found.iter().map(named).collect(),
@@ -415,17 +431,6 @@ fn head(found: &[Found]) -> &'static [&'static str] {
             "MADE", "ENDED", "JOB", "NAME", "STATE", "ATTEMPTS", "FAILURE",
         ],
     }
-}
-
-fn csv(found: &[Found], output: Output) -> anyhow::Result<()> {
-    let mut writer = csv::Writer::from_writer(std::io::stdout());
-    writer.write_record(head(found).iter().map(|name| name.to_lowercase()))?;
-    for one in found {
-        let cells = row(one, output).into_iter();
-        writer.write_record(cells.map(|cell| plain(&unexecuted(&cell))))?;
-    }
-    writer.flush()?;
-    Ok(())
 }
 
 /// What `--quiet` prints: the queue and the id, as other commands take them; of the jobs of one
@@ -486,14 +491,14 @@ fn at(ms: Option<u64>) -> String {
 fn described(
     filter: &BTreeMap<String, String>,
     state: Option<JobState>,
-    since_ms: Option<u64>,
+    [since_ms, until_ms]: [Option<u64>; 2],
 ) -> String {
     let mut parts = Vec::new();
     if let Some(state) = state {
         parts.push(format!("--state {state}"));
     }
-    if let Some(ms) = since_ms {
-        parts.push(format!("--since {}", in_units(ms / 1_000)));
+    for (option, ms) in [("--since", since_ms), ("--until", until_ms)] {
+        parts.extend(ms.map(|ms| format!("{option} {}", in_units(ms / 1_000))));
     }
     parts.extend(
         filter

@@ -113,12 +113,15 @@ fn describe(status: &Overview) -> String {
     }
     if !status.breakers.is_empty() {
         lines.push(format!("Breakers not closed: {}", status.breakers.len()));
-        lines.extend(
-            status
-                .breakers
-                .iter()
-                .map(|view| format!("  {} {}: {}", view.plugin, view.host, breaker::state(view))),
-        );
+        lines.extend(status.breakers.iter().map(|view| {
+            let deferred = match view.deferred_jobs {
+                0 => String::new(),
+                1 => "; a job was deferred once".to_owned(),
+                n => format!("; jobs were deferred {n} times since the host started"),
+            };
+            let state = breaker::state(view);
+            format!("  {} {}: {state}{deferred}", view.plugin, view.host)
+        }));
     }
     lines.push(match status.active_plugins {
         Some(active) => format!(

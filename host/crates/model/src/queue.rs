@@ -1,5 +1,6 @@
 //! Queues in Redis, as operators see them.
 
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -27,9 +28,25 @@ pub struct QueueOverview {
     pub rate_limited_ms: Option<u64>,
     /// Jobs that a BullMQ 5 producer moved aside while the queue was paused.
     pub put_aside: u64,
+    /// Who paused the queue. Absent where it is not paused, where this is not recorded (another
+    /// BullMQ client did it), and while Postgres cannot be reached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused_by: Option<PausedBy>,
     /// What could not be read of the queue, and why; it is not counted above.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+}
+
+/// Who paused a queue, when and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PausedBy {
+    /// The operator.
+    pub by: String,
+    /// When.
+    pub at: DateTime<Utc>,
+    /// Why, in the operator's words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// Jobs per state.

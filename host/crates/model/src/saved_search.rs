@@ -20,4 +20,7 @@ pub struct SavedSearch {
     /// How far back it searches from the time of the run, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since_ms: Option<u64>,
+    /// How long before the time of the run its matches end, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until_ms: Option<u64>,
 }

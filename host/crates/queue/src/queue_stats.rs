@@ -241,6 +241,7 @@ impl Broker {
             rate: max.zip(duration),
             rate_limited_ms: limited.then_some(limiter_ms.unsigned_abs()),
             put_aside: lengths.1,
+            paused_by: None,
             error: replies.error.take(),
         };
         Ok(Seen {

@@ -56,6 +56,22 @@ pub struct DeadLetterJob {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeadLetterJobCursor(i64, String, i64);
 
+impl Store {
+    /// Where these jobs of a group are: ids, and when each was created.
+    pub async fn states_of_dead_letter_jobs(
+        &self,
+        dead_letter: i64,
+        (ids, created_ms): (&[&str], &[i64]),
+    ) -> Result<Vec<DeadLetterJob>, StoreError> {
+        let query = sqlx::query_as(
+            "select dead_letter, queue, job_id, job_created_ms, state, failed_at from dead_letter_jobs where dead_letter = $1 \
+             and (job_id, job_created_ms) in (select * from unnest($2::text[], $3::bigint[]))",
+        );
+        let query = query.bind(dead_letter).bind(ids).bind(created_ms);
+        Ok(query.fetch_all(&self.pool).await?)
+    }
+}
+
 impl DeadLetterJob {
     pub fn cursor(&self) -> DeadLetterJobCursor {
         DeadLetterJobCursor(self.dead_letter, self.job_id.clone(), self.job_created_ms)

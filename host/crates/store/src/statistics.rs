@@ -230,7 +230,7 @@ impl Store {
             "select actor, action, target, began_at, details, result, reason from ( \
              select distinct on (action, target, details -> 'asks') id, actor, action, target, began_at, details, result, details ->> 'reason' as reason \
              from operator_actions where action = any($1) and target = any($2) and ended_at is not null and error is null \
-             and not coalesce(result ?| array['already', 'noEffect'], false) order by action, target, details -> 'asks', id desc) last \
+             and not coalesce(result ? 'noEffect' or result -> 'already' not in ('false', 'null'), false) order by action, target, details -> 'asks', id desc) last \
              order by id desc",
         );
         Ok(query
@@ -252,13 +252,26 @@ impl Store {
              select distinct on (action, target) id, actor, action, target, began_at, details, result, details ->> 'reason' as reason \
              from operator_actions where action = any($1) and ended_at is not null and error is null \
              and (target = $2 or (target = '*' and (not coalesce(result ? 'queues', false) or result -> 'queues' ? $2))) \
-             and not coalesce(result ?| array['already', 'noEffect'], false) order by action, target, id desc) last order by id desc",
+             and not coalesce(result ? 'noEffect' or result -> 'already' not in ('false', 'null'), false) order by action, target, id desc) last order by id desc",
         );
         Ok(query
             .bind(actions)
             .bind(queue.as_str())
             .fetch_all(&self.pool)
             .await?)
+    }
+
+    /// Of each of these queues the last action that paused or resumed it; its target is the queue,
+    /// also where all queues were meant.
+    pub async fn last_switches(&self, queues: &[&str]) -> Result<Vec<ActionRow>, StoreError> {
+        let query = sqlx::query_as(
+            "select a.actor, a.action, q.name as target, a.began_at, a.details, a.result, a.details ->> 'reason' as reason \
+             from unnest($1::text[]) q (name) cross join lateral (select actor, action, began_at, details, result from operator_actions \
+             where action in ('queue.pause', 'queue.resume') and ended_at is not null and error is null \
+             and (target = q.name or (target = '*' and (not coalesce(result ? 'queues', false) or result -> 'queues' ? q.name))) \
+             and not coalesce(result ? 'noEffect' or result -> 'already' not in ('false', 'null'), false) order by id desc limit 1) a",
+        );
+        Ok(query.bind(queues).fetch_all(&self.pool).await?)
     }
 
     /// Jobs in the failed state that are in acknowledged groups of dead letters, by queue; those of

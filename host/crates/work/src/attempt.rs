@@ -304,12 +304,16 @@ fn unless_refused(execution: Execution, random: f64) -> Execution {
         };
     };
     let reason = execution.outcome.reason().unwrap_or_default();
+    let host = refused.breaker.host();
+    let why = match refused.breaker.opened_by() {
+        Some((by, because)) => {
+            format!("calls to {host} are refused: its breaker was opened by {by}: {because}")
+        }
+        None => format!("calls to {host} are refused while its breaker is open"),
+    };
     let failure = Failure {
         code: BREAKER_OPEN.into(),
-        message: format!(
-            "calls to {} are refused while its breaker is open; the plugin says: {reason}",
-            refused.breaker.host()
-        ),
+        message: format!("{why}; the plugin says: {reason}"),
         // Spread in time, so that jobs that were refused together do not return together.
         retry: Retry::Defer(
             refused
@@ -419,6 +423,13 @@ mod tests {
     fn ended(outcome: Outcome) -> Execution {
         let breaker =
             Breakers::default().of(&"email".parse().expect("a name"), "https://a.example:443");
+        ended_by(breaker, outcome)
+    }
+
+    fn ended_by(
+        breaker: std::sync::Arc<patchbay_capability::Breaker>,
+        outcome: Outcome,
+    ) -> Execution {
         let refused = Some(Refused {
             breaker,
             retry_in: Duration::from_secs(10),
@@ -475,6 +486,19 @@ mod tests {
                 "then attempts count, and it had one"
             );
         }
+    }
+
+    #[test]
+    fn a_job_that_waits_for_a_breaker_that_an_operator_opened_says_who_opened_it_and_why() {
+        let breaker =
+            Breakers::default().of(&"email".parse().expect("a name"), "https://a.example:443");
+        breaker.hold("ops", "maintenance");
+        let waits = ended_by(breaker, Outcome::Trapped("unwrap".into()));
+        let reason = waits.outcome.reason().unwrap_or_default();
+        assert!(
+            reason.contains("its breaker was opened by ops: maintenance; the plugin says: "),
+            "{reason}"
+        );
     }
 
     #[test]

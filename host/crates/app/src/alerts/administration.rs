@@ -97,6 +97,7 @@ impl Alerts {
             at_least: now.at_least,
             runbook: now.runbook.unwrap_or_else(|| self.watch.runbook(rule.name)),
             changes: changes.cloned().map(changed_rule).collect(),
+            warning: None,
         }
     }
 
@@ -131,7 +132,11 @@ impl Alerts {
                 runbook: change.runbook,
             };
             self.store.set_alert_rule(&row, &who.actor).await?;
-            Ok(self.rule(rule, &self.store.alert_rules().await?))
+            let mut shown = self.rule(rule, &self.store.alert_rules().await?);
+            if !row.subject.is_empty() {
+                shown.warning = self.unknown_subject(&row.subject).await;
+            }
+            Ok(shown)
         };
         self.actions
             .record::<AlertRulesSet, _>(who, rule.name, details, act)

@@ -37,6 +37,7 @@ use patchbay_api::answer::Page;
 use patchbay_api::audit::{AuditEntry, AuditReport, AuditVerify, EntriesQuery, Verdict, Verify};
 use patchbay_model::TrailName;
 use patchbay_model::audit_chain::Anchor;
+use patchbay_model::shell::word;
 use patchbay_queue::Broker;
 use patchbay_store::{AuditFilter, AuditRow, Store};
 use serde_json::json;
@@ -48,6 +49,7 @@ pub use self::sealer::{SealMeters, sealer};
 pub use self::trails::Trails;
 use self::verify::MacKeys;
 use crate::actions::{Actions, Caller};
+use crate::nearest::meant;
 use crate::sealed_keys::SealedKeys;
 use crate::vault::Vault;
 use crate::{Error, Parts};
@@ -101,6 +103,8 @@ impl Ledger {
 const DEFAULT_LIMIT: u16 = 50;
 /// An entry has up to 64 KiB.
 const MAX_LIMIT: u16 = 200;
+/// Trails that hosts write themselves.
+const OWN_TRAILS: [&str; 2] = ["operators", "plugins"];
 /// Of a request to verify.
 const MAX_ANCHORS: usize = 1_000;
 
@@ -138,7 +142,40 @@ impl Audit {
             until: year_checked("until", asked.until)?,
             before: cursor(asked.cursor)?,
         };
-        self.page(&filter, limit(asked.limit)?).await
+        let page = self.page(&filter, limit(asked.limit)?).await?;
+        if page.items.is_empty() && filter.before.is_none() {
+            self.check_names(&filter).await?;
+        }
+        Ok(page)
+    }
+
+    /// Fails when a filter that has matched nothing has a name that nobody knows, or that may be
+    /// mistyped.
+    async fn check_names(&self, filter: &AuditFilter) -> Result<(), Error> {
+        if let Some(trail) = &filter.trail {
+            let defined = self.store.audit_trails(None).await?;
+            let sealed = self.store.audit_heads(None).await?;
+            let mut known: Vec<&str> = OWN_TRAILS.to_vec();
+            known.extend(defined.iter().map(|row| row.name.as_str()));
+            known.extend(sealed.iter().map(|head| head.trail.as_str()));
+            if !known.contains(&trail.as_str()) {
+                let suggestion = meant(trail.as_str(), known.into_iter());
+                return Err(Error::invalid(format!(
+                    "trail: There is no audit trail {trail}.{suggestion} To list trails: patchbay audit trail list"
+                )));
+            }
+        }
+        if let Some(actor) = &filter.actor {
+            let (actors, _) = self.store.recent_actors_and_targets().await?;
+            let suggestion = meant(actor, actors.iter().map(String::as_str));
+            if !actors.contains(actor) && !suggestion.is_empty() {
+                return Err(Error::invalid(format!(
+                    "actor: No entry is by {}.{suggestion}",
+                    word(actor)
+                )));
+            }
+        }
+        Ok(())
     }
 
     async fn page(&self, filter: &AuditFilter, limit: u16) -> Result<Page<AuditEntry>, Error> {

@@ -164,7 +164,16 @@ impl BulkOperations {
     }
 
     pub async fn show(&self, id: i64) -> Result<BulkDetails, Error> {
-        let bulk = self.view(self.store.bulk(self.broker.prefix(), id).await?);
+        let row = self.store.bulk(self.broker.prefix(), id).await?;
+        // Where Redis does not answer, the operation is shown all the same.
+        let nothing_to_undo = match self.bulks.why_nothing_to_undo(&row).await {
+            Ok(Some(refusal)) if row.done > 0 => Some(refusal.message),
+            _ => None,
+        };
+        let mut bulk = self.view(row);
+        if nothing_to_undo.is_some() {
+            bulk.undo_until = None;
+        }
         let reasons = self.store.bulk_reasons(id).await?.into_iter();
         let reasons = reasons.map(|row| BulkReason {
             state: row.state,
@@ -174,6 +183,10 @@ impl BulkOperations {
         Ok(BulkDetails {
             bulk,
             reasons: reasons.collect(),
+            nothing_to_undo: nothing_to_undo.map(|why| {
+                let prefix = "Nothing was undone: ";
+                why.strip_prefix(prefix).unwrap_or(&why).to_owned()
+            }),
         })
     }
 
@@ -334,7 +347,8 @@ impl BulkOperations {
             restored: row.restored,
             created_at: row.created_at,
             ended_at: row.ended_at,
-            undo_until: row.undo_until,
+            // What has changed nothing cannot be undone.
+            undo_until: row.undo_until.filter(|_| row.done > 0),
         }
     }
 }

@@ -156,7 +156,7 @@ impl Plan {
         use JobState::{Completed, Delayed, Failed, Prioritized, Waiting};
         let states: &[JobState] = match self.kind {
             BulkKind::Retry | BulkKind::EnqueueAgain => &[Failed, Completed],
-            BulkKind::EditAndRetry => &[Failed],
+            BulkKind::EditAndRetry => &[Failed, Waiting, Prioritized, Delayed],
             BulkKind::Remove => &[Failed, Completed, Delayed, Prioritized, Waiting],
         };
         let (kind, state) = (self.kind.as_str(), self.state);

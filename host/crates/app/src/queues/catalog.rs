@@ -94,10 +94,13 @@ impl Catalog {
         if let Some(queue) = queue {
             let named = self.refuse_unknown(queue).await;
             named.map_err(|error| match error.kind {
-                // A filter creates no queue.
+                // A filter creates no queue. The kind is that of every other unknown queue.
                 Kind::NotFound => {
                     let message = error.message.split(TO_CREATE).next();
-                    Error::invalid(format!("queue: {}", message.unwrap_or_default()))
+                    Error {
+                        message: format!("queue: {}", message.unwrap_or_default()),
+                        ..error
+                    }
                 }
                 _ => error,
             })?;

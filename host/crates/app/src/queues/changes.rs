@@ -38,8 +38,10 @@ pub(super) const OF_PLUGIN: [&str; 7] = [
 pub(super) const OF_SCHEDULE: [&str; 2] = ["schedule.pause", "schedule.resume"];
 
 /// Codes of reasons that say already who did this.
-const TOLD_BY: [(&str, &str); 5] = [
+const TOLD_BY: [(&str, &str); 7] = [
     ("queue.pause", "paused"),
+    ("queue.rate-limit", "rate-limited"),
+    ("queue.concurrency", "concurrency-reached"),
     ("plugin.deactivate", "plugin-deactivated"),
     ("plugin.revoke", "grant-missing"),
     ("plugin.quarantine", "quarantined"),
@@ -52,6 +54,12 @@ pub(super) fn paused_by(changes: &[ActionRow]) -> Option<&ActionRow> {
     let last =
         changes.find(|change| ["queue.pause", "queue.resume"].contains(&change.action.as_str()))?;
     (last.action == "queue.pause").then_some(last)
+}
+
+/// The action that set a limit of the queue, if the last one did not remove it.
+pub(super) fn limited_by<'a>(changes: &'a [ActionRow], action: &str) -> Option<&'a ActionRow> {
+    let last = changes.iter().find(|change| change.action == action)?;
+    (!last.details["max"].is_null()).then_some(last)
 }
 
 /// The action that paused the schedule, if the last one on it did.
@@ -144,7 +152,7 @@ fn what(change: &ActionRow) -> String {
         },
         "plugin.activate" => format!(
             "activated revision {} of plugin {target}",
-            word(&short(details["digest"].as_str().unwrap_or("unknown")))
+            word(&short(activated(change).unwrap_or("unknown")))
         ),
         "plugin.deactivate" => format!("deactivated plugin {target}"),
         "plugin.rollback" => match change.result.as_ref().and_then(active) {
@@ -178,6 +186,14 @@ fn what(change: &ActionRow) -> String {
         "schedule.resume" => format!("resumed schedule {target}"),
         other => format!("did {other}"),
     }
+}
+
+/// The digest of the revision that was activated; before its result was recorded, the part of it that
+/// the operator typed.
+fn activated(change: &ActionRow) -> Option<&str> {
+    let result = change.result.as_ref();
+    let whole = result.and_then(|result| result["digest"].as_str());
+    whole.or(change.details["digest"].as_str())
 }
 
 /// Version and digest of the revision that an activation has made active.

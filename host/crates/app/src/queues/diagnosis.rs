@@ -48,6 +48,8 @@ pub struct QueueObservation {
     pub breakers: Vec<BreakerView>,
     /// Database places of the active plugin on this host.
     pub sql: Option<PlacesTaken>,
+    /// Whether Postgres answered; if not, `changes` and the like are empty because nobody knows.
+    pub is_recorded: bool,
     /// What operators last did to the queue, its plugin and its schedules.
     pub changes: Vec<ActionRow>,
     /// What is known first of the queue; an older change of all queues was none of it.
@@ -183,16 +185,14 @@ fn held_back(seen: &QueueObservation) -> Vec<Reason> {
     let counts = &queue.counts;
     let mut reasons: Vec<Reason> = Vec::new();
     if counts.paused {
-        let who = changes::paused_by(&seen.changes).map_or_else(
-            || "by another BullMQ client, such as Bull Board".to_owned(),
-            |action| {
-                let at = time(action.began_at);
-                format!("by {} at {at}{}", action.actor, action.because())
-            },
-        );
+        let who = match changes::paused_by(&seen.changes) {
+            Some(action) => format!(" {}", by(action)),
+            None if seen.is_recorded => " by another BullMQ client, such as Bull Board".to_owned(),
+            None => "; who paused it is unknown while Postgres is away".to_owned(),
+        };
         reasons.push(reason(
             "paused",
-            format!("The queue is paused {who}"),
+            format!("The queue is paused{who}"),
             format!("patchbay queue resume {name}"),
         ));
     }
@@ -209,26 +209,39 @@ fn held_back(seen: &QueueObservation) -> Vec<Reason> {
         ));
     }
     if let Some(ms) = queue.rate_limited_ms {
-        reasons.push(reason(
-            "rate-limited",
-            format!(
-                "The queue's rate limit is reached: no job starts for {}",
-                lasted(Duration::from_millis(ms))
+        let length = lasted(Duration::from_millis(ms));
+        reasons.push(match queue.rate {
+            Some((max, per_ms)) => reason(
+                "rate-limited",
+                format!(
+                    "The queue's rate limit is reached ({} per {per_ms} ms): no job starts for {length}{}",
+                    counted(max, "job"),
+                    set_by(seen, "queue.rate-limit")
+                ),
+                format!(
+                    "wait, or remove the limit: patchbay queue rate-limit {}",
+                    arguments_with(&[queue.name.as_str()], "--none")
+                ),
             ),
-            format!(
-                "wait, or: patchbay queue rate-limit {}",
-                arguments_with(&[queue.name.as_str(), "N"], "--per-ms MS")
+            None => reason(
+                "rate-limited",
+                format!("The rate limit of a worker is reached: no job starts for {length}"),
+                "wait, or change the limit of the worker that handles the queue",
             ),
-        ));
+        });
     }
-    if queue.concurrency.is_some_and(|most| counts.active >= most) {
+    if let Some(most) = queue.concurrency.filter(|most| counts.active >= *most) {
         reasons.push(reason(
             "concurrency-reached",
             format!(
-                "{}, as many as the queue's limit over all workers allows",
-                run(counts.active)
+                "{}, as many as the queue's limit over all workers allows ({most}){}",
+                run(counts.active),
+                set_by(seen, "queue.concurrency")
             ),
-            format!("wait, or: patchbay queue concurrency {name} N"),
+            format!(
+                "wait, or remove the limit: patchbay queue concurrency {}",
+                arguments_with(&[queue.name.as_str()], "--none")
+            ),
         ));
     }
     if seen.redis_full {
@@ -239,6 +252,21 @@ fn held_back(seen: &QueueObservation) -> Vec<Reason> {
         ));
     }
     reasons
+}
+
+/// `by ops at 2026-11-30T13:08:03Z: INC-7`
+fn by(action: &ActionRow) -> String {
+    let at = time(action.began_at);
+    format!("by {} at {at}{}", action.actor, action.because())
+}
+
+/// Who set a limit of the queue, as a sentence.
+fn set_by(seen: &QueueObservation, action: &str) -> String {
+    match changes::limited_by(&seen.changes, action) {
+        Some(change) => format!(". Set {}", by(change)),
+        None if seen.is_recorded => ". Set by another BullMQ client".to_owned(),
+        None => ". Who set it is unknown while Postgres is away".to_owned(),
+    }
 }
 
 fn stand(count: u64) -> String {
@@ -484,7 +512,7 @@ fn absent(absent: &AbsentPlugin) -> Reason {
                 "Plugin {plugin} is active, but does not run on this host: {}",
                 failure.as_deref().unwrap_or("it is not loaded yet")
             ),
-            format!("patchbay plugin show {plugin}; patchbay doctor on this machine"),
+            format!("patchbay plugin status {plugin}; patchbay doctor on this machine"),
         ),
     }
 }
@@ -660,7 +688,22 @@ fn in_order(seen: &QueueObservation) -> Reason {
                     n => format!("{n} workers are"),
                 }
             ),
-            "repeat the command; jobs of a host that was killed run again after about 30 s",
+            match seen.plugin {
+                Some(_) => {
+                    "repeat the command; jobs of a host that was killed run again after about 30 s"
+                }
+                None => {
+                    "repeat the command; another BullMQ worker handles the queue, so look there if nothing changes"
+                }
+            },
+        ),
+        (waiting, active) if seen.plugin.is_none() => reason(
+            "busy",
+            format!(
+                "{} behind {active} that run: all workers are busy. Another BullMQ worker handles the queue, and no plugin of Patchbay",
+                wait(waiting)
+            ),
+            "wait, or raise the concurrency of that worker, or start another one",
         ),
         (waiting, active) => reason(
             "busy",
@@ -697,6 +740,7 @@ mod tests {
                 rate: None,
                 rate_limited_ms: None,
                 put_aside: 0,
+                paused_by: None,
                 error: None,
             },
             taken: Vec::new(),
@@ -709,6 +753,7 @@ mod tests {
             earlier_revision: None,
             sql: None,
             breakers: Vec::new(),
+            is_recorded: true,
             changes: Vec::new(),
             since: None,
             schedules: Vec::new(),
@@ -770,6 +815,63 @@ mod tests {
             .into_iter()
             .map(|reason| reason.code)
             .collect()
+    }
+
+    #[test]
+    fn while_postgres_is_away_nobody_is_said_to_have_paused_the_queue() {
+        let paused = QueueCounts {
+            paused: true,
+            ..QueueCounts::default()
+        };
+        let mut seen = seen(paused);
+        assert!(
+            diagnose(&seen)[0]
+                .message
+                .contains("by another BullMQ client")
+        );
+        seen.is_recorded = false;
+        assert_eq!(
+            diagnose(&seen)[0].message,
+            "The queue is paused; who paused it is unknown while Postgres is away"
+        );
+    }
+
+    #[test]
+    fn who_set_a_limit_is_named_and_a_limit_of_a_worker_is_not_the_queues() {
+        let mut seen = waiting(1);
+        seen.queue.rate_limited_ms = Some(5_000);
+        assert!(
+            diagnose(&seen)[0]
+                .message
+                .starts_with("The rate limit of a worker")
+        );
+        seen.queue.rate = Some((10, 1_000));
+        let details = json!({ "max": 10, "perMs": 1_000 });
+        seen.changes = vec![action("queue.rate-limit", "emailQueue", 0, details)];
+        let told = &diagnose(&seen)[0];
+        assert!(told.message.contains("Set by ops at"), "{told:?}");
+        assert!(told.next.ends_with("--none"), "{told:?}");
+        seen.changes.clear();
+        seen.is_recorded = false;
+        assert!(
+            diagnose(&seen)[0]
+                .message
+                .contains("unknown while Postgres")
+        );
+    }
+
+    #[test]
+    fn a_queue_that_only_another_worker_handles_is_not_helped_by_another_host() {
+        let mut seen = waiting(2);
+        seen.queue.counts.active = 1;
+        assert!(diagnose(&seen)[0].next.contains("another host"));
+        seen.plugin = None;
+        let told = &diagnose(&seen)[0];
+        assert!(
+            told.message.contains("Another BullMQ worker handles"),
+            "{told:?}"
+        );
+        assert!(!told.next.contains("host"), "{told:?}");
     }
 
     #[test]

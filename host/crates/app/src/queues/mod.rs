@@ -13,10 +13,10 @@ use chrono::{DateTime, Utc};
 use patchbay_api::answer::Page;
 use patchbay_api::queues::{
     AllDone, Already, Clean, Cleared, Concurrency, Done, Drain, Failure, JobStatistics,
-    MigrateRepeatables, MigratedRepeatable, Obliterate, PutBack, Queue, QueueOverview, QueuesClean,
-    QueuesConcurrency, QueuesDrain, QueuesMigrateRepeatables, QueuesObliterate, QueuesPause,
-    QueuesPauseAll, QueuesPutBack, QueuesRateLimit, QueuesResume, QueuesResumeAll, Rate, Reason,
-    Switched,
+    MigrateRepeatables, MigratedRepeatable, Obliterate, PausedBy, PutBack, Queue, QueueOverview,
+    QueuesClean, QueuesConcurrency, QueuesDrain, QueuesMigrateRepeatables, QueuesObliterate,
+    QueuesPause, QueuesPauseAll, QueuesPutBack, QueuesRateLimit, QueuesResume, QueuesResumeAll,
+    Rate, Reason, Switched,
 };
 use patchbay_model::grant::Ask;
 use patchbay_model::job::JobState;
@@ -89,11 +89,39 @@ impl Queues {
     pub async fn list(&self) -> Result<Page<QueueOverview>, Error> {
         let (names, missing) = self.catalog.names_now().await?;
         let names: Vec<QueueName> = names.into_iter().collect();
+        let mut items = self.broker.overview(&names).await?;
+        let unknown = self.say_who_paused(&mut items).await?;
         Ok(Page {
-            items: self.broker.overview(&names).await?,
+            items,
             next_cursor: None,
-            partial: missing.is_some(),
+            partial: missing.is_some() || unknown.is_some(),
         })
+    }
+
+    /// Returns why it is not known now.
+    async fn say_who_paused(&self, queues: &mut [QueueOverview]) -> Result<Option<String>, Error> {
+        let paused: Vec<&str> = queues
+            .iter()
+            .filter(|queue| queue.counts.paused)
+            .map(|queue| queue.name.as_str())
+            .collect();
+        if paused.is_empty() {
+            return Ok(None);
+        }
+        let switches = self.store.last_switches(&paused).await;
+        let (switches, unavailable) = without_postgres(switches)?;
+        for queue in queues.iter_mut().filter(|queue| queue.counts.paused) {
+            let mut switches = switches.iter();
+            let last = switches.find(|last| last.target == queue.name.as_str());
+            queue.paused_by = last
+                .filter(|last| last.action == "queue.pause")
+                .map(|last| PausedBy {
+                    by: last.actor.clone(),
+                    at: last.began_at,
+                    reason: last.reason.clone(),
+                });
+        }
+        Ok(unavailable)
     }
 
     async fn overview(&self, queue: &QueueName) -> Result<QueueOverview, Error> {
@@ -110,8 +138,11 @@ impl Queues {
         let queue = self.catalog.known(queue).await?;
         let statistics = self.store.job_statistics(self.broker.prefix(), &queue);
         let (statistics, unavailable) = without_postgres(statistics.await)?;
+        let mut overview = self.overview(&queue).await?;
+        self.say_who_paused(std::slice::from_mut(&mut overview))
+            .await?;
         Ok(Queue {
-            overview: self.overview(&queue).await?,
+            overview,
             plugin: self
                 .plugins
                 .handler_of(&queue)
@@ -162,6 +193,7 @@ impl Queues {
             missing: recorded.missing,
             quarantined: self.plugins.quarantined_handler_of(queue),
             earlier_revision: recorded.earlier_revision,
+            is_recorded: recorded.is_known,
             since: recorded.since,
             sql: plugin.as_ref().map(|plugin| self.sql.places_of(plugin)),
             breakers: plugin
@@ -220,6 +252,7 @@ impl Queues {
         let failed = self.store.failed_lately(prefix, queues, LATELY).await?;
         let acknowledged = self.store.acknowledged_failures(prefix, queues).await?;
         Ok(Recorded {
+            is_known: true,
             changes: self.changes(queue, its_plugin, &ids).await?,
             failed_lately: Some(jobs_in(&failed)),
             acknowledged: jobs_in(&acknowledged),
@@ -541,6 +574,8 @@ fn switched(already: Option<Already>) -> Switched {
 /// What is known from Postgres.
 #[derive(Default)]
 struct Recorded {
+    /// False while Postgres is away.
+    is_known: bool,
     changes: Vec<ActionRow>,
     absent: Option<AbsentPlugin>,
     earlier_revision: Option<NamedRevision>,

@@ -252,6 +252,14 @@ impl Breaker {
         })
     }
 
+    /// Who opened it by hand, and why.
+    pub fn opened_by(&self) -> Option<(String, String)> {
+        match &self.inner.lock().machine.phase {
+            Phase::Held { by, reason } => Some((by.clone(), reason.clone())),
+            _ => None,
+        }
+    }
+
     pub fn is_closed(&self) -> bool {
         matches!(self.inner.lock().machine.phase, Phase::Closed)
     }

@@ -112,7 +112,7 @@ async fn hand_over(
         None => None,
         Some(server) => Some(guest.admit(&server, spec).map_err(|wait| {
             let text = format!(
-                "{server} failed too often and is not tried for {} ms",
+                "the breaker of {server} is open: it is not tried for {} ms",
                 wait.as_millis()
             );
             failure("breaker-open", text)

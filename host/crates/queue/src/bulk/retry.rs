@@ -1,14 +1,16 @@
-//! Retries many finished jobs, with changed data if asked; and undoes such a change of jobs that have
-//! not run since.
+//! Retries many finished jobs, with changed data if asked; changes the data of jobs that wait; and
+//! undoes such a change of jobs that have not run since.
 //!
 //! The data before the change stays beside BullMQ's keys until the change can no longer be undone,
 //! like the copies of removed jobs. An erasure finds it there.
 
 use std::sync::LazyLock;
 
+use bullmq::QueueKeys;
+use patchbay_model::job::JobState;
 use redis::{Cmd, Script, Value};
 
-use super::{Chosen, JobResult, NO_LONGER_THERE, NOTES_STAY_S, PlannedChange};
+use super::{Chosen, CurrentJob, JobResult, NO_LONGER_THERE, NOTES_STAY_S, PlannedChange};
 use crate::job_rules::check_data;
 use crate::opts::JobOpts;
 use crate::removal::{COPIES_STAY, copy_key, marked_key, reprocessing};
@@ -37,6 +39,20 @@ static UNEDIT: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
+/// Changes the data of a job that waits. `KEYS`: job. `ARGV`: when the job was created, the SHA-1 of
+/// its data, how often it had started, the new data.
+static EDIT: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r#"local job = redis.call("HMGET", KEYS[1], "timestamp", "data", "ats", "finishedOn", "pcx")
+        if not job[1] or job[5] then return -1 end
+        if string.match(job[1], "^%d+") ~= ARGV[1] then return -2 end
+        if (job[3] or "") ~= ARGV[3] or job[4] or redis.call("EXISTS", KEYS[1] .. ":lock") == 1 then return -2 end
+        if redis.sha1hex(job[2] or "") ~= ARGV[2] then return -2 end
+        redis.call("HSET", KEYS[1], "data", ARGV[4])
+        return 1"#,
+    )
+});
+
 /// From a job's name and data to its new data, or to why it stays unchanged.
 pub type Edit<'a> = dyn Fn(&Chosen, &str, &str) -> Result<String, String> + Send + Sync + 'a;
 
@@ -46,7 +62,7 @@ const RUN_SINCE: &str = "The job was retried, or has run, since it was chosen";
 
 impl Broker {
     /// Makes all attempts available again. Id, creation time and with them the idempotency key
-    /// stay.
+    /// stay. Jobs that wait are only edited.
     pub async fn retry_many(
         &self,
         bulk: i64,
@@ -77,9 +93,7 @@ impl Broker {
                 Some(created) if created != item.key.created_ms => {
                     Some(JobResult::skipped("Another job has this id now"))
                 }
-                Some(_) if seen.score.is_none() || seen.number(1) != item.finished_on => {
-                    Some(JobResult::skipped(RUN_SINCE))
-                }
+                Some(_) if has_left(item, &seen) => Some(JobResult::skipped(RUN_SINCE)),
                 Some(_) => None,
             };
             let edited = match (&fate, edit) {
@@ -96,28 +110,40 @@ impl Broker {
                 Err(reason) => Some(JobResult::Skipped(reason.clone().into())),
                 Ok(_) => fate,
             };
-            let call = reprocessing(&keys, &item.key.id, item.state, &opts);
-            fates[place] = match call {
-                None => Some(JobResult::skipped(
+            let call = match &edited {
+                Ok(Some(data)) if waits(item.state) => {
+                    Some(edit_in_place(&keys, item, &seen, data))
+                }
+                _ => reprocessing(&keys, &item.key.id, item.state, &opts),
+            };
+            fates[place] = match (&call, fate) {
+                (_, Some(fate)) => Some(fate),
+                (None, None) => Some(JobResult::skipped(
                     "Only completed and failed jobs can be retried",
                 )),
-                Some(_) => fate,
+                (Some(_), None) => None,
             };
             if let (None, Some(call)) = (&fates[place], call) {
                 let job = keys.job_key(item.key.id.as_str());
                 let id = item.key.id.as_str();
                 let marked = marked_key(&self.config.own_prefix, &item.key.queue);
-                let mut before = Vec::from(super::remove::without_mark(&marked, &job, id));
+                let mut before = match waits(item.state) {
+                    true => Vec::new(),
+                    false => Vec::from(super::remove::without_mark(&marked, &job, id)),
+                };
                 if let Ok(Some(data)) = edited {
                     let old = seen.text(4).unwrap_or_default();
                     let kept =
                         copy_key(&self.config.own_prefix, bulk, &item.key.queue, &item.key.id);
                     let starts = seen.text(5).unwrap_or_default();
                     before.extend(keeping(&kept, item.key.created_ms, old, &data, starts));
-                    // The same write as BullMQ's script, which checks only that the job exists.
-                    let mut update = redis::cmd("HSET");
-                    update.arg(&job).arg("data").arg(data);
-                    before.push(update);
+                    // Of a job that waits, the call itself changes the data.
+                    if !waits(item.state) {
+                        // The same write as BullMQ's script, which checks only that the job exists.
+                        let mut update = redis::cmd("HSET");
+                        update.arg(&job).arg("data").arg(data);
+                        before.push(update);
+                    }
                 }
                 steps.push((
                     place,
@@ -190,6 +216,30 @@ impl Broker {
         };
         Ok(codes.into_iter().map(fate).collect())
     }
+}
+
+/// Whether a job in this state waits for a worker, and is not retried after an edit.
+fn waits(state: JobState) -> bool {
+    matches!(
+        state,
+        JobState::Waiting | JobState::Prioritized | JobState::Delayed
+    )
+}
+
+/// Whether the job is no longer in the state in which it was chosen. Waiting jobs are in a list, which
+/// is not searched: those that have run since are found by the script that edits them.
+fn has_left(item: &Chosen, seen: &CurrentJob) -> bool {
+    let is_missing = seen.score.is_none() && item.state != JobState::Waiting;
+    is_missing || seen.number(1) != item.finished_on
+}
+
+fn edit_in_place(keys: &QueueKeys, item: &Chosen, seen: &CurrentJob, data: &str) -> Call {
+    let old = Script::new(seen.text(4).unwrap_or_default());
+    Call::new(&EDIT, &[keys.job_key(item.key.id.as_str())])
+        .arg(item.key.created_ms)
+        .arg(old.get_hash())
+        .arg(seen.text(5).unwrap_or_default())
+        .arg(data)
 }
 
 /// Keeps what undoing an edit needs: the data before it, by what the data after it is known, and how
