@@ -198,13 +198,13 @@ fn each_wrong_field_of_a_route_is_named_with_what_to_write() {
         ),
         (
             "rolls = [\"sales\"]",
-            "routes[0].rolls is not a known field; known: method, path, roles, operation, input, when_unavailable",
+            "routes[0].rolls is not a known field; known: id, method, path, roles, access, scope, operation, input, output",
         ),
     ] {
         let message = refused(&route(line));
         assert!(message.contains(error), "{line}: {message}");
     }
-    for key in ["method", "path", "roles", "operation"] {
+    for key in ["method", "path", "operation"] {
         let without: String = ROUTE
             .lines()
             .filter(|line| !line.starts_with(key))
