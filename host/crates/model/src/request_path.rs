@@ -24,9 +24,13 @@ pub enum InvalidPath {
     EmptySegment,
     #[error("The path has a dot segment. Write the path that it leads to")]
     DotSegment,
-    #[error("The path has an encoded slash, a backslash or a control character, which no path may have")]
+    #[error(
+        "The path has an encoded slash, a backslash or a control character, which no path may have"
+    )]
     Character,
-    #[error("The path has '%' without two hexadecimal digits after it. Write %25 for a percent sign")]
+    #[error(
+        "The path has '%' without two hexadecimal digits after it. Write %25 for a percent sign"
+    )]
     Escape,
     #[error("The path has characters that are not UTF-8. Percent-encode them as UTF-8")]
     NotUtf8,
@@ -123,7 +127,11 @@ mod tests {
 
     #[test]
     fn segments_are_decoded_once_and_one_slash_at_the_end_is_ignored() {
-        let path = |raw| RequestPath::parse(raw).expect("valid").expect("under /api/");
+        let path = |raw| {
+            RequestPath::parse(raw)
+                .expect("valid")
+                .expect("under /api/")
+        };
         let read = path("/api/leads/a%20b%252F%C3%BC/");
         assert_eq!(
             read.segments().collect::<Vec<_>>(),

@@ -64,7 +64,9 @@ impl<T> Node<T> {
     fn map<U>(self, change: &mut impl FnMut(T) -> U) -> Node<U> {
         let literals = self.literals.into_iter();
         Node {
-            literals: literals.map(|(name, node)| (name, node.map(change))).collect(),
+            literals: literals
+                .map(|(name, node)| (name, node.map(change)))
+                .collect(),
             parameter: self.parameter.map(|node| Box::new(node.map(change))),
             value: self.value.map(change),
         }
@@ -103,21 +105,36 @@ mod tests {
     use super::*;
 
     /// Compares with each path on its own, and takes the one with the leftmost literals.
-    fn naive<'a>(paths: &'a [RoutePath], request: &[String]) -> Option<(&'a RoutePath, Vec<String>)> {
+    fn naive<'a>(
+        paths: &'a [RoutePath],
+        request: &[String],
+    ) -> Option<(&'a RoutePath, Vec<String>)> {
         let segments = |path: &RoutePath| -> Vec<String> {
-            path.as_str()["/api/".len()..].split('/').map(str::to_owned).collect()
+            path.as_str()["/api/".len()..]
+                .split('/')
+                .map(str::to_owned)
+                .collect()
         };
         let matches = |path: &&RoutePath| {
             let own = segments(path);
             own.len() == request.len()
-                && own.iter().zip(request).all(|(own, sent)| own.starts_with('{') || own == sent)
+                && own
+                    .iter()
+                    .zip(request)
+                    .all(|(own, sent)| own.starts_with('{') || own == sent)
         };
         let rank = |path: &&RoutePath| -> Vec<bool> {
-            segments(path).iter().map(|own| own.starts_with('{')).collect()
+            segments(path)
+                .iter()
+                .map(|own| own.starts_with('{'))
+                .collect()
         };
         let path = paths.iter().filter(matches).min_by_key(rank)?;
         let own = segments(path);
-        let pairs = own.iter().zip(request).filter(|(own, _)| own.starts_with('{'));
+        let pairs = own
+            .iter()
+            .zip(request)
+            .filter(|(own, _)| own.starts_with('{'));
         Some((path, pairs.map(|(_, sent)| sent.clone()).collect()))
     }
 
@@ -158,14 +175,22 @@ mod tests {
         *tree.entry(&"/api/leads/new".parse().expect("a path")) = Some("literal");
         *tree.entry(&"/api/leads/{id}".parse().expect("a path")) = Some("parameter");
         let find = |raw: &str| {
-            let path = RequestPath::parse(raw).expect("valid").expect("under /api/");
+            let path = RequestPath::parse(raw)
+                .expect("valid")
+                .expect("under /api/");
             let found = tree.find(&path);
             found.map(|(name, values)| (*name, values.first().map(|value| (*value).to_owned())))
         };
         assert_eq!(find("/api/leads/new"), Some(("literal", None)));
         assert_eq!(find("/api/leads/new/"), Some(("literal", None)));
-        assert_eq!(find("/api/leads/NEW"), Some(("parameter", Some("NEW".into()))));
-        assert_eq!(find("/api/leads/n%65w"), Some(("parameter", Some("new".into()))));
+        assert_eq!(
+            find("/api/leads/NEW"),
+            Some(("parameter", Some("NEW".into())))
+        );
+        assert_eq!(
+            find("/api/leads/n%65w"),
+            Some(("parameter", Some("new".into())))
+        );
         assert_eq!(find("/api/l%65ads/new"), None);
         assert_eq!(find("/api/leads"), None);
         assert_eq!(find("/api/leads/new/x"), None);

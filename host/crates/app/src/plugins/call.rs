@@ -67,7 +67,9 @@ impl Plugins {
             Kind::Deadline => "The plugin did not answer in time. Try again",
             Kind::Unavailable => "The plugin cannot answer now. Try again",
             Kind::Upstream => "An outside service did not answer as it should",
-            _ => "The plugin failed. The log of the host has the details, under the x-request-id of this answer",
+            _ => {
+                "The plugin failed. The log of the host has the details, under the x-request-id of this answer"
+            }
         };
         Err(Error {
             message: message.into(),

@@ -22,9 +22,9 @@ use tokio::task::block_in_place;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use super::conflicts::manifest_of;
 use super::permissions::tables;
 use super::redactions::by_queue;
-use super::conflicts::manifest_of;
 use super::route_table::Source;
 use super::{PluginError, Plugins, RouteTable, Runner};
 use crate::Parts;
@@ -270,16 +270,20 @@ impl Plugins {
             };
             (digest, manifest, runner)
         });
-        let sources = running.chain(unavailable).map(|(digest, manifest, runner)| Source {
-            granted: self.grants.of(&manifest.name),
-            digest,
-            manifest,
-            runner,
-        });
+        let sources = running
+            .chain(unavailable)
+            .map(|(digest, manifest, runner)| Source {
+                granted: self.grants.of(&manifest.name),
+                digest,
+                manifest,
+                runner,
+            });
         let (previous, sources) = (self.route_table(), sources.collect());
         // Schemas are compiled.
         let built = block_in_place(|| RouteTable::build(&previous, sources));
-        let Some((table, left_out)) = built else { return };
+        let Some((table, left_out)) = built else {
+            return;
+        };
         for (plugin, overlap) in left_out {
             error!(%plugin, %overlap, "none of the plugin's routes and webhooks take requests on this host");
         }

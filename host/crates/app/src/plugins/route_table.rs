@@ -57,7 +57,8 @@ impl Runner {
     fn is_same_as(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Revision(a), Self::Revision(b)) => Arc::ptr_eq(a, b),
-            (Self::Quarantined(a), Self::Quarantined(b)) | (Self::NotLoaded(a), Self::NotLoaded(b)) => a == b,
+            (Self::Quarantined(a), Self::Quarantined(b))
+            | (Self::NotLoaded(a), Self::NotLoaded(b)) => a == b,
             _ => false,
         }
     }
@@ -109,7 +110,11 @@ impl PathMatch {
 
     /// The value of the header `Allow`.
     pub fn allow(&self) -> String {
-        let mut methods: Vec<&str> = self.routes.iter().map(|route| route.spec.method.as_str()).collect();
+        let mut methods: Vec<&str> = self
+            .routes
+            .iter()
+            .map(|route| route.spec.method.as_str())
+            .collect();
         if methods.contains(&HttpMethod::Get.as_str()) {
             methods.push("HEAD");
         }
@@ -119,7 +124,9 @@ impl PathMatch {
 
     /// The path as the manifest has it.
     pub fn template(&self) -> &str {
-        self.routes.first().map_or("", |route| route.spec.path.as_str())
+        self.routes
+            .first()
+            .map_or("", |route| route.spec.path.as_str())
     }
 
     /// What the parameters are, from left to right.
@@ -138,21 +145,34 @@ impl RouteTable {
         sources: Vec<Source>,
     ) -> Option<(Self, Vec<(PluginName, Overlap)>)> {
         if sources.len() == previous.sources.len()
-            && sources.iter().zip(&previous.sources).all(|(a, b)| a.is_same_as(b))
+            && sources
+                .iter()
+                .zip(&previous.sources)
+                .all(|(a, b)| a.is_same_as(b))
         {
             return None;
         }
         let (mut served, mut left_out): (Vec<&Source>, _) = (Vec::new(), Vec::new());
-        for source in sources.iter().filter(|source| source.manifest.endpoints().next().is_some()) {
+        for source in sources
+            .iter()
+            .filter(|source| source.manifest.endpoints().next().is_some())
+        {
             let manifest = &source.manifest;
-            let with_others = || served.iter().find_map(|other| manifest.overlap_with(&other.manifest));
+            let with_others = || {
+                served
+                    .iter()
+                    .find_map(|other| manifest.overlap_with(&other.manifest))
+            };
             match manifest.overlap_with_host().or_else(with_others) {
                 Some(overlap) => left_out.push((manifest.name.clone(), overlap)),
                 None => served.push(source),
             }
         }
         served.sort_by(|a, b| a.manifest.name.cmp(&b.manifest.name));
-        let routes: Vec<Arc<Route>> = served.into_iter().flat_map(|source| source.routes(previous)).collect();
+        let routes: Vec<Arc<Route>> = served
+            .into_iter()
+            .flat_map(|source| source.routes(previous))
+            .collect();
         let mut tree = RouteTree::default();
         for route in &routes {
             let place: &mut Option<Vec<Arc<Route>>> = tree.entry(&route.spec.path);
@@ -210,7 +230,8 @@ impl Source {
     fn routes(&self, previous: &RouteTable) -> Vec<Arc<Route>> {
         let known = |spec: &RouteSpec| {
             let mut routes = previous.routes.iter();
-            let same = routes.find(|route| route.digest == self.digest && route.spec.id() == spec.id());
+            let same =
+                routes.find(|route| route.digest == self.digest && route.spec.id() == spec.id());
             same.map(|route| Arc::clone(&route.schemas))
         };
         let route = |spec: &RouteSpec| {
@@ -263,11 +284,24 @@ mod tests {
 
     fn build(sources: Vec<Source>) -> (RouteTable, Vec<String>) {
         let (table, left_out) = RouteTable::build(&RouteTable::default(), sources).expect("new");
-        (table, left_out.iter().map(|(plugin, _)| plugin.to_string()).collect())
+        (
+            table,
+            left_out
+                .iter()
+                .map(|(plugin, _)| plugin.to_string())
+                .collect(),
+        )
     }
 
     fn listed(table: &RouteTable) -> Vec<String> {
-        let line = |route: &Arc<Route>| format!("{} {} {}", route.plugin, route.spec.method.as_str(), route.spec.path);
+        let line = |route: &Arc<Route>| {
+            format!(
+                "{} {} {}",
+                route.plugin,
+                route.spec.method.as_str(),
+                route.spec.path
+            )
+        };
         table.routes().iter().map(line).collect()
     }
 
@@ -279,7 +313,10 @@ mod tests {
             source("none", &[]),
         ];
         let (table, left_out) = build(sources.clone());
-        assert_eq!(listed(&table), ["aa GET /api/a", "bb GET /api/b", "bb GET /api/b/{id}"]);
+        assert_eq!(
+            listed(&table),
+            ["aa GET /api/a", "bb GET /api/b", "bb GET /api/b/{id}"]
+        );
         assert!(left_out.is_empty());
         assert!(RouteTable::build(&table, sources.clone()).is_none());
         let mut revoked = sources;
@@ -295,7 +332,11 @@ mod tests {
             source("aa", &[("GET", "/api/x/1"), ("GET", "/api/a")]),
             source("host", &[("GET", "/api/admin/x")]),
         ]);
-        assert_eq!(listed(&table), ["zz GET /api/x/{id}"], "all of a plugin or nothing");
+        assert_eq!(
+            listed(&table),
+            ["zz GET /api/x/{id}"],
+            "all of a plugin or nothing"
+        );
         assert_eq!(left_out, ["aa", "host"]);
     }
 
@@ -303,7 +344,11 @@ mod tests {
     fn the_methods_of_a_path_are_told_and_head_is_get() {
         let (table, _) = build(vec![source(
             "aa",
-            &[("GET", "/api/a/{x}"), ("POST", "/api/a/{y}"), ("POST", "/api/a/b")],
+            &[
+                ("GET", "/api/a/{x}"),
+                ("POST", "/api/a/{y}"),
+                ("POST", "/api/a/b"),
+            ],
         )]);
         let found = table.find("/api/a/z").expect("valid").expect("known");
         assert_eq!(found.allow(), "GET, POST, HEAD, OPTIONS");
@@ -312,7 +357,13 @@ mod tests {
         assert_eq!(route.spec.path.as_str(), "/api/a/{x}");
         let literal = table.find("/api/a/b").expect("valid").expect("known");
         assert_eq!(literal.allow(), "POST, OPTIONS", "a path has one owner");
-        assert!(table.find("/api/a//b").is_err() && table.find("/api/b").is_ok_and(|found| found.is_none()));
-        assert!(RouteTable::default().find("/api/a//b").is_ok(), "nothing is judged without routes");
+        assert!(
+            table.find("/api/a//b").is_err()
+                && table.find("/api/b").is_ok_and(|found| found.is_none())
+        );
+        assert!(
+            RouteTable::default().find("/api/a//b").is_ok(),
+            "nothing is judged without routes"
+        );
     }
 }

@@ -79,13 +79,17 @@ fn reply(route: &Route, answer: Answer) -> Result<Reply, Unfit> {
     let spec = &route.spec;
     let status = answer.status.unwrap_or(spec.success_status);
     if !spec.may_answer(status) {
-        return Err(format!("status {status} is neither success_status nor one of statuses").into());
+        return Err(
+            format!("status {status} is neither success_status nor one of statuses").into(),
+        );
     }
     let mut headers = allowed(spec, answer.headers)?;
     let is_success = status == spec.success_status;
     let body = match answer.body {
         AnswerBody::Empty if is_success && spec.output.is_some() && status != 204 => {
-            return Err("no data, although the route declares its output".to_owned().into());
+            return Err("no data, although the route declares its output"
+                .to_owned()
+                .into());
         }
         AnswerBody::Empty => {
             // A client reads nothing after 200, either.
@@ -171,7 +175,12 @@ fn check_output(route: &Route, text: &str) -> Result<(), String> {
 
 /// A charset and the like may follow.
 fn check_media_type(spec: &RouteSpec, text: &str) -> Result<(), String> {
-    let kind = text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let kind = text
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .to_ascii_lowercase();
     let is_plain = text.bytes().all(|byte| (0x20..0x7f).contains(&byte));
     match is_plain && spec.produces.contains(&kind) {
         true => Ok(()),
@@ -182,19 +191,28 @@ fn check_media_type(spec: &RouteSpec, text: &str) -> Result<(), String> {
 /// Names in lower case. A header that the route does not declare breaks the answer, as one that
 /// HTTP does not allow.
 fn allowed(spec: &RouteSpec, headers: Fields) -> Result<Fields, String> {
-    let bytes: usize = headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+    let bytes: usize = headers
+        .iter()
+        .map(|(name, value)| name.len() + value.len())
+        .sum();
     if bytes > MAX_HEADER_BYTES {
-        return Err(format!("{bytes} bytes of headers; the limit is {MAX_HEADER_BYTES}"));
+        return Err(format!(
+            "{bytes} bytes of headers; the limit is {MAX_HEADER_BYTES}"
+        ));
     }
     let mut checked = Fields::new();
     for (name, value) in headers {
         let name = name.to_ascii_lowercase();
         if !spec.response_headers.contains(&name) {
-            return Err(format!("the header {name:?} is not one of response_headers"));
+            return Err(format!(
+                "the header {name:?} is not one of response_headers"
+            ));
         }
         let is_plain = |byte: &u8| *byte == b'\t' || (0x20..0x7f).contains(byte);
         if !value.iter().all(is_plain) {
-            return Err(format!("the header {name} has characters that no header may have"));
+            return Err(format!(
+                "the header {name} has characters that no header may have"
+            ));
         }
         checked.push((name, value));
     }

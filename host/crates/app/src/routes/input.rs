@@ -130,11 +130,7 @@ impl<'de> Deserialize<'de> for Unrepeated {
     }
 }
 
-fn path<'a>(
-    schema: Root<'_>,
-    names: impl Iterator<Item = &'a str>,
-    values: &[String],
-) -> Value {
+fn path<'a>(schema: Root<'_>, names: impl Iterator<Item = &'a str>, values: &[String]) -> Value {
     let declared = schema.part("path");
     let converted = names.zip(values).map(|(name, value)| {
         let value = schema.converted(value, declared.and_then(|part| schema.member(part, name)));
@@ -146,7 +142,9 @@ fn path<'a>(
 /// Only declared parameters, so that a cache buster breaks no client. Absent ones get their default.
 fn query(schema: Root<'_>, text: &str) -> Result<Value, Error> {
     let mut read = Map::new();
-    let declared = schema.part("query").and_then(|part| part["properties"].as_object());
+    let declared = schema
+        .part("query")
+        .and_then(|part| part["properties"].as_object());
     for (name, member) in declared.into_iter().flatten() {
         let given: Vec<String> = url::form_urlencoded::parse(text.as_bytes())
             .filter(|(key, _)| key == name)
@@ -160,7 +158,10 @@ fn query(schema: Root<'_>, text: &str) -> Result<Value, Error> {
             },
             several if types(member).any(|name| name == "array") => {
                 let items = member.get("items").map(|items| schema.resolved(items));
-                several.iter().map(|one| schema.converted(one, items)).collect()
+                several
+                    .iter()
+                    .map(|one| schema.converted(one, items))
+                    .collect()
             }
             [one] => schema.converted(one, Some(member)),
             _ => {
@@ -190,7 +191,9 @@ impl<'s> Root<'s> {
     /// What a reference within the schema means.
     fn resolved(self, mut schema: &'s Value) -> &'s Value {
         for _ in 0..MAX_REFERENCES {
-            let target = schema["$ref"].as_str().and_then(|text| text.strip_prefix('#'));
+            let target = schema["$ref"]
+                .as_str()
+                .and_then(|text| text.strip_prefix('#'));
             match target.and_then(|pointer| self.0.pointer(pointer)) {
                 Some(target) => schema = target,
                 None => break,
@@ -222,7 +225,11 @@ impl<'s> Root<'s> {
 /// The types that a schema names.
 fn types(schema: &Value) -> impl Iterator<Item = &str> {
     let named = &schema["type"];
-    let several = named.as_array().into_iter().flatten().filter_map(Value::as_str);
+    let several = named
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str);
     named.as_str().into_iter().chain(several)
 }
 

@@ -18,13 +18,13 @@ use patchbay_model::role::Role;
 use patchbay_runtime::Revision;
 use uuid::Uuid;
 
-pub use self::answer::Reply;
+pub use self::answer::{Reply, ReplyBody};
+use crate::Parts;
 use crate::error::{Error, Kind};
 use crate::limits::{Class, Limits};
 use crate::people::{People, forbidden};
 use crate::plugins::{Operation, PathMatch, Plugins, Route, RouteTable, Runner};
 use crate::vendor_keys::VendorKeys;
-use crate::Parts;
 
 /// An operator has to look first.
 const QUARANTINE_WAIT: Duration = Duration::from_secs(60);
@@ -140,7 +140,9 @@ impl Routes {
     async fn vendor(&self, route: &Route, sender: &Sender, scope: &str) -> Result<Caller, Error> {
         let used = format!("{} {}", route.spec.method.as_str(), route.spec.path);
         let key = sender.key.as_deref();
-        let vendor = self.vendors.authenticate(key, sender.network.as_deref(), &used);
+        let vendor = self
+            .vendors
+            .authenticate(key, sender.network.as_deref(), &used);
         let vendor = vendor.await?;
         self.vendors.require_scope(&vendor, scope)?;
         Ok(Caller {

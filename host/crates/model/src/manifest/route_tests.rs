@@ -66,7 +66,8 @@ fn manifest(name: &str, sections: Value) -> Manifest {
 fn with_routes(name: &str, routes: &[(&str, &str)]) -> Manifest {
     let routes: Vec<Value> = routes
         .iter()
-        .map(|(method, path)| json!({ "method": method, "path": path, "roles": ["user"], "operation": "any" }))
+        .enumerate()
+        .map(|(n, (method, path))| json!({ "id": format!("r{n}"), "method": method, "path": path, "roles": ["user"], "operation": "any" }))
         .collect();
     manifest(name, json!({ "routes": routes }))
 }

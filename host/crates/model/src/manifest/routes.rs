@@ -101,10 +101,7 @@ pub struct RouteSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output: Option<Value>,
     /// Status of an answer for which the plugin chooses none; default 200.
-    #[serde(
-        default = "default_status",
-        skip_serializing_if = "is_default_status"
-    )]
+    #[serde(default = "default_status", skip_serializing_if = "is_default_status")]
     pub success_status: u16,
     /// Other statuses that the plugin may choose.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -402,18 +399,23 @@ impl RouteSpec {
         .map_err(|reason| ("request_headers", reason))?;
         check_headers(&self.response_headers, |name| {
             OF_HOST.contains(&name)
-                || ["access-control-", "cross-origin-", "proxy-", "ratelimit", "sec-", "x-content-", "x-frame-", "x-request-id", "x-patchbay-"]
-                    .iter()
-                    .any(|prefix| name.starts_with(prefix))
+                || [
+                    "access-control-",
+                    "cross-origin-",
+                    "proxy-",
+                    "ratelimit",
+                    "sec-",
+                    "x-content-",
+                    "x-frame-",
+                    "x-request-id",
+                    "x-patchbay-",
+                ]
+                .iter()
+                .any(|prefix| name.starts_with(prefix))
         })
         .map_err(|reason| ("response_headers", reason))?;
         if let Some(answer) = &self.when_unavailable {
-            in_range(
-                "when_unavailable.status",
-                answer.status.into(),
-                200,
-                599,
-            )?;
+            in_range("when_unavailable.status", answer.status.into(), 200, 599)?;
             let bytes = answer.body.to_string().len();
             if bytes > MAX_UNAVAILABLE_BYTES {
                 let reason = format!("{bytes} bytes; the limit is {MAX_UNAVAILABLE_BYTES}");
@@ -446,9 +448,7 @@ impl RouteSpec {
                 "scope",
                 "name the scope that a vendor's key needs, such as leads:write".into(),
             )),
-            Some(_) if !is_of_vendors => {
-                Err(("scope", "is only for access = \"vendor\"".into()))
-            }
+            Some(_) if !is_of_vendors => Err(("scope", "is only for access = \"vendor\"".into())),
             Some(scope) if !operation::is_name(scope) => Err(("scope", not_a_name())),
             _ => Ok(()),
         }
@@ -457,7 +457,10 @@ impl RouteSpec {
     fn check_rate(&self) -> Result<(), String> {
         let Some(rate) = self.rate else { return Ok(()) };
         if !(1..=MAX_RATE).contains(&rate.max) {
-            return Err(format!("max: must be from 1 to {MAX_RATE}, not {}", rate.max));
+            return Err(format!(
+                "max: must be from 1 to {MAX_RATE}, not {}",
+                rate.max
+            ));
         }
         if !(1_000..=DAY_MS).contains(&rate.per_ms) || rate.per_ms % 1_000 != 0 {
             return Err(format!(
@@ -566,7 +569,10 @@ fn in_range(
 ) -> Result<(), (&'static str, String)> {
     match (least..=most).contains(&value) {
         true => Ok(()),
-        false => Err((field, format!("must be from {least} to {most}, not {value}"))),
+        false => Err((
+            field,
+            format!("must be from {least} to {most}, not {value}"),
+        )),
     }
 }
 
@@ -574,15 +580,17 @@ fn in_range(
 fn media_type(text: &str) -> Result<(), &'static str> {
     let is_token = |part: &str| {
         !part.is_empty()
-            && part
-                .bytes()
-                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-+.".contains(&byte))
+            && part.bytes().all(|byte| {
+                byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-+.".contains(&byte)
+            })
     };
     let is_type = text
         .split_once('/')
         .is_some_and(|(kind, name)| is_token(kind) && is_token(name));
     if !is_type {
-        return Err("is not a media type, such as audio/mpeg, in lower case and without parameters");
+        return Err(
+            "is not a media type, such as audio/mpeg, in lower case and without parameters",
+        );
     }
     let runs = ["html", "script", "svg", "xml", "xsl", "multipart"];
     match runs.iter().any(|word| text.contains(word)) {
@@ -593,7 +601,10 @@ fn media_type(text: &str) -> Result<(), &'static str> {
 
 fn check_headers(names: &[String], is_of_host: impl Fn(&str) -> bool) -> Result<(), String> {
     if names.len() > MAX_HEADERS {
-        return Err(format!("{} headers; the limit is {MAX_HEADERS}", names.len()));
+        return Err(format!(
+            "{} headers; the limit is {MAX_HEADERS}",
+            names.len()
+        ));
     }
     let mut seen = BTreeSet::new();
     for name in names {

@@ -152,7 +152,8 @@ impl Invoked {
             status,
             headers,
             body,
-        }) = report.answer else {
+        }) = report.answer
+        else {
             // There is no job, so no manifest entry says what to redact.
             let mut outcome = report.outcome;
             outcome.cut(&Mask::default());
