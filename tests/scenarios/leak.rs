@@ -573,6 +573,7 @@ async fn search(drill: &Drill, digests: &[String], key: &str) -> anyhow::Result<
     };
     let parameters = BTreeMap::from([
         ("name", texts(&[PLUGIN])),
+        ("route", texts(&["none.such"])),
         ("queue", texts(&[QUEUE, "otherQueue"])),
         (
             "id",

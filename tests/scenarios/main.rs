@@ -52,6 +52,7 @@ mod people;
 mod pg_bouncer;
 mod plain_answers;
 mod plugin_call;
+mod plugin_routes;
 mod poison;
 mod postgres_server;
 mod privacy;

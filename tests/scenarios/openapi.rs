@@ -65,8 +65,12 @@ pub async fn served(url: &str, dir: &Path) -> anyhow::Result<String> {
 async fn validators_find_no_error_in_the_document() -> anyhow::Result<()> {
     let world = World::new().await?;
     let host = world.host(&[]).await?;
-    let dir = world.dir.path();
-    let file = served(&host.url, dir).await?;
+    validate(&host.url, world.dir.path()).await
+}
+
+/// Fails where a validator finds an error in the document that a host serves.
+pub async fn validate(url: &str, dir: &Path) -> anyhow::Result<()> {
+    let file = served(url, dir).await?;
     printed(".venv/bin/openapi-spec-validator", &[&file], dir).await?;
     let lint = printed(
         "node_modules/.bin/redocly",

@@ -190,6 +190,13 @@ pub const ERRORS: &[ErrorCode] = &[
         "Correct what the message names. docs/plugins/README.md lists every key.",
     ),
     code(
+        "invalid-path",
+        400,
+        "The path has '//'. Write one '/' between two segments",
+        "The path of a request to a plugin's route can be read in two ways: `//`, `.` and `..`, an encoded slash or backslash, a control character, a broken `%` or bytes that are not UTF-8, in any spelling.",
+        "Send the plain path; percent-encode what a parameter contains once, as UTF-8.",
+    ),
+    code(
         "invalid-result",
         500,
         "The plugin's answer is not JSON",

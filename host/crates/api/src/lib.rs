@@ -30,6 +30,7 @@ pub mod plugins;
 pub mod queues;
 pub mod redis_keys;
 pub mod reveal;
+pub mod routes;
 pub mod schedules;
 pub mod searches;
 pub mod secrets;
@@ -52,6 +53,7 @@ pub fn operations() -> impl Iterator<Item = &'static Operation> {
         breakers::OPERATIONS,
         plugins::OPERATIONS,
         plugin_calls::OPERATIONS,
+        routes::OPERATIONS,
         sql::OPERATIONS,
         incident::OPERATIONS,
         health::OPERATIONS,

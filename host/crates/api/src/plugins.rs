@@ -171,8 +171,7 @@ pub struct PluginSummary {
     pub description: String,
     /// Queues whose jobs it handles.
     pub queues: Vec<String>,
-    /// Method and path of each route, such as `POST /api/leads/{leadId}/call`. Routes are checked,
-    /// but not served yet.
+    /// Method and path of each route, such as `POST /api/leads/{leadId}/call`.
     pub routes: Vec<String>,
     /// Name, method and path of each webhook. Webhooks are checked, but not served yet.
     pub webhooks: Vec<String>,

@@ -38,6 +38,7 @@ mod remembered;
 pub mod resume;
 mod reveal;
 pub mod revision_diff;
+pub mod routes;
 pub mod schedules;
 pub mod scheduling;
 pub mod sealed_keys;
@@ -78,6 +79,7 @@ pub struct App {
     pub audit: audit::Audit,
     pub breakers: breakers::Breakers,
     pub plugins: plugin_administration::PluginAdministration,
+    pub routes: routes::Routes,
     pub incident: incident::Incident,
     pub health: health::HealthCheck,
     pub jobs: jobs::Jobs,
@@ -387,6 +389,7 @@ impl App {
             audit: audit::Audit::new(parts),
             breakers: breakers::Breakers::new(parts),
             plugins: plugin_administration::PluginAdministration::new(parts),
+            routes: routes::Routes::new(parts),
             incident: incident::Incident::new(parts),
             health: health::HealthCheck::new(parts),
             jobs: jobs::Jobs::new(parts),

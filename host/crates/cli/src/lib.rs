@@ -34,6 +34,7 @@ mod queue;
 mod redis_keys;
 mod refusal;
 mod revisions;
+mod route;
 mod schedule;
 mod search;
 mod secret;
@@ -95,6 +96,9 @@ pub enum Command {
     /// List, show and remove keys of Redis, such as cached values
     #[command(subcommand)]
     Redis(redis_keys::RedisCommand),
+    /// List and show the routes that plugins serve
+    #[command(subcommand)]
+    Route(route::RouteCommand),
     /// Show the breakers of outside hosts; open and close them by hand
     #[command(subcommand)]
     Breaker(breaker::BreakerCommand),
@@ -149,6 +153,7 @@ impl Command {
             Self::DeadLetter(command) => command.is_read(),
             Self::Queue(command) => command.is_read(),
             Self::Redis(command) => command.is_read(),
+            Self::Route(command) => command.is_read(),
             Self::Breaker(command) => command.is_read(),
             Self::Schedule(command) => command.is_read(),
             Self::Secret(command) => command.is_read(),
@@ -190,6 +195,7 @@ pub async fn run(
         Command::DeadLetter(command) => return dead_letters::run(command, client, output).await,
         Command::Queue(command) => queue::run(command, client, output).await?,
         Command::Redis(command) => redis_keys::run(command, client, output).await?,
+        Command::Route(command) => route::run(command, client, output).await?,
         Command::Breaker(command) => breaker::run(command, client, output).await?,
         Command::Schedule(command) => schedule::run(command, client, output).await?,
         Command::Secret(command) => secret::run(command, client, output).await?,

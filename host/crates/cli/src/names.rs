@@ -29,6 +29,10 @@ pub(super) fn plugins() -> ArgValueCompleter {
     of("plugins", "/name")
 }
 
+pub(super) fn routes() -> ArgValueCompleter {
+    of("routes", "/route")
+}
+
 pub(super) fn schedules() -> ArgValueCompleter {
     of("schedules", "/id")
 }

@@ -111,8 +111,8 @@ pub(super) async fn push(args: Push, client: &ClientArgs, output: Output) -> any
             .as_array()
             .is_some_and(|all| !all.is_empty())
     };
-    let unserved = if has("routes") || has("webhooks") {
-        "\nits routes and webhooks are checked; this host does not serve them yet"
+    let unserved = if has("webhooks") {
+        "\nits webhooks are checked; this host does not serve them yet"
     } else {
         ""
     };

@@ -26,19 +26,28 @@ pub(crate) async fn limit(
     request: Request,
     next: Next,
 ) -> Response {
-    let Some(class) = &anonymous.class else {
-        return next.run(request).await;
-    };
-    // All clients of such a proxy have its address: one of them would use up the limit of all.
-    if request.extensions().get::<UnknownProxy>().is_some() {
-        return next.run(request).await;
+    match anonymous.take(network_of(&request)).await {
+        Ok(()) => next.run(request).await,
+        Err(refused) => refused.into_response(),
     }
-    let Some(ClientAddress(address)) = request.extensions().get() else {
-        return next.run(request).await;
-    };
-    let key = network(*address).to_string();
-    match anonymous.limits.take_if_possible(class, &key).await {
-        Ok(_) => next.run(request).await,
-        Err(refused) => ApiError::from(refused).into_response(),
+}
+
+/// Where the request comes from; `None` where that tells nobody apart: all clients of an unknown
+/// proxy have its address, and one of them would use up the limit of all.
+pub(crate) fn network_of(request: &Request) -> Option<String> {
+    let extensions = request.extensions();
+    let ClientAddress(address) = extensions.get()?;
+    let is_known = extensions.get::<UnknownProxy>().is_none();
+    is_known.then(|| network(*address).to_string())
+}
+
+impl Anonymous {
+    /// Counts a request, and refuses it when its network has used up its limit.
+    pub(crate) async fn take(&self, network: Option<String>) -> Result<(), ApiError> {
+        let (Some(class), Some(network)) = (&self.class, network) else {
+            return Ok(());
+        };
+        self.limits.take_if_possible(class, &network).await?;
+        Ok(())
     }
 }

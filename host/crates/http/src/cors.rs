@@ -1,7 +1,7 @@
 //! Lets pages of the configured origins call the operations for users, with their credentials
 //! (<https://fetch.spec.whatwg.org/#http-cors-protocol>).
 //!
-//! Which operations these are is a property of their access; all others answer without any CORS
+//! Which operations these are is a property of their access, and so are routes of plugins; all others answer without any CORS
 //! header, so no page of another origin can read them.
 
 use std::collections::HashMap;
@@ -19,6 +19,7 @@ use patchbay_api::operation::Operation;
 use tower::{Layer, ServiceExt};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
+use crate::plugin_routes::Lookup;
 use crate::quotas;
 use crate::request_id::{CORRELATION_ID, PLATFORM, REQUEST_ID};
 
@@ -79,19 +80,19 @@ impl Cors {
 
     /// Whether the request is for an operation for users; a preflight, whether it asks for one.
     pub(super) fn covers(&self, request: &Request) -> bool {
-        let Some(path) = request.extensions().get::<MatchedPath>() else {
-            return false;
-        };
-        let Some(methods) = self.0.operations.get(path.as_str()) else {
-            return false;
-        };
         let asked = request.headers().get(ACCESS_CONTROL_REQUEST_METHOD);
         let method = match (request.method(), asked) {
             (&Method::OPTIONS, Some(asked)) => Method::from_bytes(asked.as_bytes()).ok(),
             (&Method::HEAD, _) => Some(Method::GET),
             (method, _) => Some(method.clone()),
         };
-        method.is_some_and(|method| methods.contains(&method))
+        let Some(method) = method else { return false };
+        if let Some(lookup) = request.extensions().get::<Lookup>() {
+            return lookup.is_for_users(&method);
+        }
+        let template = request.extensions().get::<MatchedPath>();
+        let methods = template.and_then(|path| self.0.operations.get(path.as_str()));
+        methods.is_some_and(|methods| methods.contains(&method))
     }
 
     /// Whether the origin of the request is on the list.

@@ -30,6 +30,7 @@ mod json_body;
 mod keys;
 mod login_limiter;
 mod measure;
+mod merged_document;
 mod metrics;
 mod oidc;
 mod open_connections;
@@ -40,12 +41,14 @@ mod operators;
 mod paths;
 mod people;
 mod plugin_calls;
+mod plugin_routes;
 mod plugins;
 mod queues;
 mod quotas;
 mod redis_keys;
 mod request_id;
 mod request_span;
+mod route_listing;
 mod routes;
 mod run_to_end;
 mod schedules;
@@ -64,7 +67,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{DefaultBodyLimit, FromRef, Request};
-use axum::handler::Handler;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router, middleware};
@@ -86,6 +88,7 @@ pub use cookies::CookiePolicy;
 use self::routes::Routes;
 use anonymous::Anonymous;
 use cors::Cors;
+use merged_document::MergedDocument;
 use metrics::MetricsPage;
 use operator_login::BasicLogin;
 use security_headers::IsHttps;
@@ -149,6 +152,7 @@ domains! {
     audit: patchbay_app::audit::Audit,
     breakers: patchbay_app::breakers::Breakers,
     plugins: patchbay_app::plugin_administration::PluginAdministration,
+    routes: patchbay_app::routes::Routes,
     incident: patchbay_app::incident::Incident,
     health: patchbay_app::health::HealthCheck,
     jobs: patchbay_app::jobs::Jobs,
@@ -183,6 +187,7 @@ fn routes(state: &AppState) -> Routes {
     let routes = breakers::routes(routes);
     let routes = plugins::routes(routes);
     let routes = plugin_calls::routes(routes);
+    let routes = route_listing::routes(routes);
     let routes = incident::routes(routes);
     let routes = health::routes(routes);
     let routes = jobs::routes(routes);
@@ -314,15 +319,19 @@ fn router(
     is_https: IsHttps,
 ) -> Router {
     let (router, document) = api_router(&state).split_for_parts();
-    let document: Arc<str> = openapi::text(&document).into();
-    let document =
-        move || async move { ([("content-type", "application/json")], document.to_string()) };
+    let document = Arc::new(MergedDocument::new(openapi::complete(&document)));
+    let served = state.app.routes.clone();
+    let document = move || async move {
+        let text = document.with(&served.table());
+        ([("content-type", "application/json")], text.to_string())
+    };
+    let plugin_routes = state.app.routes.clone();
     let limited = middleware::from_fn_with_state(state.anonymous.clone(), anonymous::limit);
     let recorded = cross_site::RecordedReads::new(patchbay_api::operations());
     router
         .route("/api/openapi.json", get(document).layer(limited.clone()))
-        .merge(api_docs::router().layer(limited.clone()))
-        .fallback(not_found.layer(limited))
+        .merge(api_docs::router().layer(limited))
+        .fallback(plugin_routes::answer)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(middleware::from_fn_with_state(limits.body_timeout, body_timeout::read_in_time))
@@ -338,6 +347,7 @@ fn router(
         .layer(middleware::from_fn(quotas::tell))
         .layer(middleware::from_fn_with_state(is_https, security_headers::add))
         .layer(middleware::from_fn_with_state(requests, measure::count))
+        .layer(middleware::from_fn_with_state(plugin_routes, plugin_routes::look_up))
         .layer(middleware::from_fn_with_state(platforms, request_id::trace))
         .with_state(state)
 }

@@ -9,17 +9,22 @@ use axum::response::Response;
 use http::{Method, StatusCode};
 use patchbay_telemetry::metrics::{RequestMeters, UNMATCHED};
 
+use crate::plugin_routes::Lookup;
+
 struct Counted {
     meters: Arc<RequestMeters>,
     method: Method,
     route: Option<MatchedPath>,
+    lookup: Option<Lookup>,
     started: Instant,
     status: Option<StatusCode>,
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        let route = self.route.as_ref().map_or(UNMATCHED, MatchedPath::as_str);
+        let of_plugin = || self.lookup.as_ref().and_then(Lookup::template);
+        let route = self.route.as_ref().map(MatchedPath::as_str);
+        let route = route.or_else(of_plugin).unwrap_or(UNMATCHED);
         self.meters
             .count(&self.method, route, self.status, self.started.elapsed());
     }
@@ -34,6 +39,7 @@ pub(super) async fn count(
         meters,
         method: request.method().clone(),
         route: request.extensions().get().cloned(),
+        lookup: request.extensions().get().cloned(),
         started: Instant::now(),
         status: None,
     };

@@ -64,13 +64,14 @@ impl utoipa::Modify for BasicAuth {
     }
 }
 
-pub(super) fn text(document: &utoipa::openapi::OpenApi) -> String {
+/// The document of the host's own operations.
+pub(super) fn complete(document: &utoipa::openapi::OpenApi) -> Value {
     let mut document = serde_json::to_value(document).unwrap_or_default();
-    complete(&mut document);
-    serde_json::to_string_pretty(&document).unwrap_or_default()
+    add_general(&mut document);
+    document
 }
 
-fn complete(document: &mut Value) {
+fn add_general(document: &mut Value) {
     document["servers"] =
         json!([{ "url": "/", "description": "The host that serves this document" }]);
     for (path, item) in document["paths"].as_object_mut().into_iter().flatten() {

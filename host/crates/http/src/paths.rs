@@ -9,9 +9,12 @@ use axum::middleware::Next;
 use axum::response::Response;
 
 use crate::not_found;
+use crate::plugin_routes::Lookup;
 
 pub(super) async fn refuse_ambiguous(request: Request, next: Next) -> Response {
-    if is_ambiguous(request.uri().path()) {
+    // A path that a plugin could have is answered with the reason.
+    let is_answered = request.extensions().get::<Lookup>().is_some();
+    if is_ambiguous(request.uri().path()) && !is_answered {
         return not_found(request).await;
     }
     next.run(request).await

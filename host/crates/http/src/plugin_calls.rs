@@ -57,7 +57,7 @@ impl ReadBody for CallRequest {
     }
 }
 
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
+pub(crate) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
     let Some(given) = headers.get(IDEMPOTENCY_KEY) else {
         return Ok(None);
     };

@@ -15,13 +15,22 @@ use crate::error::ApiError;
 /// point. So operations that may change something run in a task of their own, and the host waits
 /// for them when it stops.
 pub(crate) async fn run(State(state): State<AppState>, request: Request, next: Next) -> Response {
+    let response = complete(&state, next.run(request)).await;
+    response.unwrap_or_else(|| ApiError::internal().into_response())
+}
+
+/// Runs this in a task of its own. `None` when the host has ended it.
+pub(crate) async fn complete<T: Send + 'static>(
+    state: &AppState,
+    work: impl Future<Output = T> + Send + 'static,
+) -> Option<T> {
     let quotas = Quotas::of_this_request();
-    let run = async move { quotas.noting(next.run(request)).await };
+    let run = async move { quotas.noting(work).await };
     match state.operations.spawn(run.in_current_span()).await {
-        Ok(response) => response,
+        Ok(done) => Some(done),
         Err(error) => match error.try_into_panic() {
             Ok(panic) => resume_unwind(panic),
-            Err(_cancelled) => ApiError::internal().into_response(),
+            Err(_cancelled) => None,
         },
     }
 }

@@ -71,7 +71,7 @@ fn network_of(address: std::net::IpAddr) -> String {
 }
 
 /// Of `X-API-Key`, or else of `Authorization: Bearer`. Two keys are none that is right.
-fn key(headers: &HeaderMap) -> Option<String> {
+pub(crate) fn key(headers: &HeaderMap) -> Option<String> {
     let mut given = headers.get_all(API_KEY).iter();
     if let Some(first) = given.next() {
         let is_one = given.next().is_none();

@@ -7,13 +7,14 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::manifest::{EgressAuth, EgressRule, Manifest};
+use crate::manifest::{EgressAuth, EgressRule, Manifest, RouteSpec};
 use crate::sql::{SqlSpec, TableAccess, TableName};
 use crate::{QueueName, TrailName};
 
 /// One thing that a plugin asks for, in the text that operators read and write:
 /// `secret EXOTEL_API_KEY`, `http GET https://api.example.com/**`, `enqueue emailQueue`, `kv`,
-/// `kv shared:`, `sql select crm.leads(id, phone)`, `smtp`, `audit leads`. Asks that differ in
+/// `kv shared:`, `sql select crm.leads(id, phone)`, `smtp`, `audit leads`,
+/// `route GET /api/leads/{id} for admin,sales`. Asks that differ in
 /// anything that matters have different texts: a rule that sends other credentials, or sends to
 /// other addresses, is another ask.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -99,6 +100,12 @@ impl Ask {
     pub fn smtp() -> Self {
         Self("smtp".into())
     }
+
+    /// Answering requests. The text has who may send them: a route that opens wider is another ask.
+    pub fn route(route: &RouteSpec) -> Self {
+        let (method, path) = (route.method.as_str(), &route.path);
+        Self(format!("route {method} {path} for {}", route.guard()))
+    }
 }
 
 impl fmt::Display for Ask {
@@ -109,7 +116,7 @@ impl fmt::Display for Ask {
 
 impl Manifest {
     /// Everything that an operator must grant before the plugin may do it. The plugin's own queues,
-    /// schedules, routes and webhooks need no grant: whoever activates the plugin wants them.
+    /// schedules and webhooks need no grant: whoever activates the plugin wants them.
     pub fn asks(&self) -> BTreeSet<Ask> {
         let mut asks: BTreeSet<Ask> = self
             .secrets
@@ -142,6 +149,7 @@ impl Manifest {
         if self.smtp.as_ref().is_some_and(|smtp| smtp.allowed) {
             asks.insert(Ask::smtp());
         }
+        asks.extend(self.routes.iter().map(Ask::route));
         asks
     }
 }
@@ -163,7 +171,8 @@ pub fn asks(manifest: &Manifest) -> Value {
     let smtp = manifest.smtp.as_ref().is_some_and(|smtp| smtp.allowed);
     json!({
         "routes": manifest.routes.iter().map(|route| json!({
-            "method": route.method, "path": route.path, "roles": route.roles, "operation": route.operation,
+            "id": route.id(), "method": route.method, "path": route.path, "access": route.guard().to_string(),
+            "operation": route.operation,
         })).collect::<Vec<_>>(),
         "webhooks": manifest.webhooks.iter().map(|webhook| json!({
             "name": webhook.name, "methods": webhook.methods, "path": webhook.path, "queue": webhook.queue,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use patchbay_model::capability::Fields;
 use patchbay_model::operation::{Answer, Caller};
 use patchbay_model::outcome::Outcome;
 use tokio_util::sync::CancellationToken;
@@ -33,7 +34,11 @@ pub struct JobCall {
 pub struct OperationCall {
     pub operation: String,
     pub input: String,
+    /// Request headers for the guest.
+    pub headers: Fields,
     pub caller: Caller,
+    /// Limit of this call, where it is shorter than the revision's.
+    pub deadline: Option<Duration>,
     /// Counts the call while it waits and while it runs.
     pub occupancy: Arc<Occupancy>,
 }

@@ -83,6 +83,11 @@ impl Revision {
             .min(limits.max_deadline)
     }
 
+    /// Wall-clock limit of a call that has perhaps a limit of its own.
+    pub fn limit(&self, own: Option<Duration>) -> Duration {
+        own.map_or(self.deadline(), |own| own.min(self.deadline()))
+    }
+
     /// Runs one job in a fresh instance. Without a context, nothing outside is reachable. Never
     /// fails and never takes longer than the deadline: every failure is an outcome.
     pub async fn run_job(&self, job: JobCall, context: Option<Arc<dyn CallContext>>) -> CallReport {
@@ -106,7 +111,8 @@ impl Revision {
         operation: OperationCall,
         context: Option<Arc<dyn CallContext>>,
     ) -> CallReport {
-        let (limit, never) = (self.deadline(), CancellationToken::new());
+        let limit = self.limit(operation.deadline);
+        let never = CancellationToken::new();
         let occupancy = Arc::clone(&operation.occupancy);
         let entry = Entry::Operation(Box::new(operation));
         call::run(

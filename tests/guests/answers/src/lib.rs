@@ -11,7 +11,13 @@ struct Answers;
 impl Operations for Answers {
     fn call(request: Request) -> Result<Answer, Failure> {
         let input: Value = request.parse()?;
-        let text = |name: &str| input[name].as_str().unwrap_or_default().to_owned();
+        // An operator gives the values themselves, a request to a route in its body or query.
+        let asked = ["body", "query"].into_iter().find_map(|part| {
+            let given = input[part].as_object()?;
+            (!given.is_empty()).then(|| Value::Object(given.clone()))
+        });
+        let asked = asked.unwrap_or_else(|| input.clone());
+        let text = |name: &str| asked[name].as_str().unwrap_or_default().to_owned();
         match request.operation.as_str() {
             "echo" => {
                 let caller = &request.caller;
@@ -21,18 +27,41 @@ impl Operations for Answers {
                     "correlationId": caller.correlation_id, "idempotencyKey": caller.idempotency_key,
                 })))
             }
+            "caller" => {
+                let caller = &request.caller;
+                let headers = request
+                    .headers
+                    .iter()
+                    .map(|(name, value)| json!([name, String::from_utf8_lossy(value)]));
+                Ok(Answer::json(&json!({
+                    "userId": caller.user_id, "email": caller.email, "role": caller.role, "platform": caller.platform,
+                    "ip": caller.ip, "correlationId": caller.correlation_id, "idempotencyKey": caller.idempotency_key,
+                    "headers": headers.collect::<Vec<Value>>(),
+                })))
+            }
+            stamp if stamp.starts_with("stamp.") => Ok(Answer {
+                headers: vec![("x-stamp".into(), stamp.into())],
+                ..Answer::json(&json!({ "stamp": stamp }))
+            }),
+            "header" => Ok(Answer {
+                headers: vec![(text("name"), text("value").into_bytes())],
+                ..Answer::json(&json!({ "ok": true }))
+            }),
+            "status" => Ok(Answer::json(&json!({ "ok": true }))
+                .with_status(asked["status"].as_u64().unwrap_or_default() as u16)),
+            "typed" => Ok(Answer::bytes(&text("type"), vec![0, 159, 146, 150])),
             // Without being parsed and written anew.
             "raw" => Ok(answer(Body::Json(request.input))),
             "created" => Ok(Answer::json(&json!({ "id": 7 })).with_status(201)),
-            "bytes" if input["length"].is_u64() => {
-                let length = input["length"].as_u64().unwrap_or_default() as usize;
+            "bytes" if asked["length"].is_u64() => {
+                let length = asked["length"].as_u64().unwrap_or_default() as usize;
                 Ok(Answer::bytes("application/octet-stream", vec![1; length]))
             }
             "bytes" => Ok(Answer::bytes("image/png", vec![0, 159, 146, 150])),
             "empty" => Ok(Answer::empty()),
             "relay" => Ok(Answer::relay(&text("url"))),
             "fail" => {
-                let retry = input["afterMs"]
+                let retry = asked["afterMs"]
                     .as_u64()
                     .map_or(Retry::Never, Retry::AfterMs);
                 let details = Some(json!({ "field": "to" }).to_string());

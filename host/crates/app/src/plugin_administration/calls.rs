@@ -34,6 +34,8 @@ impl PluginAdministration {
                 || "{}".into(),
                 |input| String::from(Box::<str>::from(input)),
             ),
+            headers: Vec::new(),
+            deadline: None,
             caller: GuestCaller {
                 role: Some("operator".into()),
                 // Every request has one.

@@ -3,14 +3,18 @@
 //! Owns the only table from the end of a call to what its caller is told. Code that speaks a
 //! protocol only translates the kinds.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use patchbay_model::capability::HttpError;
 use patchbay_model::outcome::{Failure, Outcome, Retry};
 use patchbay_model::retry::MAX_AFTER;
 use patchbay_model::{PluginName, TraceParent};
+use patchbay_runtime::Revision;
 use patchbay_work::CallFailure;
 pub use patchbay_work::{Answer, AnswerBody, Operation};
+
+use tracing::warn;
 
 use super::Plugins;
 use crate::error::{Error, Kind};
@@ -40,6 +44,37 @@ impl Plugins {
             Err(CallFailure::NotRunning) => Err(self.not_running(plugin).await),
             Err(failure) => Err(refusal(plugin, failure)),
         }
+    }
+
+    /// Calls the revision of a route. Only what the plugin declares is told to the caller: the texts
+    /// of crashes stay in the log.
+    pub async fn call_route(
+        &self,
+        revision: &Arc<Revision>,
+        operation: Operation,
+    ) -> Result<Answer, Error> {
+        let failure = match self.invoker.operate_on(revision, operation, None).await {
+            Ok(answer) => return Ok(answer),
+            Err(failure) => failure,
+        };
+        let is_declared = matches!(&failure, CallFailure::Ended(Outcome::Failed(_)));
+        let refusal = refusal(revision.plugin(), failure);
+        if is_declared {
+            return Err(refusal);
+        }
+        warn!(code = %refusal.code, reason = refusal.message, "a request to a route failed");
+        let message = match refusal.kind {
+            Kind::Deadline => "The plugin did not answer in time. Try again",
+            Kind::Unavailable => "The plugin cannot answer now. Try again",
+            Kind::Upstream => "An outside service did not answer as it should",
+            _ => {
+                "The plugin failed. The log of the host has the details, under the x-request-id of this answer"
+            }
+        };
+        Err(Error {
+            message: message.into(),
+            ..refusal
+        })
     }
 
     /// Why no revision of the plugin takes calls here.

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use async_trait::async_trait;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
 use patchbay_model::grant::{Ask, Granted};
 use patchbay_model::manifest::Manifest;
+use patchbay_model::quarantine::Quarantine;
 use patchbay_model::signature::Signature;
 use patchbay_model::{PluginName, RevisionDigest};
 use patchbay_runtime::{Revision, RuntimeError};
@@ -17,12 +18,15 @@ use patchbay_store::{ActiveRow, Failure, SignatureRow, StoreError};
 use patchbay_work::redactions::Paths;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use tokio::task::block_in_place;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use super::conflicts::manifest_of;
 use super::permissions::tables;
 use super::redactions::by_queue;
-use super::{PluginError, Plugins, RouteTable};
+use super::route_table::Source;
+use super::{PluginError, Plugins, RouteTable, Runner};
 use crate::Parts;
 use crate::service::Service;
 use crate::snapshot::OfflineSnapshot;
@@ -82,6 +86,19 @@ pub(super) struct SnapshotPlugin {
     signatures: Vec<String>,
 }
 
+/// A revision that should run, and does not.
+type Unavailable = (RevisionDigest, Arc<Manifest>, Runner);
+
+fn of_quarantines(rows: &[Quarantine]) -> Vec<Unavailable> {
+    let current = rows.iter().filter(|row| row.is_current);
+    let source = |row: &Quarantine| {
+        let manifest = Manifest::from_stored(row.manifest.clone()).ok()?;
+        let since = row.began_at.to_rfc3339_opts(SecondsFormat::Secs, true);
+        Some((row.digest, Arc::new(manifest), Runner::Quarantined(since)))
+    };
+    current.filter_map(source).collect()
+}
+
 impl Plugins {
     /// Why the active revision of a plugin does not run here. `None` when it does.
     pub fn failure(&self, plugin: &PluginName) -> Option<String> {
@@ -112,7 +129,8 @@ impl Plugins {
         let active = self.store.active_set().await?;
         // This is first, so that jobs of a revision that was just quarantined do not use up
         // attempts.
-        self.quarantine.publish(self.store.quarantined().await?);
+        let quarantined = self.store.quarantined().await?;
+        self.quarantine.publish(quarantined.clone());
         // Before a revision leaves the registry: its jobs stay, and must not be shown unredacted in
         // between.
         let redactions = by_queue(self.store.redactions().await?);
@@ -187,9 +205,9 @@ impl Plugins {
             .filter_map(|row| Some((row.digest, row.activated_at?)))
             .collect();
         *self.activated.lock() = activated;
-        if changed {
-            self.publish_routes();
-        }
+        let mut unavailable = of_quarantines(&quarantined);
+        unavailable.extend(self.not_loaded(&failures).await?);
+        self.publish_routes(unavailable);
         *self.failures.lock() = failures;
         self.workers.reconcile().await;
         if let (true, Some(tell)) = (changed, self.on_change.get()) {
@@ -203,12 +221,39 @@ impl Plugins {
         Ok(())
     }
 
-    /// The targets of requests to routes and webhooks of the active plugins.
+    /// The routes of the active plugins, as they are now.
     pub fn route_table(&self) -> Arc<RouteTable> {
         self.route_table.load_full()
     }
 
-    fn publish_routes(&self) {
+    /// Revisions that should run, and do not, where no other one of the plugin runs.
+    async fn not_loaded(
+        &self,
+        failures: &HashMap<PluginName, Failure>,
+    ) -> Result<Vec<Unavailable>, StoreError> {
+        let mut found = Vec::new();
+        for (plugin, failure) in failures {
+            if self.runtime.registry().get(plugin).is_some() {
+                continue;
+            }
+            let known = self.route_table().manifest(&failure.digest).cloned();
+            let manifest = match known {
+                Some(known) => Some(known),
+                None => {
+                    let rows = self.store.revisions(Some(plugin)).await?;
+                    let row = rows.iter().find(|row| row.digest == failure.digest);
+                    row.and_then(|row| manifest_of(row).ok()).map(Arc::new)
+                }
+            };
+            let runner = Runner::NotLoaded(failure.reason.clone());
+            found.extend(manifest.map(|manifest| (failure.digest, manifest, runner)));
+        }
+        Ok(found)
+    }
+
+    /// Serves the routes of what runs here. Those of plugins that should run stay, and say that the
+    /// plugin is unavailable.
+    fn publish_routes(&self, unavailable: Vec<Unavailable>) {
         let activated = self.activated();
         let mut running = self.runtime.registry().snapshot().to_vec();
         running.sort_by_key(|revision| {
@@ -217,10 +262,28 @@ impl Plugins {
                 revision.plugin().clone(),
             )
         });
-        let manifests = running
-            .iter()
-            .map(|revision| (revision.digest(), Arc::clone(revision.manifest())));
-        let (table, left_out) = RouteTable::build(manifests);
+        let running = running.into_iter().map(|revision| {
+            let (digest, manifest) = (revision.digest(), Arc::clone(revision.manifest()));
+            let runner = match revision.has_operations() {
+                true => Runner::Revision(revision),
+                false => Runner::NotLoaded("The revision exports no operations".into()),
+            };
+            (digest, manifest, runner)
+        });
+        let sources = running
+            .chain(unavailable)
+            .map(|(digest, manifest, runner)| Source {
+                granted: self.grants.of(&manifest.name),
+                digest,
+                manifest,
+                runner,
+            });
+        let (previous, sources) = (self.route_table(), sources.collect());
+        // Schemas are compiled.
+        let built = block_in_place(|| RouteTable::build(&previous, sources));
+        let Some((table, left_out)) = built else {
+            return;
+        };
         for (plugin, overlap) in left_out {
             error!(%plugin, %overlap, "none of the plugin's routes and webhooks take requests on this host");
         }
@@ -288,7 +351,7 @@ impl Plugins {
                 }
             }
         }
-        self.publish_routes();
+        self.publish_routes(Vec::new());
         self.workers.reconcile().await;
         if let Some(tell) = self.on_change.get() {
             tell();

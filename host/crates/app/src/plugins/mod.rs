@@ -54,7 +54,7 @@ use self::permissions::tables;
 pub use self::prune::pruner;
 pub(crate) use self::quarantine::way_out;
 pub use self::quarantine::{Begun, quarantine_follow_up};
-pub use self::route_table::{RouteTable, Target};
+pub use self::route_table::{PathMatch, Route, RouteTable, Runner};
 pub use self::widening::Allowed;
 use patchbay_model::signature::{Signature, Standing, TrustedKeys};
 use patchbay_telemetry::traces::Traces;

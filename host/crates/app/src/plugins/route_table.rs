@@ -1,134 +1,369 @@
-//! The route table: which active plugin gets a request. It is built as a whole from the revisions
-//! that run here and replaced at once, so that no reader sees part of a change. Nothing serves it
-//! yet.
+//! The route table: which route of which plugin gets a request. It is built as a whole from what
+//! runs here, and replaced at once, so that no reader sees part of a change. A route holds the
+//! revision that answers: a request ends on the revision on which it began.
 
 use std::sync::Arc;
 
-use patchbay_model::manifest::{HttpMethod, Manifest, Overlap, RouteSpec, WebhookSpec};
+use patchbay_model::grant::{Ask, Granted};
+use patchbay_model::json_schema::Schema;
+use patchbay_model::manifest::{Guard, HttpMethod, Manifest, Overlap, RouteSpec};
+use patchbay_model::request_path::{InvalidPath, RequestPath};
+use patchbay_model::route_tree::RouteTree;
 use patchbay_model::{PluginName, RevisionDigest};
+use patchbay_runtime::Revision;
+use tracing::error;
 
-/// The routes and webhooks of all active plugins of this process.
-#[derive(Debug, Default)]
+/// The routes of all active plugins of this process.
+#[derive(Default)]
 pub struct RouteTable {
-    /// Ordered by plugin.
-    owners: Vec<Owner>,
+    /// What it was built from, in the order of activation.
+    sources: Vec<Source>,
+    /// Ordered by plugin, then as in the manifest.
+    routes: Vec<Arc<Route>>,
+    /// The routes of one path have different methods.
+    tree: RouteTree<Arc<[Arc<Route>]>>,
 }
 
-#[derive(Debug)]
-struct Owner {
-    digest: RevisionDigest,
-    manifest: Arc<Manifest>,
+/// A plugin whose routes are to be served.
+#[derive(Clone)]
+pub(super) struct Source {
+    pub digest: RevisionDigest,
+    pub manifest: Arc<Manifest>,
+    pub runner: Runner,
+    /// Its routes without their grant are not served.
+    pub granted: Granted,
 }
 
-/// What takes the requests of one path.
-#[derive(Debug, Clone, Copy)]
-pub enum Target<'a> {
-    Route(&'a RouteSpec),
-    /// The plugin verifies the request, and it becomes jobs.
-    Webhook(&'a WebhookSpec),
+/// What answers the requests of a route.
+#[derive(Clone)]
+pub enum Runner {
+    Revision(Arc<Revision>),
+    /// The plugin crashed too often. It has the time when the quarantine began.
+    Quarantined(String),
+    /// The revision cannot run on this host, for this reason.
+    NotLoaded(String),
 }
 
-impl Target<'_> {
-    pub fn methods(&self) -> &[HttpMethod] {
+impl Runner {
+    /// `active`, `quarantined` or `not loaded`.
+    pub fn state(&self) -> &'static str {
         match self {
-            Self::Route(route) => std::slice::from_ref(&route.method),
-            Self::Webhook(webhook) => &webhook.methods,
+            Self::Revision(_) => "active",
+            Self::Quarantined(_) => "quarantined",
+            Self::NotLoaded(_) => "not loaded",
         }
+    }
+
+    fn is_same_as(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Revision(a), Self::Revision(b)) => Arc::ptr_eq(a, b),
+            (Self::Quarantined(a), Self::Quarantined(b))
+            | (Self::NotLoaded(a), Self::NotLoaded(b)) => a == b,
+            _ => false,
+        }
+    }
+}
+
+/// A route of a plugin, with what answers its requests.
+pub struct Route {
+    pub plugin: PluginName,
+    pub digest: RevisionDigest,
+    pub spec: RouteSpec,
+    pub runner: Runner,
+    pub schemas: Arc<Schemas>,
+}
+
+/// The compiled schemas of a route.
+#[derive(Debug)]
+pub struct Schemas {
+    pub input: Option<Schema>,
+    pub output: Option<Schema>,
+}
+
+/// The routes of the path that a request has.
+#[derive(Clone)]
+pub struct PathMatch {
+    routes: Arc<[Arc<Route>]>,
+    /// What the parameters are, from left to right.
+    values: Vec<String>,
+}
+
+impl Route {
+    /// Its name on this host: `crm.call-lead`.
+    pub fn name(&self) -> String {
+        format!("{}.{}", self.plugin, self.spec.id())
+    }
+
+    /// Whether accounts, or visitors, call it from pages.
+    pub fn is_for_users(&self) -> bool {
+        !matches!(self.spec.guard(), Guard::Vendor(_))
+    }
+}
+
+impl PathMatch {
+    /// The route of a method. HEAD is answered as GET.
+    pub fn route(&self, method: &str) -> Option<&Arc<Route>> {
+        let method = if method == "HEAD" { "GET" } else { method };
+        let mut routes = self.routes.iter();
+        routes.find(|route| route.spec.method.as_str() == method)
+    }
+
+    /// The value of the header `Allow`.
+    pub fn allow(&self) -> String {
+        let mut methods: Vec<&str> = self
+            .routes
+            .iter()
+            .map(|route| route.spec.method.as_str())
+            .collect();
+        if methods.contains(&HttpMethod::Get.as_str()) {
+            methods.push("HEAD");
+        }
+        methods.push("OPTIONS");
+        methods.join(", ")
+    }
+
+    /// The path as the manifest has it.
+    pub fn template(&self) -> &str {
+        self.routes
+            .first()
+            .map_or("", |route| route.spec.path.as_str())
+    }
+
+    /// What the parameters are, from left to right.
+    pub fn values(&self) -> &[String] {
+        &self.values
     }
 }
 
 impl RouteTable {
-    /// Builds the table from revisions in the order of their activation, oldest first. Two that
-    /// overlap cannot both become active; but where Postgres was changed by hand, or a newer host
-    /// reserves a path, the later one gets no requests. Returns those plugins with the reason.
+    /// Builds the table from plugins in the order of their activation, oldest first. `None` when
+    /// `previous` is the same. Two that overlap cannot both become active; but where Postgres was
+    /// changed by hand, or a newer host reserves a path, the later one gets no requests. Returns
+    /// those plugins with the reason.
     pub(super) fn build(
-        active: impl IntoIterator<Item = (RevisionDigest, Arc<Manifest>)>,
-    ) -> (Self, Vec<(PluginName, Overlap)>) {
-        let (mut owners, mut left_out): (Vec<Owner>, _) = (Vec::new(), Vec::new());
-        for (digest, manifest) in active {
-            if manifest.endpoints().next().is_none() {
-                continue;
-            }
+        previous: &Self,
+        sources: Vec<Source>,
+    ) -> Option<(Self, Vec<(PluginName, Overlap)>)> {
+        if sources.len() == previous.sources.len()
+            && sources
+                .iter()
+                .zip(&previous.sources)
+                .all(|(a, b)| a.is_same_as(b))
+        {
+            return None;
+        }
+        let (mut served, mut left_out): (Vec<&Source>, _) = (Vec::new(), Vec::new());
+        for source in sources
+            .iter()
+            .filter(|source| source.manifest.endpoints().next().is_some())
+        {
+            let manifest = &source.manifest;
             let with_others = || {
-                owners
+                served
                     .iter()
-                    .find_map(|owner| manifest.overlap_with(&owner.manifest))
+                    .find_map(|other| manifest.overlap_with(&other.manifest))
             };
             match manifest.overlap_with_host().or_else(with_others) {
                 Some(overlap) => left_out.push((manifest.name.clone(), overlap)),
-                None => owners.push(Owner { digest, manifest }),
+                None => served.push(source),
             }
         }
-        owners.sort_by(|a, b| a.manifest.name.cmp(&b.manifest.name));
-        (Self { owners }, left_out)
+        served.sort_by(|a, b| a.manifest.name.cmp(&b.manifest.name));
+        let routes: Vec<Arc<Route>> = served
+            .into_iter()
+            .flat_map(|source| source.routes(previous))
+            .collect();
+        let mut tree = RouteTree::default();
+        for route in &routes {
+            let place: &mut Option<Vec<Arc<Route>>> = tree.entry(&route.spec.path);
+            place.get_or_insert_default().push(Arc::clone(route));
+        }
+        let table = Self {
+            sources,
+            routes,
+            tree: tree.map(Into::into),
+        };
+        Some((table, left_out))
     }
 
-    /// Every target with its plugin and revision.
-    pub fn targets(&self) -> impl Iterator<Item = (&PluginName, RevisionDigest, Target<'_>)> {
-        self.owners.iter().flat_map(|Owner { digest, manifest }| {
-            let routes = manifest.routes.iter().map(Target::Route);
-            let webhooks = manifest.webhooks.iter().map(Target::Webhook);
-            routes
-                .chain(webhooks)
-                .map(move |target| (&manifest.name, *digest, target))
+    /// Every route, by plugin and then as in its manifest.
+    pub fn routes(&self) -> &[Arc<Route>] {
+        &self.routes
+    }
+
+    /// The routes of the path that a request has. Without any routes, no path is judged.
+    pub fn find(&self, path: &str) -> Result<Option<PathMatch>, InvalidPath> {
+        if self.routes.is_empty() {
+            return Ok(None);
+        }
+        let Some(path) = RequestPath::parse(path)? else {
+            return Ok(None);
+        };
+        Ok(self.tree.find(&path).map(|(routes, values)| PathMatch {
+            routes: Arc::clone(routes),
+            values: values.into_iter().map(str::to_owned).collect(),
+        }))
+    }
+
+    /// The manifest of a revision that the table was built from.
+    pub(super) fn manifest(&self, digest: &RevisionDigest) -> Option<&Arc<Manifest>> {
+        let mut sources = self.sources.iter();
+        let source = sources.find(|source| source.digest == *digest)?;
+        Some(&source.manifest)
+    }
+}
+
+impl Source {
+    fn is_same_as(&self, other: &Self) -> bool {
+        self.digest == other.digest
+            && self.runner.is_same_as(&other.runner)
+            && self.served().eq(other.served())
+    }
+
+    /// Routes that are granted.
+    fn served(&self) -> impl Iterator<Item = &RouteSpec> {
+        let routes = self.manifest.routes.iter();
+        routes.filter(|route| self.granted.contains(&Ask::route(route)))
+    }
+
+    /// Only schemas that `previous` does not have are compiled.
+    fn routes(&self, previous: &RouteTable) -> Vec<Arc<Route>> {
+        let known = |spec: &RouteSpec| {
+            let mut routes = previous.routes.iter();
+            let same =
+                routes.find(|route| route.digest == self.digest && route.spec.id() == spec.id());
+            same.map(|route| Arc::clone(&route.schemas))
+        };
+        let route = |spec: &RouteSpec| {
+            let schemas = known(spec).map_or_else(|| Schemas::of(spec).map(Arc::new), Ok);
+            match schemas {
+                Ok(schemas) => Some(Arc::new(Route {
+                    plugin: self.manifest.name.clone(),
+                    digest: self.digest,
+                    spec: spec.clone(),
+                    runner: self.runner.clone(),
+                    schemas,
+                })),
+                Err(reason) => {
+                    error!(plugin = %self.manifest.name, route = spec.id(), reason, "the route is not served: its schema cannot be used");
+                    None
+                }
+            }
+        };
+        self.served().filter_map(route).collect()
+    }
+}
+
+impl Schemas {
+    fn of(spec: &RouteSpec) -> Result<Self, String> {
+        Ok(Self {
+            input: spec.input.as_ref().map(Schema::new).transpose()?,
+            output: spec.output.as_ref().map(Schema::new).transpose()?,
         })
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
-    fn active(name: &str, paths: &[&str]) -> (RevisionDigest, Arc<Manifest>) {
-        let routes: Vec<_> = paths
-            .iter()
-            .map(|path| json!({ "method": "GET", "path": path, "roles": ["user"], "operation": "any" }))
-            .collect();
+    fn source(name: &str, routes: &[(&str, &str)]) -> Source {
+        let route = |(method, path): &(&str, &str)| json!({ "id": format!("{method}{}", path.replace(['/', '{', '}'], ".")), "method": method, "path": path, "roles": ["user"], "operation": "any" });
+        let routes: Vec<Value> = routes.iter().map(route).collect();
         let value = json!({ "format": 1, "name": name, "version": "1.0.0", "wit": "0.1", "routes": routes });
         let manifest = Manifest::from_packed(value.to_string().as_bytes()).expect("valid");
-        (RevisionDigest::of(name.as_bytes()), Arc::new(manifest))
+        Source {
+            digest: RevisionDigest::of(name.as_bytes()),
+            runner: Runner::NotLoaded("a test".into()),
+            granted: Arc::new(manifest.asks().into_iter().collect()),
+            manifest: Arc::new(manifest),
+        }
+    }
+
+    fn build(sources: Vec<Source>) -> (RouteTable, Vec<String>) {
+        let (table, left_out) = RouteTable::build(&RouteTable::default(), sources).expect("new");
+        (
+            table,
+            left_out
+                .iter()
+                .map(|(plugin, _)| plugin.to_string())
+                .collect(),
+        )
     }
 
     fn listed(table: &RouteTable) -> Vec<String> {
-        let line = |(plugin, digest, target): (&PluginName, RevisionDigest, Target<'_>)| {
-            assert_eq!(digest, RevisionDigest::of(plugin.as_str().as_bytes()));
-            let Target::Route(route) = target else {
-                panic!("a route")
-            };
-            format!("{plugin} {} {}", target.methods()[0].as_str(), route.path)
+        let line = |route: &Arc<Route>| {
+            format!(
+                "{} {} {}",
+                route.plugin,
+                route.spec.method.as_str(),
+                route.spec.path
+            )
         };
-        table.targets().map(line).collect()
+        table.routes().iter().map(line).collect()
     }
 
     #[test]
-    fn it_has_what_every_active_plugin_declares_and_each_is_named_with_its_revision() {
-        let (table, left_out) = RouteTable::build([
-            active("bb", &["/api/b", "/api/b/{id}"]),
-            active("aa", &["/api/a"]),
-            active("none", &[]),
-        ]);
+    fn it_has_what_every_active_plugin_declares_and_is_not_built_again_from_the_same() {
+        let sources = vec![
+            source("bb", &[("GET", "/api/b"), ("GET", "/api/b/{id}")]),
+            source("aa", &[("GET", "/api/a")]),
+            source("none", &[]),
+        ];
+        let (table, left_out) = build(sources.clone());
         assert_eq!(
             listed(&table),
             ["aa GET /api/a", "bb GET /api/b", "bb GET /api/b/{id}"]
         );
         assert!(left_out.is_empty());
+        assert!(RouteTable::build(&table, sources.clone()).is_none());
+        let mut revoked = sources;
+        revoked[0].granted = Arc::default();
+        let (table, _) = RouteTable::build(&table, revoked).expect("another");
+        assert_eq!(listed(&table), ["aa GET /api/a"], "only what is granted");
     }
 
     #[test]
     fn of_two_that_overlap_the_one_that_was_active_first_keeps_its_paths() {
-        let (table, left_out) = RouteTable::build([
-            active("zz", &["/api/x/{id}"]),
-            active("aa", &["/api/x/1", "/api/a"]),
-            active("host", &["/api/admin/x"]),
+        let (table, left_out) = build(vec![
+            source("zz", &[("GET", "/api/x/{id}")]),
+            source("aa", &[("GET", "/api/x/1"), ("GET", "/api/a")]),
+            source("host", &[("GET", "/api/admin/x")]),
         ]);
         assert_eq!(
             listed(&table),
             ["zz GET /api/x/{id}"],
             "all of a plugin or nothing"
         );
-        let names: Vec<&str> = left_out.iter().map(|(plugin, _)| plugin.as_str()).collect();
-        assert_eq!(names, ["aa", "host"]);
+        assert_eq!(left_out, ["aa", "host"]);
+    }
+
+    #[test]
+    fn the_methods_of_a_path_are_told_and_head_is_get() {
+        let (table, _) = build(vec![source(
+            "aa",
+            &[
+                ("GET", "/api/a/{x}"),
+                ("POST", "/api/a/{y}"),
+                ("POST", "/api/a/b"),
+            ],
+        )]);
+        let found = table.find("/api/a/z").expect("valid").expect("known");
+        assert_eq!(found.allow(), "GET, POST, HEAD, OPTIONS");
+        assert_eq!(found.values(), ["z"]);
+        let route = found.route("HEAD").expect("GET");
+        assert_eq!(route.spec.path.as_str(), "/api/a/{x}");
+        let literal = table.find("/api/a/b").expect("valid").expect("known");
+        assert_eq!(literal.allow(), "POST, OPTIONS", "a path has one owner");
+        assert!(
+            table.find("/api/a//b").is_err()
+                && table.find("/api/b").is_ok_and(|found| found.is_none())
+        );
+        assert!(
+            RouteTable::default().find("/api/a//b").is_ok(),
+            "nothing is judged without routes"
+        );
     }
 }

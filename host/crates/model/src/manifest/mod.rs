@@ -30,7 +30,9 @@ use crate::sql::SqlSpec;
 pub use self::overlaps::{Endpoint, Overlap};
 pub use self::path::{PathError, RoutePath};
 pub use self::queues::{BackoffSpec, JobSpec, KeepSpec, QueueSpec, RateSpec, RetentionSpec};
-pub use self::routes::{HttpMethod, RouteSpec, UnavailableSpec};
+pub use self::routes::{
+    Envelope, Guard, HttpMethod, RateBy, RouteAccess, RouteRate, RouteSpec, UnavailableSpec,
+};
 pub use self::schedules::ScheduleSpec;
 pub use self::webhooks::WebhookSpec;
 
@@ -90,7 +92,7 @@ pub struct Manifest {
     /// Jobs that are made on a schedule, in the plugin's own queues.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub schedules: Vec<ScheduleSpec>,
-    /// HTTP routes. Checked, but not served yet.
+    /// HTTP routes that its operations answer.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub routes: Vec<RouteSpec>,
     /// Inbound webhooks. Checked, but not served yet.
@@ -383,7 +385,7 @@ impl Manifest {
                 .iter()
                 .filter_map(move |job| Some((schema(job), job.schema.as_ref()?)))
         });
-        for (key, schema) in settings.chain(jobs).chain(self.input_schemas()) {
+        for (key, schema) in settings.chain(jobs).chain(self.route_schemas()) {
             json_schema::check(schema).map_err(|reason| invalid(key, reason))?;
         }
         Ok(())
@@ -449,10 +451,14 @@ fn schema_slots(value: &mut Value) -> Vec<(String, &mut Value)> {
             }
             ("routes", Value::Array(routes)) => {
                 for (i, route) in routes.iter_mut().enumerate() {
+                    let Some(route) = route.as_object_mut() else {
+                        continue;
+                    };
+                    let schemas = route
+                        .iter_mut()
+                        .filter(|(key, _)| ["input", "output"].contains(&key.as_str()));
                     slots.extend(
-                        route
-                            .get_mut("input")
-                            .map(|schema| (format!("routes[{i}].input"), schema)),
+                        schemas.map(|(key, schema)| (format!("routes[{i}].{key}"), schema)),
                     );
                 }
             }

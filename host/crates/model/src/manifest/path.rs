@@ -101,7 +101,18 @@ impl RoutePath {
         found.map(|kept| format!("{ROOT}{kept}"))
     }
 
-    fn segments(&self) -> impl Iterator<Item = &str> {
+    /// Whether a first segment under `/api/`, as it was sent, is one of the host's.
+    pub fn is_of_host(segment: &str) -> bool {
+        OF_HOST.contains(&segment)
+    }
+
+    /// Whether a segment of a route's path is a parameter.
+    pub fn is_parameter(segment: &str) -> bool {
+        parameter(segment).is_some()
+    }
+
+    /// What is between the slashes after `/api/`.
+    pub fn segments(&self) -> impl Iterator<Item = &str> {
         self.0.strip_prefix(ROOT).unwrap_or_default().split('/')
     }
 }

@@ -66,7 +66,8 @@ fn manifest(name: &str, sections: Value) -> Manifest {
 fn with_routes(name: &str, routes: &[(&str, &str)]) -> Manifest {
     let routes: Vec<Value> = routes
         .iter()
-        .map(|(method, path)| json!({ "method": method, "path": path, "roles": ["user"], "operation": "any" }))
+        .enumerate()
+        .map(|(n, (method, path))| json!({ "id": format!("r{n}"), "method": method, "path": path, "roles": ["user"], "operation": "any" }))
         .collect();
     manifest(name, json!({ "routes": routes }))
 }
@@ -198,13 +199,13 @@ fn each_wrong_field_of_a_route_is_named_with_what_to_write() {
         ),
         (
             "rolls = [\"sales\"]",
-            "routes[0].rolls is not a known field; known: method, path, roles, operation, input, when_unavailable",
+            "routes[0].rolls is not a known field; known: id, method, path, roles, access, scope, operation, input, output",
         ),
     ] {
         let message = refused(&route(line));
         assert!(message.contains(error), "{line}: {message}");
     }
-    for key in ["method", "path", "roles", "operation"] {
+    for key in ["method", "path", "operation"] {
         let without: String = ROUTE
             .lines()
             .filter(|line| !line.starts_with(key))

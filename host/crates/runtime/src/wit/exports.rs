@@ -138,7 +138,7 @@ macro_rules! component {
                 operations::Request {
                     operation: call.operation,
                     input: call.input,
-                    headers: Vec::new(),
+                    headers: call.headers,
                     caller: operations::Caller {
                         user_id: caller.user_id,
                         email: caller.email,

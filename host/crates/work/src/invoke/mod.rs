@@ -2,14 +2,13 @@
 //! every call, and [`Invoked::answer`] turns its end into an answer.
 //!
 //! Each kind of call only says what is called and for whom: [`job`] for the jobs of a queue,
-//! [`operation`] for callers that wait for an answer. Routes and webhooks of plugins will be two
-//! more entries.
+//! [`operation`] for callers that wait for an answer: operators, and clients of routes.
 
 mod job;
 mod operation;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use patchbay_capability::{Call, GuestCall, Refused, Services};
 use patchbay_model::Redaction;
@@ -36,6 +35,16 @@ pub struct Invoker {
     redactions: Arc<Redactions>,
     meters: Arc<Meters>,
     traces: Traces,
+}
+
+impl Entry {
+    /// A limit of this call, besides the revision's.
+    fn deadline(&self) -> Option<Duration> {
+        match self {
+            Self::Operation(call) => call.deadline,
+            Self::Job(_) | Self::SelfTest => None,
+        }
+    }
 }
 
 /// What is called in a plugin, and with what. Any occupancy given here is replaced by that of the
@@ -75,7 +84,8 @@ pub struct Invoked {
 
 /// The parts of a call that outlive its guest.
 struct Rest {
-    revision: Arc<Revision>,
+    /// Wall-clock limit of the whole call.
+    limit: Duration,
     call: Arc<GuestCall>,
     /// Both are held for their `Drop`: the span ends and the revision's numbers may go when
     /// everything is done, including a relayed request.
@@ -114,7 +124,11 @@ impl Invoker {
         } else {
             self.traces.clone()
         };
+        let limit = revision.limit(entry.deadline());
         let mut span = open_span(&traces, revision, &trace);
+        if let Entry::Operation(call) = &entry {
+            span.set("patchbay.operation", call.operation.clone());
+        }
         let trace = span.causes(trace);
         let (settings, granted) = if is_self_test {
             <_>::default()
@@ -137,7 +151,7 @@ impl Invoker {
             hidden,
             trace,
             // The deadline counts from now.
-            deadline: Instant::now() + revision.deadline(),
+            deadline: Instant::now() + limit,
             revision: revision.digest(),
             span: tracing::Span::current(),
             meters: Arc::clone(&meters.outside),
@@ -154,7 +168,7 @@ impl Invoker {
             refused: guest_call.refused(),
             outside_calls: guest_call.outside_calls(),
             rest: Rest {
-                revision: Arc::clone(revision),
+                limit,
                 call: guest_call,
                 _span: span,
                 _meters: meters,

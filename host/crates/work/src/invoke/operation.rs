@@ -14,7 +14,7 @@ use patchbay_model::operation::{self, Body, Caller};
 use patchbay_model::outcome::Outcome;
 use patchbay_model::redaction::Mask;
 use patchbay_model::{PluginName, TraceParent};
-use patchbay_runtime::{CallContext, CallReport, OperationCall};
+use patchbay_runtime::{CallContext, CallReport, OperationCall, Revision};
 use tracing::{Instrument, warn};
 
 use super::{Entry, Invocation, Invoked, Invoker};
@@ -23,7 +23,11 @@ use super::{Entry, Invocation, Invoked, Invoker};
 pub struct Operation {
     pub name: String,
     pub input: String,
+    /// Request headers for the plugin.
+    pub headers: Fields,
     pub caller: Caller,
+    /// Limit of this call, besides the plugin's own.
+    pub deadline: Option<Duration>,
     /// The `Range` header for a relayed request.
     pub range: Option<Vec<u8>>,
 }
@@ -32,6 +36,8 @@ pub struct Operation {
 pub struct Answer {
     /// Chosen by the plugin.
     pub status: Option<u16>,
+    /// As the plugin wrote them.
+    pub headers: Fields,
     pub body: AnswerBody,
 }
 
@@ -81,19 +87,29 @@ impl Invoker {
         operation: Operation,
         traceparent: Option<TraceParent>,
     ) -> Result<Answer, CallFailure> {
+        let revision = self.runtime.registry().get(plugin);
+        let revision = revision.ok_or(CallFailure::NotRunning)?;
+        self.operate_on(&revision, operation, traceparent).await
+    }
+
+    /// As [`Invoker::operate`], by a revision that the caller has chosen.
+    pub async fn operate_on(
+        &self,
+        revision: &Arc<Revision>,
+        operation: Operation,
+        traceparent: Option<TraceParent>,
+    ) -> Result<Answer, CallFailure> {
+        let plugin = revision.plugin();
         let span = tracing::info_span!("operation", %plugin, name = operation.name);
         let operate = async {
             let Operation {
                 name,
                 input,
+                headers,
                 caller,
+                deadline,
                 range,
             } = operation;
-            let revision = self
-                .runtime
-                .registry()
-                .get(plugin)
-                .ok_or(CallFailure::NotRunning)?;
             if !revision.has_operations() {
                 return Err(CallFailure::NoOperations);
             }
@@ -105,7 +121,9 @@ impl Invoker {
             let call = OperationCall {
                 operation: name,
                 input,
+                headers,
                 caller,
+                deadline,
                 occupancy: Arc::default(),
             };
             let invocation = Invocation {
@@ -113,7 +131,7 @@ impl Invoker {
                 trace,
                 job: None,
             };
-            self.invoke(&revision, invocation).await.answer(range).await
+            self.invoke(revision, invocation).await.answer(range).await
         };
         operate.instrument(span).await
     }
@@ -130,7 +148,12 @@ impl Invoked {
             ..
         } = self;
         log_crash(&report);
-        let Some(operation::Answer { status, body, .. }) = report.answer else {
+        let Some(operation::Answer {
+            status,
+            headers,
+            body,
+        }) = report.answer
+        else {
             // There is no job, so no manifest entry says what to redact.
             let mut outcome = report.outcome;
             outcome.cut(&Mask::default());
@@ -147,12 +170,16 @@ impl Invoked {
                 content,
             },
             Body::Relay(url) => {
-                let left = rest.revision.deadline().saturating_sub(report.duration);
+                let left = rest.limit.saturating_sub(report.duration);
                 let fetched = fetch(rest.call, url, range, left).await;
                 AnswerBody::Relayed(fetched.map_err(CallFailure::Relay)?)
             }
         };
-        Ok(Answer { status, body })
+        Ok(Answer {
+            status,
+            headers,
+            body,
+        })
     }
 }
 
