@@ -25,6 +25,7 @@ use super::recorder;
 use crate::Parts;
 use crate::leader::{Led, LedTask, Next};
 use crate::plugins::Plugins;
+use crate::redacted::mask_of;
 use crate::service::Service;
 
 /// Looking for queues goes through all keys of Redis.
@@ -245,7 +246,9 @@ fn of_gone(prefix: &str, queue: &QueueName, end: RemovedAtEnd) -> AttemptRecord 
         id: end.id,
         created_ms: 0,
     };
-    record(key, end.ended_ms, end.failure)
+    let mut failure = end.failure;
+    mask_of(key.id.as_str()).hide(&mut failure);
+    record(key, end.ended_ms, failure)
 }
 
 fn record(job: JobKey, ended_ms: u64, failure: Option<String>) -> AttemptRecord {

@@ -77,8 +77,11 @@ mod tests {
                 .iter()
                 .map(|(name, redact)| format!("[[queues]]\nname = \"{name}\"\nredact = {redact}\n"))
                 .collect();
-            let text = format!("name = \"x\"\nversion = \"1.0.0\"\n{queues}");
-            Manifest::from_packed(text.as_bytes()).expect("a manifest")
+            let text = format!(
+                "name = \"x\"\nversion = \"1.0.0\"\nwit = \"0.1\"\ndescription = \"d\"\n{queues}"
+            );
+            Manifest::from_toml(&text, |file| Err(format!("{file} is not expected")))
+                .expect("a manifest")
         };
         let before = manifest(&[("a", r#"["to", "lead.id"]"#), ("b", "[]")]);
         let of = |queues: &[(&str, &str)]| widened(Some(&before), &manifest(queues));
