@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::alerts;
 use crate::bulk::{broken_plugin, failed_jobs};
 use crate::commands::{json_of, patchbay};
-use crate::harness::{Host, World, email_plugin, envelope, until};
+use crate::harness::{Host, PASSWORD, USER, World, binary, email_plugin, envelope, until};
 use crate::operators::{QUEUE, run, with_jobs};
 use crate::truthful::says;
 
@@ -497,4 +497,295 @@ async fn an_alert_whose_cause_is_gone_says_so_at_once() -> anyhow::Result<()> {
         Ok(listed().await?.is_null().then_some(()))
     })
     .await
+}
+
+#[tokio::test]
+async fn who_set_a_limit_is_told_with_the_command_that_removes_it() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let (host, _) = with_jobs(&world, 1).await?;
+    let zero = ["queue", "concurrency", QUEUE, "0", "--reason", "INC-9"];
+    says(&host, &zero, 0, &[]).await?;
+    let why = [
+        "as many as the queue's limit over all workers allows (0). Set by operator at",
+        ": INC-9",
+        "patchbay queue concurrency plainQueue --none",
+    ];
+    let text = says(&host, &["queue", "why", QUEUE], 0, &why).await?;
+    assert!(!text.contains("Last change"), "told already: {text}");
+    says(&host, &["queue", "concurrency", QUEUE, "--none"], 0, &[]).await?;
+    let removed = ["Last change: operator removed the limit of jobs at once"];
+    says(&host, &["queue", "why", QUEUE], 0, &removed).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_pausing_all_has_paused_is_found_afterwards_and_resuming_all_says_who_paused()
+-> anyhow::Result<()> {
+    let world = World::new().await?;
+    let host = world.host(&[]).await?;
+    for queue in ["a", "b", "c"] {
+        let job = json!({ "name": "work", "newQueue": true });
+        host.add(queue, job).await?;
+    }
+    let own = ["queue", "pause", "c", "--reason", "INC-1"];
+    says(&host, &own, 0, &["Paused: c"]).await?;
+    let all = ["queue", "pause", "--all", "--yes", "--reason", "INC-2"];
+    says(&host, &all, 0, &["Paused: 2 queues"]).await?;
+    let list = [
+        "--json",
+        "activity",
+        "--action",
+        "queue.pause",
+        "--limit",
+        "1",
+    ];
+    let done = json_of(&host, &list).await?;
+    assert_eq!(
+        (&done[0]["details"]["queues"], &done[0]["count"]),
+        (&json!(["a", "b"]), &json!(2)),
+        "{done}"
+    );
+    let wide = ["-o", "wide", "activity", "--action", "queue.pause"];
+    says(&host, &wide, 0, &[r#"{"queues":["a","b"]}"#]).await?;
+    let paused = ["PAUSED BY", "operator", "INC-1", "INC-2"];
+    says(&host, &["queue", "list", "--paused"], 0, &paused).await?;
+    let several = ["queue", "resume", "a", "b"];
+    says(&host, &several, 0, &["Resumed: a.", "Resumed: b."]).await?;
+    let several = ["--json", "queue", "pause", "a", "b"];
+    assert_eq!(json_of(&host, &several).await?["count"], 2);
+    let unknown = ["queue", "pause", "a", "nosuch"];
+    says(
+        &host,
+        &unknown,
+        3,
+        &["a was already paused", "No queue is called nosuch"],
+    )
+    .await?;
+    let who = ["Resumed: 3 queues", "1 queue (c) by operator at", ": INC-1"];
+    says(&host, &["queue", "resume", "--all", "--yes"], 0, &who).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn jobs_with_their_old_data_back_wait_and_can_be_edited_again() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let host = world.host(&[]).await?;
+    host.deploy("hostile", broken_plugin()?).await?;
+    let ids = failed_jobs(&world, 2).await?;
+    says(&host, &["queue", "pause", FAILING], 0, &[]).await?;
+    let bulk = edited(&host).await?;
+    let waits = ["2 restored", "--state waiting"];
+    says(
+        &host,
+        &["bulk", "undo", &bulk, "--yes", "--watch"],
+        0,
+        &waits,
+    )
+    .await?;
+    let again = [
+        "--json",
+        "bulk",
+        "edit-and-retry",
+        "queue=hostileQueue",
+        "--state",
+        "waiting",
+        "--set",
+        "message=again",
+        "--yes",
+        "--watch",
+    ];
+    let again = json_of(&host, &again).await?;
+    assert_eq!(
+        (&again["done"], &again["skipped"]),
+        (&json!(2), &json!(0)),
+        "{again}"
+    );
+    let shown = host.job_in(FAILING, &ids[0], "waiting").await?;
+    assert!(
+        shown["job"]["data"].to_string().contains("again"),
+        "{shown}"
+    );
+    let undo = [
+        "--json",
+        "bulk",
+        "undo",
+        &again["id"].to_string(),
+        "--watch",
+    ];
+    assert_eq!(json_of(&host, &undo).await?["restored"], 2);
+    let shown = host.job_in(FAILING, &ids[0], "waiting").await?;
+    assert!(
+        shown["job"]["data"].to_string().contains("is missing"),
+        "{shown}"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_undo_is_offered_only_where_something_can_be_undone_and_a_watch_of_it_ends()
+-> anyhow::Result<()> {
+    let world = World::new().await?;
+    let host = world.host(&[]).await?;
+    host.deploy("hostile", broken_plugin()?).await?;
+    let ids = failed_jobs(&world, 2).await?;
+    let bulk = edited(&host).await?;
+    for id in &ids {
+        host.job_in(FAILING, id, "failed").await?;
+    }
+    let none = ["cannot be undone: none of the 2 jobs", "has run since"];
+    let text = says(&host, &["bulk", "show", &bulk, "--watch"], 0, &none).await?;
+    assert!(!text.contains("can be undone until"), "{text}");
+    let nothing = [
+        "bulk",
+        "edit-and-retry",
+        "queue=hostileQueue",
+        "--replace",
+        "nosuch",
+        "a",
+        "b",
+        "--yes",
+        "--watch",
+    ];
+    let text = says(&host, &nothing, 0, &["2 skipped"]).await?;
+    assert!(!text.contains("can be undone"), "{text}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_saved_search_keeps_both_ages() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let (host, _) = with_jobs(&world, 1).await?;
+    let save = ["search", "save", "old", "--since", "48h", "--until", "24h"];
+    says(&host, &save, 0, &["Saved: old"]).await?;
+    let both = ["--since 2d --until 1d"];
+    says(&host, &["search", "saved"], 0, &both).await?;
+    let saved = json_of(&host, &["--json", "search", "saved"]).await?;
+    assert_eq!(
+        (&saved[0]["untilMs"], &saved[0]["filter"]),
+        (&json!(86_400_000), &json!({})),
+        "{saved}"
+    );
+    says(&host, &["search", "run", "old"], 0, &["No results"]).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_reader_that_is_gone_ends_every_command_alike_and_silently() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let (host, _) = with_jobs(&world, 2).await?;
+    for args in [
+        &["activity", "--csv"][..],
+        &["activity"],
+        &["job", "list", QUEUE, "waiting", "--csv"],
+        &["search", "--state", "waiting", "queue=plainQueue", "--csv"],
+        &["--json", "queue", "list"],
+        &["history", "export"],
+        &["--help"],
+    ] {
+        let (reader, writer) = std::io::pipe()?;
+        drop(reader);
+        let ended = tokio::process::Command::new(binary())
+            .args(args)
+            .env("PATCHBAY_URL", &host.url)
+            .env("PATCHBAY_USER", USER)
+            .env("PATCHBAY_PASSWORD", PASSWORD)
+            .stdout(writer)
+            .stderr(std::process::Stdio::piped())
+            .output()
+            .await?;
+        let said = String::from_utf8_lossy(&ended.stderr);
+        assert_eq!((ended.status.code(), &*said), (Some(0), ""), "{args:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_option_of_another_command_is_no_value_and_the_options_are_named() -> anyhow::Result<()>
+{
+    let world = World::new().await?;
+    let (host, _) = with_jobs(&world, 1).await?;
+    let undo = ["bulk", "undo", "1", "--everything"];
+    let text = says(
+        &host,
+        &undo,
+        2,
+        &["options of patchbay bulk undo: --yes, --reason"],
+    )
+    .await?;
+    assert!(!text.contains(" -- "), "{text}");
+    let show = ["plugin", "show", "email"];
+    says(&host, &show, 2, &["did you mean patchbay plugin status?"]).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn revealed_jobs_are_listed_with_their_data_also_for_a_spreadsheet() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let (host, _) = with_jobs(&world, 1).await?;
+    let reveal = ["job", "list", QUEUE, "waiting", "--reveal"];
+    says(&host, &reveal, 0, &["DATA", r#"{"n":0}"#]).await?;
+    let csv = [&reveal[..], &["--csv"]].concat();
+    says(
+        &host,
+        &csv,
+        0,
+        &["id,name,added,attempts,failure,data", r#""{""n"":0}""#],
+    )
+    .await?;
+    let hidden = run(&host, &["job", "list", QUEUE, "waiting"]).await?;
+    assert!(!hidden.out.contains("DATA"), "{}", hidden.out);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_name_that_nobody_knows_is_no_empty_list_and_an_unknown_queue_has_one_exit_code()
+-> anyhow::Result<()> {
+    let world = World::new().await?;
+    let (host, _) = with_jobs(&world, 1).await?;
+    for args in [
+        &["queue", "why", "PLAINQUEUE"][..],
+        &["search", "queue=PLAINQUEUE"],
+        &["dead-letter", "list", "--queue", "PLAINQUEUE"],
+        &["bulk", "retry", "queue=PLAINQUEUE", "--dry-run"],
+    ] {
+        says(&host, args, 3, &["Did you mean plainQueue?"]).await?;
+    }
+    let target = ["activity", "--target", "nosuch"];
+    says(&host, &target, 4, &["nothing is recorded of nosuch"]).await?;
+    let trail = ["audit", "list", "--trail", "operater"];
+    says(&host, &trail, 4, &["Did you mean operators?"]).await?;
+    let actor = ["audit", "list", "--actor", "operatro"];
+    says(&host, &actor, 4, &["Did you mean operator?"]).await?;
+    let rule = [
+        "alert",
+        "rule",
+        "set",
+        "stalled",
+        "--subject",
+        "plianQueue",
+        "--off",
+    ];
+    says(&host, &rule, 0, &["Warning:", "Did you mean plainQueue?"]).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_group_lists_each_job_once_with_those_that_still_fail_first() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let host = world.host(&[]).await?;
+    host.deploy("hostile", broken_plugin()?).await?;
+    let ids = failed_jobs(&world, 2).await?;
+    group(&host, |group| group["failing"] == 2).await?;
+    says(&host, &["job", "retry", FAILING, &ids[0]], 0, &[]).await?;
+    let failed_again = group(&host, |group| group["failures"] == 3).await?;
+    let id = failed_again["id"].to_string();
+    let shown = json_of(&host, &["--json", "dead-letter", "show", &id]).await?;
+    let sample = shown["sample"].as_array().context("jobs")?;
+    assert_eq!(sample.len(), 2, "{shown}");
+    assert!(
+        sample.iter().all(|job| job["state"] == "failing"),
+        "{shown}"
+    );
+    says(&host, &["dead-letter", "show", &id], 0, &["still fails"]).await?;
+    Ok(())
 }

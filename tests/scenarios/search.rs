@@ -247,7 +247,7 @@ async fn what_cannot_be_searched_for_is_refused_with_what_can() -> anyhow::Resul
         (&[("queue", "a"), ("queue", "b")], 400, "queue: given twice"),
         (
             &[("queue", "noQueue")],
-            400,
+            404,
             "queue: No queue is called noQueue",
         ),
         (

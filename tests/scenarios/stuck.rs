@@ -152,8 +152,8 @@ async fn clients_that_never_read_lose_their_connections() -> anyhow::Result<()> 
 }
 
 #[tokio::test]
-async fn one_network_never_has_all_connections_and_those_without_a_request_end() -> anyhow::Result<()>
-{
+async fn one_network_never_has_all_connections_and_those_without_a_request_end()
+-> anyhow::Result<()> {
     let world = World::new().await?;
     let host = world
         .host(&[

@@ -142,10 +142,7 @@ impl Config {
     /// For a command that needs only these sections: of the host of `patchbay dev` that runs here,
     /// unless a file is named; else as [`Config::from_process`]. What is wrong or missing in other
     /// sections is no obstacle.
-    pub(crate) fn for_command(
-        file: Option<&Path>,
-        sections: &[&str],
-    ) -> Result<Self, ConfigError> {
+    pub(crate) fn for_command(file: Option<&Path>, sections: &[&str]) -> Result<Self, ConfigError> {
         let dev = DevState::running().filter(|dev| file.is_none() && !dev.given.is_empty());
         let (config, problems) = match dev {
             Some(dev) => {
@@ -163,7 +160,9 @@ impl Config {
             });
             is_section && !sections.contains(&section)
         };
-        let problems = problems.into_iter().filter(|problem| !is_elsewhere(problem));
+        let problems = problems
+            .into_iter()
+            .filter(|problem| !is_elsewhere(problem));
         usable((config, problems.collect()))
     }
 

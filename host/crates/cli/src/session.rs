@@ -43,7 +43,9 @@ pub(crate) async fn log_in(
         None => asked("Name: ")?,
     };
     // The variables are often those of the shared login: its password is nobody else's.
-    let given = args.password().filter(|_| args.user().is_none_or(|user| user == name));
+    let given = args
+        .password()
+        .filter(|_| args.user().is_none_or(|user| user == name));
     let password = match given {
         Some(password) if !command.password_stdin => Zeroizing::new(password.to_owned()),
         _ => password_of("Password (not shown): ", command.password_stdin)?,

@@ -83,7 +83,9 @@ mod tests {
         assert!(from("192.0.2.1:1").is_some() && from("[::ffff:192.0.2.1]:1").is_some());
         drop(first);
         assert!(from("[2001:db8::3]:3").is_some());
-        let of_proxy: Vec<_> = (1..9).map(|port| from(&format!("10.1.1.1:{port}"))).collect();
+        let of_proxy: Vec<_> = (1..9)
+            .map(|port| from(&format!("10.1.1.1:{port}")))
+            .collect();
         assert!(of_proxy.iter().all(Option::is_some));
         drop(of_proxy);
         assert_eq!(all.counts.lock().len(), 1, "only what is open is kept");

@@ -182,7 +182,13 @@ impl VendorKeys {
     /// Switches a key on again.
     pub async fn enable(&self, who: &Caller, prefix: &str) -> Result<api::VendorKey, Error> {
         let row = self.row(prefix).await?;
-        let act = self.moved(&row, who, &["disabled"], "active", "is not disabled; one that is revoked stays so: patchbay vendor-key issue");
+        let act = self.moved(
+            &row,
+            who,
+            &["disabled"],
+            "active",
+            "is not disabled; one that is revoked stays so: patchbay vendor-key issue",
+        );
         self.actions
             .record_as::<VendorKeysEnable, _>(who, prefix, json!({}), act, |_| Value::Null)
             .await
