@@ -1003,7 +1003,7 @@ async fn old_rows_of_the_old_backend_become_entries_once() -> anyhow::Result<()>
     assert_eq!(code, 0, "{report:#}");
     let missing = patchbay(
         &host,
-        &["audit", "import", "leads", "--table", "crm.nothing"],
+        &["audit", "import", "login_logs", "--table", "crm.nothing"],
     )
     .await?;
     assert_eq!(missing.status.code(), Some(3));

@@ -502,11 +502,20 @@ async fn an_alert_whose_cause_is_gone_says_so_at_once() -> anyhow::Result<()> {
 #[tokio::test]
 async fn who_set_a_limit_is_told_with_the_command_that_removes_it() -> anyhow::Result<()> {
     let world = World::new().await?;
-    let (host, _) = with_jobs(&world, 1).await?;
-    let zero = ["queue", "concurrency", QUEUE, "0", "--reason", "INC-9"];
-    says(&host, &zero, 0, &[]).await?;
+    let (host, _) = with_jobs(&world, 2).await?;
+    let one = ["queue", "concurrency", QUEUE, "1", "--reason", "INC-9"];
+    says(&host, &one, 0, &[]).await?;
+    // As a worker elsewhere takes one.
+    let list = |name: &str| format!("{}:{QUEUE}:{name}", world.prefix);
+    let _taken: String = redis::cmd("LMOVE")
+        .arg(list("wait"))
+        .arg(list("active"))
+        .arg("RIGHT")
+        .arg("LEFT")
+        .query_async(&mut world.redis().await?)
+        .await?;
     let why = [
-        "as many as the queue's limit over all workers allows (0). Set by operator at",
+        "as many as the queue's limit over all workers allows (1). Set by operator at",
         ": INC-9",
         "patchbay queue concurrency plainQueue --none",
     ];
@@ -750,8 +759,8 @@ async fn a_name_that_nobody_knows_is_no_empty_list_and_an_unknown_queue_has_one_
     ] {
         says(&host, args, 3, &["Did you mean plainQueue?"]).await?;
     }
-    let target = ["activity", "--target", "nosuch"];
-    says(&host, &target, 4, &["nothing is recorded of nosuch"]).await?;
+    let target = ["activity", "--target", "planQueue"];
+    says(&host, &target, 4, &["Did you mean plainQueue?"]).await?;
     let trail = ["audit", "list", "--trail", "operater"];
     says(&host, &trail, 4, &["Did you mean operators?"]).await?;
     let actor = ["audit", "list", "--actor", "operatro"];

@@ -39,15 +39,6 @@ impl Audit {
         Ok(trail(row))
     }
 
-    /// Refuses a trail that nobody has defined and that is not the host's own: entries of a misspelt
-    /// name could never be removed.
-    pub(super) async fn known(&self, name: &TrailName) -> Result<(), Error> {
-        match is_of_the_host(name.as_str()) {
-            true => Ok(()),
-            false => self.defined(name).await.map(drop),
-        }
-    }
-
     pub async fn set_trail(
         &self,
         who: &Caller,

@@ -36,6 +36,7 @@ use chrono::Datelike;
 use patchbay_api::answer::Page;
 use patchbay_api::audit::{AuditEntry, AuditReport, AuditVerify, EntriesQuery, Verdict, Verify};
 use patchbay_model::TrailName;
+use patchbay_model::audit::is_of_the_host;
 use patchbay_model::audit_chain::Anchor;
 use patchbay_model::shell::word;
 use patchbay_queue::Broker;
@@ -149,21 +150,27 @@ impl Audit {
         Ok(page)
     }
 
+    /// Refuses a trail that the host does not have, nobody has defined and no entry is of.
+    async fn known(&self, trail: &TrailName) -> Result<(), Error> {
+        let defined = self.store.audit_trails(None).await?;
+        let sealed = self.store.audit_heads(None).await?;
+        let mut known: Vec<&str> = OWN_TRAILS.to_vec();
+        known.extend(defined.iter().map(|row| row.name.as_str()));
+        known.extend(sealed.iter().map(|head| head.trail.as_str()));
+        if known.contains(&trail.as_str()) || is_of_the_host(trail.as_str()) {
+            return Ok(());
+        }
+        let suggestion = meant(trail.as_str(), known.into_iter());
+        Err(Error::invalid(format!(
+            "trail: There is no audit trail {trail}.{suggestion} To list trails: patchbay audit trail list"
+        )))
+    }
+
     /// Fails when a filter that has matched nothing has a name that nobody knows, or that may be
     /// mistyped.
     async fn check_names(&self, filter: &AuditFilter) -> Result<(), Error> {
         if let Some(trail) = &filter.trail {
-            let defined = self.store.audit_trails(None).await?;
-            let sealed = self.store.audit_heads(None).await?;
-            let mut known: Vec<&str> = OWN_TRAILS.to_vec();
-            known.extend(defined.iter().map(|row| row.name.as_str()));
-            known.extend(sealed.iter().map(|head| head.trail.as_str()));
-            if !known.contains(&trail.as_str()) {
-                let suggestion = meant(trail.as_str(), known.into_iter());
-                return Err(Error::invalid(format!(
-                    "trail: There is no audit trail {trail}.{suggestion} To list trails: patchbay audit trail list"
-                )));
-            }
+            self.known(trail).await?;
         }
         if let Some(actor) = &filter.actor {
             let (actors, _) = self.store.recent_actors_and_targets().await?;

@@ -78,7 +78,7 @@ mod tests {
                 .map(|(name, redact)| format!("[[queues]]\nname = \"{name}\"\nredact = {redact}\n"))
                 .collect();
             let text = format!(
-                "name = \"x\"\nversion = \"1.0.0\"\nwit = \"0.1\"\ndescription = \"d\"\n{queues}"
+                "name = \"reader\"\nversion = \"1.0.0\"\nwit = \"0.1\"\ndescription = \"d\"\n{queues}"
             );
             Manifest::from_toml(&text, |file| Err(format!("{file} is not expected")))
                 .expect("a manifest")

@@ -321,18 +321,24 @@ fn each_wrong_field_of_a_webhook_is_named_with_what_to_write() {
 #[test]
 fn within_a_plugin_the_same_method_and_path_stand_once_and_a_literal_may_stand_beside_a_parameter()
 {
-    let twice = format!("{ROUTE}{ROUTE}");
+    assert_eq!(
+        refused(&format!("{ROUTE}{ROUTE}")),
+        "routes[1].id: another route is called connect-call, too: give each an id of its own"
+    );
+    let second = with_line(ROUTE, "id = \"second\"");
+    let twice = format!("{ROUTE}{second}");
     assert_eq!(
         refused(&twice),
         "routes[1]: POST /api/leads/{leadId}/call is the same as POST /api/leads/{leadId}/call of routes[0]: leave one out"
     );
-    let renamed = with_line(ROUTE, "path = \"/api/leads/{id}/call\"");
+    let renamed = with_line(&second, "path = \"/api/leads/{id}/call\"");
     assert!(
         refused(&format!("{ROUTE}{renamed}"))
             .starts_with("routes[1]: POST /api/leads/{id}/call is the same as")
     );
     let other_method = with_line(&renamed, "method = \"GET\"");
     let literal = with_line(ROUTE, "path = \"/api/leads/newest/call\"");
+    let literal = with_line(&literal, "id = \"third\"");
     read(&format!("{ROUTE}{other_method}{literal}")).expect("valid");
 
     let same_path = with_line(ROUTE, "path = \"/api/exotel/status\"");
