@@ -58,7 +58,7 @@ fn shared_login(row: &SharedLoginRow) -> Observation {
         arguments(&[actor])
     );
     let reason = format!(
-        "The shared login {actor} has made {changes} in the last hour, the last at {last}: nobody knows who it was"
+        "The shared login {actor} has made {changes} in the last hour, the last at {last}. The record does not say which person it was"
     );
     Observation::new(actor, None, reason, next).was(format!(
         "the shared login {actor} had made {changes} within an hour"

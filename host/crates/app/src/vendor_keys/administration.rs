@@ -187,7 +187,7 @@ impl VendorKeys {
             who,
             &["disabled"],
             "active",
-            "is not disabled; one that is revoked stays so: patchbay vendor-key issue",
+            "is not disabled. A key that was revoked cannot be enabled: issue another one with patchbay vendor-key issue",
         );
         self.actions
             .record_as::<VendorKeysEnable, _>(who, prefix, json!({}), act, |_| Value::Null)
