@@ -140,6 +140,8 @@ impl World {
                 "PATCHBAY_RUNTIME_CACHE_DIR",
                 std::env::temp_dir().join("patchbay-test-cache"),
             )
+            // Tests of the times set it.
+            .env("PATCHBAY_PEOPLE_ANSWER_STEP_MS", "0")
             .env("PATCHBAY_LOG_FORMAT", "json")
             .current_dir(self.dir.path())
             .stdin(Stdio::null())

@@ -31,6 +31,7 @@ impl Operators {
             require_totp: *self.require_totp,
             token_max_days: *self.token_max_days,
             hash: people.hash_cost(),
+            answer_step: people.answer_step(),
             basic_name: admin.username.clone(),
         }
     }

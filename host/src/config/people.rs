@@ -48,6 +48,9 @@ section! {
         hash_memory_kib: u32 = key("people.hash_memory_kib", number(8..=1_048_576)).default("19456");
         /// Passes of a password hash
         hash_passes: u32 = key("people.hash_passes", number(1..=20)).default("2");
+        /// Refused logins, and answers about codes and signups, leave at a multiple of this after their
+        /// request began, so that their time does not tell who has an account; 0: at once
+        answer_step_ms: u64 = key("people.answer_step_ms", number(0..=5_000)).default("250");
         /// Longest life of a login, however often it is refreshed, in days
         session_days: u64 = key("people.session_days", number(1..=365)).default("30");
         /// Queue of the mails about accounts: jobs otp and send
@@ -176,6 +179,7 @@ impl People {
             node_verifies_passwords: *self.node_verifies_passwords,
             jwt_secrets,
             hash: self.hash_cost(),
+            answer_step: self.answer_step(),
             session: Duration::from_secs(*self.session_days * DAY),
             mail_queue: self.mail_queue.clone(),
             platform_roles: self.platform_roles.clone(),
@@ -190,6 +194,11 @@ impl People {
                     networks: self.master_networks.clone(),
                 }),
         })
+    }
+
+    /// When answers about accounts leave.
+    pub(super) fn answer_step(&self) -> Duration {
+        Duration::from_millis(*self.answer_step_ms)
     }
 
     /// Cost of every password hash.

@@ -128,6 +128,55 @@ async fn accounts(world: &World, kind: &str, hash: &str) -> anyhow::Result<()> {
 }
 
 #[tokio::test]
+async fn refused_logins_and_answers_about_codes_leave_at_a_step_and_logins_at_once()
+-> anyhow::Result<()> {
+    const STEP: Duration = Duration::from_millis(3_000);
+    let world = World::new().await?;
+    let host = world.host(&PEOPLE).await?;
+    verified(&world, &host, "ada@example.com").await?;
+    drop(host);
+    let step = STEP.as_millis().to_string();
+    let host = world
+        .host(&with(&[("PATCHBAY_PEOPLE_ANSWER_STEP_MS", step.as_str())]))
+        .await?;
+    let took = async |path: &str, body: Value| -> anyhow::Result<(u16, Duration)> {
+        let began = Instant::now();
+        let (status, _) = post(&host, path, body).await?;
+        Ok((status, began.elapsed()))
+    };
+    let right = json!({ "email": "ada@example.com", "password": PASSWORD });
+    let (status, time) = took("/api/auth/login", right).await?;
+    assert!(status == 200 && time < STEP, "{status} after {time:?}");
+    for email in ["ada@example.com", "nobody@example.com"] {
+        let held = [
+            ("/api/auth/login", json!({ "password": "a wrong one" }), 401),
+            ("/api/auth/forgot-password", json!({}), 200),
+            ("/api/auth/signup", json!({ "password": PASSWORD }), 200),
+            ("/api/auth/verify-otp", json!({ "otp": "000000" }), 400),
+            (
+                "/api/auth/reset-password",
+                json!({ "resetToken": "000000", "newPassword": "another one!" }),
+                400,
+            ),
+        ];
+        let all = held.map(|(path, mut body, expected)| {
+            body["email"] = json!(email);
+            let took = &took;
+            async move { anyhow::Ok((path, expected, took(path, body).await?)) }
+        });
+        for answered in futures::future::join_all(all).await {
+            let (path, expected, (status, time)) = answered?;
+            assert_eq!(status, expected, "{path}");
+            assert!(time >= STEP, "{path} of {email} left after {time:?}");
+        }
+    }
+    let wrong = json!({ "name": "nobody", "password": "a wrong password" });
+    let (status, time) = took("/api/admin/session", wrong).await?;
+    assert!(status == 401 && time >= STEP, "{status} after {time:?}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn times_do_not_tell_who_has_an_account() -> anyhow::Result<()> {
     if !full_length() {
         println!("only at full length");
@@ -137,6 +186,8 @@ async fn times_do_not_tell_who_has_an_account() -> anyhow::Result<()> {
     let env = with(&[
         ("PATCHBAY_HTTP_TRUSTED_PROXIES", "127.0.0.0/8"),
         ("PATCHBAY_HTTP_ANONYMOUS_PER_MINUTE", "0"),
+        // A tenth of the default: as many answers in a tenth of the time.
+        ("PATCHBAY_PEOPLE_ANSWER_STEP_MS", "25"),
     ]);
     let host = world.host(&env).await?;
     verified(&world, &host, "ada@example.com").await?;

@@ -3,6 +3,7 @@
 pub mod actions;
 pub mod activity;
 pub mod alerts;
+mod answer_steps;
 pub mod audit;
 pub mod breakers;
 pub mod bulk;

@@ -15,6 +15,8 @@ pub struct OperatorsConfig {
     /// Longest life of a program's token, in days.
     pub token_max_days: u16,
     pub hash: HashCost,
+    /// Refused logins leave at a multiple of this after their request began; zero: at once.
+    pub answer_step: Duration,
     /// Name of the login of the configuration: nobody else gets it.
     pub basic_name: Option<String>,
 }

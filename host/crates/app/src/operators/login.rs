@@ -30,7 +30,7 @@ impl Operators {
         body: api::OperatorLogIn,
     ) -> Result<(OperatorRow, OpenedSession), Error> {
         let parts = &*self.0;
-        let result = parts.log_in(visitor, body).await;
+        let result = parts.steps.hold_refusals(parts.log_in(visitor, body)).await;
         parts
             .meters
             .count(LoginKind::Operator, LoginMethod::Password, &result);

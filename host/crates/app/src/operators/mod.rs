@@ -37,6 +37,7 @@ pub use upkeep::upkeep_service;
 pub use crate::operator::{Credential, Operator};
 
 use crate::actions::Actions;
+use crate::answer_steps::AnswerSteps;
 use crate::error::Error;
 use crate::limits::Limits;
 use crate::login_meters::LoginMeters;
@@ -58,6 +59,7 @@ pub(crate) struct OperatorParts {
     store: Store,
     broker: Broker,
     config: OperatorsConfig,
+    steps: AnswerSteps,
     sealed: SealedKeys,
     limits: Limits,
     attempts: Attempts,
@@ -124,6 +126,7 @@ impl OperatorParts {
             actions: actions.clone(),
             meters: Arc::clone(meters),
             sealed,
+            steps: AnswerSteps::new(config.answer_step),
             config,
         }
     }

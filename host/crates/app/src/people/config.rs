@@ -32,6 +32,9 @@ pub struct PeopleConfig {
     /// Secrets for access tokens, with their `kid`; the first signs. Empty: the host's own keys.
     pub jwt_secrets: Vec<(String, Zeroizing<String>)>,
     pub hash: HashCost,
+    /// Refused logins, and answers about codes, leave at a multiple of this after their request began; zero:
+    /// at once.
+    pub answer_step: Duration,
     /// Longest life of a session, however often it is refreshed.
     pub session: Duration,
     /// Where the jobs of mails go.

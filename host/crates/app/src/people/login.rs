@@ -48,7 +48,7 @@ impl People {
     /// Logs in with address and password.
     pub async fn log_in(&self, visitor: &Visitor, body: api::LogIn) -> Result<api::Issued, Error> {
         let parts = self.parts()?;
-        let result = parts.log_in(visitor, body).await;
+        let result = parts.steps.hold_refusals(parts.log_in(visitor, body)).await;
         parts
             .noticed
             .logins

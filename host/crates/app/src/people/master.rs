@@ -49,7 +49,8 @@ impl People {
             let message = "The emergency login is off. To change that, set people.master_password_hash and people.master_totp_secret";
             return Err(Error::new(Kind::NotFound, "not-found", message));
         };
-        let result = parts.master_login(master, visitor, body).await;
+        let work = parts.master_login(master, visitor, body);
+        let result = parts.steps.hold_refusals(work).await;
         parts
             .noticed
             .logins

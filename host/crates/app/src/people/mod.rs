@@ -49,6 +49,7 @@ pub use patchbay_model::role::Role;
 pub use tokens::LEGACY_KID;
 pub use upkeep::{mail_service, upkeep_service};
 
+use crate::answer_steps::AnswerSteps;
 use crate::error::{Error, Kind};
 use crate::limits::{Class, Limits};
 use crate::login_meters::LoginMeters;
@@ -124,6 +125,8 @@ pub(crate) struct PeopleParts {
     config: PeopleConfig,
     passwords: Passwords,
     tokens: Tokens,
+    /// For every answer that may depend on whether there is an account.
+    steps: AnswerSteps,
     sealed: SealedKeys,
     limits: Limits,
     identities: Identities,
@@ -176,6 +179,7 @@ impl PeopleParts {
         Ok(Self {
             passwords: Passwords::new(config.hash, config.node_verifies_passwords)?,
             tokens: Tokens::new(&config.jwt_secrets, sealed.clone())?,
+            steps: AnswerSteps::new(config.answer_step),
             identities: Identities::default(),
             refreshing: Turns::new(1),
             logins: Turns::new(login::AT_ONCE),

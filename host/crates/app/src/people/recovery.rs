@@ -26,26 +26,7 @@ impl People {
         body: api::ForgotPassword,
     ) -> Result<api::Plain, Error> {
         let parts = self.parts()?;
-        parts.admit(visitor).await?;
-        let (typed, norm) = address::required(body.email.as_deref())?;
-        parts.admit_code(visitor, &norm).await?;
-        let table = parts.table().await?;
-        let key = UserKey::Email { typed, norm: &norm };
-        let user = within(parts.store.find_user(table, key)).await?;
-        let otp = code();
-        let new = parts
-            .new_code(CodePurpose::Reset, &norm, &otp, visitor, RESET_CODE_LIFE)
-            .await?;
-        match user.filter(|user| !user.is_blocked()) {
-            Some(user) => {
-                let mail = mails::reset_code(visitor, &user.email, &otp);
-                within(parts.store.send_code(&new, &user.id, &mail)).await?;
-                parts.mails.notify_one();
-            }
-            // The same work for nobody.
-            None => within(parts.store.as_if_a_code_was_sent(&new)).await?,
-        }
-        Ok(plain(NEUTRAL))
+        parts.steps.hold(parts.forgot_password(visitor, body)).await
     }
 
     /// Sets a new password by a code, and ends every session.
@@ -55,41 +36,10 @@ impl People {
         body: api::ResetPassword,
     ) -> Result<api::Plain, Error> {
         let parts = self.parts()?;
-        parts.admit(visitor).await?;
-        let typed = body.reset_token.as_ref().and_then(api::Digits::text);
-        let (Some(email), Some(typed), Some(password)) = (
-            body.email.as_deref(),
-            typed,
-            body.new_password.map(Zeroizing::new),
-        ) else {
-            return Err(Error::invalid(
-                "Email, reset token and new password are required",
-            ));
-        };
-        let (_, norm) = address::required(Some(email))?;
-        check_new(&password, "newPassword", parts.config.password_min, &norm)?;
-        let purpose = CodePurpose::Reset;
-        let compared = parts
-            .compare_code(purpose, &norm, &typed, visitor, TRIES_FOR)
-            .await?;
-        let code = match compared {
-            Typed::Right(right) => right.code,
-            Typed::Ended => return Err(reset_failed("Reset token has expired")),
-            Typed::Wrong => return Err(reset_failed("Invalid reset token")),
-        };
-        let hash = parts.passwords.hash(password).await?;
-        let table = parts.table().await?;
-        let mail = mails::password_changed(visitor, &norm);
-        let changed =
-            parts
-                .store
-                .reset_password(table, &norm, code.id, &code.user_id, &hash, &mail);
-        let Some(user) = within(changed).await? else {
-            return Err(reset_failed("Invalid reset token"));
-        };
-        parts.mails.notify_one();
-        parts.user_changed(&user.id);
-        Ok(plain("Password reset successfully"))
+        parts
+            .steps
+            .hold_refusals(parts.reset_password(visitor, body))
+            .await
     }
 
     /// Replaces the password of the account, ends its other sessions and continues this one.
@@ -153,6 +103,77 @@ impl People {
 }
 
 impl PeopleParts {
+    async fn forgot_password(
+        &self,
+        visitor: &Visitor,
+        body: api::ForgotPassword,
+    ) -> Result<api::Plain, Error> {
+        let parts = self;
+        parts.admit(visitor).await?;
+        let (typed, norm) = address::required(body.email.as_deref())?;
+        parts.admit_code(visitor, &norm).await?;
+        let table = parts.table().await?;
+        let key = UserKey::Email { typed, norm: &norm };
+        let user = within(parts.store.find_user(table, key)).await?;
+        let otp = code();
+        let new = parts
+            .new_code(CodePurpose::Reset, &norm, &otp, visitor, RESET_CODE_LIFE)
+            .await?;
+        match user.filter(|user| !user.is_blocked()) {
+            Some(user) => {
+                let mail = mails::reset_code(visitor, &user.email, &otp);
+                within(parts.store.send_code(&new, &user.id, &mail)).await?;
+                parts.mails.notify_one();
+            }
+            // The same work for nobody.
+            None => within(parts.store.as_if_a_code_was_sent(&new)).await?,
+        }
+        Ok(plain(NEUTRAL))
+    }
+
+    async fn reset_password(
+        &self,
+        visitor: &Visitor,
+        body: api::ResetPassword,
+    ) -> Result<api::Plain, Error> {
+        let parts = self;
+        parts.admit(visitor).await?;
+        let typed = body.reset_token.as_ref().and_then(api::Digits::text);
+        let (Some(email), Some(typed), Some(password)) = (
+            body.email.as_deref(),
+            typed,
+            body.new_password.map(Zeroizing::new),
+        ) else {
+            return Err(Error::invalid(
+                "Email, reset token and new password are required",
+            ));
+        };
+        let (_, norm) = address::required(Some(email))?;
+        check_new(&password, "newPassword", parts.config.password_min, &norm)?;
+        let purpose = CodePurpose::Reset;
+        let compared = parts
+            .compare_code(purpose, &norm, &typed, visitor, TRIES_FOR)
+            .await?;
+        let code = match compared {
+            Typed::Right(right) => right.code,
+            Typed::Ended => return Err(reset_failed("Reset token has expired")),
+            Typed::Wrong => return Err(reset_failed("Invalid reset token")),
+        };
+        let hash = parts.passwords.hash(password).await?;
+        let table = parts.table().await?;
+        let mail = mails::password_changed(visitor, &norm);
+        let changed =
+            parts
+                .store
+                .reset_password(table, &norm, code.id, &code.user_id, &hash, &mail);
+        let Some(user) = within(changed).await? else {
+            return Err(reset_failed("Invalid reset token"));
+        };
+        parts.mails.notify_one();
+        parts.user_changed(&user.id);
+        Ok(plain("Password reset successfully"))
+    }
+
     /// A wrong current password counts as a failed login.
     async fn compare_current(
         &self,

@@ -28,6 +28,31 @@ impl People {
     /// has an account.
     pub async fn sign_up(&self, visitor: &Visitor, body: api::SignUp) -> Result<api::Plain, Error> {
         let parts = self.parts()?;
+        parts.steps.hold(parts.sign_up(visitor, body)).await
+    }
+
+    /// Verifies an account by its code, and logs it in.
+    pub async fn verify_otp(
+        &self,
+        visitor: &Visitor,
+        body: api::VerifyOtp,
+    ) -> Result<api::Issued, Error> {
+        let parts = self.parts()?;
+        let result = parts
+            .steps
+            .hold_refusals(parts.verify_otp(visitor, body))
+            .await;
+        parts
+            .noticed
+            .logins
+            .count(LoginKind::User, LoginMethod::Otp, &result);
+        result
+    }
+}
+
+impl PeopleParts {
+    async fn sign_up(&self, visitor: &Visitor, body: api::SignUp) -> Result<api::Plain, Error> {
+        let parts = self;
         parts.admit(visitor).await?;
         let (_, norm) = address::required(body.email.as_deref())?;
         let Some(password) = body.password.map(Zeroizing::new) else {
@@ -67,23 +92,6 @@ impl People {
         Err(busy())
     }
 
-    /// Verifies an account by its code, and logs it in.
-    pub async fn verify_otp(
-        &self,
-        visitor: &Visitor,
-        body: api::VerifyOtp,
-    ) -> Result<api::Issued, Error> {
-        let parts = self.parts()?;
-        let result = parts.verify_otp(visitor, body).await;
-        parts
-            .noticed
-            .logins
-            .count(LoginKind::User, LoginMethod::Otp, &result);
-        result
-    }
-}
-
-impl PeopleParts {
     async fn verify_otp(
         &self,
         visitor: &Visitor,
