@@ -499,3 +499,21 @@ async fn whoever_knows_a_password_does_not_lock_its_operator_out() -> anyhow::Re
     assert_eq!(log_in_from(&host, home, body).await?.0, 200);
     Ok(())
 }
+
+#[tokio::test]
+async fn without_a_master_key_nobody_gets_a_link_that_cannot_be_used() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let host = world.host(&[]).await?;
+    let ada = json!({ "name": "ada", "role": "owner" });
+    let (status, refused) = host.post("/api/admin/operators", ada).await?;
+    assert_eq!(
+        (status, refused["code"].as_str()),
+        (409, Some("no-vault-key")),
+        "{refused}"
+    );
+    let told = refused["message"].as_str().unwrap_or_default();
+    assert!(told.contains("secrets.key_file"), "{told}");
+    let (_, listed) = host.get("/api/admin/operators").await?;
+    assert_eq!(listed["data"], json!([]), "nobody was made");
+    Ok(())
+}

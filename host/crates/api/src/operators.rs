@@ -65,7 +65,7 @@ operations! {
     /// Create an operator. The answer has the link, valid once for 24 hours, with which that person
     /// sets password and second factor.
     OperatorsCreate = "operators.create": POST "/api/admin/operators" ((), NoQuery, Json<NewOperator>) -> Data<InvitedOperator>,
-        Owner, Changes, audit "operator.create", errors [409 "`conflict`: the name is taken, for ever"];
+        Owner, Changes, audit "operator.create", errors [409 "`conflict`: the name is taken, for ever; `no-vault-key`: no master key, so nobody could use the link"];
     /// Give an operator another role. The next request has it. The last active owner stays one.
     OperatorsSetRole = "operators.set_role": PUT "/api/admin/operators/{operator}/role"
         (OperatorPath, NoQuery, Json<OperatorRoleChange>) -> Data<OperatorView>,
@@ -83,7 +83,7 @@ operations! {
     /// Make a link with which an operator sets another password and second factor. The links before
     /// it end.
     OperatorsLink = "operators.link": POST "/api/admin/operators/{operator}/link" (OperatorPath, NoQuery, NoBody) -> Data<InvitedOperator>,
-        Owner, Changes, audit "operator.link", errors [409 "`conflict`: the operator is disabled"];
+        Owner, Changes, audit "operator.link", errors [409 "`conflict`: the operator is disabled; `no-vault-key`: no master key, so nobody could use the link"];
     /// End every session of an operator.
     OperatorsEndSessions = "operators.end_sessions": DELETE "/api/admin/operators/{operator}/sessions"
         (OperatorPath, NoQuery, NoBody) -> Data<OperatorSessionsEnded>,

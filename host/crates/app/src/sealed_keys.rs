@@ -73,6 +73,14 @@ impl SealedKeys {
         !self.vault.keys().is_empty()
     }
 
+    /// Fails with what to configure when no key can be made.
+    pub fn need_master_key(&self) -> Result<(), SealedKeyError> {
+        match self.has_master_key() {
+            true => Ok(()),
+            false => Err(VaultError::NoKey.into()),
+        }
+    }
+
     /// The key that signs now. Makes one when the purpose has none; of several hosts that do so,
     /// one makes it.
     pub async fn get_or_create(&self, purpose: &str) -> Result<OpenedKey, SealedKeyError> {

@@ -1,5 +1,7 @@
 //! `patchbay bulk …`
 
+mod text;
+
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -9,20 +11,21 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use clap::{Args, Subcommand};
 use patchbay_api::body::{Json, NoBody};
 use patchbay_api::bulk::{
-    Bulk, BulkBegin, BulkBegun, BulkCancel, BulkChange, BulkDetails, BulkEditCounts, BulkItem,
-    BulkItems, BulkList, BulkPath, BulkPreview, BulkReason, BulkResume, BulkShow, BulkUndo,
-    ListBulkItems, ListBulks, ResumeBulk,
+    BulkBegin, BulkBegun, BulkCancel, BulkDetails, BulkItems, BulkList, BulkPath, BulkResume,
+    BulkShow, BulkUndo, ListBulkItems, ListBulks, ResumeBulk,
 };
 use patchbay_api::operation::NoQuery;
-use patchbay_model::words::counted;
 use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Map, Value, json};
 
+use self::text::{
+    OLD_DATA_WAITS, describe, describe_bulk, example, has_failed, meant, of_item, progress, spared,
+};
 use super::client::{Client, ClientArgs, Received};
 use super::dead_letter_advice;
 use super::exact::{with_json_in, with_member};
 use super::input::{number_in, point_in_time, whole};
-use super::output::{Output, plain, shortened, time};
+use super::output::{Output, plain};
 use super::paging::Paging;
 use super::refusal::{Refusal, Why, confirmed};
 
@@ -531,105 +534,12 @@ async fn begin_with(
     go_on(id, &done, &begun.raw, client, output).await
 }
 
-/// What the edit leaves alone, on lines of its own; empty if it changes every job.
-fn spared(edit: &BulkEditCounts, matched: u64, request: &Value) -> String {
-    let is_retried = request["state"]
-        .as_str()
-        .is_none_or(|state| state == "failed");
-    let of = match edit.examined < matched {
-        true => format!("Of the first {}", counted(edit.examined, "job")),
-        false => "Of these".to_owned(),
-    };
-    let jobs = |n: u64, one: &str, more: &str| {
-        let does = if n == 1 { one } else { more };
-        (n > 0).then(|| format!("{n} {does}"))
-    };
-    let parts = match is_retried {
-        true => [
-            jobs(
-                edit.unchanged,
-                "is retried with the data that it has: the edit changes nothing in it",
-                "are retried with the data that they have: the edit changes nothing in them",
-            ),
-            jobs(
-                edit.refused,
-                "is left as it is and not retried",
-                "are left as they are and not retried",
-            ),
-        ],
-        false => [
-            jobs(
-                edit.unchanged,
-                "has the data already: the edit changes nothing in it",
-                "have the data already: the edit changes nothing in them",
-            ),
-            jobs(edit.refused, "is left as it is", "are left as they are"),
-        ],
-    };
-    let parts: Vec<String> = parts.into_iter().flatten().collect();
-    match parts.is_empty() {
-        true => String::new(),
-        false => format!("\n{of}, {}", parts.join("; ")),
-    }
-}
-
 /// The group whose failed jobs in Redis are asked for, if nothing else restricts them.
 fn dead_letter_of(request: &Value) -> Option<i64> {
     let is = |name: &str, default: &str| request[name].as_str().unwrap_or(default) == default;
     let filter = request["filter"].as_object()?;
     let id = filter.get("dead-letter")?.as_str()?.parse().ok()?;
     (filter.len() == 1 && is("state", "failed") && is("source", "live")).then_some(id)
-}
-
-fn example(count: &str, preview: &BulkPreview) -> String {
-    let mut lines = vec![format!("{count}, for example:")];
-    for job in &preview.sample {
-        let why = job
-            .failure
-            .as_ref()
-            .map(|why| format!("  {}", shortened(why, 80)));
-        let refused = job
-            .refused
-            .as_ref()
-            .map(|why| format!("\n    would be left as it is: {why}"));
-        let changes = job
-            .changes
-            .iter()
-            .map(|change| format!("\n    {}", of_change(change)));
-        let data = job.data.as_ref().map(|data| format!("\n    {data}"));
-        let withheld = job
-            .data_withheld
-            .as_ref()
-            .map(|why| format!("\n    data is not shown: {why}"));
-        let name = format!("  {} {}  {}", job.queue, job.id, job.name);
-        lines.push(
-            [Some(name), why, refused]
-                .into_iter()
-                .flatten()
-                .chain(changes)
-                .chain(data)
-                .chain(withheld)
-                .collect(),
-        );
-    }
-    lines.join("\n")
-}
-
-/// For example `to: "x at example.com" -> "x@example.com"`.
-fn of_change(change: &BulkChange) -> String {
-    let shown = |value: &Option<Box<RawValue>>| {
-        value
-            .as_ref()
-            .map_or_else(|| "(none)".to_owned(), |value| value.get().to_owned())
-    };
-    let (before, after) = (shown(&change.before), shown(&change.after));
-    match before == after {
-        true => format!(
-            "{}: changes, hidden by the plugin's redaction (--dry-run --reveal shows it)",
-            change.path
-        ),
-        false => format!("{}: {before} -> {after}", change.path),
-    }
 }
 
 async fn go_on(
@@ -675,198 +585,5 @@ async fn ended(id: i64, client: &Client, output: Output) -> anyhow::Result<Recei
     }
 }
 
-fn has_failed(bulk: &Bulk) -> bool {
-    bulk.state == "failed" || bulk.failed > 0 || is_undone_in_vain(bulk)
-}
-
-/// What becomes of jobs that got the data from before an edit back.
-const OLD_DATA_WAITS: &str = "Its jobs wait with the data from before the edit, and workers run them with it. To keep them from that: \
-     patchbay queue pause QUEUE; then change them again: patchbay bulk edit-and-retry queue=QUEUE --state waiting";
-
-/// Whether the undo has put nothing back.
-fn is_undone_in_vain(bulk: &Bulk) -> bool {
-    bulk.state == "undone" && bulk.restored == 0
-}
-
-fn progress(bulk: &Bulk) -> String {
-    let counts = [
-        ("matched", bulk.matched),
-        ("done", bulk.done),
-        ("skipped", bulk.skipped),
-        ("failed", bulk.failed),
-        ("restored", bulk.restored),
-    ];
-    let counts = counts
-        .iter()
-        .filter(|(name, count)| *name != "restored" || *count != 0 || bulk.state == "undone");
-    let counts: Vec<String> = counts
-        .map(|(name, count)| format!("{count} {name}"))
-        .collect();
-    format!(
-        "bulk {}  {}  {}  {}",
-        bulk.id,
-        bulk.kind,
-        bulk.state,
-        counts.join(", ")
-    )
-}
-
-/// For example `failed of the history, queue=emailQueue`.
-fn meant(bulk: &Bulk) -> String {
-    let pairs: Vec<String> = bulk
-        .filter
-        .iter()
-        .map(|(key, value)| format!("{key}={value}"))
-        .collect();
-    let pairs = if pairs.is_empty() {
-        "everything".into()
-    } else {
-        pairs.join(" ")
-    };
-    let from = if bulk.source == "history" {
-        " of the history"
-    } else {
-        ""
-    };
-    format!("{}{from}, {pairs}", bulk.job_state)
-}
-
-fn describe(details: &BulkDetails) -> String {
-    let mut text = describe_bulk(&details.bulk, &details.reasons);
-    if let Some(why) = &details.nothing_to_undo {
-        text.push_str(&format!("\ncannot be undone: {why}"));
-    }
-    text
-}
-
-fn describe_bulk(bulk: &Bulk, reasons: &[BulkReason]) -> String {
-    let mut lines = vec![progress(bulk), format!("jobs: {}", meant(bulk))];
-    let by = format!("by {} at {}", bulk.actor, time(bulk.created_at));
-    lines.push(
-        bulk.reason
-            .as_ref()
-            .map_or(by.clone(), |reason| format!("{by}: {reason}")),
-    );
-    lines.extend(bulk.error.as_ref().map(|error| format!("error: {error}")));
-    lines.extend(reasons.iter().map(|reason| {
-        format!(
-            "{} {}: {}",
-            reason.jobs,
-            in_words(&reason.state),
-            reason.reason
-        )
-    }));
-    if is_undone_in_vain(bulk) {
-        lines.push("Nothing was undone: no job was put back, for the reasons above".to_owned());
-    }
-    if bulk.state == "undone" && bulk.kind == "edit-and-retry" && bulk.restored > 0 {
-        lines.push(OLD_DATA_WAITS.to_owned());
-    }
-    if bulk.state == "done" && bulk.done == 0 && bulk.skipped > 0 {
-        lines.push("Nothing was done: every job was skipped, for the reasons above".to_owned());
-    }
-    match (bulk.state.as_str(), bulk.undo_until) {
-        ("paused", _) => lines.push(format!(
-            "Next: patchbay bulk resume {0}\nOr: patchbay bulk cancel {0}",
-            bulk.id
-        )),
-        ("done" | "cancelled" | "failed", Some(until)) => {
-            let which = match bulk.kind.as_str() {
-                "edit-and-retry" => ", for jobs that have not run since",
-                _ => "",
-            };
-            lines.push(format!(
-                "can be undone until {}{which}: patchbay bulk undo {}",
-                time(until),
-                bulk.id
-            ));
-        }
-        _ => {}
-    }
-    lines.join("\n")
-}
-
-/// The state of an item.
-fn in_words(state: &str) -> &str {
-    match state {
-        "not-undone" => "not undone",
-        state => state,
-    }
-}
-
-fn of_item(item: &BulkItem) -> String {
-    let notes = [
-        item.new_id.as_ref().map(|id| format!("now {id}")),
-        item.reason.clone(),
-    ];
-    let notes = notes.into_iter().flatten().collect::<Vec<_>>().join(", ");
-    let state = in_words(&item.state);
-    format!("  {} {}  {state}  {notes}", item.queue, item.job_id)
-        .trim_end()
-        .to_owned()
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn replacements_have_three_values_and_an_option_is_none_of_them() {
-        let values = |texts: &[&str]| texts.iter().map(|it| (*it).to_owned()).collect::<Vec<_>>();
-        let read = replacements(&values(&["to", " at ", "@", "a", "-", ""])).expect("two");
-        assert_eq!(
-            read,
-            [
-                json!({ "path": "to", "find": " at ", "with": "@" }),
-                json!({ "path": "a", "find": "-", "with": "" })
-            ]
-        );
-        let refused = replacements(&values(&["to", "a", "--dry-run"])).expect_err("an option");
-        assert!(refused.to_string().contains("--dry-run looks like"));
-    }
-
-    #[test]
-    fn an_undo_that_puts_nothing_back_says_so_with_the_reasons() {
-        let bulk: Bulk = serde_json::from_value(json!({
-            "id": 4, "kind": "edit-and-retry", "source": "live", "jobState": "failed", "filter": { "queue": "q" }, "actor": "ops",
-            "state": "undone", "matched": 10, "done": 10, "skipped": 0, "failed": 0, "restored": 0, "createdAt": "2026-11-24T12:00:00Z",
-        }))
-        .expect("an operation");
-        let reason = BulkReason {
-            state: "not-undone".into(),
-            reason: "The job has run since it was edited".into(),
-            jobs: 10,
-        };
-        let text = describe_bulk(&bulk, &[reason]);
-        for part in [
-            "undone  10 matched, 10 done, 0 skipped, 0 failed, 0 restored",
-            "\n10 not undone: The job has run since it was edited\n",
-            "Nothing was undone",
-        ] {
-            assert!(text.contains(part), "{part}: {text}");
-        }
-    }
-
-    #[test]
-    fn a_change_is_shown_with_both_values() {
-        let value = |text: &str| RawValue::from_string(text.to_owned()).ok();
-        let change = |before, after| {
-            of_change(&BulkChange {
-                path: "to".into(),
-                before,
-                after,
-            })
-        };
-        assert_eq!(
-            change(value(r#""x at b""#), value(r#""x@b""#)),
-            r#"to: "x at b" -> "x@b""#
-        );
-        assert_eq!(change(None, value("1.10")), "to: (none) -> 1.10");
-        assert_eq!(change(value("null"), None), "to: null -> (none)");
-        let hidden = || value(r#""[redacted]""#);
-        assert_eq!(
-            change(hidden(), hidden()),
-            "to: changes, hidden by the plugin's redaction (--dry-run --reveal shows it)"
-        );
-    }
-}
+mod tests;

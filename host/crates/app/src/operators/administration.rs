@@ -81,6 +81,8 @@ impl Operators {
         body: api::NewOperator,
     ) -> Result<api::InvitedOperator, Error> {
         let parts = &*self.0;
+        // The link could not be used: a second factor is sealed.
+        parts.sealed.need_master_key()?;
         let name = parts.usable_name(&body.name)?;
         let email = usable_email(body.email.as_deref())?;
         let may_see_data = body.may_see_data.unwrap_or(false);
@@ -197,6 +199,7 @@ impl Operators {
                 "{name} is disabled. Enable first: patchbay operator enable {name}"
             )));
         }
+        parts.sealed.need_master_key()?;
         let act = async { parts.invited(&row).await };
         parts
             .actions

@@ -14,6 +14,8 @@ pub const ACCESS_LIFE: Duration = Duration::from_secs(15 * 60);
 pub const REFRESH_LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Life of the code of a signup.
 pub const SIGNUP_CODE_LIFE: Duration = Duration::from_secs(10 * 60);
+/// How long wrong codes count.
+pub(super) const TRIES_FOR: Duration = Duration::from_secs(3_600);
 /// Life of a code that sets a new password.
 pub(super) const RESET_CODE_LIFE: Duration = Duration::from_secs(15 * 60);
 

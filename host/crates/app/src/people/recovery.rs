@@ -1,13 +1,11 @@
 //! Passwords: a new one by a code, or instead of the present one.
 
-use std::time::Duration;
-
 use patchbay_api::people as api;
 use patchbay_store::{CodePurpose, UserKey};
 use zeroize::Zeroizing;
 
 use super::codes::Typed;
-use super::config::{REFRESH_LIFE, RESET_CODE_LIFE};
+use super::config::{REFRESH_LIFE, RESET_CODE_LIFE, TRIES_FOR};
 use super::login::OF_ONE_ACCOUNT;
 use super::passwords::{MAX_BYTES, Verdict, check_new};
 use super::tokens::code;
@@ -15,8 +13,6 @@ use super::{People, PeopleParts, Principal, Visitor, address, mails, plain, with
 use crate::error::Error;
 
 const NEUTRAL: &str = "If an account with this email exists, a password reset code has been sent";
-/// How long wrong codes count.
-const TRIES_FOR: Duration = Duration::from_secs(3_600);
 
 impl People {
     /// Mails a code to set a new password. The answer never tells whether there is an account.

@@ -1,7 +1,5 @@
 //! Signing up: an unverified account and a code by mail, then the code.
 
-use std::time::Duration;
-
 use patchbay_api::people as api;
 use patchbay_store::{CodePurpose, CodeRow, NewSignup, Replaces, SessionMethod, UserKey, UserRow};
 use serde_json::{Map, Value};
@@ -9,7 +7,7 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::codes::{Typed, is_signup_of};
-use super::config::SIGNUP_CODE_LIFE;
+use super::config::{SIGNUP_CODE_LIFE, TRIES_FOR};
 use super::passwords::{Verdict, busy, check_new};
 use super::tokens::{code, refresh_token};
 use super::{People, PeopleParts, Visitor, address, mails, plain, within};
@@ -18,8 +16,6 @@ use crate::login_meters::{LoginKind, LoginMethod};
 
 const SENT: &str = "OTP sent to your email";
 const MAX_DEVICE_INFO: usize = 2_000;
-/// How long wrong codes count.
-const TRIES_FOR: Duration = Duration::from_secs(3_600);
 /// Signups of one address at the same time that overtake one before it gives up.
 const MOST_OVERTAKEN: usize = 5;
 
