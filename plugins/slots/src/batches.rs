@@ -1,6 +1,6 @@
 //! Work in batches: each is a transaction of its own, small enough that nobody waits for it long.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
 use patchbay_plugin::sql::Value as Cell;
 
@@ -129,11 +129,6 @@ fn next_size(size: u32, largest: u32, took: Duration) -> u32 {
         took if took < QUICK => size.saturating_mul(2).min(largest),
         _ => size,
     }
-}
-
-/// A moment in milliseconds since 1970, as deadlines of calls are.
-pub fn moment(at: u64) -> SystemTime {
-    UNIX_EPOCH + Duration::from_millis(at)
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ mod report;
 mod settings;
 mod time;
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use patchbay_plugin::bindings::patchbay::plugin::types::Deduplication;
 use patchbay_plugin::queue::{self, NewJob};
@@ -30,7 +30,7 @@ const QUEUE: &str = "cleanupQueue";
 const JOB: &str = "cleanup";
 /// How long a request works; what is left then, a job does. Proxies often give up after a minute.
 const REQUEST_TIME: Duration = Duration::from_secs(40);
-/// What a call keeps of its time for its last batch and its answer.
+/// What a call keeps of its time for its last batch and its answer, if that is less than half.
 const RESERVE: Duration = Duration::from_secs(12);
 
 struct Slots;
@@ -45,7 +45,7 @@ impl Jobs for Slots {
             );
             return Err(Failure::new("invalid-input", message, Retry::Never));
         }
-        let until = batches::moment(job.deadline) - RESERVE;
+        let until = end_of_work(job.deadline);
         let outcome = cleanup::run(&settings, until, |so_far| {
             let Progress { deleted, refunded } = so_far;
             let so_far = json!({ "deleted": deleted, "refunded": refunded.meetings });
@@ -53,6 +53,11 @@ impl Jobs for Slots {
         })?;
         let continued_by = match outcome.series.is_complete {
             true => None,
+            // Otherwise jobs would follow one another for ever.
+            false if outcome.series.batches == 0 => {
+                let message = "there was no time for a single batch";
+                return Err(Failure::new("unavailable", message, Retry::Backoff));
+            }
             // The same for a repeat of this job.
             false => Some(added(NewJob {
                 id: Some(format!("continues-{}", job.idempotency_key)),
@@ -103,9 +108,19 @@ impl Operations for Slots {
     }
 }
 
+/// When a call that ends at `deadline` (milliseconds since 1970) begins no further batch.
+fn end_of_work(deadline: u64) -> SystemTime {
+    let (now, deadline) = (
+        SystemTime::now(),
+        UNIX_EPOCH + Duration::from_millis(deadline),
+    );
+    let left = deadline.duration_since(now).unwrap_or_default();
+    now + (left - RESERVE.min(left / 2))
+}
+
 fn clean(request: &Request) -> Result<Value, Failure> {
     let settings = Settings::read()?;
-    let until = (batches::moment(request.deadline) - RESERVE).min(SystemTime::now() + REQUEST_TIME);
+    let until = end_of_work(request.deadline).min(SystemTime::now() + REQUEST_TIME);
     let outcome: Outcome = cleanup::run(&settings, until, |_| {})?;
     let continued_by = match outcome.series.is_complete {
         true => None,
