@@ -336,7 +336,7 @@ async fn columns_without_a_time_zone_and_ids_that_are_numbers_serve_as_well() ->
             )
             .replace("\"slotId\" uuid", "\"slotId\" integer")
             .replace("Id\" uuid", "Id\" integer")
-            .replace("status slots_status_enum", "status varchar(32)")
+            .replace("status public.slots_status_enum", "status varchar(32)")
     })
     .await?;
     let host = world.host(&[]).await?;
