@@ -43,7 +43,8 @@ impl Outcome {
             });
         }
         let mut details = json!({
-            "expiredBefore": time::iso(self.expired_before), "complete": self.series.is_complete, "leftLocked": self.series.left_locked, "batches": self.series.batches,
+            "expiredBefore": time::iso(self.expired_before), "complete": self.series.is_complete,
+            "leftLocked": self.series.left_locked, "batches": self.series.batches,
             "longestBatchMs": self.series.longest.as_millis() as u64, "durationMs": self.took_ms as u64, "refunds": refunds,
         });
         if let Some(job) = continued_by {

@@ -122,10 +122,14 @@ fn clean(request: &Request) -> Result<Value, Failure> {
     let settings = Settings::read()?;
     let until = end_of_work(request.deadline).min(SystemTime::now() + REQUEST_TIME);
     let outcome: Outcome = cleanup::run(&settings, until, |_| {})?;
-    let continued_by = match outcome.series.is_complete {
-        true => None,
-        false => Some(on_demand()?),
-    };
+    let mut continued_by = None;
+    if !outcome.series.is_complete {
+        match on_demand() {
+            Ok(job) => continued_by = Some(job),
+            // What was done is told all the same; the schedule does the rest.
+            Err(failure) => patchbay_plugin::warn!("no job for the rest: {}", failure.message),
+        }
+    }
     let counted = |count: i64, one: &str, more: &str| match count {
         1 => format!("1 {one}"),
         count => format!("{count} {more}"),
