@@ -449,6 +449,11 @@ pub fn email_plugin() -> anyhow::Result<Vec<u8>> {
     packed("plugins/email/dist")
 }
 
+/// The packed plugin for slots of mentors.
+pub fn slots_plugin() -> anyhow::Result<Vec<u8>> {
+    packed("plugins/slots/dist")
+}
+
 /// The placeholder plugin, which has the schedules of the old backend.
 pub fn echo_plugin() -> anyhow::Result<Vec<u8>> {
     packed("plugins/echo/dist")

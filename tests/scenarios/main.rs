@@ -74,6 +74,7 @@ mod schemathesis;
 mod search;
 mod secrets;
 mod signatures;
+mod slots;
 mod sql;
 mod store_statements;
 mod stuck;

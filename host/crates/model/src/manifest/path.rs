@@ -13,11 +13,10 @@ const MAX_PARAMETERS: usize = 8;
 const MAX_PARAMETER_BYTES: usize = 32;
 
 /// First segments under `/api/` that the host serves or reserves, each with everything below it.
-const OF_HOST: [&str; 10] = [
+const OF_HOST: [&str; 9] = [
     "admin",
     "audit",
     "auth",
-    "cleanup",
     "docs",
     "health",
     "openapi.json",
