@@ -6,7 +6,7 @@ create index concurrently if not exists slots_unbooked_by_end on public.slots ("
 create index concurrently if not exists slots_by_end on public.slots ("endDateTime", id);
 -- Statistics of one mentor.
 create index concurrently if not exists slots_by_mentor on public.slots ("mentorId");
--- Each deleted slot is looked up here, because of the foreign key; refunds look up what was paid.
+-- Each deleted slot is looked up here, because of the foreign key. Refunds look up what was paid.
 create index concurrently if not exists token_usage_by_slot on public.token_usage ("slotId");
 -- Refunds: a student's wallet.
 create index concurrently if not exists tokens_by_user on public.tokens ("userId");
