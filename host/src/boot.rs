@@ -137,6 +137,8 @@ fn services(
         .and(inbox::sweep(parts))
         .and(inbox::judging(parts))
         .and(inbox::counting(parts))
+        .and(inbox::upkeep(parts))
+        .and(inbox::drain(parts))
         .and(history::body_budget(parts))
         .and(history::maintenance(parts))
         .and(history::mirror(parts))

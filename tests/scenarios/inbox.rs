@@ -10,7 +10,9 @@ use serde_json::{Value, json};
 use sha2::Sha256;
 use sqlx::Row;
 
+use crate::commands::{json_of, patchbay};
 use crate::harness::{Host, World, guest_component, repository, until};
+use crate::postgres_server::PostgresServer;
 use crate::redis_server::RedisServer;
 
 const KEY: (&str, &str) = (
@@ -308,7 +310,14 @@ async fn one_event_that_reaches_two_hosts_at_once_a_hundred_times_has_one_row_an
     for answer in answers {
         assert_eq!(answer.status, 200, "{}", answer.text);
     }
-    wait_for(&world, &["enqueued"; 4]).await?;
+    // On a machine that is busy, some are judged later, and are repeats then.
+    until(SOON, "four accepted and the rest repeats", async || {
+        let states = states(&world).await?;
+        let enqueued = states.iter().filter(|state| *state == "enqueued").count();
+        let is_done = states.iter().all(|state| state == "enqueued" || state == "repeat");
+        Ok((enqueued == 4 && is_done).then_some(()))
+    })
+    .await?;
     let ids = jobs(&world).await?;
     assert_eq!(ids.len(), 8, "{ids:?}");
     for id in &ids {
@@ -407,5 +416,184 @@ async fn a_plugin_with_webhooks_needs_a_master_key() -> anyhow::Result<()> {
     let refused = host.deploy("hooks", plugin(|_| {})?).await;
     let reason = format!("{:#}", refused.expect_err("refused"));
     assert!(reason.contains("409") && reason.contains("secrets.key_file"), "{reason}");
+    Ok(())
+}
+
+/// Ids of all requests, oldest first.
+async fn request_ids(world: &World) -> anyhow::Result<Vec<String>> {
+    Ok(sqlx::query_scalar("select id::text from patchbay.inbox order by received_at, id")
+        .fetch_all(&mut world.database().await?)
+        .await?)
+}
+
+#[tokio::test]
+async fn operators_find_why_a_request_was_rejected_mend_it_and_process_and_erase_it()
+-> anyhow::Result<()> {
+    let world = World::new().await?;
+    let host = world.host(&[KEY]).await?;
+    host.deploy("hooks", plugin(|_| {})?).await?;
+    // The vendor has another secret than this host.
+    set_secret(&host, "SIGNING", "an old value").await?;
+    let body = json!({ "id": "call-7", "kind": "call", "phone": "+15550101" }).to_string();
+    let signed = request(&host, "signed", body.clone()).header("x-signature", signature(&body, SIGNING)?);
+    assert_eq!(sent(signed).await?.status, 401);
+    wait_for(&world, &["rejected"]).await?;
+    let id = request_ids(&world).await?.remove(0);
+    let path = format!("/api/admin/inbox/{id}");
+    let (status, listed) = host.get("/api/admin/inbox?webhook=hooks.signed&state=rejected").await?;
+    assert_eq!((status, &listed["data"][0]["code"]), (200, &json!("bad-signature")), "{listed}");
+    // It says what is said, and changes nothing.
+    let verify = format!("{path}/verify");
+    let (_, said) = host.post(&verify, json!({})).await?;
+    assert_eq!((&said["data"]["verdict"], &said["data"]["applied"]), (&json!("rejected"), &json!(false)), "{said}");
+    set_secret(&host, "SIGNING", SIGNING).await?;
+    let (_, said) = host.post(&verify, json!({})).await?;
+    assert_eq!((&said["data"]["verdict"], &said["data"]["state"]), (&json!("accepted"), &json!("rejected")), "{said}");
+    let (status, said) = host.post(&format!("{verify}?apply=true"), json!({})).await?;
+    assert_eq!((status, &said["data"]["applied"]), (200, &json!(true)), "{said}");
+    wait_for(&world, &["enqueued"]).await?;
+    let (_, shown) = host.get(&path).await?;
+    let job = shown["data"]["jobIds"][0].as_str().context("a job")?.to_owned();
+    assert_eq!(jobs(&world).await?, [job.clone()]);
+    let data = completed(&host, &job).await?;
+    assert_eq!(data["id"], "call-7");
+    // Values are hidden, and shown to whoever asks for them; that is recorded.
+    let text = shown.to_string();
+    assert!(!text.contains("15550101") && !text.contains("call-7"), "{text}");
+    let (_, revealed) = host.get(&format!("{path}?reveal=true&reason=a%20look")).await?;
+    assert!(revealed.to_string().contains("call-7"), "{revealed}");
+    let (_, found) = host.get("/api/admin/inbox?webhook=hooks.signed&eventId=call-7").await?;
+    assert_eq!(found["data"][0]["id"], json!(id), "{found}");
+    // What was processed is processed once more only on request, under other ids.
+    let replay = format!("{path}/replay");
+    let (status, refused) = host.post(&replay, json!({})).await?;
+    assert_eq!((status, &refused["code"]), (409, &json!("conflict")), "{refused}");
+    let (status, again) = host.post(&format!("{replay}?again=true"), json!({})).await?;
+    assert_eq!((status, &again["data"]["applied"]), (200, &json!(true)), "{again}");
+    wait_for(&world, &["enqueued"]).await?;
+    assert_eq!(jobs(&world).await?.len(), 2);
+    let (_, shown) = host.get(&path).await?;
+    assert_eq!(shown["data"]["replays"][0]["number"], 1, "{shown}");
+    // Erased: its content is gone, and its event is known all the same.
+    let (status, erased) = host.delete(&path).await?;
+    assert_eq!((status, &erased["data"]["state"]), (200, &json!("erased")), "{erased}");
+    for gone in [format!("{replay}?again=true"), verify.clone()] {
+        let (status, answer) = host.post(&gone, json!({})).await?;
+        assert_eq!((status, &answer["code"]), (410, &json!("erased")), "{answer}");
+    }
+    let repeated = request(&host, "signed", body.clone()).header("x-signature", signature(&body, SIGNING)?);
+    assert_eq!(sent(repeated).await?.status, 202);
+    assert_eq!(states(&world).await?, ["erased"]);
+    let (status, _) = host.get("/api/admin/inbox/01a22b27-2b6e-7749-86bd-b9a38734f699").await?;
+    assert_eq!(status, 404);
+    let actions: Vec<String> = sqlx::query_scalar(
+        "select action from patchbay.operator_actions where action like 'inbox.%' and error is null order by id",
+    )
+    .fetch_all(&mut world.database().await?)
+    .await?;
+    assert_eq!(actions, ["inbox.verify", "inbox.verify", "inbox.verify", "inbox.reveal", "inbox.replay", "inbox.erase"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_commands_show_webhooks_and_requests_and_say_what_to_do_next() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let host = ready(&world).await?;
+    let body = json!({ "id": "call-8", "kind": "call" });
+    assert_eq!(post(&host, &format!("token?token={TOKEN}"), &body).await?.status, 200);
+    assert_eq!(post(&host, "token?token=wrong", &body).await?.status, 401);
+    wait_for(&world, &["enqueued", "rejected"]).await?;
+    let ids = request_ids(&world).await?;
+    let said = async |arguments: &[&str]| -> anyhow::Result<String> {
+        let output = patchbay(&host, arguments).await?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        println!("$ patchbay {}\n{text}", arguments.join(" "));
+        Ok(text)
+    };
+    let webhooks = said(&["webhook", "list"]).await?;
+    assert!(webhooks.contains("hooks.token") && webhooks.contains("/api/hooks/token"));
+    let shown = said(&["webhook", "show", "hooks.token"]).await?;
+    assert!(shown.contains("token by the secret TOKEN") && shown.contains("--state rejected"));
+    let unknown = said(&["webhook", "show", "hooks.tokn"]).await?;
+    assert!(unknown.contains("Did you mean hooks.token"), "{unknown}");
+    let listed = said(&["inbox", "list", "--webhook", "hooks.token"]).await?;
+    assert!(listed.contains("bad-token") && listed.contains("enqueued"));
+    let shown = said(&["inbox", "show", &ids[0]]).await?;
+    assert!(shown.contains("--reveal shows them") && shown.contains("wh-"));
+    let verdict = said(&["inbox", "verify", &ids[1]]).await?;
+    assert!(verdict.contains("rejected (bad-token)") && verdict.contains("It stays rejected"));
+    let replay = said(&["inbox", "replay", &ids[0]]).await?;
+    assert!(replay.contains("--again"), "{replay}");
+    let unconfirmed = said(&["inbox", "erase", &ids[0]]).await?;
+    assert!(unconfirmed.contains("--yes"), "{unconfirmed}");
+    let erased = said(&["inbox", "erase", &ids[0], "--yes"]).await?;
+    assert!(erased.contains("Erased"), "{erased}");
+    let stats = json_of(&host, &["inbox", "stats", "--json"]).await?;
+    assert_eq!(stats["kept"].as_array().map(Vec::len), Some(2), "{stats}");
+    // What was planted is nowhere.
+    let mut places = vec![("the log", host.log.lock().expect("no writer panics").clone().into_bytes())];
+    for path in [
+        "/api/admin/inbox".to_owned(),
+        "/api/admin/webhooks".to_owned(),
+        "/api/admin/activity".to_owned(),
+        format!("/api/admin/inbox/{}?reveal=true", ids[1]),
+    ] {
+        places.push(("an answer", host.get(&path).await?.1.to_string().into_bytes()));
+    }
+    places.push(("a metric", host.metrics().await?.into_bytes()));
+    places.push(("a table", crate::leak::places::dump(&world).await?));
+    let keys: Vec<String> = redis::cmd("KEYS").arg("*").query_async(&mut world.redis().await?).await?;
+    places.push(("a key", keys.join("\n").into_bytes()));
+    for id in jobs(&world).await? {
+        places.push(("a job", completed(&host, &id).await?.to_string().into_bytes()));
+    }
+    for (place, content) in places {
+        let text = String::from_utf8_lossy(&content);
+        assert!(!text.contains(TOKEN) && !text.contains(SIGNING), "{place}");
+    }
+    let metrics = host.metrics().await?;
+    for line in [
+        r#"patchbay_inbox_requests_total{plugin="hooks",webhook="token",outcome="accepted"} 1"#,
+        r#"patchbay_inbox_requests_total{plugin="hooks",webhook="token",outcome="rejected"} 1"#,
+    ] {
+        assert!(metrics.contains(line), "{line}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn while_postgres_is_away_requests_wait_in_redis_and_become_jobs_once_afterwards()
+-> anyhow::Result<()> {
+    let mut world = World::new().await?;
+    let server = PostgresServer::start_new(world.dir.path()).await?;
+    world.database_url.clone_from(&server.url);
+    let host = ready(&world).await?;
+    assert_eq!(post(&host, "open", &json!({ "id": "before" })).await?.status, 200);
+    wait_for(&world, &["enqueued"]).await?;
+    server.stop().await?;
+    for n in 0..3 {
+        // The vendor repeats each.
+        for _ in 0..2 {
+            let answer = post(&host, "open", &json!({ "id": format!("away-{n}") })).await?;
+            assert_eq!(answer.status, 200, "{}", answer.text);
+        }
+    }
+    assert_eq!(jobs(&world).await?.len(), 1, "no job runs before its row is in Postgres");
+    server.start().await?;
+    wait_for(&world, &["enqueued"; 4]).await?;
+    let ids = jobs(&world).await?;
+    assert_eq!(ids.len(), 4, "{ids:?}");
+    for id in &ids {
+        completed(&host, id).await?;
+    }
+    let by_redis: i64 = sqlx::query_scalar("select count(*) from patchbay.inbox where via = 'redis'")
+        .fetch_one(&mut world.database().await?)
+        .await?;
+    assert_eq!(by_redis, 3);
+    let left: u64 = redis::cmd("XLEN")
+        .arg(format!("{}-own:inbox-spill", world.prefix))
+        .query_async(&mut world.redis().await?)
+        .await?;
+    assert_eq!(left, 0);
     Ok(())
 }

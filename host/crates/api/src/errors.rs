@@ -120,6 +120,13 @@ pub const ERRORS: &[ErrorCode] = &[
         "Correct what the message lists. To add it anyway: `--force`, or `\"force\": true` in the API; the job will probably fail.",
     ),
     code(
+        "erased",
+        410,
+        "The content of this request is erased: nothing can be judged or processed any more",
+        "An operator has erased what a vendor sent to a webhook. Its event stays known, so that a repeat does nothing.",
+        "If the event must be processed all the same, let the plugin fetch it from the vendor, or ask the vendor for it under another id.",
+    ),
+    code(
         "failed",
         0,
         "cannot read /no/such/file",

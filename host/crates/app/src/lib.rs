@@ -341,6 +341,7 @@ impl Parts {
             queues: broker.clone(),
             bulks: Arc::clone(&bulks),
             limits: limits.clone(),
+            inbox: Arc::clone(&inbox),
             http: Arc::clone(&http),
             identity_changes: Arc::clone(&identity_changes),
             logins,

@@ -23,6 +23,7 @@ mod framing;
 mod health;
 mod history;
 mod host_header;
+mod inbox;
 mod incident;
 mod job_data;
 mod jobs;
@@ -190,6 +191,7 @@ fn routes(state: &AppState) -> Routes {
     let routes = plugins::routes(routes);
     let routes = plugin_calls::routes(routes);
     let routes = route_listing::routes(routes);
+    let routes = inbox::routes(routes);
     let routes = incident::routes(routes);
     let routes = health::routes(routes);
     let routes = jobs::routes(routes);

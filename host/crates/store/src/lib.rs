@@ -68,8 +68,9 @@ pub use history::{
 pub use hosts::{Failure, HostRow, Report, Running};
 pub use identity_changes::{IdentityChange, IdentityChanges};
 pub use inbox::{
-    Added, DeferredCount, EventKey, EventKeys, InboxBatch, InboxCount, InboxRequest, InboxSource,
-    Judgement, NewInboxRow, PendingJobs, RepeatCount, Settled,
+    Added, DeferredCount, EventKey, EventKeys, InboxBatch, InboxCount, InboxCounted, InboxFilter,
+    InboxReplayRow, InboxRequest, InboxRow, InboxSource, InboxStanding, Judgement, NewInboxRow,
+    NewReplay, PendingJobs, RepeatCount, Settled,
 };
 pub use leader::{Elector, LeaderTask, Leadership};
 pub use operators::{

@@ -105,10 +105,15 @@ pub(super) fn event_key(
     request: &WebhookRequest,
     event_id: Option<&str>,
 ) -> EventKey {
-    let (plugin, name) = (plugin.as_str().as_bytes(), request.name.as_bytes());
     match event_id {
-        Some(id) => keys.of(&[b"id", plugin, name, id.as_bytes()]),
-        None => keys.of(&[b"hash", plugin, name, request.query.as_bytes(), &request.body]),
+        Some(id) => key_of_id(keys, plugin.as_str(), &request.name, id),
+        None => keys.of(&[
+            b"hash",
+            plugin.as_str().as_bytes(),
+            request.name.as_bytes(),
+            request.query.as_bytes(),
+            &request.body,
+        ]),
     }
 }
 
@@ -127,6 +132,17 @@ pub(super) fn jobs(
         ..NewJob::new(spec.queue.clone(), job.name, job.data)
     };
     jobs.into_iter().enumerate().map(job).collect()
+}
+
+/// Ids of the jobs of a processing.
+pub(super) fn job_ids(event: &EventKey, processing: i32, count: i32) -> Vec<String> {
+    let stem = stem(event, u32::try_from(processing).unwrap_or_default());
+    (0..count).map(|place| format!("wh-{stem}-{place}")).collect()
+}
+
+/// The key of an event with an id that the plugin has named.
+pub(super) fn key_of_id(keys: &EventKeys, plugin: &str, webhook: &str, id: &str) -> EventKey {
+    keys.of(&[b"id", plugin.as_bytes(), webhook.as_bytes(), id.as_bytes()])
 }
 
 fn stem(event: &EventKey, processing: u32) -> String {

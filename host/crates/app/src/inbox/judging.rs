@@ -102,7 +102,8 @@ impl InboxParts {
                 return Ok(Judged::Unjudged {
                     code: unjudged.code,
                     message: unjudged.message,
-                    is_counted: unjudged.code != "secret-missing",
+                    // Neither is the plugin's fault.
+                    is_counted: !["secret-missing", "verify-failed"].contains(&unjudged.code),
                 });
             }
         };
@@ -128,6 +129,17 @@ impl InboxParts {
             jobs,
             reply: accepted.reply,
         })))
+    }
+
+    /// The key of an event with an id that the plugin has named.
+    pub(super) async fn key_of_id(
+        &self,
+        plugin: &str,
+        webhook: &str,
+        id: &str,
+    ) -> Result<EventKey, Error> {
+        let keys = self.event_keys().await?;
+        Ok(event::key_of_id(&keys, plugin, webhook, id))
     }
 
     /// Asks Postgres once.

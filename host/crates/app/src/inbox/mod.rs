@@ -4,6 +4,7 @@
 //! under ids that follow from the event, and a sweep adds those of processes that ended in between.
 //! A request that cannot be judged now is kept and judged later, at its original time.
 
+mod administration;
 mod budget;
 mod check;
 mod counts;
@@ -12,7 +13,10 @@ mod event;
 mod judging;
 mod receive;
 mod seal;
+mod spill;
 mod sweep;
+mod upkeep;
+mod view;
 mod writer;
 
 use std::sync::Arc;
@@ -24,13 +28,16 @@ use tokio::sync::OnceCell;
 
 pub use self::budget::Reservation;
 pub use self::receive::{Received, WebhookAnswer};
+pub use self::spill::drain;
 pub use self::sweep::{counting, judging, sweep};
+pub use self::upkeep::upkeep;
 use self::budget::{Bodies, Rates};
 use self::counts::Counts;
 use self::deferred::Deferred;
 use self::seal::Seals;
 use self::writer::Writer;
 use crate::Parts;
+use crate::actions::Actions;
 use crate::plugins::Plugins;
 use crate::sealed_keys::SealedKeys;
 use crate::vault::Vault;
@@ -81,16 +88,35 @@ impl InboxParts {
     }
 }
 
+impl InboxParts {
+    /// Plugin, webhook, outcome and code of all requests since the start of this process.
+    pub(crate) fn totals(&self) -> Vec<(String, String, &'static str, String, u64)> {
+        let totals = self.counts.totals().into_iter();
+        totals
+            .map(|(plugin, webhook, outcome, code, count)| {
+                (plugin, webhook, outcome.as_str(), code, count)
+            })
+            .collect()
+    }
+
+    /// Bytes of bodies that this process holds.
+    pub(crate) fn bytes_in_flight(&self) -> usize {
+        self.bodies.in_flight()
+    }
+}
+
 /// Takes requests of vendors. Cheap to clone.
 #[derive(Clone)]
 pub struct Inbox {
     parts: Arc<InboxParts>,
+    actions: Actions,
 }
 
 impl Inbox {
     pub(crate) fn new(parts: &Parts) -> Self {
         Self {
             parts: Arc::clone(&parts.inbox),
+            actions: parts.actions.clone(),
         }
     }
 }

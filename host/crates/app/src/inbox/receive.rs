@@ -8,7 +8,8 @@ use patchbay_model::capability::Fields;
 use patchbay_model::job::{NewJob, Trace};
 use patchbay_model::manifest::{WebhookRate, WebhookSpec, WhenUnavailable};
 use patchbay_model::webhook::{EventReply, InboxState, WebhookRequest};
-use patchbay_store::{Added, NewInboxRow};
+use patchbay_store::{Added, InboxRequest, NewInboxRow};
+use tracing::warn;
 use uuid::Uuid;
 
 use super::check::Checked;
@@ -17,12 +18,15 @@ use super::event::{self, Content};
 use super::judging::{AcceptedEvent, Judged};
 use super::seal::Part;
 use super::writer::NotWritten;
-use super::{Inbox, InboxParts, Reservation};
+use super::{Inbox, InboxParts, Reservation, spill};
 use crate::error::{Error, Kind};
 use crate::plugins::Webhook;
 
 /// A vendor tries again after this time.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
+/// After this time, or a quarter of what the vendor waits, a request that Postgres has not taken goes
+/// to Redis.
+const HEDGE: Duration = Duration::from_millis(500);
 /// How long the sweep leaves accepted requests to the process that has accepted them.
 const SWEEP_AFTER: TimeDelta = TimeDelta::seconds(5);
 /// When a deferred request is judged again for the first time.
@@ -195,7 +199,7 @@ impl InboxParts {
         row.event_key = Some(key);
         row.revision = Some(webhook.digest.to_string());
         self.take_jobs(&mut row, &jobs).await?;
-        let added = self.write(row, jobs).await?;
+        let added = self.write(row, jobs, &webhook.spec).await?;
         let outcome = match added {
             Added::New => Outcome::Accepted,
             Added::Repeat(_) => Outcome::Repeat,
@@ -223,7 +227,7 @@ impl InboxParts {
         row.message = Some(message);
         row.next_try_at = Some(Utc::now() + JUDGE_AFTER);
         let bytes = row.sealed.len();
-        self.write(row, Vec::new()).await?;
+        self.write(row, Vec::new(), &webhook.spec).await?;
         self.deferred
             .note(webhook, incoming.source.as_deref(), bytes);
         self.counts.count(webhook, Outcome::Deferred, code);
@@ -326,14 +330,52 @@ impl InboxParts {
         Ok((sealed.map_err(|_| Error::internal())?, kid))
     }
 
-    async fn write(&self, row: NewInboxRow, jobs: Vec<NewJob>) -> Result<Added, Error> {
-        self.writer.add(row, jobs).await.map_err(|failed| {
-            let message = match failed {
-                NotWritten::Full => "Too many requests wait to be kept. Send it again later",
-                NotWritten::Failed => "The request could not be kept. Send it again later",
-            };
-            Error::new(Kind::Unavailable, "unavailable", message).retry_after(RETRY_AFTER)
-        })
+    /// Sealed with the key that the row has.
+    pub(super) async fn seal_with(
+        &self,
+        row: &InboxRequest,
+        part: Part,
+        content: &[u8],
+    ) -> Result<Vec<u8>, Error> {
+        let key = self.seals.key(&row.sealed_key).await?;
+        let key = key.ok_or_else(Error::internal)?;
+        Ok(key.seal(row.id, part, content))
+    }
+
+    /// To Postgres; where that is slow or away, to Redis. The first durable copy answers: both have
+    /// one id, so that they become one row.
+    async fn write(
+        &self,
+        row: NewInboxRow,
+        jobs: Vec<NewJob>,
+        spec: &WebhookSpec,
+    ) -> Result<Added, Error> {
+        let entry = row.clone();
+        let writing = self.writer.add(row, jobs);
+        let mut writing = std::pin::pin!(writing);
+        let hedge = HEDGE.min(Duration::from_millis(spec.ack_ms) / 4);
+        let written = tokio::time::timeout(hedge, &mut writing).await;
+        if let Ok(Ok(added)) = written {
+            return Ok(added);
+        }
+        match self.broker.spill(&spill::to_bytes(&entry)).await {
+            Ok(true) => return Ok(Added::New),
+            Ok(false) => warn!("a request to a webhook finds no room in Redis, while Postgres is slow or away"),
+            Err(error) => warn!(%error, "a request to a webhook cannot wait in Redis, while Postgres is slow or away"),
+        }
+        let failed = match written {
+            Ok(Err(failed)) => failed,
+            // It is under way: Postgres may still answer in time.
+            _ => match writing.await {
+                Ok(added) => return Ok(added),
+                Err(failed) => failed,
+            },
+        };
+        let message = match failed {
+            NotWritten::Full => "Too many requests wait to be kept. Send it again later",
+            NotWritten::Failed => "The request could not be kept. Send it again later",
+        };
+        Err(Error::new(Kind::Unavailable, "unavailable", message).retry_after(RETRY_AFTER))
     }
 }
 

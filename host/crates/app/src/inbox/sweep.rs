@@ -259,7 +259,18 @@ impl InboxParts {
                 (judgement, Vec::new())
             }
         };
-        let settled = self.store.settle(row.id, &judgement).await?;
+        self.apply(webhook, row, &judgement, jobs).await
+    }
+
+    /// Writes down what is said of a kept request, and adds its jobs.
+    pub(super) async fn apply(
+        &self,
+        webhook: &Webhook,
+        row: &InboxRequest,
+        judgement: &Judgement,
+        jobs: Vec<NewJob>,
+    ) -> Result<Settled, StoreError> {
+        let settled = self.store.settle(row.id, judgement).await?;
         match settled {
             Settled::State(InboxState::Accepted) => {
                 self.counts.count(webhook, Outcome::Accepted, "");
@@ -273,7 +284,7 @@ impl InboxParts {
                 self.counts.count(webhook, Outcome::Accepted, "");
             }
             Settled::State(InboxState::Rejected) => {
-                if let Judgement::Rejected { code, .. } = &judgement {
+                if let Judgement::Rejected { code, .. } = judgement {
                     self.counts.count(webhook, Outcome::Rejected, code);
                 }
             }

@@ -6,8 +6,13 @@ mod adding;
 mod counts;
 mod judging;
 mod pending;
+mod reading;
+mod upkeep;
 
 pub use adding::{Added, EventKey, EventKeys, NewInboxRow};
 pub use counts::{InboxCount, InboxSource, RepeatCount};
 pub use judging::{DeferredCount, InboxRequest, Judgement, Settled};
 pub use pending::{InboxBatch, PendingJobs};
+pub use reading::{
+    InboxCounted, InboxFilter, InboxReplayRow, InboxRow, InboxStanding, NewReplay,
+};
