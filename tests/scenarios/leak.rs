@@ -574,6 +574,7 @@ async fn search(drill: &Drill, digests: &[String], key: &str) -> anyhow::Result<
     let parameters = BTreeMap::from([
         ("name", texts(&[PLUGIN])),
         ("route", texts(&["none.such"])),
+        ("webhook", texts(&["none.such"])),
         ("queue", texts(&[QUEUE, "otherQueue"])),
         (
             "id",

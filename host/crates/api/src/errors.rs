@@ -120,6 +120,13 @@ pub const ERRORS: &[ErrorCode] = &[
         "Correct what the message lists. To add it anyway: `--force`, or `\"force\": true` in the API; the job will probably fail.",
     ),
     code(
+        "erased",
+        410,
+        "The content of this request is erased: nothing can be judged or processed any more",
+        "An operator has erased what a vendor sent to a webhook. Its event stays known, so that a repeat does nothing.",
+        "If the event must be processed all the same, let the plugin fetch it from the vendor, or ask the vendor for it under another id.",
+    ),
+    code(
         "failed",
         0,
         "cannot read /no/such/file",
@@ -468,6 +475,13 @@ pub const ERRORS: &[ErrorCode] = &[
         "unexpected argument '--forse' found",
         "The command line has a mistake. The exit code is 2.",
         "See `--help` of the command.",
+    ),
+    code(
+        "webhook-rejected",
+        401,
+        "The request was rejected",
+        "A request to a webhook does not pass the check of its manifest, or the plugin says that it is not the vendor's. The sender gets the plugin's status (400, 401, 403, 404, 410 or 422) and no reason.",
+        "`patchbay inbox list --state rejected` has the reason. If the vendor's secret has changed, set it (`patchbay secret set`), then `patchbay inbox verify ID --apply`.",
     ),
 ];
 

@@ -17,6 +17,7 @@ pub mod flows;
 pub mod headers;
 pub mod health;
 pub mod history;
+pub mod inbox;
 pub mod incident;
 pub mod jobs;
 pub mod keys;
@@ -54,6 +55,7 @@ pub fn operations() -> impl Iterator<Item = &'static Operation> {
         plugins::OPERATIONS,
         plugin_calls::OPERATIONS,
         routes::OPERATIONS,
+        inbox::OPERATIONS,
         sql::OPERATIONS,
         incident::OPERATIONS,
         health::OPERATIONS,

@@ -58,6 +58,7 @@ impl Operation {
             "audit_trails" | "audit_retention" => "audit",
             "flows" | "jobs" => "queues",
             "searches" => "history",
+            "webhooks" => "inbox",
             _ if domain.starts_with("operator") => "operators",
             other => other,
         };

@@ -18,6 +18,8 @@ pub enum Kind {
     /// The request cannot be used.
     Invalid,
     NotFound,
+    /// It was there, and is gone for good.
+    Gone,
     /// Nobody is logged in, or the credentials are wrong.
     Unauthorized,
     Forbidden,

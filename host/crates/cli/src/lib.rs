@@ -15,6 +15,7 @@ mod dead_letter_advice;
 mod dead_letters;
 mod exact;
 mod history;
+mod inbox;
 mod input;
 mod job;
 mod kept_session;
@@ -99,6 +100,12 @@ pub enum Command {
     /// List and show the routes that plugins serve
     #[command(subcommand)]
     Route(route::RouteCommand),
+    /// List and show the webhooks that plugins have for their vendors
+    #[command(subcommand)]
+    Webhook(inbox::WebhookCommand),
+    /// List, show, judge again, replay and erase what vendors have sent to webhooks
+    #[command(subcommand)]
+    Inbox(inbox::InboxCommand),
     /// Show the breakers of outside hosts; open and close them by hand
     #[command(subcommand)]
     Breaker(breaker::BreakerCommand),
@@ -154,6 +161,8 @@ impl Command {
             Self::Queue(command) => command.is_read(),
             Self::Redis(command) => command.is_read(),
             Self::Route(command) => command.is_read(),
+            Self::Webhook(command) => command.is_read(),
+            Self::Inbox(command) => command.is_read(),
             Self::Breaker(command) => command.is_read(),
             Self::Schedule(command) => command.is_read(),
             Self::Secret(command) => command.is_read(),
@@ -196,6 +205,8 @@ pub async fn run(
         Command::Queue(command) => queue::run(command, client, output).await?,
         Command::Redis(command) => redis_keys::run(command, client, output).await?,
         Command::Route(command) => route::run(command, client, output).await?,
+        Command::Webhook(command) => inbox::run_webhook(command, client, output).await?,
+        Command::Inbox(command) => inbox::run(command, client, output).await?,
         Command::Breaker(command) => breaker::run(command, client, output).await?,
         Command::Schedule(command) => schedule::run(command, client, output).await?,
         Command::Secret(command) => secret::run(command, client, output).await?,

@@ -33,6 +33,10 @@ pub(super) fn routes() -> ArgValueCompleter {
     of("routes", "/route")
 }
 
+pub(super) fn webhooks() -> ArgValueCompleter {
+    of("webhooks", "/webhook")
+}
+
 pub(super) fn schedules() -> ArgValueCompleter {
     of("schedules", "/id")
 }

@@ -118,6 +118,7 @@ impl From<Error> for ApiError {
         let status = match error.kind {
             Kind::Invalid => StatusCode::BAD_REQUEST,
             Kind::NotFound => StatusCode::NOT_FOUND,
+            Kind::Gone => StatusCode::GONE,
             Kind::Conflict => StatusCode::CONFLICT,
             Kind::Unconfirmed => StatusCode::PRECONDITION_REQUIRED,
             Kind::Unprocessable => StatusCode::UNPROCESSABLE_ENTITY,

@@ -23,6 +23,7 @@ mod framing;
 mod health;
 mod history;
 mod host_header;
+mod inbox;
 mod incident;
 mod job_data;
 mod jobs;
@@ -62,6 +63,7 @@ mod tls;
 mod user_login;
 mod vendor_keys;
 mod vendor_login;
+mod webhooks;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -153,6 +155,7 @@ domains! {
     breakers: patchbay_app::breakers::Breakers,
     plugins: patchbay_app::plugin_administration::PluginAdministration,
     routes: patchbay_app::routes::Routes,
+    inbox: patchbay_app::inbox::Inbox,
     incident: patchbay_app::incident::Incident,
     health: patchbay_app::health::HealthCheck,
     jobs: patchbay_app::jobs::Jobs,
@@ -188,6 +191,7 @@ fn routes(state: &AppState) -> Routes {
     let routes = plugins::routes(routes);
     let routes = plugin_calls::routes(routes);
     let routes = route_listing::routes(routes);
+    let routes = inbox::routes(routes);
     let routes = incident::routes(routes);
     let routes = health::routes(routes);
     let routes = jobs::routes(routes);

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use patchbay_app::plugins::{Route, RouteTable};
+use patchbay_app::plugins::{Route, RouteTable, Webhook};
 use patchbay_model::manifest::{Envelope, Guard, RouteSpec};
 use serde_json::{Map, Value, json};
 
@@ -37,6 +37,9 @@ impl MergedDocument {
         for route in table.routes() {
             let path = in_document(&document, route);
             add(&mut document, route, &path);
+        }
+        for webhook in table.webhooks() {
+            add_webhook(&mut document, webhook);
         }
         let text: Arc<str> = serde_json::to_string_pretty(&document)
             .unwrap_or_default()
@@ -72,6 +75,51 @@ fn add(document: &mut Value, route: &Route, path: &str) {
     let components = document["components"]["schemas"].as_object_mut();
     if let Some(components) = components {
         components.extend(schemas);
+    }
+}
+
+/// What a vendor may send, and what it is answered.
+fn add_webhook(document: &mut Value, webhook: &Webhook) {
+    let spec = &webhook.spec;
+    let types = match spec.content_types.as_slice() {
+        [] => vec!["*/*".to_owned()],
+        types => types.to_vec(),
+    };
+    let content: Map<String, Value> = types
+        .into_iter()
+        .map(|kind| (kind, json!({})))
+        .collect();
+    let refusal = |meaning: &str| {
+        json!({
+            "description": meaning,
+            "content": { "application/json": { "schema": { "$ref": ERROR } } },
+        })
+    };
+    for method in &spec.methods {
+        let name = method.as_str().to_ascii_lowercase();
+        let mut operation = json!({
+            "operationId": match spec.methods.len() {
+                1 => webhook.name(),
+                _ => format!("{}.{name}", webhook.name()),
+            },
+            "tags": [webhook.plugin.as_str()],
+            "summary": format!("Requests of the vendor of {}", webhook.plugin),
+            "security": [],
+            "responses": {
+                spec.success_status.to_string(): {
+                    "description": "The request is kept, or its event is known; or what the plugin replies",
+                },
+                "4XX": refusal("The request is not the vendor's, or cannot be taken. The answer says no reason"),
+                "503": refusal("The request cannot be kept now: send it again"),
+            },
+            "x-patchbay-plugin": webhook.plugin.to_string(),
+            "x-patchbay-webhook": spec.name,
+            "x-patchbay-revision": webhook.digest.to_string(),
+        });
+        if name != "get" {
+            operation["requestBody"] = json!({ "content": content });
+        }
+        document["paths"][spec.path.as_str()][name] = operation;
     }
 }
 

@@ -67,6 +67,13 @@ impl Redaction {
         }
     }
 
+    /// Hides these paths, too.
+    #[must_use]
+    pub fn with_paths(mut self, paths: &[DataPath]) -> Self {
+        self.paths.extend_from_slice(paths);
+        self
+    }
+
     /// What is hidden of the job with this id: everything of a confidential one.
     #[must_use]
     pub fn of_job(self, id: &str) -> Self {

@@ -34,6 +34,10 @@ pub enum LeaderTask {
     Bulk = 0x7061_7463_6800_0004,
     /// Checking where the jobs of dead letters are.
     DeadLetters = 0x7061_7463_6800_0005,
+    /// Forgetting requests to webhooks.
+    Inbox = 0x7061_7463_6800_0031,
+    /// Bringing requests to webhooks from Redis to Postgres.
+    InboxSpill = 0x7061_7463_6800_0032,
     /// Sealing entries of audit trails.
     Seal = 0x7061_7463_6800_0021,
     /// Verifying the audit trails.

@@ -1,6 +1,7 @@
 //! The page that Prometheus reads at /metrics: collects the numbers and writes them in Prometheus's
 //! text format, 0.0.4.
 
+mod inbox;
 mod logins;
 mod standing;
 
@@ -38,6 +39,7 @@ use crate::bulk::BulkJobs;
 use crate::health::{Health, Probe};
 use crate::http_standing::HttpStanding;
 use crate::identity_changes::IdentityChanges;
+use crate::inbox::InboxParts;
 use crate::limits::Limits;
 use crate::login_meters::LoginMeters;
 use crate::people::PeopleParts;
@@ -72,6 +74,7 @@ pub struct Sources {
     pub queues: Broker,
     pub bulks: Arc<BulkJobs>,
     pub limits: Limits,
+    pub(crate) inbox: Arc<InboxParts>,
     pub http: Arc<HttpStanding>,
     pub(crate) identity_changes: Arc<IdentityChanges>,
     pub(crate) logins: Arc<LoginMeters>,
@@ -134,12 +137,17 @@ impl Exposition {
             let asked = tokio::time::timeout(STORE_LIMIT, store.open_sessions());
             asked.await.ok()?.ok()
         };
-        let (probe, standing, dead_letters, audit, sessions, mut jobs) = tokio::join!(
+        let inbox = async {
+            let asked = tokio::time::timeout(STORE_LIMIT, store.inbox_standing());
+            asked.await.ok()?.ok()
+        };
+        let (probe, standing, dead_letters, audit, sessions, inbox, mut jobs) = tokio::join!(
             health.probe(),
             self.queues(),
             dead_letters,
             audit,
             sessions,
+            inbox,
             workers.active_by_queue()
         );
         jobs.sort();
@@ -185,6 +193,7 @@ impl Exposition {
             audit,
             sealed: self.sources.sealed.read(),
             logins: Logins::read(&self.sources, sessions),
+            inbox: inbox::Inbox::read(&self.sources, inbox),
             bulk_jobs: bulks.handled(),
             converged_ago: plugins.converged_ago(),
             service_restarts: self.sources.services.restarts(),
@@ -253,6 +262,7 @@ struct Page {
     audit: Option<(Vec<PendingAge>, Vec<VerificationRow>)>,
     sealed: BTreeMap<String, u64>,
     logins: Logins,
+    inbox: inbox::Inbox,
     bulk_jobs: Vec<(&'static str, &'static str, u64)>,
     converged_ago: Option<Duration>,
     service_restarts: Vec<(&'static str, u64)>,
@@ -297,6 +307,7 @@ impl Collector for Page {
         self.repair(&mut encoder)?;
         self.audit(&mut encoder)?;
         self.logins.encode(&mut encoder)?;
+        self.inbox.encode(&mut encoder)?;
         self.host(&mut encoder)?;
         self.process(&mut encoder)
     }

@@ -1,0 +1,221 @@
+//! While Postgres is slow or away: requests wait in Redis, sealed as in their row, and one process
+//! brings them to Postgres when it is back. No job runs before its row is in Postgres, since there
+//! alone is the memory of events.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use chrono::{DateTime, Utc};
+use patchbay_model::webhook::InboxState;
+use patchbay_queue::{Broker, SpilledEntry};
+use patchbay_store::{LeaderTask, Leadership, NewInboxRow, Store};
+use serde::{Deserialize, Serialize};
+use tracing::{error, info};
+use uuid::Uuid;
+
+use crate::Parts;
+use crate::leader::{Led, LedTask, Next};
+use crate::service::Service;
+
+/// Entries of one transaction.
+const BATCH: usize = 256;
+
+/// A row, as it waits in Redis.
+#[derive(Serialize, Deserialize)]
+struct Entry {
+    id: Uuid,
+    received_at: DateTime<Utc>,
+    plugin: patchbay_model::PluginName,
+    webhook: String,
+    state: InboxState,
+    code: Option<String>,
+    message: Option<String>,
+    kind: String,
+    event_key: Option<String>,
+    revision: Option<String>,
+    next_try_at: Option<DateTime<Utc>>,
+    method: String,
+    content_type: Option<String>,
+    size: i32,
+    source: Option<String>,
+    host: String,
+    correlation_id: String,
+    jobs: i32,
+    sealed: String,
+    jobs_sealed: Option<String>,
+    sealed_key: String,
+    keep_until: DateTime<Utc>,
+    remember_until: DateTime<Utc>,
+}
+
+pub(super) fn to_bytes(row: &NewInboxRow) -> Vec<u8> {
+    let entry = Entry {
+        id: row.id,
+        received_at: row.received_at,
+        plugin: row.plugin.clone(),
+        webhook: row.webhook.clone(),
+        state: row.state,
+        code: row.code.clone(),
+        message: row.message.clone(),
+        kind: row.kind.clone(),
+        event_key: row.event_key.map(hex::encode),
+        revision: row.revision.clone(),
+        next_try_at: row.next_try_at,
+        method: row.method.clone(),
+        content_type: row.content_type.clone(),
+        size: row.size,
+        source: row.source.clone(),
+        host: row.host.clone(),
+        correlation_id: row.correlation_id.clone(),
+        jobs: row.jobs,
+        sealed: STANDARD.encode(&row.sealed),
+        jobs_sealed: row.jobs_sealed.as_ref().map(|sealed| STANDARD.encode(sealed)),
+        sealed_key: row.sealed_key.clone(),
+        keep_until: row.keep_until,
+        remember_until: row.remember_until,
+    };
+    serde_json::to_vec(&entry).unwrap_or_default()
+}
+
+fn from_bytes(bytes: &[u8]) -> Option<NewInboxRow> {
+    let entry: Entry = serde_json::from_slice(bytes).ok()?;
+    let key = |text: String| -> Option<[u8; 16]> { hex::decode(text).ok()?.try_into().ok() };
+    let event_key = match entry.event_key {
+        Some(text) => Some(key(text)?),
+        None => None,
+    };
+    let jobs_sealed = match entry.jobs_sealed {
+        Some(text) => Some(STANDARD.decode(text).ok()?),
+        None => None,
+    };
+    Some(NewInboxRow {
+        id: entry.id,
+        received_at: entry.received_at,
+        plugin: entry.plugin,
+        webhook: entry.webhook,
+        state: entry.state,
+        code: entry.code,
+        message: entry.message,
+        kind: entry.kind,
+        event_key,
+        revision: entry.revision,
+        next_try_at: entry.next_try_at,
+        method: entry.method,
+        content_type: entry.content_type,
+        size: entry.size,
+        source: entry.source,
+        host: entry.host,
+        correlation_id: entry.correlation_id,
+        is_from_redis: true,
+        jobs: entry.jobs,
+        sealed: STANDARD.decode(entry.sealed).ok()?,
+        jobs_sealed,
+        sealed_key: entry.sealed_key,
+        keep_until: entry.keep_until,
+        remember_until: entry.remember_until,
+    })
+}
+
+/// One process brings to Postgres what waits.
+pub fn drain(parts: &Parts) -> Arc<dyn Service> {
+    let drain = Drain {
+        store: parts.store.clone(),
+        broker: parts.broker.clone(),
+    };
+    Arc::new(Led::new(parts.store.clone(), drain))
+}
+
+struct Drain {
+    store: Store,
+    broker: Broker,
+}
+
+#[async_trait]
+impl LedTask for Drain {
+    const TASK: LeaderTask = LeaderTask::InboxSpill;
+    const NAME: &'static str = "inbox-spill";
+    const FAILING: &'static str =
+        "requests to webhooks that wait in Redis cannot be brought to Postgres";
+
+    fn every(&self) -> Duration {
+        Duration::from_secs(1)
+    }
+
+    async fn is_needed(&mut self) -> anyhow::Result<bool> {
+        let (entries, _) = self.broker.spill_size().await?;
+        Ok(entries > 0)
+    }
+
+    /// Killed in between, the same ids again change nothing.
+    async fn round(&mut self, _lead: &mut Leadership<'_>) -> anyhow::Result<Next> {
+        let entries = self.broker.spilled(BATCH).await?;
+        let is_full = entries.len() == BATCH;
+        let (mut rows, mut readable): (Vec<NewInboxRow>, Vec<SpilledEntry>) = <_>::default();
+        for entry in entries {
+            match from_bytes(&entry.content) {
+                Some(row) => {
+                    rows.push(row);
+                    readable.push(entry);
+                }
+                None => {
+                    error!(entry = entry.id, "a request that waits in Redis cannot be read: it was written by another version");
+                }
+            }
+        }
+        if rows.is_empty() {
+            return Ok(Next::Later);
+        }
+        self.store.add_to_inbox(&rows).await?;
+        self.broker.remove_spilled(&readable).await?;
+        info!(
+            requests = rows.len(),
+            "requests to webhooks that had waited in Redis are in Postgres"
+        );
+        Ok(match is_full {
+            true => Next::AtOnce,
+            false => Next::Later,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_that_waited_is_the_same_afterwards() {
+        let now = DateTime::from_timestamp_millis(1_700_000_000_000).expect("a time");
+        let row = NewInboxRow {
+            id: Uuid::from_u128(7),
+            received_at: now,
+            plugin: "vendor".parse().expect("a name"),
+            webhook: "w".into(),
+            state: InboxState::Accepted,
+            code: None,
+            message: None,
+            kind: "k".into(),
+            event_key: Some([7; 16]),
+            revision: Some("r".into()),
+            next_try_at: Some(now),
+            method: "POST".into(),
+            content_type: None,
+            size: 3,
+            source: Some("203.0.113.0/24".into()),
+            host: "h".into(),
+            correlation_id: "c".into(),
+            is_from_redis: true,
+            jobs: 1,
+            sealed: (0..=255).collect(),
+            jobs_sealed: Some(vec![0, 159]),
+            sealed_key: "key".into(),
+            keep_until: now,
+            remember_until: now,
+        };
+        let again = from_bytes(&to_bytes(&row)).expect("readable");
+        assert_eq!(format!("{again:?}"), format!("{row:?}"));
+        assert!(from_bytes(b"{}").is_none());
+    }
+}

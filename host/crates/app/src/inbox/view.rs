@@ -1,0 +1,187 @@
+//! A request as operators see it. Credentials, and what the manifest redacts, are never shown; the
+//! rest only to those who ask, which is recorded.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use patchbay_api::inbox::{InboxContent, InboxHeader};
+use patchbay_model::Redaction;
+use patchbay_model::manifest::{TokenCheck, TokenPlace, WebhookCheck, WebhookSpec};
+use patchbay_model::redaction::{REDACTED, is_secret};
+
+use super::check;
+use super::event::Content;
+
+/// Headers that say nothing of a person.
+const PLAIN: [&str; 9] = [
+    "accept",
+    "accept-encoding",
+    "connection",
+    "content-length",
+    "content-type",
+    "date",
+    "host",
+    "transfer-encoding",
+    "user-agent",
+];
+/// Headers that are never shown.
+const CREDENTIALS: [&str; 4] = ["authorization", "cookie", "proxy-authorization", "x-api-key"];
+/// Bytes of a body that are shown.
+const MAX_SHOWN: usize = 256 << 10;
+
+/// `spec`: of the active revision, if the webhook is still there.
+pub(super) fn content(content: &Content, spec: Option<&WebhookSpec>, reveal: bool) -> InboxContent {
+    let check = spec.and_then(|spec| spec.check.as_ref());
+    let request = check::stripped(check, &content.request);
+    let hidden_header = |name: &str| match check {
+        Some(WebhookCheck::Token(TokenCheck {
+            place: TokenPlace::Header,
+            name: token,
+            ..
+        })) => name.eq_ignore_ascii_case(token),
+        _ => false,
+    };
+    let header = |(name, value): &(String, Vec<u8>)| {
+        let is_credential = CREDENTIALS.contains(&name.as_str()) || hidden_header(name);
+        let is_shown = !is_credential && (PLAIN.contains(&name.as_str()) || (reveal && !is_secret(name)));
+        InboxHeader {
+            name: name.clone(),
+            value: match is_shown {
+                true => String::from_utf8_lossy(value).into_owned(),
+                false => REDACTED.into(),
+            },
+        }
+    };
+    let (body, is_base64) = body(&request.body, &content.request, spec, reveal);
+    let kept = |text: &str| match reveal || text.is_empty() {
+        true => text.to_owned(),
+        false => REDACTED.to_owned(),
+    };
+    InboxContent {
+        event_id: content.event_id.as_deref().map(kept),
+        path: request.path.clone(),
+        query: query(&request.query, reveal),
+        headers: content.request.headers.iter().map(header).collect(),
+        address: kept(&request.ip),
+        body,
+        is_base64,
+        is_redacted: !reveal,
+    }
+}
+
+/// Names of parameters are shown, their values on request.
+fn query(query: &str, reveal: bool) -> String {
+    let pair = |pair: &str| match pair.split_once('=') {
+        Some((name, _)) if !reveal || is_secret(name) => format!("{name}={REDACTED}"),
+        _ => pair.to_owned(),
+    };
+    let pairs: Vec<String> = query
+        .split('&')
+        .filter(|pair| !pair.is_empty())
+        .map(pair)
+        .collect();
+    pairs.join("&")
+}
+
+fn body(
+    bytes: &[u8],
+    request: &patchbay_model::webhook::WebhookRequest,
+    spec: Option<&WebhookSpec>,
+    reveal: bool,
+) -> (String, bool) {
+    let paths = spec.map(|spec| spec.redact.as_slice()).unwrap_or_default();
+    let cut = &bytes[..bytes.len().min(MAX_SHOWN)];
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return match reveal && paths.is_empty() {
+            true => (STANDARD.encode(cut), true),
+            false => (REDACTED.into(), false),
+        };
+    };
+    let is_json = serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok();
+    let is_form = request.headers.iter().any(|(name, value)| {
+        name == "content-type" && value.starts_with(b"application/x-www-form-urlencoded")
+    });
+    let shown = match (is_json, is_form) {
+        (true, _) => {
+            let redaction = match reveal {
+                true => Redaction::new(paths),
+                false => strict(paths),
+            };
+            redaction.data(text).0.text.into_owned()
+        }
+        (false, true) => form(text, paths, reveal),
+        // What its parts are called is not known.
+        (false, false) if reveal && paths.is_empty() => text.to_owned(),
+        (false, false) if text.is_empty() => String::new(),
+        (false, false) => REDACTED.into(),
+    };
+    let end = (0..=shown.len().min(MAX_SHOWN))
+        .rev()
+        .find(|&at| shown.is_char_boundary(at));
+    (shown[..end.unwrap_or_default()].to_owned(), false)
+}
+
+/// Paths of the manifest, and what looks like a key or a person.
+fn strict(paths: &[patchbay_model::DataPath]) -> Redaction {
+    Redaction::strict().with_paths(paths)
+}
+
+/// Names of fields are shown, their values on request.
+fn form(text: &str, paths: &[patchbay_model::DataPath], reveal: bool) -> String {
+    let redaction = Redaction::new(paths);
+    let pairs = url::form_urlencoded::parse(text.as_bytes()).map(|(name, value)| {
+        let value = match reveal && !redaction.covers(&name) {
+            true => value.into_owned(),
+            false => REDACTED.into(),
+        };
+        format!("{name}={value}")
+    });
+    pairs.collect::<Vec<_>>().join("&")
+}
+
+#[cfg(test)]
+mod tests {
+    use patchbay_model::webhook::WebhookRequest;
+
+    use super::*;
+
+    fn seen(kind: &str, body: &str, reveal: bool) -> InboxContent {
+        let spec: WebhookSpec = serde_json::from_value(serde_json::json!({
+            "name": "w", "path": "/api/v/w", "queue": "q", "redact": ["phone"],
+            "check": { "token": { "in": "query", "name": "token", "secret": "T" } },
+        }))
+        .expect("a webhook");
+        let headers = [("content-type", kind), ("authorization", "Basic abc"), ("x-vendor", "v1")];
+        let sent = Content {
+            request: WebhookRequest {
+                name: "w".into(),
+                method: "POST".into(),
+                path: "/api/v/w".into(),
+                query: "token=hunter2&a=1".into(),
+                headers: headers.map(|(name, value)| (name.to_owned(), value.into())).to_vec(),
+                body: body.into(),
+                ip: "203.0.113.7".into(),
+                received_at_ms: 1,
+            },
+            event_id: Some("e-1".into()),
+            platform: None,
+        };
+        content(&sent, Some(&spec), reveal)
+    }
+
+    #[test]
+    fn credentials_and_redacted_fields_are_never_shown_and_the_rest_only_on_request() {
+        let json = r#"{"phone":"+15550101","amount":7}"#;
+        for (kind, body) in [("application/json", json), ("application/x-www-form-urlencoded", "phone=%2B15550101&amount=7")] {
+            let hidden = serde_json::to_string(&seen(kind, body, false)).expect("JSON");
+            let shown = serde_json::to_string(&seen(kind, body, true)).expect("JSON");
+            for never in ["hunter2", "Basic abc", "15550101"] {
+                assert!(!hidden.contains(never) && !shown.contains(never), "{never}: {shown}");
+            }
+            for asked in ["203.0.113.7", "e-1", "a=1", "v1"] {
+                assert!(!hidden.contains(asked) && shown.contains(asked), "{asked}: {hidden} {shown}");
+            }
+            assert!(hidden.contains("amount") && hidden.contains(kind));
+        }
+        assert_eq!(seen("multipart/form-data", "--x phone", true).body, REDACTED);
+    }
+}

@@ -1,0 +1,109 @@
+//! Requests to webhooks that wait in Redis until Postgres takes them: one bounded stream of sealed
+//! entries for all hosts. It never trims: where it is full, an entry is refused.
+
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use redis::streams::StreamRangeReply;
+use redis::Script;
+
+use crate::scripts::Call;
+use crate::{Broker, QueueError};
+
+/// Entries, and bytes in them.
+const MAX_ENTRIES: u64 = 100_000;
+const MAX_BYTES: u64 = 256 << 20;
+/// A vendor waits for the answer.
+const ANSWER_WITHIN: Duration = Duration::from_millis(1_000);
+
+/// `KEYS`: the stream, and the number of bytes in it. `ARGV`: the entry, and the limits. Whether it
+/// was added.
+static ADD: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r#"local bytes = tonumber(redis.call("GET", KEYS[2]) or "") or 0
+        if redis.call("XLEN", KEYS[1]) >= tonumber(ARGV[2]) or bytes + #ARGV[1] > tonumber(ARGV[3]) then return 0 end
+        redis.call("XADD", KEYS[1], "*", "e", ARGV[1])
+        redis.call("INCRBY", KEYS[2], #ARGV[1])
+        return 1"#,
+    )
+});
+
+/// `KEYS` as in [`ADD`]. `ARGV`: ids of entries, each followed by its bytes.
+static REMOVE: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r#"for place = 1, #ARGV, 2 do
+            if redis.call("XDEL", KEYS[1], ARGV[place]) == 1 then redis.call("INCRBY", KEYS[2], -tonumber(ARGV[place + 1])) end
+        end
+        if redis.call("XLEN", KEYS[1]) == 0 then redis.call("DEL", KEYS[2], KEYS[1]) end"#,
+    )
+});
+
+/// An entry that waits.
+#[derive(Debug, Clone)]
+pub struct SpilledEntry {
+    pub id: String,
+    pub content: Vec<u8>,
+}
+
+impl Broker {
+    /// Adds an entry; false where there is no room for it.
+    pub async fn spill(&self, content: &[u8]) -> Result<bool, QueueError> {
+        let add = async {
+            self.memory.refuse_when_full().await?;
+            let call = Call::new(&ADD, &self.spill_keys())
+                .arg(content)
+                .arg(MAX_ENTRIES)
+                .arg(MAX_BYTES);
+            let added: u64 = call.invoke(&mut self.connection.get()).await?;
+            Ok(added == 1)
+        };
+        tokio::time::timeout(ANSWER_WITHIN, add)
+            .await
+            .unwrap_or(Ok(false))
+    }
+
+    /// The oldest entries.
+    pub async fn spilled(&self, count: usize) -> Result<Vec<SpilledEntry>, QueueError> {
+        let [stream, _] = self.spill_keys();
+        let mut command = redis::cmd("XRANGE");
+        command.arg(stream).arg("-").arg("+").arg("COUNT").arg(count);
+        let reply: StreamRangeReply = command.query_async(&mut self.connection.get()).await?;
+        let entry = |entry: redis::streams::StreamId| SpilledEntry {
+            content: entry
+                .map
+                .get("e")
+                .and_then(|value| redis::from_redis_value::<Vec<u8>>(value.clone()).ok())
+                .unwrap_or_default(),
+            id: entry.id,
+        };
+        Ok(reply.ids.into_iter().map(entry).collect())
+    }
+
+    /// Removes entries that Postgres has.
+    pub async fn remove_spilled(&self, entries: &[SpilledEntry]) -> Result<(), QueueError> {
+        if entries.is_empty() {
+            return Ok(());
+        }
+        let mut call = Call::new(&REMOVE, &self.spill_keys());
+        for entry in entries {
+            call = call.arg(&entry.id).arg(entry.content.len());
+        }
+        let _none: Option<u64> = call.invoke(&mut self.connection.get()).await?;
+        Ok(())
+    }
+
+    /// How many entries wait, and their bytes.
+    pub async fn spill_size(&self) -> Result<(u64, u64), QueueError> {
+        let [stream, bytes] = self.spill_keys();
+        let mut pipe = redis::pipe();
+        pipe.xlen(stream).get(bytes);
+        let (entries, bytes): (u64, Option<u64>) =
+            pipe.query_async(&mut self.connection.get()).await?;
+        Ok((entries, bytes.unwrap_or_default()))
+    }
+
+    fn spill_keys(&self) -> [String; 2] {
+        let own = &self.config.own_prefix;
+        [format!("{own}:inbox-spill"), format!("{own}:inbox-spill-bytes")]
+    }
+}

@@ -1,0 +1,331 @@
+//! The inbox as operators see it, and what they change of it.
+
+use chrono::{DateTime, Utc};
+use patchbay_model::PluginName;
+use patchbay_model::webhook::InboxState;
+use sqlx::Row;
+use sqlx::postgres::PgRow;
+use sqlx::types::Uuid;
+
+use crate::rows::{self, damaged};
+use crate::{Store, StoreError};
+
+/// A kept request without its content.
+#[derive(Debug, Clone)]
+pub struct InboxRow {
+    pub id: Uuid,
+    pub received_at: DateTime<Utc>,
+    pub plugin: PluginName,
+    pub webhook: String,
+    pub state: InboxState,
+    pub code: Option<String>,
+    pub message: Option<String>,
+    pub kind: String,
+    pub event_key: Option<Vec<u8>>,
+    pub revision: Option<String>,
+    pub verified_at: Option<DateTime<Utc>>,
+    pub tries: i32,
+    pub next_try_at: Option<DateTime<Utc>>,
+    pub method: String,
+    pub content_type: Option<String>,
+    pub size: i32,
+    pub source: Option<String>,
+    pub host: String,
+    pub correlation_id: String,
+    pub via: String,
+    pub jobs: i32,
+    pub processing: i32,
+    pub keep_until: DateTime<Utc>,
+    pub erased_at: Option<DateTime<Utc>>,
+}
+
+/// Which requests to list.
+#[derive(Debug, Clone, Default)]
+pub struct InboxFilter {
+    pub plugin: Option<String>,
+    pub webhook: Option<String>,
+    pub state: Option<InboxState>,
+    pub code: Option<String>,
+    pub kind: Option<String>,
+    pub source: Option<String>,
+    pub event_keys: Option<Vec<Vec<u8>>>,
+    pub after: Option<DateTime<Utc>>,
+    pub before: Option<DateTime<Utc>>,
+    /// The last of the page before: later than the next.
+    pub cursor: Option<(DateTime<Utc>, Uuid)>,
+}
+
+/// One more processing of a request.
+#[derive(Debug, Clone)]
+pub struct InboxReplayRow {
+    pub number: i32,
+    pub by: String,
+    pub reason: Option<String>,
+    pub at: DateTime<Utc>,
+    pub revision: Option<String>,
+    pub outcome: String,
+    pub jobs: i32,
+}
+
+/// A processing that begins.
+#[derive(Debug, Clone)]
+pub struct NewReplay<'a> {
+    pub inbox_id: Uuid,
+    /// Its number: one more than the last.
+    pub number: i32,
+    pub by: &'a str,
+    pub reason: Option<&'a str>,
+    pub revision: &'a str,
+    pub jobs: i32,
+    /// Sealed with the key that the row has.
+    pub jobs_sealed: Option<Vec<u8>>,
+}
+
+/// Requests of a webhook, as they stand.
+#[derive(Debug, Clone)]
+pub struct InboxStanding {
+    pub plugin: String,
+    pub webhook: String,
+    pub state: InboxState,
+    pub rows: i64,
+    pub oldest: Option<DateTime<Utc>>,
+    pub newest: Option<DateTime<Utc>>,
+}
+
+/// Requests of a webhook in a time, by outcome and code.
+#[derive(Debug, Clone)]
+pub struct InboxCounted {
+    pub plugin: String,
+    pub webhook: String,
+    pub outcome: String,
+    pub code: String,
+    pub count: i64,
+}
+
+fn listed(row: &PgRow) -> Result<InboxRow, StoreError> {
+    Ok(InboxRow {
+        id: row.try_get("id")?,
+        received_at: row.try_get("received_at")?,
+        plugin: rows::plugin(row)?,
+        webhook: row.try_get("webhook")?,
+        state: state(row)?,
+        code: row.try_get("code")?,
+        message: row.try_get("message")?,
+        kind: row.try_get("kind")?,
+        event_key: row.try_get("event_key")?,
+        revision: row.try_get("revision")?,
+        verified_at: row.try_get("verified_at")?,
+        tries: row.try_get("tries")?,
+        next_try_at: row.try_get("next_try_at")?,
+        method: row.try_get("method")?,
+        content_type: row.try_get("content_type")?,
+        size: row.try_get("size")?,
+        source: row.try_get("source")?,
+        host: row.try_get("host")?,
+        correlation_id: row.try_get("correlation_id")?,
+        via: row.try_get("via")?,
+        jobs: row.try_get("jobs")?,
+        processing: row.try_get("processing")?,
+        keep_until: row.try_get("keep_until")?,
+        erased_at: row.try_get("erased_at")?,
+    })
+}
+
+fn state(row: &PgRow) -> Result<InboxState, StoreError> {
+    row.try_get::<String, _>("state")?.parse().map_err(damaged)
+}
+
+impl Store {
+    /// Requests, the newest first.
+    pub async fn inbox(
+        &self,
+        filter: &InboxFilter,
+        limit: i64,
+    ) -> Result<Vec<InboxRow>, StoreError> {
+        let (cursor_at, cursor_id) = filter.cursor.unzip();
+        let found = sqlx::query(
+            "select id, received_at, plugin, webhook, state, code, message, kind, event_key, revision, verified_at, tries, \
+               next_try_at, method, content_type, size, source, host, correlation_id, via, jobs, processing, keep_until, erased_at \
+             from inbox where ($1::text is null or plugin = $1) and ($2::text is null or webhook = $2) \
+               and ($3::text is null or state = $3) and ($4::text is null or code = $4) and ($5::text is null or kind = $5) \
+               and ($6::text is null or source = $6) and ($7::bytea[] is null or event_key = any($7)) \
+               and ($8::timestamptz is null or received_at >= $8) and ($9::timestamptz is null or received_at < $9) \
+               and ($10::timestamptz is null or (received_at, id) < ($10, $11::uuid)) \
+             order by received_at desc, id desc limit $12",
+        )
+        .bind(&filter.plugin)
+        .bind(&filter.webhook)
+        .bind(filter.state.map(InboxState::as_str))
+        .bind(&filter.code)
+        .bind(&filter.kind)
+        .bind(&filter.source)
+        .bind(&filter.event_keys)
+        .bind(filter.after)
+        .bind(filter.before)
+        .bind(cursor_at)
+        .bind(cursor_id)
+        .bind(limit)
+        .fetch_all(&self.pool)
+        .await?;
+        found.iter().map(listed).collect()
+    }
+
+    /// One request without its content.
+    pub async fn inbox_row(&self, id: Uuid) -> Result<Option<InboxRow>, StoreError> {
+        let found = sqlx::query(
+            "select id, received_at, plugin, webhook, state, code, message, kind, event_key, revision, verified_at, tries, \
+               next_try_at, method, content_type, size, source, host, correlation_id, via, jobs, processing, keep_until, erased_at \
+             from inbox where id = $1",
+        )
+        .bind(id)
+        .fetch_optional(&self.pool)
+        .await?;
+        found.as_ref().map(listed).transpose()
+    }
+
+    /// How often the event of a request came again, and when last.
+    pub async fn inbox_repeats(
+        &self,
+        event_key: &[u8],
+    ) -> Result<Option<(Uuid, i64, Option<DateTime<Utc>>)>, StoreError> {
+        let found = sqlx::query_as(
+            "select inbox_id, repeats, last_repeat_at from inbox_events where event_key = $1",
+        )
+        .bind(event_key);
+        Ok(found.fetch_optional(&self.pool).await?)
+    }
+
+    /// Further processings of a request, the newest first.
+    pub async fn inbox_replays(&self, id: Uuid) -> Result<Vec<InboxReplayRow>, StoreError> {
+        let found = sqlx::query(
+            "select number, by, reason, at, revision, outcome, jobs from inbox_replays where inbox_id = $1 \
+             order by number desc limit 100",
+        )
+        .bind(id)
+        .fetch_all(&self.pool)
+        .await?;
+        let replay = |row: &PgRow| -> Result<InboxReplayRow, StoreError> {
+            Ok(InboxReplayRow {
+                number: row.try_get("number")?,
+                by: row.try_get("by")?,
+                reason: row.try_get("reason")?,
+                at: row.try_get("at")?,
+                revision: row.try_get("revision")?,
+                outcome: row.try_get("outcome")?,
+                jobs: row.try_get("jobs")?,
+            })
+        };
+        found.iter().map(replay).collect()
+    }
+
+    /// Makes a processed request accepted once more. False where somebody else has changed it.
+    pub async fn begin_replay(&self, replay: &NewReplay<'_>) -> Result<bool, StoreError> {
+        let mut tx = self.pool.begin().await?;
+        let changed = sqlx::query(
+            "update inbox set state = case when $3::bytea is null then 'recorded' else 'accepted' end, processing = $2, \
+               jobs_sealed = $3, jobs = $4, next_try_at = case when $3::bytea is null then null else now() + interval '5 s' end, \
+               tries = 0, revision = $5, verified_at = now() \
+             where id = $1 and processing = $2 - 1 and state in ('enqueued', 'recorded')",
+        )
+        .bind(replay.inbox_id)
+        .bind(replay.number)
+        .bind(&replay.jobs_sealed)
+        .bind(replay.jobs)
+        .bind(replay.revision)
+        .execute(&mut *tx)
+        .await?
+        .rows_affected();
+        if changed == 0 {
+            return Ok(false);
+        }
+        sqlx::query(
+            "insert into inbox_replays (id, inbox_id, number, by, reason, revision, outcome, jobs) \
+             values ($1, $2, $3, $4, $5, $6, 'accepted', $7)",
+        )
+        .bind(Uuid::now_v7())
+        .bind(replay.inbox_id)
+        .bind(replay.number)
+        .bind(replay.by)
+        .bind(replay.reason)
+        .bind(replay.revision)
+        .bind(replay.jobs)
+        .execute(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        Ok(true)
+    }
+
+    /// Removes the content of a request; its event stays known. The state that it had; `None` where
+    /// there is no such request. One that is accepted keeps its content: its jobs are being added.
+    pub async fn erase_from_inbox(&self, id: Uuid) -> Result<Option<InboxState>, StoreError> {
+        let mut tx = self.pool.begin().await?;
+        let found = sqlx::query("select state from inbox where id = $1 for update")
+            .bind(id)
+            .fetch_optional(&mut *tx)
+            .await?;
+        let Some(row) = found else {
+            return Ok(None);
+        };
+        let state = state(&row)?;
+        if !matches!(state, InboxState::Accepted | InboxState::Erased) {
+            sqlx::query(
+                "update inbox set state = 'erased', erased_at = now(), sealed = null, jobs_sealed = null, code = null, \
+                   message = null, kind = '', source = null, content_type = null, next_try_at = null where id = $1",
+            )
+            .bind(id)
+            .execute(&mut *tx)
+            .await?;
+            sqlx::query("update inbox_replays set reason = null where inbox_id = $1")
+                .bind(id)
+                .execute(&mut *tx)
+                .await?;
+        }
+        tx.commit().await?;
+        Ok(Some(state))
+    }
+
+    /// How requests stand, by webhook and state.
+    pub async fn inbox_standing(&self) -> Result<Vec<InboxStanding>, StoreError> {
+        let found = sqlx::query(
+            "select plugin, webhook, state, count(*) as rows, min(received_at) as oldest, max(received_at) as newest \
+             from inbox group by plugin, webhook, state order by plugin, webhook, state",
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        let standing = |row: &PgRow| -> Result<InboxStanding, StoreError> {
+            Ok(InboxStanding {
+                plugin: row.try_get("plugin")?,
+                webhook: row.try_get("webhook")?,
+                state: state(row)?,
+                rows: row.try_get("rows")?,
+                oldest: row.try_get("oldest")?,
+                newest: row.try_get("newest")?,
+            })
+        };
+        found.iter().map(standing).collect()
+    }
+
+    /// How many requests came since then, by webhook, outcome and code.
+    pub async fn inbox_counted(
+        &self,
+        since: DateTime<Utc>,
+    ) -> Result<Vec<InboxCounted>, StoreError> {
+        let found = sqlx::query(
+            "select plugin, webhook, outcome, code, sum(count)::bigint as count from inbox_counts where hour >= $1 \
+             group by plugin, webhook, outcome, code order by plugin, webhook, outcome, code",
+        )
+        .bind(since)
+        .fetch_all(&self.pool)
+        .await?;
+        let counted = |row: &PgRow| -> Result<InboxCounted, StoreError> {
+            Ok(InboxCounted {
+                plugin: row.try_get("plugin")?,
+                webhook: row.try_get("webhook")?,
+                outcome: row.try_get("outcome")?,
+                code: row.try_get("code")?,
+                count: row.try_get("count")?,
+            })
+        };
+        found.iter().map(counted).collect()
+    }
+}
