@@ -1,0 +1,641 @@
+//! The rows: calls, messages, and callbacks that belong to neither yet.
+
+use patchbay_plugin::queue::NewJob;
+use patchbay_plugin::sql::{self, Transaction, Value as Sql};
+use patchbay_plugin::{Failure, Retry, Value, json};
+
+use crate::progress::{CallNews, CallState, CallStatus, SmsNews, SmsState, SmsStatus};
+use crate::vendor_time::{from_rfc3339, rfc3339};
+
+pub const QUEUE: &str = "exotelQueue";
+
+const CALL: &str = "id, lead_id, called_by, from_number, to_number, status, vendor_status, call_sid, duration_s, \
+                    conversation_s, recording_url, answered_by, answered_at, ended_at, placed_at";
+const SMS: &str = "id, lead_id, sent_by, to_number, body, dlt_template_id, status, sms_sid, detailed_code, \
+                   detailed_status";
+
+#[derive(Debug, Clone)]
+pub struct Call {
+    pub id: String,
+    pub lead_id: String,
+    pub called_by: Option<String>,
+    pub from: String,
+    pub to: String,
+    /// Milliseconds since 1970.
+    pub placed_at: i64,
+    pub state: CallState,
+}
+
+#[derive(Debug, Clone)]
+pub struct Sms {
+    pub id: String,
+    pub lead_id: String,
+    pub sent_by: Option<String>,
+    pub to: String,
+    pub body: String,
+    pub dlt_template_id: Option<String>,
+    pub state: SmsState,
+}
+
+impl Call {
+    pub fn reference(&self) -> String {
+        format!("call-{}", self.id)
+    }
+}
+
+impl Sms {
+    pub fn reference(&self) -> String {
+        format!("sms-{}", self.id)
+    }
+}
+
+/// The vendor's id stands in another row already.
+const UNIQUE_VIOLATION: &str = "23505";
+
+/// A failure of SQL, as one of the job or operation.
+pub fn failed(error: sql::Error) -> Failure {
+    let retry = if error.retryable || ["unavailable", "timeout"].contains(&error.code.as_str()) {
+        Retry::Backoff
+    } else {
+        Retry::Never
+    };
+    let code = match retry {
+        Retry::Backoff => "unavailable",
+        _ => "database",
+    };
+    Failure::new(
+        code,
+        format!("database: {} ({})", error.message, error.code),
+        retry,
+    )
+}
+
+pub fn text(value: &str) -> Sql {
+    Sql::Text(value.to_owned())
+}
+
+fn optional(value: Option<&str>) -> Sql {
+    value.map_or(Sql::Null, text)
+}
+
+fn number(value: Option<i64>) -> Sql {
+    value.map_or(Sql::Null, Sql::Int)
+}
+
+fn time(ms: Option<i64>) -> Sql {
+    ms.map_or(Sql::Null, |ms| Sql::Text(rfc3339(ms)))
+}
+
+/// The cells of one row, from the left.
+struct Cells(std::vec::IntoIter<Sql>);
+
+impl Cells {
+    fn text(&mut self) -> Option<String> {
+        match self.0.next() {
+            Some(Sql::Text(text)) => Some(text),
+            Some(Sql::Int(number)) => Some(number.to_string()),
+            _ => None,
+        }
+    }
+
+    fn int(&mut self) -> Option<i64> {
+        match self.0.next() {
+            Some(Sql::Int(number)) => Some(number),
+            _ => None,
+        }
+    }
+
+    fn time(&mut self) -> Option<i64> {
+        self.text().as_deref().and_then(from_rfc3339)
+    }
+}
+
+fn call(row: Vec<Sql>) -> Call {
+    let mut cells = Cells(row.into_iter());
+    let id = cells.text().unwrap_or_default();
+    let lead_id = cells.text().unwrap_or_default();
+    let called_by = cells.text();
+    let from = cells.text().unwrap_or_default();
+    let to = cells.text().unwrap_or_default();
+    let status = cells.text().unwrap_or_default();
+    let vendor_status = cells.text();
+    let sid = cells.text();
+    let state = CallState {
+        sid,
+        // A row of another program may have a word of its own.
+        status: CallStatus::parse(&status).unwrap_or(CallStatus::Ended),
+        vendor_status,
+        duration_s: cells.int(),
+        conversation_s: cells.int(),
+        recording_url: cells.text(),
+        answered_by: cells.text(),
+        answered_at: cells.time(),
+        ended_at: cells.time(),
+    };
+    Call {
+        id,
+        lead_id,
+        called_by,
+        from,
+        to,
+        placed_at: cells.time().unwrap_or(0),
+        state,
+    }
+}
+
+fn sms(row: Vec<Sql>) -> Sms {
+    let mut cells = Cells(row.into_iter());
+    let id = cells.text().unwrap_or_default();
+    let lead_id = cells.text().unwrap_or_default();
+    let sent_by = cells.text();
+    let to = cells.text().unwrap_or_default();
+    let body = cells.text().unwrap_or_default();
+    let dlt_template_id = cells.text();
+    let status = cells.text().unwrap_or_default();
+    let sid = cells.text();
+    let state = SmsState {
+        sid,
+        status: SmsStatus::parse(&status).unwrap_or(SmsStatus::Unknown),
+        detailed_code: cells.text(),
+        detailed_status: cells.text(),
+    };
+    Sms {
+        id,
+        lead_id,
+        sent_by,
+        to,
+        body,
+        dlt_template_id,
+        state,
+    }
+}
+
+/// An entry of the trail, as a job that the transaction adds: it is written once, and only if the
+/// change is there.
+pub fn trail(lead_id: &str, activity: &str, by: Option<&str>, new: &Value) -> NewJob {
+    let data =
+        json!({ "leadId": lead_id, "activityType": activity, "changedBy": by, "newValue": new });
+    NewJob::new(QUEUE, "trail", &data)
+}
+
+// ---------------------------------------------------------------- calls
+
+/// A call that somebody asked for.
+#[derive(Debug)]
+pub struct Wanted<'a> {
+    pub lead_id: &'a str,
+    pub by: &'a str,
+    pub request_key: &'a str,
+    pub platform: &'a str,
+    pub from: &'a str,
+    pub to: &'a str,
+    pub caller_id: &'a str,
+    /// Seconds in which somebody cannot begin a second call.
+    pub guard_s: u32,
+}
+
+#[derive(Debug)]
+pub enum Begun {
+    /// The row is new, or its call was certainly not placed before: place it now.
+    Place(Call),
+    /// The same request came before.
+    Before(Call),
+    /// The same person has another call that has just begun.
+    Busy,
+}
+
+/// The row before the call is placed. Of any number of simultaneous requests with one key, exactly
+/// one gets [`Begun::Place`].
+pub fn begin_call(wanted: &Wanted<'_>) -> Result<Begun, Failure> {
+    let transaction = sql::begin().map_err(failed)?;
+    // One person's requests one after the other.
+    transaction
+        .query(
+            "select pg_advisory_xact_lock(hashtextextended('exotel call of ' || $1, 0))",
+            &[text(wanted.by)],
+        )
+        .map_err(failed)?;
+    let before = transaction
+        .query(
+            &format!("select {CALL} from mas_crm.lead_call_logs where request_key = $1 for update"),
+            &[text(wanted.request_key)],
+        )
+        .map_err(failed)?;
+    if let Some(row) = before.rows.into_iter().next() {
+        let before = call(row);
+        if before.state.status != CallStatus::Refused || before.lead_id != wanted.lead_id {
+            return Ok(Begun::Before(before));
+        }
+        let again = transaction
+            .query(
+                &format!(
+                    "update mas_crm.lead_call_logs set status = 'placing', error_code = null, from_number = $2, to_number = $3, \
+                     caller_id = $4, placed_at = now(), updated_at = now() where id = $1 returning {CALL}"
+                ),
+                &[text(&before.id), text(wanted.from), text(wanted.to), text(wanted.caller_id)],
+            )
+            .map_err(failed)?;
+        return committed(&transaction, again.rows);
+    }
+    let busy = transaction
+        .query(
+            "select 1 from mas_crm.lead_call_logs where called_by = $1 and call_source = 'exotel' \
+             and status in ('placing', 'unknown', 'queued', 'ringing', 'in-progress') \
+             and placed_at > now() - make_interval(secs => $2) limit 1",
+            &[text(wanted.by), Sql::Float(f64::from(wanted.guard_s))],
+        )
+        .map_err(failed)?;
+    if !busy.rows.is_empty() {
+        return Ok(Begun::Busy);
+    }
+    let new = transaction
+        .query(
+            &format!(
+                "insert into mas_crm.lead_call_logs (lead_id, call_source, request_key, called_by, from_number, to_number, caller_id, \
+                 status, platform, placed_at) values ($1, 'exotel', $2, $3, $4, $5, $6, 'placing', $7, now()) returning {CALL}"
+            ),
+            &[
+                text(wanted.lead_id),
+                text(wanted.request_key),
+                text(wanted.by),
+                text(wanted.from),
+                text(wanted.to),
+                text(wanted.caller_id),
+                text(wanted.platform),
+            ],
+        )
+        .map_err(failed)?;
+    committed(&transaction, new.rows)
+}
+
+fn committed(transaction: &Transaction, rows: Vec<Vec<Sql>>) -> Result<Begun, Failure> {
+    let placed = rows
+        .into_iter()
+        .next()
+        .map(call)
+        .ok_or_else(|| Failure::new("database", "no row came back", Retry::Never))?;
+    transaction.commit().map_err(failed)?;
+    Ok(Begun::Place(placed))
+}
+
+/// The vendor has certainly not placed it: a repeat of the request may place it.
+pub fn refuse_call(call: &Call, error_code: &str) -> Result<(), Failure> {
+    let transaction = sql::begin().map_err(failed)?;
+    let changed = transaction
+        .execute(
+            "update mas_crm.lead_call_logs set status = 'refused', error_code = $2, updated_at = now() \
+             where id = $1 and status = 'placing'",
+            &[text(&call.id), text(error_code)],
+        )
+        .map_err(failed)?;
+    if changed == 1 {
+        let new = json!({ "callId": call.id, "status": "refused", "error": error_code });
+        transaction
+            .enqueue(&[trail(
+                &call.lead_id,
+                "call_refused",
+                call.called_by.as_deref(),
+                &new,
+            )])
+            .map_err(failed)?;
+    }
+    transaction.commit().map_err(failed)
+}
+
+/// Which row news belongs to.
+#[derive(Debug, Clone, Copy)]
+pub enum Key<'a> {
+    Row(&'a str),
+    Sid(&'a str),
+}
+
+impl Key<'_> {
+    fn condition(&self, sid_column: &str) -> (String, Sql) {
+        match self {
+            Self::Row(id) => ("id = $1".into(), text(id)),
+            Self::Sid(sid) => (format!("{sid_column} = $1"), text(sid)),
+        }
+    }
+}
+
+pub fn find_call(key: Key<'_>) -> Result<Option<Call>, Failure> {
+    let (condition, value) = key.condition("call_sid");
+    let rows = sql::query(
+        &format!("select {CALL} from mas_crm.lead_call_logs where {condition}"),
+        &[value],
+    )
+    .map_err(failed)?;
+    Ok(rows.rows.into_iter().next().map(call))
+}
+
+/// Applies news under the row's lock. `None` when there is no such row. News of another call than
+/// the row's, and of one that another row has, changes nothing: the row that comes back then has
+/// not the id of the news.
+pub fn apply_to_call(key: Key<'_>, news: &CallNews) -> Result<Option<Call>, Failure> {
+    let transaction = sql::begin().map_err(failed)?;
+    let (condition, value) = key.condition("call_sid");
+    let rows = transaction
+        .query(
+            &format!("select {CALL} from mas_crm.lead_call_logs where {condition} for update"),
+            &[value],
+        )
+        .map_err(failed)?;
+    let Some(mut found) = rows.rows.into_iter().next().map(call) else {
+        return Ok(None);
+    };
+    let after = found.state.after(news);
+    if after == found.state {
+        return Ok(Some(found));
+    }
+    let updated = transaction.execute(
+            "update mas_crm.lead_call_logs set status = $2, vendor_status = $3, call_sid = $4, duration_s = $5, conversation_s = $6, \
+             recording_url = $7, answered_by = $8, answered_at = $9, ended_at = $10, \
+             error_code = case when $2 in ('placing', 'refused', 'unknown') then error_code end, updated_at = now() where id = $1",
+            &[
+                text(&found.id),
+                text(after.status.as_str()),
+                optional(after.vendor_status.as_deref()),
+                optional(after.sid.as_deref()),
+                number(after.duration_s),
+                number(after.conversation_s),
+                optional(after.recording_url.as_deref()),
+                optional(after.answered_by.as_deref()),
+                time(after.answered_at),
+                time(after.ended_at),
+            ],
+        );
+    match updated {
+        Err(error) if error.code == UNIQUE_VIOLATION => return Ok(Some(found)),
+        updated => updated.map_err(failed)?,
+    };
+    if let Some(activity) = activity(found.state.status, after.status) {
+        let new = json!({
+            "callId": found.id, "status": after.status.as_str(), "durationSeconds": after.duration_s,
+        });
+        let job = trail(&found.lead_id, activity, found.called_by.as_deref(), &new);
+        transaction.enqueue(&[job]).map_err(failed)?;
+    }
+    transaction.commit().map_err(failed)?;
+    found.state = after;
+    Ok(Some(found))
+}
+
+/// What the trail says of such a change. Each is said once in the life of a call, unless a better
+/// end becomes known.
+fn activity(before: CallStatus, after: CallStatus) -> Option<&'static str> {
+    let placed = |status: CallStatus| status >= CallStatus::Queued;
+    match (before, after) {
+        _ if before == after => None,
+        (_, after) if after.is_end() => Some("call_ended"),
+        (before, after) if !placed(before) && placed(after) => Some("call_placed"),
+        (_, CallStatus::Unknown) => Some("call_unknown"),
+        _ => None,
+    }
+}
+
+// ---------------------------------------------------------------- callbacks that wait
+
+/// Keeps a callback whose call or message nobody knows yet.
+pub fn keep_event(kind: &str, sid: &str, event: &str, data: &str) -> Result<(), Failure> {
+    sql::execute(
+        "insert into mas_crm.exotel_events (kind, sid, event, data, received_at) values ($1, $2, $3, $4, now()) \
+         on conflict (kind, sid, event) do nothing",
+        &[text(kind), text(sid), text(event), Sql::Json(data.to_owned())],
+    )
+    .map_err(failed)?;
+    Ok(())
+}
+
+/// The data of those that wait for this call or message.
+pub fn kept_events(kind: &str, sid: &str) -> Result<Vec<String>, Failure> {
+    let rows = sql::query(
+        "select data from mas_crm.exotel_events where kind = $1 and sid = $2 order by received_at limit 100",
+        &[text(kind), text(sid)],
+    )
+    .map_err(failed)?;
+    let data = rows.rows.into_iter().filter_map(|row| match row.first() {
+        Some(Sql::Json(text) | Sql::Text(text)) => Some(text.clone()),
+        _ => None,
+    });
+    Ok(data.collect())
+}
+
+pub fn forget_events(kind: &str, sid: &str) -> Result<(), Failure> {
+    sql::execute(
+        "delete from mas_crm.exotel_events where kind = $1 and sid = $2",
+        &[text(kind), text(sid)],
+    )
+    .map_err(failed)?;
+    Ok(())
+}
+
+/// Ids for which a callback waits although their row is there, and how many were too old to keep.
+pub fn events_to_apply(keep_days: u32) -> Result<(Vec<(String, String)>, u64), Failure> {
+    let old = sql::execute(
+        "delete from mas_crm.exotel_events where received_at < now() - make_interval(days => $1)",
+        &[Sql::Int(i64::from(keep_days))],
+    )
+    .map_err(failed)?;
+    let rows = sql::query(
+        "select distinct e.kind, e.sid from mas_crm.exotel_events e where \
+         (e.kind = 'call' and exists (select 1 from mas_crm.lead_call_logs c where c.call_sid = e.sid)) or \
+         (e.kind = 'sms' and exists (select 1 from mas_crm.lead_sms_logs s where s.sms_sid = e.sid)) limit 200",
+        &[],
+    )
+    .map_err(failed)?;
+    let found = rows.rows.into_iter().filter_map(|row| {
+        let mut cells = Cells(row.into_iter());
+        Some((cells.text()?, cells.text()?))
+    });
+    Ok((found.collect(), old))
+}
+
+// ---------------------------------------------------------------- what was never told
+
+const MAX_RECONCILED: i64 = 100;
+
+/// Calls whose end was not told, those first that were never asked for. Of calls that have ended,
+/// also those whose recording was not told; they are asked for once.
+pub fn unsettled_calls(after_minutes: f64, give_up_hours: u32) -> Result<Vec<Call>, Failure> {
+    let rows = sql::query(
+        &format!(
+            "select {CALL} from mas_crm.lead_call_logs where call_source = 'exotel' and placed_at < now() - make_interval(secs => $1) \
+             and placed_at > now() - make_interval(hours => $2) \
+             and (status in ('placing', 'unknown', 'queued', 'ringing', 'in-progress') \
+                  or (status = 'completed' and recording_url is null and conversation_s > 0 and checked_at is null)) \
+             order by checked_at nulls first, placed_at limit $3"
+        ),
+        &[
+            Sql::Float(after_minutes * 60.0),
+            Sql::Int(i64::from(give_up_hours)),
+            Sql::Int(MAX_RECONCILED),
+        ],
+    )
+    .map_err(failed)?;
+    Ok(rows.rows.into_iter().map(call).collect())
+}
+
+pub fn unsettled_sms(after_minutes: f64, give_up_hours: u32) -> Result<Vec<Sms>, Failure> {
+    let rows = sql::query(
+        &format!(
+            "select {SMS} from mas_crm.lead_sms_logs where sms_sid is not null and status in ('unknown', 'submitted', 'sent') \
+             and created_at < now() - make_interval(secs => $1) and created_at > now() - make_interval(hours => $2) \
+             order by checked_at nulls first, created_at limit $3"
+        ),
+        &[
+            Sql::Float(after_minutes * 60.0),
+            Sql::Int(i64::from(give_up_hours)),
+            Sql::Int(MAX_RECONCILED),
+        ],
+    )
+    .map_err(failed)?;
+    Ok(rows.rows.into_iter().map(sms).collect())
+}
+
+pub fn checked(table: &str, id: &str) -> Result<(), Failure> {
+    sql::execute(
+        &format!("update mas_crm.{table} set checked_at = now() where id = $1"),
+        &[text(id)],
+    )
+    .map_err(failed)?;
+    Ok(())
+}
+
+/// Whether another row has this call of the vendor.
+pub fn is_known(call_sid: &str) -> Result<bool, Failure> {
+    Ok(find_call(Key::Sid(call_sid))?.is_some())
+}
+
+// ---------------------------------------------------------------- messages
+
+#[derive(Debug)]
+pub struct WantedSms<'a> {
+    pub lead_id: &'a str,
+    pub by: &'a str,
+    pub request_key: &'a str,
+    pub platform: &'a str,
+    pub to: &'a str,
+    pub sender: &'a str,
+    pub body: &'a str,
+    pub dlt_template_id: Option<&'a str>,
+}
+
+/// The row and its job, or the row of the same request before.
+pub fn begin_sms(wanted: &WantedSms<'_>) -> Result<Sms, Failure> {
+    let transaction = sql::begin().map_err(failed)?;
+    let new = transaction
+        .query(
+            &format!(
+                "insert into mas_crm.lead_sms_logs (lead_id, request_key, sent_by, to_number, sender_id, body, dlt_template_id, \
+                 status, platform) values ($1, $2, $3, $4, $5, $6, $7, 'queued', $8) on conflict (request_key) do nothing \
+                 returning {SMS}"
+            ),
+            &[
+                text(wanted.lead_id),
+                text(wanted.request_key),
+                text(wanted.by),
+                text(wanted.to),
+                text(wanted.sender),
+                text(wanted.body),
+                optional(wanted.dlt_template_id),
+                text(wanted.platform),
+            ],
+        )
+        .map_err(failed)?;
+    if let Some(row) = new.rows.into_iter().next() {
+        let new = sms(row);
+        let data = json!({ "smsId": new.id, "leadId": new.lead_id });
+        let told = json!({ "smsId": new.id, "status": "queued" });
+        let jobs = [
+            NewJob::new(QUEUE, "send-sms", &data),
+            trail(&new.lead_id, "sms_requested", Some(wanted.by), &told),
+        ];
+        transaction.enqueue(&jobs).map_err(failed)?;
+        transaction.commit().map_err(failed)?;
+        return Ok(new);
+    }
+    let before = transaction
+        .query(
+            &format!("select {SMS} from mas_crm.lead_sms_logs where request_key = $1"),
+            &[text(wanted.request_key)],
+        )
+        .map_err(failed)?;
+    before
+        .rows
+        .into_iter()
+        .next()
+        .map(sms)
+        .ok_or_else(|| Failure::new("unavailable", "the message is gone", Retry::Backoff))
+}
+
+pub fn find_sms(key: Key<'_>) -> Result<Option<Sms>, Failure> {
+    let (condition, value) = key.condition("sms_sid");
+    let rows = sql::query(
+        &format!("select {SMS} from mas_crm.lead_sms_logs where {condition}"),
+        &[value],
+    )
+    .map_err(failed)?;
+    Ok(rows.rows.into_iter().next().map(sms))
+}
+
+/// From one status to another, if it still has the first.
+pub fn move_sms(
+    id: &str,
+    from: SmsStatus,
+    to: SmsStatus,
+    error_code: Option<&str>,
+) -> Result<bool, Failure> {
+    let changed = sql::execute(
+        "update mas_crm.lead_sms_logs set status = $3, error_code = $4, updated_at = now() where id = $1 and status = $2",
+        &[text(id), text(from.as_str()), text(to.as_str()), optional(error_code)],
+    )
+    .map_err(failed)?;
+    Ok(changed == 1)
+}
+
+/// Applies news under the row's lock. `None` when there is no such row.
+pub fn apply_to_sms(key: Key<'_>, news: &SmsNews) -> Result<Option<Sms>, Failure> {
+    let transaction = sql::begin().map_err(failed)?;
+    let (condition, value) = key.condition("sms_sid");
+    let rows = transaction
+        .query(
+            &format!("select {SMS} from mas_crm.lead_sms_logs where {condition} for update"),
+            &[value],
+        )
+        .map_err(failed)?;
+    let Some(mut found) = rows.rows.into_iter().next().map(sms) else {
+        return Ok(None);
+    };
+    let after = found.state.after(news);
+    if after == found.state {
+        return Ok(Some(found));
+    }
+    let updated = transaction.execute(
+            "update mas_crm.lead_sms_logs set status = $2, sms_sid = $3, detailed_code = $4, detailed_status = $5, \
+             error_code = case when $2 in ('submitted', 'sent', 'delivered') then null else error_code end, updated_at = now() \
+             where id = $1",
+            &[
+                text(&found.id),
+                text(after.status.as_str()),
+                optional(after.sid.as_deref()),
+                optional(after.detailed_code.as_deref()),
+                optional(after.detailed_status.as_deref()),
+            ],
+        );
+    match updated {
+        Err(error) if error.code == UNIQUE_VIOLATION => return Ok(Some(found)),
+        updated => updated.map_err(failed)?,
+    };
+    let ended = after.status >= SmsStatus::Failed && after.status != found.state.status;
+    let told =
+        (ended || after.status == SmsStatus::Submitted) && after.status != found.state.status;
+    if told {
+        let activity = if ended { "sms_ended" } else { "sms_sent" };
+        let new = json!({ "smsId": found.id, "status": after.status.as_str() });
+        let job = trail(&found.lead_id, activity, found.sent_by.as_deref(), &new);
+        transaction.enqueue(&[job]).map_err(failed)?;
+    }
+    transaction.commit().map_err(failed)?;
+    found.state = after;
+    Ok(Some(found))
+}
