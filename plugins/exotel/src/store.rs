@@ -1,7 +1,11 @@
 //! The rows: calls, messages, and callbacks that belong to neither yet.
+//!
+//! A call of the plugin has one transaction; the ones that begin a call or message use it. Changes
+//! are a batch that holds only for the version of the row that was read, and is otherwise tried
+//! anew; entries of the trail are jobs of the same batch.
 
 use patchbay_plugin::queue::NewJob;
-use patchbay_plugin::sql::{self, Transaction, Value as Sql};
+use patchbay_plugin::sql::{self, Statement, Transaction, Value as Sql};
 use patchbay_plugin::{Failure, Retry, Value, json};
 
 use crate::progress::{CallNews, CallState, CallStatus, SmsNews, SmsState, SmsStatus};
@@ -10,9 +14,9 @@ use crate::vendor_time::{from_rfc3339, rfc3339};
 pub const QUEUE: &str = "exotelQueue";
 
 const CALL: &str = "id, lead_id, called_by, from_number, to_number, status, vendor_status, call_sid, duration_s, \
-                    conversation_s, recording_url, answered_by, answered_at, ended_at, placed_at";
+                    conversation_s, recording_url, answered_by, answered_at, ended_at, placed_at, xmin::text";
 const SMS: &str = "id, lead_id, sent_by, to_number, body, dlt_template_id, status, sms_sid, detailed_code, \
-                   detailed_status";
+                   detailed_status, xmin::text";
 
 #[derive(Debug, Clone)]
 pub struct Call {
@@ -24,6 +28,8 @@ pub struct Call {
     /// Milliseconds since 1970.
     pub placed_at: i64,
     pub state: CallState,
+    /// Which version of the row this is.
+    version: String,
 }
 
 #[derive(Debug, Clone)]
@@ -35,6 +41,7 @@ pub struct Sms {
     pub body: String,
     pub dlt_template_id: Option<String>,
     pub state: SmsState,
+    version: String,
 }
 
 impl Call {
@@ -49,6 +56,10 @@ impl Sms {
     }
 }
 
+/// How often a change is tried anew because somebody else has changed the row meanwhile.
+const MAX_TRIES: u32 = 20;
+/// Another number of rows than the batch expects.
+const OTHER_ROWS: &str = "P0002";
 /// The vendor's id stands in another row already.
 const UNIQUE_VIOLATION: &str = "23505";
 
@@ -140,6 +151,7 @@ fn call(row: Vec<Sql>) -> Call {
         to,
         placed_at: cells.time().unwrap_or(0),
         state,
+        version: cells.text().unwrap_or_default(),
     }
 }
 
@@ -167,6 +179,7 @@ fn sms(row: Vec<Sql>) -> Sms {
         body,
         dlt_template_id,
         state,
+        version: cells.text().unwrap_or_default(),
     }
 }
 
@@ -280,26 +293,25 @@ fn committed(transaction: &Transaction, rows: Vec<Vec<Sql>>) -> Result<Begun, Fa
 
 /// The vendor has certainly not placed it: a repeat of the request may place it.
 pub fn refuse_call(call: &Call, error_code: &str) -> Result<(), Failure> {
-    let transaction = sql::begin().map_err(failed)?;
-    let changed = transaction
-        .execute(
-            "update mas_crm.lead_call_logs set status = 'refused', error_code = $2, updated_at = now() \
-             where id = $1 and status = 'placing'",
-            &[text(&call.id), text(error_code)],
-        )
-        .map_err(failed)?;
-    if changed == 1 {
-        let new = json!({ "callId": call.id, "status": "refused", "error": error_code });
-        transaction
-            .enqueue(&[trail(
-                &call.lead_id,
-                "call_refused",
-                call.called_by.as_deref(),
-                &new,
-            )])
-            .map_err(failed)?;
+    let refuse = Statement {
+        text: "update mas_crm.lead_call_logs set status = 'refused', error_code = $2, updated_at = now() \
+               where id = $1 and status = 'placing'"
+            .into(),
+        parameters: vec![text(&call.id), text(error_code)],
+        expect_rows: Some(1),
+    };
+    let new = json!({ "callId": call.id, "status": "refused", "error": error_code });
+    let told = trail(
+        &call.lead_id,
+        "call_refused",
+        call.called_by.as_deref(),
+        &new,
+    );
+    match sql::batch(&[refuse], &[told]) {
+        // News of the vendor was faster: it has the call after all.
+        Err(error) if error.code == OTHER_ROWS => Ok(()),
+        done => done.map(|_| ()).map_err(failed),
     }
-    transaction.commit().map_err(failed)
 }
 
 /// Which row news belongs to.
@@ -328,30 +340,24 @@ pub fn find_call(key: Key<'_>) -> Result<Option<Call>, Failure> {
     Ok(rows.rows.into_iter().next().map(call))
 }
 
-/// Applies news under the row's lock. `None` when there is no such row. News of another call than
-/// the row's, and of one that another row has, changes nothing: the row that comes back then has
-/// not the id of the news.
+/// Applies news. `None` when there is no such row. News of another call than the row's, and of one
+/// that another row has, changes nothing: the row that comes back then has not the id of the news.
 pub fn apply_to_call(key: Key<'_>, news: &CallNews) -> Result<Option<Call>, Failure> {
-    let transaction = sql::begin().map_err(failed)?;
-    let (condition, value) = key.condition("call_sid");
-    let rows = transaction
-        .query(
-            &format!("select {CALL} from mas_crm.lead_call_logs where {condition} for update"),
-            &[value],
-        )
-        .map_err(failed)?;
-    let Some(mut found) = rows.rows.into_iter().next().map(call) else {
-        return Ok(None);
-    };
-    let after = found.state.after(news);
-    if after == found.state {
-        return Ok(Some(found));
-    }
-    let updated = transaction.execute(
-            "update mas_crm.lead_call_logs set status = $2, vendor_status = $3, call_sid = $4, duration_s = $5, conversation_s = $6, \
-             recording_url = $7, answered_by = $8, answered_at = $9, ended_at = $10, \
-             error_code = case when $2 in ('placing', 'refused', 'unknown') then error_code end, updated_at = now() where id = $1",
-            &[
+    for _ in 0..MAX_TRIES {
+        let Some(mut found) = find_call(key)? else {
+            return Ok(None);
+        };
+        let after = found.state.after(news);
+        if after == found.state {
+            return Ok(Some(found));
+        }
+        let update = Statement {
+            text: "update mas_crm.lead_call_logs set status = $2, vendor_status = $3, call_sid = $4, duration_s = $5, \
+                   conversation_s = $6, recording_url = $7, answered_by = $8, answered_at = $9, ended_at = $10, \
+                   error_code = case when $2 in ('placing', 'refused', 'unknown') then error_code end, updated_at = now() \
+                   where id = $1 and xmin::text = $11"
+                .into(),
+            parameters: vec![
                 text(&found.id),
                 text(after.status.as_str()),
                 optional(after.vendor_status.as_deref()),
@@ -362,22 +368,36 @@ pub fn apply_to_call(key: Key<'_>, news: &CallNews) -> Result<Option<Call>, Fail
                 optional(after.answered_by.as_deref()),
                 time(after.answered_at),
                 time(after.ended_at),
+                text(&found.version),
             ],
-        );
-    match updated {
-        Err(error) if error.code == UNIQUE_VIOLATION => return Ok(Some(found)),
-        updated => updated.map_err(failed)?,
-    };
-    if let Some(activity) = activity(found.state.status, after.status) {
-        let new = json!({
-            "callId": found.id, "status": after.status.as_str(), "durationSeconds": after.duration_s,
+            expect_rows: Some(1),
+        };
+        let told = activity(found.state.status, after.status).map(|activity| {
+            let new = json!({
+                "callId": found.id, "status": after.status.as_str(), "durationSeconds": after.duration_s,
+            });
+            trail(&found.lead_id, activity, found.called_by.as_deref(), &new)
         });
-        let job = trail(&found.lead_id, activity, found.called_by.as_deref(), &new);
-        transaction.enqueue(&[job]).map_err(failed)?;
+        let told: Vec<NewJob> = told.into_iter().collect();
+        match sql::batch(&[update], &told) {
+            Ok(_) => {
+                found.state = after;
+                return Ok(Some(found));
+            }
+            Err(error) if error.code == OTHER_ROWS => {}
+            Err(error) if error.code == UNIQUE_VIOLATION => return Ok(Some(found)),
+            Err(error) => return Err(failed(error)),
+        }
     }
-    transaction.commit().map_err(failed)?;
-    found.state = after;
-    Ok(Some(found))
+    Err(contended())
+}
+
+fn contended() -> Failure {
+    Failure::new(
+        "unavailable",
+        "the row changes all the time",
+        Retry::Backoff,
+    )
 }
 
 /// What the trail says of such a change. Each is said once in the life of a call, unless a better
@@ -454,15 +474,18 @@ pub fn events_to_apply(keep_days: u32) -> Result<(Vec<(String, String)>, u64), F
 
 const MAX_RECONCILED: i64 = 100;
 
-/// Calls whose end was not told, those first that were never asked for. Of calls that have ended,
-/// also those whose recording was not told; they are asked for once.
+/// Calls whose end was not told, those first that were never asked for. Also calls that have ended
+/// whose recording was not told, which are asked for once, and those of which the vendor did not yet
+/// know how long they were, since it computes that some minutes after the end.
 pub fn unsettled_calls(after_minutes: f64, give_up_hours: u32) -> Result<Vec<Call>, Failure> {
     let rows = sql::query(
         &format!(
             "select {CALL} from mas_crm.lead_call_logs where call_source = 'exotel' and placed_at < now() - make_interval(secs => $1) \
              and placed_at > now() - make_interval(hours => $2) \
              and (status in ('placing', 'unknown', 'queued', 'ringing', 'in-progress') \
-                  or (status = 'completed' and recording_url is null and conversation_s > 0 and checked_at is null)) \
+                  or (status = 'completed' and recording_url is null and conversation_s > 0 and checked_at is null) \
+                  or (status in ('failed', 'canceled', 'no-answer', 'busy', 'ended', 'completed') and ended_at is null \
+                      and coalesce(checked_at, placed_at) < placed_at + interval '1 hour')) \
              order by checked_at nulls first, placed_at limit $3"
         ),
         &[
@@ -593,49 +616,51 @@ pub fn move_sms(
     Ok(changed == 1)
 }
 
-/// Applies news under the row's lock. `None` when there is no such row.
+/// Applies news. `None` when there is no such row.
 pub fn apply_to_sms(key: Key<'_>, news: &SmsNews) -> Result<Option<Sms>, Failure> {
-    let transaction = sql::begin().map_err(failed)?;
-    let (condition, value) = key.condition("sms_sid");
-    let rows = transaction
-        .query(
-            &format!("select {SMS} from mas_crm.lead_sms_logs where {condition} for update"),
-            &[value],
-        )
-        .map_err(failed)?;
-    let Some(mut found) = rows.rows.into_iter().next().map(sms) else {
-        return Ok(None);
-    };
-    let after = found.state.after(news);
-    if after == found.state {
-        return Ok(Some(found));
-    }
-    let updated = transaction.execute(
-            "update mas_crm.lead_sms_logs set status = $2, sms_sid = $3, detailed_code = $4, detailed_status = $5, \
-             error_code = case when $2 in ('submitted', 'sent', 'delivered') then null else error_code end, updated_at = now() \
-             where id = $1",
-            &[
+    for _ in 0..MAX_TRIES {
+        let Some(mut found) = find_sms(key)? else {
+            return Ok(None);
+        };
+        let after = found.state.after(news);
+        if after == found.state {
+            return Ok(Some(found));
+        }
+        let update = Statement {
+            text: "update mas_crm.lead_sms_logs set status = $2, sms_sid = $3, detailed_code = $4, detailed_status = $5, \
+                   error_code = case when $2 in ('submitted', 'sent', 'delivered') then null else error_code end, \
+                   updated_at = now() where id = $1 and xmin::text = $6"
+                .into(),
+            parameters: vec![
                 text(&found.id),
                 text(after.status.as_str()),
                 optional(after.sid.as_deref()),
                 optional(after.detailed_code.as_deref()),
                 optional(after.detailed_status.as_deref()),
+                text(&found.version),
             ],
-        );
-    match updated {
-        Err(error) if error.code == UNIQUE_VIOLATION => return Ok(Some(found)),
-        updated => updated.map_err(failed)?,
-    };
-    let ended = after.status >= SmsStatus::Failed && after.status != found.state.status;
-    let told =
-        (ended || after.status == SmsStatus::Submitted) && after.status != found.state.status;
-    if told {
-        let activity = if ended { "sms_ended" } else { "sms_sent" };
-        let new = json!({ "smsId": found.id, "status": after.status.as_str() });
-        let job = trail(&found.lead_id, activity, found.sent_by.as_deref(), &new);
-        transaction.enqueue(&[job]).map_err(failed)?;
+            expect_rows: Some(1),
+        };
+        let activity = match after.status {
+            status if status == found.state.status => None,
+            SmsStatus::Failed | SmsStatus::Delivered => Some("sms_ended"),
+            SmsStatus::Submitted => Some("sms_sent"),
+            _ => None,
+        };
+        let told = activity.map(|activity| {
+            let new = json!({ "smsId": found.id, "status": after.status.as_str() });
+            trail(&found.lead_id, activity, found.sent_by.as_deref(), &new)
+        });
+        let told: Vec<NewJob> = told.into_iter().collect();
+        match sql::batch(&[update], &told) {
+            Ok(_) => {
+                found.state = after;
+                return Ok(Some(found));
+            }
+            Err(error) if error.code == OTHER_ROWS => {}
+            Err(error) if error.code == UNIQUE_VIOLATION => return Ok(Some(found)),
+            Err(error) => return Err(failed(error)),
+        }
     }
-    transaction.commit().map_err(failed)?;
-    found.state = after;
-    Ok(Some(found))
+    Err(contended())
 }
