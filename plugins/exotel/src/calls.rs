@@ -93,16 +93,31 @@ fn before(call: Call, vendor: &Vendor<'_>) -> Result<Answer, Failure> {
 
 fn place(call: &Call, vendor: &Vendor<'_>) -> Result<Answer, Failure> {
     match vendor.connect(call) {
-        Ok(news) => answer(&settle(call, &news)?),
+        Ok(news) => match settle(call, &news) {
+            Ok(settled) => answer(&settled),
+            Err(failure) => {
+                // It rings, whatever became of the row: the reconcile job finds it.
+                patchbay_plugin::warn!(
+                    "a call was placed, but its row was not written: {}",
+                    failure.message
+                );
+                answer(&as_unknown(call))
+            }
+        },
         Err(Trouble::Refused(reason)) => {
-            store::refuse_call(call, reason.code)?;
+            if let Err(failure) = store::refuse_call(call, reason.code) {
+                patchbay_plugin::warn!(
+                    "a call was refused, but its row was not written: {}",
+                    failure.message
+                );
+            }
             Err(reason.failure())
         }
         Err(Trouble::Unknown(what)) => {
             patchbay_plugin::warn!(
                 "it is unknown whether a call was placed, so it is looked up: {what}"
             );
-            let call = unknown(call)?;
+            let call = unknown(call).unwrap_or_else(|_| as_unknown(call));
             for pause in [0, PAUSE_MS] {
                 std::thread::sleep(std::time::Duration::from_millis(pause));
                 match find(&call, vendor) {
@@ -117,6 +132,12 @@ fn place(call: &Call, vendor: &Vendor<'_>) -> Result<Answer, Failure> {
             answer(&call)
         }
     }
+}
+
+fn as_unknown(call: &Call) -> Call {
+    let mut call = call.clone();
+    call.state.status = CallStatus::Unknown;
+    call
 }
 
 fn unknown(call: &Call) -> Result<Call, Failure> {
