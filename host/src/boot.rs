@@ -13,7 +13,7 @@ use patchbay_app::snapshot::OfflineSnapshot;
 use patchbay_app::vault::{Keys, Vault};
 use patchbay_app::{Foundation, Parts};
 use patchbay_app::{
-    alerts, audit, bulk, dead_letters, history, identity_changes, operators, outbox, people,
+    alerts, audit, bulk, dead_letters, history, identity_changes, inbox, operators, outbox, people,
     plugins, resume, scheduling, trace_export, vault, vendor_keys, workers,
 };
 use patchbay_capability::{Egress, MailTransport};
@@ -134,6 +134,9 @@ fn services(
         .and(vault::refresh(parts))
         .and(scheduling::reconciler(parts))
         .and(outbox::relay(parts))
+        .and(inbox::sweep(parts))
+        .and(inbox::judging(parts))
+        .and(inbox::counting(parts))
         .and(history::body_budget(parts))
         .and(history::maintenance(parts))
         .and(history::mirror(parts))

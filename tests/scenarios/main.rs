@@ -33,6 +33,7 @@ mod guest_faults;
 mod harness;
 mod health;
 mod history;
+mod inbox;
 mod incident;
 mod infrastructure;
 mod interop;

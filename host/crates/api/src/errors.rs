@@ -469,6 +469,13 @@ pub const ERRORS: &[ErrorCode] = &[
         "The command line has a mistake. The exit code is 2.",
         "See `--help` of the command.",
     ),
+    code(
+        "webhook-rejected",
+        401,
+        "The request was rejected",
+        "A request to a webhook does not pass the check of its manifest, or the plugin says that it is not the vendor's. The sender gets the plugin's status (400, 401, 403, 404, 410 or 422) and no reason.",
+        "`patchbay inbox list --state rejected` has the reason. If the vendor's secret has changed, set it (`patchbay secret set`), then `patchbay inbox verify ID --apply`.",
+    ),
 ];
 
 /// The page docs/errors.md.

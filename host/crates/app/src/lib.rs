@@ -18,6 +18,7 @@ pub mod history;
 pub mod history_filter;
 pub mod http_standing;
 pub mod identity_changes;
+pub mod inbox;
 pub mod incident;
 pub mod jobs;
 mod leader;
@@ -80,6 +81,7 @@ pub struct App {
     pub breakers: breakers::Breakers,
     pub plugins: plugin_administration::PluginAdministration,
     pub routes: routes::Routes,
+    pub inbox: inbox::Inbox,
     pub incident: incident::Incident,
     pub health: health::HealthCheck,
     pub jobs: jobs::Jobs,
@@ -170,6 +172,7 @@ pub struct Parts {
     pub(crate) identity_changes: Arc<identity_changes::IdentityChanges>,
     pub(crate) vendors: Arc<vendor_keys::VendorParts>,
     pub bulks: Arc<bulk::BulkJobs>,
+    pub(crate) inbox: Arc<inbox::InboxParts>,
     pub(crate) declared_jobs: Arc<declared_jobs::DeclaredJobs>,
     pub history: Arc<history::HistoryParts>,
     pub audit: Arc<audit::Ledger>,
@@ -192,6 +195,7 @@ impl Parts {
             ..
         } = foundation;
         let services = Arc::<service::ServiceStatus>::default();
+        let host = work.host.clone();
         let (begun, quarantines) = tokio::sync::mpsc::unbounded_channel();
         let plugins = Arc::new(plugins::Plugins::new(plugins::Parts {
             store: store.clone(),
@@ -211,6 +215,7 @@ impl Parts {
             keep: config.keep_revisions,
             traces: traces.clone(),
             host: work.host,
+            has_master_key: !vault.keys().is_empty(),
         }));
         let schedules = scheduling::Reconciler::new(store.clone(), broker.clone());
         plugins.when_changed({
@@ -309,6 +314,14 @@ impl Parts {
             &broker,
             Arc::clone(&vault),
         ));
+        let inbox = Arc::new(inbox::InboxParts::new(
+            store.clone(),
+            broker.clone(),
+            Arc::clone(&plugins),
+            Arc::clone(&vault) as _,
+            Arc::clone(&vault),
+            host,
+        ));
         let requests = Arc::<RequestMeters>::default();
         let exposition = Arc::new(exposition::Exposition::new(exposition::Sources {
             alerts: Arc::clone(&alerts),
@@ -372,6 +385,7 @@ impl Parts {
             environment: config.environment,
             operations,
             bulks,
+            inbox,
             declared_jobs,
             node_may_be_bullmq_5: config.node_may_be_bullmq_5,
             started_without_postgres: foundation.started_without_postgres,
@@ -390,6 +404,7 @@ impl App {
             breakers: breakers::Breakers::new(parts),
             plugins: plugin_administration::PluginAdministration::new(parts),
             routes: routes::Routes::new(parts),
+            inbox: inbox::Inbox::new(parts),
             incident: incident::Incident::new(parts),
             health: health::HealthCheck::new(parts),
             jobs: jobs::Jobs::new(parts),

@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use patchbay_model::capability::{HttpError, HttpRequest, HttpResponse};
 use patchbay_runtime::{CallContext, LogLevel};
 
+use crate::call::Denied;
 use crate::{GuestCall, http, log};
 
 #[async_trait]
@@ -15,6 +16,9 @@ impl CallContext for GuestCall {
     }
 
     async fn http(self: Arc<Self>, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        if self.call.is_verification {
+            return Err(Denied::verification().into());
+        }
         http::send(self, request).await
     }
 }

@@ -66,6 +66,9 @@ impl Guest<'_> {
         let Some(call) = self.call() else {
             return Ok(Err(Denied::nothing_outside().into()));
         };
+        if call.call.is_verification {
+            return Ok(Err(Denied::verification().into()));
+        }
         self.0.outside(act(call)).await
     }
 }

@@ -41,7 +41,7 @@ pub use grants::GrantUses;
 pub use http::egress::{Certificates, Egress, EgressConfig, EgressError};
 pub use mail::{MailConfig, MailError, MailTls, MailTransport};
 pub use meters::OutsideMeters;
-pub use secrets::{SecretSource, SecretValue};
+pub use secrets::{HashKind, SecretSource, SecretValue};
 
 use guest::{Guest, Linked};
 

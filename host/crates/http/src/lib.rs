@@ -62,6 +62,7 @@ mod tls;
 mod user_login;
 mod vendor_keys;
 mod vendor_login;
+mod webhooks;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -153,6 +154,7 @@ domains! {
     breakers: patchbay_app::breakers::Breakers,
     plugins: patchbay_app::plugin_administration::PluginAdministration,
     routes: patchbay_app::routes::Routes,
+    inbox: patchbay_app::inbox::Inbox,
     incident: patchbay_app::incident::Incident,
     health: patchbay_app::health::HealthCheck,
     jobs: patchbay_app::jobs::Jobs,

@@ -22,7 +22,7 @@ use crate::anonymous;
 use crate::client_address::ClientAddress;
 use crate::error::ApiError;
 use crate::plugin_calls::idempotency_key;
-use crate::{not_found, run_to_end, user_login, vendor_login};
+use crate::{not_found, run_to_end, user_login, vendor_login, webhooks};
 
 const JSON: &str = "application/json";
 /// What a browser may show on this origin; it must save all other content.
@@ -92,7 +92,10 @@ pub(crate) async fn answer(State(state): State<AppState>, request: Request) -> R
                 );
                 return response;
             }
-            None => other_method(&found, request.method()),
+            None => match found.webhook(request.method().as_str()) {
+                Some(webhook) => return webhooks::serve(&state, webhook, request).await,
+                None => other_method(&found, request.method()),
+            },
         },
         Some(Lookup::Invalid(reason)) => {
             let status = StatusCode::BAD_REQUEST;

@@ -64,6 +64,7 @@ pub mod signature;
 pub mod sql;
 mod trace_parent;
 pub mod trail_pack;
+pub mod webhook;
 pub mod words;
 
 pub use data_path::DataPath;

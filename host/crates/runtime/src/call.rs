@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use futures::FutureExt;
 use patchbay_model::operation::{Answer, check_json};
 use patchbay_model::outcome::{Failure, Outcome};
+use patchbay_model::webhook::Verdict;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -76,6 +77,7 @@ pub(crate) async fn run(
     let failed = |outcome| CallReport {
         outcome,
         answer: None,
+        verdict: None,
         stack: None,
         duration: started.elapsed(),
         cpu: Duration::from_nanos(cpu_ns.load(Ordering::Relaxed)),
@@ -85,7 +87,13 @@ pub(crate) async fn run(
     let waiting = Counted::new(&occupancy.waiting);
     // Waits before it uses the pool, so that a full pool means waiting and not an error. The wait
     // is limited.
-    let Ok(_slots) = tokio::time::timeout(limit, take_slots(&callee)).await else {
+    let slots = async {
+        match &entry {
+            Entry::Verify(_) => take_verify_slot(&callee).await,
+            _ => take_slots(&callee).await,
+        }
+    };
+    let Ok(_slots) = tokio::time::timeout(limit, slots).await else {
         return failed(Outcome::HostFault("no free slot for the call".into()));
     };
     let _running = Counted::new(&occupancy.running);
@@ -126,6 +134,14 @@ async fn take_slots(
             .await
             .ok(),
     )
+}
+
+/// Requests of vendors have slots of their own: jobs that fill the pool do not keep them waiting.
+async fn take_verify_slot(
+    callee: &CallTarget,
+) -> (Option<OwnedSemaphorePermit>, Option<OwnedSemaphorePermit>) {
+    let slots = Arc::clone(&callee.sandbox.verify_slots);
+    (None, slots.acquire_many_owned(callee.weight).await.ok())
 }
 
 async fn call(
@@ -193,12 +209,17 @@ async fn call(
     let (stdout, stderr) = (stdout.finish(), stderr.finish());
     // Failures are written to stderr. A guest that has only one stream writes to that.
     let printed = if stderr.is_empty() { &stdout } else { &stderr };
-    let mut answer = None;
+    let (mut answer, mut verdict) = (None, None);
     let (outcome, stack) = match ended {
         Ok(Ended::Late) => (Outcome::Deadline(limit), None),
         Ok(Ended::OutOfMemory) => (Outcome::MemoryLimit(memory.limit() as u64), None),
         Ok(Ended::ByItself(Ok(Ok(returned)))) => (
-            accepted(returned, limits.max_result_bytes, &mut answer),
+            accepted(
+                returned,
+                limits.max_result_bytes,
+                &mut answer,
+                &mut verdict,
+            ),
             None,
         ),
         Ok(Ended::ByItself(Ok(Err(failure)))) => (Outcome::Failed(failure.sanitized()), None),
@@ -218,6 +239,7 @@ async fn call(
     CallReport {
         outcome,
         answer,
+        verdict,
         stack,
         duration: started.elapsed(),
         cpu: Duration::from_nanos(cpu_ns.load(Ordering::Relaxed)),
@@ -271,13 +293,22 @@ fn now_ms() -> u128 {
         .map_or(0, |time| time.as_millis())
 }
 
-/// Checks the result, or stores the answer beside it, if it can be passed on.
-fn accepted(returned: Returned, max_bytes: usize, answer: &mut Option<Answer>) -> Outcome {
+/// Checks the result, or stores the answer or verdict beside it, if it can be passed on.
+fn accepted(
+    returned: Returned,
+    max_bytes: usize,
+    answer: &mut Option<Answer>,
+    verdict: &mut Option<Verdict>,
+) -> Outcome {
     let nothing = || "null".to_owned();
     let checked = match returned {
         Returned::Result(value) => check_json(&value, max_bytes).map(|()| value),
         Returned::Answer(given) => given.check(max_bytes).map(|()| {
             *answer = Some(given);
+            nothing()
+        }),
+        Returned::Verdict(said) => said.check().map(|()| {
+            *verdict = Some(said);
             nothing()
         }),
         Returned::Passed => Ok(nothing()),

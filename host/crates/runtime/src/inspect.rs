@@ -10,7 +10,7 @@ use crate::{Rejection, engine};
 
 const SECTION: &str = "patchbay:manifest";
 /// Interfaces that a host calls. A plugin exports at least one of them.
-const SERVED: [&str; 2] = ["jobs", "operations"];
+const SERVED: [&str; 3] = ["jobs", "operations", "webhooks"];
 
 #[derive(Debug)]
 pub struct Inspected {

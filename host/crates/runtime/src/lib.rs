@@ -34,7 +34,7 @@ pub use encode::encode;
 pub use error::{LoadError, Rejection, RuntimeError};
 pub use inspect::{Inspected, inspect, pack};
 pub use registry::Registry;
-pub use report::{CallReport, JobCall, Occupancy, OperationCall};
+pub use report::{CallReport, JobCall, Occupancy, OperationCall, VerifyCall};
 pub use revision::Revision;
 pub use runtime::{Runtime, RuntimeConfig};
 pub use sandbox::{HostLimits, Pool};

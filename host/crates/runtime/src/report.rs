@@ -7,6 +7,7 @@ use std::time::Duration;
 use patchbay_model::capability::Fields;
 use patchbay_model::operation::{Answer, Caller};
 use patchbay_model::outcome::Outcome;
+use patchbay_model::webhook::{Verdict, WebhookRequest};
 use tokio_util::sync::CancellationToken;
 
 #[derive(Debug, Clone)]
@@ -43,12 +44,23 @@ pub struct OperationCall {
     pub occupancy: Arc<Occupancy>,
 }
 
+#[derive(Debug, Clone)]
+pub struct VerifyCall {
+    pub request: WebhookRequest,
+    /// Limit of this call, where it is shorter than the revision's.
+    pub deadline: Duration,
+    /// Counts the call while it waits and while it runs.
+    pub occupancy: Arc<Occupancy>,
+}
+
 #[derive(Debug)]
 pub struct CallReport {
     /// The result of a completed operation is `null` here; see `answer`.
     pub outcome: Outcome,
     /// The answer of a completed operation.
     pub answer: Option<Answer>,
+    /// What a completed `verify` says.
+    pub verdict: Option<Verdict>,
     /// The guest's backtrace with function names.
     pub stack: Option<String>,
     pub duration: Duration,
@@ -82,6 +94,7 @@ impl Occupancy {
 pub(crate) enum Entry {
     Job(Box<JobCall>),
     Operation(Box<OperationCall>),
+    Verify(Box<VerifyCall>),
     SelfTest,
     /// Makes an instance and calls nothing, with this many bytes of memory.
     Start {

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::call::{self, CallTarget};
 use crate::context::CallContext;
-use crate::report::{CallReport, Entry, JobCall, Occupancy, OperationCall};
+use crate::report::{CallReport, Entry, JobCall, Occupancy, OperationCall, VerifyCall};
 use crate::sandbox::Sandbox;
 use crate::wit::Exports;
 use crate::{Inspected, LoadError, Rejection, RuntimeError};
@@ -115,6 +115,27 @@ impl Revision {
         let never = CancellationToken::new();
         let occupancy = Arc::clone(&operation.occupancy);
         let entry = Entry::Operation(Box::new(operation));
+        call::run(
+            Arc::clone(&self.callee),
+            entry,
+            context,
+            limit,
+            never,
+            &occupancy,
+        )
+        .await
+    }
+
+    /// Asks the plugin whether a request is the vendor's, as [`Revision::operate`] runs an operation.
+    pub async fn verify(
+        &self,
+        verify: VerifyCall,
+        context: Option<Arc<dyn CallContext>>,
+    ) -> CallReport {
+        let limit = self.limit(Some(verify.deadline));
+        let never = CancellationToken::new();
+        let occupancy = Arc::clone(&verify.occupancy);
+        let entry = Entry::Verify(Box::new(verify));
         call::run(
             Arc::clone(&self.callee),
             entry,

@@ -33,6 +33,8 @@ pub(crate) struct Sandbox {
     pub(crate) limits: HostLimits,
     /// In core instances; see [`engine::LEAST_WEIGHT`].
     pub(crate) slots: Arc<Semaphore>,
+    /// Likewise, for requests of vendors that are being verified.
+    pub(crate) verify_slots: Arc<Semaphore>,
     capacity: usize,
     pub(crate) engine: Engine,
     /// Guests have their own threads, so that lock renewal, health and HTTP never wait for a
@@ -50,7 +52,9 @@ impl Sandbox {
         limits: HostLimits,
     ) -> Result<Self, RuntimeError> {
         let calls = u32::try_from(max_calls.max(1)).unwrap_or(u32::MAX);
-        let engine = engine::runner(calls, (limits.max_memory_mb as usize) << 20)?;
+        let verifications = u32::try_from(threads.max(1)).unwrap_or(1).saturating_mul(2);
+        let pooled = calls.saturating_add(engine::capacity(verifications) / engine::LEAST_WEIGHT);
+        let engine = engine::runner(pooled, (limits.max_memory_mb as usize) << 20)?;
         engine::start_ticker(&engine)?;
         let guests = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(threads.max(1))
@@ -66,6 +70,7 @@ impl Sandbox {
         Ok(Self {
             limits,
             slots: Arc::new(Semaphore::new(capacity)),
+            verify_slots: Arc::new(Semaphore::new(engine::capacity(verifications) as usize)),
             capacity,
             engine,
             guests: Some(guests),

@@ -18,6 +18,7 @@ mod grants;
 mod history;
 mod hosts;
 mod identity_changes;
+mod inbox;
 mod leader;
 mod mirror;
 mod notify;
@@ -66,6 +67,10 @@ pub use history::{
 };
 pub use hosts::{Failure, HostRow, Report, Running};
 pub use identity_changes::{IdentityChange, IdentityChanges};
+pub use inbox::{
+    Added, DeferredCount, EventKey, EventKeys, InboxBatch, InboxCount, InboxRequest, InboxSource,
+    Judgement, NewInboxRow, PendingJobs, RepeatCount, Settled,
+};
 pub use leader::{Elector, LeaderTask, Leadership};
 pub use operators::{
     BasicMode, EnrolLink, Enrolment, ExpiringRow, IdentityRow, LinkPurpose, NewLink, NewOperator,

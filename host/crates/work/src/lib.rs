@@ -21,6 +21,7 @@ pub use attempt::AttemptHandler;
 pub use executor::{Execution, Executor, correlation_id};
 pub use invoke::{
     Answer, AnswerBody, CallFailure, Entry, Invocation, Invoked, Invoker, Operation, RunningJob,
+    Unjudged, Verification,
 };
 pub use work::{Work, WorkConfig};
 pub use workers::{LocalWorker, WorkerDefaults, Workers};

@@ -7,12 +7,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use patchbay_model::capability::HttpError;
+use patchbay_model::grant::Granted;
+use patchbay_model::job::Trace;
 use patchbay_model::outcome::{Failure, Outcome, Retry};
 use patchbay_model::retry::MAX_AFTER;
+use patchbay_model::webhook::WebhookRequest;
 use patchbay_model::{PluginName, TraceParent};
 use patchbay_runtime::Revision;
 use patchbay_work::CallFailure;
-pub use patchbay_work::{Answer, AnswerBody, Operation};
+pub use patchbay_work::{Answer, AnswerBody, Operation, Unjudged, Verification};
 
 use tracing::warn;
 
@@ -75,6 +78,21 @@ impl Plugins {
             message: message.into(),
             ..refusal
         })
+    }
+
+    /// Asks the revision of a webhook whether a request is its vendor's.
+    pub async fn verify(
+        &self,
+        revision: &Arc<Revision>,
+        request: WebhookRequest,
+        trace: Trace,
+    ) -> Verification {
+        self.invoker.verify(revision, request, trace).await
+    }
+
+    /// What this process knows to be granted to a plugin.
+    pub fn granted(&self, plugin: &PluginName) -> Granted {
+        self.grants.of(plugin)
     }
 
     /// Why no revision of the plugin takes calls here.

@@ -264,11 +264,8 @@ impl Plugins {
         });
         let running = running.into_iter().map(|revision| {
             let (digest, manifest) = (revision.digest(), Arc::clone(revision.manifest()));
-            let runner = match revision.has_operations() {
-                true => Runner::Revision(revision),
-                false => Runner::NotLoaded("The revision exports no operations".into()),
-            };
-            (digest, manifest, runner)
+            // One with routes exports operations, one with webhooks webhooks.
+            (digest, manifest, Runner::Revision(revision))
         });
         let sources = running
             .chain(unavailable)

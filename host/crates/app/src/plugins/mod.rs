@@ -45,7 +45,7 @@ use tokio::task::block_in_place;
 use tracing::info;
 
 pub use self::absent::{Absence, AbsentPlugin};
-pub use self::call::{Answer, AnswerBody, Operation};
+pub use self::call::{Answer, AnswerBody, Operation, Unjudged, Verification};
 use self::converge::SnapshotPlugin;
 pub use self::converge::{STALE_AFTER, converger};
 pub use self::error::PluginError;
@@ -54,7 +54,7 @@ use self::permissions::tables;
 pub use self::prune::pruner;
 pub(crate) use self::quarantine::way_out;
 pub use self::quarantine::{Begun, quarantine_follow_up};
-pub use self::route_table::{PathMatch, Route, RouteTable, Runner};
+pub use self::route_table::{PathMatch, Route, RouteTable, Runner, Webhook};
 pub use self::widening::Allowed;
 use patchbay_model::signature::{Signature, Standing, TrustedKeys};
 use patchbay_telemetry::traces::Traces;
@@ -91,6 +91,8 @@ pub struct Parts {
     pub traces: Traces,
     /// Name of this process.
     pub host: String,
+    /// Whether requests to webhooks can be sealed.
+    pub has_master_key: bool,
 }
 
 pub struct Plugins {
@@ -117,6 +119,7 @@ pub struct Plugins {
     traces: Traces,
     /// Name of this process.
     host: String,
+    has_master_key: bool,
     /// One convergence at a time.
     converging: tokio::sync::Mutex<()>,
     converged_at: Mutex<Option<Instant>>,
@@ -159,6 +162,7 @@ impl Plugins {
             copied_redactions: tokio::sync::Mutex::default(),
             traces: parts.traces,
             host: parts.host,
+            has_master_key: parts.has_master_key,
             woken: Notify::new(),
             converging: tokio::sync::Mutex::default(),
             converged_at: Mutex::default(),
@@ -249,6 +253,17 @@ impl Plugins {
         rows.iter().map(signed).collect()
     }
 
+    /// What a vendor sends is kept sealed only.
+    fn refuse_webhooks_without_a_key(&self, manifest: &Manifest) -> Result<(), PluginError> {
+        if manifest.webhooks.is_empty() || self.has_master_key {
+            return Ok(());
+        }
+        let plugin = &manifest.name;
+        Err(PluginError::Conflict(format!(
+            "{plugin} has webhooks, and this host has no master key to seal what vendors send. Set secrets.key_file on every host, restart them, then activate {plugin} again"
+        )))
+    }
+
     /// Activates a staged or retired revision here and, through Postgres, everywhere. One that asks
     /// for more than is granted is refused, unless the missing grants are given with it.
     pub async fn activate(
@@ -266,6 +281,7 @@ impl Plugins {
         let revision = self.load(plugin, &row.digest).await?;
         let manifest = revision.manifest();
         self.refuse_conflicts(manifest).await?;
+        self.refuse_webhooks_without_a_key(manifest)?;
         self.refuse_settings_that_do_not_fit(plugin, manifest)
             .await?;
         let missing = self.missing(manifest).await?;

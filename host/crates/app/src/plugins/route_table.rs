@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use patchbay_model::grant::{Ask, Granted};
 use patchbay_model::json_schema::Schema;
-use patchbay_model::manifest::{Guard, HttpMethod, Manifest, Overlap, RouteSpec};
+use patchbay_model::manifest::{Guard, HttpMethod, Manifest, Overlap, RouteSpec, WebhookSpec};
 use patchbay_model::request_path::{InvalidPath, RequestPath};
 use patchbay_model::route_tree::RouteTree;
 use patchbay_model::{PluginName, RevisionDigest};
@@ -20,8 +20,16 @@ pub struct RouteTable {
     sources: Vec<Source>,
     /// Ordered by plugin, then as in the manifest.
     routes: Vec<Arc<Route>>,
-    /// The routes of one path have different methods.
-    tree: RouteTree<Arc<[Arc<Route>]>>,
+    /// Likewise.
+    webhooks: Vec<Arc<Webhook>>,
+    tree: RouteTree<Arc<Served>>,
+}
+
+/// The routes and webhooks of one path. They have different methods.
+#[derive(Default)]
+struct Served {
+    routes: Vec<Arc<Route>>,
+    webhooks: Vec<Arc<Webhook>>,
 }
 
 /// A plugin whose routes are to be served.
@@ -73,6 +81,21 @@ pub struct Route {
     pub schemas: Arc<Schemas>,
 }
 
+/// A webhook of a plugin, with what judges its requests.
+pub struct Webhook {
+    pub plugin: PluginName,
+    pub digest: RevisionDigest,
+    pub spec: WebhookSpec,
+    pub runner: Runner,
+}
+
+impl Webhook {
+    /// Its name on this host: `crm.status`.
+    pub fn name(&self) -> String {
+        format!("{}.{}", self.plugin, self.spec.name)
+    }
+}
+
 /// The compiled schemas of a route.
 #[derive(Debug)]
 pub struct Schemas {
@@ -80,10 +103,10 @@ pub struct Schemas {
     pub output: Option<Schema>,
 }
 
-/// The routes of the path that a request has.
+/// The routes and webhooks of the path that a request has.
 #[derive(Clone)]
 pub struct PathMatch {
-    routes: Arc<[Arc<Route>]>,
+    served: Arc<Served>,
     /// What the parameters are, from left to right.
     values: Vec<String>,
 }
@@ -104,13 +127,23 @@ impl PathMatch {
     /// The route of a method. HEAD is answered as GET.
     pub fn route(&self, method: &str) -> Option<&Arc<Route>> {
         let method = if method == "HEAD" { "GET" } else { method };
-        let mut routes = self.routes.iter();
+        let mut routes = self.served.routes.iter();
         routes.find(|route| route.spec.method.as_str() == method)
+    }
+
+    /// The webhook of a method.
+    pub fn webhook(&self, method: &str) -> Option<&Arc<Webhook>> {
+        let takes = |webhook: &&Arc<Webhook>| {
+            let mut methods = webhook.spec.methods.iter();
+            methods.any(|taken| taken.as_str() == method)
+        };
+        self.served.webhooks.iter().find(takes)
     }
 
     /// The value of the header `Allow`.
     pub fn allow(&self) -> String {
         let mut methods: Vec<&str> = self
+            .served
             .routes
             .iter()
             .map(|route| route.spec.method.as_str())
@@ -118,15 +151,21 @@ impl PathMatch {
         if methods.contains(&HttpMethod::Get.as_str()) {
             methods.push("HEAD");
         }
+        let webhooks = self.served.webhooks.iter();
+        let taken = webhooks.flat_map(|webhook| &webhook.spec.methods);
+        methods.extend(taken.map(|method| method.as_str()));
         methods.push("OPTIONS");
         methods.join(", ")
     }
 
     /// The path as the manifest has it.
     pub fn template(&self) -> &str {
-        self.routes
-            .first()
-            .map_or("", |route| route.spec.path.as_str())
+        let route = self.served.routes.first();
+        let route = route.map(|route| route.spec.path.as_str());
+        let webhook = self.served.webhooks.first();
+        route
+            .or(webhook.map(|webhook| webhook.spec.path.as_str()))
+            .unwrap_or_default()
     }
 
     /// What the parameters are, from left to right.
@@ -170,18 +209,27 @@ impl RouteTable {
         }
         served.sort_by(|a, b| a.manifest.name.cmp(&b.manifest.name));
         let routes: Vec<Arc<Route>> = served
-            .into_iter()
+            .iter()
             .flat_map(|source| source.routes(previous))
+            .collect();
+        let webhooks: Vec<Arc<Webhook>> = served
+            .iter()
+            .flat_map(|source| source.webhooks())
             .collect();
         let mut tree = RouteTree::default();
         for route in &routes {
-            let place: &mut Option<Vec<Arc<Route>>> = tree.entry(&route.spec.path);
-            place.get_or_insert_default().push(Arc::clone(route));
+            let place: &mut Option<Served> = tree.entry(&route.spec.path);
+            place.get_or_insert_default().routes.push(Arc::clone(route));
+        }
+        for webhook in &webhooks {
+            let place = tree.entry(&webhook.spec.path).get_or_insert_default();
+            place.webhooks.push(Arc::clone(webhook));
         }
         let table = Self {
             sources,
             routes,
-            tree: tree.map(Into::into),
+            webhooks,
+            tree: tree.map(Arc::new),
         };
         Some((table, left_out))
     }
@@ -191,16 +239,21 @@ impl RouteTable {
         &self.routes
     }
 
-    /// The routes of the path that a request has. Without any routes, no path is judged.
+    /// Every webhook, by plugin and then as in its manifest.
+    pub fn webhooks(&self) -> &[Arc<Webhook>] {
+        &self.webhooks
+    }
+
+    /// What serves the path that a request has. Without any routes and webhooks, no path is judged.
     pub fn find(&self, path: &str) -> Result<Option<PathMatch>, InvalidPath> {
-        if self.routes.is_empty() {
+        if self.routes.is_empty() && self.webhooks.is_empty() {
             return Ok(None);
         }
         let Some(path) = RequestPath::parse(path)? else {
             return Ok(None);
         };
-        Ok(self.tree.find(&path).map(|(routes, values)| PathMatch {
-            routes: Arc::clone(routes),
+        Ok(self.tree.find(&path).map(|(served, values)| PathMatch {
+            served: Arc::clone(served),
             values: values.into_iter().map(str::to_owned).collect(),
         }))
     }
@@ -224,6 +277,19 @@ impl Source {
     fn served(&self) -> impl Iterator<Item = &RouteSpec> {
         let routes = self.manifest.routes.iter();
         routes.filter(|route| self.granted.contains(&Ask::route(route)))
+    }
+
+    /// They need no grant: whoever activates the plugin wants them.
+    fn webhooks(&self) -> impl Iterator<Item = Arc<Webhook>> {
+        let webhook = |spec: &WebhookSpec| {
+            Arc::new(Webhook {
+                plugin: self.manifest.name.clone(),
+                digest: self.digest,
+                spec: spec.clone(),
+                runner: self.runner.clone(),
+            })
+        };
+        self.manifest.webhooks.iter().map(webhook)
     }
 
     /// Only schemas that `previous` does not have are compiled.

@@ -163,6 +163,11 @@ impl Denied {
     pub(crate) fn nothing_outside() -> Self {
         Self("this call has no access to outside capabilities".into())
     }
+
+    /// For calls that judge a request of a vendor.
+    pub(crate) fn verification() -> Self {
+        Self("verify reaches only secrets, settings and the log".into())
+    }
 }
 
 impl From<Denied> for CapabilityError {

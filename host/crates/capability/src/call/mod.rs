@@ -3,7 +3,7 @@
 mod gate;
 mod outside_calls;
 
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
@@ -46,6 +46,8 @@ pub struct Call {
     pub meters: Arc<OutsideMeters>,
     /// Host calls become spans under `trace`.
     pub traces: Traces,
+    /// It judges a request of a vendor: only secrets, settings and the log answer it.
+    pub is_verification: bool,
 }
 
 /// What one guest may do outside, and what it has done.
@@ -57,6 +59,8 @@ pub struct GuestCall {
     /// Created with the first line that is logged.
     mask: OnceLock<Mask>,
     pub(crate) secret_tries: AtomicU32,
+    /// A secret that it asked for has no value, or is not granted.
+    pub(crate) lacks_secret: AtomicBool,
     pub(crate) transaction: Mutex<Option<Weak<dyn SqlTransaction>>>,
     /// What the breaker answered to the last outside call.
     last: Mutex<Option<BreakerAnswer>>,
@@ -83,6 +87,7 @@ impl Services {
             output,
             mask: OnceLock::new(),
             secret_tries: AtomicU32::new(0),
+            lacks_secret: AtomicBool::new(false),
             transaction: Mutex::default(),
             last: Mutex::default(),
             outside: OutsideCalls::new(),
@@ -107,6 +112,11 @@ impl GuestCall {
                 .map(|(redaction, data)| redaction.data(data).1)
                 .unwrap_or_default()
         })
+    }
+
+    /// Whether a secret that it asked for could not answer.
+    pub fn lacks_secret(&self) -> bool {
+        self.lacks_secret.load(Ordering::Relaxed)
     }
 
     /// Its outside calls so far. Each is returned once.

@@ -12,14 +12,21 @@ use patchbay_runtime::wit::{v0_1, v0_2};
 use crate::call::Gate;
 use crate::guest::{Answer, Guest, HostResult, error};
 
-pub(crate) use value::HashKind;
-pub use value::{SecretSource, SecretValue};
+pub use value::{HashKind, SecretSource, SecretValue};
 
 /// Most guesses at a secret per call: enough for a rotation, too few for a search.
 const MAX_TRIES: u32 = 8;
 
 /// All current versions, the newest first; at least one.
 pub(crate) fn current(gate: &Gate, name: &str) -> Result<Vec<SecretValue>, CapabilityError> {
+    let current = find(gate, name);
+    if current.is_err() {
+        gate.guest().lacks_secret.store(true, Ordering::Relaxed);
+    }
+    current
+}
+
+fn find(gate: &Gate, name: &str) -> Result<Vec<SecretValue>, CapabilityError> {
     let manifest = &gate.call().manifest;
     if !manifest.secrets.iter().any(|secret| secret.name == name) {
         return Err(CapabilityError::denied(format!(

@@ -12,7 +12,7 @@ use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum HashKind {
+pub enum HashKind {
     Sha1,
     Sha256,
     Sha512,
@@ -47,7 +47,8 @@ impl SecretValue {
         &self.0.text
     }
 
-    pub(crate) fn matches(&self, candidate: &[u8]) -> bool {
+    /// Whether it is this value. The time of the comparison tells nothing.
+    pub fn matches(&self, candidate: &[u8]) -> bool {
         // Digests have one length, so the time shows nothing, not even the secret's length.
         let digest = |bytes: &[u8]| -> [u8; 32] { Sha256::digest(bytes).into() };
         let fits: bool = digest(self.0.text.as_bytes())
@@ -64,7 +65,8 @@ impl SecretValue {
         self.mac(hash, data)
     }
 
-    pub(crate) fn verify(&self, hash: HashKind, data: &[u8], mac: &[u8]) -> bool {
+    /// Whether `mac` is the HMAC of `data` under it. The time of the comparison tells nothing.
+    pub fn verify(&self, hash: HashKind, data: &[u8], mac: &[u8]) -> bool {
         let fits: bool = self.mac(hash, data).ct_eq(mac).into();
         if fits {
             self.mark();

@@ -34,7 +34,10 @@ pub use self::routes::{
     Envelope, Guard, HttpMethod, RateBy, RouteAccess, RouteRate, RouteSpec, UnavailableSpec,
 };
 pub use self::schedules::ScheduleSpec;
-pub use self::webhooks::WebhookSpec;
+pub use self::webhooks::{
+    HmacCheck, HmacEncoding, HmacHash, TokenCheck, TokenPlace, WebhookCheck, WebhookRate, WebhookSpec,
+    WhenUnavailable,
+};
 
 /// The only packed format so far.
 pub const FORMAT: u32 = 1;
@@ -95,7 +98,7 @@ pub struct Manifest {
     /// HTTP routes that its operations answer.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub routes: Vec<RouteSpec>,
-    /// Inbound webhooks. Checked, but not served yet.
+    /// Requests of vendors that become jobs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub webhooks: Vec<WebhookSpec>,
 }

@@ -5,13 +5,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use patchbay_model::operation::{Answer, Body};
 use patchbay_model::outcome::{Failure, Retry};
+use patchbay_model::webhook::{Accepted, EventJob, EventReply, Rejected, Verdict};
 use wasmtime::Store;
 use wasmtime::component::{Instance, InstancePre};
 
 use super::types;
 use super::{Exports, Returned, Wit};
 use crate::fault::Phase;
-use crate::report::{Entry, JobCall, OperationCall};
+use crate::report::{Entry, JobCall, OperationCall, VerifyCall};
 use crate::state::State;
 
 type Ended<T> = wasmtime::Result<Result<T, Failure>>;
@@ -30,7 +31,7 @@ macro_rules! component {
     ($version:ident) => {
         mod $version {
             use super::*;
-            use crate::wit::$version::exports::{jobs, lifecycle, operations};
+            use crate::wit::$version::exports::{jobs, lifecycle, operations, webhooks};
             use crate::wit::$version::job;
 
             /// The exports, looked up once. An export that the component does not have is `None`.
@@ -38,6 +39,7 @@ macro_rules! component {
                 linked: InstancePre<State>,
                 jobs: Option<jobs::GuestIndices>,
                 operations: Option<operations::GuestIndices>,
+                webhooks: Option<webhooks::GuestIndices>,
                 lifecycle: Option<lifecycle::GuestIndices>,
             }
 
@@ -46,6 +48,7 @@ macro_rules! component {
                     Self {
                         jobs: jobs::GuestIndices::new(&linked).ok(),
                         operations: operations::GuestIndices::new(&linked).ok(),
+                        webhooks: webhooks::GuestIndices::new(&linked).ok(),
                         lifecycle: lifecycle::GuestIndices::new(&linked).ok(),
                         linked,
                     }
@@ -91,6 +94,22 @@ macro_rules! component {
                         .map_err(failure))
                 }
 
+                /// Both answers of `verify` are what it is for; neither is a failure.
+                async fn verify(
+                    &self,
+                    store: &mut Store<State>,
+                    call: VerifyCall,
+                ) -> wasmtime::Result<Verdict> {
+                    let webhooks = self
+                        .webhooks
+                        .as_ref()
+                        .ok_or_else(|| missing("webhooks"))?;
+                    let instance = self.start(store).await?;
+                    let guest = webhooks.load(&mut *store, &instance)?;
+                    let said = guest.call_verify(store, &webhook_request(call)).await?;
+                    Ok(said.map_or_else(rejected, accepted))
+                }
+
                 async fn test(&self, store: &mut Store<State>) -> Ended<()> {
                     let lifecycle = self
                         .lifecycle
@@ -125,6 +144,9 @@ macro_rules! component {
                             .operate(store, *call, deadline)
                             .await?
                             .map(Returned::Answer),
+                        Entry::Verify(call) => {
+                            Ok(Returned::Verdict(self.verify(store, *call).await?))
+                        }
                         Entry::SelfTest => self.test(store).await?.map(|()| Returned::Passed),
                         Entry::Start { .. } => {
                             self.start(store).await.map(|_| Ok(Returned::Passed))?
@@ -150,6 +172,46 @@ macro_rules! component {
                     },
                     deadline,
                 }
+            }
+
+            fn webhook_request(call: VerifyCall) -> webhooks::Request {
+                let request = call.request;
+                webhooks::Request {
+                    name: request.name,
+                    method: request.method,
+                    path: request.path,
+                    query: request.query,
+                    headers: request.headers,
+                    body: request.body,
+                    ip: request.ip,
+                    received_at: request.received_at_ms,
+                }
+            }
+
+            fn accepted(accepted: webhooks::Accepted) -> Verdict {
+                let job = |job: webhooks::EventJob| EventJob {
+                    name: job.name,
+                    data: job.data,
+                };
+                let reply = |reply: webhooks::Reply| EventReply {
+                    status: reply.status,
+                    content_type: reply.content_type,
+                    body: reply.body,
+                };
+                Verdict::Accepted(Accepted {
+                    event_id: accepted.event_id,
+                    kind: accepted.kind,
+                    jobs: accepted.jobs.into_iter().map(job).collect(),
+                    reply: accepted.reply.map(reply),
+                })
+            }
+
+            fn rejected(rejected: webhooks::Rejected) -> Verdict {
+                Verdict::Rejected(Rejected {
+                    status: rejected.status,
+                    code: rejected.code,
+                    message: rejected.message,
+                })
             }
 
             fn answer(answer: operations::Answer) -> Answer {

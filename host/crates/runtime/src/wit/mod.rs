@@ -9,6 +9,7 @@ mod version;
 use async_trait::async_trait;
 use patchbay_model::operation::Answer;
 use patchbay_model::outcome::Failure;
+use patchbay_model::webhook::Verdict;
 use wasmtime::Store;
 // For the crates that implement the bindings, because this crate owns wasmtime.
 pub use wasmtime::component::{HasData, Linker, Resource};
@@ -31,6 +32,7 @@ pub(crate) enum Returned {
     /// The result of a job, as JSON.
     Result(String),
     Answer(Answer),
+    Verdict(Verdict),
     Passed,
 }
 

@@ -2,10 +2,12 @@
 //! every call, and [`Invoked::answer`] turns its end into an answer.
 //!
 //! Each kind of call only says what is called and for whom: [`job`] for the jobs of a queue,
-//! [`operation`] for callers that wait for an answer: operators, and clients of routes.
+//! [`operation`] for callers that wait for an answer: operators, and clients of routes; [`webhook`]
+//! for requests of vendors.
 
 mod job;
 mod operation;
+mod webhook;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,11 +19,14 @@ use patchbay_model::grant::Granted;
 use patchbay_model::job::Trace;
 use patchbay_model::outcome::OutcomeKind;
 use patchbay_queue::JobHandle;
-use patchbay_runtime::{CallContext, CallReport, JobCall, OperationCall, Revision, Runtime};
+use patchbay_runtime::{
+    CallContext, CallReport, JobCall, OperationCall, Revision, Runtime, VerifyCall,
+};
 use patchbay_telemetry::traces::{Span, SpanKind, Traces};
 use serde_json::{Map, Value};
 
 pub use self::operation::{Answer, AnswerBody, CallFailure, Operation};
+pub use self::webhook::{Unjudged, Verification};
 use crate::grants::Grants;
 use crate::meters::{Entered, Meters};
 use crate::redactions::Redactions;
@@ -42,6 +47,7 @@ impl Entry {
     fn deadline(&self) -> Option<Duration> {
         match self {
             Self::Operation(call) => call.deadline,
+            Self::Verify(call) => Some(call.deadline),
             Self::Job(_) | Self::SelfTest => None,
         }
     }
@@ -54,6 +60,8 @@ pub enum Entry {
     Job(Box<JobCall>),
     /// Calls `operations.call`.
     Operation(Box<OperationCall>),
+    /// Calls `webhooks.verify`, which reaches only secrets, settings and the log.
+    Verify(Box<VerifyCall>),
     /// Calls `lifecycle.self-test` before the revision is staged. It has no grants, reaches nothing
     /// outside, and is neither traced nor counted.
     SelfTest,
@@ -119,6 +127,7 @@ impl Invoker {
     pub async fn invoke(&self, revision: &Arc<Revision>, invocation: Invocation) -> Invoked {
         let Invocation { entry, trace, job } = invocation;
         let is_self_test = matches!(entry, Entry::SelfTest);
+        let is_verification = matches!(entry, Entry::Verify(_));
         let traces = if is_self_test {
             Traces::default()
         } else {
@@ -128,6 +137,9 @@ impl Invoker {
         let mut span = open_span(&traces, revision, &trace);
         if let Entry::Operation(call) = &entry {
             span.set("patchbay.operation", call.operation.clone());
+        }
+        if let Entry::Verify(call) = &entry {
+            span.set("patchbay.webhook", call.request.name.clone());
         }
         let trace = span.causes(trace);
         let (settings, granted) = if is_self_test {
@@ -156,6 +168,7 @@ impl Invoker {
             span: tracing::Span::current(),
             meters: Arc::clone(&meters.outside),
             traces,
+            is_verification,
         });
         // A self-test reaches nothing outside.
         let context = (!is_self_test).then(|| Arc::clone(&guest_call) as _);
@@ -222,6 +235,10 @@ async fn run(
         Entry::Operation(mut call) => {
             call.occupancy = meters.occupancy();
             revision.operate(*call, context).await
+        }
+        Entry::Verify(mut call) => {
+            call.occupancy = meters.occupancy();
+            revision.verify(*call, context).await
         }
         Entry::SelfTest => revision.self_test(context).await,
     }

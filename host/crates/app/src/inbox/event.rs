@@ -1,0 +1,206 @@
+//! From a request and its verdict to what is kept and enqueued: keys, ids, and the sealed content.
+
+use std::net::IpAddr;
+
+use ipnet::{Ipv4Net, Ipv6Net};
+use patchbay_model::PluginName;
+use patchbay_model::capability::Fields;
+use patchbay_model::job::{NewJob, Trace};
+use patchbay_model::manifest::WebhookSpec;
+use patchbay_model::webhook::{EventJob, WebhookRequest};
+use patchbay_store::{EventKey, EventKeys};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+const JOB_ID_CHARACTERS: usize = 26;
+const BASE32: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
+
+/// What is sealed of a request: everything as it was received.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Content {
+    pub request: WebhookRequest,
+    /// As the plugin named it.
+    pub event_id: Option<String>,
+    pub platform: Option<String>,
+}
+
+/// The request without its body.
+#[derive(Serialize, Deserialize)]
+struct Head {
+    name: String,
+    method: String,
+    path: String,
+    query: String,
+    /// Bytes as characters: values of headers need not be text.
+    headers: Vec<(String, String)>,
+    ip: String,
+    at: u64,
+    event: Option<String>,
+    platform: Option<String>,
+}
+
+impl Content {
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        let request = &self.request;
+        let latin = |bytes: &[u8]| bytes.iter().map(|byte| char::from(*byte)).collect();
+        let head = Head {
+            name: request.name.clone(),
+            method: request.method.clone(),
+            path: request.path.clone(),
+            query: request.query.clone(),
+            headers: request
+                .headers
+                .iter()
+                .map(|(name, value)| (name.clone(), latin(value)))
+                .collect(),
+            ip: request.ip.clone(),
+            at: request.received_at_ms,
+            event: self.event_id.clone(),
+            platform: self.platform.clone(),
+        };
+        let head = serde_json::to_vec(&head).unwrap_or_default();
+        let mut bytes = Vec::with_capacity(4 + head.len() + request.body.len());
+        bytes.extend((head.len() as u32).to_be_bytes());
+        bytes.extend(head);
+        bytes.extend(&request.body);
+        bytes
+    }
+
+    pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (length, rest) = bytes.split_at_checked(4)?;
+        let length = u32::from_be_bytes(length.try_into().ok()?) as usize;
+        let (head, body) = rest.split_at_checked(length)?;
+        let head: Head = serde_json::from_slice(head).ok()?;
+        let bytes_of = |text: String| -> Option<Vec<u8>> {
+            text.chars().map(|c| u8::try_from(c).ok()).collect()
+        };
+        let headers: Option<Fields> = head
+            .headers
+            .into_iter()
+            .map(|(name, value)| Some((name, bytes_of(value)?)))
+            .collect();
+        Some(Self {
+            request: WebhookRequest {
+                name: head.name,
+                method: head.method,
+                path: head.path,
+                query: head.query,
+                headers: headers?,
+                body: body.to_vec(),
+                ip: head.ip,
+                received_at_ms: head.at,
+            },
+            event_id: head.event,
+            platform: head.platform,
+        })
+    }
+}
+
+/// Equal for repeats. `request` is what the plugin was given: a token that changes makes no new
+/// event.
+pub(super) fn event_key(
+    keys: &EventKeys,
+    plugin: &PluginName,
+    request: &WebhookRequest,
+    event_id: Option<&str>,
+) -> EventKey {
+    let (plugin, name) = (plugin.as_str().as_bytes(), request.name.as_bytes());
+    match event_id {
+        Some(id) => keys.of(&[b"id", plugin, name, id.as_bytes()]),
+        None => keys.of(&[b"hash", plugin, name, request.query.as_bytes(), &request.body]),
+    }
+}
+
+/// The jobs of an event: the same for each try, others for each later processing.
+pub(super) fn jobs(
+    spec: &WebhookSpec,
+    event: &EventKey,
+    processing: u32,
+    jobs: Vec<EventJob>,
+    trace: &Trace,
+) -> Vec<NewJob> {
+    let stem = stem(event, processing);
+    let job = |(place, job): (usize, EventJob)| NewJob {
+        id: format!("wh-{stem}-{place}").parse().ok(),
+        trace: trace.clone(),
+        ..NewJob::new(spec.queue.clone(), job.name, job.data)
+    };
+    jobs.into_iter().enumerate().map(job).collect()
+}
+
+fn stem(event: &EventKey, processing: u32) -> String {
+    let mut digest = Sha256::new();
+    digest.update(b"job of an event");
+    digest.update(event);
+    digest.update(processing.to_be_bytes());
+    let digest = digest.finalize();
+    let character = |place: usize| {
+        let (byte, bit) = (place * 5 / 8, place * 5 % 8);
+        let next = digest.get(byte + 1).copied().unwrap_or_default();
+        let pair = u16::from_be_bytes([digest[byte], next]);
+        char::from(BASE32[usize::from((pair >> (11 - bit)) & 31)])
+    };
+    (0..JOB_ID_CHARACTERS).map(character).collect()
+}
+
+/// The network that is kept in clear of a sender: /24 or /48.
+pub(super) fn source(address: IpAddr) -> String {
+    match address.to_canonical() {
+        IpAddr::V4(address) => Ipv4Net::new(address, 24).map(|net| net.trunc().to_string()),
+        IpAddr::V6(address) => Ipv6Net::new(address, 48).map(|net| net.trunc().to_string()),
+    }
+    .unwrap_or_default()
+}
+
+/// Sortable, and unique over all processes.
+pub(super) fn new_id() -> Uuid {
+    Uuid::now_v7()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_sealed_is_read_as_it_was_received_byte_for_byte() {
+        let content = Content {
+            request: WebhookRequest {
+                name: "status".into(),
+                method: "POST".into(),
+                path: "/api/v/status".into(),
+                query: "a=%C3%A9".into(),
+                headers: vec![("x-a".into(), (0..=255).collect())],
+                body: (0..=255).rev().collect(),
+                ip: "::1".into(),
+                received_at_ms: 7,
+            },
+            event_id: Some("é".into()),
+            platform: None,
+        };
+        let bytes = content.to_bytes();
+        assert_eq!(Content::from_bytes(&bytes), Some(content));
+        assert_eq!(Content::from_bytes(&bytes[..9]), None);
+    }
+
+    #[test]
+    fn ids_of_jobs_follow_from_event_and_processing_and_can_be_used() {
+        let (one, other) = (stem(&[1; 16], 0), stem(&[1; 16], 1));
+        assert_eq!(one.len(), 26);
+        assert_ne!(one, other);
+        assert_ne!(one, stem(&[2; 16], 0));
+        assert!(one.bytes().all(|byte| BASE32.contains(&byte)));
+        assert!(format!("wh-{one}-0").parse::<patchbay_model::JobId>().is_ok());
+    }
+
+    #[test]
+    fn only_the_network_of_a_sender_is_kept_in_clear() {
+        for (address, network) in [
+            ("203.0.113.77", "203.0.113.0/24"),
+            ("::ffff:203.0.113.77", "203.0.113.0/24"),
+            ("2001:db8:1:2::3", "2001:db8:1::/48"),
+        ] {
+            assert_eq!(source(address.parse().expect("an address")), network);
+        }
+    }
+}

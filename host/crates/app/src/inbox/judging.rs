@@ -1,0 +1,145 @@
+//! The verdict on a request: the host's check, then the plugin's. The same for one that arrives, one
+//! that was deferred, and one that an operator has judged again.
+
+use std::sync::Arc;
+
+use patchbay_model::job::{NewJob, Trace};
+use patchbay_model::webhook::{EventReply, Rejected, WebhookRequest};
+use patchbay_queue::QueueError;
+use patchbay_store::EventKey;
+
+use super::InboxParts;
+use super::check::{self, Checked};
+use super::event;
+use crate::error::Error;
+use crate::plugins::{Runner, Verification, Webhook};
+
+/// What is said of a request.
+pub(super) enum Judged {
+    Accepted(Box<AcceptedEvent>),
+    Rejected(Rejected),
+    /// Nothing could be said. `is_counted`: the plugin was asked in vain.
+    Unjudged {
+        code: &'static str,
+        message: String,
+        is_counted: bool,
+    },
+}
+
+pub(super) struct AcceptedEvent {
+    pub key: EventKey,
+    pub event_id: Option<String>,
+    pub kind: String,
+    pub jobs: Vec<NewJob>,
+    pub reply: Option<EventReply>,
+}
+
+impl InboxParts {
+    /// Whether the request passes the host's own check.
+    pub(super) fn check(&self, webhook: &Webhook, request: &WebhookRequest) -> Checked {
+        check::check(
+            webhook.spec.check.as_ref(),
+            &webhook.plugin,
+            &*self.secrets,
+            &self.plugins.granted(&webhook.plugin),
+            request,
+        )
+    }
+
+    /// Asks the plugin, after the host's check. `processing`: which one of the event, 0 for the
+    /// first. Fails only without Postgres, where the key of events is not known yet.
+    pub(super) async fn judge(
+        &self,
+        webhook: &Webhook,
+        request: &WebhookRequest,
+        checked: Checked,
+        processing: u32,
+        trace: &Trace,
+    ) -> Result<Judged, Error> {
+        match checked {
+            Checked::Passed => {}
+            Checked::Refused(code) => {
+                return Ok(Judged::Rejected(Rejected {
+                    status: 401,
+                    code: code.into(),
+                    message: "The check of the manifest refuses the request".into(),
+                }));
+            }
+            Checked::NoSecret(message) => {
+                return Ok(Judged::Unjudged {
+                    code: "secret-missing",
+                    message,
+                    is_counted: false,
+                });
+            }
+        }
+        let revision = match &webhook.runner {
+            Runner::Revision(revision) => Arc::clone(revision),
+            Runner::Quarantined(since) => {
+                return Ok(Judged::Unjudged {
+                    code: "quarantined",
+                    message: format!("{} is quarantined since {since}", webhook.plugin),
+                    is_counted: false,
+                });
+            }
+            Runner::NotLoaded(reason) => {
+                return Ok(Judged::Unjudged {
+                    code: "not-loaded",
+                    message: format!("{} does not run on this host: {reason}", webhook.plugin),
+                    is_counted: false,
+                });
+            }
+        };
+        let stripped = check::stripped(webhook.spec.check.as_ref(), request);
+        let verified = self
+            .plugins
+            .verify(&revision, stripped.clone(), trace.clone())
+            .await;
+        let accepted = match verified {
+            Verification::Accepted(accepted) => accepted,
+            Verification::Rejected(rejected) => return Ok(Judged::Rejected(rejected)),
+            Verification::Unjudged(unjudged) => {
+                return Ok(Judged::Unjudged {
+                    code: unjudged.code,
+                    message: unjudged.message,
+                    is_counted: unjudged.code != "secret-missing",
+                });
+            }
+        };
+        let keys = self.event_keys().await?;
+        let key = event::event_key(
+            &keys,
+            &webhook.plugin,
+            &stripped,
+            accepted.event_id.as_deref(),
+        );
+        let jobs = event::jobs(&webhook.spec, &key, processing, accepted.jobs, trace);
+        if let Err(QueueError::Invalid(reason)) = self.broker.check(&jobs) {
+            return Ok(Judged::Unjudged {
+                code: "verify-invalid",
+                message: format!("The queue refuses a job of the event: {reason}"),
+                is_counted: true,
+            });
+        }
+        Ok(Judged::Accepted(Box::new(AcceptedEvent {
+            key,
+            event_id: accepted.event_id,
+            kind: accepted.kind,
+            jobs,
+            reply: accepted.reply,
+        })))
+    }
+
+    /// Asks Postgres once.
+    async fn event_keys(&self) -> Result<patchbay_store::EventKeys, Error> {
+        let keys = self.event_keys.get_or_try_init(|| self.store.event_keys());
+        Ok(keys.await?.clone())
+    }
+
+    /// Reads what requests need of Postgres, so that they need not ask.
+    pub(super) async fn warm_up(&self) -> Result<(), Error> {
+        self.event_keys().await?;
+        self.seals.current().await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,96 @@
+//! The inbox: requests of vendors to webhooks of plugins, from the first byte to the jobs.
+//!
+//! A request is answered with success only when its row is durable. Its jobs are added beside that,
+//! under ids that follow from the event, and a sweep adds those of processes that ended in between.
+//! A request that cannot be judged now is kept and judged later, at its original time.
+
+mod budget;
+mod check;
+mod counts;
+mod deferred;
+mod event;
+mod judging;
+mod receive;
+mod seal;
+mod sweep;
+mod writer;
+
+use std::sync::Arc;
+
+use patchbay_capability::SecretSource;
+use patchbay_queue::Broker;
+use patchbay_store::{EventKeys, Store};
+use tokio::sync::OnceCell;
+
+pub use self::budget::Reservation;
+pub use self::receive::{Received, WebhookAnswer};
+pub use self::sweep::{counting, judging, sweep};
+use self::budget::{Bodies, Rates};
+use self::counts::Counts;
+use self::deferred::Deferred;
+use self::seal::Seals;
+use self::writer::Writer;
+use crate::Parts;
+use crate::plugins::Plugins;
+use crate::sealed_keys::SealedKeys;
+use crate::vault::Vault;
+
+/// What all requests of this process share.
+pub struct InboxParts {
+    store: Store,
+    broker: Broker,
+    plugins: Arc<Plugins>,
+    secrets: Arc<dyn SecretSource>,
+    seals: Arc<Seals>,
+    writer: Writer,
+    bodies: Bodies,
+    rates: Rates,
+    counts: Arc<Counts>,
+    deferred: Deferred,
+    event_keys: OnceCell<EventKeys>,
+    /// Name of this process.
+    host: String,
+}
+
+impl InboxParts {
+    /// Its tasks end when it is dropped.
+    pub(crate) fn new(
+        store: Store,
+        broker: Broker,
+        plugins: Arc<Plugins>,
+        secrets: Arc<dyn SecretSource>,
+        vault: Arc<Vault>,
+        host: String,
+    ) -> Self {
+        let sealed = SealedKeys::new(store.clone(), vault);
+        let counts = Arc::<Counts>::default();
+        Self {
+            seals: Arc::new(Seals::new(sealed)),
+            writer: Writer::start(store.clone(), broker.clone(), Arc::clone(&counts)),
+            bodies: Bodies::default(),
+            rates: Rates::default(),
+            counts,
+            deferred: Deferred::default(),
+            event_keys: OnceCell::new(),
+            store,
+            broker,
+            plugins,
+            secrets,
+            host,
+        }
+    }
+}
+
+/// Takes requests of vendors. Cheap to clone.
+#[derive(Clone)]
+pub struct Inbox {
+    parts: Arc<InboxParts>,
+}
+
+impl Inbox {
+    pub(crate) fn new(parts: &Parts) -> Self {
+        Self {
+            parts: Arc::clone(&parts.inbox),
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! The inbox: requests of vendors, the events that are known, and what became of each.
+//!
+//! What a request was, is sealed: this crate only moves ciphertext.
+
+mod adding;
+mod counts;
+mod judging;
+mod pending;
+
+pub use adding::{Added, EventKey, EventKeys, NewInboxRow};
+pub use counts::{InboxCount, InboxSource, RepeatCount};
+pub use judging::{DeferredCount, InboxRequest, Judgement, Settled};
+pub use pending::{InboxBatch, PendingJobs};

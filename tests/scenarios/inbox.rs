@@ -1,0 +1,411 @@
+//! The inbox: what vendors send is kept before it is answered, judged by the host and by the plugin,
+//! and becomes jobs exactly once, whoever dies in between.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use hmac::{Hmac, KeyInit, Mac};
+use patchbay_model::manifest::Manifest;
+use serde_json::{Value, json};
+use sha2::Sha256;
+use sqlx::Row;
+
+use crate::harness::{Host, World, guest_component, repository, until};
+use crate::redis_server::RedisServer;
+
+const KEY: (&str, &str) = (
+    "PATCHBAY_SECRETS_KEY",
+    "1111111111111111111111111111111122222222222222222222222222222222",
+);
+const QUEUE: &str = "hookQueue";
+const TOKEN: &str = "planted-token-9f27aa01";
+const SIGNING: &str = "planted-signing-5be1c044";
+const SOON: Duration = Duration::from_secs(30);
+
+fn plugin(change: impl FnOnce(&mut Value)) -> anyhow::Result<Vec<u8>> {
+    let file = repository().join("tests/guests/hooks/plugin.toml");
+    let base = Manifest::from_toml(&std::fs::read_to_string(file)?, |_| Err("no files".into()))?;
+    let mut manifest = serde_json::to_value(base)?;
+    change(&mut manifest);
+    let manifest = Manifest::from_packed(manifest.to_string().as_bytes())?;
+    Ok(patchbay_runtime::pack(&guest_component("hooks")?, &manifest)?)
+}
+
+async fn set_secret(host: &Host, name: &str, value: &str) -> anyhow::Result<()> {
+    let path = format!("/api/admin/plugins/hooks/secrets/{name}");
+    let (status, answer) = host.put(&path, json!({ "value": value })).await?;
+    anyhow::ensure!(status == 200, "{status} {answer}");
+    Ok(())
+}
+
+/// A host with the plugin and both secrets.
+async fn ready(world: &World) -> anyhow::Result<Host> {
+    let host = world.host(&[KEY]).await?;
+    host.deploy("hooks", plugin(|_| {})?).await?;
+    set_secret(&host, "TOKEN", TOKEN).await?;
+    set_secret(&host, "SIGNING", SIGNING).await?;
+    Ok(host)
+}
+
+struct Answered {
+    status: u16,
+    retry_after: bool,
+    content_type: String,
+    text: String,
+}
+
+async fn sent(request: reqwest::RequestBuilder) -> anyhow::Result<Answered> {
+    let response = request.send().await?;
+    let header = |name: &str| {
+        let value = response.headers().get(name)?.to_str().ok()?;
+        Some(value.to_owned())
+    };
+    Ok(Answered {
+        status: response.status().as_u16(),
+        retry_after: header("retry-after").is_some(),
+        content_type: header("content-type").unwrap_or_default(),
+        text: response.text().await?,
+    })
+}
+
+fn request(host: &Host, path: &str, body: impl Into<reqwest::Body>) -> reqwest::RequestBuilder {
+    host.http
+        .post(format!("{}/api/hooks/{path}", host.url))
+        .header("content-type", "application/json")
+        .body(body)
+}
+
+async fn post(host: &Host, path: &str, body: &Value) -> anyhow::Result<Answered> {
+    sent(request(host, path, body.to_string())).await
+}
+
+fn signature(body: &str, secret: &str) -> anyhow::Result<String> {
+    let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes())?;
+    mac.update(body.as_bytes());
+    Ok(format!("sha256={}", hex::encode(mac.finalize().into_bytes())))
+}
+
+/// State, code, kind and number of jobs of all requests, oldest first.
+async fn rows(world: &World) -> anyhow::Result<Vec<(String, String, String, i32)>> {
+    let found = sqlx::query(
+        "select state, coalesce(code, '') as code, kind, jobs from patchbay.inbox order by received_at, id",
+    )
+    .fetch_all(&mut world.database().await?)
+    .await?;
+    found
+        .iter()
+        .map(|row| Ok((row.try_get("state")?, row.try_get("code")?, row.try_get("kind")?, row.try_get("jobs")?)))
+        .collect()
+}
+
+async fn states(world: &World) -> anyhow::Result<Vec<String>> {
+    Ok(rows(world).await?.into_iter().map(|row| row.0).collect())
+}
+
+/// Waits until the requests are in these states, in any order.
+async fn wait_for(world: &World, wanted: &[&str]) -> anyhow::Result<()> {
+    let mut wanted: Vec<String> = wanted.iter().map(|state| (*state).to_owned()).collect();
+    wanted.sort();
+    let what = format!("{wanted:?}");
+    until(SOON, &what, async || {
+        let mut states = states(world).await?;
+        states.sort();
+        Ok((states == wanted).then_some(()))
+    })
+    .await
+}
+
+/// Ids of all jobs of the queue that Redis knows.
+async fn jobs(world: &World) -> anyhow::Result<Vec<String>> {
+    let pattern = format!("{}:{QUEUE}:wh-*", world.prefix);
+    let mut keys: Vec<String> = redis::cmd("KEYS")
+        .arg(&pattern)
+        .query_async(&mut world.redis().await?)
+        .await?;
+    keys.retain(|key| !key.ends_with(":lock") && !key.ends_with(":logs"));
+    keys.sort();
+    Ok(keys
+        .into_iter()
+        .filter_map(|key| key.rsplit(':').next().map(str::to_owned))
+        .collect())
+}
+
+/// Data of a job that has completed.
+async fn completed(host: &Host, id: &str) -> anyhow::Result<Value> {
+    let job = host.revealed_job_in(QUEUE, id, "completed").await?;
+    let data = &job["job"]["data"];
+    Ok(match data {
+        Value::String(text) => serde_json::from_str(text)?,
+        other => other.clone(),
+    })
+}
+
+#[tokio::test]
+async fn a_request_is_kept_sealed_and_becomes_jobs_once_and_its_repeats_do_nothing()
+-> anyhow::Result<()> {
+    let world = World::new().await?;
+    let host = ready(&world).await?;
+    let body = json!({ "id": "call-1", "kind": "call.ended", "jobs": 2, "phone": "+15550101" });
+    let path = format!("token?a=1&token={TOKEN}&b=2");
+    let first = post(&host, &path, &body).await?;
+    assert_eq!((first.status, first.text.as_str()), (200, r#"{"success":true}"#));
+    wait_for(&world, &["enqueued"]).await?;
+    assert_eq!(rows(&world).await?, [("enqueued".into(), String::new(), "call.ended".into(), 2)]);
+    let ids = jobs(&world).await?;
+    assert_eq!(ids.len(), 2, "{ids:?}");
+    assert!(ids[0].ends_with("-0") && ids[1].ends_with("-1"), "{ids:?}");
+    let data = completed(&host, &ids[0]).await?;
+    assert_eq!(data["id"], "call-1");
+    assert_eq!(data["query"], "a=1&b=2", "the plugin never sees the token");
+    for _ in 0..5 {
+        let repeat = post(&host, &path, &body).await?;
+        assert_eq!((repeat.status, repeat.text.as_str()), (200, r#"{"success":true}"#));
+    }
+    // The same id of another webhook is another event.
+    let other = post(&host, "open", &body).await?;
+    assert_eq!(other.status, 200, "{}", other.text);
+    wait_for(&world, &["enqueued", "enqueued"]).await?;
+    assert_eq!(jobs(&world).await?.len(), 4);
+    // Without an id, the content counts.
+    for _ in 0..2 {
+        assert_eq!(post(&host, "open", &json!({ "kind": "no id", "jobs": 0 })).await?.status, 200);
+    }
+    wait_for(&world, &["enqueued", "enqueued", "recorded"]).await?;
+    let sealed: Vec<u8> = sqlx::query_scalar("select sealed from patchbay.inbox order by received_at limit 1")
+        .fetch_one(&mut world.database().await?)
+        .await?;
+    let sealed = String::from_utf8_lossy(&sealed).into_owned();
+    assert!(!sealed.contains("call-1") && !sealed.contains(TOKEN));
+    // Counts are written when the host ends.
+    host.stop().await?;
+    let counted: Vec<(String, i64)> = sqlx::query_as(
+        "select outcome, sum(count)::bigint from patchbay.inbox_counts group by outcome order by outcome",
+    )
+    .fetch_all(&mut world.database().await?)
+    .await?;
+    assert_eq!(counted, [("accepted".into(), 3), ("repeat".into(), 6)]);
+    let repeats: i64 = sqlx::query_scalar("select sum(repeats)::bigint from patchbay.inbox_events")
+        .fetch_one(&mut world.database().await?)
+        .await?;
+    assert_eq!(repeats, 6);
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_not_the_vendors_is_refused_with_a_status_and_kept_with_the_reason()
+-> anyhow::Result<()> {
+    let world = World::new().await?;
+    let host = ready(&world).await?;
+    let good = json!({ "id": "e" }).to_string();
+    for (path, status, code) in [
+        ("token", 401, "missing-token"),
+        ("token?token=", 401, "bad-token"),
+        ("token?token=wrong", 401, "bad-token"),
+        (&format!("token?token={TOKEN}&token={TOKEN}"), 401, "missing-token"),
+        ("signed", 401, "missing-signature"),
+    ] {
+        let before = rows(&world).await?.len();
+        // Two of a second are kept of one source.
+        let refused = until(SOON, code, async || {
+            let refused = sent(request(&host, path, good.clone())).await?;
+            let rows = rows(&world).await?;
+            Ok((rows.len() > before).then_some((refused, rows)))
+        })
+        .await?;
+        let (refused, rows) = refused;
+        assert_eq!(refused.status, status, "{path}: {}", refused.text);
+        assert!(!refused.text.contains(code), "the sender learns nothing: {}", refused.text);
+        let last = rows.last().context("a row")?;
+        assert_eq!((last.0.as_str(), last.1.as_str()), ("rejected", code), "{path}");
+    }
+    let signed = |body: &str, signature: String| request(&host, "signed", body.to_owned()).header("x-signature", signature);
+    let right = sent(signed(&good, signature(&good, SIGNING)?)).await?;
+    assert_eq!(right.status, 202, "{}", right.text);
+    let wrong = sent(signed(&good, signature(&good, "another")?)).await?;
+    assert_eq!(wrong.status, 401);
+    let changed = sent(signed(&json!({ "id": "f" }).to_string(), signature(&good, SIGNING)?)).await?;
+    assert_eq!(changed.status, 401, "the signature covers the bytes");
+    for (body, status) in [
+        (json!({ "do": "reject", "status": 410, "code": "gone" }), 410),
+        (json!({ "do": "reject", "status": 302, "code": "odd" }), 400),
+        (json!({ "do": "reach" }), 400),
+        (json!({ "do": "secret", "value": "wrong" }), 401),
+    ] {
+        let refused = post(&host, "open", &body).await?;
+        assert_eq!(refused.status, status, "{body}: {}", refused.text);
+        assert!(refused.text.contains("webhook-rejected"), "{}", refused.text);
+    }
+    let accepted = post(&host, "open", &json!({ "do": "secret", "value": SIGNING, "id": "s" })).await?;
+    assert_eq!(accepted.status, 200, "{}", accepted.text);
+    let handshake = sent(host.http.get(format!("{}/api/hooks/open?challenge=42", host.url))).await?;
+    assert_eq!(
+        (handshake.status, handshake.text.as_str(), handshake.content_type.as_str()),
+        (200, "challenge=42", "text/plain")
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn odd_requests_are_refused_before_anything_is_kept() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let host = ready(&world).await?;
+    let url = |path: &str| format!("{}/api/hooks/{path}", host.url);
+    let with = |name: &str, value: &str| request(&host, "open", "{}").header(name, value);
+    let many = (0..120).fold(request(&host, "open", "{}"), |request, n| {
+        request.header(format!("x-header-{n}"), "1")
+    });
+    let large_header = request(&host, "open", "{}").header("x-large", "a".repeat(40_000));
+    let chunked = |bytes: usize| {
+        let chunks = futures::stream::iter((0..bytes / 1_000).map(|_| Ok::<_, std::io::Error>(vec![b'a'; 1_000])));
+        reqwest::Body::wrap_stream(chunks)
+    };
+    for (what, request, status) in [
+        ("a wrong method", host.http.put(url("open")), 405),
+        ("HEAD", host.http.head(url("open")), 405),
+        ("no such webhook", host.http.post(url("nothing")), 404),
+        ("gzip", with("content-encoding", "gzip"), 415),
+        ("two codings", with("content-encoding", "identity, gzip"), 415),
+        ("a form", host.http.post(url(&format!("token?token={TOKEN}"))).header("content-type", "application/x-www-form-urlencoded").body("a=1"), 415),
+        ("no type", host.http.post(url(&format!("token?token={TOKEN}"))).body("{}"), 415),
+        ("too long", request(&host, "signed", "a".repeat(65_537)), 413),
+        ("too long in chunks", request(&host, "signed", chunked(66_000)), 413),
+        ("endless chunks", request(&host, "open", chunked(3_000_000)), 413),
+        ("many headers", many, 431),
+        ("a large header", large_header, 431),
+        ("not JSON", request(&host, "open", "{"), 422),
+    ] {
+        let answer = sent(request).await.with_context(|| what.to_owned())?;
+        println!("{what}: {} {}", answer.status, answer.text);
+        assert_eq!(answer.status, status, "{what}: {}", answer.text);
+    }
+    // 1 GB is refused by its announced length, before it is sent.
+    let mut stream = tokio::net::TcpStream::connect(host.url.trim_start_matches("http://")).await?;
+    let head = "POST /api/hooks/open HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: 1000000000\r\n\r\n";
+    tokio::io::AsyncWriteExt::write_all(&mut stream, head.as_bytes()).await?;
+    let mut answer = vec![0; 4_096];
+    let length = tokio::time::timeout(SOON, tokio::io::AsyncReadExt::read(&mut stream, &mut answer)).await??;
+    let answer = String::from_utf8_lossy(&answer[..length]).into_owned();
+    assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
+    let kept = rows(&world).await?;
+    assert!(kept.iter().all(|row| row.1 == "malformed"), "{kept:?}");
+    assert!(jobs(&world).await?.is_empty());
+    Ok(())
+}
+
+#[tokio::test]
+async fn one_event_that_reaches_two_hosts_at_once_a_hundred_times_has_one_row_and_one_set_of_jobs()
+-> anyhow::Result<()> {
+    let world = World::new().await?;
+    let one = ready(&world).await?;
+    let other = world.host(&[KEY]).await?;
+    let send = |n: usize| {
+        let host = if n % 2 == 0 { &one } else { &other };
+        // Pairs of events, in both orders.
+        let id = format!("event-{}", (n / 2 + n) % 4);
+        async move { post(host, "open", &json!({ "id": id, "jobs": 2 })).await }
+    };
+    let answers = futures::future::try_join_all((0..100).map(send)).await?;
+    for answer in answers {
+        assert_eq!(answer.status, 200, "{}", answer.text);
+    }
+    wait_for(&world, &["enqueued"; 4]).await?;
+    let ids = jobs(&world).await?;
+    assert_eq!(ids.len(), 8, "{ids:?}");
+    for id in &ids {
+        completed(&one, id).await?;
+    }
+    let attempts = until(SOON, "the history of each job", async || {
+        let attempts: i64 = sqlx::query_scalar("select count(*) from patchbay.attempts where queue = $1")
+            .bind(QUEUE)
+            .fetch_one(&mut world.database().await?)
+            .await?;
+        Ok((attempts >= 8).then_some(attempts))
+    })
+    .await?;
+    assert_eq!(attempts, 8, "each job ran once");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_host_that_is_killed_after_its_answer_and_before_the_jobs_loses_nothing()
+-> anyhow::Result<()> {
+    let mut world = World::new().await?;
+    let mut redis = RedisServer::start_new(world.dir.path()).await?;
+    world.redis_url.clone_from(&redis.url);
+    let mut host = ready(&world).await?;
+    redis.stop().await?;
+    for n in 0..5 {
+        let answer = post(&host, "open", &json!({ "id": format!("event-{n}") })).await?;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+    }
+    host.child.kill().await?;
+    assert_eq!(states(&world).await?, ["accepted"; 5]);
+    redis.start().await?;
+    let host = world.host(&[KEY]).await?;
+    wait_for(&world, &["enqueued"; 5]).await?;
+    let ids = jobs(&world).await?;
+    assert_eq!(ids.len(), 5, "{ids:?}");
+    for id in &ids {
+        completed(&host, id).await?;
+    }
+    // The vendor, who may not have seen the answer, sends it again.
+    assert_eq!(post(&host, "open", &json!({ "id": "event-0" })).await?.status, 200);
+    assert_eq!(states(&world).await?, ["enqueued"; 5]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_cannot_be_judged_now_is_kept_and_judged_later_at_its_original_time()
+-> anyhow::Result<()> {
+    let world = World::new().await?;
+    let host = world.host(&[KEY]).await?;
+    host.deploy("hooks", plugin(|_| {})?).await?;
+    let path = format!("token?token={TOKEN}");
+    // The host's check has no secret yet, nor has the plugin's own.
+    let first = post(&host, &path, &json!({ "id": "by-check" })).await?;
+    assert_eq!((first.status, first.text.as_str()), (200, r#"{"success":true}"#));
+    let body = json!({ "id": "by-plugin", "do": "secret", "value": SIGNING });
+    assert_eq!(post(&host, "open", &body).await?.status, 200);
+    let strict = post(&host, "strict", &body).await?;
+    assert_eq!(strict.status, 503, "{}", strict.text);
+    assert!(strict.retry_after && !strict.text.contains("secret"), "{}", strict.text);
+    let kept = rows(&world).await?;
+    assert_eq!(kept.len(), 2, "the strict one is not kept");
+    assert!(kept.iter().all(|row| row.0 == "deferred" && row.1 == "secret-missing"), "{kept:?}");
+    let received: Vec<i64> = sqlx::query_scalar("select (extract(epoch from received_at) * 1000)::bigint from patchbay.inbox order by received_at")
+        .fetch_all(&mut world.database().await?)
+        .await?;
+    set_secret(&host, "TOKEN", TOKEN).await?;
+    set_secret(&host, "SIGNING", SIGNING).await?;
+    wait_for(&world, &["enqueued", "enqueued"]).await?;
+    let ids = jobs(&world).await?;
+    let mut at = Vec::new();
+    for id in &ids {
+        at.push(completed(&host, id).await?["receivedAt"].as_i64().context("a time")?);
+    }
+    at.sort_unstable();
+    assert!(at.iter().zip(&received).all(|(at, received)| at.abs_diff(*received) <= 1), "{at:?} {received:?}");
+    // A crash, no end and a verdict beyond the limits are not a "no".
+    for (what, code) in [("trap", "verify-trapped"), ("spin", "verify-slow"), ("many", "verify-invalid")] {
+        let answer = post(&host, "open", &json!({ "do": what })).await?;
+        assert_eq!(answer.status, 200, "{what}: {}", answer.text);
+        let kept = rows(&world).await?;
+        let last = kept.last().context("a row")?;
+        assert_eq!((last.0.as_str(), last.1.as_str()), ("deferred", code), "{what}");
+    }
+    // What was accepted meanwhile makes a deferred one a repeat.
+    let again = post(&host, &path, &json!({ "id": "by-check" })).await?;
+    assert_eq!(again.status, 200);
+    assert_eq!(jobs(&world).await?.len(), 2);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_plugin_with_webhooks_needs_a_master_key() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let host = world.host(&[]).await?;
+    let refused = host.deploy("hooks", plugin(|_| {})?).await;
+    let reason = format!("{:#}", refused.expect_err("refused"));
+    assert!(reason.contains("409") && reason.contains("secrets.key_file"), "{reason}");
+    Ok(())
+}
