@@ -1,6 +1,7 @@
 //! The plugin exotel: calls and messages through real HTTP, queue, plugin, Postgres and a stand-in
 //! of the vendor, which also misbehaves.
 
+mod callbacks;
 mod faults;
 mod journeys;
 mod news;
