@@ -3,8 +3,8 @@
 use patchbay_stand_ins::exotel::{Encoding, Operation};
 use serde_json::json;
 
-use super::{SOON, Setting, WEBHOOK_TOKEN, secret};
-use crate::harness::until;
+use super::{NOWHERE, SOON, Setting, WEBHOOK_TOKEN, plugin, secret};
+use crate::harness::{until, variant};
 
 /// Whether all callbacks of the call were answered with 200.
 async fn delivered(setting: &Setting, sid: &str, count: usize) -> anyhow::Result<()> {
@@ -115,5 +115,31 @@ async fn a_message_is_delivered_and_a_forged_or_stale_callback_changes_nothing()
     )
     .await?;
     assert_eq!(send(&url).await?, 401);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_plugin_swapped_and_a_secret_rotated_half_way_lose_no_callback() -> anyhow::Result<()> {
+    let setting = Setting::new().await?;
+    let component = plugin(&setting.vendor.url(), NOWHERE)?;
+    // Placed with a URL of the first token, and answered.
+    let (id, sid) = setting.placed().await?;
+    setting.vendor.answer_call(&sid);
+    delivered(&setting, &sid, 1).await?;
+    setting
+        .host
+        .deploy("exotel", variant(&component, "next"))
+        .await?;
+    let path = "/api/admin/plugins/exotel/secrets/EXOTEL_WEBHOOK_TOKEN/rotate";
+    let rotated = json!({ "value": "the-next-token-for-callbacks", "overlapMs": 3_600_000 });
+    let (status, answer) = setting.host.post(path, rotated).await?;
+    assert_eq!(status, 200, "{answer}");
+    // Another one with the new revision and the new token.
+    let (other, other_sid) = setting.placed().await?;
+    for (id, sid, callbacks) in [(id, sid, 2), (other, other_sid, 1)] {
+        setting.vendor.end_call(&sid, "completed");
+        delivered(&setting, &sid, callbacks).await?;
+        setting.row_in("lead_call_logs", &id, "completed").await?;
+    }
     Ok(())
 }

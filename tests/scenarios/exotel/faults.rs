@@ -1,12 +1,15 @@
 //! The vendor is slow, breaks off, refuses, answers with pages of HTML, or is away; the host is
 //! killed half-way. No call is placed twice, and what is not known is not guessed.
 
+use std::time::Duration;
+
 use anyhow::Context;
 use patchbay_stand_ins::exotel::{Fault, Misdeed, Operation};
+use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 
 use super::{QUEUE, SOON, Setting, TOKEN, secret};
-use crate::harness::until;
+use crate::harness::{full_length, seed, until};
 use crate::people::PEOPLE;
 
 #[tokio::test]
@@ -228,6 +231,40 @@ async fn a_host_that_is_killed_while_a_call_is_placed_leaves_one_call() -> anyho
             assert_eq!(setting.vendor.asked(Operation::Connect), asked);
         }
         assert_eq!(setting.vendor.calls().len(), before + usize::from(done));
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn whenever_the_host_is_killed_no_call_is_placed_twice() -> anyhow::Result<()> {
+    let mut setting = Setting::new().await?;
+    let mut random = rand::rngs::StdRng::seed_from_u64(seed());
+    for n in 0..if full_length() { 20 } else { 4 } {
+        let (key, before) = (format!("k{n}"), setting.vendor.calls().len());
+        let request = setting.calling(&setting.sales, &setting.lead, Some(&key));
+        let waiting = tokio::spawn(request.send());
+        // The moment is what is tested.
+        let moment = Duration::from_millis(random.random_range(0..150));
+        tokio::time::sleep(moment).await;
+        setting.host.child.kill().await?;
+        let answered = waiting.await?.is_ok();
+        setting.host = setting.world.host(&PEOPLE).await?;
+        setting
+            .set(json!({ "publicUrl": setting.host.url }))
+            .await?;
+        setting.reconcile().await?;
+        let again = setting.call(Some(&key)).await?;
+        let placed = setting.vendor.calls().len() - before;
+        let told = format!(
+            "after {moment:?}, answered {answered}: {placed} placed, {}",
+            again.told()
+        );
+        println!("{told}");
+        match again.status {
+            200 => assert_eq!(placed, 1, "{told}"),
+            202 => assert_eq!(placed, 0, "{told}"),
+            _ => panic!("{told}"),
+        }
     }
     Ok(())
 }
