@@ -6,7 +6,9 @@
 mod answer;
 mod api;
 mod callback;
+mod calls;
 mod control;
+mod recording;
 mod state;
 
 use std::net::SocketAddr;
@@ -57,7 +59,7 @@ pub async fn start(address: SocketAddr, account: Account) -> anyhow::Result<Exot
             "/_control/calls/{sid}/callbacks",
             post(control::repeat_callbacks),
         )
-        .route("/exotelrecordings/{sid}/{file}", get(api::recording))
+        .route("/exotelrecordings/{sid}/{file}", get(recording::recording))
         .fallback(any(api::vendor))
         .with_state(Arc::clone(&shared));
     let service = app.into_make_service_with_connect_info::<Breaker>();
