@@ -1,6 +1,5 @@
 //! The vendor's API.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,14 +14,11 @@ use serde_json::{Value, json};
 
 use super::answer::{Format, answer, refused};
 use super::calls::{call, calls, connect};
-use super::state::{
-    self, Callback, Encoding, Fault, Message, Misdeed, Operation, Shared, national,
-};
+use super::form::{Pairs, callback_of, pairs, required};
+use super::state::{self, Fault, Message, Misdeed, Operation, Shared, national};
 use crate::breakable::Breaker;
 
 const MAX_BODY: usize = 2_000;
-
-pub(super) type Pairs = BTreeMap<String, String>;
 
 /// What a path asks for.
 struct Asked {
@@ -205,10 +201,6 @@ fn is_too_much(shared: &Shared) -> bool {
     limit.is_some_and(|limit| state.recent.len() > limit)
 }
 
-fn pairs(encoded: &[u8]) -> Pairs {
-    url::form_urlencoded::parse(encoded).into_owned().collect()
-}
-
 /// The vendor repeats the token here.
 fn account(shared: &Shared) -> Value {
     let state = shared.lock();
@@ -231,41 +223,6 @@ fn number(number: &str) -> Value {
         "PhoneNumber": number, "Circle": "KA", "CircleName": "Karnataka", "Type": "Mobile", "Operator": "XX",
         "OperatorName": "Stand-in", "DND": "No",
     } })
-}
-
-pub(super) fn required<'a>(form: &'a Pairs, name: &str) -> Result<&'a str, String> {
-    let value = form.get(name).map(String::as_str).unwrap_or_default();
-    if value.is_empty() {
-        return Err(format!("Bad or missing parameters: {name}"));
-    }
-    Ok(value)
-}
-
-pub(super) fn at_most(form: &Pairs, name: &str, limit: u32) -> Result<(), String> {
-    match form.get(name).map(|text| text.parse::<u32>()) {
-        None => Ok(()),
-        Some(Ok(number)) if number <= limit => Ok(()),
-        Some(_) => Err(format!("Bad or missing parameters: {name}")),
-    }
-}
-
-pub(super) fn callback_of(form: &Pairs) -> Option<Callback> {
-    let url = form.get("StatusCallback").filter(|url| !url.is_empty())?;
-    let mut events = Vec::new();
-    for (name, value) in form {
-        if name == "StatusCallbackEvents" || name.starts_with("StatusCallbackEvents[") {
-            events.extend(value.split(',').map(|event| event.trim().to_owned()));
-        }
-    }
-    let encoding = match form.get("StatusCallbackContentType").map(String::as_str) {
-        Some("application/json") => Encoding::Json,
-        _ => Encoding::Multipart,
-    };
-    Some(Callback {
-        url: url.clone(),
-        events,
-        encoding,
-    })
 }
 
 fn send_sms(shared: &Arc<Shared>, form: Pairs) -> Result<Value, String> {

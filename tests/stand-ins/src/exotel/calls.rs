@@ -5,7 +5,7 @@ use std::sync::Arc;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
 
-use super::api::{Pairs, at_most, callback_of, required};
+use super::form::{Pairs, at_most, callback_of, required};
 use super::state::{self, Call, Shared, national};
 
 const MAX_TIME_LIMIT: u32 = 14_400;

@@ -8,6 +8,8 @@ mod api;
 mod callback;
 mod calls;
 mod control;
+mod form;
+mod play;
 mod recording;
 mod state;
 
