@@ -245,7 +245,7 @@ impl Setting {
     /// Activities of the lead in the trail, once there are so many, sorted.
     async fn trail(&self, lead: &str, count: usize) -> anyhow::Result<Vec<String>> {
         until(SOON, &format!("{count} entries of the trail"), async || {
-            let path = format!("/api/admin/audit?trail=lead_activity_log&entity={lead}&limit=200");
+            let path = format!("/api/admin/audit?trail=lead_activity_log&entity={lead}");
             let (_, answer) = self.host.get(&path).await?;
             let entries = answer["data"].as_array().context("entries")?;
             let mut activities: Vec<String> = entries
