@@ -24,6 +24,7 @@ mod dead_letters;
 mod dev;
 mod differential;
 mod effects;
+mod exotel;
 mod features;
 mod first_hour;
 mod fleet;

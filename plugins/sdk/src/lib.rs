@@ -35,6 +35,7 @@ pub mod bindings {
 
 mod lenient;
 pub mod operations;
+pub mod webhooks;
 
 pub use bindings::patchbay::plugin::types::{Failure, Retry};
 pub use bindings::patchbay::plugin::{
@@ -42,6 +43,7 @@ pub use bindings::patchbay::plugin::{
 };
 
 pub use operations::{Answer, Operations, Request};
+pub use webhooks::Webhooks;
 
 /// A job to run. The fields are those of the contract.
 pub type Job = bindings::exports::patchbay::plugin::jobs::Job;

@@ -45,10 +45,21 @@ pub(super) fn check(
             let Some(given) = token_of(token, request) else {
                 return Checked::Refused("missing-token");
             };
+            let signed = match &token.signs {
+                None => None,
+                Some(name) => match parameter(&request.query, name) {
+                    None => return Checked::Refused("missing-token"),
+                    signed => signed,
+                },
+            };
+            let mac = || hex::decode(&given).unwrap_or_default();
             // All are compared, so that the time does not show which one matches.
-            let fits = versions
-                .iter()
-                .fold(false, |fits, version| fits | version.matches(&given));
+            let fits = versions.iter().fold(false, |fits, version| {
+                fits | match &signed {
+                    None => version.matches(&given),
+                    Some(signed) => version.verify(HashKind::Sha256, signed, &mac()),
+                }
+            });
             if fits {
                 Checked::Passed
             } else {
@@ -104,14 +115,16 @@ fn without(query: &str, name: &str) -> String {
 fn token_of(token: &TokenCheck, request: &WebhookRequest) -> Option<Vec<u8>> {
     match token.place {
         TokenPlace::Header => header(request, &token.name).map(<[u8]>::to_vec),
-        TokenPlace::Query => {
-            let mut found = request.query.split('&').filter_map(|pair| {
-                let (name, value) = pair.split_once('=')?;
-                (decoded(name) == token.name.as_bytes()).then(|| decoded(value))
-            });
-            found.next().filter(|_| found.next().is_none())
-        }
+        TokenPlace::Query => parameter(&request.query, &token.name),
     }
+}
+
+fn parameter(query: &str, name: &str) -> Option<Vec<u8>> {
+    let mut found = query.split('&').filter_map(|pair| {
+        let (known, value) = pair.split_once('=')?;
+        (decoded(known) == name.as_bytes()).then(|| decoded(value))
+    });
+    found.next().filter(|_| found.next().is_none())
 }
 
 /// A header that stands twice is not taken, likewise.
@@ -186,7 +199,7 @@ mod tests {
     }
 
     fn token(place: TokenPlace) -> WebhookCheck {
-        WebhookCheck::Token(TokenCheck { place, name: "token".into(), secret: "T".into() })
+        WebhookCheck::Token(TokenCheck { place, name: "token".into(), secret: "T".into(), signs: None })
     }
 
     fn run(with: &WebhookCheck, secrets: &[&'static str], request: &WebhookRequest) -> Checked {
@@ -212,6 +225,33 @@ mod tests {
         assert_eq!(stripped(Some(&header), &sent).headers, [("other".to_owned(), b"x".to_vec())]);
         let twice = request("", &[("token", "abc"), ("token", "abc")], "");
         assert_eq!(run(&header, &["abc"], &twice), Checked::Refused("missing-token"));
+    }
+
+    #[test]
+    fn a_token_that_signs_a_parameter_is_worth_that_value_only() {
+        let signing = WebhookCheck::Token(TokenCheck {
+            place: TokenPlace::Query,
+            name: "token".into(),
+            secret: "T".into(),
+            signs: Some("about".into()),
+        });
+        let mut mac = Hmac::<Sha256>::new_from_slice(b"key").expect("a key");
+        mac.update(b"call 7");
+        let token = hex::encode(mac.finalize().into_bytes());
+        let asked = |query: &str| run(&signing, &["new", "key"], &request(query, &[], ""));
+        let good = format!("about=call+7&token={token}");
+        assert_eq!(asked(&good), Checked::Passed);
+        assert_eq!(stripped(Some(&signing), &request(&good, &[], "")).query, "about=call+7");
+        for (query, code) in [
+            (format!("about=call+8&token={token}"), "bad-token"),
+            ("about=call+7&token=key".into(), "bad-token"),
+            ("about=call+7&token=".into(), "bad-token"),
+            (format!("token={token}"), "missing-token"),
+            (format!("about=call+7&about=call+7&token={token}"), "missing-token"),
+            ("about=call+7".into(), "missing-token"),
+        ] {
+            assert_eq!(asked(&query), Checked::Refused(code), "{query}");
+        }
     }
 
     #[test]

@@ -103,6 +103,11 @@ pub struct TokenCheck {
     pub name: String,
     /// One of the manifest's secrets.
     pub secret: String,
+    /// A query parameter. The token is then not the secret, but the hex HMAC-SHA256 of that
+    /// parameter's value by the secret: a plugin can give each of its URLs a token of its own with
+    /// `sign-hmac`, and never holds the secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signs: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -368,19 +373,24 @@ impl WebhookCheck {
     fn check(&self) -> Result<(), String> {
         match self {
             Self::Token(TokenCheck {
+                signs: Some(signed),
+                name,
+                place,
+                ..
+            }) if *place != TokenPlace::Query || signed == name => {
+                Err("signs: names another query parameter than that of the token, with in = \"query\"".into())
+            }
+            Self::Token(TokenCheck {
                 place: TokenPlace::Query,
                 name,
+                signs,
                 ..
-            }) => match (1..=MAX_PARAMETER).contains(&name.len())
-                && name
-                    .bytes()
-                    .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
-            {
-                true => Ok(()),
-                false => Err(format!(
-                    "name: must be 1 to {MAX_PARAMETER} letters, digits and - _ ."
-                )),
-            },
+            }) => {
+                check_parameter("name", name)?;
+                signs
+                    .iter()
+                    .try_for_each(|signed| check_parameter("signs", signed))
+            }
             Self::Token(TokenCheck { name, .. }) if NOT_FOR_TOKENS.contains(&name.as_str()) => {
                 Err(format!("name: {name} cannot hold a token"))
             }
@@ -396,6 +406,19 @@ impl WebhookCheck {
                 }
             }
         }
+    }
+}
+
+fn check_parameter(field: &str, name: &str) -> Result<(), String> {
+    let is_name = (1..=MAX_PARAMETER).contains(&name.len())
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+    match is_name {
+        true => Ok(()),
+        false => Err(format!(
+            "{field}: must be 1 to {MAX_PARAMETER} letters, digits and - _ ."
+        )),
     }
 }
 
