@@ -15,6 +15,6 @@ impl CallContext for GuestCall {
     }
 
     async fn http(self: Arc<Self>, request: HttpRequest) -> Result<HttpResponse, HttpError> {
-        http::send(self, request).await
+        http::whole(self, request).await
     }
 }

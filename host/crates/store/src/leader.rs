@@ -34,6 +34,8 @@ pub enum LeaderTask {
     Bulk = 0x7061_7463_6800_0004,
     /// Checking where the jobs of dead letters are.
     DeadLetters = 0x7061_7463_6800_0005,
+    /// Copying what the audit trail is told of requests to routes.
+    RouteAudit = 0x7061_7463_6800_0020,
     /// Sealing entries of audit trails.
     Seal = 0x7061_7463_6800_0021,
     /// Verifying the audit trails.

@@ -20,7 +20,8 @@ mod workers;
 pub use attempt::AttemptHandler;
 pub use executor::{Execution, Executor, correlation_id};
 pub use invoke::{
-    Answer, AnswerBody, CallFailure, Entry, Invocation, Invoked, Invoker, Operation, RunningJob,
+    Answer, AnswerBody, CallFailure, Entry, Invocation, Invoked, Invoker, Operation, RelayAs,
+    RunningJob,
 };
 pub use work::{Work, WorkConfig};
 pub use workers::{LocalWorker, WorkerDefaults, Workers};

@@ -45,7 +45,7 @@ use tokio::task::block_in_place;
 use tracing::info;
 
 pub use self::absent::{Absence, AbsentPlugin};
-pub use self::call::{Answer, AnswerBody, Operation};
+pub use self::call::{Answer, AnswerBody, Operation, RelayAs, RouteFailure};
 use self::converge::SnapshotPlugin;
 pub use self::converge::{STALE_AFTER, converger};
 pub use self::error::PluginError;

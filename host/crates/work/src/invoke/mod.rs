@@ -21,7 +21,7 @@ use patchbay_runtime::{CallContext, CallReport, JobCall, OperationCall, Revision
 use patchbay_telemetry::traces::{Span, SpanKind, Traces};
 use serde_json::{Map, Value};
 
-pub use self::operation::{Answer, AnswerBody, CallFailure, Operation};
+pub use self::operation::{Answer, AnswerBody, CallFailure, Operation, RelayAs};
 use crate::grants::Grants;
 use crate::meters::{Entered, Meters};
 use crate::redactions::Redactions;
