@@ -30,8 +30,13 @@ async fn vendor(large: usize) -> anyhow::Result<SocketAddr> {
     Ok(address)
 }
 
+/// Of a byte that tells its place, and never `%`: an unoptimised host decodes slowly.
+fn byte(place: usize) -> u8 {
+    (place % 200 + 50) as u8
+}
+
 fn recording(place: usize) -> Bytes {
-    Bytes::from(vec![(place % 251) as u8; PIECE])
+    Bytes::from(vec![byte(place); PIECE])
 }
 
 /// Pieces of a body, as far as the client reads.
@@ -186,7 +191,7 @@ async fn a_large_recording_passes_through_a_host_that_does_not_hold_it() -> anyh
     let mut pieces = response.bytes_stream();
     while let Some(piece) = pieces.next().await {
         let piece = piece?;
-        let expected = ((bytes / PIECE) % 251) as u8;
+        let expected = byte(bytes / PIECE);
         assert_eq!(piece.first(), Some(&expected), "at {bytes}");
         bytes += piece.len();
         if bytes - looked >= 8 << 20 {

@@ -50,8 +50,11 @@ impl RouteMeters {
         let key = (route.plugin.to_string(), route.spec.id().to_owned());
         let mut routes = self.0.lock();
         let meters = routes.entry(key).or_default();
-        if let Some(known) = meters.iter().find(|meter| meter.digest == route.digest) {
-            return Arc::clone(known);
+        if let Some(known) = meters.iter().position(|meter| meter.digest == route.digest) {
+            let known = meters.remove(known);
+            // A rollback makes it the newest again.
+            meters.push(Arc::clone(&known));
+            return known;
         }
         if meters.len() >= MAX_REVISIONS {
             meters.remove(0);

@@ -473,7 +473,8 @@ mod tests {
     fn only_what_will_not_change_is_kept() {
         let failure = |is_final| {
             Err(RouteFailure {
-                error: Error::new(Kind::Conflict, "taken", "taken").with_details(json!({ "a": 1 })),
+                error: Error::new(Kind::Conflict, "conflict", "taken")
+                    .with_details(json!({ "a": 1 })),
                 is_final,
                 is_refused_by_breaker: false,
             })
@@ -484,7 +485,7 @@ mod tests {
         let error = kept.answer().expect_err("a failure");
         assert_eq!(
             (error.kind, &*error.code, error.is_replayed),
-            (Kind::Conflict, "taken", true)
+            (Kind::Conflict, "conflict", true)
         );
         assert_eq!(error.details, Some(json!({ "a": 1 })));
         let reply = |status| {
