@@ -217,7 +217,7 @@ mod tests {
         let exposed = header(&response, "access-control-expose-headers").unwrap_or_default();
         assert_eq!(
             exposed,
-            "ratelimit,ratelimit-policy,retry-after,x-request-id"
+            "ratelimit,ratelimit-policy,retry-after,x-request-id,idempotent-replayed,etag"
         );
         assert!(header(&response, "vary").is_some_and(|vary| vary.contains("origin")));
 
@@ -235,7 +235,7 @@ mod tests {
         let headers = header(&response, "access-control-allow-headers").unwrap_or_default();
         assert_eq!(
             headers,
-            "authorization,content-type,x-platform,x-correlation-id"
+            "authorization,content-type,x-platform,x-correlation-id,idempotency-key"
         );
         assert_eq!(header(&response, "access-control-max-age"), Some("600"));
     }

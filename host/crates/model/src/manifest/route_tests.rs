@@ -549,7 +549,7 @@ fn all_that_is_wrong_with_the_routes_of_a_manifest_is_told_at_once() {
 #[test]
 fn a_schema_of_a_route_has_no_names_of_its_own() {
     let with = |schema: Value| {
-        let value = json!({ "format": 1, "name": "x", "version": "1.0.0", "wit": "0.1", "routes": [
+        let value = json!({ "format": 1, "name": "crm", "version": "1.0.0", "wit": "0.1", "routes": [
             { "method": "GET", "path": "/api/x", "roles": ["user"], "operation": "x", "output": schema },
         ] });
         Manifest::from_packed(value.to_string().as_bytes()).map_err(|error| error.to_string())
