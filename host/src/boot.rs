@@ -14,7 +14,7 @@ use patchbay_app::vault::{Keys, Vault};
 use patchbay_app::{Foundation, Parts};
 use patchbay_app::{
     alerts, audit, bulk, dead_letters, history, identity_changes, inbox, operators, outbox, people,
-    plugins, resume, scheduling, trace_export, vault, vendor_keys, workers,
+    plugins, resume, routes, scheduling, trace_export, vault, vendor_keys, workers,
 };
 use patchbay_capability::{Egress, MailTransport};
 use patchbay_http::Tls;
@@ -141,6 +141,7 @@ fn services(
         .and(inbox::drain(parts))
         .and(history::body_budget(parts))
         .and(history::maintenance(parts))
+        .and(routes::recorder(parts))
         .and(history::mirror(parts))
         .and(audit::sealer(parts))
         .and(audit::nightly(parts))

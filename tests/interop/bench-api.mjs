@@ -1,6 +1,8 @@
 // Express's side of `make bench`: the health check and an authenticated route as an experienced team would write them. Like the host,
 // it shares the probe in flight among its callers and remembers an account for 5 s.
 //   env DATABASE_URL, REDIS_URL, JWT_SECRET; prints its port.
+import { readFileSync } from "node:fs";
+import Ajv from "ajv/dist/2020.js";
 import express from "express";
 import IORedis from "ioredis";
 import jwt from "jsonwebtoken";
@@ -56,5 +58,20 @@ const authenticated = async (request, response, next) => {
   next();
 };
 app.get("/api/users/profile", authenticated, (request, response) => response.json({ success: true, data: request.user }));
+
+// The route of `bench/src/routes.rs`: the same schemas, before and after the work, which is nothing.
+if (process.env.ROUTE_SCHEMAS) {
+  const schemas = JSON.parse(readFileSync(process.env.ROUTE_SCHEMAS, "utf8"));
+  const ajv = new Ajv();
+  const [fits, answers] = [ajv.compile(schemas.input), ajv.compile(schemas.output)];
+  app.post("/api/bench/:leadId/call", authenticated, express.json({ limit: 262_144 }), (request, response) => {
+    const leadId = Number(request.params.leadId);
+    const input = { path: { leadId: Number.isInteger(leadId) ? leadId : request.params.leadId }, body: request.body };
+    if (!fits(input)) return response.status(400).json({ success: false, message: ajv.errorsText(fits.errors) });
+    const data = { stamp: "stamp.1" };
+    if (!answers(data)) return response.status(500).json({ success: false, message: "invalid answer" });
+    response.set("x-stamp", data.stamp).json({ success: true, data });
+  });
+}
 
 const server = app.listen(0, "127.0.0.1", () => console.log(server.address().port));

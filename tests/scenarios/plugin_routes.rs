@@ -1,6 +1,11 @@
 //! Plugins answer HTTP: who gets in, what reaches the plugin, what of its answer reaches the client,
 //! and that a plugin is replaced without a failed request.
 
+mod idempotency;
+mod kept;
+mod load;
+mod relay;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;

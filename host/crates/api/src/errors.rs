@@ -43,6 +43,13 @@ pub const ERRORS: &[ErrorCode] = &[
         "Set `people.enabled` and `secrets.key_file`, and restart the host (docs/operations/accounts.md).",
     ),
     code(
+        "answer-not-kept",
+        409,
+        "A request with this Idempotency-Key was answered before, and its answer was not kept. Do not send it again; look up what it did",
+        "A route of a plugin has answered a request with this key. The answer was larger than 256 KiB, Redis was nearly full, or the master key was replaced since.",
+        "Look up what the first request did. For a new request, make a new key (docs/plugins/routes.md).",
+    ),
+    code(
         "basic-closed",
         403,
         "The shared login of the configuration (admin.username) no longer opens this: operators log in with a name of their own",
@@ -62,6 +69,13 @@ pub const ERRORS: &[ErrorCode] = &[
         "Calls to https://api.example:443 are stopped for now, because it failed too often. See: patchbay breaker list",
         "An outside service failed several times. The host waits before it calls the service again, so that jobs do not use up their attempts.",
         "Wait: the message or the header `Retry-After` says how long. If the service works again: `patchbay breaker close PLUGIN HOST --reason TEXT`.",
+    ),
+    code(
+        "busy",
+        503,
+        "This host answers as many requests to plugins as it can. Try again",
+        "As many calls of routes run as the host allows (4 for each core), or as many answers of other servers are passed on (64).",
+        "Send the request again after `retry-after`. If it stays so: `patchbay route list` and the metric `patchbay_route_seconds` show which route is slow.",
     ),
     code(
         "conflict",
@@ -146,6 +160,27 @@ pub const ERRORS: &[ErrorCode] = &[
         "The host had no room to start the plugin within the time limit",
         "The host was too busy to run the plugin. The plugin did nothing wrong.",
         "Try again in a minute. If it continues, see `patchbay status` and the host's log.",
+    ),
+    code(
+        "idempotency-key-required",
+        400,
+        "This route needs the header Idempotency-Key: a new one for each new request, and the same one when it is sent again",
+        "The route is declared with `idempotency = \"required\"`, and the request has no key.",
+        "Send the header `Idempotency-Key` with up to 255 ASCII characters, such as a UUID.",
+    ),
+    code(
+        "idempotency-key-reused",
+        422,
+        "This Idempotency-Key was sent with another input before. Make a new key for a new request",
+        "The same client has sent this key to this route in the last 24 hours, with another path, query or body.",
+        "Correct the client: a key belongs to one request and its repeats.",
+    ),
+    code(
+        "in-progress",
+        409,
+        "A request with this Idempotency-Key is still being answered. Send it again in a moment",
+        "The first request with this key has not ended within the route's deadline, or its host was killed; then its claim ends some seconds later.",
+        "Send the same request with the same key again after `retry-after`.",
     ),
     code(
         "inactive",

@@ -75,6 +75,18 @@ pub struct RouteDetails {
     pub deadline_ms: u64,
     /// How often it may be called.
     pub rate: RouteRateView,
+    /// How the body is written: `json` or `form`.
+    pub body_type: String,
+    /// What `Idempotency-Key` means: `none`, `accepted` or `required`.
+    pub idempotency: String,
+    /// How long clients may keep an answer: `private, max-age=60`. Absent: not at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<String>,
+    /// Which pages of other origins may read an answer: `default`, `none` or `any`.
+    pub cors: String,
+    /// The action that the audit trail `routes` is told. Absent: it is told nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audit: Option<String>,
     /// JSON Schema of the input.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input: Option<Value>,

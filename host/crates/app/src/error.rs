@@ -58,6 +58,8 @@ pub struct Error {
     /// Whether the message comes from a plugin. Such a message goes only to the caller and is not
     /// stored, since it may be personal.
     pub is_private: bool,
+    /// Whether it is the answer to an earlier request with the same idempotency key.
+    pub is_replayed: bool,
 }
 
 impl std::fmt::Display for Error {
@@ -79,6 +81,7 @@ impl Error {
             retry_after: None,
             quota: None,
             is_private: false,
+            is_replayed: false,
         }
     }
 

@@ -158,6 +158,7 @@ pub struct Parts {
     pub vault: Arc<vault::Vault>,
     pub traces: Traces,
     pub requests: Arc<RequestMeters>,
+    pub route_meters: Arc<routes::RouteMeters>,
     pub exposition: Arc<exposition::Exposition>,
     pub incident: Arc<incident::Sources>,
     /// The value that was `NODE_ENV` before. The health check shows it.
@@ -324,11 +325,13 @@ impl Parts {
             host,
         ));
         let requests = Arc::<RequestMeters>::default();
+        let route_meters = Arc::<routes::RouteMeters>::default();
         let exposition = Arc::new(exposition::Exposition::new(exposition::Sources {
             alerts: Arc::clone(&alerts),
             meters: work.meters,
             attempts: work.attempts,
             requests: Arc::clone(&requests),
+            routes: Arc::clone(&route_meters),
             spans: foundation.spans,
             store: store.clone(),
             runtime,
@@ -382,6 +385,7 @@ impl Parts {
             vault,
             traces,
             requests,
+            route_meters,
             exposition,
             incident: Arc::new(foundation.incident),
             environment: config.environment,

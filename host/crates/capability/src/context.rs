@@ -19,6 +19,6 @@ impl CallContext for GuestCall {
         if self.call.is_verification {
             return Err(Denied::verification().into());
         }
-        http::send(self, request).await
+        http::whole(self, request).await
     }
 }

@@ -22,14 +22,18 @@ const MIN_BYTES: usize = 6;
 /// How often a text is percent-decoded: enough for a URL within a URL within a URL.
 const MAX_DECODINGS: usize = 3;
 
+fn needles(secrets: &[SecretValue]) -> BTreeSet<Vec<u8>> {
+    secrets
+        .iter()
+        .flat_map(|secret| spellings(secret.expose()))
+        .collect()
+}
+
 pub(crate) fn repeats<'a>(
     texts: impl IntoIterator<Item = &'a [u8]>,
     secrets: &[SecretValue],
 ) -> bool {
-    let needles: BTreeSet<Vec<u8>> = secrets
-        .iter()
-        .flat_map(|secret| spellings(secret.expose()))
-        .collect();
+    let needles = needles(secrets);
     if needles.is_empty() {
         return false;
     }
@@ -50,6 +54,135 @@ pub(crate) fn repeats<'a>(
         searcher.is_match(text.as_ref())
     };
     texts.into_iter().any(found)
+}
+
+/// The text repeats a credential.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Repeats;
+
+/// Finds what [`repeats`] finds in a text that comes in pieces. The end of what has come is held
+/// back, as far as it could be the beginning of a credential.
+pub(crate) struct Scanner {
+    searcher: AhoCorasick,
+    /// Of the longest spelling, less one.
+    overlap: usize,
+    /// The text as it is, and percent-decoded once, twice, three times.
+    layers: [Layer; MAX_DECODINGS + 1],
+    held: Vec<u8>,
+}
+
+#[derive(Default)]
+struct Layer {
+    /// The end of the text so far, in which a spelling may have begun.
+    tail: Vec<u8>,
+    /// An incomplete `%…` at the end, which the next layer does not have yet.
+    pending: Vec<u8>,
+    /// Before the first `%`, the next layer's text is the same.
+    is_encoded: bool,
+}
+
+/// A byte that is percent-encoded, with its hex digits encoded again, and once more.
+const MAX_EXPANSION: usize = 27;
+
+impl Scanner {
+    /// Nothing where there is nothing to find.
+    pub(crate) fn new(secrets: &[SecretValue]) -> Result<Option<Self>, Repeats> {
+        let needles = needles(secrets);
+        let Some(longest) = needles.iter().map(Vec::len).max() else {
+            return Ok(None);
+        };
+        // Fails only for gigabytes of needles.
+        let searcher = AhoCorasick::new(needles).map_err(|_| Repeats)?;
+        Ok(Some(Self {
+            searcher,
+            overlap: longest - 1,
+            layers: Default::default(),
+            held: Vec::new(),
+        }))
+    }
+
+    /// Takes the next piece, and returns what may be passed on.
+    pub(crate) fn push(&mut self, piece: &[u8]) -> Result<Vec<u8>, Repeats> {
+        self.search(piece, false)?;
+        self.held.extend_from_slice(piece);
+        let kept = self.overlap.saturating_mul(MAX_EXPANSION);
+        let passed = self.held.len().saturating_sub(kept);
+        Ok(self.held.drain(..passed).collect())
+    }
+
+    /// After the last piece.
+    pub(crate) fn finish(mut self) -> Result<Vec<u8>, Repeats> {
+        self.search(&[], true)?;
+        Ok(self.held)
+    }
+
+    fn search(&mut self, piece: &[u8], is_last: bool) -> Result<(), Repeats> {
+        let mut text = Cow::Borrowed(piece);
+        for place in 0..self.layers.len() {
+            let layer = &mut self.layers[place];
+            let before = layer.tail.len();
+            layer.tail.extend_from_slice(&text);
+            if self.searcher.is_match(&layer.tail) {
+                return Err(Repeats);
+            }
+            if place == MAX_DECODINGS {
+                layer.keep(self.overlap);
+                break;
+            }
+            if !layer.is_encoded && !text.contains(&b'%') {
+                layer.keep(self.overlap);
+                break;
+            }
+            if !layer.is_encoded {
+                layer.is_encoded = true;
+                let same = layer.tail[..before].to_vec();
+                self.layers[place + 1].tail = same;
+            }
+            let layer = &mut self.layers[place];
+            layer.keep(self.overlap);
+            text = layer.decoded(&text, is_last).into();
+        }
+        Ok(())
+    }
+}
+
+impl Layer {
+    fn keep(&mut self, bytes: usize) {
+        let surplus = self.tail.len().saturating_sub(bytes);
+        self.tail.drain(..surplus);
+    }
+
+    /// As `percent_encoding` decodes.
+    fn decoded(&mut self, text: &[u8], is_last: bool) -> Vec<u8> {
+        let mut input = std::mem::take(&mut self.pending);
+        input.extend_from_slice(text);
+        let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
+        let mut decoded = Vec::with_capacity(input.len());
+        let mut rest = &input[..];
+        while let Some(at) = rest.iter().position(|byte| *byte == b'%') {
+            decoded.extend_from_slice(&rest[..at]);
+            rest = &rest[at..];
+            if rest.len() < 3 && !is_last {
+                self.pending = rest.to_vec();
+                return decoded;
+            }
+            let pair = rest
+                .get(1..3)
+                .and_then(|pair| Some((digit(pair[0])?, digit(pair[1])?)));
+            match pair {
+                Some((high, low)) => {
+                    decoded.push(high << 4 | low);
+                    rest = &rest[3..];
+                }
+                None => {
+                    decoded.push(b'%');
+                    rest = &rest[1..];
+                }
+            }
+        }
+        decoded.extend_from_slice(rest);
+        decoded
+    }
 }
 
 fn spellings(secret: &str) -> Vec<Vec<u8>> {
@@ -185,6 +318,82 @@ mod tests {
             [&b"admin"[..]],
             &[SecretValue::new(String::new())]
         ));
+    }
+
+    /// Whether a text that comes in pieces is let through, and that what is passed on is the text.
+    fn passes(text: &[u8], sizes: &[usize]) -> bool {
+        let secrets = [SecretValue::new(SECRET.into())];
+        let mut scanner = Scanner::new(&secrets).expect("small").expect("a secret");
+        let (mut passed, mut rest, mut sizes) = (Vec::new(), text, sizes.iter().cycle());
+        while !rest.is_empty() {
+            let (piece, later) = rest.split_at(rest.len().min(*sizes.next().expect("a size")));
+            match scanner.push(piece) {
+                Ok(part) => passed.extend(part),
+                Err(Repeats) => return false,
+            }
+            rest = later;
+        }
+        match scanner.finish() {
+            Ok(part) => passed.extend(part),
+            Err(Repeats) => return false,
+        }
+        assert_eq!(passed, text);
+        true
+    }
+
+    #[test]
+    fn in_pieces_it_finds_what_it_finds_in_the_whole_wherever_the_pieces_end() {
+        let around = "x".repeat(40);
+        let every = |text: &str| {
+            text.bytes()
+                .map(|byte| format!("%{byte:02x}"))
+                .collect::<String>()
+        };
+        let spelled = [
+            SECRET.to_owned(),
+            percent(SECRET, true),
+            percent(&percent(SECRET, false), false),
+            every(SECRET),
+            every(&every(SECRET)),
+            every(&every(&every(SECRET))),
+            STANDARD_NO_PAD.encode(format!("xy{SECRET}z")),
+            percent(&STANDARD_NO_PAD.encode(format!("user:{SECRET}")), false),
+        ];
+        for text in spelled {
+            for sizes in [&[1][..], &[2], &[3], &[7, 1], &[64], &[10_000]] {
+                assert!(found(format!("{around}{text}{around}")), "{text}");
+                for text in [
+                    format!("{around}{text}{around}"),
+                    format!("%%4{text}%"),
+                    text.clone(),
+                ] {
+                    assert!(!passes(text.as_bytes(), sizes), "{text} in {sizes:?}");
+                }
+            }
+        }
+        let binary: Vec<u8> = (0..200_000_u32)
+            .map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8)
+            .collect();
+        for text in [&b"100% of %4 and %zz%"[..], b"", &binary] {
+            for sizes in [&[1][..], &[5, 3], &[8_192]] {
+                assert!(passes(text, sizes));
+            }
+        }
+    }
+
+    #[test]
+    fn what_could_be_the_beginning_of_a_secret_is_not_passed_on_before_its_end_is_known() {
+        let secrets = [SecretValue::new(SECRET.into())];
+        let mut scanner = Scanner::new(&secrets).expect("small").expect("a secret");
+        let (begin, end) = SECRET.split_at(8);
+        let before = "y".repeat(100_000);
+        let passed = scanner
+            .push(format!("{before}{begin}").as_bytes())
+            .expect("no secret yet");
+        assert!(before.as_bytes().starts_with(&passed) && passed.len() > 90_000);
+        assert_eq!(scanner.push(end.as_bytes()), Err(Repeats));
+        let nothing = Scanner::new(&[SecretValue::new("short".into())]).expect("small");
+        assert!(nothing.is_none());
     }
 
     #[test]

@@ -38,7 +38,10 @@ use patchbay_runtime::wit::{self, Linker, Wit, v0_1, v0_2};
 pub use breaker::{Breaker, BreakerState, BreakerView, Breakers, Refused};
 pub use call::{Call, GuestCall};
 pub use grants::GrantUses;
-pub use http::egress::{Certificates, Egress, EgressConfig, EgressError};
+pub use http::RelayFailure;
+pub use http::egress::{
+    Certificates, Egress, EgressConfig, EgressError, RelayAborted, RelayBody, Relayed,
+};
 pub use mail::{MailConfig, MailError, MailTls, MailTransport};
 pub use meters::OutsideMeters;
 pub use secrets::{HashKind, SecretSource, SecretValue};

@@ -220,8 +220,12 @@ async fn list(wanted: Entries, client: &Client, output: Output) -> anyhow::Resul
             (Some(queue), Some(id)) => format!("{} {}", word(queue), word(id)),
             _ => "-".into(),
         };
+        // The host writes what clients did through a plugin's routes.
+        let is_written_by_plugin = entry.trail != patchbay_model::audit::ROUTES;
         let writer = match (&entry.plugin, &entry.revision) {
-            (Some(plugin), Some(revision)) => format!("{plugin} {}", short(revision)),
+            (Some(plugin), Some(revision)) if is_written_by_plugin => {
+                format!("{plugin} {}", short(revision))
+            }
             _ => entry
                 .actor_name
                 .clone()

@@ -89,7 +89,10 @@ fn described(details: &RouteDetails) -> String {
             rate.per_ms / 1_000,
             rate.by
         ),
-        format!("  body        at most {} bytes", details.max_body_bytes),
+        format!(
+            "  body        {}, at most {} bytes",
+            details.body_type, details.max_body_bytes
+        ),
         format!("  deadline    {} ms", details.deadline_ms),
         format!("  success     {}", details.success_status),
     ];
@@ -103,6 +106,10 @@ fn described(details: &RouteDetails) -> String {
         details.statuses.iter().map(u16::to_string).collect(),
     );
     more("produces", details.produces.clone());
+    more("keys", vec![details.idempotency.clone()]);
+    more("cache", details.cache.iter().cloned().collect());
+    more("cors", vec![details.cors.clone()]);
+    more("audit", details.audit.iter().cloned().collect());
     more("takes", details.request_headers.clone());
     more("sets", details.response_headers.clone());
     for (name, schema) in [("input", &details.input), ("output", &details.output)] {

@@ -12,14 +12,15 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
 use http::header::{
-    ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, CONTENT_TYPE, ORIGIN, RETRY_AFTER, VARY,
+    ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, CONTENT_TYPE, ETAG, ORIGIN, RETRY_AFTER, VARY,
 };
 use http::{HeaderValue, Method};
 use patchbay_api::operation::Operation;
 use tower::{Layer, ServiceExt};
-use tower_http::cors::{AllowOrigin, CorsLayer};
+use tower_http::cors::{AllowMethods, AllowOrigin, CorsLayer};
 
-use crate::plugin_routes::Lookup;
+use crate::plugin_calls::IDEMPOTENCY_KEY;
+use crate::plugin_routes::{IDEMPOTENT_REPLAYED, Lookup, Pages};
 use crate::quotas;
 use crate::request_id::{CORRELATION_ID, PLATFORM, REQUEST_ID};
 
@@ -68,8 +69,21 @@ impl Cors {
                 Method::PATCH,
                 Method::DELETE,
             ])
-            .allow_headers([AUTHORIZATION, CONTENT_TYPE, PLATFORM, CORRELATION_ID])
-            .expose_headers([quotas::LEFT, quotas::POLICY, RETRY_AFTER, REQUEST_ID])
+            .allow_headers([
+                AUTHORIZATION,
+                CONTENT_TYPE,
+                PLATFORM,
+                CORRELATION_ID,
+                IDEMPOTENCY_KEY,
+            ])
+            .expose_headers([
+                quotas::LEFT,
+                quotas::POLICY,
+                RETRY_AFTER,
+                REQUEST_ID,
+                IDEMPOTENT_REPLAYED,
+                ETAG,
+            ])
             .max_age(MAX_AGE);
         Self(Arc::new(Rules {
             origins,
@@ -80,19 +94,28 @@ impl Cors {
 
     /// Whether the request is for an operation for users; a preflight, whether it asks for one.
     pub(super) fn covers(&self, request: &Request) -> bool {
+        self.readers(request) == Pages::Listed
+    }
+
+    fn readers(&self, request: &Request) -> Pages {
         let asked = request.headers().get(ACCESS_CONTROL_REQUEST_METHOD);
         let method = match (request.method(), asked) {
             (&Method::OPTIONS, Some(asked)) => Method::from_bytes(asked.as_bytes()).ok(),
             (&Method::HEAD, _) => Some(Method::GET),
             (method, _) => Some(method.clone()),
         };
-        let Some(method) = method else { return false };
+        let Some(method) = method else {
+            return Pages::None;
+        };
         if let Some(lookup) = request.extensions().get::<Lookup>() {
-            return lookup.is_for_users(&method);
+            return lookup.readable_by(&method);
         }
         let template = request.extensions().get::<MatchedPath>();
         let methods = template.and_then(|path| self.0.operations.get(path.as_str()));
-        methods.is_some_and(|methods| methods.contains(&method))
+        match methods.is_some_and(|methods| methods.contains(&method)) {
+            true => Pages::Listed,
+            false => Pages::None,
+        }
     }
 
     /// Whether the origin of the request is on the list.
@@ -113,8 +136,10 @@ fn method(operation: &Operation) -> Method {
 }
 
 pub(super) async fn answer(State(cors): State<Cors>, request: Request, next: Next) -> Response {
-    if !cors.covers(&request) {
-        return next.run(request).await;
+    match cors.readers(&request) {
+        Pages::None => return next.run(request).await,
+        Pages::Any => return for_all(next, request).await,
+        Pages::Listed => {}
     }
     if !cors.allows(request.headers().get(ORIGIN)) {
         // A cache must not give this answer to a page of an origin on the list.
@@ -125,6 +150,21 @@ pub(super) async fn answer(State(cors): State<Cors>, request: Request, next: Nex
         return response;
     }
     match cors.0.layer.layer(next).oneshot(request).await {
+        Ok(response) => response,
+        Err(never) => match never {},
+    }
+}
+
+/// Without `access-control-allow-credentials`, a browser gives no page an answer to a request with
+/// credentials.
+async fn for_all(next: Next, request: Request) -> Response {
+    let layer = CorsLayer::new()
+        .allow_origin(AllowOrigin::any())
+        .allow_methods(AllowMethods::mirror_request())
+        .allow_headers([CONTENT_TYPE, PLATFORM, CORRELATION_ID])
+        .expose_headers([quotas::LEFT, quotas::POLICY, RETRY_AFTER, REQUEST_ID, ETAG])
+        .max_age(MAX_AGE);
+    match layer.layer(next).oneshot(request).await {
         Ok(response) => response,
         Err(never) => match never {},
     }
@@ -177,7 +217,7 @@ mod tests {
         let exposed = header(&response, "access-control-expose-headers").unwrap_or_default();
         assert_eq!(
             exposed,
-            "ratelimit,ratelimit-policy,retry-after,x-request-id"
+            "ratelimit,ratelimit-policy,retry-after,x-request-id,idempotent-replayed,etag"
         );
         assert!(header(&response, "vary").is_some_and(|vary| vary.contains("origin")));
 
@@ -195,7 +235,7 @@ mod tests {
         let headers = header(&response, "access-control-allow-headers").unwrap_or_default();
         assert_eq!(
             headers,
-            "authorization,content-type,x-platform,x-correlation-id"
+            "authorization,content-type,x-platform,x-correlation-id,idempotency-key"
         );
         assert_eq!(header(&response, "access-control-max-age"), Some("600"));
     }

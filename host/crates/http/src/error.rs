@@ -26,6 +26,8 @@ pub(crate) struct ApiError {
     body: ErrorBody,
     retry_after: Option<Duration>,
     quota: Option<Box<Quota>>,
+    /// Whether it answers an earlier request with the same idempotency key.
+    is_replayed: bool,
 }
 
 impl ApiError {
@@ -45,6 +47,7 @@ impl ApiError {
             body,
             retry_after: None,
             quota: None,
+            is_replayed: false,
         }
     }
 
@@ -108,6 +111,12 @@ impl IntoResponse for ApiError {
         if let Some(seconds) = retry_after {
             response.headers_mut().insert(header::RETRY_AFTER, seconds);
         }
+        if self.is_replayed {
+            let replayed = HeaderValue::from_static("true");
+            response
+                .headers_mut()
+                .insert("idempotent-replayed", replayed);
+        }
         quotas::write(response.headers_mut(), self.quota.as_deref());
         response
     }
@@ -143,6 +152,7 @@ impl From<Error> for ApiError {
             body,
             retry_after: error.retry_after,
             quota: error.quota,
+            is_replayed: error.is_replayed,
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use patchbay_app::plugins::{Route, RouteTable, Webhook};
-use patchbay_model::manifest::{Envelope, Guard, RouteSpec};
+use patchbay_model::manifest::{BodyType, Envelope, Guard, Idempotency, RouteSpec};
 use serde_json::{Map, Value, json};
 
 const ERROR: &str = "#/components/schemas/ErrorBody";
@@ -85,10 +85,7 @@ fn add_webhook(document: &mut Value, webhook: &Webhook) {
         [] => vec!["*/*".to_owned()],
         types => types.to_vec(),
     };
-    let content: Map<String, Value> = types
-        .into_iter()
-        .map(|kind| (kind, json!({})))
-        .collect();
+    let content: Map<String, Value> = types.into_iter().map(|kind| (kind, json!({}))).collect();
     let refusal = |meaning: &str| {
         json!({
             "description": meaning,
@@ -199,9 +196,13 @@ fn operation(route: &Route, path: &str, input: &Value, output: Option<Value>) ->
     }
     if spec.takes_body() {
         let required = input["required"].as_array().into_iter().flatten();
+        let kind = match spec.body_type {
+            BodyType::Json => "application/json",
+            BodyType::Form => "application/x-www-form-urlencoded",
+        };
         operation["requestBody"] = json!({
             "required": required.into_iter().any(|name| name == "body"),
-            "content": { "application/json": { "schema": input["properties"]["body"] } },
+            "content": { kind: { "schema": input["properties"]["body"] } },
         });
     }
     operation
@@ -240,7 +241,12 @@ fn parameters(spec: &RouteSpec, path: &str, input: &Value) -> Vec<Value> {
     let of_query = of_query.map(|(name, schema)| {
         json!({ "name": name, "in": "query", "required": required(name), "schema": schema })
     });
-    of_path.chain(of_query).collect()
+    let key = json!({
+        "name": "Idempotency-Key", "in": "header", "required": spec.idempotency() == Idempotency::Required,
+        "description": "The same for a request that is sent again: it gets the first answer", "schema": { "type": "string", "minLength": 1, "maxLength": 255 },
+    });
+    let key = (spec.idempotency() != Idempotency::None).then_some(key);
+    of_path.chain(of_query).chain(key).collect()
 }
 
 fn responses(spec: &RouteSpec, output: Option<Value>) -> Value {
@@ -288,7 +294,12 @@ fn responses(spec: &RouteSpec, output: Option<Value>) -> Value {
         (
             spec.takes_body(),
             415,
-            "The body is not JSON, or is compressed",
+            "The body is of another media type, or is compressed",
+        ),
+        (
+            spec.idempotency() != Idempotency::None,
+            422,
+            "`idempotency-key-reused`: the key was sent with another input",
         ),
         (true, 429, "Too many requests; see `Retry-After`"),
         (true, 500, "The plugin failed, or its answer was invalid"),

@@ -19,7 +19,7 @@ use crate::routes::{Ask, CallerExtractor, ReadBody, Routes};
 
 const MAX_KEY: usize = 255;
 
-const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+pub(crate) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// Headers of a relayed response that describe its content.
 const RELAYED: [HeaderName; 5] = [
     header::CONTENT_TYPE,
@@ -91,6 +91,8 @@ fn respond(answer: Answer) -> Result<Response, ApiError> {
             ([(header::CONTENT_TYPE, content_type)], content).into_response()
         }
         AnswerBody::Relayed(relayed) => relay(relayed),
+        // Only clients of routes get responses in pieces.
+        AnswerBody::Pieces(_) => return Err(ApiError::internal()),
     };
     let headers = response.headers_mut();
     if kind == "bytes" || kind == "relay" {

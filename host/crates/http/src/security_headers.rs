@@ -36,6 +36,10 @@ const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 /// A year. Not for the names below this one: only their owner knows whether they serve HTTPS.
 const HTTPS_ONLY: HeaderValue = HeaderValue::from_static("max-age=31536000");
 
+/// Marks an answer that a client may keep although its request had a credential.
+#[derive(Clone, Copy)]
+pub(super) struct MayBeKept;
+
 /// Whether clients reach this host by HTTPS, from this host itself or from a proxy.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct IsHttps(pub(super) bool);
@@ -47,8 +51,10 @@ pub(super) async fn add(
 ) -> Response {
     let has_credential = gives_credential(request.headers());
     let mut response = next.run(request).await;
+    let may_be_kept = response.extensions().get::<MayBeKept>().is_some();
     let headers = response.headers_mut();
-    if has_credential || headers.contains_key(SET_COOKIE) {
+    // A route of a plugin may say that its client keeps the answer.
+    if (has_credential && !may_be_kept) || headers.contains_key(SET_COOKIE) {
         headers.insert(CACHE_CONTROL, NO_STORE);
     }
     if is_https {

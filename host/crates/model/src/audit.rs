@@ -26,8 +26,10 @@ pub const OPERATORS: &str = "operators";
 pub const PLUGINS: &str = "plugins";
 /// Who has logged in and out.
 pub const LOGIN_LOGS: &str = "login_logs";
+/// Requests to routes of plugins that change something.
+pub const ROUTES: &str = "routes";
 /// Trails that the host writes. No plugin may append to them, and nobody can define them.
-pub const HOST_TRAILS: [&str; 3] = [OPERATORS, PLUGINS, LOGIN_LOGS];
+pub const HOST_TRAILS: [&str; 4] = [OPERATORS, PLUGINS, LOGIN_LOGS, ROUTES];
 
 /// Whether only the host writes to a trail.
 pub fn is_of_the_host(trail: &str) -> bool {

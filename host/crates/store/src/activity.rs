@@ -89,7 +89,8 @@ const OF_ACTIONS: &str = "select 'action' as source, id, began_at as at, ended_a
 
 const OF_ENTRIES: &str = "select 'entry' as source, id, at, at as ended_at, 'plugin' as kind, plugin as actor, 'audit.' || trail as action, \
     case when job_id is null then plugin else coalesce(queue, '') || '/' || job_id end as target, \
-    jsonb_build_object('entryKey', entry_key) as details, null::jsonb as result, null::text as error \
+    case when trail = 'routes' and idempotency_key = 'host' then entry else jsonb_build_object('entryKey', entry_key) end as details, \
+    null::jsonb as result, null::text as error \
     from audit_entries where plugin is not null and ($1::text is null or plugin = $1) \
     and ($2::text is null or 'audit.' || trail = $2 or $2 = 'audit') \
     and ($3::text is null or queue = $3 or coalesce(queue, '') || '/' || job_id = $3 or plugin = $3) \

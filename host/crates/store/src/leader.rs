@@ -38,6 +38,8 @@ pub enum LeaderTask {
     Inbox = 0x7061_7463_6800_0031,
     /// Bringing requests to webhooks from Redis to Postgres.
     InboxSpill = 0x7061_7463_6800_0032,
+    /// Copying what the audit trail is told of requests to routes.
+    RouteAudit = 0x7061_7463_6800_0020,
     /// Sealing entries of audit trails.
     Seal = 0x7061_7463_6800_0021,
     /// Verifying the audit trails.

@@ -51,8 +51,8 @@ pub use alerts::{
 pub use attempts::AttemptRow;
 pub use audit::{
     AuditFilter, AuditRow, AuditSnapshot, BatchRow, Expired, ExpiryRow, ImportColumns, ImportStep,
-    NewBatch, NewHostEntry, PendingAge, Protection, RetainedTrail, Sealable, Sealed, StoredEntry,
-    TrailDefinition, TrailRow, VerificationRow, append_host_entry,
+    NewBatch, NewHostEntry, NewRouteEntry, PendingAge, Protection, RetainedTrail, Sealable, Sealed,
+    StoredEntry, TrailDefinition, TrailRow, VerificationRow, append_host_entry,
 };
 pub use blind_index::{Term, TermKey};
 pub use bulk::{BulkItem, BulkOutcome, BulkReason, BulkRow, NewBulk, NewBulkItem};

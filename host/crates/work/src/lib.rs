@@ -20,8 +20,8 @@ mod workers;
 pub use attempt::AttemptHandler;
 pub use executor::{Execution, Executor, correlation_id};
 pub use invoke::{
-    Answer, AnswerBody, CallFailure, Entry, Invocation, Invoked, Invoker, Operation, RunningJob,
-    Unjudged, Verification,
+    Answer, AnswerBody, CallFailure, Entry, Invocation, Invoked, Invoker, Operation, RelayAs,
+    RunningJob, Unjudged, Verification,
 };
 pub use work::{Work, WorkConfig};
 pub use workers::{LocalWorker, WorkerDefaults, Workers};

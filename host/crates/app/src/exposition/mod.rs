@@ -44,6 +44,7 @@ use crate::limits::Limits;
 use crate::login_meters::LoginMeters;
 use crate::people::PeopleParts;
 use crate::plugins::Plugins;
+use crate::routes::RouteMeters;
 use crate::service::ServiceStatus;
 use crate::vendor_keys::VendorParts;
 
@@ -60,6 +61,7 @@ pub struct Sources {
     pub meters: Arc<Meters>,
     pub attempts: Arc<AttemptMeters>,
     pub requests: Arc<RequestMeters>,
+    pub routes: Arc<RouteMeters>,
     pub spans: Arc<Counts>,
     pub store: Store,
     pub runtime: Arc<Runtime>,
@@ -183,6 +185,7 @@ impl Exposition {
                 queues: standing,
                 attempts: self.sources.attempts.read(),
                 requests: self.sources.requests.read(),
+                routes: self.sources.routes.read(),
                 spans: Arc::clone(&self.sources.spans),
                 pool: self.sources.store.pool_usage(),
                 pool_wait: probe.pool_wait,

@@ -19,6 +19,8 @@ use patchbay_work::meters::attempts::{QueueMeters, VERDICTS};
 use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::registry::Unit;
 
+use crate::routes::RouteReading as PluginRouteReading;
+
 /// The numbers of one scrape.
 #[derive(Debug)]
 pub(super) struct Standing {
@@ -26,6 +28,7 @@ pub(super) struct Standing {
     pub(super) queues: Option<(Vec<QueueOverview>, ServerStats)>,
     pub(super) attempts: Vec<(QueueName, Arc<QueueMeters>)>,
     pub(super) requests: Vec<RouteReading>,
+    pub(super) routes: Vec<PluginRouteReading>,
     pub(super) spans: Arc<Counts>,
     pub(super) pool: PoolUsage,
     /// Wait for a connection of the pool. `None` when Postgres did not answer.
@@ -37,6 +40,14 @@ fn of(queue: &QueueName) -> Labels<'_> {
     vec![("queue", queue.as_str())]
 }
 
+fn of_route(route: &PluginRouteReading) -> Labels<'_> {
+    vec![
+        ("plugin", route.plugin.as_str()),
+        ("route", route.route.as_str()),
+        ("revision", route.revision.as_str()),
+    ]
+}
+
 fn with<'a>(queue: &'a QueueName, name: &'a str, value: &'a str) -> Labels<'a> {
     vec![("queue", queue.as_str()), (name, value)]
 }
@@ -46,6 +57,7 @@ impl Standing {
         self.in_redis(encoder)?;
         self.attempts(encoder)?;
         self.requests(encoder)?;
+        self.routes(encoder)?;
         self.spans(encoder)?;
         self.pool(encoder)
     }
@@ -246,6 +258,34 @@ impl Standing {
             Unit::Seconds,
         )
         .histograms(durations)
+    }
+
+    fn routes(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
+        let requests = self.routes.iter().flat_map(|route| {
+            route.statuses.iter().map(move |(status, count)| {
+                let mut labels = of_route(route);
+                labels.push(("status", status));
+                (labels, *count)
+            })
+        });
+        family(
+            encoder,
+            "patchbay_route_requests",
+            "Requests to routes of plugins, by the revision that answered; of the two newest",
+            None,
+        )
+        .counters(requests)?;
+        family(
+            encoder,
+            "patchbay_route",
+            "Time until the answer of a route is there",
+            Unit::Seconds,
+        )
+        .histograms(
+            self.routes
+                .iter()
+                .map(|route| (of_route(route), route.duration.clone())),
+        )
     }
 
     fn spans(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::PluginAdministration;
 use crate::actions::Caller;
 use crate::error::{Error, Kind};
-use crate::plugins::{Answer, Operation};
+use crate::plugins::{Answer, Operation, RelayAs};
 
 /// The same limit as for job data.
 const MAX_INPUT_BYTES: usize = 1 << 20;
@@ -45,7 +45,7 @@ impl PluginAdministration {
                     .unwrap_or_else(|| Uuid::now_v7().simple().to_string()),
                 ..GuestCaller::default()
             },
-            range,
+            relay: RelayAs::Whole { range },
         };
         if operation.input.len() > MAX_INPUT_BYTES {
             let message = format!(

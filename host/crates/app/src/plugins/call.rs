@@ -15,7 +15,7 @@ use patchbay_model::webhook::WebhookRequest;
 use patchbay_model::{PluginName, TraceParent};
 use patchbay_runtime::Revision;
 use patchbay_work::CallFailure;
-pub use patchbay_work::{Answer, AnswerBody, Operation, Unjudged, Verification};
+pub use patchbay_work::{Answer, AnswerBody, Operation, RelayAs, Unjudged, Verification};
 
 use tracing::warn;
 
@@ -25,6 +25,16 @@ use crate::nearest::unknown_plugin;
 
 /// An operator has to look first.
 const QUARANTINE_WAIT: Duration = Duration::from_secs(60);
+
+/// Why a route has no answer of its plugin.
+#[derive(Debug)]
+pub struct RouteFailure {
+    pub error: Error,
+    /// The plugin has said that another try would end in the same way.
+    pub is_final: bool,
+    /// An outside host is not asked for a while.
+    pub is_refused_by_breaker: bool,
+}
 
 impl Plugins {
     /// Calls the active revision of a plugin. Nothing is retried.
@@ -55,15 +65,31 @@ impl Plugins {
         &self,
         revision: &Arc<Revision>,
         operation: Operation,
-    ) -> Result<Answer, Error> {
-        let failure = match self.invoker.operate_on(revision, operation, None).await {
+        traceparent: Option<TraceParent>,
+    ) -> Result<Answer, RouteFailure> {
+        let called = self.invoker.operate_on(revision, operation, traceparent);
+        let failure = match called.await {
             Ok(answer) => return Ok(answer),
             Err(failure) => failure,
         };
-        let is_declared = matches!(&failure, CallFailure::Ended(Outcome::Failed(_)));
+        let declared = match &failure {
+            CallFailure::Ended(Outcome::Failed(failure)) => Some(&failure.retry),
+            _ => None,
+        };
+        let is_final = declared == Some(&Retry::Never);
+        let is_declared = declared.is_some();
+        let is_refused_by_breaker = matches!(
+            &failure,
+            CallFailure::BreakerOpen(_) | CallFailure::Relay(HttpError::BreakerOpen(_))
+        );
+        let failed = |error| RouteFailure {
+            error,
+            is_final,
+            is_refused_by_breaker,
+        };
         let refusal = refusal(revision.plugin(), failure);
         if is_declared {
-            return Err(refusal);
+            return Err(failed(refusal));
         }
         warn!(code = %refusal.code, reason = refusal.message, "a request to a route failed");
         let message = match refusal.kind {
@@ -74,10 +100,10 @@ impl Plugins {
                 "The plugin failed. The log of the host has the details, under the x-request-id of this answer"
             }
         };
-        Err(Error {
+        Err(failed(Error {
             message: message.into(),
             ..refusal
-        })
+        }))
     }
 
     /// Asks the revision of a webhook whether a request is its vendor's.
@@ -150,6 +176,11 @@ fn refusal(plugin: &PluginName, failure: CallFailure) -> Error {
             .private()
         }
         CallFailure::Relay(error) => relay_error(&error).private(),
+        CallFailure::TooManyRelays => {
+            let message = "This host relays as many responses as it can. Try again";
+            let refusal = Error::new(Kind::Unavailable, "busy", message);
+            refusal.retry_after(Duration::from_secs(1))
+        }
     }
 }
 

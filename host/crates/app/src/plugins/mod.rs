@@ -45,7 +45,9 @@ use tokio::task::block_in_place;
 use tracing::info;
 
 pub use self::absent::{Absence, AbsentPlugin};
-pub use self::call::{Answer, AnswerBody, Operation, Unjudged, Verification};
+pub use self::call::{
+    Answer, AnswerBody, Operation, RelayAs, RouteFailure, Unjudged, Verification,
+};
 use self::converge::SnapshotPlugin;
 pub use self::converge::{STALE_AFTER, converger};
 pub use self::error::PluginError;

@@ -1,8 +1,9 @@
 //! What of a plugin's answer reaches the client. An answer that breaks what its route declares is
 //! logged and never sent.
 
+use patchbay_capability::{RelayBody, Relayed};
 use patchbay_model::capability::Fields;
-use patchbay_model::json_schema::Values;
+use patchbay_model::json_schema::{Schema, Values, Violations};
 use patchbay_model::manifest::{Envelope, RouteSpec};
 use serde_json::Value;
 use tokio::task::block_in_place;
@@ -15,14 +16,6 @@ use crate::plugins::{Answer, AnswerBody, Route};
 const MAX_HEADER_BYTES: usize = 8 << 10;
 /// Violations that are logged.
 const MAX_VIOLATIONS: usize = 3;
-/// Headers of a relayed response that describe its content.
-const RELAYED: [&str; 5] = [
-    "content-type",
-    "content-range",
-    "accept-ranges",
-    "etag",
-    "last-modified",
-];
 
 /// An answer that may be sent.
 #[derive(Debug)]
@@ -31,6 +24,8 @@ pub struct Reply {
     /// Without line breaks, and without those that the host sets.
     pub headers: Fields,
     pub body: ReplyBody,
+    /// Whether it is the answer to an earlier request with the same idempotency key.
+    pub is_replayed: bool,
 }
 
 /// The content of a [`Reply`].
@@ -41,16 +36,26 @@ pub enum ReplyBody {
     Json(String),
     /// With its media type.
     Bytes(String, Vec<u8>),
+    Relayed(RelayedContent),
+}
+
+/// Content that is passed on in pieces.
+#[derive(Debug)]
+pub struct RelayedContent {
+    pub content_type: String,
+    /// Bytes, where that is known.
+    pub length: Option<u64>,
+    pub body: RelayBody,
 }
 
 /// The answer as the client gets it.
 pub(super) fn checked(route: &Route, answer: Answer) -> Result<Reply, Error> {
-    let relayed = matches!(&answer.body, AnswerBody::Relayed(_));
+    let relayed = answer.body.kind() == "relay";
     match reply(route, answer) {
         Ok(reply) => Ok(reply),
-        Err(Unfit::Upstream(code)) => {
+        Err(Unfit::Upstream(kind, code)) => {
             let message = "The service that has the content did not give it";
-            Err(Error::new(Kind::Upstream, code, message))
+            Err(Error::new(kind, code, message))
         }
         Err(Unfit::Invalid(reason)) => {
             let (plugin, revision) = (&route.plugin, route.digest.short());
@@ -66,7 +71,7 @@ enum Unfit {
     /// The plugin's fault.
     Invalid(String),
     /// The relayed service's fault, with the code.
-    Upstream(&'static str),
+    Upstream(Kind, &'static str),
 }
 
 impl From<String> for Unfit {
@@ -98,6 +103,7 @@ fn reply(route: &Route, answer: Answer) -> Result<Reply, Unfit> {
                 status,
                 headers,
                 body: ReplyBody::Empty,
+                is_replayed: false,
             });
         }
         AnswerBody::Json(_) | AnswerBody::Bytes { .. } if [204, 205].contains(&status) => {
@@ -121,45 +127,63 @@ fn reply(route: &Route, answer: Answer) -> Result<Reply, Unfit> {
             check_media_type(spec, &content_type)?;
             ReplyBody::Bytes(content_type, content)
         }
-        AnswerBody::Relayed(relayed) => {
-            match relayed.status {
-                200 | 206 | 304 | 404 | 416 => {}
-                401 | 403 => return Err(Unfit::Upstream("bad-credentials")),
-                _ => return Err(Unfit::Upstream("upstream")),
-            }
-            let mut content_type = String::from("application/octet-stream");
-            for (name, value) in relayed.headers {
-                let value = String::from_utf8(value).unwrap_or_default();
-                match name.to_ascii_lowercase().as_str() {
-                    "content-type" => content_type = value,
-                    name if RELAYED.contains(&name) => {
-                        headers.retain(|(own, _)| own != name);
-                        headers.push((name.to_owned(), value.into_bytes()));
-                    }
-                    _ => {}
-                }
-            }
-            if [200, 206].contains(&relayed.status) {
-                check_media_type(spec, &content_type)?;
-                return Ok(Reply {
-                    status: relayed.status,
-                    headers,
-                    body: ReplyBody::Bytes(content_type, relayed.body),
-                });
-            }
-            // What a service says of an error is not for the client.
-            return Ok(Reply {
-                status: relayed.status,
-                headers,
-                body: ReplyBody::Empty,
-            });
-        }
+        AnswerBody::Pieces(relayed) => return passed_on(spec, &mut headers, relayed),
+        // Only operators get responses whole.
+        AnswerBody::Relayed(_) => return Err("a response that was read whole".to_owned().into()),
     };
     Ok(Reply {
         status,
         headers,
         body,
+        is_replayed: false,
     })
+}
+
+/// The status and what describes the content; what a service says of an error is not for the client.
+fn passed_on(spec: &RouteSpec, headers: &mut Fields, relayed: Relayed) -> Result<Reply, Unfit> {
+    match relayed.status {
+        200 | 206 | 304 | 404 | 416 => {}
+        401 | 403 => return Err(Unfit::Upstream(Kind::Upstream, "bad-credentials")),
+        429 | 503 => return Err(Unfit::Upstream(Kind::Unavailable, "unavailable")),
+        504 => return Err(Unfit::Upstream(Kind::Deadline, "deadline")),
+        _ => return Err(Unfit::Upstream(Kind::Upstream, "upstream")),
+    }
+    let mut content_type = String::from("application/octet-stream");
+    for (name, value) in relayed.headers {
+        match name.as_str() {
+            "content-type" => content_type = String::from_utf8(value).unwrap_or_default(),
+            _ if relayed.status == 404 => {}
+            _ => {
+                headers.retain(|(own, _)| *own != name);
+                headers.push((name, value));
+            }
+        }
+    }
+    let body = match relayed.status {
+        200 | 206 => {
+            check_media_type(spec, &content_type)?;
+            ReplyBody::Relayed(RelayedContent {
+                content_type,
+                length: relayed.length,
+                body: relayed.body,
+            })
+        }
+        _ => ReplyBody::Empty,
+    };
+    Ok(Reply {
+        status: relayed.status,
+        headers: std::mem::take(headers),
+        body,
+        is_replayed: false,
+    })
+}
+
+/// Large documents take some time, and some schemas a thread of their own.
+pub(super) fn fits(schema: &Schema, document: &Value, most: usize) -> Result<(), Violations> {
+    match schema.is_quick_for(document) {
+        true => schema.fits(document, Values::Withheld, most),
+        false => block_in_place(|| schema.fits(document, Values::Withheld, most)),
+    }
 }
 
 fn check_output(route: &Route, text: &str) -> Result<(), String> {
@@ -168,8 +192,7 @@ fn check_output(route: &Route, text: &str) -> Result<(), String> {
     };
     let document: Value =
         serde_json::from_str(text).map_err(|error| format!("the data cannot be read: {error}"))?;
-    // The check takes a thread of its own, and large documents some time.
-    block_in_place(|| schema.fits(&document, Values::Withheld, MAX_VIOLATIONS))
+    fits(schema, &document, MAX_VIOLATIONS)
         .map_err(|violations| format!("the data does not fit the output schema: {violations}"))
 }
 

@@ -4,11 +4,13 @@
 use std::collections::HashSet;
 use std::fmt;
 
-use patchbay_model::json_schema::{Values, Violation};
+use patchbay_model::json_schema::Violation;
+use patchbay_model::manifest::BodyType;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
-use tokio::task::block_in_place;
+
+use super::answer::fits;
 
 use crate::error::Error;
 use crate::plugins::Route;
@@ -18,42 +20,99 @@ const MAX_VIOLATIONS: usize = 5;
 /// Steps from a reference to what it means.
 const MAX_REFERENCES: usize = 8;
 
-/// The input for the guest, in which the body is as it was sent, byte for byte.
+/// What an operation gets.
+pub(super) struct Input {
+    /// For the guest. The body is as it was sent, byte for byte.
+    pub(super) text: String,
+    path: Value,
+    query: Value,
+    body: Option<Value>,
+}
+
+impl Input {
+    /// The value at `path.leadId`, `query.x` or `body.a.b`.
+    pub(super) fn value(&self, path: &str) -> Option<Value> {
+        let (part, steps) = path.split_once('.')?;
+        let part = match part {
+            "path" => &self.path,
+            "query" => &self.query,
+            _ => self.body.as_ref()?,
+        };
+        let found = steps
+            .split('.')
+            .try_fold(part, |value, step| value.get(step));
+        found.cloned()
+    }
+}
+
 pub(super) fn of(
     route: &Route,
     values: &[String],
     query: &str,
     body: Option<Vec<u8>>,
-) -> Result<String, Error> {
+) -> Result<Input, Error> {
     let spec = &route.spec;
     let schema = Root(spec.input.as_ref().unwrap_or(&Value::Null));
     let path = path(schema, spec.path.parameters(), values);
     let query = self::query(schema, query)?;
     let body = body.map(text).transpose()?;
-    let parsed = body.as_deref().map(parsed).transpose()?;
+    let body = match spec.body_type {
+        BodyType::Json => body,
+        BodyType::Form => body.map(|body| form(schema, &body).to_string()),
+    };
+    let mut parsed = body.as_deref().map(parsed).transpose()?;
     if let Some(compiled) = &route.schemas.input {
         let mut document = Map::new();
         let parts = [
             ("path", Some(path.clone())),
             ("query", Some(query.clone())),
-            ("body", parsed),
+            ("body", parsed.take()),
         ];
         for (name, value) in parts {
             if let (Some(value), Some(_)) = (value, spec.part(name)) {
                 document.insert(name.to_owned(), value);
             }
         }
-        let document = Value::Object(document);
-        // The check takes a thread of its own, and large documents some time.
-        block_in_place(|| compiled.fits(&document, Values::Withheld, MAX_VIOLATIONS)).map_err(
-            |violations| {
-                let lines: Vec<String> = violations.listed.iter().map(line).collect();
-                Error::invalid(lines.join("; "))
-            },
-        )?;
+        let mut document = Value::Object(document);
+        fits(compiled, &document, MAX_VIOLATIONS).map_err(|violations| {
+            let lines: Vec<String> = violations.listed.iter().map(line).collect();
+            Error::invalid(lines.join("; "))
+        })?;
+        // Only a route whose schema describes it has a body.
+        parsed = document.get_mut("body").map(Value::take);
     }
     let body = body.map_or_else(String::new, |body| format!(",\"body\":{body}"));
-    Ok(format!("{{\"path\":{path},\"query\":{query}{body}}}"))
+    Ok(Input {
+        text: format!("{{\"path\":{path},\"query\":{query}{body}}}"),
+        path,
+        query,
+        body: parsed,
+    })
+}
+
+/// The fields of a form: texts, and lists where one is repeated or the schema says so.
+fn form(schema: Root<'_>, text: &str) -> Value {
+    let declared = schema.part("body");
+    let mut fields: Map<String, Value> = Map::new();
+    for (name, value) in url::form_urlencoded::parse(text.as_bytes()) {
+        let value = Value::from(value.into_owned());
+        match fields.get_mut(&*name) {
+            Some(Value::Array(several)) => several.push(value),
+            Some(first) => *first = Value::Array(vec![first.take(), value]),
+            None => {
+                let member = declared.and_then(|part| schema.member(part, &name));
+                let is_list =
+                    member.is_some_and(|member| types(member).any(|name| name == "array"));
+                let value = if is_list {
+                    Value::Array(vec![value])
+                } else {
+                    value
+                };
+                fields.insert(name.into_owned(), value);
+            }
+        }
+    }
+    Value::Object(fields)
 }
 
 /// `body.lead.phone: must be text`
@@ -272,6 +331,18 @@ mod tests {
             read("page=1&page=2"),
             Err("query.page: is given more than once; give it once".into())
         );
+    }
+
+    #[test]
+    fn a_form_is_an_object_of_texts_and_of_lists_where_a_field_comes_again_or_the_schema_says_so() {
+        let schema =
+            json!({ "properties": { "body": { "properties": { "tag": { "type": "array" } } } } });
+        let read = |text: &str| form(Root(&schema), text);
+        assert_eq!(
+            read("a=1&b=x+y%26&b=&tag=t&c"),
+            json!({ "a": "1", "b": ["x y&", ""], "tag": ["t"], "c": "" })
+        );
+        assert_eq!(read(""), json!({}));
     }
 
     #[test]

@@ -70,6 +70,11 @@ fn details(route: &Route) -> RouteDetails {
             per_ms: rate.per_ms,
             by: rate.by.as_str().to_owned(),
         },
+        body_type: spec.body_type.as_str().to_owned(),
+        idempotency: spec.idempotency().as_str().to_owned(),
+        cache: spec.cache.map(|cache| cache.to_string()),
+        cors: spec.cors.as_str().to_owned(),
+        audit: spec.audit().map(|(action, _)| action),
         input: spec.input.clone(),
         output: spec.output.clone(),
     }

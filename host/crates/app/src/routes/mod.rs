@@ -2,8 +2,11 @@
 //! the client. Which route a request has is the route table's (`plugins`).
 
 mod answer;
+mod audit;
 mod input;
 mod listing;
+mod meters;
+mod repeats;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -11,19 +14,28 @@ use std::time::Duration;
 
 use patchbay_model::capability::Fields;
 use patchbay_model::job::Trace;
-use patchbay_model::manifest::{Guard, RateBy, RouteSpec, UnavailableSpec};
+use patchbay_model::manifest::{Guard, Idempotency, RateBy, RouteSpec, UnavailableSpec};
 use patchbay_model::operation::Caller;
 use patchbay_model::request_path::InvalidPath;
 use patchbay_model::role::Role;
 use patchbay_runtime::Revision;
+use tokio::sync::Semaphore;
 use uuid::Uuid;
 
-pub use self::answer::{Reply, ReplyBody};
+pub use patchbay_capability::RelayBody;
+
+pub use self::answer::{RelayedContent, Reply, ReplyBody};
+pub use self::audit::recorder;
+use self::audit::{End, RouteAudits};
+pub use self::meters::{RouteMeters, RouteReading};
+use self::repeats::{Begun, Repeats};
 use crate::Parts;
 use crate::error::{Error, Kind};
 use crate::limits::{Class, Limits};
 use crate::people::{People, forbidden};
-use crate::plugins::{Operation, PathMatch, Plugins, Route, RouteTable, Runner};
+use crate::plugins::{
+    Operation, PathMatch, Plugins, RelayAs, Route, RouteFailure, RouteTable, Runner,
+};
 use crate::vendor_keys::VendorKeys;
 
 /// An operator has to look first.
@@ -31,6 +43,10 @@ const QUARANTINE_WAIT: Duration = Duration::from_secs(60);
 const LOAD_WAIT: Duration = Duration::from_secs(5);
 /// The class of requests to routes, in headers and metrics.
 const CLASS: &str = "route";
+/// Calls of routes at once, for each core. Clients that wait must not take all that jobs need.
+const CALLS_PER_CORE: usize = 4;
+/// Longest wait for one of them.
+const PLACE_WAIT: Duration = Duration::from_secs(1);
 
 /// Cheap to clone.
 #[derive(Clone)]
@@ -39,6 +55,10 @@ pub struct Routes {
     people: People,
     vendors: VendorKeys,
     limits: Limits,
+    repeats: Repeats,
+    audits: RouteAudits,
+    places: Arc<Semaphore>,
+    meters: Arc<RouteMeters>,
 }
 
 /// Who sends a request, as far as its head tells.
@@ -64,7 +84,9 @@ pub struct Received {
     /// Only those that the route names.
     pub headers: Fields,
     pub idempotency_key: Option<String>,
-    pub range: Option<Vec<u8>>,
+    /// What the client says of content that it has already, for a relayed response.
+    pub conditions: Fields,
+    pub trace: Trace,
 }
 
 /// Why a request that is let in gets no answer of the plugin.
@@ -82,7 +104,16 @@ impl Routes {
             people: People::new(parts),
             vendors: VendorKeys::new(parts),
             limits: parts.limits.clone(),
+            repeats: Repeats::new(parts.broker.kept_answers(), parts.vault.keys().answers()),
+            audits: RouteAudits::new(parts.broker.route_audit(), parts.operations.clone()),
+            places: Arc::new(Semaphore::new(CALLS_PER_CORE * cores())),
+            meters: Arc::clone(&parts.route_meters),
         }
+    }
+
+    /// Counts a request to a route, whatever it was answered.
+    pub fn count(&self, route: &Route, status: u16, took: Duration) {
+        self.meters.count(route, status, took);
     }
 
     /// The routes as they are now. The same table until something changes.
@@ -199,25 +230,86 @@ impl Routes {
         received: Received,
     ) -> Result<Reply, Unserved> {
         let revision = Self::runner(route)?;
-        let answered = async {
-            let spec: &RouteSpec = &route.spec;
-            let input = input::of(route, values, &received.query, received.body)?;
-            let operation = Operation {
-                name: spec.operation.clone(),
-                input,
-                headers: received.headers,
-                caller: Caller {
-                    idempotency_key: received
-                        .idempotency_key
-                        .unwrap_or_else(|| Uuid::now_v7().simple().to_string()),
-                    ..caller
-                },
-                deadline: Some(Duration::from_millis(spec.deadline_ms)),
-                range: received.range,
-            };
-            let answer = self.plugins.call_route(revision, operation).await?;
-            answer::checked(route, answer)
+        let spec: &RouteSpec = &route.spec;
+        let refused = Unserved::Refused;
+        let input = input::of(route, values, &received.query, received.body).map_err(refused)?;
+        let given = received.idempotency_key;
+        let keeps = spec.idempotency();
+        if keeps == Idempotency::Required && given.is_none() {
+            let message = "This route needs the header Idempotency-Key: a new one for each new request, and the same one when it is sent again";
+            return Err(refused(Error::new(
+                Kind::Invalid,
+                "idempotency-key-required",
+                message,
+            )));
+        }
+        let claim = match &given {
+            Some(key) if keeps != Idempotency::None => {
+                let begun = self.repeats.begin(route, &caller, key, &input.text).await;
+                match begun.map_err(refused)? {
+                    Begun::First(claim) => Some(claim),
+                    Begun::Again(answer) => return answer.map_err(refused),
+                }
+            }
+            _ => None,
         };
-        answered.await.map_err(Unserved::Refused)
+        let place = tokio::time::timeout(PLACE_WAIT, self.places.acquire()).await;
+        let Ok(Ok(place)) = place else {
+            if let Some(claim) = claim {
+                claim.give_up().await;
+            }
+            return Err(refused(busy()));
+        };
+        let caller = Caller {
+            idempotency_key: given.unwrap_or_else(|| Uuid::now_v7().simple().to_string()),
+            ..caller
+        };
+        let operation = Operation {
+            name: spec.operation.clone(),
+            input: input.text.clone(),
+            headers: received.headers,
+            caller: caller.clone(),
+            deadline: Some(Duration::from_millis(spec.deadline_ms)),
+            relay: RelayAs::Pieces {
+                conditions: received.conditions,
+            },
+        };
+        let traceparent = received.trace.traceparent;
+        let called = self.plugins.call_route(revision, operation, traceparent);
+        let answer = match called.await {
+            Ok(answer) => answer::checked(route, answer).map_err(|error| RouteFailure {
+                error,
+                is_final: false,
+                is_refused_by_breaker: false,
+            }),
+            Err(failure) => Err(failure),
+        };
+        drop(place);
+        let end = match &answer {
+            Ok(reply) => End::Status(reply.status),
+            Err(failure) => End::Code(&failure.error.code),
+        };
+        let told = self
+            .audits
+            .record(route, &caller, end, |path| input.value(path));
+        let settled = async {
+            if let Some(claim) = claim {
+                claim.settle(&answer).await;
+            }
+        };
+        tokio::join!(told, settled);
+        answer.map_err(|failure| match &spec.when_unavailable {
+            Some(declared) if failure.is_refused_by_breaker => Unserved::Declared(declared.clone()),
+            _ => refused(failure.error),
+        })
     }
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+fn busy() -> Error {
+    let message = "This host answers as many requests to plugins as it can. Try again";
+    Error::new(Kind::Unavailable, "busy", message).retry_after(Duration::from_secs(1))
 }

@@ -79,6 +79,7 @@ pub(super) struct MasterKey {
     id: String,
     aead: RandomizedNonceKey,
     limits: Zeroizing<[u8; 32]>,
+    answers: Zeroizing<[u8; 32]>,
 }
 
 impl MasterKey {
@@ -90,15 +91,17 @@ impl MasterKey {
             derived.expect("HKDF gives one block of any purpose");
         };
         let (mut key, mut id) = (Zeroizing::new([0; 32]), [0; 32]);
-        let mut limits = Zeroizing::new([0; 32]);
+        let (mut limits, mut answers) = (Zeroizing::new([0; 32]), Zeroizing::new([0; 32]));
         derive(b"seal", &mut key);
         derive(b"id", &mut id);
         derive(b"limits", &mut limits);
+        derive(b"answers", &mut answers);
         let aead = RandomizedNonceKey::new(&AES_256_GCM, &*key).expect("AES-256 takes 32 bytes");
         Self {
             id: hex::encode(&id[..8]),
             aead,
             limits,
+            answers,
         }
     }
 
@@ -186,6 +189,11 @@ impl Keys {
     /// The key under which rate limits hash addresses and names. `None` without a master key.
     pub fn limits(&self) -> Option<Zeroizing<[u8; 32]>> {
         self.keys.first().map(|key| key.limits.clone())
+    }
+
+    /// Of each master key, newest first, the key for answers that are kept for repeated requests.
+    pub fn answers(&self) -> Vec<Zeroizing<[u8; 32]>> {
+        self.keys.iter().map(|key| key.answers.clone()).collect()
     }
 
     pub(super) fn newest(&self) -> Result<&MasterKey, VaultError> {

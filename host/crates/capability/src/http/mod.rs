@@ -10,9 +10,10 @@ use patchbay_model::egress::breakers;
 use patchbay_model::grant::Ask;
 use patchbay_model::manifest::{EgressRule, Manifest};
 use patchbay_telemetry::metrics::known_method;
+use tokio::sync::OwnedSemaphorePermit;
 use tracing::Instrument;
 
-use self::egress::Caller;
+use self::egress::{Caller, Followed, Relayed};
 use crate::call::{Denied, Gate, GuestCall, Measured};
 use crate::guest::{Guest, HostResult};
 use crate::meters::{STATUSES, abandoned, status_of};
@@ -35,12 +36,86 @@ impl Drop for Counted<'_> {
     }
 }
 
+/// Redirects of one relayed request.
+const MAX_REDIRECTS: usize = 3;
+
+/// What becomes of the response.
+enum Want {
+    Whole,
+    Relay(OwnedSemaphorePermit),
+}
+
+enum Got {
+    Whole(HttpResponse),
+    Relay(Followed),
+}
+
+impl Got {
+    fn status(&self) -> u16 {
+        match self {
+            Self::Whole(response) => response.status,
+            Self::Relay(Followed::Relayed(relayed)) => relayed.status,
+            Self::Relay(Followed::Redirected(..)) => 302,
+        }
+    }
+}
+
+/// Why nothing is relayed.
+#[derive(Debug)]
+pub enum RelayFailure {
+    /// As many responses as possible are passed on already.
+    Busy,
+    Http(HttpError),
+}
+
+impl From<HttpError> for RelayFailure {
+    fn from(error: HttpError) -> Self {
+        Self::Http(error)
+    }
+}
+
+pub(crate) async fn whole(
+    guest: Arc<GuestCall>,
+    request: HttpRequest,
+) -> Result<HttpResponse, HttpError> {
+    match send(guest, request, Want::Whole).await? {
+        Got::Whole(response) => Ok(response),
+        Got::Relay(_) => Err(HttpError::Other("the response was not read".into())),
+    }
+}
+
+impl GuestCall {
+    /// A response to pass on to a client in pieces. Redirects are followed where a rule of the
+    /// manifest allows the next request, with that rule's credentials.
+    pub async fn relay(
+        self: &Arc<Self>,
+        mut request: HttpRequest,
+    ) -> Result<Relayed, RelayFailure> {
+        let place = self.unmeasured().services().egress.relay_place();
+        let mut place = place.ok_or(RelayFailure::Busy)?;
+        for _ in 0..=MAX_REDIRECTS {
+            let got = send(Arc::clone(self), request.clone(), Want::Relay(place)).await?;
+            match got {
+                Got::Relay(Followed::Relayed(relayed)) => return Ok(*relayed),
+                Got::Relay(Followed::Redirected(next, again)) => {
+                    request.url = next;
+                    place = again;
+                }
+                Got::Whole(_) => break,
+            }
+        }
+        let reason = format!("the response redirects more than {MAX_REDIRECTS} times");
+        Err(HttpError::Other(reason).into())
+    }
+}
+
 /// Sends under the manifest's egress rules. Measured and traced by host and status class; other
 /// host calls only as failed or not.
-pub(crate) async fn send(
+async fn send(
     guest: Arc<GuestCall>,
     mut request: HttpRequest,
-) -> Result<HttpResponse, HttpError> {
+    want: Want,
+) -> Result<Got, HttpError> {
     let mut measured = Measured::start(Arc::clone(&guest), HostCall::Http);
     let meters = &guest.call.meters;
     let place = meters.place_of(&request.url);
@@ -70,28 +145,28 @@ pub(crate) async fn send(
         place,
         status: abandoned(),
     };
-    let answer = recorded(&measured.gate(), request).await;
-    counted.status = status_of(answer.as_ref().map(|response| response.status));
+    let answer = recorded(&measured.gate(), request, want).await;
+    counted.status = status_of(answer.as_ref().map(Got::status));
     if let Ok(response) = &answer {
         measured
             .span
-            .set("http.response.status_code", i64::from(response.status));
+            .set("http.response.status_code", i64::from(response.status()));
     }
-    let failed = !matches!(&answer, Ok(response) if response.status < 400);
+    let failed = !matches!(&answer, Ok(response) if response.status() < 400);
     measured.ended(failed.then_some(STATUSES[counted.status]));
     answer
 }
 
 /// Records the call in the attempt's history.
-async fn recorded(gate: &Gate, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+async fn recorded(gate: &Gate, request: HttpRequest, want: Want) -> Result<Got, HttpError> {
     let outside = &gate.guest().outside;
     let place = outside.begin("http", Some(&request.method), &host_of(&request.url));
-    let answer = permitted(gate, request).await;
+    let answer = permitted(gate, request, want).await;
     outside.end(&place, result_of(&answer));
     answer
 }
 
-async fn permitted(gate: &Gate, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+async fn permitted(gate: &Gate, request: HttpRequest, want: Want) -> Result<Got, HttpError> {
     gate.not_in_transaction()?;
     let call = gate.call();
     // The rule's own secrets, granted with it or one by one.
@@ -114,11 +189,17 @@ async fn permitted(gate: &Gate, request: HttpRequest) -> Result<HttpResponse, Ht
         secrets: &secrets,
         correlation_id: call.trace.correlation_id.as_deref(),
     };
-    gate.services()
-        .egress
-        .send(caller, request)
-        .instrument(call.span.clone())
-        .await
+    let egress = &gate.services().egress;
+    let sent = async {
+        match want {
+            Want::Whole => egress.send(caller, request).await.map(Got::Whole),
+            Want::Relay(place) => {
+                let followed = egress.relay(caller, request, place).await;
+                followed.map(Got::Relay)
+            }
+        }
+    };
+    sent.instrument(call.span.clone()).await
 }
 
 /// The host of a URL, with its port unless that is the default. Empty for a text that is not a URL.
@@ -131,9 +212,9 @@ fn host_of(url: &str) -> String {
         .map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
-fn result_of(answer: &Result<HttpResponse, HttpError>) -> String {
+fn result_of(answer: &Result<Got, HttpError>) -> String {
     match answer {
-        Ok(response) => response.status.to_string(),
+        Ok(response) => response.status().to_string(),
         Err(error) => match error {
             HttpError::Denied(_) => "denied",
             HttpError::Timeout(_) => "timeout",
@@ -169,7 +250,7 @@ macro_rules! bind {
                         timeout: request.timeout_ms.map(Duration::from_millis),
                     };
                     Ok(self
-                        .outside(|call| send(call, request))
+                        .outside(|call| whole(call, request))
                         .await?
                         .map(response)
                         .map_err(error))

@@ -32,6 +32,10 @@ pub struct EgressRule {
     /// Counted after decompression; default 1 MiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_response_bytes: Option<u64>,
+    /// Longest response that a route relays to its client; default `max_response_bytes`. The host
+    /// holds only a small part of it at a time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_relay_bytes: Option<u64>,
     /// Exceptions for addresses that are normally blocked: IPs or CIDR networks, for a service on
     /// the same network.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -111,6 +115,9 @@ impl EgressAuth {
 /// Upper limit of `max_response_bytes`: the host holds the whole response, and so must the guest.
 const MAX_RESPONSE_BYTES: u64 = 64 << 20;
 
+/// Upper limit of `max_relay_bytes`.
+const MAX_RELAY_BYTES: u64 = 2 << 30;
+
 /// The key that is wrong, and why.
 type Problem = (String, String);
 
@@ -143,6 +150,13 @@ pub(crate) fn check(rules: &[EgressRule], secrets: &BTreeSet<&str>) -> Result<()
                 "must be at most {MAX_RESPONSE_BYTES} bytes: the host keeps the whole body in memory"
             );
             return Err((format!("{key}.max_response_bytes"), reason));
+        }
+        if rule
+            .max_relay_bytes
+            .is_some_and(|bytes| bytes > MAX_RELAY_BYTES)
+        {
+            let reason = format!("must be at most {MAX_RELAY_BYTES} bytes");
+            return Err((format!("{key}.max_relay_bytes"), reason));
         }
         let tie = seen.iter().zip(rules).position(|(other, rule_of_other)| {
             other.ties_with(&pattern)
@@ -285,6 +299,7 @@ mod tests {
             auth,
             timeout_ms: None,
             max_response_bytes: None,
+            max_relay_bytes: None,
             allow_addresses: Vec::new(),
             breaker: None,
         }

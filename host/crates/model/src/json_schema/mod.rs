@@ -11,6 +11,7 @@ mod places;
 mod reasons;
 mod violations;
 
+use std::panic::AssertUnwindSafe;
 use std::thread;
 
 use jsonschema::{PatternOptions, Validator};
@@ -32,6 +33,11 @@ const MAX_CHECKS_REPORTED: u64 = 100_000;
 const MAX_PATTERN_BYTES: usize = 16 << 20;
 /// The library recurses over schema and document, as deep as [`expansion`] allows.
 const STACK_BYTES: usize = 64 << 20;
+/// A schema whose subschemas lead at most so deep is validated on the caller's stack: whatever the
+/// document, the library recurses no deeper.
+const MAX_SHALLOW: usize = 32;
+/// Checks that take well below a millisecond.
+const MAX_QUICK: u64 = 5_000;
 
 /// Only one schema is compiled at a time: many large ones at once must not take all cores.
 static COMPILING: Mutex<()> = Mutex::new(());
@@ -42,6 +48,8 @@ pub struct Schema {
     validator: Validator,
     /// Most checks of one value of a document.
     checks: u64,
+    /// Whether the caller's stack suffices.
+    is_shallow: bool,
 }
 
 /// Whether reasons contain the document's values.
@@ -82,8 +90,18 @@ impl Schema {
             let validator = options
                 .build(&nameless)
                 .map_err(|error| messages::of_a_schema(&error))?;
-            Ok(Self { validator, checks })
+            let is_shallow = places.steps().is_some_and(|steps| steps <= MAX_SHALLOW);
+            Ok(Self {
+                validator,
+                checks,
+                is_shallow,
+            })
         })?
+    }
+
+    /// Whether [`Schema::fits`] takes so little time that async callers need no blocking thread.
+    pub fn is_quick_for(&self, document: &Value) -> bool {
+        self.is_shallow && self.checks.saturating_mul(size(document)) <= MAX_QUICK
     }
 
     /// Validates a document. The error has up to `most` reasons, each with the path of its value.
@@ -94,7 +112,7 @@ impl Schema {
                 "too large for this schema: it takes too many checks",
             ));
         }
-        on_a_deep_stack(|| {
+        let check = || {
             if self.validator.is_valid(document) {
                 return Ok(());
             }
@@ -108,8 +126,12 @@ impl Schema {
                 message: reasons::of_a_value(&error, values),
             });
             Err(Violations::first(violations, most))
-        })
-        .unwrap_or_else(|reason| Err(Violations::whole(reason)))
+        };
+        let checked = match self.is_shallow {
+            true => std::panic::catch_unwind(AssertUnwindSafe(check)).map_err(|_| fault()),
+            false => on_a_deep_stack(check),
+        };
+        checked.unwrap_or_else(|reason| Err(Violations::whole(reason)))
     }
 }
 
@@ -145,10 +167,12 @@ fn on_a_deep_stack<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, String
             .stack_size(STACK_BYTES)
             .spawn_scoped(scope, work);
         let thread = thread.map_err(|error| format!("the host cannot start a thread: {error}"))?;
-        thread
-            .join()
-            .map_err(|_| "the schema cannot be used, because of a fault in the host".to_owned())
+        thread.join().map_err(|_| fault())
     })
+}
+
+fn fault() -> String {
+    "the schema cannot be used, because of a fault in the host".to_owned()
 }
 
 #[cfg(test)]

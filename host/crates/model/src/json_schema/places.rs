@@ -90,6 +90,39 @@ impl<'a> Places<'a> {
         Ok(places)
     }
 
+    /// The longest way from the root through subschemas; `None` where one leads back to itself.
+    pub(super) fn steps(&self) -> Option<usize> {
+        // `Some(None)`: on the way.
+        fn longest(
+            places: &Places<'_>,
+            at: usize,
+            known: &mut [Option<Option<usize>>],
+        ) -> Option<usize> {
+            if let Some(known) = known[at] {
+                return known;
+            }
+            known[at] = Some(None);
+            let place = &places.all[at];
+            let of_members = |members: &Members<'_>| {
+                let named = members.named.values().copied();
+                named
+                    .chain(members.rest)
+                    .chain(members.any.iter().copied())
+                    .collect::<Vec<_>>()
+            };
+            let mut next = place.same.clone();
+            next.extend(of_members(&place.fields));
+            next.extend(of_members(&place.items));
+            let mut most = 0;
+            for to in next {
+                most = most.max(longest(places, to, known)?);
+            }
+            known[at] = Some(Some(most + 1));
+            Some(most + 1)
+        }
+        longest(self, 0, &mut vec![None; self.all.len()])
+    }
+
     fn find(&self, reference: &str) -> Result<usize, &'static str> {
         let Some(fragment) = reference.strip_prefix('#') else {
             return Err(

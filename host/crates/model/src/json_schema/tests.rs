@@ -350,3 +350,42 @@ fn violations_are_listed_by_path_and_say_that_there_are_more() {
         "{name}"
     );
 }
+
+#[test]
+fn only_a_schema_that_leads_back_to_itself_or_very_deep_needs_a_stack_of_its_own() {
+    let nested = |levels: usize| {
+        (0..levels).fold(
+            json!({}),
+            |inner, _| json!({ "properties": { "a": inner } }),
+        )
+    };
+    for (schema, is_quick) in [
+        (json!(true), true),
+        (
+            json!({ "$defs": { "p": { "type": "string" } }, "properties": { "a": { "$ref": "#/$defs/p" } } }),
+            true,
+        ),
+        (nested(31), true),
+        (nested(32), false),
+        (json!({ "properties": { "a": { "$ref": "#" } } }), false),
+        (
+            json!({ "$defs": { "t": { "items": { "$ref": "#/$defs/t" } } }, "$ref": "#/$defs/t" }),
+            false,
+        ),
+    ] {
+        let compiled = Schema::new(&schema).expect("a schema");
+        assert_eq!(
+            compiled.is_quick_for(&json!({ "a": 1 })),
+            is_quick,
+            "{schema}"
+        );
+        // As deep as the host reads JSON.
+        let deep = (0..120).fold(json!(1), |inner, _| json!({ "a": [inner] }));
+        compiled.fits(&deep, Values::Withheld, 3).ok();
+    }
+    let compiled = Schema::new(&nested(31)).expect("a schema");
+    assert!(
+        !compiled.is_quick_for(&json!("x".repeat(1 << 20))),
+        "a large document"
+    );
+}

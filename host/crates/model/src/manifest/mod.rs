@@ -31,12 +31,13 @@ pub use self::overlaps::{Endpoint, Overlap};
 pub use self::path::{PathError, RoutePath};
 pub use self::queues::{BackoffSpec, JobSpec, KeepSpec, QueueSpec, RateSpec, RetentionSpec};
 pub use self::routes::{
-    Envelope, Guard, HttpMethod, RateBy, RouteAccess, RouteRate, RouteSpec, UnavailableSpec,
+    AuditNames, BodyType, CacheScope, CacheSpec, Cors, Envelope, Guard, HttpMethod, Idempotency,
+    RateBy, RouteAccess, RouteAudit, RouteRate, RouteSpec, UnavailableSpec,
 };
 pub use self::schedules::ScheduleSpec;
 pub use self::webhooks::{
-    HmacCheck, HmacEncoding, HmacHash, TokenCheck, TokenPlace, WebhookCheck, WebhookRate, WebhookSpec,
-    WhenUnavailable,
+    HmacCheck, HmacEncoding, HmacHash, TokenCheck, TokenPlace, WebhookCheck, WebhookRate,
+    WebhookSpec, WhenUnavailable,
 };
 
 /// The only packed format so far.
@@ -189,6 +190,24 @@ pub enum ManifestError {
         /// What is wrong with it.
         reason: String,
     },
+    /// Several of them, told at once.
+    #[error("{} problems:{}", .0.len(), .0.iter().map(|(key, reason)| format!("\n  - {key}: {reason}")).collect::<String>())]
+    Several(Vec<Problem>),
+}
+
+/// A key, and what is wrong with it.
+pub type Problem = (String, String);
+
+/// Nothing, or all that is wrong.
+fn refused(mut problems: Vec<Problem>) -> Result<(), ManifestError> {
+    match problems.len() {
+        0 => Ok(()),
+        1 => {
+            let (key, reason) = problems.remove(0);
+            Err(invalid(key, reason))
+        }
+        _ => Err(ManifestError::Several(problems)),
+    }
 }
 
 fn invalid(key: impl Into<String>, reason: impl Into<String>) -> ManifestError {
@@ -265,7 +284,14 @@ impl Manifest {
     /// Reads the manifest in a revision's row. Its schemas are not checked: staging has checked
     /// them, and each use of a schema checks it again. All other checks are made.
     pub fn from_stored(value: Value) -> Result<Self, ManifestError> {
-        let manifest: Self = serde_errors::from_value(value).map_err(ManifestError::Unreadable)?;
+        let routes = value.get("routes").cloned().unwrap_or_default();
+        let manifest: Self = serde_errors::from_value(value).map_err(|reason| {
+            // Whoever writes routes hears of all their problems at once.
+            match routes::problems_of(&routes) {
+                problems if problems.len() > 1 => ManifestError::Several(problems),
+                _ => ManifestError::Unreadable(reason),
+            }
+        })?;
         manifest.check()?;
         Ok(manifest)
     }
@@ -354,7 +380,7 @@ impl Manifest {
         }
         self.check_queues()?;
         self.check_schedules()?;
-        self.check_routes()?;
+        refused(self.route_problems())?;
         self.check_webhooks()?;
         self.check_endpoints()
     }
@@ -388,10 +414,14 @@ impl Manifest {
                 .iter()
                 .filter_map(move |job| Some((schema(job), job.schema.as_ref()?)))
         });
-        for (key, schema) in settings.chain(jobs).chain(self.route_schemas()) {
+        for (key, schema) in settings.chain(jobs) {
             json_schema::check(schema).map_err(|reason| invalid(key, reason))?;
         }
-        Ok(())
+        let of_routes = self.route_schemas().filter_map(|(key, schema)| {
+            let reason = json_schema::check(schema).err()?;
+            Some((key, reason))
+        });
+        refused(of_routes.collect())
     }
 
     fn check_secrets_and_egress(&self) -> Result<(), ManifestError> {

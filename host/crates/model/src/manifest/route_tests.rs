@@ -434,3 +434,137 @@ fn a_packed_manifest_with_a_path_of_the_host_is_read_so_that_the_host_can_say_so
         None
     );
 }
+
+#[test]
+fn what_a_route_keeps_tells_and_lets_others_read_is_checked_against_its_guard() {
+    for (line, error) in [
+        (
+            "idempotency = \"sometimes\"",
+            "routes[0].idempotency: must be one of none, accepted, required",
+        ),
+        (
+            "cache = { max_age_s = 60, scope = \"private\" }",
+            "routes[0].cache: only answers to GET can be kept",
+        ),
+        (
+            "cors = \"any\"",
+            "routes[0].cors: \"any\" is only for public routes",
+        ),
+        (
+            "body_type = \"form\"",
+            "routes[0].body_type: the input describes no body",
+        ),
+        (
+            "body_type = \"multipart\"",
+            "routes[0].body_type: must be one of json, form",
+        ),
+        ("audit = true", "routes[0].audit: write false, or { action"),
+        (
+            "audit = { action = \"a b\" }",
+            "routes[0].audit.action: must be 1 to 64",
+        ),
+        (
+            "audit = { target = \"path.id\" }",
+            "/api/leads/{leadId}/call has no {id}",
+        ),
+        (
+            "audit = { target = \"path\" }",
+            "routes[0].audit.target: must be the path of a value",
+        ),
+        (
+            "audit = { target = \"header.x\" }",
+            "routes[0].audit.target: must be the path of a value",
+        ),
+        (
+            "audit = { target = \"body.id\" }",
+            "routes[0].audit.target: the input describes no body",
+        ),
+    ] {
+        let told = refused(&route(line));
+        assert!(told.contains(error), "{line}: {told}");
+    }
+    let public = |more: &str| {
+        format!(
+            "[[routes]]\nmethod = \"GET\"\npath = \"/api/x\"\naccess = \"public\"\noperation = \"x\"\n{more}\n"
+        )
+    };
+    let told = refused(&public("idempotency = \"accepted\""));
+    assert!(told.contains("cannot tell its clients apart"), "{told}");
+    let guarded = public("cache = { max_age_s = 60, scope = \"public\" }")
+        .replace("public\"\noperation", "any-user\"\noperation");
+    let told = refused(&guarded);
+    assert!(told.contains("routes[0].cache: scope: "), "{told}");
+    let told = refused(&public(
+        "cache = { max_age_s = 86_401, scope = \"public\" }",
+    ));
+    assert!(
+        told.contains("max_age_s: must be from 1 to 86400"),
+        "{told}"
+    );
+
+    let of = |text: &str| read(text).expect(text).routes.remove(0);
+    let plain = of(ROUTE);
+    assert_eq!(plain.idempotency(), Idempotency::Accepted);
+    assert_eq!(plain.audit(), Some(("route.connect-call".into(), None)));
+    let get = of(&public(
+        "cors = \"any\"\ncache = { max_age_s = 60, scope = \"public\" }",
+    ));
+    assert_eq!((get.idempotency(), get.audit()), (Idempotency::None, None));
+    assert_eq!(of(&route("audit = false")).audit(), None);
+    let named = of(&route(
+        "audit = { action = \"call\", target = \"path.leadId\" }",
+    ));
+    assert_eq!(named.audit(), Some(("call".into(), Some("path.leadId"))));
+    assert_eq!(
+        of(&public("audit = {}")).audit(),
+        Some(("route.x".into(), None))
+    );
+}
+
+#[test]
+fn all_that_is_wrong_with_the_routes_of_a_manifest_is_told_at_once() {
+    let second = "[[routes]]\nmethod = \"GET\"\npath = \"/api/x\"\noperation = \"a b\"\nsuccess_status = 99\ndeadline_ms = 0\n";
+    let told = refused(&format!(
+        "{}{second}",
+        route("rate = { max = 0, per_ms = 1000, by = \"user\" }")
+    ));
+    for part in [
+        "5 problems:\n",
+        "\n  - routes[0].rate: max: must be from 1",
+        "\n  - routes[1].operation: ",
+        "\n  - routes[1].roles: name at least one role",
+        "\n  - routes[1].success_status: ",
+        "\n  - routes[1].deadline_ms: ",
+    ] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+    let unreadable = second.replace("\"GET\"", "\"HEAD\"");
+    let told = refused(&format!("{}{unreadable}", route("path = \"/x\"")));
+    assert!(
+        told.contains("- routes[0].path: ") && told.contains("- routes[1].method: must be one of"),
+        "{told}"
+    );
+}
+
+#[test]
+fn a_schema_of_a_route_has_no_names_of_its_own() {
+    let with = |schema: Value| {
+        let value = json!({ "format": 1, "name": "crm", "version": "1.0.0", "wit": "0.1", "routes": [
+            { "method": "GET", "path": "/api/x", "roles": ["user"], "operation": "x", "output": schema },
+        ] });
+        Manifest::from_packed(value.to_string().as_bytes()).map_err(|error| error.to_string())
+    };
+    for schema in [
+        json!({ "$id": "https://a.example" }),
+        json!({ "$anchor": "a" }),
+        json!({ "properties": { "a": { "$anchor": "a" } } }),
+        json!({ "$defs": { "a": { "$id": "b" } } }),
+        json!({ "anyOf": [{ "$dynamicAnchor": "a" }] }),
+        json!({ "$dynamicRef": "#a" }),
+    ] {
+        let told = with(schema.clone()).expect_err("a name");
+        assert!(told.contains("routes[0].output: #"), "{schema}: {told}");
+    }
+    with(json!({ "properties": { "$id": { "type": "string" } }, "const": { "$anchor": "a" } }))
+        .expect("a property may have any name");
+}

@@ -6,9 +6,10 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Manifest, ManifestError, RoutePath, invalid};
+use super::{Manifest, Problem, RoutePath};
 use crate::operation;
 use crate::role::Role;
+use crate::serde_errors;
 
 const MAX_ROUTES: usize = 200;
 const MAX_UNAVAILABLE_BYTES: usize = 16 << 10;
@@ -23,6 +24,11 @@ const MAX_HEADERS: usize = 16;
 const MAX_HEADER_NAME: usize = 64;
 const MAX_RATE: u32 = 100_000;
 const DAY_MS: u64 = 86_400_000;
+const MAX_AGE_S: u32 = 86_400;
+/// Of the path of a value.
+const MAX_TARGET_BYTES: usize = 256;
+/// Names that a schema gives itself or its parts.
+const NAMES: [&str; 3] = ["$id", "$anchor", "$dynamicAnchor"];
 const JSON: &str = "application/json";
 /// Parts of an operation's input.
 const INPUT: [&str; 3] = ["path", "query", "body"];
@@ -133,6 +139,21 @@ pub struct RouteSpec {
     /// How often it may be called.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate: Option<RouteRate>,
+    /// How the body is written; default JSON.
+    #[serde(default, skip_serializing_if = "is_json_body")]
+    pub body_type: BodyType,
+    /// What `Idempotency-Key` means; default `accepted`, and `none` for GET and public routes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idempotency: Option<Idempotency>,
+    /// How long the answer may be kept by browsers; default not at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<CacheSpec>,
+    /// Which pages of other origins may read the answer.
+    #[serde(default, skip_serializing_if = "is_default_cors")]
+    pub cors: Cors,
+    /// What the audit trail is told of a request; default `route.<id>`, and nothing for GET.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audit: Option<RouteAudit>,
     /// The answer while the plugin is unavailable; default 503 in the usual envelope.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub when_unavailable: Option<UnavailableSpec>,
@@ -227,6 +248,134 @@ impl RateBy {
     }
 }
 
+/// How a body is written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BodyType {
+    /// `application/json`, byte for byte to the plugin.
+    #[default]
+    Json,
+    /// `application/x-www-form-urlencoded`: an object of texts, and of lists of texts.
+    Form,
+}
+
+impl BodyType {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Json => "json",
+            Self::Form => "form",
+        }
+    }
+}
+
+/// What `Idempotency-Key` means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Idempotency {
+    /// The plugin is told the key; the host keeps no answer.
+    None,
+    /// A request with a key gets the same answer again.
+    Accepted,
+    /// As accepted, and a request without a key is refused.
+    Required,
+}
+
+impl Idempotency {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Accepted => "accepted",
+            Self::Required => "required",
+        }
+    }
+}
+
+/// How long an answer may be kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CacheSpec {
+    /// Seconds.
+    pub max_age_s: u32,
+    pub scope: CacheScope,
+}
+
+/// Who may keep an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CacheScope {
+    /// The client's own cache.
+    Private,
+    /// Caches that clients share.
+    Public,
+}
+
+impl CacheScope {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Private => "private",
+            Self::Public => "public",
+        }
+    }
+}
+
+/// As the header `cache-control`.
+impl fmt::Display for CacheSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, max-age={}", self.scope.as_str(), self.max_age_s)
+    }
+}
+
+/// Which pages of other origins may read an answer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Cors {
+    /// Those of the operator's list, where accounts or visitors call the route.
+    #[default]
+    Default,
+    None,
+    /// All, and never with credentials.
+    Any,
+}
+
+impl Cors {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Default => "default",
+            Self::None => "none",
+            Self::Any => "any",
+        }
+    }
+}
+
+/// What the audit trail is told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum RouteAudit {
+    /// Only `false`: nothing.
+    Switch(bool),
+    Named(AuditNames),
+}
+
+/// What an audit entry says.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AuditNames {
+    /// Default `route.<id>`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub action: Option<String>,
+    /// The value of the input that names what it is done to: `path.leadId`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+}
+
+fn is_json_body(kind: &BodyType) -> bool {
+    *kind == BodyType::Json
+}
+
+fn is_default_cors(cors: &Cors) -> bool {
+    *cors == Cors::Default
+}
+
 fn default_status() -> u16 {
     DEFAULT_STATUS
 }
@@ -296,27 +445,56 @@ pub struct UnavailableSpec {
     pub body: Value,
 }
 
+/// Of a field, with what to write.
+type Wrong = (&'static str, String);
+
+/// Every problem of routes as they are written, also of those that cannot be read.
+pub(super) fn problems_of(routes: &Value) -> Vec<Problem> {
+    let routes = routes.as_array().into_iter().flatten();
+    let of_one = |(i, route): (usize, &Value)| -> Vec<Problem> {
+        match serde_errors::from_value::<RouteSpec>(route.clone()) {
+            Ok(route) => {
+                let keyed = |(field, reason)| (format!("routes[{i}].{field}"), reason);
+                route.problems().into_iter().map(keyed).collect()
+            }
+            Err(reason) => {
+                let is_field = |text: &str| !text.is_empty() && !text.contains(char::is_whitespace);
+                vec![
+                    match reason.split_once(": ").filter(|(field, _)| is_field(field)) {
+                        Some((field, reason)) => {
+                            (format!("routes[{i}].{field}"), reason.to_owned())
+                        }
+                        None => (format!("routes[{i}]"), reason),
+                    },
+                ]
+            }
+        }
+    };
+    routes.enumerate().flat_map(of_one).collect()
+}
+
 impl Manifest {
-    pub(super) fn check_routes(&self) -> Result<(), ManifestError> {
+    /// Every problem of the routes, each with its key.
+    pub(super) fn route_problems(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
         if self.routes.len() > MAX_ROUTES {
-            return Err(invalid(
-                "routes",
-                format!("{} routes; the limit is {MAX_ROUTES}", self.routes.len()),
-            ));
+            let reason = format!("{} routes; the limit is {MAX_ROUTES}", self.routes.len());
+            problems.push(("routes".to_owned(), reason));
         }
         let mut ids = BTreeSet::new();
         for (i, route) in self.routes.iter().enumerate() {
-            let wrong = |(field, reason)| invalid(format!("routes[{i}].{field}"), reason);
-            route.check().map_err(wrong)?;
+            let mut wrong = route.problems();
             if !ids.insert(route.id()) {
                 let reason = format!(
                     "another route is called {}, too: give each an id of its own",
                     route.id()
                 );
-                return Err(wrong(("id", reason)));
+                wrong.push(("id", reason));
             }
+            let keyed = |(field, reason)| (format!("routes[{i}].{field}"), reason);
+            problems.extend(wrong.into_iter().map(keyed));
         }
-        Ok(())
+        problems
     }
 
     pub(super) fn route_schemas(&self) -> impl Iterator<Item = (String, &Value)> {
@@ -374,34 +552,181 @@ impl RouteSpec {
         status == self.success_status || self.statuses.contains(&status)
     }
 
-    /// The error names the field that is wrong, and what to write.
-    fn check(&self) -> Result<(), (&'static str, String)> {
+    /// What the host does with `Idempotency-Key`.
+    pub fn idempotency(&self) -> Idempotency {
+        let is_repeatable = self.method == HttpMethod::Get || self.guard() == Guard::Public;
+        let default = match is_repeatable {
+            true => Idempotency::None,
+            false => Idempotency::Accepted,
+        };
+        self.idempotency.unwrap_or(default)
+    }
+
+    /// The action that the audit trail is told, and the path of the input that names the target;
+    /// `None` where it is told nothing.
+    pub fn audit(&self) -> Option<(String, Option<&str>)> {
+        let default = || format!("route.{}", self.id());
+        match &self.audit {
+            Some(RouteAudit::Switch(_)) => None,
+            Some(RouteAudit::Named(names)) => Some((
+                names.action.clone().unwrap_or_else(default),
+                names.target.as_deref(),
+            )),
+            None => (self.method != HttpMethod::Get).then(|| (default(), None)),
+        }
+    }
+
+    /// Every field that is wrong, with what to write.
+    fn problems(&self) -> Vec<Wrong> {
+        let mut problems = Vec::new();
         if !operation::is_name(&self.operation) {
-            return Err(("operation", not_a_name()));
+            problems.push(("operation", not_a_name()));
+        } else if !operation::is_name(self.id()) {
+            problems.push(("id", not_a_name()));
         }
-        if !operation::is_name(self.id()) {
-            return Err(("id", not_a_name()));
+        let is_guarded = self.check_guard();
+        // What depends on the guard cannot be judged without it.
+        let of_guard = match is_guarded.is_ok() {
+            true => vec![
+                self.check_rate().map_err(|reason| ("rate", reason)),
+                self.check_idempotency(),
+                self.check_cache(),
+                self.check_cors(),
+            ],
+            false => vec![is_guarded],
+        };
+        let of_input = self.input.as_ref().map_or(Ok(()), |schema| {
+            self.check_input(schema).map_err(|reason| ("input", reason))
+        });
+        let others = [
+            of_input,
+            self.check_body_type(),
+            self.check_statuses(),
+            self.check_media_types(),
+            in_range("max_body_bytes", self.max_body_bytes, 1, MAX_BODY_BYTES),
+            in_range("deadline_ms", self.deadline_ms, 1, MAX_DEADLINE_MS),
+            self.check_request_headers(),
+            self.check_response_headers(),
+            self.check_audit(),
+            self.check_unavailable(),
+        ];
+        let schemas = [("input", &self.input), ("output", &self.output)];
+        let named = schemas.into_iter().map(|(field, schema)| {
+            let reason = schema.as_ref().and_then(names_itself);
+            reason.map_or(Ok(()), |reason| Err((field, reason)))
+        });
+        let all = of_guard.into_iter().chain(others).chain(named);
+        problems.extend(all.filter_map(Result::err));
+        problems
+    }
+
+    fn check_idempotency(&self) -> Result<(), Wrong> {
+        let keeps = self.idempotency() != Idempotency::None;
+        match self.guard() {
+            // Without an account, one client could read what another was answered.
+            Guard::Public if keeps => Err((
+                "idempotency",
+                "a public route cannot tell its clients apart; write none, or leave it out".into(),
+            )),
+            _ => Ok(()),
         }
-        self.check_guard()?;
-        self.check_rate().map_err(|reason| ("rate", reason))?;
-        if let Some(schema) = &self.input {
-            self.check_input(schema)
-                .map_err(|reason| ("input", reason))?;
+    }
+
+    fn check_cache(&self) -> Result<(), Wrong> {
+        let Some(cache) = self.cache else {
+            return Ok(());
+        };
+        let wrong = |reason: String| Err(("cache", reason));
+        if self.method != HttpMethod::Get {
+            return wrong("only answers to GET can be kept".into());
         }
-        self.check_answers()?;
-        in_range("max_body_bytes", self.max_body_bytes, 1, MAX_BODY_BYTES)?;
-        in_range("deadline_ms", self.deadline_ms, 1, MAX_DEADLINE_MS)?;
+        if !(1..=MAX_AGE_S).contains(&cache.max_age_s) {
+            return wrong(format!(
+                "max_age_s: must be from 1 to {MAX_AGE_S}, not {}",
+                cache.max_age_s
+            ));
+        }
+        match (cache.scope, self.guard()) {
+            (CacheScope::Private, _) | (_, Guard::Public) => Ok(()),
+            (CacheScope::Public, _) => wrong(
+                "scope: caches that clients share may keep only answers of public routes; write private".into(),
+            ),
+        }
+    }
+
+    fn check_cors(&self) -> Result<(), Wrong> {
+        match (self.cors, self.guard()) {
+            (Cors::Default | Cors::None, _) | (Cors::Any, Guard::Public) => Ok(()),
+            (Cors::Any, _) => Err((
+                "cors",
+                "\"any\" is only for public routes; the origins of pages with credentials are the operator's setting".into(),
+            )),
+        }
+    }
+
+    fn check_body_type(&self) -> Result<(), Wrong> {
+        match self.body_type {
+            BodyType::Form if !self.takes_body() => {
+                Err(("body_type", "the input describes no body".into()))
+            }
+            BodyType::Json | BodyType::Form => Ok(()),
+        }
+    }
+
+    fn check_audit(&self) -> Result<(), Wrong> {
+        let names = match &self.audit {
+            None | Some(RouteAudit::Switch(false)) => return Ok(()),
+            Some(RouteAudit::Switch(true)) => {
+                let reason = "write false, or { action = \"...\", target = \"path....\" }";
+                return Err(("audit", reason.into()));
+            }
+            Some(RouteAudit::Named(names)) => names,
+        };
+        if names
+            .action
+            .as_deref()
+            .is_some_and(|name| !operation::is_name(name))
+        {
+            return Err(("audit.action", not_a_name()));
+        }
+        let Some(target) = names.target.as_deref() else {
+            return Ok(());
+        };
+        let wrong = |reason: String| Err(("audit.target", reason));
+        let mut steps = target.split('.');
+        let part = steps.next().unwrap_or_default();
+        let is_path = INPUT.contains(&part) && target.len() <= MAX_TARGET_BYTES;
+        if !is_path || steps.clone().next().is_none() || steps.clone().any(str::is_empty) {
+            return wrong(format!(
+                "must be the path of a value of the input, such as path.leadId, with at most {MAX_TARGET_BYTES} bytes"
+            ));
+        }
+        let name = steps.next().unwrap_or_default();
+        match part {
+            "path" if !self.path.parameters().any(|parameter| parameter == name) => {
+                wrong(format!("{} has no {{{name}}}", self.path))
+            }
+            "body" if !self.takes_body() => wrong("the input describes no body".into()),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_request_headers(&self) -> Result<(), Wrong> {
         check_headers(&self.request_headers, |name| {
             NOT_FOR_GUESTS.contains(&name)
                 || name.starts_with("proxy-")
                 || name.starts_with("x-forwarded-")
         })
-        .map_err(|reason| ("request_headers", reason))?;
+        .map_err(|reason| ("request_headers", reason))
+    }
+
+    fn check_response_headers(&self) -> Result<(), Wrong> {
         check_headers(&self.response_headers, |name| {
             OF_HOST.contains(&name)
                 || [
                     "access-control-",
                     "cross-origin-",
+                    "idempoten",
                     "proxy-",
                     "ratelimit",
                     "sec-",
@@ -413,19 +738,23 @@ impl RouteSpec {
                 .iter()
                 .any(|prefix| name.starts_with(prefix))
         })
-        .map_err(|reason| ("response_headers", reason))?;
-        if let Some(answer) = &self.when_unavailable {
-            in_range("when_unavailable.status", answer.status.into(), 200, 599)?;
-            let bytes = answer.body.to_string().len();
-            if bytes > MAX_UNAVAILABLE_BYTES {
-                let reason = format!("{bytes} bytes; the limit is {MAX_UNAVAILABLE_BYTES}");
-                return Err(("when_unavailable.body", reason));
-            }
+        .map_err(|reason| ("response_headers", reason))
+    }
+
+    fn check_unavailable(&self) -> Result<(), Wrong> {
+        let Some(answer) = &self.when_unavailable else {
+            return Ok(());
+        };
+        in_range("when_unavailable.status", answer.status.into(), 200, 599)?;
+        let bytes = answer.body.to_string().len();
+        if bytes > MAX_UNAVAILABLE_BYTES {
+            let reason = format!("{bytes} bytes; the limit is {MAX_UNAVAILABLE_BYTES}");
+            return Err(("when_unavailable.body", reason));
         }
         Ok(())
     }
 
-    fn check_guard(&self) -> Result<(), (&'static str, String)> {
+    fn check_guard(&self) -> Result<(), Wrong> {
         match (self.roles.is_empty(), self.access) {
             (true, None) => {
                 return Err((
@@ -479,7 +808,7 @@ impl RouteSpec {
         }
     }
 
-    fn check_answers(&self) -> Result<(), (&'static str, String)> {
+    fn check_statuses(&self) -> Result<(), Wrong> {
         in_range("success_status", self.success_status.into(), 200, 299)?;
         if self.statuses.len() > MAX_STATUSES {
             let reason = format!("{}; the limit is {MAX_STATUSES}", self.statuses.len());
@@ -490,6 +819,10 @@ impl RouteSpec {
             let reason = format!("must be from 200 to 299 or from 400 to 499, not {odd}");
             return Err(("statuses", reason));
         }
+        Ok(())
+    }
+
+    fn check_media_types(&self) -> Result<(), Wrong> {
         if self.produces.is_empty() || self.produces.len() > MAX_MEDIA_TYPES {
             let reason = format!("name from 1 to {MAX_MEDIA_TYPES} media types");
             return Err(("produces", reason));
@@ -554,6 +887,38 @@ impl RouteSpec {
     }
 }
 
+/// The OpenAPI document has the schemas under names of its own, where a name within a schema would
+/// mean something else.
+fn names_itself(schema: &Value) -> Option<String> {
+    fn found(schema: &Value, path: &str) -> Option<String> {
+        match schema {
+            Value::Object(keywords) => keywords.iter().find_map(|(name, value)| {
+                // A property may have any name.
+                let is_map = ["properties", "patternProperties", "$defs", "definitions", "dependentSchemas"]
+                    .contains(&name.as_str());
+                if NAMES.contains(&name.as_str()) && value.is_string() {
+                    return Some(format!("#{path}/{name}: is not supported here: put the schema into $defs, and refer to #/$defs/NAME"));
+                }
+                if ["const", "enum", "default", "examples", "example"].contains(&name.as_str()) {
+                    return None;
+                }
+                match (is_map, value) {
+                    (true, Value::Object(members)) => members.iter().find_map(|(member, schema)| {
+                        found(schema, &format!("{path}/{name}/{member}"))
+                    }),
+                    _ => found(value, &format!("{path}/{name}")),
+                }
+            }),
+            Value::Array(items) => {
+                let mut items = items.iter().enumerate();
+                items.find_map(|(i, item)| found(item, &format!("{path}/{i}")))
+            }
+            _ => None,
+        }
+    }
+    found(schema, "")
+}
+
 fn not_a_name() -> String {
     format!(
         "must be 1 to {} letters, digits and - _ . :",
@@ -561,12 +926,7 @@ fn not_a_name() -> String {
     )
 }
 
-fn in_range(
-    field: &'static str,
-    value: u64,
-    least: u64,
-    most: u64,
-) -> Result<(), (&'static str, String)> {
+fn in_range(field: &'static str, value: u64, least: u64, most: u64) -> Result<(), Wrong> {
     match (least..=most).contains(&value) {
         true => Ok(()),
         false => Err((

@@ -5,6 +5,7 @@
 //! | `trails` | what operators define of trails |
 //! | `ledger` | entries of the host |
 //! | `plugin_entries` | entries of plugins |
+//! | `route_entries` | entries about requests to routes of plugins |
 //! | `projection` | tables of the old backend that get a copy |
 //! | `chain` | sealing entries into batches |
 //! | `snapshot` | what a verification reads |
@@ -19,6 +20,7 @@ mod plugin_entries;
 mod projection;
 mod protection;
 mod retention;
+mod route_entries;
 mod snapshot;
 mod trails;
 
@@ -32,6 +34,7 @@ pub(crate) use self::ledger::plugin_event;
 pub use self::ledger::{NewHostEntry, append_host_entry};
 pub use self::protection::Protection;
 pub use self::retention::{Expired, ExpiryRow, RetainedTrail};
+pub use self::route_entries::NewRouteEntry;
 pub use self::snapshot::{AuditSnapshot, StoredEntry, VerificationRow};
 pub use self::trails::{TrailDefinition, TrailRow};
 

@@ -25,7 +25,7 @@ use patchbay_runtime::{
 use patchbay_telemetry::traces::{Span, SpanKind, Traces};
 use serde_json::{Map, Value};
 
-pub use self::operation::{Answer, AnswerBody, CallFailure, Operation};
+pub use self::operation::{Answer, AnswerBody, CallFailure, Operation, RelayAs};
 pub use self::webhook::{Unjudged, Verification};
 use crate::grants::Grants;
 use crate::meters::{Entered, Meters};

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use patchbay_capability::{GuestCall, Refused};
+use patchbay_capability::{GuestCall, Refused, RelayFailure, Relayed};
 use patchbay_model::capability::{Fields, HttpError, HttpRequest, HttpResponse, TimeoutPhase};
 use patchbay_model::job::Trace;
 use patchbay_model::operation::{self, Body, Caller};
@@ -28,8 +28,16 @@ pub struct Operation {
     pub caller: Caller,
     /// Limit of this call, besides the plugin's own.
     pub deadline: Option<Duration>,
-    /// The `Range` header for a relayed request.
-    pub range: Option<Vec<u8>>,
+    pub relay: RelayAs,
+}
+
+/// What becomes of a response that the plugin relays.
+#[derive(Debug)]
+pub enum RelayAs {
+    /// It is held whole. With the `Range` header of the caller.
+    Whole { range: Option<Vec<u8>> },
+    /// It is passed on in pieces. With headers of the caller about what it has already.
+    Pieces { conditions: Fields },
 }
 
 #[derive(Debug)]
@@ -51,6 +59,8 @@ pub enum AnswerBody {
     },
     /// The response of another server, whatever its status.
     Relayed(HttpResponse),
+    /// The same, to be passed on in pieces.
+    Pieces(Relayed),
 }
 
 impl AnswerBody {
@@ -60,7 +70,7 @@ impl AnswerBody {
             Self::Empty => "empty",
             Self::Json(_) => "json",
             Self::Bytes { .. } => "bytes",
-            Self::Relayed(_) => "relay",
+            Self::Relayed(_) | Self::Pieces(_) => "relay",
         }
     }
 }
@@ -76,6 +86,8 @@ pub enum CallFailure {
     BreakerOpen(Refused),
     /// The response that it relays could not be fetched.
     Relay(HttpError),
+    /// As many responses as possible are relayed already.
+    TooManyRelays,
 }
 
 impl Invoker {
@@ -108,7 +120,7 @@ impl Invoker {
                 headers,
                 caller,
                 deadline,
-                range,
+                relay,
             } = operation;
             if !revision.has_operations() {
                 return Err(CallFailure::NoOperations);
@@ -131,7 +143,7 @@ impl Invoker {
                 trace,
                 job: None,
             };
-            self.invoke(revision, invocation).await.answer(range).await
+            self.invoke(revision, invocation).await.answer(relay).await
         };
         operate.instrument(span).await
     }
@@ -139,8 +151,9 @@ impl Invoker {
 
 impl Invoked {
     /// The answer for the caller. Fetches what the plugin relays, through the same gate as the
-    /// guest's own calls and in the time that the guest left. `range` is sent with that request.
-    pub async fn answer(self, range: Option<Vec<u8>>) -> Result<Answer, CallFailure> {
+    /// guest's own calls and in the time that the guest left. In pieces, that is the time until the
+    /// first of them.
+    pub async fn answer(self, relay: RelayAs) -> Result<Answer, CallFailure> {
         let Self {
             report,
             refused,
@@ -171,8 +184,19 @@ impl Invoked {
             },
             Body::Relay(url) => {
                 let left = rest.limit.saturating_sub(report.duration);
-                let fetched = fetch(rest.call, url, range, left).await;
-                AnswerBody::Relayed(fetched.map_err(CallFailure::Relay)?)
+                match relay {
+                    RelayAs::Whole { range } => {
+                        let fetched = fetch(rest.call, url, range, left).await;
+                        AnswerBody::Relayed(fetched.map_err(CallFailure::Relay)?)
+                    }
+                    RelayAs::Pieces { conditions } => {
+                        let passed = pass_on(&rest.call, url, conditions, left).await;
+                        AnswerBody::Pieces(passed.map_err(|failure| match failure {
+                            RelayFailure::Busy => CallFailure::TooManyRelays,
+                            RelayFailure::Http(error) => CallFailure::Relay(error),
+                        })?)
+                    }
+                }
             }
         };
         Ok(Answer {
@@ -220,6 +244,27 @@ async fn fetch(
     };
     let fetched = tokio::time::timeout(left, call.http(request)).await;
     fetched.unwrap_or(Err(HttpError::Timeout(TimeoutPhase::AwaitingResponse)))
+}
+
+/// The response is passed on as it comes. What is asked for is never compressed, since ranges count
+/// the bytes of the content.
+async fn pass_on(
+    call: &Arc<GuestCall>,
+    url: String,
+    conditions: Fields,
+    left: Duration,
+) -> Result<Relayed, RelayFailure> {
+    let request = HttpRequest {
+        method: "GET".into(),
+        url,
+        headers: conditions,
+        body: None,
+        timeout: Some(left),
+    };
+    let passed = tokio::time::timeout(left, call.relay(request)).await;
+    passed.unwrap_or(Err(
+        HttpError::Timeout(TimeoutPhase::AwaitingResponse).into()
+    ))
 }
 
 /// As with jobs: if a breaker refused, that is the reason, whatever the guest reported.

@@ -12,6 +12,7 @@
 //! | `inject`, `oauth2` | credentials |
 //! | `address`, `resolver` | where connections may go |
 //! | `client`, `clients` | connections, and the token that belongs to them |
+//! | `relay` | a response that is passed on in pieces |
 //! | `exchange` | one request over the network, bounded in time and size |
 //! | `certificate` | when certificates of outside hosts end |
 
@@ -22,6 +23,7 @@ mod clients;
 mod exchange;
 mod inject;
 mod oauth2;
+mod relay;
 mod request;
 mod resolver;
 
@@ -36,19 +38,22 @@ use patchbay_model::RevisionDigest;
 use patchbay_model::capability::{HttpError, HttpRequest, HttpResponse};
 use patchbay_model::egress::{Target, UrlPattern};
 use patchbay_model::manifest::{EgressRule, Manifest};
-use reqwest::header::HeaderValue;
+use reqwest::header::{ACCEPT_ENCODING, HeaderValue};
 use reqwest::{Certificate, Method};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
 pub use self::certificate::Certificates;
 use self::client::EgressClient;
 use self::clients::Clients;
-use self::exchange::exchange;
+use self::exchange::{Exchanged, Reading, exchange};
 use self::inject::Secrets;
 use self::oauth2::Grant;
+pub(crate) use self::relay::Followed;
+pub use self::relay::{RelayAborted, RelayBody, Relayed};
 use self::request::Outgoing;
 use self::resolver::{Lookup, System};
 use crate::breaker::{Admission, Report};
@@ -100,6 +105,8 @@ pub(crate) struct Caller<'a> {
 
 pub struct Egress {
     clients: Clients,
+    /// Responses that are passed on at the same time.
+    relays: Arc<Semaphore>,
 }
 
 impl Egress {
@@ -122,6 +129,7 @@ impl Egress {
             .unwrap_or_default();
         Ok(Self {
             clients: Clients::new(allowed, roots, lookup),
+            relays: Arc::new(Semaphore::new(relay::MAX_RELAYS)),
         })
     }
 
@@ -130,11 +138,28 @@ impl Egress {
         Arc::clone(&self.clients.certificates)
     }
 
+    /// The response whole.
     pub(crate) async fn send(
         &self,
         caller: Caller<'_>,
         request: HttpRequest,
     ) -> Result<HttpResponse, HttpError> {
+        let (response, _guarded) = self.fetch(caller, request, false).await?;
+        Ok(HttpResponse {
+            status: response.status,
+            headers: response.headers,
+            body: response.body,
+        })
+    }
+
+    /// What has been read of the response is searched for credentials; the returned values are
+    /// those to look for in its rest.
+    async fn fetch(
+        &self,
+        caller: Caller<'_>,
+        request: HttpRequest,
+        is_relayed: bool,
+    ) -> Result<(Exchanged, Vec<SecretValue>), HttpError> {
         let started = Instant::now();
         let Caller {
             revision,
@@ -169,7 +194,19 @@ impl Egress {
         {
             outgoing.headers.entry("x-correlation-id").or_insert(id);
         }
-        let answer = deliver(&client, rule, secrets, outgoing, started + limit).await;
+        let whole = rule
+            .max_response_bytes
+            .unwrap_or(DEFAULT_MAX_RESPONSE_BYTES);
+        let reading = match is_relayed {
+            true => Reading::Pieces(rule.max_relay_bytes.unwrap_or(whole)),
+            false => Reading::Whole(whole),
+        };
+        if is_relayed {
+            // Ranges count the bytes of the content, not of a coding.
+            let plain = HeaderValue::from_static("identity");
+            outgoing.headers.insert(ACCEPT_ENCODING, plain);
+        }
+        let answer = deliver(&client, rule, secrets, outgoing, started + limit, reading).await;
         let (report, reason) = report(&answer);
         admission.report(report, reason);
         let answer = answer.and_then(|(response, guarded)| {
@@ -181,12 +218,12 @@ impl Egress {
             if credential_echo::repeats(texts, &guarded) {
                 Err(HttpError::Denied(ECHOED.into()))
             } else {
-                Ok(response)
+                Ok((response, guarded))
             }
         });
         let elapsed_ms = started.elapsed().as_secs_f64() * 1e3;
         match &answer {
-            Ok(response) => {
+            Ok((response, _)) => {
                 debug!(%method, host, status = response.status, elapsed_ms, "outside call")
             }
             Err(error) => {
@@ -199,9 +236,7 @@ impl Egress {
 
 /// What the breaker is told. A 4xx status is an ordinary answer, 429 included: a host that says
 /// "slow down" is up, and the plugin must obey its `retry-after`.
-fn report(
-    answer: &Result<(HttpResponse, Vec<SecretValue>), HttpError>,
-) -> (Report, Option<String>) {
+fn report(answer: &Result<(Exchanged, Vec<SecretValue>), HttpError>) -> (Report, Option<String>) {
     match answer {
         Ok((response, _)) if response.status >= 500 => (
             Report::Failed,
@@ -226,10 +261,8 @@ async fn deliver(
     secrets: Secrets<'_>,
     mut outgoing: Outgoing,
     deadline: Instant,
-) -> Result<(HttpResponse, Vec<SecretValue>), HttpError> {
-    let max_bytes = rule
-        .max_response_bytes
-        .unwrap_or(DEFAULT_MAX_RESPONSE_BYTES);
+    reading: Reading,
+) -> Result<(Exchanged, Vec<SecretValue>), HttpError> {
     Ok(match Grant::of(rule.auth.as_ref(), secrets)? {
         None => {
             let guarded = rule
@@ -238,7 +271,7 @@ async fn deliver(
                 .map(|auth| inject::put_in(auth, secrets, &mut outgoing))
                 .transpose()?;
             (
-                exchange(client, outgoing, deadline, max_bytes).await?,
+                exchange(client, outgoing, deadline, reading).await?,
                 guarded.unwrap_or_default(),
             )
         }
@@ -246,13 +279,13 @@ async fn deliver(
             let mut token = client.token(&grant, None, deadline).await?;
             inject::bearer(&mut outgoing, &token.value)?;
             let mut guarded = grant.guarded(&token);
-            let mut response = exchange(client, outgoing.clone(), deadline, max_bytes).await?;
+            let mut response = exchange(client, outgoing.clone(), deadline, reading).await?;
             if response.status == 401 {
                 // Only once: a service that refuses a new token, too, will refuse the next one.
                 token = client.token(&grant, Some(&token), deadline).await?;
                 guarded.extend(grant.guarded(&token));
                 inject::bearer(&mut outgoing, &token.value)?;
-                response = exchange(client, outgoing, deadline, max_bytes).await?;
+                response = exchange(client, outgoing, deadline, reading).await?;
             }
             (response, guarded)
         }

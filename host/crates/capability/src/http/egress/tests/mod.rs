@@ -138,6 +138,7 @@ fn rule(url: impl Into<String>, auth: Option<EgressAuth>) -> EgressRule {
         auth,
         timeout_ms: Some(5_000),
         max_response_bytes: Some(100_000),
+        max_relay_bytes: None,
         allow_addresses: vec!["127.0.0.1".into()],
         breaker: None,
     }
