@@ -30,7 +30,10 @@ fn plugin(change: impl FnOnce(&mut Value)) -> anyhow::Result<Vec<u8>> {
     let mut manifest = serde_json::to_value(base)?;
     change(&mut manifest);
     let manifest = Manifest::from_packed(manifest.to_string().as_bytes())?;
-    Ok(patchbay_runtime::pack(&guest_component("hooks")?, &manifest)?)
+    Ok(patchbay_runtime::pack(
+        &guest_component("hooks")?,
+        &manifest,
+    )?)
 }
 
 async fn set_secret(host: &Host, name: &str, value: &str) -> anyhow::Result<()> {
@@ -84,7 +87,10 @@ async fn post(host: &Host, path: &str, body: &Value) -> anyhow::Result<Answered>
 fn signature(body: &str, secret: &str) -> anyhow::Result<String> {
     let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes())?;
     mac.update(body.as_bytes());
-    Ok(format!("sha256={}", hex::encode(mac.finalize().into_bytes())))
+    Ok(format!(
+        "sha256={}",
+        hex::encode(mac.finalize().into_bytes())
+    ))
 }
 
 /// State, code, kind and number of jobs of all requests, oldest first.
@@ -96,7 +102,14 @@ async fn rows(world: &World) -> anyhow::Result<Vec<(String, String, String, i32)
     .await?;
     found
         .iter()
-        .map(|row| Ok((row.try_get("state")?, row.try_get("code")?, row.try_get("kind")?, row.try_get("jobs")?)))
+        .map(|row| {
+            Ok((
+                row.try_get("state")?,
+                row.try_get("code")?,
+                row.try_get("kind")?,
+                row.try_get("jobs")?,
+            ))
+        })
         .collect()
 }
 
@@ -150,9 +163,15 @@ async fn a_request_is_kept_sealed_and_becomes_jobs_once_and_its_repeats_do_nothi
     let body = json!({ "id": "call-1", "kind": "call.ended", "jobs": 2, "phone": "+15550101" });
     let path = format!("token?a=1&token={TOKEN}&b=2");
     let first = post(&host, &path, &body).await?;
-    assert_eq!((first.status, first.text.as_str()), (200, r#"{"success":true}"#));
+    assert_eq!(
+        (first.status, first.text.as_str()),
+        (200, r#"{"success":true}"#)
+    );
     wait_for(&world, &["enqueued"]).await?;
-    assert_eq!(rows(&world).await?, [("enqueued".into(), String::new(), "call.ended".into(), 2)]);
+    assert_eq!(
+        rows(&world).await?,
+        [("enqueued".into(), String::new(), "call.ended".into(), 2)]
+    );
     let ids = jobs(&world).await?;
     assert_eq!(ids.len(), 2, "{ids:?}");
     assert!(ids[0].ends_with("-0") && ids[1].ends_with("-1"), "{ids:?}");
@@ -161,7 +180,10 @@ async fn a_request_is_kept_sealed_and_becomes_jobs_once_and_its_repeats_do_nothi
     assert_eq!(data["query"], "a=1&b=2", "the plugin never sees the token");
     for _ in 0..5 {
         let repeat = post(&host, &path, &body).await?;
-        assert_eq!((repeat.status, repeat.text.as_str()), (200, r#"{"success":true}"#));
+        assert_eq!(
+            (repeat.status, repeat.text.as_str()),
+            (200, r#"{"success":true}"#)
+        );
     }
     // The same id of another webhook is another event.
     let other = post(&host, "open", &body).await?;
@@ -170,12 +192,18 @@ async fn a_request_is_kept_sealed_and_becomes_jobs_once_and_its_repeats_do_nothi
     assert_eq!(jobs(&world).await?.len(), 4);
     // Without an id, the content counts.
     for _ in 0..2 {
-        assert_eq!(post(&host, "open", &json!({ "kind": "no id", "jobs": 0 })).await?.status, 200);
+        assert_eq!(
+            post(&host, "open", &json!({ "kind": "no id", "jobs": 0 }))
+                .await?
+                .status,
+            200
+        );
     }
     wait_for(&world, &["enqueued", "enqueued", "recorded"]).await?;
-    let sealed: Vec<u8> = sqlx::query_scalar("select sealed from patchbay.inbox order by received_at limit 1")
-        .fetch_one(&mut world.database().await?)
-        .await?;
+    let sealed: Vec<u8> =
+        sqlx::query_scalar("select sealed from patchbay.inbox order by received_at limit 1")
+            .fetch_one(&mut world.database().await?)
+            .await?;
     let sealed = String::from_utf8_lossy(&sealed).into_owned();
     assert!(!sealed.contains("call-1") && !sealed.contains(TOKEN));
     // Counts are written when the host ends.
@@ -203,7 +231,11 @@ async fn what_is_not_the_vendors_is_refused_with_a_status_and_kept_with_the_reas
         ("token", 401, "missing-token"),
         ("token?token=", 401, "bad-token"),
         ("token?token=wrong", 401, "bad-token"),
-        (&format!("token?token={TOKEN}&token={TOKEN}"), 401, "missing-token"),
+        (
+            &format!("token?token={TOKEN}&token={TOKEN}"),
+            401,
+            "missing-token",
+        ),
         ("signed", 401, "missing-signature"),
     ] {
         let before = rows(&world).await?.len();
@@ -216,32 +248,66 @@ async fn what_is_not_the_vendors_is_refused_with_a_status_and_kept_with_the_reas
         .await?;
         let (refused, rows) = refused;
         assert_eq!(refused.status, status, "{path}: {}", refused.text);
-        assert!(!refused.text.contains(code), "the sender learns nothing: {}", refused.text);
+        assert!(
+            !refused.text.contains(code),
+            "the sender learns nothing: {}",
+            refused.text
+        );
         let last = rows.last().context("a row")?;
-        assert_eq!((last.0.as_str(), last.1.as_str()), ("rejected", code), "{path}");
+        assert_eq!(
+            (last.0.as_str(), last.1.as_str()),
+            ("rejected", code),
+            "{path}"
+        );
     }
-    let signed = |body: &str, signature: String| request(&host, "signed", body.to_owned()).header("x-signature", signature);
+    let signed = |body: &str, signature: String| {
+        request(&host, "signed", body.to_owned()).header("x-signature", signature)
+    };
     let right = sent(signed(&good, signature(&good, SIGNING)?)).await?;
     assert_eq!(right.status, 202, "{}", right.text);
     let wrong = sent(signed(&good, signature(&good, "another")?)).await?;
     assert_eq!(wrong.status, 401);
-    let changed = sent(signed(&json!({ "id": "f" }).to_string(), signature(&good, SIGNING)?)).await?;
+    let changed = sent(signed(
+        &json!({ "id": "f" }).to_string(),
+        signature(&good, SIGNING)?,
+    ))
+    .await?;
     assert_eq!(changed.status, 401, "the signature covers the bytes");
     for (body, status) in [
-        (json!({ "do": "reject", "status": 410, "code": "gone" }), 410),
+        (
+            json!({ "do": "reject", "status": 410, "code": "gone" }),
+            410,
+        ),
         (json!({ "do": "reject", "status": 302, "code": "odd" }), 400),
         (json!({ "do": "reach" }), 400),
         (json!({ "do": "secret", "value": "wrong" }), 401),
     ] {
         let refused = post(&host, "open", &body).await?;
         assert_eq!(refused.status, status, "{body}: {}", refused.text);
-        assert!(refused.text.contains("webhook-rejected"), "{}", refused.text);
+        assert!(
+            refused.text.contains("webhook-rejected"),
+            "{}",
+            refused.text
+        );
     }
-    let accepted = post(&host, "open", &json!({ "do": "secret", "value": SIGNING, "id": "s" })).await?;
+    let accepted = post(
+        &host,
+        "open",
+        &json!({ "do": "secret", "value": SIGNING, "id": "s" }),
+    )
+    .await?;
     assert_eq!(accepted.status, 200, "{}", accepted.text);
-    let handshake = sent(host.http.get(format!("{}/api/hooks/open?challenge=42", host.url))).await?;
+    let handshake = sent(
+        host.http
+            .get(format!("{}/api/hooks/open?challenge=42", host.url)),
+    )
+    .await?;
     assert_eq!(
-        (handshake.status, handshake.text.as_str(), handshake.content_type.as_str()),
+        (
+            handshake.status,
+            handshake.text.as_str(),
+            handshake.content_type.as_str()
+        ),
         (200, "challenge=42", "text/plain")
     );
     Ok(())
@@ -258,7 +324,9 @@ async fn odd_requests_are_refused_before_anything_is_kept() -> anyhow::Result<()
     });
     let large_header = request(&host, "open", "{}").header("x-large", "a".repeat(40_000));
     let chunked = |bytes: usize| {
-        let chunks = futures::stream::iter((0..bytes / 1_000).map(|_| Ok::<_, std::io::Error>(vec![b'a'; 1_000])));
+        let chunks = futures::stream::iter(
+            (0..bytes / 1_000).map(|_| Ok::<_, std::io::Error>(vec![b'a'; 1_000])),
+        );
         reqwest::Body::wrap_stream(chunks)
     };
     for (what, request, status) in [
@@ -266,12 +334,41 @@ async fn odd_requests_are_refused_before_anything_is_kept() -> anyhow::Result<()
         ("HEAD", host.http.head(url("open")), 405),
         ("no such webhook", host.http.post(url("nothing")), 404),
         ("gzip", with("content-encoding", "gzip"), 415),
-        ("two codings", with("content-encoding", "identity, gzip"), 415),
-        ("a form", host.http.post(url(&format!("token?token={TOKEN}"))).header("content-type", "application/x-www-form-urlencoded").body("a=1"), 415),
-        ("no type", host.http.post(url(&format!("token?token={TOKEN}"))).body("{}"), 415),
-        ("too long", request(&host, "signed", "a".repeat(65_537)), 413),
-        ("too long in chunks", request(&host, "signed", chunked(66_000)), 413),
-        ("endless chunks", request(&host, "open", chunked(3_000_000)), 413),
+        (
+            "two codings",
+            with("content-encoding", "identity, gzip"),
+            415,
+        ),
+        (
+            "a form",
+            host.http
+                .post(url(&format!("token?token={TOKEN}")))
+                .header("content-type", "application/x-www-form-urlencoded")
+                .body("a=1"),
+            415,
+        ),
+        (
+            "no type",
+            host.http
+                .post(url(&format!("token?token={TOKEN}")))
+                .body("{}"),
+            415,
+        ),
+        (
+            "too long",
+            request(&host, "signed", "a".repeat(65_537)),
+            413,
+        ),
+        (
+            "too long in chunks",
+            request(&host, "signed", chunked(66_000)),
+            413,
+        ),
+        (
+            "endless chunks",
+            request(&host, "open", chunked(3_000_000)),
+            413,
+        ),
         ("many headers", many, 431),
         ("a large header", large_header, 431),
         ("not JSON", request(&host, "open", "{"), 422),
@@ -285,7 +382,11 @@ async fn odd_requests_are_refused_before_anything_is_kept() -> anyhow::Result<()
     let head = "POST /api/hooks/open HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: 1000000000\r\n\r\n";
     tokio::io::AsyncWriteExt::write_all(&mut stream, head.as_bytes()).await?;
     let mut answer = vec![0; 4_096];
-    let length = tokio::time::timeout(SOON, tokio::io::AsyncReadExt::read(&mut stream, &mut answer)).await??;
+    let length = tokio::time::timeout(
+        SOON,
+        tokio::io::AsyncReadExt::read(&mut stream, &mut answer),
+    )
+    .await??;
     let answer = String::from_utf8_lossy(&answer[..length]).into_owned();
     assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
     let kept = rows(&world).await?;
@@ -314,7 +415,9 @@ async fn one_event_that_reaches_two_hosts_at_once_a_hundred_times_has_one_row_an
     until(SOON, "four accepted and the rest repeats", async || {
         let states = states(&world).await?;
         let enqueued = states.iter().filter(|state| *state == "enqueued").count();
-        let is_done = states.iter().all(|state| state == "enqueued" || state == "repeat");
+        let is_done = states
+            .iter()
+            .all(|state| state == "enqueued" || state == "repeat");
         Ok((enqueued == 4 && is_done).then_some(()))
     })
     .await?;
@@ -324,10 +427,11 @@ async fn one_event_that_reaches_two_hosts_at_once_a_hundred_times_has_one_row_an
         completed(&one, id).await?;
     }
     let attempts = until(SOON, "the history of each job", async || {
-        let attempts: i64 = sqlx::query_scalar("select count(*) from patchbay.attempts where queue = $1")
-            .bind(QUEUE)
-            .fetch_one(&mut world.database().await?)
-            .await?;
+        let attempts: i64 =
+            sqlx::query_scalar("select count(*) from patchbay.attempts where queue = $1")
+                .bind(QUEUE)
+                .fetch_one(&mut world.database().await?)
+                .await?;
         Ok((attempts >= 8).then_some(attempts))
     })
     .await?;
@@ -358,7 +462,12 @@ async fn a_host_that_is_killed_after_its_answer_and_before_the_jobs_loses_nothin
         completed(&host, id).await?;
     }
     // The vendor, who may not have seen the answer, sends it again.
-    assert_eq!(post(&host, "open", &json!({ "id": "event-0" })).await?.status, 200);
+    assert_eq!(
+        post(&host, "open", &json!({ "id": "event-0" }))
+            .await?
+            .status,
+        200
+    );
     assert_eq!(states(&world).await?, ["enqueued"; 5]);
     Ok(())
 }
@@ -372,15 +481,26 @@ async fn what_cannot_be_judged_now_is_kept_and_judged_later_at_its_original_time
     let path = format!("token?token={TOKEN}");
     // The host's check has no secret yet, nor has the plugin's own.
     let first = post(&host, &path, &json!({ "id": "by-check" })).await?;
-    assert_eq!((first.status, first.text.as_str()), (200, r#"{"success":true}"#));
+    assert_eq!(
+        (first.status, first.text.as_str()),
+        (200, r#"{"success":true}"#)
+    );
     let body = json!({ "id": "by-plugin", "do": "secret", "value": SIGNING });
     assert_eq!(post(&host, "open", &body).await?.status, 200);
     let strict = post(&host, "strict", &body).await?;
     assert_eq!(strict.status, 503, "{}", strict.text);
-    assert!(strict.retry_after && !strict.text.contains("secret"), "{}", strict.text);
+    assert!(
+        strict.retry_after && !strict.text.contains("secret"),
+        "{}",
+        strict.text
+    );
     let kept = rows(&world).await?;
     assert_eq!(kept.len(), 2, "the strict one is not kept");
-    assert!(kept.iter().all(|row| row.0 == "deferred" && row.1 == "secret-missing"), "{kept:?}");
+    assert!(
+        kept.iter()
+            .all(|row| row.0 == "deferred" && row.1 == "secret-missing"),
+        "{kept:?}"
+    );
     let received: Vec<i64> = sqlx::query_scalar("select (extract(epoch from received_at) * 1000)::bigint from patchbay.inbox order by received_at")
         .fetch_all(&mut world.database().await?)
         .await?;
@@ -390,17 +510,34 @@ async fn what_cannot_be_judged_now_is_kept_and_judged_later_at_its_original_time
     let ids = jobs(&world).await?;
     let mut at = Vec::new();
     for id in &ids {
-        at.push(completed(&host, id).await?["receivedAt"].as_i64().context("a time")?);
+        at.push(
+            completed(&host, id).await?["receivedAt"]
+                .as_i64()
+                .context("a time")?,
+        );
     }
     at.sort_unstable();
-    assert!(at.iter().zip(&received).all(|(at, received)| at.abs_diff(*received) <= 1), "{at:?} {received:?}");
+    assert!(
+        at.iter()
+            .zip(&received)
+            .all(|(at, received)| at.abs_diff(*received) <= 1),
+        "{at:?} {received:?}"
+    );
     // A crash, no end and a verdict beyond the limits are not a "no".
-    for (what, code) in [("trap", "verify-trapped"), ("spin", "verify-slow"), ("many", "verify-invalid")] {
+    for (what, code) in [
+        ("trap", "verify-trapped"),
+        ("spin", "verify-slow"),
+        ("many", "verify-invalid"),
+    ] {
         let answer = post(&host, "open", &json!({ "do": what })).await?;
         assert_eq!(answer.status, 200, "{what}: {}", answer.text);
         let kept = rows(&world).await?;
         let last = kept.last().context("a row")?;
-        assert_eq!((last.0.as_str(), last.1.as_str()), ("deferred", code), "{what}");
+        assert_eq!(
+            (last.0.as_str(), last.1.as_str()),
+            ("deferred", code),
+            "{what}"
+        );
     }
     // What was accepted meanwhile makes a deferred one a repeat.
     let again = post(&host, &path, &json!({ "id": "by-check" })).await?;
@@ -415,15 +552,20 @@ async fn a_plugin_with_webhooks_needs_a_master_key() -> anyhow::Result<()> {
     let host = world.host(&[]).await?;
     let refused = host.deploy("hooks", plugin(|_| {})?).await;
     let reason = format!("{:#}", refused.expect_err("refused"));
-    assert!(reason.contains("409") && reason.contains("secrets.key_file"), "{reason}");
+    assert!(
+        reason.contains("409") && reason.contains("secrets.key_file"),
+        "{reason}"
+    );
     Ok(())
 }
 
 /// Ids of all requests, oldest first.
 async fn request_ids(world: &World) -> anyhow::Result<Vec<String>> {
-    Ok(sqlx::query_scalar("select id::text from patchbay.inbox order by received_at, id")
-        .fetch_all(&mut world.database().await?)
-        .await?)
+    Ok(
+        sqlx::query_scalar("select id::text from patchbay.inbox order by received_at, id")
+            .fetch_all(&mut world.database().await?)
+            .await?,
+    )
 }
 
 #[tokio::test]
@@ -435,63 +577,125 @@ async fn operators_find_why_a_request_was_rejected_mend_it_and_process_and_erase
     // The vendor has another secret than this host.
     set_secret(&host, "SIGNING", "an old value").await?;
     let body = json!({ "id": "call-7", "kind": "call", "phone": "+15550101" }).to_string();
-    let signed = request(&host, "signed", body.clone()).header("x-signature", signature(&body, SIGNING)?);
+    let signed =
+        request(&host, "signed", body.clone()).header("x-signature", signature(&body, SIGNING)?);
     assert_eq!(sent(signed).await?.status, 401);
     wait_for(&world, &["rejected"]).await?;
     let id = request_ids(&world).await?.remove(0);
     let path = format!("/api/admin/inbox/{id}");
-    let (status, listed) = host.get("/api/admin/inbox?webhook=hooks.signed&state=rejected").await?;
-    assert_eq!((status, &listed["data"][0]["code"]), (200, &json!("bad-signature")), "{listed}");
+    let (status, listed) = host
+        .get("/api/admin/inbox?webhook=hooks.signed&state=rejected")
+        .await?;
+    assert_eq!(
+        (status, &listed["data"][0]["code"]),
+        (200, &json!("bad-signature")),
+        "{listed}"
+    );
     // It says what is said, and changes nothing.
     let verify = format!("{path}/verify");
     let (_, said) = host.post(&verify, json!({})).await?;
-    assert_eq!((&said["data"]["verdict"], &said["data"]["applied"]), (&json!("rejected"), &json!(false)), "{said}");
+    assert_eq!(
+        (&said["data"]["verdict"], &said["data"]["applied"]),
+        (&json!("rejected"), &json!(false)),
+        "{said}"
+    );
     set_secret(&host, "SIGNING", SIGNING).await?;
     let (_, said) = host.post(&verify, json!({})).await?;
-    assert_eq!((&said["data"]["verdict"], &said["data"]["state"]), (&json!("accepted"), &json!("rejected")), "{said}");
-    let (status, said) = host.post(&format!("{verify}?apply=true"), json!({})).await?;
-    assert_eq!((status, &said["data"]["applied"]), (200, &json!(true)), "{said}");
+    assert_eq!(
+        (&said["data"]["verdict"], &said["data"]["state"]),
+        (&json!("accepted"), &json!("rejected")),
+        "{said}"
+    );
+    let (status, said) = host
+        .post(&format!("{verify}?apply=true"), json!({}))
+        .await?;
+    assert_eq!(
+        (status, &said["data"]["applied"]),
+        (200, &json!(true)),
+        "{said}"
+    );
     wait_for(&world, &["enqueued"]).await?;
     let (_, shown) = host.get(&path).await?;
-    let job = shown["data"]["jobIds"][0].as_str().context("a job")?.to_owned();
+    let job = shown["data"]["jobIds"][0]
+        .as_str()
+        .context("a job")?
+        .to_owned();
     assert_eq!(jobs(&world).await?, [job.clone()]);
     let data = completed(&host, &job).await?;
     assert_eq!(data["id"], "call-7");
     // Values are hidden, and shown to whoever asks for them; that is recorded.
     let text = shown.to_string();
-    assert!(!text.contains("15550101") && !text.contains("call-7"), "{text}");
-    let (_, revealed) = host.get(&format!("{path}?reveal=true&reason=a%20look")).await?;
+    assert!(
+        !text.contains("15550101") && !text.contains("call-7"),
+        "{text}"
+    );
+    let (_, revealed) = host
+        .get(&format!("{path}?reveal=true&reason=a%20look"))
+        .await?;
     assert!(revealed.to_string().contains("call-7"), "{revealed}");
-    let (_, found) = host.get("/api/admin/inbox?webhook=hooks.signed&eventId=call-7").await?;
+    let (_, found) = host
+        .get("/api/admin/inbox?webhook=hooks.signed&eventId=call-7")
+        .await?;
     assert_eq!(found["data"][0]["id"], json!(id), "{found}");
     // What was processed is processed once more only on request, under other ids.
     let replay = format!("{path}/replay");
     let (status, refused) = host.post(&replay, json!({})).await?;
-    assert_eq!((status, &refused["code"]), (409, &json!("conflict")), "{refused}");
-    let (status, again) = host.post(&format!("{replay}?again=true"), json!({})).await?;
-    assert_eq!((status, &again["data"]["applied"]), (200, &json!(true)), "{again}");
+    assert_eq!(
+        (status, &refused["code"]),
+        (409, &json!("conflict")),
+        "{refused}"
+    );
+    let (status, again) = host
+        .post(&format!("{replay}?again=true"), json!({}))
+        .await?;
+    assert_eq!(
+        (status, &again["data"]["applied"]),
+        (200, &json!(true)),
+        "{again}"
+    );
     wait_for(&world, &["enqueued"]).await?;
     assert_eq!(jobs(&world).await?.len(), 2);
     let (_, shown) = host.get(&path).await?;
     assert_eq!(shown["data"]["replays"][0]["number"], 1, "{shown}");
     // Erased: its content is gone, and its event is known all the same.
     let (status, erased) = host.delete(&path).await?;
-    assert_eq!((status, &erased["data"]["state"]), (200, &json!("erased")), "{erased}");
+    assert_eq!(
+        (status, &erased["data"]["state"]),
+        (200, &json!("erased")),
+        "{erased}"
+    );
     for gone in [format!("{replay}?again=true"), verify.clone()] {
         let (status, answer) = host.post(&gone, json!({})).await?;
-        assert_eq!((status, &answer["code"]), (410, &json!("erased")), "{answer}");
+        assert_eq!(
+            (status, &answer["code"]),
+            (410, &json!("erased")),
+            "{answer}"
+        );
     }
-    let repeated = request(&host, "signed", body.clone()).header("x-signature", signature(&body, SIGNING)?);
+    let repeated =
+        request(&host, "signed", body.clone()).header("x-signature", signature(&body, SIGNING)?);
     assert_eq!(sent(repeated).await?.status, 202);
     assert_eq!(states(&world).await?, ["erased"]);
-    let (status, _) = host.get("/api/admin/inbox/01a22b27-2b6e-7749-86bd-b9a38734f699").await?;
+    let (status, _) = host
+        .get("/api/admin/inbox/01a22b27-2b6e-7749-86bd-b9a38734f699")
+        .await?;
     assert_eq!(status, 404);
     let actions: Vec<String> = sqlx::query_scalar(
         "select action from patchbay.operator_actions where action like 'inbox.%' and error is null order by id",
     )
     .fetch_all(&mut world.database().await?)
     .await?;
-    assert_eq!(actions, ["inbox.verify", "inbox.verify", "inbox.verify", "inbox.reveal", "inbox.replay", "inbox.erase"]);
+    assert_eq!(
+        actions,
+        [
+            "inbox.verify",
+            "inbox.verify",
+            "inbox.verify",
+            "inbox.reveal",
+            "inbox.replay",
+            "inbox.erase"
+        ]
+    );
     Ok(())
 }
 
@@ -500,13 +704,19 @@ async fn the_commands_show_webhooks_and_requests_and_say_what_to_do_next() -> an
     let world = World::new().await?;
     let host = ready(&world).await?;
     let body = json!({ "id": "call-8", "kind": "call" });
-    assert_eq!(post(&host, &format!("token?token={TOKEN}"), &body).await?.status, 200);
+    assert_eq!(
+        post(&host, &format!("token?token={TOKEN}"), &body)
+            .await?
+            .status,
+        200
+    );
     assert_eq!(post(&host, "token?token=wrong", &body).await?.status, 401);
     wait_for(&world, &["enqueued", "rejected"]).await?;
     let ids = request_ids(&world).await?;
     let said = async |arguments: &[&str]| -> anyhow::Result<String> {
         let output = patchbay(&host, arguments).await?;
-        let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned()
+            + &String::from_utf8_lossy(&output.stderr);
         println!("$ patchbay {}\n{text}", arguments.join(" "));
         Ok(text)
     };
@@ -531,21 +741,37 @@ async fn the_commands_show_webhooks_and_requests_and_say_what_to_do_next() -> an
     let stats = json_of(&host, &["inbox", "stats", "--json"]).await?;
     assert_eq!(stats["kept"].as_array().map(Vec::len), Some(2), "{stats}");
     // What was planted is nowhere.
-    let mut places = vec![("the log", host.log.lock().expect("no writer panics").clone().into_bytes())];
+    let mut places = vec![(
+        "the log",
+        host.log
+            .lock()
+            .expect("no writer panics")
+            .clone()
+            .into_bytes(),
+    )];
     for path in [
         "/api/admin/inbox".to_owned(),
         "/api/admin/webhooks".to_owned(),
         "/api/admin/activity".to_owned(),
         format!("/api/admin/inbox/{}?reveal=true", ids[1]),
     ] {
-        places.push(("an answer", host.get(&path).await?.1.to_string().into_bytes()));
+        places.push((
+            "an answer",
+            host.get(&path).await?.1.to_string().into_bytes(),
+        ));
     }
     places.push(("a metric", host.metrics().await?.into_bytes()));
     places.push(("a table", crate::leak::places::dump(&world).await?));
-    let keys: Vec<String> = redis::cmd("KEYS").arg("*").query_async(&mut world.redis().await?).await?;
+    let keys: Vec<String> = redis::cmd("KEYS")
+        .arg("*")
+        .query_async(&mut world.redis().await?)
+        .await?;
     places.push(("a key", keys.join("\n").into_bytes()));
     for id in jobs(&world).await? {
-        places.push(("a job", completed(&host, &id).await?.to_string().into_bytes()));
+        places.push((
+            "a job",
+            completed(&host, &id).await?.to_string().into_bytes(),
+        ));
     }
     for (place, content) in places {
         let text = String::from_utf8_lossy(&content);
@@ -568,7 +794,12 @@ async fn while_postgres_is_away_requests_wait_in_redis_and_become_jobs_once_afte
     let server = PostgresServer::start_new(world.dir.path()).await?;
     world.database_url.clone_from(&server.url);
     let host = ready(&world).await?;
-    assert_eq!(post(&host, "open", &json!({ "id": "before" })).await?.status, 200);
+    assert_eq!(
+        post(&host, "open", &json!({ "id": "before" }))
+            .await?
+            .status,
+        200
+    );
     wait_for(&world, &["enqueued"]).await?;
     server.stop().await?;
     for n in 0..3 {
@@ -578,7 +809,11 @@ async fn while_postgres_is_away_requests_wait_in_redis_and_become_jobs_once_afte
             assert_eq!(answer.status, 200, "{}", answer.text);
         }
     }
-    assert_eq!(jobs(&world).await?.len(), 1, "no job runs before its row is in Postgres");
+    assert_eq!(
+        jobs(&world).await?.len(),
+        1,
+        "no job runs before its row is in Postgres"
+    );
     server.start().await?;
     wait_for(&world, &["enqueued"; 4]).await?;
     let ids = jobs(&world).await?;
@@ -586,9 +821,10 @@ async fn while_postgres_is_away_requests_wait_in_redis_and_become_jobs_once_afte
     for id in &ids {
         completed(&host, id).await?;
     }
-    let by_redis: i64 = sqlx::query_scalar("select count(*) from patchbay.inbox where via = 'redis'")
-        .fetch_one(&mut world.database().await?)
-        .await?;
+    let by_redis: i64 =
+        sqlx::query_scalar("select count(*) from patchbay.inbox where via = 'redis'")
+            .fetch_one(&mut world.database().await?)
+            .await?;
     assert_eq!(by_redis, 3);
     let left: u64 = redis::cmd("XLEN")
         .arg(format!("{}-own:inbox-spill", world.prefix))

@@ -181,10 +181,20 @@ pub(crate) async fn run_webhook(
             output.table_or(
                 "No plugin has a webhook on this host",
                 &[
-                    "WEBHOOK", "METHOD", "PATH", "CHECK", "STATE", "LAST ACCEPTED", "DEFERRED",
+                    "WEBHOOK",
+                    "METHOD",
+                    "PATH",
+                    "CHECK",
+                    "STATE",
+                    "LAST ACCEPTED",
+                    "DEFERRED",
                     "REJECTED",
                 ],
-                webhooks.data.iter().map(|webhook| row(webhook, output)).collect(),
+                webhooks
+                    .data
+                    .iter()
+                    .map(|webhook| row(webhook, output))
+                    .collect(),
                 &webhooks.raw,
             );
         }
@@ -247,10 +257,16 @@ fn described(details: &WebhookDetails, output: Output) -> String {
             "  kept        {} days, events known for {} days",
             details.retention_days, details.dedupe_days
         ),
-        format!("  accepted    last {}", when(webhook.last_accepted_at, output)),
+        format!(
+            "  accepted    last {}",
+            when(webhook.last_accepted_at, output)
+        ),
     ];
     if !details.content_types.is_empty() {
-        lines.push(format!("  takes       {}", details.content_types.join(", ")));
+        lines.push(format!(
+            "  takes       {}",
+            details.content_types.join(", ")
+        ));
     }
     if let Some(oldest) = details.oldest_accepted_at {
         lines.push(format!(
@@ -273,9 +289,12 @@ fn described(details: &WebhookDetails, output: Output) -> String {
             webhook.rejected, webhook.webhook
         ));
     }
-    lines.extend(details.last_day.iter().map(|count| {
-        format!("  last day    {}", counted(count))
-    }));
+    lines.extend(
+        details
+            .last_day
+            .iter()
+            .map(|count| format!("  last day    {}", counted(count))),
+    );
     lines.join("\n")
 }
 
@@ -297,12 +316,16 @@ pub(crate) async fn run(
         InboxCommand::List(args) => list(*args, &client, output).await?,
         InboxCommand::Show { id, reveal, reason } => {
             let asked = Reveal { reveal, reason };
-            let shown = client.ask::<InboxShow>(InboxPath { id: id.to_string() }, asked, NoBody).await?;
+            let shown = client
+                .ask::<InboxShow>(InboxPath { id: id.to_string() }, asked, NoBody)
+                .await?;
             output.value(&whole(&shown.data, output), &shown.raw);
         }
         InboxCommand::Verify { id, apply, .. } => {
             let query = VerifyInbox { apply };
-            let verdict = client.ask::<InboxVerify>(InboxPath { id: id.to_string() }, query, NoBody).await?;
+            let verdict = client
+                .ask::<InboxVerify>(InboxPath { id: id.to_string() }, query, NoBody)
+                .await?;
             say(&verdict, output);
             if !apply && verdict.data.verdict == "accepted" && !is_accepted(verdict.data.state) {
                 output.note(&format!(
@@ -315,7 +338,9 @@ pub(crate) async fn run(
                 consent.ask("This processes the request once more; effects may happen twice")?;
             }
             let query = ReplayInbox { again };
-            let verdict = client.ask::<InboxReplay>(InboxPath { id: id.to_string() }, query, NoBody).await?;
+            let verdict = client
+                .ask::<InboxReplay>(InboxPath { id: id.to_string() }, query, NoBody)
+                .await?;
             say(&verdict, output);
         }
         InboxCommand::Erase { id, consent } => {
@@ -323,19 +348,27 @@ pub(crate) async fn run(
             let erased = client
                 .ask::<InboxErase>(InboxPath { id: id.to_string() }, NoQuery {}, NoBody)
                 .await?;
-            output.done(&format!("Erased: {id}. Its jobs are not: patchbay history erase"), &erased.raw);
+            output.done(
+                &format!("Erased: {id}. Its jobs are not: patchbay history erase"),
+                &erased.raw,
+            );
         }
         InboxCommand::Stats => {
             let stats = client.ask::<InboxStats>((), NoQuery {}, NoBody).await?;
-            let mut lines: Vec<String> = stats.data.kept.iter().map(|kept| {
-                format!(
-                    "{}  {} {}, the newest {}",
-                    kept.webhook,
-                    kept.count,
-                    kept.state,
-                    when(kept.newest, output)
-                )
-            }).collect();
+            let mut lines: Vec<String> = stats
+                .data
+                .kept
+                .iter()
+                .map(|kept| {
+                    format!(
+                        "{}  {} {}, the newest {}",
+                        kept.webhook,
+                        kept.count,
+                        kept.state,
+                        when(kept.newest, output)
+                    )
+                })
+                .collect();
             lines.extend(stats.data.last_day.iter().map(|count| {
                 format!("{}  {} in the last 24 hours", count.webhook, counted(count))
             }));
@@ -414,38 +447,94 @@ fn whole(details: &InboxDetails, output: Output) -> String {
     let item = &details.item;
     let mut lines = vec![
         format!("{}  {}  {}", item.id, item.webhook, item.state),
-        format!("  received    {} by {}", output.when(item.received_at), details.host),
-        format!("  request     {} {} bytes {}", item.method, item.size, item.content_type.as_deref().unwrap_or_default()),
+        format!(
+            "  received    {} by {}",
+            output.when(item.received_at),
+            details.host
+        ),
+        format!(
+            "  request     {} {} bytes {}",
+            item.method,
+            item.size,
+            item.content_type.as_deref().unwrap_or_default()
+        ),
     ];
     let mut more = |name: &str, value: Option<String>| {
         lines.extend(value.map(|value| format!("  {name:<11} {value}")));
     };
-    more("why", item.code.clone().map(|code| match &item.message {
-        Some(message) => format!("{code}: {message}"),
-        None => code,
-    }));
-    more("kind", Some(item.kind.clone()).filter(|kind| !kind.is_empty()));
+    more(
+        "why",
+        item.code.clone().map(|code| match &item.message {
+            Some(message) => format!("{code}: {message}"),
+            None => code,
+        }),
+    );
+    more(
+        "kind",
+        Some(item.kind.clone()).filter(|kind| !kind.is_empty()),
+    );
     more("source", item.source.clone());
     more("judged by", item.revision.as_deref().map(short));
-    more("next try", item.next_try_at.map(|at| format!("{}, tried {} times", output.when(at), details.tries)));
-    more("first", details.first.map(|id| format!("{id} has brought the event")));
-    more("repeats", (details.repeats > 0).then(|| format!("{}, the last {}", details.repeats, when(details.last_repeat_at, output))));
-    more("jobs", (!details.job_ids.is_empty()).then(|| details.job_ids.join(" ")));
-    more("correlation", Some(item.correlation_id.clone()).filter(|id| !id.is_empty()));
+    more(
+        "next try",
+        item.next_try_at
+            .map(|at| format!("{}, tried {} times", output.when(at), details.tries)),
+    );
+    more(
+        "first",
+        details
+            .first
+            .map(|id| format!("{id} has brought the event")),
+    );
+    more(
+        "repeats",
+        (details.repeats > 0).then(|| {
+            format!(
+                "{}, the last {}",
+                details.repeats,
+                when(details.last_repeat_at, output)
+            )
+        }),
+    );
+    more(
+        "jobs",
+        (!details.job_ids.is_empty()).then(|| details.job_ids.join(" ")),
+    );
+    more(
+        "correlation",
+        Some(item.correlation_id.clone()).filter(|id| !id.is_empty()),
+    );
     more("content", details.unavailable.clone());
     for replay in &details.replays {
-        more("processed", Some(format!("again ({}) {} by {}, {} jobs", replay.number, output.when(replay.at), replay.by, replay.jobs)));
+        more(
+            "processed",
+            Some(format!(
+                "again ({}) {} by {}, {} jobs",
+                replay.number,
+                output.when(replay.at),
+                replay.by,
+                replay.jobs
+            )),
+        );
     }
     if let Some(content) = &details.content {
         more("event id", content.event_id.clone());
-        more("address", Some(content.address.clone()).filter(|address| !address.is_empty()));
+        more(
+            "address",
+            Some(content.address.clone()).filter(|address| !address.is_empty()),
+        );
         let query = match content.query.is_empty() {
             true => String::new(),
             false => format!("?{}", content.query),
         };
         lines.push(String::new());
         lines.push(format!("{} {}{query}", item.method, content.path));
-        lines.extend(content.headers.iter().map(|header| format!("{}: {}", header.name, header.value)));
+        lines.extend(
+            content
+                .headers
+                .iter()
+                .map(|header| format!("{}: {}", header.name, header.value)),
+        );
         lines.push(String::new());
         lines.push(content.body.clone());
         if content.is_redacted {

@@ -23,11 +23,7 @@ async fn webhooks(
     inbox.webhooks().await
 }
 
-async fn webhook(
-    inbox: Inbox,
-    _: Caller,
-    ask: Ask<WebhooksShow>,
-) -> Result<WebhookDetails, Error> {
+async fn webhook(inbox: Inbox, _: Caller, ask: Ask<WebhooksShow>) -> Result<WebhookDetails, Error> {
     inbox.webhook(&ask.path.webhook).await
 }
 

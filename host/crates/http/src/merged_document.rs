@@ -85,10 +85,7 @@ fn add_webhook(document: &mut Value, webhook: &Webhook) {
         [] => vec!["*/*".to_owned()],
         types => types.to_vec(),
     };
-    let content: Map<String, Value> = types
-        .into_iter()
-        .map(|kind| (kind, json!({})))
-        .collect();
+    let content: Map<String, Value> = types.into_iter().map(|kind| (kind, json!({}))).collect();
     let refusal = |meaning: &str| {
         json!({
             "description": meaning,

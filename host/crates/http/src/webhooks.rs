@@ -104,7 +104,8 @@ fn check_head(spec: &WebhookSpec, headers: &HeaderMap) -> Result<(), Refusal> {
         .map(|(name, value)| name.as_str().len() + value.len())
         .sum();
     if headers.len() > MAX_HEADERS || bytes > MAX_HEADER_BYTES {
-        let message = format!("At most {MAX_HEADERS} headers with {MAX_HEADER_BYTES} bytes are taken");
+        let message =
+            format!("At most {MAX_HEADERS} headers with {MAX_HEADER_BYTES} bytes are taken");
         let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
         return Err(("too-large", ApiError::new(status, "too-large", message)));
     }
@@ -153,7 +154,10 @@ async fn read(
     let mut bytes = Vec::new();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| {
-            ("broken", ApiError::of_body(&error, usize::try_from(most).unwrap_or(usize::MAX)))
+            (
+                "broken",
+                ApiError::of_body(&error, usize::try_from(most).unwrap_or(usize::MAX)),
+            )
         })?;
         let Ok(data) = frame.into_data() else {
             continue;
@@ -164,7 +168,8 @@ async fn read(
         if !room.take(data.len()) {
             let message = "This host is receiving too much at once. Send it again later";
             let status = StatusCode::SERVICE_UNAVAILABLE;
-            let error = ApiError::new(status, "unavailable", message).retry_after(Some(RETRY_AFTER));
+            let error =
+                ApiError::new(status, "unavailable", message).retry_after(Some(RETRY_AFTER));
             return Err(("no-room", error));
         }
         bytes.extend_from_slice(&data);
@@ -187,10 +192,7 @@ fn too_large(most: u64) -> Refusal {
 }
 
 fn too_slow() -> Refusal {
-    let message = format!(
-        "The body did not arrive within {} s",
-        BODY_LIMIT.as_secs()
-    );
+    let message = format!("The body did not arrive within {} s", BODY_LIMIT.as_secs());
     let status = StatusCode::REQUEST_TIMEOUT;
     (
         "too-slow",

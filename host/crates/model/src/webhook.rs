@@ -20,7 +20,12 @@ const MAX_JOB_NAME: usize = 256;
 const MAX_CODE: usize = 64;
 const MAX_MESSAGE_BYTES: usize = 1 << 10;
 /// Media types of replies: a browser runs none of them.
-const REPLY_TYPES: [&str; 4] = ["text/plain", "application/json", "application/xml", "text/xml"];
+const REPLY_TYPES: [&str; 4] = [
+    "text/plain",
+    "application/json",
+    "application/xml",
+    "text/xml",
+];
 /// What a plugin may answer to a request that it rejects.
 const REJECTIONS: [u16; 6] = [400, 401, 403, 404, 410, 422];
 
@@ -93,7 +98,17 @@ pub struct Rejected {
 /// any ─(erased)─▶ Erased
 /// ```
 #[derive(
-    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema,
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    Serialize,
+    Deserialize,
+    utoipa::ToSchema,
 )]
 #[serde(rename_all = "kebab-case")]
 pub enum InboxState {
@@ -215,13 +230,26 @@ impl EventReply {
                 self.status
             ));
         }
-        let kind = self.content_type.split(';').next().unwrap_or_default().trim();
-        let printable = self.content_type.bytes().all(|byte| (0x20..0x7f).contains(&byte));
+        let kind = self
+            .content_type
+            .split(';')
+            .next()
+            .unwrap_or_default()
+            .trim();
+        let printable = self
+            .content_type
+            .bytes()
+            .all(|byte| (0x20..0x7f).contains(&byte));
         if !printable
             || self.content_type.len() > 128
-            || !REPLY_TYPES.iter().any(|known| kind.eq_ignore_ascii_case(known))
+            || !REPLY_TYPES
+                .iter()
+                .any(|known| kind.eq_ignore_ascii_case(known))
         {
-            return Err(format!("a reply is of one of these types: {}", REPLY_TYPES.join(", ")));
+            return Err(format!(
+                "a reply is of one of these types: {}",
+                REPLY_TYPES.join(", ")
+            ));
         }
         if self.body.len() > MAX_REPLY_BYTES {
             return Err(format!(
@@ -236,16 +264,26 @@ impl EventReply {
 impl Rejected {
     /// With a status that may be sent, and texts that can be stored.
     pub fn sanitized(self) -> Self {
-        let Self { status, code, message } = self;
+        let Self {
+            status,
+            code,
+            message,
+        } = self;
         let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
         let is_code = (1..=MAX_CODE).contains(&code.len()) && code.chars().all(plain);
         let mut message = message.replace('\0', "\u{fffd}");
         if message.len() > MAX_MESSAGE_BYTES {
-            let end = (0..=MAX_MESSAGE_BYTES).rev().find(|&at| message.is_char_boundary(at));
+            let end = (0..=MAX_MESSAGE_BYTES)
+                .rev()
+                .find(|&at| message.is_char_boundary(at));
             message.truncate(end.unwrap_or_default());
         }
         Self {
-            status: if REJECTIONS.contains(&status) { status } else { 400 },
+            status: if REJECTIONS.contains(&status) {
+                status
+            } else {
+                400
+            },
             code: if is_code { code } else { "other".into() },
             message,
         }
@@ -293,9 +331,15 @@ mod tests {
             ("101 jobs", &|v| v.jobs = vec![v.jobs[0].clone(); 101]),
             ("not JSON", &|v| v.jobs[0].data = "{".into()),
             ("the name", &|v| v.jobs[0].name = String::new()),
-            ("from 200 to 299", &|v| v.reply = Some(reply(302, "text/plain", 1))),
-            ("one of these types", &|v| v.reply = Some(reply(200, "text/html", 1))),
-            ("65537 bytes", &|v| v.reply = Some(reply(200, "text/plain", 65_537))),
+            ("from 200 to 299", &|v| {
+                v.reply = Some(reply(302, "text/plain", 1))
+            }),
+            ("one of these types", &|v| {
+                v.reply = Some(reply(200, "text/html", 1))
+            }),
+            ("65537 bytes", &|v| {
+                v.reply = Some(reply(200, "text/plain", 65_537))
+            }),
         ];
         for (says, change) in refused {
             let reason = check(change).expect_err(says);
@@ -314,8 +358,20 @@ mod tests {
         assert_eq!((sanitized.status, sanitized.code.as_str()), (400, "other"));
         assert_eq!(sanitized.message.len(), 1_024);
         for status in REJECTIONS {
-            let rejected = Rejected { status, code: "stale".into(), message: "m\0".into() }.sanitized();
-            assert_eq!((rejected.status, rejected.code.as_str(), rejected.message.as_str()), (status, "stale", "m\u{fffd}"));
+            let rejected = Rejected {
+                status,
+                code: "stale".into(),
+                message: "m\0".into(),
+            }
+            .sanitized();
+            assert_eq!(
+                (
+                    rejected.status,
+                    rejected.code.as_str(),
+                    rejected.message.as_str()
+                ),
+                (status, "stale", "m\u{fffd}")
+            );
         }
     }
 }

@@ -4,8 +4,8 @@
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use redis::streams::StreamRangeReply;
 use redis::Script;
+use redis::streams::StreamRangeReply;
 
 use crate::scripts::Call;
 use crate::{Broker, QueueError};
@@ -66,7 +66,12 @@ impl Broker {
     pub async fn spilled(&self, count: usize) -> Result<Vec<SpilledEntry>, QueueError> {
         let [stream, _] = self.spill_keys();
         let mut command = redis::cmd("XRANGE");
-        command.arg(stream).arg("-").arg("+").arg("COUNT").arg(count);
+        command
+            .arg(stream)
+            .arg("-")
+            .arg("+")
+            .arg("COUNT")
+            .arg(count);
         let reply: StreamRangeReply = command.query_async(&mut self.connection.get()).await?;
         let entry = |entry: redis::streams::StreamId| SpilledEntry {
             content: entry
@@ -104,6 +109,9 @@ impl Broker {
 
     fn spill_keys(&self) -> [String; 2] {
         let own = &self.config.own_prefix;
-        [format!("{own}:inbox-spill"), format!("{own}:inbox-spill-bytes")]
+        [
+            format!("{own}:inbox-spill"),
+            format!("{own}:inbox-spill-bytes"),
+        ]
     }
 }

@@ -214,12 +214,7 @@ async fn call(
         Ok(Ended::Late) => (Outcome::Deadline(limit), None),
         Ok(Ended::OutOfMemory) => (Outcome::MemoryLimit(memory.limit() as u64), None),
         Ok(Ended::ByItself(Ok(Ok(returned)))) => (
-            accepted(
-                returned,
-                limits.max_result_bytes,
-                &mut answer,
-                &mut verdict,
-            ),
+            accepted(returned, limits.max_result_bytes, &mut answer, &mut verdict),
             None,
         ),
         Ok(Ended::ByItself(Ok(Err(failure)))) => (Outcome::Failed(failure.sanitized()), None),

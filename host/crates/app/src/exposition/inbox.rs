@@ -45,14 +45,17 @@ impl Inbox {
     }
 
     pub(super) fn encode(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
-        let requests = self.requests.iter().map(|((plugin, webhook, outcome), count)| {
-            let labels: Labels<'_> = vec![
-                ("plugin", plugin.as_str()),
-                ("webhook", webhook.as_str()),
-                ("outcome", *outcome),
-            ];
-            (labels, *count)
-        });
+        let requests = self
+            .requests
+            .iter()
+            .map(|((plugin, webhook, outcome), count)| {
+                let labels: Labels<'_> = vec![
+                    ("plugin", plugin.as_str()),
+                    ("webhook", webhook.as_str()),
+                    ("outcome", *outcome),
+                ];
+                (labels, *count)
+            });
         family(
             encoder,
             "patchbay_inbox_requests",

@@ -3,19 +3,18 @@
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use patchbay_api::answer::Page;
 use patchbay_api::inbox::{
     InboxCountView, InboxDetails, InboxErase, InboxItem, InboxReplay, InboxReplayView, InboxShow,
     InboxStandingView, InboxStatistics, InboxVerdict, InboxVerify, ListInbox, ReplayInbox,
     VerifyInbox, WebhookDetails, WebhookView,
 };
-use patchbay_api::answer::Page;
 use patchbay_api::reveal::Reveal;
 use patchbay_model::job::Trace;
 use patchbay_model::manifest::{WebhookCheck, WhenUnavailable};
 use patchbay_model::webhook::InboxState;
 use patchbay_store::{
-    InboxCounted, InboxFilter, InboxRequest, InboxRow, InboxStanding, Judgement, NewReplay,
-    Settled,
+    InboxCounted, InboxFilter, InboxRequest, InboxRow, InboxStanding, Judgement, NewReplay, Settled,
 };
 use serde_json::json;
 use uuid::Uuid;
@@ -136,7 +135,11 @@ impl Inbox {
             before: asked.before,
             cursor: asked.cursor.as_deref().map(cursor).transpose()?,
         };
-        let mut rows = self.parts.store.inbox(&filter, i64::from(limit) + 1).await?;
+        let mut rows = self
+            .parts
+            .store
+            .inbox(&filter, i64::from(limit) + 1)
+            .await?;
         let goes_on = rows.len() > usize::from(limit);
         rows.truncate(limit.into());
         let next_cursor = rows
@@ -180,12 +183,7 @@ impl Inbox {
     }
 
     /// One request with its content. A reveal is recorded.
-    pub async fn show(
-        &self,
-        who: &Caller,
-        id: &str,
-        asked: Reveal,
-    ) -> Result<InboxDetails, Error> {
+    pub async fn show(&self, who: &Caller, id: &str, asked: Reveal) -> Result<InboxDetails, Error> {
         reveal::check(&asked)?;
         let id = known(id)?;
         let shown = self.details(id, asked.reveal);
@@ -318,9 +316,13 @@ impl Inbox {
             }
         };
         self.actions
-            .record_as::<InboxErase, _>(who, &id.to_string(), json!({}), act, |item| {
-                json!({ "webhook": item.webhook })
-            })
+            .record_as::<InboxErase, _>(
+                who,
+                &id.to_string(),
+                json!({}),
+                act,
+                |item| json!({ "webhook": item.webhook }),
+            )
             .await
     }
 
@@ -402,7 +404,11 @@ impl Inbox {
         let accepted = match judged {
             Judged::Accepted(accepted) => accepted,
             Judged::Rejected(rejected) => {
-                return Ok(said("rejected", Some(rejected.code), Some(rejected.message)));
+                return Ok(said(
+                    "rejected",
+                    Some(rejected.code),
+                    Some(rejected.message),
+                ));
             }
             Judged::Unjudged { code, message, .. } => {
                 return Ok(said("deferred", Some(code.into()), Some(message)));
@@ -552,7 +558,9 @@ fn standing_of<'a>(
 fn shown(webhook: &Webhook, standing: &[InboxStanding]) -> WebhookView {
     let spec = &webhook.spec;
     let count = |state| standing_of(webhook, standing, state).map_or(0, |of| of.rows);
-    let accepted = InboxState::ALL.into_iter().filter(|state| state.is_accepted());
+    let accepted = InboxState::ALL
+        .into_iter()
+        .filter(|state| state.is_accepted());
     WebhookView {
         webhook: webhook.name(),
         plugin: webhook.plugin.to_string(),

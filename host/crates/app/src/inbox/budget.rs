@@ -124,8 +124,14 @@ mod tests {
         let mut one = bodies.reservation(Some("a"));
         assert!(one.take(MAX_BYTES / SOURCES));
         assert!(!one.take(1) && !bodies.reservation(Some("a")).take(1));
-        let mut others: Vec<_> = (0..7).map(|n| bodies.reservation(Some(&n.to_string()))).collect();
-        assert!(others.iter_mut().all(|other| other.take(MAX_BYTES / SOURCES)));
+        let mut others: Vec<_> = (0..7)
+            .map(|n| bodies.reservation(Some(&n.to_string())))
+            .collect();
+        assert!(
+            others
+                .iter_mut()
+                .all(|other| other.take(MAX_BYTES / SOURCES))
+        );
         assert!(!bodies.reservation(Some("z")).take(1), "all is taken");
         drop(one);
         assert!(bodies.reservation(Some("a")).take(1));
@@ -136,13 +142,20 @@ mod tests {
     #[test]
     fn a_rate_allows_a_burst_of_twice_its_size_and_then_its_pace() {
         let rates = Rates::default();
-        let rate = WebhookRate { max: 10, per_ms: 1_000 };
+        let rate = WebhookRate {
+            max: 10,
+            per_ms: 1_000,
+        };
         let now = Instant::now();
-        let taken = (0..50).filter(|_| rates.take_at("k".into(), rate, now).is_ok()).count();
+        let taken = (0..50)
+            .filter(|_| rates.take_at("k".into(), rate, now).is_ok())
+            .count();
         assert_eq!(taken, 20);
         assert!(rates.take_at("other".into(), rate, now).is_ok());
         let later = now + Duration::from_millis(500);
-        let taken = (0..50).filter(|_| rates.take_at("k".into(), rate, later).is_ok()).count();
+        let taken = (0..50)
+            .filter(|_| rates.take_at("k".into(), rate, later).is_ok())
+            .count();
         assert_eq!(taken, 5);
         let wait = rates.take_at("k".into(), rate, later).expect_err("full");
         assert_eq!(wait, Duration::from_millis(100));

@@ -84,7 +84,9 @@ pub(super) fn stripped(check: Option<&WebhookCheck>, request: &WebhookRequest) -
     let mut request = request.clone();
     if let Some(WebhookCheck::Token(TokenCheck { place, name, .. })) = check {
         match place {
-            TokenPlace::Header => request.headers.retain(|(known, _)| !known.eq_ignore_ascii_case(name)),
+            TokenPlace::Header => request
+                .headers
+                .retain(|(known, _)| !known.eq_ignore_ascii_case(name)),
             TokenPlace::Query => request.query = without(&request.query, name),
         }
     }
@@ -168,7 +170,10 @@ mod tests {
 
     impl SecretSource for Secrets {
         fn current(&self, _: &PluginName, _: &str) -> Vec<SecretValue> {
-            self.0.iter().map(|text| SecretValue::new((*text).into())).collect()
+            self.0
+                .iter()
+                .map(|text| SecretValue::new((*text).into()))
+                .collect()
         }
     }
 
@@ -178,7 +183,10 @@ mod tests {
             method: "POST".into(),
             path: "/api/w".into(),
             query: query.into(),
-            headers: headers.iter().map(|(name, value)| ((*name).into(), value.as_bytes().to_vec())).collect(),
+            headers: headers
+                .iter()
+                .map(|(name, value)| ((*name).into(), value.as_bytes().to_vec()))
+                .collect(),
             body: body.into(),
             ip: "127.0.0.1".into(),
             received_at_ms: 1,
@@ -186,13 +194,23 @@ mod tests {
     }
 
     fn token(place: TokenPlace) -> WebhookCheck {
-        WebhookCheck::Token(TokenCheck { place, name: "token".into(), secret: "T".into() })
+        WebhookCheck::Token(TokenCheck {
+            place,
+            name: "token".into(),
+            secret: "T".into(),
+        })
     }
 
     fn run(with: &WebhookCheck, secrets: &[&'static str], request: &WebhookRequest) -> Checked {
         let granted: Granted = Arc::new([Ask::secret("T")].into_iter().collect());
         let plugin: PluginName = "vendor".parse().expect("a name");
-        check(Some(with), &plugin, &Secrets(secrets.to_vec()), &granted, request)
+        check(
+            Some(with),
+            &plugin,
+            &Secrets(secrets.to_vec()),
+            &granted,
+            request,
+        )
     }
 
     #[test]
@@ -203,15 +221,25 @@ mod tests {
         assert_eq!(stripped(Some(&query), &sent).query, "a=1&b=2");
         assert_eq!(run(&query, &["new"], &sent), Checked::Refused("bad-token"));
         for missing in ["", "a=1", "token", "token=a&token=a"] {
-            assert_eq!(run(&query, &["a"], &request(missing, &[], "")), Checked::Refused("missing-token"), "{missing}");
+            assert_eq!(
+                run(&query, &["a"], &request(missing, &[], "")),
+                Checked::Refused("missing-token"),
+                "{missing}"
+            );
         }
         assert!(matches!(run(&query, &[], &sent), Checked::NoSecret(_)));
         let header = token(TokenPlace::Header);
         let sent = request("", &[("Token", "abc"), ("other", "x")], "");
         assert_eq!(run(&header, &["abc"], &sent), Checked::Passed);
-        assert_eq!(stripped(Some(&header), &sent).headers, [("other".to_owned(), b"x".to_vec())]);
+        assert_eq!(
+            stripped(Some(&header), &sent).headers,
+            [("other".to_owned(), b"x".to_vec())]
+        );
         let twice = request("", &[("token", "abc"), ("token", "abc")], "");
-        assert_eq!(run(&header, &["abc"], &twice), Checked::Refused("missing-token"));
+        assert_eq!(
+            run(&header, &["abc"], &twice),
+            Checked::Refused("missing-token")
+        );
     }
 
     #[test]
@@ -220,16 +248,48 @@ mod tests {
         mac.update(b"body");
         let mac = mac.finalize().into_bytes();
         let with = |prefix: &str, encoding| {
-            WebhookCheck::Hmac(HmacCheck { header: "x-signature".into(), prefix: prefix.into(), hash: HmacHash::Sha256, encoding, secret: "T".into() })
+            WebhookCheck::Hmac(HmacCheck {
+                header: "x-signature".into(),
+                prefix: prefix.into(),
+                hash: HmacHash::Sha256,
+                encoding,
+                secret: "T".into(),
+            })
         };
         let (hexed, based) = (hex::encode(mac), STANDARD.encode(mac));
         let sent = |value: &str, body: &str| request("", &[("X-Signature", value)], body);
         let prefixed = with("sha256=", HmacEncoding::Hex);
-        assert_eq!(run(&prefixed, &["old", "key"], &sent(&format!("sha256={hexed}"), "body")), Checked::Passed);
-        assert_eq!(run(&with("", HmacEncoding::Base64), &["key"], &sent(&based, "body")), Checked::Passed);
-        for (value, body) in [(hexed.as_str(), "body"), ("sha256=00", "body"), ("sha256=zz", "body"), (&format!("sha256={hexed}"), "body2")] {
-            assert_eq!(run(&prefixed, &["key"], &sent(value, body)), Checked::Refused("bad-signature"), "{value}");
+        assert_eq!(
+            run(
+                &prefixed,
+                &["old", "key"],
+                &sent(&format!("sha256={hexed}"), "body")
+            ),
+            Checked::Passed
+        );
+        assert_eq!(
+            run(
+                &with("", HmacEncoding::Base64),
+                &["key"],
+                &sent(&based, "body")
+            ),
+            Checked::Passed
+        );
+        for (value, body) in [
+            (hexed.as_str(), "body"),
+            ("sha256=00", "body"),
+            ("sha256=zz", "body"),
+            (&format!("sha256={hexed}"), "body2"),
+        ] {
+            assert_eq!(
+                run(&prefixed, &["key"], &sent(value, body)),
+                Checked::Refused("bad-signature"),
+                "{value}"
+            );
         }
-        assert_eq!(run(&prefixed, &["key"], &request("", &[], "body")), Checked::Refused("missing-signature"));
+        assert_eq!(
+            run(&prefixed, &["key"], &request("", &[], "body")),
+            Checked::Refused("missing-signature")
+        );
     }
 }

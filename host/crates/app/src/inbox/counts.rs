@@ -60,14 +60,22 @@ impl Counts {
 
     pub(super) fn count_of(&self, plugin: &str, webhook: &str, outcome: Outcome, code: &str) {
         let mut inner = self.0.lock();
-        let codes = inner.codes.entry((plugin.to_owned(), webhook.to_owned())).or_default();
+        let codes = inner
+            .codes
+            .entry((plugin.to_owned(), webhook.to_owned()))
+            .or_default();
         let code = if codes.contains(code) || codes.len() < MAX_CODES {
             codes.insert(code.to_owned());
             code
         } else {
             "other"
         };
-        let key = (plugin.to_owned(), webhook.to_owned(), outcome, code.to_owned());
+        let key = (
+            plugin.to_owned(),
+            webhook.to_owned(),
+            outcome,
+            code.to_owned(),
+        );
         let now = Utc::now();
         let hour = now.duration_trunc(TimeDelta::hours(1)).unwrap_or(now);
         *inner.totals.entry(key.clone()).or_default() += 1;
@@ -100,9 +108,18 @@ impl Counts {
     /// Plugin, webhook, outcome and code, since the start of this process.
     pub(crate) fn totals(&self) -> Vec<(String, String, Outcome, String, u64)> {
         let inner = self.0.lock();
-        let each = inner.totals.iter().map(|((plugin, webhook, outcome, code), count)| {
-            (plugin.clone(), webhook.clone(), *outcome, code.clone(), *count)
-        });
+        let each = inner
+            .totals
+            .iter()
+            .map(|((plugin, webhook, outcome, code), count)| {
+                (
+                    plugin.clone(),
+                    webhook.clone(),
+                    *outcome,
+                    code.clone(),
+                    *count,
+                )
+            });
         each.collect()
     }
 
@@ -121,14 +138,16 @@ impl Counts {
         }
         let counts: Vec<InboxCount> = waiting
             .iter()
-            .map(|((hour, (plugin, webhook, outcome, code)), count)| InboxCount {
-                plugin: plugin.clone(),
-                webhook: webhook.clone(),
-                hour: *hour,
-                outcome: outcome.as_str().to_owned(),
-                code: code.clone(),
-                count: *count,
-            })
+            .map(
+                |((hour, (plugin, webhook, outcome, code)), count)| InboxCount {
+                    plugin: plugin.clone(),
+                    webhook: webhook.clone(),
+                    hour: *hour,
+                    outcome: outcome.as_str().to_owned(),
+                    code: code.clone(),
+                    count: *count,
+                },
+            )
             .collect();
         let repeated: Vec<RepeatCount> = repeats
             .iter()

@@ -137,7 +137,9 @@ pub(super) fn jobs(
 /// Ids of the jobs of a processing.
 pub(super) fn job_ids(event: &EventKey, processing: i32, count: i32) -> Vec<String> {
     let stem = stem(event, u32::try_from(processing).unwrap_or_default());
-    (0..count).map(|place| format!("wh-{stem}-{place}")).collect()
+    (0..count)
+        .map(|place| format!("wh-{stem}-{place}"))
+        .collect()
 }
 
 /// The key of an event with an id that the plugin has named.
@@ -206,7 +208,11 @@ mod tests {
         assert_ne!(one, other);
         assert_ne!(one, stem(&[2; 16], 0));
         assert!(one.bytes().all(|byte| BASE32.contains(&byte)));
-        assert!(format!("wh-{one}-0").parse::<patchbay_model::JobId>().is_ok());
+        assert!(
+            format!("wh-{one}-0")
+                .parse::<patchbay_model::JobId>()
+                .is_ok()
+        );
     }
 
     #[test]

@@ -27,14 +27,14 @@ use patchbay_store::{EventKeys, Store};
 use tokio::sync::OnceCell;
 
 pub use self::budget::Reservation;
-pub use self::receive::{Received, WebhookAnswer};
-pub use self::spill::drain;
-pub use self::sweep::{counting, judging, sweep};
-pub use self::upkeep::upkeep;
 use self::budget::{Bodies, Rates};
 use self::counts::Counts;
 use self::deferred::Deferred;
+pub use self::receive::{Received, WebhookAnswer};
 use self::seal::Seals;
+pub use self::spill::drain;
+pub use self::sweep::{counting, judging, sweep};
+pub use self::upkeep::upkeep;
 use self::writer::Writer;
 use crate::Parts;
 use crate::actions::Actions;

@@ -137,7 +137,8 @@ impl InboxParts {
         match judged {
             Judged::Accepted(accepted) => self.keep(&incoming, *accepted).await,
             Judged::Rejected(rejected) => {
-                self.counts.count(webhook, Outcome::Rejected, &rejected.code);
+                self.counts
+                    .count(webhook, Outcome::Rejected, &rejected.code);
                 self.keep_rejected(&incoming, &rejected.code, &rejected.message)
                     .await;
                 Ok(WebhookAnswer::Rejected(rejected.status))
@@ -236,10 +237,7 @@ impl InboxParts {
 
     /// Where many are rejected, only some are kept: the rest is counted.
     async fn keep_rejected(&self, incoming: &Incoming<'_>, code: &str, message: &str) {
-        let [of_source, of_webhook] = REJECTED_RATES.map(|max| WebhookRate {
-            max,
-            per_ms: 1_000,
-        });
+        let [of_source, of_webhook] = REJECTED_RATES.map(|max| WebhookRate { max, per_ms: 1_000 });
         let name = incoming.webhook.name();
         let source = incoming.source.as_deref().unwrap_or_default();
         let is_kept = self
@@ -360,8 +358,12 @@ impl InboxParts {
         }
         match self.broker.spill(&spill::to_bytes(&entry)).await {
             Ok(true) => return Ok(Added::New),
-            Ok(false) => warn!("a request to a webhook finds no room in Redis, while Postgres is slow or away"),
-            Err(error) => warn!(%error, "a request to a webhook cannot wait in Redis, while Postgres is slow or away"),
+            Ok(false) => warn!(
+                "a request to a webhook finds no room in Redis, while Postgres is slow or away"
+            ),
+            Err(error) => {
+                warn!(%error, "a request to a webhook cannot wait in Redis, while Postgres is slow or away")
+            }
         }
         let failed = match written {
             Ok(Err(failed)) => failed,

@@ -91,7 +91,6 @@ impl Seals {
         }
         Ok(known.keys.get(kid).cloned())
     }
-
 }
 
 impl SealKey {
@@ -162,11 +161,17 @@ mod tests {
         let (one, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
         for content in [Vec::new(), b"{}".to_vec(), b"abc".repeat(100_000)] {
             let sealed = key(1).seal(one, Part::Request, &content);
-            assert_eq!(key(1).open(one, Part::Request, &sealed), Some(content.clone()));
+            assert_eq!(
+                key(1).open(one, Part::Request, &sealed),
+                Some(content.clone())
+            );
             assert_eq!(key(1).open(other, Part::Request, &sealed), None);
             assert_eq!(key(1).open(one, Part::Jobs, &sealed), None);
             assert_eq!(key(2).open(one, Part::Request, &sealed), None);
-            assert_eq!(key(1).open(one, Part::Request, &sealed[..sealed.len() - 1]), None);
+            assert_eq!(
+                key(1).open(one, Part::Request, &sealed[..sealed.len() - 1]),
+                None
+            );
         }
         assert!(key(1).seal(one, Part::Jobs, &b"a".repeat(100_000)).len() < 1_000);
     }

@@ -72,7 +72,10 @@ pub(super) fn to_bytes(row: &NewInboxRow) -> Vec<u8> {
         correlation_id: row.correlation_id.clone(),
         jobs: row.jobs,
         sealed: STANDARD.encode(&row.sealed),
-        jobs_sealed: row.jobs_sealed.as_ref().map(|sealed| STANDARD.encode(sealed)),
+        jobs_sealed: row
+            .jobs_sealed
+            .as_ref()
+            .map(|sealed| STANDARD.encode(sealed)),
         sealed_key: row.sealed_key.clone(),
         keep_until: row.keep_until,
         remember_until: row.remember_until,
@@ -161,7 +164,10 @@ impl LedTask for Drain {
                     readable.push(entry);
                 }
                 None => {
-                    error!(entry = entry.id, "a request that waits in Redis cannot be read: it was written by another version");
+                    error!(
+                        entry = entry.id,
+                        "a request that waits in Redis cannot be read: it was written by another version"
+                    );
                 }
             }
         }

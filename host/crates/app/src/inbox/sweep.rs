@@ -12,13 +12,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 use uuid::Uuid;
 
+use super::InboxParts;
 use super::counts::Outcome;
 use super::event::Content;
 use super::judging::Judged;
 use super::receive::jobs_to_bytes;
 use super::seal::Part;
 use super::writer::{Enqueuing, add_jobs};
-use super::InboxParts;
 use crate::Parts;
 use crate::error::Error;
 use crate::plugins::{Runner, Webhook};
@@ -45,19 +45,25 @@ const LONGEST_TRY_WAIT: Duration = Duration::from_secs(4 * 3_600);
 /// Adds jobs that their process did not add.
 pub fn sweep(parts: &Parts) -> Arc<dyn Service> {
     let inbox = Arc::clone(&parts.inbox);
-    task("inbox-sweep", move |stop| keep_sweeping(Arc::clone(&inbox), stop))
+    task("inbox-sweep", move |stop| {
+        keep_sweeping(Arc::clone(&inbox), stop)
+    })
 }
 
 /// Judges deferred requests.
 pub fn judging(parts: &Parts) -> Arc<dyn Service> {
     let inbox = Arc::clone(&parts.inbox);
-    task("inbox-judging", move |stop| keep_judging(Arc::clone(&inbox), stop))
+    task("inbox-judging", move |stop| {
+        keep_judging(Arc::clone(&inbox), stop)
+    })
 }
 
 /// Writes down what was counted.
 pub fn counting(parts: &Parts) -> Arc<dyn Service> {
     let inbox = Arc::clone(&parts.inbox);
-    task("inbox-counts", move |stop| keep_counting(Arc::clone(&inbox), stop))
+    task("inbox-counts", move |stop| {
+        keep_counting(Arc::clone(&inbox), stop)
+    })
 }
 
 async fn keep_sweeping(inbox: Arc<InboxParts>, stop: CancellationToken) {
@@ -67,7 +73,11 @@ async fn keep_sweeping(inbox: Arc<InboxParts>, stop: CancellationToken) {
             inbox.warm_up().await.ok();
             inbox.sweep().await
         };
-        tell(swept.await, &mut was_failing, "jobs of webhooks cannot be looked after; trying again");
+        tell(
+            swept.await,
+            &mut was_failing,
+            "jobs of webhooks cannot be looked after; trying again",
+        );
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(POLL) => {}
@@ -85,7 +95,11 @@ async fn keep_judging(inbox: Arc<InboxParts>, stop: CancellationToken) {
             while is_any && !stop.is_cancelled() && inbox.judge_deferred().await? {}
             Ok(())
         };
-        tell(judged.await, &mut was_failing, "deferred requests to webhooks cannot be judged; trying again");
+        tell(
+            judged.await,
+            &mut was_failing,
+            "deferred requests to webhooks cannot be judged; trying again",
+        );
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(POLL) => {}
@@ -101,7 +115,11 @@ async fn keep_counting(inbox: Arc<InboxParts>, stop: CancellationToken) {
             () = tokio::time::sleep(FLUSH) => false,
         };
         let flushed = inbox.counts.flush(&inbox.store).await;
-        tell(flushed, &mut was_failing, "counts of requests to webhooks cannot be written; trying again");
+        tell(
+            flushed,
+            &mut was_failing,
+            "counts of requests to webhooks cannot be written; trying again",
+        );
         if is_stopped {
             return;
         }
@@ -121,7 +139,9 @@ fn tell(ended: Result<(), StoreError>, was_failing: &mut bool, what: &str) {
 }
 
 fn wait(first: Duration, tries: i32, longest: Duration) -> Duration {
-    let doubled = 1_u32.checked_shl(tries.clamp(0, 30).unsigned_abs()).unwrap_or(u32::MAX);
+    let doubled = 1_u32
+        .checked_shl(tries.clamp(0, 30).unsigned_abs())
+        .unwrap_or(u32::MAX);
     first.saturating_mul(doubled).min(longest)
 }
 
@@ -129,7 +149,8 @@ impl InboxParts {
     /// Adds the jobs of requests that were left accepted.
     async fn sweep(&self) -> Result<(), StoreError> {
         while let Some(mut batch) = self.store.take_accepted().await? {
-            let (mut enqueuing, mut later): (Vec<Enqueuing>, Vec<(Uuid, Duration)>) = <_>::default();
+            let (mut enqueuing, mut later): (Vec<Enqueuing>, Vec<(Uuid, Duration)>) =
+                <_>::default();
             let mut done = Vec::new();
             let rows = std::mem::take(&mut batch.rows);
             for row in &rows {
@@ -343,7 +364,11 @@ impl InboxParts {
                 };
                 return Ok((judgement, Vec::new()));
             }
-            Judged::Unjudged { code, message, is_counted } => {
+            Judged::Unjudged {
+                code,
+                message,
+                is_counted,
+            } => {
                 let is_last = is_counted && row.tries + 1 >= MAX_TRIES;
                 let judgement = match is_last {
                     true => Judgement::Rejected {

@@ -24,7 +24,12 @@ const PLAIN: [&str; 9] = [
     "user-agent",
 ];
 /// Headers that are never shown.
-const CREDENTIALS: [&str; 4] = ["authorization", "cookie", "proxy-authorization", "x-api-key"];
+const CREDENTIALS: [&str; 4] = [
+    "authorization",
+    "cookie",
+    "proxy-authorization",
+    "x-api-key",
+];
 /// Bytes of a body that are shown.
 const MAX_SHOWN: usize = 256 << 10;
 
@@ -42,7 +47,8 @@ pub(super) fn content(content: &Content, spec: Option<&WebhookSpec>, reveal: boo
     };
     let header = |(name, value): &(String, Vec<u8>)| {
         let is_credential = CREDENTIALS.contains(&name.as_str()) || hidden_header(name);
-        let is_shown = !is_credential && (PLAIN.contains(&name.as_str()) || (reveal && !is_secret(name)));
+        let is_shown =
+            !is_credential && (PLAIN.contains(&name.as_str()) || (reveal && !is_secret(name)));
         InboxHeader {
             name: name.clone(),
             value: match is_shown {
@@ -150,14 +156,20 @@ mod tests {
             "check": { "token": { "in": "query", "name": "token", "secret": "T" } },
         }))
         .expect("a webhook");
-        let headers = [("content-type", kind), ("authorization", "Basic abc"), ("x-vendor", "v1")];
+        let headers = [
+            ("content-type", kind),
+            ("authorization", "Basic abc"),
+            ("x-vendor", "v1"),
+        ];
         let sent = Content {
             request: WebhookRequest {
                 name: "w".into(),
                 method: "POST".into(),
                 path: "/api/v/w".into(),
                 query: "token=hunter2&a=1".into(),
-                headers: headers.map(|(name, value)| (name.to_owned(), value.into())).to_vec(),
+                headers: headers
+                    .map(|(name, value)| (name.to_owned(), value.into()))
+                    .to_vec(),
                 body: body.into(),
                 ip: "203.0.113.7".into(),
                 received_at_ms: 1,
@@ -171,17 +183,32 @@ mod tests {
     #[test]
     fn credentials_and_redacted_fields_are_never_shown_and_the_rest_only_on_request() {
         let json = r#"{"phone":"+15550101","amount":7}"#;
-        for (kind, body) in [("application/json", json), ("application/x-www-form-urlencoded", "phone=%2B15550101&amount=7")] {
+        for (kind, body) in [
+            ("application/json", json),
+            (
+                "application/x-www-form-urlencoded",
+                "phone=%2B15550101&amount=7",
+            ),
+        ] {
             let hidden = serde_json::to_string(&seen(kind, body, false)).expect("JSON");
             let shown = serde_json::to_string(&seen(kind, body, true)).expect("JSON");
             for never in ["hunter2", "Basic abc", "15550101"] {
-                assert!(!hidden.contains(never) && !shown.contains(never), "{never}: {shown}");
+                assert!(
+                    !hidden.contains(never) && !shown.contains(never),
+                    "{never}: {shown}"
+                );
             }
             for asked in ["203.0.113.7", "e-1", "a=1", "v1"] {
-                assert!(!hidden.contains(asked) && shown.contains(asked), "{asked}: {hidden} {shown}");
+                assert!(
+                    !hidden.contains(asked) && shown.contains(asked),
+                    "{asked}: {hidden} {shown}"
+                );
             }
             assert!(hidden.contains("amount") && hidden.contains(kind));
         }
-        assert_eq!(seen("multipart/form-data", "--x phone", true).body, REDACTED);
+        assert_eq!(
+            seen("multipart/form-data", "--x phone", true).body,
+            REDACTED
+        );
     }
 }

@@ -105,9 +105,7 @@ impl Writer {
             _bytes: bytes,
         };
         self.rows.try_send(waiting).map_err(|_| NotWritten::Full)?;
-        answer
-            .await
-            .unwrap_or(Err(NotWritten::Failed))
+        answer.await.unwrap_or(Err(NotWritten::Failed))
     }
 
     /// Keeps a rejected request, if there is room.

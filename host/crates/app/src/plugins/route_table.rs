@@ -212,10 +212,8 @@ impl RouteTable {
             .iter()
             .flat_map(|source| source.routes(previous))
             .collect();
-        let webhooks: Vec<Arc<Webhook>> = served
-            .iter()
-            .flat_map(|source| source.webhooks())
-            .collect();
+        let webhooks: Vec<Arc<Webhook>> =
+            served.iter().flat_map(|source| source.webhooks()).collect();
         let mut tree = RouteTree::default();
         for route in &routes {
             let place: &mut Option<Served> = tree.entry(&route.spec.path);

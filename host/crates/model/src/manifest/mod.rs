@@ -35,8 +35,8 @@ pub use self::routes::{
 };
 pub use self::schedules::ScheduleSpec;
 pub use self::webhooks::{
-    HmacCheck, HmacEncoding, HmacHash, TokenCheck, TokenPlace, WebhookCheck, WebhookRate, WebhookSpec,
-    WhenUnavailable,
+    HmacCheck, HmacEncoding, HmacHash, TokenCheck, TokenPlace, WebhookCheck, WebhookRate,
+    WebhookSpec, WhenUnavailable,
 };
 
 /// The only packed format so far.

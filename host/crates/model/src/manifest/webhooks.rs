@@ -235,7 +235,9 @@ impl Manifest {
             if let Some(secret) = webhook.check.as_ref().map(WebhookCheck::secret)
                 && !self.secrets.iter().any(|known| known.name == secret)
             {
-                let reason = format!("the secret {secret} is not one of the plugin's: add it to [[secrets]]");
+                let reason = format!(
+                    "the secret {secret} is not one of the plugin's: add it to [[secrets]]"
+                );
                 return Err(wrong(("check", reason)));
             }
         }
@@ -401,9 +403,9 @@ impl WebhookCheck {
 
 fn check_header(field: &str, name: &str) -> Result<(), String> {
     let is_name = (1..=MAX_PARAMETER).contains(&name.len())
-        && name
-            .bytes()
-            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_".contains(&byte));
+        && name.bytes().all(|byte| {
+            byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_".contains(&byte)
+        });
     match is_name {
         true => Ok(()),
         false => Err(format!(
@@ -435,10 +437,16 @@ fn check_rate(
         return Ok(());
     };
     if !(1..=MAX_RATE).contains(&max) {
-        return Err((field, format!("max: must be from 1 to {MAX_RATE}, not {max}")));
+        return Err((
+            field,
+            format!("max: must be from 1 to {MAX_RATE}, not {max}"),
+        ));
     }
     if !(1_000..=60_000).contains(&per_ms) {
-        return Err((field, format!("per_ms: must be from 1000 to 60000, not {per_ms}")));
+        return Err((
+            field,
+            format!("per_ms: must be from 1000 to 60000, not {per_ms}"),
+        ));
     }
     Ok(())
 }

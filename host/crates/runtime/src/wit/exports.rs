@@ -100,10 +100,7 @@ macro_rules! component {
                     store: &mut Store<State>,
                     call: VerifyCall,
                 ) -> wasmtime::Result<Verdict> {
-                    let webhooks = self
-                        .webhooks
-                        .as_ref()
-                        .ok_or_else(|| missing("webhooks"))?;
+                    let webhooks = self.webhooks.as_ref().ok_or_else(|| missing("webhooks"))?;
                     let instance = self.start(store).await?;
                     let guest = webhooks.load(&mut *store, &instance)?;
                     let said = guest.call_verify(store, &webhook_request(call)).await?;

@@ -125,11 +125,12 @@ impl Store {
             .bind(events.iter().map(|(_, row)| row.remember_until).collect::<Vec<_>>())
             .execute(&mut *tx)
             .await?;
-            let known =
-                sqlx::query("select event_key, inbox_id from inbox_events where event_key = any($1)")
-                    .bind(&keys)
-                    .fetch_all(&mut *tx)
-                    .await?;
+            let known = sqlx::query(
+                "select event_key, inbox_id from inbox_events where event_key = any($1)",
+            )
+            .bind(&keys)
+            .fetch_all(&mut *tx)
+            .await?;
             for row in known {
                 owners.insert(row.try_get("event_key")?, row.try_get("inbox_id")?);
             }
@@ -160,10 +161,7 @@ impl Store {
     }
 }
 
-async fn insert(
-    tx: &mut sqlx::PgConnection,
-    rows: &[&NewInboxRow],
-) -> Result<(), StoreError> {
+async fn insert(tx: &mut sqlx::PgConnection, rows: &[&NewInboxRow]) -> Result<(), StoreError> {
     fn each<'a, T>(rows: &[&'a NewInboxRow], get: impl Fn(&'a NewInboxRow) -> T) -> Vec<T> {
         rows.iter().map(|row| get(row)).collect()
     }

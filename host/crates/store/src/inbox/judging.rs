@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use patchbay_model::PluginName;
-use patchbay_model::webhook::InboxState;
 use patchbay_model::QueueName;
+use patchbay_model::webhook::InboxState;
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 use sqlx::types::Uuid;
@@ -85,7 +85,10 @@ pub(super) fn request(row: &PgRow) -> Result<InboxRequest, StoreError> {
         received_at: row.try_get("received_at")?,
         plugin: rows::plugin(row)?,
         webhook: row.try_get("webhook")?,
-        state: row.try_get::<String, _>("state")?.parse().map_err(damaged)?,
+        state: row
+            .try_get::<String, _>("state")?
+            .parse()
+            .map_err(damaged)?,
         event_key: event_key
             .map(EventKey::try_from)
             .transpose()
@@ -144,7 +147,10 @@ impl Store {
                 .bind(id)
                 .fetch_optional(&mut *tx)
                 .await?;
-        let state: Option<InboxState> = state.map(|text| text.parse()).transpose().map_err(damaged)?;
+        let state: Option<InboxState> = state
+            .map(|text| text.parse())
+            .transpose()
+            .map_err(damaged)?;
         if !matches!(state, Some(InboxState::Deferred | InboxState::Rejected)) {
             return Ok(Settled::Changed);
         }

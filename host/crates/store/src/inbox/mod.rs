@@ -13,6 +13,4 @@ pub use adding::{Added, EventKey, EventKeys, NewInboxRow};
 pub use counts::{InboxCount, InboxSource, RepeatCount};
 pub use judging::{DeferredCount, InboxRequest, Judgement, Settled};
 pub use pending::{InboxBatch, PendingJobs};
-pub use reading::{
-    InboxCounted, InboxFilter, InboxReplayRow, InboxRow, InboxStanding, NewReplay,
-};
+pub use reading::{InboxCounted, InboxFilter, InboxReplayRow, InboxRow, InboxStanding, NewReplay};

@@ -1,8 +1,8 @@
 //! Forgetting: requests whose time is over, events that are remembered no more, and the oldest
 //! rejected requests where there are too many. One process does it, in batches.
 
-use crate::leader::Leadership;
 use crate::StoreError;
+use crate::leader::Leadership;
 
 /// Rows of one statement.
 const BATCH: i64 = 5_000;
