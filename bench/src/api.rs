@@ -16,19 +16,20 @@ use crate::statistics::{Spread, percentile, verdict};
 use crate::world::World;
 
 /// Connections that each have one request under way.
-const CONNECTIONS: usize = 32;
-const SAMPLE: Duration = Duration::from_secs(2);
-const WARM_UP: Duration = Duration::from_millis(500);
+pub const CONNECTIONS: usize = 32;
+pub const SAMPLE: Duration = Duration::from_secs(2);
+pub const WARM_UP: Duration = Duration::from_millis(500);
 const LOGINS: usize = 20;
-const JWT_SECRET: &str = "a secret of the benchmark, 32 bytes or more";
-const KEY: &str = "8f3c1d2e4b5a69788796a5b4c3d2e1f00f1e2d3c4b5a69788796a5b4c3d2e1f0";
+pub const JWT_SECRET: &str = "a secret of the benchmark, 32 bytes or more";
+pub const KEY: &str = "8f3c1d2e4b5a69788796a5b4c3d2e1f00f1e2d3c4b5a69788796a5b4c3d2e1f0";
 const EMAIL: &str = "ada@example.com";
 const PASSWORD: &str = "correct horse battery";
 
 /// One sample of one side.
-struct Sample {
-    per_second: f64,
-    p99_ms: f64,
+pub struct Sample {
+    pub per_second: f64,
+    pub p50_ms: f64,
+    pub p99_ms: f64,
 }
 
 pub async fn run(world: &World, pairs: usize) -> anyhow::Result<()> {
@@ -40,7 +41,7 @@ pub async fn run(world: &World, pairs: usize) -> anyhow::Result<()> {
     ];
     let host = HostProcess::start(&services, world.dir.path(), &settings, "/readyz").await?;
     let token = account(&services, &host).await?;
-    let (_node, node) = express(&services).await?;
+    let (_node, node) = express(&services, &[]).await?;
     let sides = [host.address()?, node];
 
     println!("requests of the API, {CONNECTIONS} connections");
@@ -60,15 +61,21 @@ pub async fn run(world: &World, pairs: usize) -> anyhow::Result<()> {
                 tails[i].push(sample.p99_ms);
             }
         }
-        let ratio = |of: &[Vec<f64>; 2]| {
-            Spread::of(of[0].iter().zip(&of[1]).map(|(a, b)| a / b).collect())
-        };
+        let ratio =
+            |of: &[Vec<f64>; 2]| Spread::of(of[0].iter().zip(&of[1]).map(|(a, b)| a / b).collect());
         let (faster, tail) = (ratio(&rates), ratio(&tails));
-        let ([ours, theirs], [our_tail, their_tail]) = (rates.map(Spread::of), tails.map(Spread::of));
+        let ([ours, theirs], [our_tail, their_tail]) =
+            (rates.map(Spread::of), tails.map(Spread::of));
         println!("  GET {path}");
         println!("    ours {ours}/s, express {theirs}/s");
-        println!("    ours / express {faster}  {}", verdict(faster.median, 5.0, true));
-        println!("    p99: ours {our_tail} ms, express {their_tail} ms, ours / express {tail}  {}", verdict(tail.median, 1.0, false));
+        println!(
+            "    ours / express {faster}  {}",
+            verdict(faster.median, 5.0, true)
+        );
+        println!(
+            "    p99: ours {our_tail} ms, express {their_tail} ms, ours / express {tail}  {}",
+            verdict(tail.median, 1.0, false)
+        );
     }
     let mut logins = Vec::new();
     for _ in 0..LOGINS {
@@ -84,15 +91,28 @@ pub async fn run(world: &World, pairs: usize) -> anyhow::Result<()> {
 }
 
 /// A verified account in the host's table; gives an access token that both sides accept.
-async fn account(services: &Services, host: &HostProcess) -> anyhow::Result<String> {
+pub async fn account(services: &Services, host: &HostProcess) -> anyhow::Result<String> {
     let hash = patchbay_app::people::hash_for_configuration(PASSWORD)?;
+    let mut postgres = services.postgres().await?;
+    // The host makes the table after it is up.
+    let started = Instant::now();
+    while !sqlx::query_scalar::<_, bool>("select to_regclass('users') is not null")
+        .fetch_one(&mut postgres)
+        .await?
+    {
+        ensure!(
+            started.elapsed() < Duration::from_secs(30),
+            "no table of accounts"
+        );
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     sqlx::query(
         r#"insert into users ("email", "password", "fullName", "isVerified", "isProfileComplete", "stage")
            values ($1, $2, 'Ada Lovelace', true, true, 3)"#,
     )
     .bind(EMAIL)
     .bind(hash)
-    .execute(&mut services.postgres().await?)
+    .execute(&mut postgres)
     .await?;
     log_in(host).await
 }
@@ -104,13 +124,20 @@ async fn log_in(host: &HostProcess) -> anyhow::Result<String> {
     Ok(token.with_context(|| answer.to_string())?.to_owned())
 }
 
-async fn express(services: &Services) -> anyhow::Result<(Child, SocketAddr)> {
+pub async fn express(
+    services: &Services,
+    env: &[(&str, &str)],
+) -> anyhow::Result<(Child, SocketAddr)> {
     let mut child = Command::new("node")
-        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/interop/bench-api.mjs"))
+        .arg(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../tests/interop/bench-api.mjs"
+        ))
         .env("DATABASE_URL", &services.database_url)
         .env("REDIS_URL", &services.redis_url)
         .env("JWT_SECRET", JWT_SECRET)
         .env("NODE_ENV", "production")
+        .envs(env.iter().copied())
         .stdout(Stdio::piped())
         .kill_on_drop(true)
         .spawn()
@@ -121,7 +148,7 @@ async fn express(services: &Services) -> anyhow::Result<(Child, SocketAddr)> {
 }
 
 /// Sends the request over and over on every connection; each must be answered with 200.
-async fn load(side: SocketAddr, request: &str, lasts: Duration) -> anyhow::Result<Sample> {
+pub async fn load(side: SocketAddr, request: &str, lasts: Duration) -> anyhow::Result<Sample> {
     let started = Instant::now();
     let clients: Vec<_> = (0..CONNECTIONS)
         .map(|_| tokio::spawn(client(side, request.to_owned(), started + lasts)))
@@ -134,6 +161,7 @@ async fn load(side: SocketAddr, request: &str, lasts: Duration) -> anyhow::Resul
     ensure!(!times.is_empty(), "{side} has answered nothing");
     Ok(Sample {
         per_second: times.len() as f64 / took,
+        p50_ms: percentile(times.clone(), 0.5),
         p99_ms: percentile(times, 0.99),
     })
 }

@@ -18,6 +18,7 @@ mod many_plugins;
 mod overview;
 mod process;
 mod push;
+mod routes;
 mod search;
 mod servers;
 mod statistics;
@@ -33,8 +34,8 @@ const ALONE: [&str; 4] = ["instantiate", "capabilities", "push", "start"];
 /// Only when it is named: it fills a database for minutes.
 const ON_REQUEST: &str = "search";
 /// Those that are measured with Redis set up in two ways; all but the first two in the first only.
-const WITH_REDIS: [&str; 8] = [
-    "jobs", "latency", "enqueue", "overview", "deep", "process", "history", "api",
+const WITH_REDIS: [&str; 9] = [
+    "jobs", "latency", "enqueue", "overview", "deep", "process", "history", "api", "routes",
 ];
 
 /// Interleaved pairs per comparison; `PATCHBAY_BENCH_PAIRS` for a quick look.
@@ -87,6 +88,9 @@ impl Sections {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let _already_installed = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    if std::env::args().nth(1).as_deref() == Some(routes::NATIVE) {
+        return routes::serve_natively().await;
+    }
     let (pairs, sections) = (pairs(), Sections::chosen()?);
     let guest = std::fs::read(environment("PATCHBAY_BENCH_GUEST")?)?;
     if let Ok(who) = std::env::var("PATCHBAY_BENCH_PROFILE") {
@@ -137,6 +141,7 @@ async fn main() -> anyhow::Result<()> {
                 "overview" => overview::run(&world, pairs).await?,
                 "history" => history::run(&world, pairs).await?,
                 "api" => api::run(&world, pairs).await?,
+                "routes" => routes::run(&world, pairs).await?,
                 "deep" => deep::run(&world, pairs.min(5)).await?,
                 _ => process::run(&world, pairs).await?,
             }

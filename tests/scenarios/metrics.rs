@@ -609,9 +609,11 @@ fn dashboards_and_alert_rules_ask_only_for_metrics_that_exist() -> anyhow::Resul
     Ok(())
 }
 
-/// The tables name every metric, and no other.
+/// The tables name every metric, and no other. Those of routes are there from the first request to a
+/// route on: `plugin_routes::kept` looks for them.
 fn everything_is_documented(page: &Page) -> anyhow::Result<()> {
-    let named = documented()?;
+    let mut named = documented()?;
+    named.retain(|name| !name.starts_with("patchbay_route_"));
     let types = page
         .text
         .lines()

@@ -20,7 +20,7 @@ use crate::harness::{Host, World, guest_component, repository, until};
 use crate::people::{PEOPLE, verified};
 
 /// The guest `answers` with these routes. An operation is the id, unless the route says more.
-fn plugin(name: &str, routes: Value) -> anyhow::Result<Vec<u8>> {
+pub fn plugin(name: &str, routes: Value) -> anyhow::Result<Vec<u8>> {
     let file = repository().join("tests/guests/answers/plugin.toml");
     let base = Manifest::from_toml(&std::fs::read_to_string(file)?, |_| Err("no files".into()))?;
     let mut manifest = serde_json::to_value(base)?;

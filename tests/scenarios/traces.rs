@@ -388,3 +388,42 @@ async fn a_collector_that_hangs_slows_neither_jobs_nor_the_stop() -> anyhow::Res
     drop(listener);
     Ok(())
 }
+
+#[tokio::test]
+async fn a_request_to_a_route_is_a_trace_of_its_own_with_route_and_revision() -> anyhow::Result<()>
+{
+    let world = World::new().await?;
+    let (collector, address) = Collector::start().await?;
+    let endpoint = format!("http://{address}");
+    let host = world
+        .host(&[("PATCHBAY_TELEMETRY_OTLP_ENDPOINT", endpoint.as_str())])
+        .await?;
+    let routes = json!([{ "id": "show", "method": "GET", "path": "/api/leads/{id}", "access": "public", "operation": "stamp.1",
+        "response_headers": ["x-stamp"] }]);
+    let plugin = crate::plugin_routes::plugin("crm", routes)?;
+    let digest = host.deploy("crm", plugin).await?;
+    let request = host.http.get(format!("{}/api/leads/4711", host.url));
+    let request = request.header("traceparent", format!("00-{TRACE}-{CAUSE}-01"));
+    ensure!(request.send().await?.status() == 200);
+    let span = collector.wait_for("GET /api/leads/{id}").await?;
+    let of = attributes(&span.attributes);
+    for (name, value) in [
+        ("http.route", "/api/leads/{id}"),
+        ("http.response.status_code", "200"),
+        ("patchbay.plugin", "crm"),
+        ("patchbay.route", "show"),
+        ("patchbay.revision", &digest[..12]),
+    ] {
+        assert_eq!(of.get(name).map(String::as_str), Some(value), "{name}");
+    }
+    assert_ne!(
+        hex::encode(&span.trace_id),
+        TRACE,
+        "a client decides nothing"
+    );
+    let call = collector.wait_for("call crm").await?;
+    assert_eq!(call.parent_span_id, span.span_id);
+    let bodies = collector.bodies.lock().expect("no panic").clone();
+    assert!(!String::from_utf8_lossy(&bodies).contains("4711"));
+    Ok(())
+}

@@ -324,3 +324,42 @@ async fn an_open_breaker_is_answered_as_the_route_declares_and_requests_are_coun
     );
     Ok(())
 }
+
+#[tokio::test]
+async fn when_all_places_are_taken_a_request_is_refused_soon_and_asked_to_come_again()
+-> anyhow::Result<()> {
+    let world = World::new().await?;
+    let host = std::sync::Arc::new(world.host(&[]).await?);
+    let routes = json!([
+        route("slow", "sleep", json!({ "deadline_ms": 15_000 })),
+        route("quick", "echo", json!({})),
+    ]);
+    host.deploy("tester", plugin("tester", routes)?).await?;
+    let places = 4 * std::thread::available_parallelism()?.get();
+    let slow: Vec<_> = (0..places)
+        .map(|_| {
+            let host = std::sync::Arc::clone(&host);
+            tokio::spawn(async move { get(&host, "/api/t/slow").await })
+        })
+        .collect();
+    let busy = until(Duration::from_secs(12), "the refusal", async || {
+        let answer = get(&host, "/api/t/quick").await?;
+        Ok((answer.status != 200).then_some(answer))
+    })
+    .await?;
+    assert_eq!(
+        (
+            busy.status,
+            busy.json()["code"].as_str(),
+            busy.header("retry-after")
+        ),
+        (503, Some("busy"), "1"),
+        "{}",
+        busy.text
+    );
+    for slow in slow {
+        assert_eq!(slow.await??.status, 504);
+    }
+    assert_eq!(get(&host, "/api/t/quick").await?.status, 200);
+    Ok(())
+}

@@ -236,7 +236,7 @@ impl Sealing {
 /// An answer as it is kept: this as a line of JSON, then the content.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct KeptHead {
-    /// Of a failure: its kind is `FAILURES`' place.
+    /// A declared failure, in the place of an answer.
     failure: Option<KeptFailure>,
     status: u16,
     headers: Fields,
@@ -245,6 +245,7 @@ struct KeptHead {
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct KeptFailure {
+    /// As in [`FAILURES`].
     kind: String,
     code: String,
     message: String,
