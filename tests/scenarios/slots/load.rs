@@ -77,6 +77,14 @@ fn memory(host: &Host) -> anyhow::Result<u64> {
     Ok(number.context("VmHWM")?.parse()?)
 }
 
+/// Whether no more runs than the processors can serve, with room for this test itself.
+fn is_quiet() -> anyhow::Result<bool> {
+    let load = std::fs::read_to_string("/proc/loadavg")?;
+    let load: f64 = load.split(' ').next().context("a load")?.parse()?;
+    let processors = std::thread::available_parallelism()?.get();
+    Ok(load < processors as f64 * 1.5)
+}
+
 /// Asks again and again, until told to stop, how old the oldest transaction of the plugin is.
 async fn longest_transaction(url: String, stop: Arc<AtomicBool>) -> anyhow::Result<Duration> {
     let mut database = PgConnection::connect(&url).await?;
@@ -131,8 +139,9 @@ async fn two_hosts_delete_each_slot_once_and_nobody_waits_for_them_long() -> any
     })
     .await?;
 
+    let is_quiet = is_quiet()?;
     let mut times = Vec::new();
-    for _ in 0..5 {
+    for _ in 0..15 {
         let started = Instant::now();
         let (status, answer) = call(&hosts[0], "statistics").await?;
         times.push(started.elapsed());
@@ -187,9 +196,6 @@ async fn two_hosts_delete_each_slot_once_and_nobody_waits_for_them_long() -> any
     let after = [memory(&hosts[0])?, memory(&hosts[1])?];
     // What a request had no time for is done by the job that it names, and a slot that was just
     // touched was left to the next run.
-    let complete = by_each
-        .iter()
-        .all(|(_, details)| details["complete"] == true);
     until(Duration::from_secs(600), "nothing is left", async || {
         deleted += cleanup(&hosts[0]).await?.0;
         Ok((expired_unbooked(&mut database).await? == 0).then_some(()))
@@ -198,21 +204,25 @@ async fn two_hosts_delete_each_slot_once_and_nobody_waits_for_them_long() -> any
     println!(
         "{slots} slots: {deleted} deleted in {took:?} by two hosts ({by_each:?}); the longest transaction took {longest:?}, \
          the longest of {touched} updates of slots waited {wait:?}; peak memory {before:?} → {after:?} KiB; \
-         statistics {:?} (median), lists {lists:?}",
-        times[2]
+         statistics {:?} (median of 15; {:?} to {:?}; quiet machine: {is_quiet}), lists {lists:?}",
+        times[7], times[0], times[14]
     );
-    assert!(deleted <= expected, "each slot is counted once");
-    assert!(deleted == expected || !complete, "{deleted} of {expected}");
+    // Each slot is counted once.
+    deleted_by_jobs(&world, &hosts[0], expected - deleted).await?;
     assert_eq!(
         ids(&mut database).await?.len() as i64,
         i64::from(slots) - expected
     );
-    assert!(longest < Duration::from_secs(2) && wait < Duration::from_secs(2));
+    // What the plugin's time limit for statements guarantees; usually it is some tens of milliseconds.
+    let limit = Duration::from_secs(5);
+    assert!(longest < limit && wait < limit, "{longest:?}, {wait:?}");
     for (before, after) in before.into_iter().zip(after) {
         assert!(after - before < 96 << 10, "{before} → {after} KiB");
     }
-    if full_length() {
-        assert!(times[2] <= Duration::from_millis(200), "{times:?}");
+    // A pass over a million rows is work for the processors: beside other programs its time says
+    // nothing.
+    if full_length() && is_quiet {
+        assert!(times[7] <= Duration::from_millis(200), "{times:?}");
     }
     Ok(())
 }
