@@ -78,6 +78,8 @@ fn before(call: Call, vendor: &Vendor<'_>) -> Result<Answer, Failure> {
             Err(conflict("the call is being placed; ask again in a moment"))
         }
         CallStatus::Placing | CallStatus::Unknown => match find(&call, vendor) {
+            // Of a host that was killed, and the vendor's list does not have it.
+            Ok(found) if found.state.status == CallStatus::Placing => answer(&unknown(&found)?),
             Ok(found) => answer(&found),
             Err(trouble) => {
                 patchbay_plugin::warn!(

@@ -193,7 +193,7 @@ async fn what_was_never_told_is_asked_for() -> anyhow::Result<()> {
     assert_ne!(row["ended_at"], Value::Null, "{row}");
     assert_eq!(
         setting.row("lead_call_logs", &second).await?["status"],
-        "queued"
+        "in-progress"
     );
     // After a day it is given up.
     sqlx::query("update mas_crm.lead_call_logs set placed_at = now() - interval '25 hours'")

@@ -23,7 +23,7 @@ async fn runbook_g_finds_and_mends_what_it_says() -> anyhow::Result<()> {
     let file = setting.world.dir.path().join("token");
     std::fs::write(&file, "the-new-token\n")?;
     let names = [
-        ("SID", "patchbay1"),
+        ("ACCOUNT", "patchbay1"),
         ("EXOPHONE", EXOPHONE),
         ("CLUSTER", &setting.vendor.url()),
         ("WRONG", &other.url()),
