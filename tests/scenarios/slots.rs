@@ -425,7 +425,7 @@ async fn a_run_whose_time_is_over_is_continued_by_further_jobs_until_nothing_is_
     host.deploy("slots", hurried).await?;
     set(&host, json!({ "batchSize": 1 })).await?;
     let mut database = world.database().await?;
-    load::fill(&mut database, 4_000).await?;
+    load::fill(&mut database, 2_500).await?;
     let expected: i64 = load::expired_unbooked(&mut database).await?;
     let id = host
         .add(QUEUE, json!({ "name": "cleanup", "data": {} }))
