@@ -219,8 +219,13 @@ async fn of_two_staged_plugins_with_one_path_the_second_is_not_activated_on_any_
 #[tokio::test]
 async fn a_webhook_has_its_path_alone_too() -> anyhow::Result<()> {
     let world = World::new().await?;
+    // What vendors send is kept sealed only.
+    let key = "11".repeat(32);
     let host = world
-        .host(&[("PATCHBAY_PLUGINS_DRAFT_WIT", "true")])
+        .host(&[
+            ("PATCHBAY_PLUGINS_DRAFT_WIT", "true"),
+            ("PATCHBAY_SECRETS_KEY", &key),
+        ])
         .await?;
     host.deploy(
         "crm",

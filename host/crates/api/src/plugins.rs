@@ -173,7 +173,7 @@ pub struct PluginSummary {
     pub queues: Vec<String>,
     /// Method and path of each route, such as `POST /api/leads/{leadId}/call`.
     pub routes: Vec<String>,
-    /// Name, method and path of each webhook. Webhooks are checked, but not served yet.
+    /// Name, method and path of each webhook.
     pub webhooks: Vec<String>,
     /// Number of revisions that are kept.
     pub revisions: usize,
