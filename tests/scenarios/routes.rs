@@ -224,7 +224,7 @@ async fn a_webhook_has_its_path_alone_too() -> anyhow::Result<()> {
     let host = world
         .host(&[
             ("PATCHBAY_PLUGINS_DRAFT_WIT", "true"),
-            ("PATCHBAY_SECRETS_KEY", &key),
+            ("PATCHBAY_SECRETS_KEY", key.as_str()),
         ])
         .await?;
     host.deploy(
