@@ -44,7 +44,7 @@ pub struct Relayed {
 pub struct RelayBody {
     /// What has been read and searched.
     whole: Option<Vec<u8>>,
-    rest: Option<Rest>,
+    rest: Option<Box<Rest>>,
     max_bytes: u64,
     ends: Instant,
     /// Held until the last piece.
@@ -148,7 +148,7 @@ fn passed_on(
                 scanner,
                 bytes,
             };
-            (Some(first), Some(rest))
+            (Some(first), Some(Box::new(rest)))
         }
     };
     Ok(Relayed {
