@@ -132,3 +132,48 @@ fn each_alert_rule_has_its_section_in_the_documents() -> anyhow::Result<()> {
     assert!(missing.is_empty(), "{missing:?}");
     Ok(())
 }
+
+/// Most lines of a file without a reason of its own.
+const LONGEST: usize = 500;
+
+fn sources(folder: &Path, found: &mut Vec<PathBuf>) -> anyhow::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() && path.file_name().is_some_and(|name| name != "target") {
+            sources(&path, found)?;
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn long_files_have_their_reason() -> anyhow::Result<()> {
+    const PAGE: &str = "docs/decisions/041-long-files.md";
+    let repository = repository();
+    let page = std::fs::read_to_string(repository.join(PAGE))?;
+    let rows = page.lines().filter(|line| line.starts_with("| `"));
+    let told: BTreeSet<String> = rows
+        .filter_map(|row| quoted(row).next().map(str::to_owned))
+        .collect();
+    let mut found = Vec::new();
+    for folder in ["host", "plugins"] {
+        sources(&repository.join(folder), &mut found)?;
+    }
+    let mut long = BTreeSet::new();
+    for path in found {
+        if std::fs::read_to_string(&path)?.lines().count() > LONGEST {
+            let path = path.strip_prefix(&repository)?;
+            long.insert(path.to_string_lossy().into_owned());
+        }
+    }
+    let without: Vec<_> = long.difference(&told).collect();
+    assert!(
+        without.is_empty(),
+        "split these files, or give their reason in {PAGE}: {without:?}"
+    );
+    let short: Vec<_> = told.difference(&long).collect();
+    assert!(short.is_empty(), "take these rows out of {PAGE}: {short:?}");
+    Ok(())
+}

@@ -164,10 +164,15 @@ pub(crate) async fn run(args: DevArgs, file: Option<&Path>) -> anyhow::Result<()
             state.password.clone(),
         );
     }
+    // In a database of somebody else, it would make a table of accounts.
+    if database.is_some() && !set.people.enabled.is_set() {
+        given.insert(set.people.enabled.entry.variable.clone(), "true".into());
+    }
     if !set.log.filter.is_set() {
         given.insert(
             set.log.filter.entry.variable.clone(),
-            "warn,guest=info".into(),
+            // Without their spans, lines would not say of which request or job they are.
+            "warn,guest=info,patchbay_http::request_id=info,patchbay_work::attempt=info,patchbay_work::invoke=info".into(),
         );
     }
     if !set.http.listen.is_set() {
@@ -203,7 +208,7 @@ pub(crate) async fn run(args: DevArgs, file: Option<&Path>) -> anyhow::Result<()
         state.inherited = set.variables(&environment);
         state.config_file = Config::file_of_dev(file);
         state.save()?;
-        let loaded = load_plugins(&args.plugins, &state).await;
+        let loaded = load_plugins(&args.plugins, &state, database.as_ref()).await;
         print_welcome(&state, catcher.as_ref(), &loaded);
         let client = Client::new(
             state.url.clone(),
@@ -316,8 +321,13 @@ struct LoadedPlugins {
     not_loaded: Vec<String>,
 }
 
-/// Pushes and activates the newest packed file of each plugin folder.
-async fn load_plugins(dir: &Path, state: &DevState) -> LoadedPlugins {
+/// Pushes and activates the newest packed file of each plugin folder. Tables that a plugin works on and
+/// does not own, its folder may have as `tables.sql`: they are made in our own Postgres only.
+async fn load_plugins(
+    dir: &Path,
+    state: &DevState,
+    own: Option<&postgres::Postgres>,
+) -> LoadedPlugins {
     let folders = std::fs::read_dir(dir).into_iter().flatten().flatten();
     let mut folders: Vec<PathBuf> = folders.map(|entry| entry.path()).collect();
     folders.sort();
@@ -329,6 +339,13 @@ async fn load_plugins(dir: &Path, state: &DevState) -> LoadedPlugins {
             }
             continue;
         };
+        let tables = folder.join("tables.sql");
+        if let Some(postgres) = own.filter(|_| tables.exists())
+            && let Err(error) = postgres.make_tables(&tables).await
+        {
+            plugins.not_loaded.push(refused(&file, &error));
+            continue;
+        }
         match load_plugin(&file, state).await {
             Ok(line) => plugins.loaded.push(line),
             Err(error) => plugins.not_loaded.push(refused(&file, &error)),

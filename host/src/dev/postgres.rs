@@ -202,7 +202,32 @@ async fn running_port(bin: &Path, data: &Path) -> Option<u16> {
         .ok()
 }
 
+/// Codes of Postgres for a schema, a table and a type that are there already.
+const EXISTS: [&str; 3] = ["42P06", "42P07", "42710"];
+
 impl Postgres {
+    /// Runs a file of statements in one transaction. What exists already stays as it is.
+    pub(super) async fn make_tables(&self, file: &Path) -> anyhow::Result<()> {
+        let name = file.display();
+        let statements =
+            std::fs::File::open(file).with_context(|| format!("cannot read {name}"))?;
+        let output = Command::new(self.bin.join("psql"))
+            .args(["--no-psqlrc", "--quiet", "--single-transaction"])
+            .args(["-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=sqlstate"])
+            .args(["--host", "127.0.0.1", "--username", USER])
+            .args(["--port", &self.port.to_string(), "--dbname", "postgres"])
+            .env("PGPASSWORD", &self.password)
+            .stdin(Stdio::from(statements))
+            .output()
+            .await
+            .context("cannot run psql")?;
+        let told = String::from_utf8_lossy(&output.stderr);
+        if output.status.success() || EXISTS.iter().any(|code| told.contains(code)) {
+            return Ok(());
+        }
+        bail!("{name} cannot be run: Postgres answers {}", told.trim())
+    }
+
     pub(super) fn url(&self) -> String {
         format!(
             "postgres://{USER}:{}@127.0.0.1:{}/postgres",

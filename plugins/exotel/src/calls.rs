@@ -6,7 +6,7 @@
 //! the host was killed, does not place the call again; it looks whether the vendor has it.
 
 use patchbay_plugin::operations::Caller;
-use patchbay_plugin::{Answer, Failure, Request, json};
+use patchbay_plugin::{Answer, Failure, Request, Retry, json};
 use serde::Deserialize;
 
 use crate::access::{self, conflict};
@@ -58,9 +58,9 @@ pub fn connect(request: &Request) -> Result<Answer, Failure> {
         guard_s: settings.repeat_guard_seconds,
     };
     match store::begin_call(&wanted)? {
-        Begun::Busy => Err(conflict(
+        Begun::Busy => Err(passing(conflict(
             "a call of yours has just begun; wait until it is over",
-        )),
+        ))),
         Begun::Before(call) if call.lead_id != lead.id => Err(Failure::invalid_input(
             "idempotency-key",
             "was used for another lead",
@@ -70,12 +70,23 @@ pub fn connect(request: &Request) -> Result<Answer, Failure> {
     }
 }
 
+/// A failure that ends by itself or can be mended: the host keeps no answer, and the same request is
+/// asked anew.
+fn passing(mut failure: Failure) -> Failure {
+    if failure.retry == Retry::Never {
+        failure.retry = Retry::Backoff;
+    }
+    failure
+}
+
 /// The same request again.
 fn before(call: Call, vendor: &Vendor<'_>) -> Result<Answer, Failure> {
     let age = vendor_time::now() - call.placed_at;
     match call.state.status {
         CallStatus::Placing if age < PLACING_MS => {
-            Err(conflict("the call is being placed; ask again in a moment"))
+            Err(passing(conflict(
+                "the call is being placed; ask again in a moment",
+            )))
         }
         CallStatus::Placing | CallStatus::Unknown => match find(&call, vendor) {
             // Of a host that was killed, and the vendor's list does not have it.
@@ -113,7 +124,8 @@ fn place(call: &Call, vendor: &Vendor<'_>) -> Result<Answer, Failure> {
                     failure.message
                 );
             }
-            Err(reason.failure())
+            // Nothing was placed, so the same request may place it once the reason is mended.
+            Err(passing(reason.failure()))
         }
         Err(Trouble::Unknown(what)) => {
             patchbay_plugin::warn!(

@@ -108,6 +108,9 @@ pub struct WebhookDetails {
     /// Why it is not active.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// How the host itself checks requests, in words: where the proof stands, how it is made, by which secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check_details: Option<String>,
     /// The secret of the host's own check.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret: Option<String>,

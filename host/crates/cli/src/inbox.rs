@@ -11,6 +11,7 @@ use patchbay_api::inbox::{
 use patchbay_api::operation::NoQuery;
 use patchbay_api::reveal::Reveal;
 use patchbay_model::webhook::InboxState;
+use patchbay_model::words;
 use uuid::Uuid;
 
 use super::client::{Client, ClientArgs, Received};
@@ -93,7 +94,7 @@ pub struct ListArgs {
     /// Only of this kind, as the plugin names it
     #[arg(long)]
     kind: Option<String>,
-    /// Only the event with this id, as the plugin names it
+    /// Only the event with this id, as the plugin names it; rejected and deferred requests have none yet
     #[arg(long, value_name = "ID", requires = "webhook")]
     event: Option<String>,
     /// Only from this network, as the list shows it
@@ -179,7 +180,7 @@ pub(crate) async fn run_webhook(
         WebhookCommand::List => {
             let webhooks = client.ask::<WebhooksList>((), none, NoBody).await?;
             output.table_or(
-                "No plugin has a webhook on this host",
+                "No active plugin has a webhook. Those of a deactivated one answer 404: patchbay plugin list",
                 &[
                     "WEBHOOK",
                     "METHOD",
@@ -230,10 +231,8 @@ fn described(details: &WebhookDetails, output: Output) -> String {
         Some(reason) => format!("{}: {reason}", webhook.state),
         None => webhook.state.clone(),
     };
-    let check = match &details.secret {
-        Some(secret) => format!("{} by the secret {secret}", webhook.check),
-        None => "none: only the plugin judges".into(),
-    };
+    let check = details.check_details.as_deref();
+    let check = check.unwrap_or("none: only the plugin judges");
     let mut lines = vec![
         format!(
             "{}  {} {}",
@@ -434,11 +433,12 @@ fn say(verdict: &Received<InboxVerdict>, output: Output) {
     } = &verdict.data;
     let why = match (code, message) {
         (Some(code), Some(message)) => format!(" ({code}): {message}"),
-        _ => format!(", {jobs} jobs"),
+        _ => format!(", with {}", words::counted((*jobs).into(), "job")),
     };
-    let end = match applied {
-        true => format!("It is {state} now"),
-        false => format!("It stays {state}"),
+    let end = match (applied, said.as_str() == "accepted" && !is_accepted(*state)) {
+        (true, _) => format!("Its state is {state} now"),
+        (false, true) => format!("It would be accepted; its state is still {state}"),
+        (false, false) => format!("Its state is still {state}"),
     };
     output.done(&format!("{id}  {said}{why}. {end}"), &verdict.raw);
 }

@@ -383,7 +383,7 @@ async fn deactivate(
         .sum();
     let waiting = counted(waiting, "job");
     consent.ask(&format!(
-        "This stops {plugin} on all hosts. Its queues wait, with {waiting} now, until a revision is activated"
+        "This stops {plugin} on all hosts. Its queues wait, with {waiting} now, until a revision is activated. Its routes and webhooks answer 404; what vendors send meanwhile is not kept"
     ))?;
     client
         .ask::<PluginsDeactivate>(path(&plugin), none, NoBody)

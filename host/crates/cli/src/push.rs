@@ -106,18 +106,8 @@ pub(super) async fn push(args: Push, client: &ClientArgs, output: Output) -> any
     } else {
         (format!("\nit is not granted yet:{missing}"), " --grant")
     };
-    let has = |what: &str| {
-        staged.data.asks[what]
-            .as_array()
-            .is_some_and(|all| !all.is_empty())
-    };
-    let unserved = if has("webhooks") {
-        "\nits webhooks are checked; this host does not serve them yet"
-    } else {
-        ""
-    };
     let message = format!(
-        "{known}: {plugin} {} {}{waits}{unserved}\nsigned by: {}\nactivate it with: patchbay plugin activate {plugin} {}{grant}",
+        "{known}: {plugin} {} {}{waits}\nsigned by: {}\nactivate it with: patchbay plugin activate {plugin} {}{grant}",
         staged.data.version,
         short(&digest),
         signers(&staged.data.signatures),

@@ -271,7 +271,7 @@ async fn end_newest(
     if let Some(until) = earlier {
         let until = until.to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
         return Err(StoreError::Conflict(format!(
-            "Secret {name} of {plugin} is being rotated: its previous version is valid until {until}. Wait, or set a value, which ends all other versions at once"
+            "Secret {name} of {plugin} is being rotated: its previous version is valid until {until}. Wait, or set a value, which ends all other versions at once. Was the new value wrong, and the other side still uses the one before? Set the one before, then rotate again"
         )));
     }
     let ended = sqlx::query(

@@ -24,7 +24,7 @@ use super::judging::Judged;
 use super::receive::jobs_to_bytes;
 use super::seal::Part;
 use super::writer::Enqueuing;
-use super::{Inbox, view};
+use super::{Inbox, check, view};
 use crate::Caller;
 use crate::error::{Error, Kind};
 use crate::nearest::suggesting;
@@ -65,6 +65,7 @@ impl Inbox {
                 }
                 Runner::NotLoaded(reason) => Some(reason.clone()),
             },
+            check_details: spec.check.as_ref().map(check::described),
             secret: spec.check.as_ref().map(|check| check.secret().to_owned()),
             success_status: spec.success_status,
             content_types: spec.content_types.clone(),

@@ -15,7 +15,7 @@ use patchbay_model::webhook::WebhookRequest;
 pub(super) enum Checked {
     /// Also where there is no check.
     Passed,
-    /// `missing-token`, `bad-token`, `missing-signature` or `bad-signature`.
+    /// `missing-token`, `bad-token`, `missing-signature`, `malformed-signature` or `bad-signature`.
     Refused(&'static str),
     /// The secret has no value, or is not granted: that is not a "no".
     NoSecret(String),
@@ -71,7 +71,7 @@ pub(super) fn check(
                 return Checked::Refused("missing-signature");
             };
             let Some(mac) = mac_of(hmac, given) else {
-                return Checked::Refused("bad-signature");
+                return Checked::Refused("malformed-signature");
             };
             let hash = match hmac.hash {
                 HmacHash::Sha1 => HashKind::Sha1,
@@ -86,6 +86,57 @@ pub(super) fn check(
             } else {
                 Checked::Refused("bad-signature")
             }
+        }
+    }
+}
+
+/// What a code of the check means, for operators.
+pub(super) fn meaning(code: &str) -> &'static str {
+    match code {
+        "missing-token" => "The request has no token, or more than one",
+        "bad-token" => "The token is none that the secret allows",
+        "missing-signature" => "The request has no signature, or more than one",
+        "malformed-signature" => {
+            "The signature does not begin with the prefix that the manifest declares, or is not in its encoding"
+        }
+        _ => "The signature was not made with the secret, or not over this body",
+    }
+}
+
+/// How requests are checked, for operators: where the proof stands, how it is made, and by which secret.
+pub(super) fn described(check: &WebhookCheck) -> String {
+    match check {
+        WebhookCheck::Token(token) => {
+            let place = match token.place {
+                TokenPlace::Header => "header",
+                TokenPlace::Query => "parameter",
+            };
+            let signs = token.signs.as_ref();
+            let signs = signs.map(|name| format!(", the HMAC-SHA-256 of the parameter {name}"));
+            let (name, secret) = (&token.name, &token.secret);
+            format!(
+                "token in the {place} {name}{}, by the secret {secret}",
+                signs.unwrap_or_default()
+            )
+        }
+        WebhookCheck::Hmac(hmac) => {
+            let hash = match hmac.hash {
+                HmacHash::Sha1 => "SHA-1",
+                HmacHash::Sha256 => "SHA-256",
+                HmacHash::Sha512 => "SHA-512",
+            };
+            let encoding = match hmac.encoding {
+                HmacEncoding::Hex => "hex",
+                HmacEncoding::Base64 => "base64",
+            };
+            let prefix = match hmac.prefix.as_str() {
+                "" => String::new(),
+                prefix => format!(" after {prefix:?}"),
+            };
+            let (header, secret) = (&hmac.header, &hmac.secret);
+            format!(
+                "HMAC-{hash} of the body in {encoding}{prefix}, in the header {header}, by the secret {secret}"
+            )
         }
     }
 }
@@ -322,15 +373,15 @@ mod tests {
             ),
             Checked::Passed
         );
-        for (value, body) in [
-            (hexed.as_str(), "body"),
-            ("sha256=00", "body"),
-            ("sha256=zz", "body"),
-            (&format!("sha256={hexed}"), "body2"),
+        for (value, body, code) in [
+            (hexed.as_str(), "body", "malformed-signature"),
+            ("sha256=00", "body", "bad-signature"),
+            ("sha256=zz", "body", "malformed-signature"),
+            (&format!("sha256={hexed}"), "body2", "bad-signature"),
         ] {
             assert_eq!(
                 run(&prefixed, &["key"], &sent(value, body)),
-                Checked::Refused("bad-signature"),
+                Checked::Refused(code),
                 "{value}"
             );
         }

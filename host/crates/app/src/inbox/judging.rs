@@ -62,7 +62,7 @@ impl InboxParts {
                 return Ok(Judged::Rejected(Rejected {
                     status: 401,
                     code: code.into(),
-                    message: "The check of the manifest refuses the request".into(),
+                    message: check::meaning(code).into(),
                 }));
             }
             Checked::NoSecret(message) => {

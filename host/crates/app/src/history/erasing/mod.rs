@@ -341,6 +341,7 @@ fn report(found: Found, left: Vec<LiveJob>) -> Erasure {
             "incident bundles, exports and logs that were taken before",
             "audit trails, which are kept for good",
             "the person's account, if there is one, with its sessions",
+            "requests in the inbox of webhooks (patchbay inbox erase ID), and answers that are kept for a day under an Idempotency-Key",
             "tables and services of plugins, and what was sent",
             "copies of other programs that work on the queues",
             "Redis's append-only file, until Redis rewrites it (BGREWRITEAOF)",
