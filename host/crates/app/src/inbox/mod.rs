@@ -11,6 +11,7 @@ mod counts;
 mod deferred;
 mod event;
 mod judging;
+mod lately;
 mod receive;
 mod seal;
 mod spill;
@@ -30,6 +31,7 @@ pub use self::budget::Reservation;
 use self::budget::{Bodies, Rates};
 use self::counts::Counts;
 use self::deferred::Deferred;
+pub(crate) use self::lately::{LATELY, RejectedLately};
 pub use self::receive::{Received, WebhookAnswer};
 use self::seal::Seals;
 pub use self::spill::drain;
@@ -97,6 +99,11 @@ impl InboxParts {
                 (plugin, webhook, outcome.as_str(), code, count)
             })
             .collect()
+    }
+
+    /// Webhooks of which this process has rejected requests lately.
+    pub(crate) fn rejected_lately(&self) -> Vec<RejectedLately> {
+        self.counts.rejected_lately()
     }
 
     /// Bytes of bodies that this process holds.
