@@ -105,7 +105,7 @@ async fn requests_that_wait_in_redis_while_postgres_is_away_are_told() -> anyhow
     receiver.until_told("spill", &["firing"]).await?;
     let (reason, _) = said(&receiver, "spill")?;
     assert!(
-        reason.starts_with("1 request to webhooks (0.0 MiB) wait in Redis"),
+        reason.contains("wait in Redis to be written to Postgres: 1 (0.0 MiB), the oldest for "),
         "{reason}"
     );
     server.start().await?;

@@ -95,13 +95,11 @@ fn only_spill(observation: Option<Observation>) -> RuleObservations {
 }
 
 fn spilled(standing: &SpillStanding) -> Observation {
-    let (entries, length) = (
-        counted(standing.entries, "request"),
-        lasted(standing.oldest),
-    );
+    let (entries, length) = (standing.entries, lasted(standing.oldest));
     let mib = standing.bytes as f64 / f64::from(1 << 20);
     let reason = format!(
-        "{entries} to webhooks ({mib:.1} MiB) wait in Redis to be written to Postgres, the oldest for {length}. Their jobs do not run before that"
+        "Requests to webhooks wait in Redis to be written to Postgres: {entries} ({mib:.1} MiB), the oldest for {length}. \
+         Their jobs do not run before that"
     );
     let next = "patchbay doctor says whether Postgres answers and takes changes; then the hosts' logs, inbox-spill";
     Observation::new(SPILL, standing.oldest.as_secs_f64(), reason, next.into())
@@ -334,7 +332,7 @@ mod tests {
         assert!(
             seen.observations[0]
                 .reason
-                .starts_with("2 requests to webhooks (3.0 MiB) wait in Redis")
+                .contains("to Postgres: 2 (3.0 MiB), the oldest for 1 min 15 s.")
         );
         assert!(seen.in_order.is_empty() && !seen.covers.subject("crm.a"));
         let empty = only_spill(None);
