@@ -781,6 +781,9 @@ async fn the_commands_show_webhooks_and_requests_and_say_what_to_do_next() -> an
     for line in [
         r#"patchbay_inbox_requests_total{plugin="hooks",webhook="token",outcome="accepted"} 1"#,
         r#"patchbay_inbox_requests_total{plugin="hooks",webhook="token",outcome="rejected"} 1"#,
+        r#"patchbay_inbox_ack_seconds_count{plugin="hooks",webhook="token"} 2"#,
+        "patchbay_inbox_spill_entries 0",
+        "patchbay_inbox_spill_bytes 0",
     ] {
         assert!(metrics.contains(line), "{line}");
     }

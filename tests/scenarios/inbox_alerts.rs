@@ -240,7 +240,7 @@ async fn a_webhook_that_is_silent_for_too_long_is_told_while_its_plugin_is_activ
         .await?;
     let (reason, _) = said(&receiver, "hooks.open")?;
     assert!(
-        reason.contains("for 1 h 30 min; the last one was on "),
+        reason.contains("for 90 min; the last one was on "),
         "{reason}"
     );
     let (status, answer) = host

@@ -307,7 +307,7 @@ mod tests {
         assert_eq!(told, [("crm.a", true), ("crm.b", true), ("crm.c", false)]);
         assert_eq!(
             seen[0].reason,
-            "1 accepted request to crm.a waits for its jobs, for 1 min 1 s"
+            "1 accepted request to crm.a waits for its jobs, for 61 s"
         );
         assert_eq!(
             seen[1].reason,
@@ -332,7 +332,7 @@ mod tests {
         assert!(
             seen.observations[0]
                 .reason
-                .contains("to Postgres: 2 (3.0 MiB), the oldest for 1 min 15 s.")
+                .contains("to Postgres: 2 (3.0 MiB), the oldest for 75 s.")
         );
         assert!(seen.in_order.is_empty() && !seen.covers.subject("crm.a"));
         let empty = only_spill(None);
@@ -417,7 +417,7 @@ mod tests {
         assert_eq!(
             seen.reason,
             "No request to crm.w has been accepted for 2 h; the last one was on 2023-11-14 at 22:13:20 UTC. \
-             Its plugin expects one within 1 h"
+             Its plugin expects one within 60 min"
         );
         let never = silent(&of(3_600.0, None), 3_600).expect("silent");
         assert!(never.reason.contains("there has been none yet"));
