@@ -15,16 +15,16 @@ use crate::harness::{Host, World, guest_component, repository, until};
 use crate::postgres_server::PostgresServer;
 use crate::redis_server::RedisServer;
 
-const KEY: (&str, &str) = (
+pub const KEY: (&str, &str) = (
     "PATCHBAY_SECRETS_KEY",
     "1111111111111111111111111111111122222222222222222222222222222222",
 );
 const QUEUE: &str = "hookQueue";
-const TOKEN: &str = "planted-token-9f27aa01";
+pub const TOKEN: &str = "planted-token-9f27aa01";
 const SIGNING: &str = "planted-signing-5be1c044";
-const SOON: Duration = Duration::from_secs(30);
+pub const SOON: Duration = Duration::from_secs(30);
 
-fn plugin(change: impl FnOnce(&mut Value)) -> anyhow::Result<Vec<u8>> {
+pub fn plugin(change: impl FnOnce(&mut Value)) -> anyhow::Result<Vec<u8>> {
     let file = repository().join("tests/guests/hooks/plugin.toml");
     let base = Manifest::from_toml(&std::fs::read_to_string(file)?, |_| Err("no files".into()))?;
     let mut manifest = serde_json::to_value(base)?;
@@ -36,7 +36,7 @@ fn plugin(change: impl FnOnce(&mut Value)) -> anyhow::Result<Vec<u8>> {
     )?)
 }
 
-async fn set_secret(host: &Host, name: &str, value: &str) -> anyhow::Result<()> {
+pub async fn set_secret(host: &Host, name: &str, value: &str) -> anyhow::Result<()> {
     let path = format!("/api/admin/plugins/hooks/secrets/{name}");
     let (status, answer) = host.put(&path, json!({ "value": value })).await?;
     anyhow::ensure!(status == 200, "{status} {answer}");
@@ -52,11 +52,11 @@ async fn ready(world: &World) -> anyhow::Result<Host> {
     Ok(host)
 }
 
-struct Answered {
-    status: u16,
+pub struct Answered {
+    pub status: u16,
     retry_after: bool,
     content_type: String,
-    text: String,
+    pub text: String,
 }
 
 async fn sent(request: reqwest::RequestBuilder) -> anyhow::Result<Answered> {
@@ -80,7 +80,7 @@ fn request(host: &Host, path: &str, body: impl Into<reqwest::Body>) -> reqwest::
         .body(body)
 }
 
-async fn post(host: &Host, path: &str, body: &Value) -> anyhow::Result<Answered> {
+pub async fn post(host: &Host, path: &str, body: &Value) -> anyhow::Result<Answered> {
     sent(request(host, path, body.to_string())).await
 }
 
@@ -118,7 +118,7 @@ async fn states(world: &World) -> anyhow::Result<Vec<String>> {
 }
 
 /// Waits until the requests are in these states, in any order.
-async fn wait_for(world: &World, wanted: &[&str]) -> anyhow::Result<()> {
+pub async fn wait_for(world: &World, wanted: &[&str]) -> anyhow::Result<()> {
     let mut wanted: Vec<String> = wanted.iter().map(|state| (*state).to_owned()).collect();
     wanted.sort();
     let what = format!("{wanted:?}");
@@ -781,6 +781,9 @@ async fn the_commands_show_webhooks_and_requests_and_say_what_to_do_next() -> an
     for line in [
         r#"patchbay_inbox_requests_total{plugin="hooks",webhook="token",outcome="accepted"} 1"#,
         r#"patchbay_inbox_requests_total{plugin="hooks",webhook="token",outcome="rejected"} 1"#,
+        r#"patchbay_inbox_ack_seconds_count{plugin="hooks",webhook="token"} 2"#,
+        "patchbay_inbox_spill_entries 0",
+        "patchbay_inbox_spill_bytes 0",
     ] {
         assert!(metrics.contains(line), "{line}");
     }

@@ -34,6 +34,7 @@ mod harness;
 mod health;
 mod history;
 mod inbox;
+mod inbox_alerts;
 mod incident;
 mod infrastructure;
 mod interop;

@@ -620,7 +620,13 @@ fn everything_is_documented(page: &Page) -> anyhow::Result<()> {
         .filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
     let mut there: BTreeSet<String> = types.map(|(name, _)| name.to_owned()).collect();
     // Without a webhook there are none; the scenarios of the inbox look at them.
-    let of_webhooks = ["requests_total", "refused_total", "rows"];
+    let of_webhooks = [
+        "requests_total",
+        "refused_total",
+        "rows",
+        "ack_seconds",
+        "verify_seconds",
+    ];
     there.extend(of_webhooks.map(|name| format!("patchbay_inbox_{name}")));
     assert_eq!(named, there);
     Ok(())

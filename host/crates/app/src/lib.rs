@@ -286,6 +286,14 @@ impl Parts {
         followers.extend(people.iter().map(|people| Arc::clone(people) as _));
         let changes = identity_changes::IdentityChanges::new(store.clone(), followers);
         let identity_changes = Arc::new(changes);
+        let inbox = Arc::new(inbox::InboxParts::new(
+            store.clone(),
+            broker.clone(),
+            Arc::clone(&plugins),
+            Arc::clone(&vault) as _,
+            Arc::clone(&vault),
+            host,
+        ));
         let seen = alerts::Sources {
             store: store.clone(),
             queues: broker.clone(),
@@ -296,6 +304,7 @@ impl Parts {
             http: Arc::clone(&http),
             identity_changes: Arc::clone(&identity_changes),
             logins: Arc::clone(&logins),
+            inbox: Arc::clone(&inbox),
         };
         let alerts = alerts::AlertWatch::new(config.alerts, seen, quarantines, emergency_logins)?;
         let bodies = Arc::new(history::SealedBodies::new(
@@ -315,14 +324,6 @@ impl Parts {
             &store,
             &broker,
             Arc::clone(&vault),
-        ));
-        let inbox = Arc::new(inbox::InboxParts::new(
-            store.clone(),
-            broker.clone(),
-            Arc::clone(&plugins),
-            Arc::clone(&vault) as _,
-            Arc::clone(&vault),
-            host,
         ));
         let requests = Arc::<RequestMeters>::default();
         let route_meters = Arc::<routes::RouteMeters>::default();

@@ -38,6 +38,23 @@ static REMOVE: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
+/// `KEYS` as in [`ADD`]. Entries, bytes, and the id of the oldest entry without its content.
+static STANDING: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r#"local first = redis.call("XRANGE", KEYS[1], "-", "+", "COUNT", 1)[1]
+        return { redis.call("XLEN", KEYS[1]), tonumber(redis.call("GET", KEYS[2]) or "") or 0, first and first[1] or "" }"#,
+    )
+});
+
+/// What waits in Redis.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SpillStanding {
+    pub entries: u64,
+    pub bytes: u64,
+    /// How long the oldest has waited.
+    pub oldest: Duration,
+}
+
 /// An entry that waits.
 #[derive(Debug, Clone)]
 pub struct SpilledEntry {
@@ -105,6 +122,19 @@ impl Broker {
         let (entries, bytes): (u64, Option<u64>) =
             pipe.query_async(&mut self.connection.get()).await?;
         Ok((entries, bytes.unwrap_or_default()))
+    }
+
+    /// What waits, and since when; `None` where nothing does.
+    pub async fn spill_standing(&self) -> Result<Option<SpillStanding>, QueueError> {
+        let call = Call::new(&STANDING, &self.spill_keys());
+        let (entries, bytes, oldest): (u64, u64, String) =
+            call.invoke(&mut self.connection.get()).await?;
+        let added_ms = oldest.split('-').next().and_then(|ms| ms.parse().ok());
+        Ok(added_ms.map(|added_ms: u64| SpillStanding {
+            entries,
+            bytes,
+            oldest: Duration::from_millis(self.now_ms().saturating_sub(added_ms)),
+        }))
     }
 
     fn spill_keys(&self) -> [String; 2] {

@@ -69,8 +69,9 @@ pub use hosts::{Failure, HostRow, Report, Running};
 pub use identity_changes::{IdentityChange, IdentityChanges};
 pub use inbox::{
     Added, DeferredCount, EventKey, EventKeys, InboxBatch, InboxCount, InboxCounted, InboxFilter,
-    InboxReplayRow, InboxRequest, InboxRow, InboxSource, InboxStanding, Judgement, NewInboxRow,
-    NewReplay, PendingJobs, RepeatCount, Settled,
+    InboxReplayRow, InboxRequest, InboxRow, InboxSilence, InboxSource, InboxStanding, InboxWaiting,
+    Judgement, KnownRejected, MOST_COUNTED, NewInboxRow, NewReplay, PendingJobs, RepeatCount,
+    Settled,
 };
 pub use leader::{Elector, LeaderTask, Leadership};
 pub use operators::{

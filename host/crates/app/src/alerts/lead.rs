@@ -201,6 +201,7 @@ impl AlertWatch {
         {
             seen.extend(in_redis.unwrap_or_default());
         }
+        seen.extend(self.spill().await);
         let passed = self.passed(memory);
         let Some(known) = &mut memory.known else {
             return;
@@ -238,6 +239,7 @@ impl AlertWatch {
         seen.extend(self.sources.in_postgres().await?);
         seen.extend(logins::in_postgres(store).await?);
         seen.extend(operators::in_postgres(store).await?);
+        seen.extend(answered(self.sources.inbox_in_postgres(sightings)).await?);
         let schedules = self.sources.schedules().await?;
         let mut names: BTreeSet<QueueName> = plugins.queues().into_iter().collect();
         names.extend(answered(store.queues_with_history(queues.prefix())).await?);
@@ -252,10 +254,20 @@ impl AlertWatch {
         memory.queues.clone_from(&names);
         let in_redis =
             tokio::time::timeout(super::ANSWER_WITHIN, self.sources.in_redis(&names)).await;
+        seen.extend(self.spill().await);
         let is_complete = schedules.is_some() && matches!(in_redis, Ok(Ok(_)));
         seen.extend(schedules.into_iter().flatten());
         seen.extend(in_redis.ok().and_then(Result::ok).unwrap_or_default());
         Ok((seen, is_complete))
+    }
+
+    /// Requests to webhooks that wait in Redis, while it answers.
+    async fn spill(&self) -> Option<RuleObservations> {
+        let look = self.sources.inbox_in_redis();
+        tokio::time::timeout(super::ANSWER_WITHIN, look)
+            .await
+            .ok()?
+            .ok()
     }
 
     /// Since this process's last look.

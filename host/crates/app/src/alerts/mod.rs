@@ -22,6 +22,7 @@ mod administration;
 mod channel;
 mod deliver;
 mod evaluate;
+mod inbox;
 mod lead;
 mod logins;
 mod observe;

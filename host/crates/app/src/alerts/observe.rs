@@ -24,6 +24,7 @@ use crate::breakers::outage::{NextTry, Outage};
 use crate::health::{DRAINING, Health};
 use crate::http_standing::HttpStanding;
 use crate::identity_changes::IdentityChanges;
+use crate::inbox::{InboxParts, RejectedLately};
 use crate::login_meters::{FailedLogins, LoginMeters};
 use crate::plugins::{Plugins, way_out};
 use crate::scheduling::spec;
@@ -57,6 +58,8 @@ pub struct HostReport {
     /// The certificate with which it serves HTTPS.
     pub tls: Option<ServedCertificate>,
     pub failed_logins: FailedLogins,
+    /// Webhooks with requests that were rejected lately.
+    pub rejected: Vec<RejectedLately>,
     /// For how long it has not heard which accounts and keys change.
     pub deaf_for_ms: Option<u64>,
     /// The channels over which it can deliver.
@@ -183,6 +186,7 @@ impl RuleObservations {
 pub enum Coverage {
     Everything,
     Only(String),
+    AllBut(&'static str),
     /// No subject: only those that were observed are known.
     Nothing,
 }
@@ -192,6 +196,7 @@ impl Coverage {
         match self {
             Self::Everything => true,
             Self::Only(one) => one == subject,
+            Self::AllBut(one) => *one != subject,
             Self::Nothing => false,
         }
     }
@@ -207,6 +212,7 @@ pub struct Sources {
     pub http: Arc<HttpStanding>,
     pub(crate) identity_changes: Arc<IdentityChanges>,
     pub(crate) logins: Arc<LoginMeters>,
+    pub(crate) inbox: Arc<InboxParts>,
 }
 
 impl Sources {
@@ -265,6 +271,7 @@ impl Sources {
                 problem: served.problem,
             }),
             failed_logins: self.logins.failed(),
+            rejected: self.inbox.rejected_lately(),
             deaf_for_ms: self
                 .identity_changes
                 .deaf_for()

@@ -31,6 +31,8 @@ const OF_POSTGRES: [&str; 6] = [
     "audit-short",
     "audit-unsealed",
 ];
+/// Rules about webhooks, whose causes are looked at in both.
+const OF_INBOX: [&str; 3] = ["inbox-waiting", "webhook-rejected", "webhook-silent"];
 /// Rules whose causes are looked at in both.
 const OF_SCHEDULES: [&str; 2] = ["schedule-overdue", "schedule-stopped"];
 /// Whoever asks for the alerts does not wait longer for it.
@@ -57,9 +59,10 @@ impl AlertWatch {
         };
         let seen = self.look_again(rows, sightings).await;
         let cause_of = |row: &AlertRow| {
-            let seen = seen.iter().find(|seen| seen.rule == row.rule)?;
+            let mut seen = seen.iter().filter(|seen| seen.rule == row.rule);
             let key = (row.rule.clone(), row.subject.clone());
-            Some((key, cause(row, seen, &known, self.every)?))
+            let cause = seen.find_map(|seen| cause(row, seen, &known, self.every))?;
+            Some((key, cause))
         };
         rows.iter().filter_map(cause_of).collect()
     }
@@ -73,7 +76,7 @@ impl AlertWatch {
         let rules: BTreeSet<&str> = rows.iter().map(|row| row.rule.as_str()).collect();
         let has = |some: &[&str]| some.iter().any(|rule| rules.contains(rule));
         let others = rules.iter().any(|rule| {
-            let apart = [&OF_REDIS[..], &OF_POSTGRES, &OF_SCHEDULES];
+            let apart = [&OF_REDIS[..], &OF_POSTGRES, &OF_SCHEDULES, &OF_INBOX];
             !apart.iter().any(|some| some.contains(rule))
         });
         let queues: BTreeSet<QueueName> = rows
@@ -99,6 +102,16 @@ impl AlertWatch {
                 false => None,
             }
         };
+        let reports = sightings.clone();
+        let of_inbox = async {
+            if !has(&OF_INBOX) {
+                return (None, None);
+            }
+            tokio::join!(
+                soon(self.sources.inbox_in_redis()),
+                soon(self.sources.inbox_in_postgres(&reports))
+            )
+        };
         let of_processes = async {
             if !others {
                 return None;
@@ -115,11 +128,13 @@ impl AlertWatch {
             };
             soon(look).await
         };
-        let (in_redis, in_postgres, schedules, of_processes) =
-            tokio::join!(in_redis, in_postgres, schedules, of_processes);
+        let (in_redis, in_postgres, schedules, of_inbox, of_processes) =
+            tokio::join!(in_redis, in_postgres, schedules, of_inbox, of_processes);
         let mut seen = in_redis.unwrap_or_default();
         seen.extend(in_postgres.unwrap_or_default());
         seen.extend(schedules.into_iter().flatten());
+        seen.extend(of_inbox.0);
+        seen.extend(of_inbox.1.into_iter().flatten());
         seen.extend(of_processes.unwrap_or_default());
         seen
     }

@@ -289,6 +289,35 @@ pub const RULES: &[Rule] = &[
         7.0,
         "d",
     )),
+    above(
+        rule(
+            "inbox-waiting",
+            Warning,
+            "webhook, or what waits in Redis",
+            "requests to a webhook wait for their jobs, or for 5 min to be judged",
+        ),
+        60.0,
+        "s",
+    ),
+    at_least(
+        above(
+            rule(
+                "webhook-rejected",
+                Warning,
+                "webhook",
+                "many requests of the last 10 min were rejected, or 3 from networks that are known",
+            ),
+            20.0,
+            "%",
+        ),
+        20,
+    ),
+    rule(
+        "webhook-silent",
+        Warning,
+        "webhook",
+        "no request was accepted for longer than silent_after_s of the manifest",
+    ),
     rule(
         "proxy-not-trusted",
         Warning,

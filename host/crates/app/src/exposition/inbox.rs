@@ -7,6 +7,7 @@ use chrono::Utc;
 use patchbay_model::webhook::InboxState;
 use patchbay_store::InboxStanding;
 use patchbay_telemetry::metrics::family::{Labels, family};
+use patchbay_telemetry::metrics::histogram::Reading;
 use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::registry::Unit;
 
@@ -20,12 +21,21 @@ pub(super) struct Inbox {
     /// By plugin, webhook and reason, which are the host's words.
     refused: Vec<(String, String, String, u64)>,
     bytes: usize,
+    /// By plugin and webhook.
+    ack_times: Vec<(String, String, Reading)>,
+    verify_times: Vec<(String, String, Reading)>,
+    /// Entries and bytes in Redis. `None` while it is away.
+    spill: Option<(u64, u64)>,
     /// `None` while Postgres is away.
     standing: Option<Vec<InboxStanding>>,
 }
 
 impl Inbox {
-    pub(super) fn read(sources: &Sources, standing: Option<Vec<InboxStanding>>) -> Self {
+    pub(super) fn read(
+        sources: &Sources,
+        standing: Option<Vec<InboxStanding>>,
+        spill: Option<(u64, u64)>,
+    ) -> Self {
         let mut requests = BTreeMap::new();
         let mut refused = Vec::new();
         for (plugin, webhook, outcome, code, count) in sources.inbox.totals() {
@@ -40,6 +50,9 @@ impl Inbox {
             requests,
             refused,
             bytes: sources.inbox.bytes_in_flight(),
+            ack_times: sources.inbox.ack_times(),
+            verify_times: sources.inbox.verify_times(),
+            spill,
             standing,
         }
     }
@@ -85,6 +98,39 @@ impl Inbox {
             Unit::Bytes,
         )
         .gauge(Some(self.bytes))?;
+        for (name, help, times) in [
+            (
+                "patchbay_inbox_ack",
+                "From a whole request to a webhook to its answer",
+                &self.ack_times,
+            ),
+            (
+                "patchbay_inbox_verify",
+                "How long plugins took to judge a request",
+                &self.verify_times,
+            ),
+        ] {
+            let series = times.iter().map(|(plugin, webhook, reading)| {
+                let labels: Labels<'_> =
+                    vec![("plugin", plugin.as_str()), ("webhook", webhook.as_str())];
+                (labels, reading.clone())
+            });
+            family(encoder, name, help, Unit::Seconds).histograms(series)?;
+        }
+        family(
+            encoder,
+            "patchbay_inbox_spill_entries",
+            "Requests to webhooks that wait in Redis to be written to Postgres",
+            None,
+        )
+        .gauge(self.spill.map(|(entries, _)| entries))?;
+        family(
+            encoder,
+            "patchbay_inbox_spill",
+            "Size of the requests to webhooks that wait in Redis",
+            Unit::Bytes,
+        )
+        .gauge(self.spill.map(|(_, bytes)| bytes))?;
         let standing = self.standing.as_deref();
         let rows = standing.into_iter().flatten().map(|of| {
             let labels: Labels<'_> = vec![

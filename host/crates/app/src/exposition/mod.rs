@@ -143,13 +143,18 @@ impl Exposition {
             let asked = tokio::time::timeout(STORE_LIMIT, store.inbox_standing());
             asked.await.ok()?.ok()
         };
-        let (probe, standing, dead_letters, audit, sessions, inbox, mut jobs) = tokio::join!(
+        let spill = async {
+            let asked = tokio::time::timeout(STORE_LIMIT, queues.spill_size());
+            asked.await.ok()?.ok()
+        };
+        let (probe, standing, dead_letters, audit, sessions, inbox, spill, mut jobs) = tokio::join!(
             health.probe(),
             self.queues(),
             dead_letters,
             audit,
             sessions,
             inbox,
+            spill,
             workers.active_by_queue()
         );
         jobs.sort();
@@ -196,7 +201,7 @@ impl Exposition {
             audit,
             sealed: self.sources.sealed.read(),
             logins: Logins::read(&self.sources, sessions),
-            inbox: inbox::Inbox::read(&self.sources, inbox),
+            inbox: inbox::Inbox::read(&self.sources, inbox, spill),
             bulk_jobs: bulks.handled(),
             converged_ago: plugins.converged_ago(),
             service_restarts: self.sources.services.restarts(),

@@ -2,11 +2,13 @@
 //! down every 10 s, so a killed process loses at most that.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Instant;
 
 use chrono::{DateTime, DurationRound, TimeDelta, Utc};
 use parking_lot::Mutex;
 use patchbay_store::{EventKey, InboxCount, InboxSource, RepeatCount, Store, StoreError};
 
+use super::lately::{Lately, RejectedLately};
 use crate::plugins::Webhook;
 
 /// Codes of plugins that are told apart, per webhook; the rest is `other`.
@@ -51,6 +53,7 @@ struct Inner {
     waiting: BTreeMap<(DateTime<Utc>, Key), i64>,
     repeats: HashMap<EventKey, (i64, DateTime<Utc>)>,
     sources: HashMap<(String, String, String), DateTime<Utc>>,
+    lately: Lately,
 }
 
 impl Counts {
@@ -60,6 +63,13 @@ impl Counts {
 
     pub(super) fn count_of(&self, plugin: &str, webhook: &str, outcome: Outcome, code: &str) {
         let mut inner = self.0.lock();
+        // What is refused is not judged.
+        if outcome != Outcome::Refused {
+            let is_rejected = outcome == Outcome::Rejected;
+            inner
+                .lately
+                .count(plugin, webhook, is_rejected, Instant::now());
+        }
         let codes = inner
             .codes
             .entry((plugin.to_owned(), webhook.to_owned()))
@@ -91,11 +101,16 @@ impl Counts {
         }
     }
 
-    /// A request from this network was accepted.
+    pub(super) fn rejected_lately(&self) -> Vec<RejectedLately> {
+        self.0.lock().lately.rejected(Instant::now())
+    }
+
+    /// A request from this network was accepted. Where the network is not known, only the time is
+    /// noted.
     pub(super) fn note_source(&self, webhook: &Webhook, network: Option<&str>) {
-        let Some(network) = network else { return };
+        let network = network.unwrap_or_default();
         let mut inner = self.0.lock();
-        if inner.sources.len() < MAX_WAITING {
+        if inner.sources.len() < MAX_WAITING || network.is_empty() {
             let key = (
                 webhook.plugin.to_string(),
                 webhook.spec.name.clone(),
@@ -171,6 +186,11 @@ impl Counts {
             let mut inner = self.0.lock();
             for (key, count) in waiting {
                 *inner.waiting.entry(key).or_default() += count;
+            }
+            for (key, at) in sources {
+                if inner.sources.len() < MAX_WAITING {
+                    inner.sources.entry(key).or_insert(at);
+                }
             }
         }
         written

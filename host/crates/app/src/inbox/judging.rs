@@ -2,6 +2,7 @@
 //! that was deferred, and one that an operator has judged again.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use patchbay_model::job::{NewJob, Trace};
 use patchbay_model::webhook::{EventReply, Rejected, WebhookRequest};
@@ -91,10 +92,12 @@ impl InboxParts {
             }
         };
         let stripped = check::stripped(webhook.spec.check.as_ref(), request);
+        let began = Instant::now();
         let verified = self
             .plugins
             .verify(&revision, stripped.clone(), trace.clone())
             .await;
+        self.verify_times.observe(webhook, began.elapsed());
         let accepted = match verified {
             Verification::Accepted(accepted) => accepted,
             Verification::Rejected(rejected) => return Ok(Judged::Rejected(rejected)),

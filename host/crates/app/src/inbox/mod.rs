@@ -11,10 +11,12 @@ mod counts;
 mod deferred;
 mod event;
 mod judging;
+mod lately;
 mod receive;
 mod seal;
 mod spill;
 mod sweep;
+mod times;
 mod upkeep;
 mod view;
 mod writer;
@@ -24,16 +26,19 @@ use std::sync::Arc;
 use patchbay_capability::SecretSource;
 use patchbay_queue::Broker;
 use patchbay_store::{EventKeys, Store};
+use patchbay_telemetry::metrics::histogram::Reading;
 use tokio::sync::OnceCell;
 
 pub use self::budget::Reservation;
 use self::budget::{Bodies, Rates};
 use self::counts::Counts;
 use self::deferred::Deferred;
+pub(crate) use self::lately::{LATELY, RejectedLately};
 pub use self::receive::{Received, WebhookAnswer};
 use self::seal::Seals;
 pub use self::spill::drain;
 pub use self::sweep::{counting, judging, sweep};
+use self::times::Times;
 pub use self::upkeep::upkeep;
 use self::writer::Writer;
 use crate::Parts;
@@ -53,6 +58,8 @@ pub struct InboxParts {
     bodies: Bodies,
     rates: Rates,
     counts: Arc<Counts>,
+    ack_times: Times,
+    verify_times: Times,
     deferred: Deferred,
     event_keys: OnceCell<EventKeys>,
     /// Name of this process.
@@ -77,6 +84,8 @@ impl InboxParts {
             bodies: Bodies::default(),
             rates: Rates::default(),
             counts,
+            ack_times: Times::default(),
+            verify_times: Times::default(),
             deferred: Deferred::default(),
             event_keys: OnceCell::new(),
             store,
@@ -97,6 +106,21 @@ impl InboxParts {
                 (plugin, webhook, outcome.as_str(), code, count)
             })
             .collect()
+    }
+
+    /// Webhooks of which this process has rejected requests lately.
+    pub(crate) fn rejected_lately(&self) -> Vec<RejectedLately> {
+        self.counts.rejected_lately()
+    }
+
+    /// Plugin, webhook, and how long its requests took until they were answered.
+    pub(crate) fn ack_times(&self) -> Vec<(String, String, Reading)> {
+        self.ack_times.read()
+    }
+
+    /// Plugin, webhook, and how long the plugin's `verify` took.
+    pub(crate) fn verify_times(&self) -> Vec<(String, String, Reading)> {
+        self.verify_times.read()
     }
 
     /// Bytes of bodies that this process holds.

@@ -1,7 +1,7 @@
 //! A request arrives: from its body to the answer.
 
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use patchbay_model::capability::Fields;
@@ -92,7 +92,9 @@ impl Inbox {
         received: Received,
     ) -> Result<WebhookAnswer, Error> {
         let parts = &*self.parts;
+        let began = Instant::now();
         let answer = parts.receive(webhook, received).await;
+        parts.ack_times.observe(webhook, began.elapsed());
         if let Err(error) = &answer {
             parts.counts.count(webhook, Outcome::Refused, &error.code);
         }

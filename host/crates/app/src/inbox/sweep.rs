@@ -295,6 +295,7 @@ impl InboxParts {
         match settled {
             Settled::State(InboxState::Accepted) => {
                 self.counts.count(webhook, Outcome::Accepted, "");
+                self.counts.note_source(webhook, None);
                 self.writer.enqueue(Enqueuing {
                     id: row.id,
                     made_ms: u64::try_from(row.received_at.timestamp_millis()).unwrap_or_default(),
@@ -303,6 +304,7 @@ impl InboxParts {
             }
             Settled::State(InboxState::Recorded) => {
                 self.counts.count(webhook, Outcome::Accepted, "");
+                self.counts.note_source(webhook, None);
             }
             Settled::State(InboxState::Rejected) => {
                 if let Judgement::Rejected { code, .. } = judgement {

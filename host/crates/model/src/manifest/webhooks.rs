@@ -79,7 +79,7 @@ pub struct WebhookSpec {
     /// Parts of JSON and form bodies that are never shown.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub redact: Vec<DataPath>,
-    /// An alert tells when no request came for so long; computed where it is left out.
+    /// An alert tells when no request was accepted for so long. No alert where it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub silent_after_s: Option<u64>,
 }

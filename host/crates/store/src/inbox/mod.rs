@@ -8,9 +8,11 @@ mod judging;
 mod pending;
 mod reading;
 mod upkeep;
+mod watching;
 
 pub use adding::{Added, EventKey, EventKeys, NewInboxRow};
 pub use counts::{InboxCount, InboxSource, RepeatCount};
 pub use judging::{DeferredCount, InboxRequest, Judgement, Settled};
 pub use pending::{InboxBatch, PendingJobs};
 pub use reading::{InboxCounted, InboxFilter, InboxReplayRow, InboxRow, InboxStanding, NewReplay};
+pub use watching::{InboxSilence, InboxWaiting, KnownRejected, MOST_COUNTED};

@@ -131,7 +131,7 @@ fn listed(row: &PgRow) -> Result<InboxRow, StoreError> {
     })
 }
 
-fn state(row: &PgRow) -> Result<InboxState, StoreError> {
+pub(super) fn state(row: &PgRow) -> Result<InboxState, StoreError> {
     row.try_get::<String, _>("state")?.parse().map_err(damaged)
 }
 

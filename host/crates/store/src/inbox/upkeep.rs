@@ -7,7 +7,7 @@ use crate::leader::Leadership;
 /// Rows of one statement.
 const BATCH: i64 = 5_000;
 /// Rejected requests that are kept of one webhook, and of one source of it.
-const MAX_REJECTED: i64 = 10_000;
+pub(super) const MAX_REJECTED: i64 = 10_000;
 const MAX_REJECTED_OF_SOURCE: i64 = 1_000;
 const COUNTS_DAYS: i32 = 400;
 const SOURCES_DAYS: i32 = 30;
@@ -52,7 +52,10 @@ impl Leadership<'_> {
             .execute(&mut *self.0)
             .await?;
         sqlx::query(
-            "delete from inbox_sources where last_accepted_at < now() - make_interval(days => $1)",
+            // The newest of each webhook stays: since then it has been silent.
+            "delete from inbox_sources s where last_accepted_at < now() - make_interval(days => $1) \
+               and exists (select from inbox_sources n where n.plugin = s.plugin and n.webhook = s.webhook \
+                 and n.last_accepted_at > s.last_accepted_at)",
         )
         .bind(SOURCES_DAYS)
         .execute(&mut *self.0)
