@@ -57,7 +57,7 @@ create table if not exists mas_crm.lead_sms_logs (
   updated_at timestamptz not null default now()
 );
 create index if not exists lead_sms_logs_lead on mas_crm.lead_sms_logs (lead_id, created_at desc);
--- Callbacks for calls and messages that nobody knows yet.
+-- Callbacks whose row is not there. `sid` is the row that the callback's URL names and the vendor's id: `call-…/…`.
 create table if not exists mas_crm.exotel_events (
   kind text not null,
   sid text not null,

@@ -24,6 +24,8 @@ const TOKEN: &str = "stand-in-token";
 const WEBHOOK_TOKEN: &str = "a-token-for-callbacks-0123456789";
 const EXOPHONE: &str = "08047112233";
 const SOON: Duration = Duration::from_secs(20);
+/// Longer than the host takes a request of a killed one for going on: the route's `deadline_ms` and 6 s.
+const PATIENCE: Duration = Duration::from_secs(90);
 
 /// One account of the API.
 struct Person {
@@ -192,6 +194,17 @@ impl Setting {
     /// The salesperson calls the lead.
     async fn call(&self, key: Option<&str>) -> anyhow::Result<Answered> {
         self.sent(self.calling(&self.sales, &self.lead, key)).await
+    }
+
+    /// The answer to the same request once none says any more that it is still being answered or the
+    /// call is being placed.
+    async fn call_in_time(&self, lead: &str, key: &str) -> anyhow::Result<Answered> {
+        until(PATIENCE, "an answer other than 409", async || {
+            let request = self.calling(&self.sales, lead, Some(key));
+            let answered = self.sent(request).await?;
+            Ok((answered.status != 409).then_some(answered))
+        })
+        .await
     }
 
     /// A call that the vendor has; its row, and the vendor's id.

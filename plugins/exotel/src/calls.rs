@@ -10,6 +10,7 @@ use patchbay_plugin::{Answer, Failure, Request, Retry, json};
 use serde::Deserialize;
 
 use crate::access::{self, conflict};
+use crate::event::Kind;
 use crate::progress::{CallNews, CallStatus};
 use crate::settings::Settings;
 use crate::store::{self, Begun, Call, Key, Wanted};
@@ -39,6 +40,10 @@ pub fn request_key(caller: &Caller, what: &str) -> String {
 }
 
 pub fn connect(request: &Request) -> Result<Answer, Failure> {
+    begin(request).map_err(passing)
+}
+
+fn begin(request: &Request) -> Result<Answer, Failure> {
     let input: Input = request.parse()?;
     let settings = Settings::load()?;
     let vendor = Vendor::new(&settings, request.deadline)?;
@@ -58,9 +63,9 @@ pub fn connect(request: &Request) -> Result<Answer, Failure> {
         guard_s: settings.repeat_guard_seconds,
     };
     match store::begin_call(&wanted)? {
-        Begun::Busy => Err(passing(conflict(
+        Begun::Busy => Err(conflict(
             "a call of yours has just begun; wait until it is over",
-        ))),
+        )),
         Begun::Before(call) if call.lead_id != lead.id => Err(Failure::invalid_input(
             "idempotency-key",
             "was used for another lead",
@@ -70,10 +75,13 @@ pub fn connect(request: &Request) -> Result<Answer, Failure> {
     }
 }
 
-/// A failure that ends by itself or can be mended: the host keeps no answer, and the same request is
-/// asked anew.
-fn passing(mut failure: Failure) -> Failure {
-    if failure.retry == Retry::Never {
+/// The host answers a request that comes again with the answer that it has kept, and it keeps failures
+/// that are final. So only those are final that are about the request itself: what ends by itself or can
+/// be mended (a setting, credentials, a telephone number, the vendor) is asked anew.
+pub fn passing(mut failure: Failure) -> Failure {
+    let is_of_request =
+        ["invalid-input", "forbidden", "not-found"].contains(&failure.code.as_str());
+    if matches!(failure.retry, Retry::Never) && !is_of_request {
         failure.retry = Retry::Backoff;
     }
     failure
@@ -84,9 +92,7 @@ fn before(call: Call, vendor: &Vendor<'_>) -> Result<Answer, Failure> {
     let age = vendor_time::now() - call.placed_at;
     match call.state.status {
         CallStatus::Placing if age < PLACING_MS => {
-            Err(passing(conflict(
-                "the call is being placed; ask again in a moment",
-            )))
+            Err(conflict("the call is being placed; ask again in a moment"))
         }
         CallStatus::Placing | CallStatus::Unknown => match find(&call, vendor) {
             // Of a host that was killed, and the vendor's list does not have it.
@@ -125,7 +131,7 @@ fn place(call: &Call, vendor: &Vendor<'_>) -> Result<Answer, Failure> {
                 );
             }
             // Nothing was placed, so the same request may place it once the reason is mended.
-            Err(passing(reason.failure()))
+            Err(reason.failure())
         }
         Err(Trouble::Unknown(what)) => {
             patchbay_plugin::warn!(
@@ -171,11 +177,11 @@ pub fn find(call: &Call, vendor: &Vendor<'_>) -> Result<Call, Trouble> {
     settle(call, &news).map_err(|failure| Trouble::Unknown(failure.message))
 }
 
-/// The vendor has the call: its id goes into the row, and what its callbacks said before we knew.
+/// The vendor has the call: its id goes into the row, and what callbacks said before.
 pub fn settle(call: &Call, news: &CallNews) -> Result<Call, Failure> {
     let mut settled = store::apply_to_call(Key::Row(&call.id), news)?;
-    if let Some(sid) = &news.sid
-        && let Some(after) = jobs::apply_kept(crate::event::Kind::Call, sid)?
+    if news.sid.is_some()
+        && let Some(after) = jobs::apply_kept(Kind::Call, &call.reference())?
     {
         settled = Some(after);
     }

@@ -16,6 +16,15 @@ pub enum Kind {
     Sms,
 }
 
+impl Kind {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Call => "call",
+            Self::Sms => "sms",
+        }
+    }
+}
+
 /// The data of an `event` job.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -25,9 +34,8 @@ pub struct Event {
     pub sid: String,
     /// `answered`, `terminal`, or the state where the vendor names no event.
     pub event: String,
-    /// Our row, from the URL that we gave or from `CustomField`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reference: Option<String>,
+    /// Our row, `call-` or `sms-` and its id, as the token of the callback's URL proves it.
+    pub reference: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -57,8 +65,8 @@ pub struct Event {
     pub received_at: i64,
 }
 
-/// What a callback says. The reason names no value.
-pub fn read(pairs: &Pairs, received_at: i64) -> Result<Event, String> {
+/// What a callback says whose URL proves this reference. The reason names no value.
+pub fn read(pairs: &Pairs, reference: String, received_at: i64) -> Result<Event, String> {
     let text = |name: &str| {
         let value = pairs.get(name)?.trim();
         let is_none = value.is_empty() || value == "null";
@@ -77,6 +85,9 @@ pub fn read(pairs: &Pairs, received_at: i64) -> Result<Event, String> {
         (None, None) => return Err("neither CallSid nor SmsSid".into()),
         (Some(_), Some(_)) => return Err("both CallSid and SmsSid".into()),
     };
+    if row_of(kind, &reference).is_none() {
+        return Err("the reference in the URL is not of this kind".into());
+    }
     let status = text("Status").or_else(|| text("SmsStatus"));
     let event = match text("EventType") {
         Some(event) => event,
@@ -97,7 +108,7 @@ pub fn read(pairs: &Pairs, received_at: i64) -> Result<Event, String> {
         kind,
         sid,
         event: event.to_ascii_lowercase(),
-        reference: text("CustomField").filter(|text| is_reference(text)),
+        reference,
         status: status.map(|status| status.to_ascii_lowercase()),
         from: text("From"),
         to: text("To"),
@@ -116,19 +127,20 @@ pub fn read(pairs: &Pairs, received_at: i64) -> Result<Event, String> {
 
 impl Event {
     /// The vendor has no ids of events: one event of one call is one event, however often it comes.
+    /// The reference is part of it, so that nobody with the URL of one row can make the events of
+    /// another one repeats.
     pub fn id(&self) -> String {
-        match self.kind {
-            Kind::Call => format!("call:{}:{}", self.sid, self.event),
-            Kind::Sms => format!("sms:{}:{}", self.sid, self.event),
-        }
+        format!("{}:{}:{}", self.reference, self.sid, self.event)
+    }
+
+    /// The id of our row. `None` when the reference is none, or of another kind.
+    pub fn row(&self) -> Option<&str> {
+        row_of(self.kind, &self.reference)
     }
 
     /// For search in the inbox, such as `call.answered`.
     pub fn name(&self) -> String {
-        let kind = match self.kind {
-            Kind::Call => "call",
-            Kind::Sms => "sms",
-        };
+        let kind = self.kind.as_str();
         let event: String = self.event.chars().filter(char::is_ascii).take(50).collect();
         format!("{kind}.{event}")
     }
@@ -151,10 +163,14 @@ pub fn is_sid(text: &str) -> bool {
 
 /// A row of ours: `call-` or `sms-` and its id.
 pub fn is_reference(text: &str) -> bool {
-    let id = text
-        .strip_prefix("call-")
-        .or_else(|| text.strip_prefix("sms-"));
-    id.is_some_and(is_uuid)
+    [Kind::Call, Kind::Sms]
+        .into_iter()
+        .any(|kind| row_of(kind, text).is_some())
+}
+
+fn row_of(kind: Kind, reference: &str) -> Option<&str> {
+    let id = reference.strip_prefix(kind.as_str())?.strip_prefix('-')?;
+    is_uuid(id).then_some(id)
 }
 
 pub fn is_uuid(text: &str) -> bool {

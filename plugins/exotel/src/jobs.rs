@@ -2,74 +2,89 @@
 
 use patchbay_plugin::{Failure, Job, Retry, Value, audit, json};
 
-use crate::event::{Event, Kind, is_reference};
+use crate::event::{Event, Kind};
 use crate::progress::{CallNews, SmsNews};
 use crate::settings::Settings;
 use crate::store::{self, Call, Key};
 
-/// A callback of the vendor. One for a call that nobody knows is kept.
+/// A callback of the vendor. One for a row that is not there is kept.
+///
+/// It changes only the row of its reference, which alone is proven. The vendor's id is what the body
+/// says: a row that has none takes it, and a row that has another one stays as it is.
 pub fn event(job: &Job) -> Result<Value, Failure> {
     let event: Event = job.parse()?;
-    let settings = Settings::load()?;
-    if let Some(status) = apply(&event, &settings)? {
-        return Ok(json!({ "status": status }));
+    if event.row().is_none() {
+        return Err(Failure::invalid_input(
+            "reference",
+            "is not a row of this kind",
+        ));
     }
-    // Kept first and looked for again: whoever writes the id into a row does it the other way
-    // round, so one of the two sees the other.
-    store::keep_event(kind(event.kind), &event.sid, &event.event, &job.data)?;
-    if let Some(status) = apply(&event, &settings)? {
-        store::forget_events(kind(event.kind), &event.sid)?;
-        return Ok(json!({ "status": status }));
+    let settings = Settings::load()?;
+    if let Some(applied) = apply(&event, &settings)? {
+        return Ok(applied.told());
+    }
+    // Kept first and looked for again: whoever writes the row does it the other way round, so one
+    // of the two sees the other.
+    store::keep_event(&event, &job.data)?;
+    if let Some(applied) = apply(&event, &settings)? {
+        store::forget_events(event.kind, &event.reference)?;
+        return Ok(applied.told());
     }
     patchbay_plugin::warn!("a callback for a call or message that nobody knows is kept");
     Ok(json!({ "kept": true }))
 }
 
-fn kind(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Call => "call",
-        Kind::Sms => "sms",
+enum Applied {
+    /// The row's status afterwards.
+    Status(&'static str),
+    /// The vendor's id is not the row's.
+    OtherId,
+}
+
+impl Applied {
+    fn told(&self) -> Value {
+        match self {
+            Self::Status(status) => json!({ "status": status }),
+            Self::OtherId => {
+                patchbay_plugin::warn!(
+                    "a callback whose id of the vendor is not that of its row changes nothing"
+                );
+                json!({ "ignored": true })
+            }
+        }
     }
 }
 
-/// The row's status afterwards; `None` when no row is this call's or message's.
-fn apply(event: &Event, settings: &Settings) -> Result<Option<&'static str>, Failure> {
-    let row = event.reference.as_deref().filter(|text| is_reference(text));
-    match event.kind {
+/// `None` when the row is not there.
+fn apply(event: &Event, settings: &Settings) -> Result<Option<Applied>, Failure> {
+    let Some(row) = event.row().map(Key::Row) else {
+        return Ok(None);
+    };
+    let (sid, status) = match event.kind {
         Kind::Call => {
             let news = CallNews::of_event(event, &settings.utc_offset);
-            let by_row = row.and_then(|row| row.strip_prefix("call-"));
-            for key in keys(by_row, &event.sid) {
-                if let Some(call) = store::apply_to_call(key, &news)?
-                    && call.state.sid.as_deref() == Some(&event.sid)
-                {
-                    return Ok(Some(call.state.status.as_str()));
-                }
-            }
+            let Some(call) = store::apply_to_call(row, &news)? else {
+                return Ok(None);
+            };
+            (call.state.sid, call.state.status.as_str())
         }
         Kind::Sms => {
-            let news = SmsNews::of_event(event);
-            let by_row = row.and_then(|row| row.strip_prefix("sms-"));
-            for key in keys(by_row, &event.sid) {
-                if let Some(sms) = store::apply_to_sms(key, &news)?
-                    && sms.state.sid.as_deref() == Some(&event.sid)
-                {
-                    return Ok(Some(sms.state.status.as_str()));
-                }
-            }
+            let Some(sms) = store::apply_to_sms(row, &SmsNews::of_event(event))? else {
+                return Ok(None);
+            };
+            (sms.state.sid, sms.state.status.as_str())
         }
-    }
-    Ok(None)
+    };
+    Ok(Some(if sid.as_ref() == Some(&event.sid) {
+        Applied::Status(status)
+    } else {
+        Applied::OtherId
+    }))
 }
 
-/// The vendor's id is surer than the row that a URL or `CustomField` names.
-fn keys<'a>(row: Option<&'a str>, sid: &'a str) -> impl Iterator<Item = Key<'a>> {
-    std::iter::once(Key::Sid(sid)).chain(row.map(Key::Row))
-}
-
-/// What callbacks said before the call was known. The row afterwards, if there was something.
-pub fn apply_kept(of: Kind, sid: &str) -> Result<Option<Call>, Failure> {
-    let kept = store::kept_events(kind(of), sid)?;
+/// What callbacks said before the row was there. The row of a call afterwards, if there was something.
+pub fn apply_kept(of: Kind, reference: &str) -> Result<Option<Call>, Failure> {
+    let kept = store::kept_events(of, reference)?;
     if kept.is_empty() {
         return Ok(None);
     }
@@ -77,17 +92,20 @@ pub fn apply_kept(of: Kind, sid: &str) -> Result<Option<Call>, Failure> {
     let mut after = None;
     for data in &kept {
         let event: Event = patchbay_plugin::parse(data)?;
-        match of {
+        let Some(row) = event.row().map(Key::Row) else {
+            continue;
+        };
+        match event.kind {
             Kind::Call => {
                 let news = CallNews::of_event(&event, &settings.utc_offset);
-                after = store::apply_to_call(Key::Sid(sid), &news)?.or(after);
+                after = store::apply_to_call(row, &news)?.or(after);
             }
             Kind::Sms => {
-                store::apply_to_sms(Key::Sid(sid), &SmsNews::of_event(&event))?;
+                store::apply_to_sms(row, &SmsNews::of_event(&event))?;
             }
         }
     }
-    store::forget_events(kind(of), sid)?;
+    store::forget_events(of, reference)?;
     Ok(after)
 }
 

@@ -30,6 +30,10 @@ struct Body {
 }
 
 pub fn accept(request: &Request) -> Result<Answer, Failure> {
+    begin(request).map_err(calls::passing)
+}
+
+fn begin(request: &Request) -> Result<Answer, Failure> {
     let input: Input = request.parse()?;
     let settings = Settings::load()?;
     let sender = settings.sms_sender()?;
@@ -131,8 +135,8 @@ pub fn send(job: &Job) -> Result<Value, Failure> {
 
 fn sent(sms: &Sms, news: &SmsNews) -> Result<Value, Failure> {
     let after = store::apply_to_sms(Key::Row(&sms.id), news)?;
-    if let Some(sid) = &news.sid {
-        jobs::apply_kept(event::Kind::Sms, sid)?;
+    if news.sid.is_some() {
+        jobs::apply_kept(event::Kind::Sms, &sms.reference())?;
     }
     let status = after.map_or(SmsStatus::Submitted, |after| after.state.status);
     Ok(json!({ "status": status.as_str() }))

@@ -108,7 +108,7 @@ fn an_event_says_what_its_name_says_whatever_its_status() {
         kind: Kind::Call,
         sid: "a".into(),
         event: name.into(),
-        reference: None,
+        reference: String::new(),
         status: status.map(str::to_owned),
         from: None,
         to: None,

@@ -2,7 +2,6 @@
 
 use patchbay_plugin::{Failure, Job, Value, json};
 
-use crate::event::Kind;
 use crate::progress::{CallNews, CallStatus};
 use crate::settings::Settings;
 use crate::store::{self, Call, Key};
@@ -26,9 +25,8 @@ pub fn run(job: &Job) -> Result<Value, Failure> {
     }
     let vendor = Vendor::new(&settings, job.deadline)?;
     let (waiting, dropped) = store::events_to_apply(settings.keep_unknown_days)?;
-    for (kind, sid) in &waiting {
-        let kind = if kind == "sms" { Kind::Sms } else { Kind::Call };
-        jobs::apply_kept(kind, sid)?;
+    for (kind, reference) in &waiting {
+        jobs::apply_kept(*kind, reference)?;
     }
     let (minutes, hours) = (settings.reconcile_after_minutes, settings.give_up_hours);
     let until = i64::try_from(job.deadline).unwrap_or(i64::MAX) - RESERVE_MS;

@@ -44,10 +44,8 @@ fn event(request: &Request, reference: String) -> Result<Event, Rejected> {
         .unwrap_or_default();
     let pairs = pairs::read(content_type, &request.body).map_err(malformed)?;
     let received_at = i64::try_from(request.received_at).unwrap_or(0);
-    let mut event = event::read(&pairs, received_at).map_err(malformed)?;
-    // What the URL says is proven; what the body says is not.
-    event.reference = Some(reference);
-    Ok(event)
+    // What the URL says is proven; what the body says (`CustomField`, the vendor's id) is not.
+    event::read(&pairs, reference, received_at).map_err(malformed)
 }
 
 /// The row that the token was made for.

@@ -2,6 +2,7 @@ use super::*;
 
 const REFERENCE: &str = "call-0d3b1c5e-7a1f-4a52-9a8b-0d6a3b1f2c4d";
 const OTHER: &str = "call-1d3b1c5e-7a1f-4a52-9a8b-0d6a3b1f2c4d";
+const SMS: &str = "sms-0d3b1c5e-7a1f-4a52-9a8b-0d6a3b1f2c4d";
 const SID: &str = "80bfbec2d78bbbf10fb851f4fa165211";
 
 fn request(query: &str, content_type: &str, body: &[u8]) -> Request {
@@ -27,8 +28,12 @@ fn query(reference: &str) -> String {
 }
 
 fn read(content_type: &str, body: &[u8]) -> Event {
+    read_at(REFERENCE, content_type, body)
+}
+
+fn read_at(reference: &str, content_type: &str, body: &[u8]) -> Event {
     let accepted =
-        judged(&request(&query(REFERENCE), content_type, body)).unwrap_or_else(|r| panic!("{r:?}"));
+        judged(&request(&query(reference), content_type, body)).unwrap_or_else(|r| panic!("{r:?}"));
     assert_eq!(accepted.jobs.len(), 1);
     assert_eq!(accepted.jobs[0].name, "event");
     serde_json::from_str(&accepted.jobs[0].data).expect("an event")
@@ -92,7 +97,7 @@ fn one_event_in_three_content_types_is_one_event() {
         (Some(335), Some(320))
     );
     assert_eq!(parts.answered_by.as_deref(), Some("Human"));
-    assert_eq!(parts.reference.as_deref(), Some(REFERENCE));
+    assert_eq!(parts.reference, REFERENCE);
 }
 
 #[test]
@@ -100,20 +105,45 @@ fn the_url_decides_which_row_is_meant_and_the_event_has_one_id() {
     let body = format!("CallSid={SID}&EventType=answered&Status=in-progress&CustomField={OTHER}");
     let accepted = judged(&request(&query(REFERENCE), FORM, body.as_bytes()))
         .unwrap_or_else(|r| panic!("{r:?}"));
-    assert_eq!(accepted.event_id, Some(format!("call:{SID}:answered")));
+    let id = format!("{REFERENCE}:{SID}:answered");
+    assert_eq!(accepted.event_id, Some(id));
     assert_eq!(accepted.kind, "call.answered");
     let event: Event = serde_json::from_str(&accepted.jobs[0].data).expect("an event");
-    assert_eq!(event.reference.as_deref(), Some(REFERENCE));
+    assert_eq!(event.reference, REFERENCE);
     assert_eq!(event.received_at, 1_780_000_000_000);
-    let sms = read(
+    let sms = read_at(
+        SMS,
         FORM,
         format!(
             "SmsSid={SID}&Status=sent&DetailedStatusCode=20005&DetailedStatus=DELIVERED_TO_HANDSET"
         )
         .as_bytes(),
     );
-    assert_eq!(sms.id(), format!("sms:{SID}:sent"));
+    assert_eq!(sms.id(), format!("{SMS}:{SID}:sent"));
     assert_eq!(sms.detailed_code.as_deref(), Some("20005"));
+}
+
+#[test]
+fn the_same_news_under_the_url_of_another_row_is_another_event() {
+    let body = format!("CallSid={SID}&EventType=terminal&Status=completed");
+    let own = read_at(REFERENCE, FORM, body.as_bytes());
+    let foreign = read_at(OTHER, FORM, body.as_bytes());
+    assert_ne!(own.id(), foreign.id());
+    assert_eq!(own.id(), read_at(REFERENCE, FORM, body.as_bytes()).id());
+}
+
+#[test]
+fn news_of_a_call_under_the_url_of_a_message_is_refused_and_the_other_way_round() {
+    for (reference, name) in [(SMS, "CallSid"), (REFERENCE, "SmsSid")] {
+        let body = format!("{name}={SID}&Status=completed");
+        let rejected =
+            judged(&request(&query(reference), FORM, body.as_bytes())).expect_err(reference);
+        assert_eq!(
+            (rejected.status, rejected.code.as_str()),
+            (400, "malformed"),
+            "{reference}"
+        );
+    }
 }
 
 #[test]

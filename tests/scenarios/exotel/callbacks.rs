@@ -1,9 +1,10 @@
 //! Callbacks over HTTP: from the vendor through the inbox to the rows.
 
+use anyhow::Context;
 use patchbay_stand_ins::exotel::{Encoding, Operation};
 use serde_json::json;
 
-use super::{NOWHERE, SOON, Setting, WEBHOOK_TOKEN, plugin, secret};
+use super::{NOWHERE, QUEUE, SOON, Setting, WEBHOOK_TOKEN, plugin, secret};
 use crate::harness::{until, variant};
 
 /// Whether all callbacks of the call were answered with 200.
@@ -115,6 +116,84 @@ async fn a_message_is_delivered_and_a_forged_or_stale_callback_changes_nothing()
     )
     .await?;
     assert_eq!(send(&url).await?, 401);
+    Ok(())
+}
+
+/// Waits until so many callbacks were worked off.
+async fn worked_off(setting: &Setting, count: usize) -> anyhow::Result<()> {
+    until(SOON, "the callbacks are worked off", async || {
+        let path = format!("/api/admin/queues/{QUEUE}/jobs?state=completed");
+        let (_, answer) = setting.host.get(&path).await?;
+        let jobs = answer["data"].as_array().cloned().unwrap_or_default();
+        let done = jobs.iter().filter(|job| job["name"] == "event").count();
+        Ok((done >= count).then_some(()))
+    })
+    .await
+}
+
+#[tokio::test]
+async fn the_url_of_one_call_or_message_changes_no_other_one_and_swallows_none_of_its_news()
+-> anyhow::Result<()> {
+    let setting = Setting::new().await?;
+    let post = async |url: &str, form: String| {
+        let request = setting.host.http.post(url);
+        let request = request.header("content-type", "application/x-www-form-urlencoded");
+        anyhow::Ok(setting.sent(request.body(form)).await?.status)
+    };
+    let (mine, _) = setting.placed().await?;
+    let (other, sid) = setting.placed().await?;
+    let own = setting.row("lead_call_logs", &mine).await?;
+    let before = setting.row("lead_call_logs", &other).await?;
+    let urls: Vec<String> = setting
+        .vendor
+        .calls()
+        .iter()
+        .map(|call| call.form["StatusCallback"].clone())
+        .collect();
+    let news =
+        |event: &str, status: &str| format!("CallSid={sid}&EventType={event}&Status={status}");
+    for (event, status) in [("answered", "in-progress"), ("terminal", "failed")] {
+        assert_eq!(post(&urls[0], news(event, status)).await?, 200);
+    }
+    worked_off(&setting, 2).await?;
+    assert_eq!(setting.row("lead_call_logs", &other).await?, before);
+    assert_eq!(setting.row("lead_call_logs", &mine).await?, own);
+    assert_eq!(setting.count("exotel_events").await?, 0);
+    // The same event of the same call under its own URL is not a repeat.
+    assert_eq!(post(&urls[1], news("terminal", "completed")).await?, 200);
+    setting
+        .row_in("lead_call_logs", &other, "completed")
+        .await?;
+    // A URL of a call is none of a message.
+    let of_message = format!("SmsSid={sid}&Status=sent");
+    assert_eq!(post(&urls[0], of_message).await?, 400);
+
+    let mut ids = Vec::new();
+    for key in ["mine", "other"] {
+        let answer = setting.text(key, json!({ "body": key })).await?;
+        let id = answer.data()["smsId"].as_str().map(str::to_owned);
+        let id = id.context("an id")?;
+        setting.row_in("lead_sms_logs", &id, "submitted").await?;
+        ids.push(id);
+    }
+    let urls: Vec<String> = setting
+        .vendor
+        .messages()
+        .iter()
+        .map(|message| message.form["StatusCallback"].clone())
+        .collect();
+    let before = setting.row("lead_sms_logs", &ids[1]).await?;
+    let sid = before["sms_sid"].as_str().context("an id")?;
+    let failed = format!("SmsSid={sid}&Status=failed");
+    assert_eq!(post(&urls[0], failed.clone()).await?, 200);
+    worked_off(&setting, 4).await?;
+    assert_eq!(setting.row("lead_sms_logs", &ids[1]).await?, before);
+    assert_eq!(
+        setting.row("lead_sms_logs", &ids[0]).await?["status"],
+        "submitted"
+    );
+    assert_eq!(post(&urls[1], failed).await?, 200);
+    setting.row_in("lead_sms_logs", &ids[1], "failed").await?;
     Ok(())
 }
 

@@ -194,6 +194,11 @@ async fn the_same_request_again_is_the_same_call_however_often_and_at_once_it_co
     }
     let again = setting.call(Some("once")).await?;
     assert_eq!(again.status, 200);
+    assert!(
+        again.headers.contains("idempotent-replayed"),
+        "{}",
+        again.headers
+    );
     ids.push(again.data()["callId"].clone());
     ids.dedup();
     assert_eq!(ids.len(), 1, "{ids:?}");
@@ -206,7 +211,12 @@ async fn the_same_request_again_is_the_same_call_however_often_and_at_once_it_co
     let other = setting.lead_of(Some(&setting.sales), None).await?;
     let request = setting.calling(&setting.sales, &other, Some("once"));
     let reused = setting.sent(request).await?;
-    assert_eq!(reused.status, 400, "{}", reused.told());
+    assert_eq!(
+        (reused.status, &reused.json()["code"]),
+        (422, &json!("idempotency-key-reused")),
+        "{}",
+        reused.told()
+    );
     assert_eq!(setting.vendor.asked(Operation::Connect), 1);
     Ok(())
 }
@@ -240,11 +250,17 @@ async fn what_cannot_be_called_is_said_before_the_vendor_is_asked() -> anyhow::R
     sqlx::query("update public.users set phone = null")
         .execute(&mut database)
         .await?;
-    let answer = setting.call(None).await?;
+    let answer = setting.call(Some("mended")).await?;
     assert_eq!(answer.status, 409, "{}", answer.told());
     assert!(answer.told().contains("your profile"), "{}", answer.told());
     assert_eq!(setting.vendor.asked(Operation::Connect), 0);
     assert_eq!(setting.count("lead_call_logs").await?, 0);
+    // With a number in the profile, the same request is a call.
+    sqlx::query("update public.users set phone = '9876543210'")
+        .execute(&mut database)
+        .await?;
+    let answer = setting.call(Some("mended")).await?;
+    assert_eq!(answer.status, 200, "{}", answer.told());
     Ok(())
 }
 
@@ -286,8 +302,11 @@ async fn without_its_settings_or_with_the_plugin_away_clients_are_told_to_dial_t
     assert_eq!(text.status, 503, "{}", text.told());
     let (ok, said) = check_credentials(&setting.host).await?;
     assert!(!ok && said.contains("callerId not set"), "{said}");
-    setting.set(json!({ "callerId": EXOPHONE })).await?;
-    assert_eq!(config().await?["enabled"], true);
+    let mended = json!({ "callerId": EXOPHONE, "smsSenderId": "PATCHB" });
+    setting.set(mended).await?;
+    assert_eq!(config().await?, json!({ "enabled": true, "sms": true }));
+    let text = setting.text("k", json!({ "body": "Hello" })).await?;
+    assert_eq!(text.status, 202, "the same request: {}", text.told());
     secret(&setting.host, "EXOTEL_API_TOKEN", TOKEN).await?;
     let removed = setting
         .host

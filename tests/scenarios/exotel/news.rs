@@ -7,27 +7,29 @@ use serde_json::{Value, json};
 use super::{QUEUE, SOON, Setting};
 use crate::harness::until;
 
-/// The data that `verify` makes of a callback.
-fn event(sid: &str, name: &str, more: Value) -> Value {
-    let mut event =
-        json!({ "kind": "call", "sid": sid, "event": name, "receivedAt": 1_790_000_000_000_i64 });
+/// The data that `verify` makes of a callback whose URL names the row.
+fn event(row: &str, sid: &str, name: &str, more: Value) -> Value {
+    let mut event = json!({
+        "kind": "call", "sid": sid, "event": name, "reference": format!("call-{row}"),
+        "receivedAt": 1_790_000_000_000_i64,
+    });
     for (key, value) in more.as_object().into_iter().flatten() {
         event[key] = value.clone();
     }
     event
 }
 
-fn answered(sid: &str) -> Value {
+fn answered(row: &str, sid: &str) -> Value {
     let more = json!({ "status": "in-progress", "dateUpdated": "2026-10-05 12:00:10" });
-    event(sid, "answered", more)
+    event(row, sid, "answered", more)
 }
 
-fn ended(sid: &str, status: &str) -> Value {
+fn ended(row: &str, sid: &str, status: &str) -> Value {
     let more = json!({
         "status": status, "durationS": 335, "conversationS": 320, "dateUpdated": "2026-10-05 12:05:40",
         "endTime": "2026-10-05 12:05:40", "recordingUrl": "https://recordings.exotel.com/exotelrecordings/a/b.mp3",
     });
-    event(sid, "terminal", more)
+    event(row, sid, "terminal", more)
 }
 
 /// The row without what the time of the test changes.
@@ -60,7 +62,7 @@ async fn repeated_and_reordered_news_ends_in_the_same_row_and_is_told_once() -> 
             .unwrap_or_default()
             .to_owned();
         let sid = setting.vendor.calls().last().expect("a call").sid.clone();
-        let (first, last) = (answered(&sid), ended(&sid, "completed"));
+        let (first, last) = (answered(&id, &sid), ended(&id, &sid, "completed"));
         let events = match order {
             "answered first" => vec![first, last],
             "ended first" => vec![last, first],
@@ -77,12 +79,12 @@ async fn repeated_and_reordered_news_ends_in_the_same_row_and_is_told_once() -> 
         assert_eq!(row["lead_id"].take(), lead.as_str());
         rows.push(row);
         // Late news, and such as would take it back.
-        setting.job("event", answered(&sid)).await?;
-        setting.job("event", ended(&sid, "failed")).await?;
+        setting.job("event", answered(&id, &sid)).await?;
+        setting.job("event", ended(&id, &sid, "failed")).await?;
         setting
             .job(
                 "event",
-                event(&sid, "ringing", json!({ "status": "ringing" })),
+                event(&id, &sid, "ringing", json!({ "status": "ringing" })),
             )
             .await?;
         let mut after = told(setting.row("lead_call_logs", &id).await?);
@@ -104,58 +106,83 @@ async fn repeated_and_reordered_news_ends_in_the_same_row_and_is_told_once() -> 
 }
 
 #[tokio::test]
-async fn news_of_unknown_calls_is_kept_until_the_call_is_known() -> anyhow::Result<()> {
+async fn news_changes_only_the_row_that_its_url_names() -> anyhow::Result<()> {
     let setting = Setting::new().await?;
-    let kept = setting.job("event", ended("nobody", "busy")).await?;
-    assert_eq!(kept, json!({ "kept": true }));
-    assert_eq!(setting.job("event", ended("nobody", "busy")).await?, kept);
-    assert_eq!(setting.count("exotel_events").await?, 1, "once");
-
-    // The URL of the callback names the row, although the vendor's id is not known yet.
+    // The URL names the row, although the vendor's id is not known yet.
     let (id, sid) = setting.placed().await?;
     let forget =
         "update mas_crm.lead_call_logs set call_sid = null, status = 'unknown' where id = $1::uuid";
     let mut database = setting.world.database().await?;
     sqlx::query(forget).bind(&id).execute(&mut database).await?;
-    let mut first = answered(&sid);
-    first["reference"] = json!(format!("call-{id}"));
     assert_eq!(
-        setting.job("event", first).await?,
+        setting.job("event", answered(&id, &sid)).await?,
         json!({ "status": "in-progress" })
     );
-    assert_eq!(
-        setting.row("lead_call_logs", &id).await?["call_sid"],
-        sid.as_str()
-    );
-    // A URL for one row does not change another call.
-    let mut foreign = ended("another", "completed");
-    foreign["reference"] = json!(format!("call-{id}"));
-    assert_eq!(setting.job("event", foreign).await?, kept);
-    assert_eq!(
-        setting.row("lead_call_logs", &id).await?["status"],
-        "in-progress"
-    );
-
-    // What came before the row had the id is applied as soon as it has.
-    sqlx::query(forget).bind(&id).execute(&mut database).await?;
-    assert_eq!(setting.job("event", ended(&sid, "no-answer")).await?, kept);
-    setting.reconcile().await?;
     let row = setting.row("lead_call_logs", &id).await?;
+    assert_eq!(row["call_sid"], sid.as_str());
+    // News of another call under this URL changes neither this one nor the other one, whether the
+    // other row has its id or not yet.
+    let (other, other_sid) = setting.placed().await?;
+    let ignored = json!({ "ignored": true });
+    for knows in [true, false] {
+        if !knows {
+            let forget = sqlx::query(forget).bind(&other);
+            forget.execute(&mut database).await?;
+        }
+        let before = setting.row("lead_call_logs", &other).await?;
+        let forged = ended(&id, &other_sid, "failed");
+        assert_eq!(setting.job("event", forged).await?, ignored, "{knows}");
+        assert_eq!(setting.row("lead_call_logs", &other).await?, before);
+        assert_eq!(setting.row("lead_call_logs", &id).await?, row);
+    }
+    assert_eq!(setting.count("exotel_events").await?, 0, "nothing waits");
+    // Nor does a row take an id that another row has.
+    let forged = ended(&other, &sid, "failed");
+    assert_eq!(setting.job("event", forged).await?, ignored);
+    assert_eq!(setting.row("lead_call_logs", &id).await?, row);
+    // The other one's own news is news.
     assert_eq!(
-        (&row["status"], &row["call_sid"]),
-        (&json!("no-answer"), &json!(sid)),
-        "{row}"
+        setting
+            .job("event", ended(&other, &other_sid, "busy"))
+            .await?,
+        json!({ "status": "busy" })
     );
+    Ok(())
+}
+
+#[tokio::test]
+async fn news_for_a_row_that_is_not_there_is_kept_for_this_row_alone() -> anyhow::Result<()> {
+    let setting = Setting::new().await?;
+    let absent = |n: u8| format!("00000000-0000-4000-8000-00000000000{n}");
+    let kept = json!({ "kept": true });
+    // What is kept under one URL, first and with the same id of the vendor, is in the way of nothing.
+    for (row, status) in [(1, "failed"), (2, "no-answer"), (2, "no-answer")] {
+        let news = ended(&absent(row), "late", status);
+        assert_eq!(setting.job("event", news).await?, kept);
+    }
+    assert_eq!(setting.count("exotel_events").await?, 2, "each once");
+    let mut database = setting.world.database().await?;
+    sqlx::query(
+        "insert into mas_crm.lead_call_logs (id, lead_id, status, call_sid, placed_at) \
+         values ($1::uuid, $2::uuid, 'queued', 'late', now() - interval '2 days')",
+    )
+    .bind(absent(2))
+    .bind(&setting.lead)
+    .execute(&mut database)
+    .await?;
+    setting.reconcile().await?;
+    let row = setting.row("lead_call_logs", &absent(2)).await?;
+    assert_eq!(row["status"], "no-answer", "{row}");
     assert_eq!(
         setting.count("exotel_events").await?,
-        2,
-        "of the two that nobody knows"
+        1,
+        "of the row that is not there"
     );
     sqlx::query("update mas_crm.exotel_events set received_at = now() - interval '31 days'")
         .execute(&mut database)
         .await?;
     let told = setting.reconcile().await?;
-    assert_eq!(told["callbacksDropped"], 2, "{told}");
+    assert_eq!(told["callbacksDropped"], 1, "{told}");
     Ok(())
 }
 
@@ -236,11 +263,18 @@ async fn a_message_is_sent_once_and_its_delivery_is_told() -> anyhow::Result<()>
     let again = setting.text("one", body).await?;
     assert_eq!((again.status, &again.data()["smsId"]), (202, &json!(id)));
     let other = setting.text("one", json!({ "body": "Other" })).await?;
-    assert_eq!(other.status, 400, "{}", other.told());
+    assert_eq!(
+        (other.status, &other.json()["code"]),
+        (422, &json!("idempotency-key-reused")),
+        "{}",
+        other.told()
+    );
+    assert_eq!(setting.vendor.messages().len(), 1);
     let sid = row["sms_sid"].as_str().unwrap_or_default();
     let news = |status: &str, code: &str, detail: &str| {
         json!({
-            "kind": "sms", "sid": sid, "event": status, "status": status, "detailedCode": code, "detailedStatus": detail,
+            "kind": "sms", "sid": sid, "event": status, "reference": format!("sms-{id}"), "status": status,
+            "detailedCode": code, "detailedStatus": detail,
         })
     };
     setting
@@ -267,7 +301,7 @@ async fn a_message_is_sent_once_and_its_delivery_is_told() -> anyhow::Result<()>
         setting.trail(&setting.lead, 3).await?,
         ["sms_ended", "sms_requested", "sms_sent"]
     );
-    for wrong in [
+    for (n, wrong) in [
         json!({}),
         json!({ "body": "" }),
         json!({ "body": " \n" }),
@@ -276,8 +310,11 @@ async fn a_message_is_sent_once_and_its_delivery_is_told() -> anyhow::Result<()>
         json!({ "body": "x".repeat(2_001) }),
         json!({ "body": "x", "dltTemplateId": "a b" }),
         json!({ "body": "x", "from": "y" }),
-    ] {
-        let refused = setting.text("wrong", wrong.clone()).await?;
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let refused = setting.text(&format!("wrong {n}"), wrong.clone()).await?;
         assert_eq!(refused.status, 400, "{wrong}: {}", refused.told());
     }
     let path = format!("/api/admin/queues/{QUEUE}/jobs?state=failed");

@@ -150,7 +150,9 @@ impl From<StoreError> for Error {
                     "{error}; try again. If it stays so: patchbay doctor"
                 ))
             }
-            StoreError::Unstorable(_) => Self::invalid(error.to_string()),
+            StoreError::Unstorable(_) | StoreError::NoSuchTime(_) => {
+                Self::invalid(error.to_string())
+            }
             _ => {
                 log_chain(&error);
                 Self::internal()

@@ -9,6 +9,8 @@ use serde_json::Value;
 const VALUE: &str = "data.";
 /// Compares messages of failures, which may quote data.
 const TEXT: &str = "text";
+/// Compares ids of vendors' events, which may be telephone numbers or addresses.
+const EVENT: &str = "eventId";
 /// Parameters that ask for data when they are true.
 const ASKING: [&str; 2] = ["reveal", "bodies"];
 
@@ -42,6 +44,9 @@ pub(crate) fn asked_by(operation: &Operation, query: &str) -> Option<String> {
                 TEXT => Some(
                     "text compares messages of failures, which may quote it: filter by code instead"
                         .to_owned(),
+                ),
+                EVENT => Some(
+                    "eventId compares ids of vendors' events, which may name a person".to_owned(),
                 ),
                 _ => None,
             }

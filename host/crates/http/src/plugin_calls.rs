@@ -58,9 +58,13 @@ impl ReadBody for CallRequest {
 }
 
 pub(crate) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
-    let Some(given) = headers.get(IDEMPOTENCY_KEY) else {
+    let mut all = headers.get_all(IDEMPOTENCY_KEY).iter();
+    let Some(given) = all.next() else {
         return Ok(None);
     };
+    if all.next().is_some() {
+        return Err(ApiError::invalid("idempotency-key: must be there once"));
+    }
     let key = given
         .to_str()
         .ok()

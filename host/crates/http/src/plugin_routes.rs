@@ -180,7 +180,7 @@ async fn serve(state: &AppState, found: &PathMatch, route: &Route, request: Requ
     if let Some(cache) = route.spec.cache
         && matches!(response.status().as_u16(), 200 | 206 | 304)
     {
-        keep(&mut response, cache);
+        keep(&mut response, cache, &route.spec.request_headers);
     }
     let status = response.status();
     step.set("http.response.status_code", i64::from(status.as_u16()));
@@ -214,13 +214,20 @@ fn open_span(state: &AppState, route: &Route, trace: &Trace) -> Span {
 }
 
 /// What the route declares of caches.
-fn keep(response: &mut Response, cache: CacheSpec) {
+fn keep(response: &mut Response, cache: CacheSpec, asked: &[String]) {
     let Ok(told) = HeaderValue::from_str(&cache.to_string()) else {
         return;
     };
     response.headers_mut().insert(CACHE_CONTROL, told);
-    let vary = HeaderValue::from_static("authorization, cookie, origin, x-platform");
-    response.headers_mut().append(VARY, vary);
+    // Whoever sends other values of these may get another answer.
+    let mut vary = "authorization, cookie, origin, x-api-key, x-platform".to_owned();
+    for name in asked {
+        vary.push_str(", ");
+        vary.push_str(name);
+    }
+    if let Ok(vary) = HeaderValue::from_str(&vary) {
+        response.headers_mut().append(VARY, vary);
+    }
     response.extensions_mut().insert(MayBeKept);
 }
 

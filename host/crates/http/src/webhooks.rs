@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Response};
 use chrono::Utc;
 use http::header::{
     CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE,
+    TRANSFER_ENCODING,
 };
 use http::{HeaderMap, HeaderValue, StatusCode};
 use http_body_util::BodyExt;
@@ -110,11 +111,11 @@ fn check_head(spec: &WebhookSpec, headers: &HeaderMap) -> Result<(), Refusal> {
         return Err(("too-large", ApiError::new(status, "too-large", message)));
     }
     // Signatures cover the bytes that were sent, and nothing is ever inflated.
-    if headers
-        .get_all(CONTENT_ENCODING)
-        .iter()
-        .any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"))
-    {
+    let other_than = |name, plain: &[u8]| {
+        let mut all = headers.get_all(name).iter();
+        all.any(|coding| !coding.as_bytes().eq_ignore_ascii_case(plain))
+    };
+    if other_than(CONTENT_ENCODING, b"identity") || other_than(TRANSFER_ENCODING, b"chunked") {
         return Err(unsupported(
             "The body must not be compressed: send it without Content-Encoding",
         ));

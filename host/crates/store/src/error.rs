@@ -19,6 +19,9 @@ pub enum StoreError {
     /// Postgres cannot hold this text: send another one.
     #[error("A text has a character that Postgres cannot store, such as NUL; leave it out")]
     Unstorable(#[source] sqlx::Error),
+    /// Postgres knows no such time: send another one.
+    #[error("A time is outside of what Postgres knows: send one between the years 0001 and 9999")]
+    NoSuchTime(#[source] sqlx::Error),
     /// Postgres cannot hold the value, now or later: send another one.
     #[error("Postgres refuses a value")]
     Refused(#[source] sqlx::Error),
@@ -120,6 +123,8 @@ impl From<sqlx::Error> for StoreError {
                 Some(code) if ["22021", "22P05"].contains(&code.as_ref()) => {
                     Self::Unstorable(error)
                 }
+                // "datetime field overflow"
+                Some(code) if code == "22008" => Self::NoSuchTime(error),
                 Some(code) if is_about_the_value(&code) => Self::Refused(error),
                 _ => Self::Internal(error),
             },

@@ -107,7 +107,7 @@ fn refused(error: StoreError) -> CapabilityError {
         StoreError::Unavailable(_) | StoreError::ReadOnly(_) => {
             CapabilityError::unavailable(error.to_string())
         }
-        StoreError::Unstorable(_) | StoreError::Conflict(_) => {
+        StoreError::Unstorable(_) | StoreError::NoSuchTime(_) | StoreError::Conflict(_) => {
             CapabilityError::invalid(error.to_string())
         }
         StoreError::Refused(_) => {

@@ -290,13 +290,17 @@ pub async fn record(
     attempts: &[NewAttempt],
 ) -> Result<Vec<(usize, String)>, StoreError> {
     match store.record_attempts(attempts).await {
-        Err(StoreError::Refused(_) | StoreError::Unstorable(_)) => {}
+        Err(StoreError::Refused(_) | StoreError::Unstorable(_) | StoreError::NoSuchTime(_)) => {}
         done => return done.map(|_| Vec::new()),
     }
     let mut refused = Vec::new();
     for (place, new) in attempts.iter().enumerate() {
         match store.record_attempts(std::slice::from_ref(new)).await {
-            Err(StoreError::Refused(reason) | StoreError::Unstorable(reason)) => {
+            Err(
+                StoreError::Refused(reason)
+                | StoreError::Unstorable(reason)
+                | StoreError::NoSuchTime(reason),
+            ) => {
                 let (queue, job) = (&new.record.job.queue, &new.record.job.id);
                 error!(%queue, %job, started = new.record.started, %reason, "an attempt cannot be stored");
                 refused.push((place, reason.to_string()));

@@ -387,7 +387,7 @@ impl Inbox {
         let judged = parts
             .judge(
                 webhook,
-                &content.request,
+                &content,
                 checked,
                 u32::try_from(number).unwrap_or_default(),
                 &trace,

@@ -174,7 +174,8 @@ fn token_of(token: &TokenCheck, request: &WebhookRequest) -> Option<Vec<u8>> {
 
 fn parameter(query: &str, name: &str) -> Option<Vec<u8>> {
     let mut found = query.split('&').filter_map(|pair| {
-        let (known, value) = pair.split_once('=')?;
+        // To other readers, a name alone has an empty value.
+        let (known, value) = pair.split_once('=').unwrap_or((pair, ""));
         (decoded(known) == name.as_bytes()).then(|| decoded(value))
     });
     found.next().filter(|_| found.next().is_none())
@@ -208,8 +209,7 @@ fn decoded(text: &str) -> Vec<u8> {
         let escaped = bytes
             .get(at + 1..at + 3)
             .filter(|_| byte == b'%')
-            .and_then(|digits| std::str::from_utf8(digits).ok())
-            .and_then(|digits| u8::from_str_radix(digits, 16).ok());
+            .and_then(|digits| hex::decode(digits).ok()?.first().copied());
         out.push(match (escaped, byte) {
             (Some(value), _) => value,
             (None, b'+') => b' ',

@@ -3,11 +3,11 @@
 use std::net::IpAddr;
 
 use ipnet::{Ipv4Net, Ipv6Net};
-use patchbay_model::PluginName;
 use patchbay_model::capability::Fields;
 use patchbay_model::job::{NewJob, Trace};
-use patchbay_model::manifest::WebhookSpec;
+use patchbay_model::manifest::{WebhookCheck, WebhookSpec};
 use patchbay_model::webhook::{EventJob, WebhookRequest};
+use patchbay_model::{DataPath, PluginName};
 use patchbay_store::{EventKey, EventKeys};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -23,6 +23,24 @@ pub(super) struct Content {
     /// As the plugin named it.
     pub event_id: Option<String>,
     pub platform: Option<String>,
+    pub hides: Hides,
+}
+
+/// What the webhook hid when the request came. It stays hidden, whatever a later manifest says, and
+/// when the webhook is gone.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Hides {
+    pub check: Option<WebhookCheck>,
+    pub redact: Vec<DataPath>,
+}
+
+impl Hides {
+    pub(super) fn of(spec: &WebhookSpec) -> Self {
+        Self {
+            check: spec.check.clone(),
+            redact: spec.redact.clone(),
+        }
+    }
 }
 
 /// The request without its body.
@@ -38,6 +56,8 @@ struct Head {
     at: u64,
     event: Option<String>,
     platform: Option<String>,
+    #[serde(default)]
+    hides: Hides,
 }
 
 impl Content {
@@ -58,6 +78,7 @@ impl Content {
             at: request.received_at_ms,
             event: self.event_id.clone(),
             platform: self.platform.clone(),
+            hides: self.hides.clone(),
         };
         let head = serde_json::to_vec(&head).unwrap_or_default();
         let mut bytes = Vec::with_capacity(4 + head.len() + request.body.len());
@@ -93,6 +114,7 @@ impl Content {
             },
             event_id: head.event,
             platform: head.platform,
+            hides: head.hides,
         })
     }
 }
@@ -195,6 +217,10 @@ mod tests {
             },
             event_id: Some("é".into()),
             platform: None,
+            hides: Hides {
+                check: None,
+                redact: vec!["card.number".parse().expect("a path")],
+            },
         };
         let bytes = content.to_bytes();
         assert_eq!(Content::from_bytes(&bytes), Some(content));

@@ -11,7 +11,7 @@ use patchbay_store::EventKey;
 
 use super::InboxParts;
 use super::check::{self, Checked};
-use super::event;
+use super::event::{self, Content};
 use crate::error::Error;
 use crate::plugins::{Runner, Verification, Webhook};
 
@@ -52,7 +52,7 @@ impl InboxParts {
     pub(super) async fn judge(
         &self,
         webhook: &Webhook,
-        request: &WebhookRequest,
+        content: &Content,
         checked: Checked,
         processing: u32,
         trace: &Trace,
@@ -91,7 +91,9 @@ impl InboxParts {
                 });
             }
         };
-        let stripped = check::stripped(webhook.spec.check.as_ref(), request);
+        // Also without the token of a check that the webhook had when the request came.
+        let stripped = check::stripped(webhook.spec.check.as_ref(), &content.request);
+        let stripped = check::stripped(content.hides.check.as_ref(), &stripped);
         let began = Instant::now();
         let verified = self
             .plugins

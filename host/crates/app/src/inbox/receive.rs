@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::check::Checked;
 use super::counts::Outcome;
-use super::event::{self, Content};
+use super::event::{self, Content, Hides};
 use super::judging::{AcceptedEvent, Judged};
 use super::seal::Part;
 use super::writer::NotWritten;
@@ -122,6 +122,7 @@ impl InboxParts {
             },
             event_id: None,
             platform: received.trace.platform.clone(),
+            hides: Hides::of(spec),
         };
         let incoming = Incoming {
             id: event::new_id(),
@@ -134,7 +135,7 @@ impl InboxParts {
         let checked = self.check(webhook, &content.request);
         self.limit(&incoming, &checked)?;
         let judged = self
-            .judge(webhook, &content.request, checked, 0, &received.trace)
+            .judge(webhook, &content, checked, 0, &received.trace)
             .await?;
         match judged {
             Judged::Accepted(accepted) => self.keep(&incoming, *accepted).await,

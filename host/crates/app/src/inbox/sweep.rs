@@ -352,9 +352,7 @@ impl InboxParts {
             traceparent: None,
         };
         let checked = self.check(webhook, &content.request);
-        let judged = self
-            .judge(webhook, &content.request, checked, 0, &trace)
-            .await?;
+        let judged = self.judge(webhook, &content, checked, 0, &trace).await?;
         let revision = Some(webhook.digest.to_string());
         let accepted = match judged {
             Judged::Accepted(accepted) => accepted,

@@ -33,18 +33,29 @@ const CREDENTIALS: [&str; 4] = [
 /// Bytes of a body that are shown.
 const MAX_SHOWN: usize = 256 << 10;
 
-/// `spec`: of the active revision, if the webhook is still there.
+/// `spec`: of the active revision, if the webhook is still there. What it hides now and what the
+/// webhook hid when the request came are both hidden.
 pub(super) fn content(content: &Content, spec: Option<&WebhookSpec>, reveal: bool) -> InboxContent {
-    let check = spec.and_then(|spec| spec.check.as_ref());
-    let request = check::stripped(check, &content.request);
-    let hidden_header = |name: &str| match check {
-        Some(WebhookCheck::Token(TokenCheck {
-            place: TokenPlace::Header,
-            name: token,
-            ..
-        })) => name.eq_ignore_ascii_case(token),
-        _ => false,
+    let checks = [
+        content.hides.check.as_ref(),
+        spec.and_then(|spec| spec.check.as_ref()),
+    ];
+    let mut request = content.request.clone();
+    for check in checks {
+        request = check::stripped(check, &request);
+    }
+    let hidden_header = |name: &str| {
+        checks.iter().any(|check| match check {
+            Some(WebhookCheck::Token(TokenCheck {
+                place: TokenPlace::Header,
+                name: token,
+                ..
+            })) => name.eq_ignore_ascii_case(token),
+            _ => false,
+        })
     };
+    let mut paths = content.hides.redact.clone();
+    paths.extend(spec.into_iter().flat_map(|spec| spec.redact.clone()));
     let header = |(name, value): &(String, Vec<u8>)| {
         let is_credential = CREDENTIALS.contains(&name.as_str()) || hidden_header(name);
         let is_shown =
@@ -57,7 +68,7 @@ pub(super) fn content(content: &Content, spec: Option<&WebhookSpec>, reveal: boo
             },
         }
     };
-    let (body, is_base64) = body(&request.body, &content.request, spec, reveal);
+    let (body, is_base64) = body(&request.body, &content.request, &paths, reveal);
     let kept = |text: &str| match reveal || text.is_empty() {
         true => text.to_owned(),
         false => REDACTED.to_owned(),
@@ -91,10 +102,9 @@ fn query(query: &str, reveal: bool) -> String {
 fn body(
     bytes: &[u8],
     request: &patchbay_model::webhook::WebhookRequest,
-    spec: Option<&WebhookSpec>,
+    paths: &[patchbay_model::DataPath],
     reveal: bool,
 ) -> (String, bool) {
-    let paths = spec.map(|spec| spec.redact.as_slice()).unwrap_or_default();
     let cut = &bytes[..bytes.len().min(MAX_SHOWN)];
     let Ok(text) = std::str::from_utf8(bytes) else {
         return match reveal && paths.is_empty() {
@@ -148,14 +158,17 @@ fn form(text: &str, paths: &[patchbay_model::DataPath], reveal: bool) -> String 
 mod tests {
     use patchbay_model::webhook::WebhookRequest;
 
+    use super::super::event::Hides;
     use super::*;
 
-    fn seen(kind: &str, body: &str, reveal: bool) -> InboxContent {
+    /// As long as the webhook is there; `is_gone`: its plugin was deactivated meanwhile.
+    fn seen(kind: &str, body: &str, reveal: bool, is_gone: bool) -> InboxContent {
         let spec: WebhookSpec = serde_json::from_value(serde_json::json!({
             "name": "w", "path": "/api/v/w", "queue": "q", "redact": ["phone"],
             "check": { "token": { "in": "query", "name": "token", "secret": "T" } },
         }))
         .expect("a webhook");
+        let spec_now = (!is_gone).then(|| spec.clone());
         let headers = [
             ("content-type", kind),
             ("authorization", "Basic abc"),
@@ -176,8 +189,9 @@ mod tests {
             },
             event_id: Some("e-1".into()),
             platform: None,
+            hides: Hides::of(&spec),
         };
-        content(&sent, Some(&spec), reveal)
+        content(&sent, spec_now.as_ref(), reveal)
     }
 
     #[test]
@@ -190,24 +204,27 @@ mod tests {
                 "phone=%2B15550101&amount=7",
             ),
         ] {
-            let hidden = serde_json::to_string(&seen(kind, body, false)).expect("JSON");
-            let shown = serde_json::to_string(&seen(kind, body, true)).expect("JSON");
-            for never in ["hunter2", "Basic abc", "15550101"] {
-                assert!(
-                    !hidden.contains(never) && !shown.contains(never),
-                    "{never}: {shown}"
-                );
+            for is_gone in [false, true] {
+                let hidden =
+                    serde_json::to_string(&seen(kind, body, false, is_gone)).expect("JSON");
+                let shown = serde_json::to_string(&seen(kind, body, true, is_gone)).expect("JSON");
+                for never in ["hunter2", "Basic abc", "15550101"] {
+                    assert!(
+                        !hidden.contains(never) && !shown.contains(never),
+                        "{never}: {shown}"
+                    );
+                }
+                for asked in ["203.0.113.7", "e-1", "a=1", "v1"] {
+                    assert!(
+                        !hidden.contains(asked) && shown.contains(asked),
+                        "{asked}: {hidden} {shown}"
+                    );
+                }
+                assert!(hidden.contains("amount") && hidden.contains(kind));
             }
-            for asked in ["203.0.113.7", "e-1", "a=1", "v1"] {
-                assert!(
-                    !hidden.contains(asked) && shown.contains(asked),
-                    "{asked}: {hidden} {shown}"
-                );
-            }
-            assert!(hidden.contains("amount") && hidden.contains(kind));
         }
         assert_eq!(
-            seen("multipart/form-data", "--x phone", true).body,
+            seen("multipart/form-data", "--x phone", true, false).body,
             REDACTED
         );
     }

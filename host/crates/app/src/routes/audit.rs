@@ -196,12 +196,16 @@ impl LedTask for Recorder {
         }
         match lead.append_route_entries(&entries).await {
             Ok(()) => {}
-            Err(StoreError::Unstorable(_) | StoreError::Refused(_)) if entries.len() > 1 => {
+            Err(StoreError::Unstorable(_) | StoreError::NoSuchTime(_) | StoreError::Refused(_))
+                if entries.len() > 1 =>
+            {
                 // One of them must not keep the others back.
                 for entry in entries {
                     if let Err(error) = lead.append_route_entries(&[entry]).await {
                         match error {
-                            StoreError::Unstorable(_) | StoreError::Refused(_) => {
+                            StoreError::Unstorable(_)
+                            | StoreError::NoSuchTime(_)
+                            | StoreError::Refused(_) => {
                                 error!(%error, "Postgres does not accept an audit entry about a request to a route");
                             }
                             error => return Err(error.into()),
@@ -209,7 +213,11 @@ impl LedTask for Recorder {
                     }
                 }
             }
-            Err(error @ (StoreError::Unstorable(_) | StoreError::Refused(_))) => {
+            Err(
+                error @ (StoreError::Unstorable(_)
+                | StoreError::NoSuchTime(_)
+                | StoreError::Refused(_)),
+            ) => {
                 error!(%error, "Postgres does not accept an audit entry about a request to a route");
             }
             Err(error) => return Err(error.into()),

@@ -102,8 +102,9 @@ pub(super) fn request(row: &PgRow) -> Result<InboxRequest, StoreError> {
 }
 
 impl Store {
-    /// The oldest deferred requests of these webhooks that are due. No other process takes them for
-    /// the time of the lease.
+    /// Deferred requests of these webhooks that are due: those that were tried least, one of each webhook and
+    /// source before the second of any, so that a flood of one does not hold up the others. No other
+    /// process takes them for the time of the lease.
     pub async fn take_deferred(
         &self,
         webhooks: &[(&str, &str)],
@@ -113,9 +114,12 @@ impl Store {
         let (plugins, names): (Vec<&str>, Vec<&str>) = webhooks.iter().copied().unzip();
         let found = sqlx::query(
             "update inbox set next_try_at = now() + make_interval(secs => $4) where id in ( \
-               select id from inbox where state = 'deferred' and next_try_at <= now() \
-                 and (plugin, webhook) in (select * from unnest($1::text[], $2::text[])) \
-               order by received_at limit $3 for update skip locked) \
+               select inbox.id from inbox join ( \
+                 select id, row_number() over (partition by plugin, webhook, source order by tries, received_at) as place \
+                 from inbox where state = 'deferred' and next_try_at <= now() \
+                   and (plugin, webhook) in (select * from unnest($1::text[], $2::text[])) \
+               ) due using (id) where state = 'deferred' and next_try_at <= now() \
+               order by tries, place, received_at limit $3 for update of inbox skip locked) \
              returning id, received_at, plugin, webhook, state, event_key, sealed, sealed_key, correlation_id, tries, processing",
         )
         .bind(plugins)
