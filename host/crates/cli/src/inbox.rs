@@ -433,7 +433,10 @@ fn say(verdict: &Received<InboxVerdict>, output: Output) {
     } = &verdict.data;
     let why = match (code, message) {
         (Some(code), Some(message)) => format!(" ({code}): {message}"),
-        _ => format!(", with {}", words::counted(u64::try_from(*jobs).unwrap_or_default(), "job")),
+        _ => format!(
+            ", with {}",
+            words::counted(u64::try_from(*jobs).unwrap_or_default(), "job")
+        ),
     };
     let end = match (applied, said.as_str() == "accepted" && !is_accepted(*state)) {
         (true, _) => format!("Its state is {state} now"),

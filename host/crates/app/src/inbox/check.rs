@@ -285,7 +285,13 @@ mod tests {
         assert_eq!(run(&query, &["new", "s+e cret"], &sent), Checked::Passed);
         assert_eq!(stripped(Some(&query), &sent).query, "a=1&b=2");
         assert_eq!(run(&query, &["new"], &sent), Checked::Refused("bad-token"));
-        for missing in ["", "a=1", "token", "token=a&token=a"] {
+        // To other readers, a name alone has an empty value.
+        let nameless = request("token", &[], "");
+        assert_eq!(
+            run(&query, &["a"], &nameless),
+            Checked::Refused("bad-token")
+        );
+        for missing in ["", "a=1", "token=a&token=a", "token=a&token"] {
             assert_eq!(
                 run(&query, &["a"], &request(missing, &[], "")),
                 Checked::Refused("missing-token"),
