@@ -723,7 +723,11 @@ async fn the_commands_show_webhooks_and_requests_and_say_what_to_do_next() -> an
     let webhooks = said(&["webhook", "list"]).await?;
     assert!(webhooks.contains("hooks.token") && webhooks.contains("/api/hooks/token"));
     let shown = said(&["webhook", "show", "hooks.token"]).await?;
-    assert!(shown.contains("token by the secret TOKEN") && shown.contains("--state rejected"));
+    assert!(
+        shown.contains("token in the ")
+            && shown.contains("by the secret TOKEN")
+            && shown.contains("--state rejected")
+    );
     let unknown = said(&["webhook", "show", "hooks.tokn"]).await?;
     assert!(unknown.contains("Did you mean hooks.token"), "{unknown}");
     let listed = said(&["inbox", "list", "--webhook", "hooks.token"]).await?;
@@ -731,7 +735,9 @@ async fn the_commands_show_webhooks_and_requests_and_say_what_to_do_next() -> an
     let shown = said(&["inbox", "show", &ids[0]]).await?;
     assert!(shown.contains("--reveal shows them") && shown.contains("wh-"));
     let verdict = said(&["inbox", "verify", &ids[1]]).await?;
-    assert!(verdict.contains("rejected (bad-token)") && verdict.contains("It stays rejected"));
+    assert!(
+        verdict.contains("rejected (bad-token)") && verdict.contains("Its state is still rejected")
+    );
     let replay = said(&["inbox", "replay", &ids[0]]).await?;
     assert!(replay.contains("--again"), "{replay}");
     let unconfirmed = said(&["inbox", "erase", &ids[0]]).await?;

@@ -238,10 +238,15 @@ async fn a_host_that_is_killed_while_a_call_is_placed_leaves_one_call() -> anyho
 
 #[tokio::test]
 async fn whenever_the_host_is_killed_no_call_is_placed_twice() -> anyhow::Result<()> {
+    if !full_length() {
+        // It waits for leases; the test above kills a host once, at the worst moment.
+        println!("only at full length");
+        return Ok(());
+    }
     let mut setting = Setting::new().await?;
     let mut random = rand::rngs::StdRng::seed_from_u64(seed());
     let mut rounds = Vec::new();
-    for n in 0..if full_length() { 20 } else { 4 } {
+    for n in 0..20 {
         // Each with a number of its own: the vendor's list tells the calls apart.
         let lead = setting.lead_of(Some(&setting.sales), None).await?;
         sqlx::query("update mas_crm.raw_leads set phone = $1 where id = $2::uuid")
