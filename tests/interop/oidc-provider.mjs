@@ -10,6 +10,8 @@ import * as oidc from "oidc-provider";
 const pair = () => generateKeyPairSync("rsa", { modulusLength: 2048 });
 const own = pair();
 const foreign = pair();
+// Where a start that takes too long has come to.
+console.error("oidc-provider: keys are made");
 const kid = "k1";
 const control = {
   person: "ada",
@@ -105,6 +107,7 @@ const server = createServer(async (request, response) => {
 
 server.listen(0, "127.0.0.1", () => {
   const issuer = `http://127.0.0.1:${server.address().port}`;
+  console.error("oidc-provider: listens");
   provider = new oidc.Provider(issuer, {
     clients: [{ client_id: process.env.CLIENT_ID, client_secret: process.env.CLIENT_SECRET, redirect_uris: [process.env.REDIRECT_URI] }],
     jwks: { keys: [{ ...own.privateKey.export({ format: "jwk" }), kid, use: "sig", alg: "RS256" }] },
