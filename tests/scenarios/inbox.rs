@@ -402,7 +402,7 @@ async fn one_event_that_reaches_two_hosts_at_once_a_hundred_times_has_one_row_an
     let one = ready(&world).await?;
     let other = world.host(&[KEY]).await?;
     let send = |n: usize| {
-        let host = if n % 2 == 0 { &one } else { &other };
+        let host = if n.is_multiple_of(2) { &one } else { &other };
         // Pairs of events, in both orders.
         let id = format!("event-{}", (n / 2 + n) % 4);
         async move { post(host, "open", &json!({ "id": id, "jobs": 2 })).await }
@@ -620,7 +620,7 @@ async fn operators_find_why_a_request_was_rejected_mend_it_and_process_and_erase
         .as_str()
         .context("a job")?
         .to_owned();
-    assert_eq!(jobs(&world).await?, [job.clone()]);
+    assert_eq!(jobs(&world).await?, std::slice::from_ref(&job));
     let data = completed(&host, &job).await?;
     assert_eq!(data["id"], "call-7");
     // Values are hidden, and shown to whoever asks for them; that is recorded.

@@ -53,7 +53,8 @@ async fn respond(
     request: Request,
 ) -> Result<Response, ApiError> {
     let inbox = &state.app.inbox;
-    let refuse = |(reason, error): (&str, ApiError)| {
+    let refuse = |refusal: Refusal| {
+        let (reason, error) = *refusal;
         inbox.count_refused(webhook, reason);
         error
     };
@@ -96,7 +97,8 @@ async fn respond(
     }
 }
 
-type Refusal = (&'static str, ApiError);
+/// What is counted, and what the sender is told.
+type Refusal = Box<(&'static str, ApiError)>;
 
 /// What the head says already.
 fn check_head(spec: &WebhookSpec, headers: &HeaderMap) -> Result<(), Refusal> {
@@ -108,7 +110,10 @@ fn check_head(spec: &WebhookSpec, headers: &HeaderMap) -> Result<(), Refusal> {
         let message =
             format!("At most {MAX_HEADERS} headers with {MAX_HEADER_BYTES} bytes are taken");
         let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
-        return Err(("too-large", ApiError::new(status, "too-large", message)));
+        return Err(Box::new((
+            "too-large",
+            ApiError::new(status, "too-large", message),
+        )));
     }
     // Signatures cover the bytes that were sent, and nothing is ever inflated.
     let other_than = |name, plain: &[u8]| {
@@ -155,10 +160,8 @@ async fn read(
     let mut bytes = Vec::new();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| {
-            (
-                "broken",
-                ApiError::of_body(&error, usize::try_from(most).unwrap_or(usize::MAX)),
-            )
+            let most = usize::try_from(most).unwrap_or(usize::MAX);
+            Box::new(("broken", ApiError::of_body(&error, most)))
         })?;
         let Ok(data) = frame.into_data() else {
             continue;
@@ -171,7 +174,7 @@ async fn read(
             let status = StatusCode::SERVICE_UNAVAILABLE;
             let error =
                 ApiError::new(status, "unavailable", message).retry_after(Some(RETRY_AFTER));
-            return Err(("no-room", error));
+            return Err(Box::new(("no-room", error)));
         }
         bytes.extend_from_slice(&data);
     }
@@ -180,25 +183,25 @@ async fn read(
 
 fn unsupported(message: &str) -> Refusal {
     let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
-    (
+    Box::new((
         "unsupported",
         ApiError::new(status, "invalid-input", message),
-    )
+    ))
 }
 
 fn too_large(most: u64) -> Refusal {
     let message = format!("The body is larger than {most} bytes");
     let status = StatusCode::PAYLOAD_TOO_LARGE;
-    ("too-large", ApiError::new(status, "too-large", message))
+    Box::new(("too-large", ApiError::new(status, "too-large", message)))
 }
 
 fn too_slow() -> Refusal {
     let message = format!("The body did not arrive within {} s", BODY_LIMIT.as_secs());
     let status = StatusCode::REQUEST_TIMEOUT;
-    (
+    Box::new((
         "too-slow",
         ApiError::new(status, "request-timeout", message),
-    )
+    ))
 }
 
 fn kept(spec: &WebhookSpec) -> Result<Response, ApiError> {

@@ -324,7 +324,8 @@ mod tests {
             check(&|v| v.reply = Some(reply(200, "text/plain; charset=utf-8", 10))),
             Ok(())
         );
-        let refused: [(&str, &dyn Fn(&mut Accepted)); 9] = [
+        type Change<'a> = dyn Fn(&mut Accepted) + 'a;
+        let refused: [(&str, &Change<'_>); 9] = [
             ("event id", &|v| v.event_id = Some("x".repeat(513))),
             ("event id", &|v| v.event_id = Some(String::new())),
             ("kind", &|v| v.kind = "a\nb".into()),
