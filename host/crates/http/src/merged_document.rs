@@ -106,7 +106,7 @@ fn add_webhook(document: &mut Value, webhook: &Webhook) {
                 spec.success_status.to_string(): {
                     "description": "The request is kept, or its event is known; or what the plugin replies",
                 },
-                "4XX": refusal("The request is not the vendor's, or cannot be taken. The answer says no reason"),
+                "4XX": refusal("The request is not the vendor's, or cannot be taken. The answer gives no reason; operators see it in the inbox"),
                 "503": refusal("The request cannot be kept now: send it again"),
             },
             "x-patchbay-plugin": webhook.plugin.to_string(),

@@ -278,7 +278,7 @@ impl Standing {
         family(
             encoder,
             "patchbay_route",
-            "Time until the answer of a route is there",
+            "Time from a request to a route until its answer begins",
             Unit::Seconds,
         )
         .histograms(

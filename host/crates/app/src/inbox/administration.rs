@@ -494,7 +494,7 @@ fn known(id: &str) -> Result<Uuid, Error> {
 
 fn unknown(id: impl std::fmt::Display) -> Error {
     Error::not_found(format!(
-        "There is no request {id} in the inbox: it was never there, or its time is over. See: patchbay inbox list"
+        "There is no request {id} in the inbox: it never came, or it was removed because its retention time is over. See: patchbay inbox list"
     ))
 }
 

@@ -38,7 +38,9 @@ pub(super) fn check(
     }
     let versions = secrets.current(plugin, name);
     if versions.is_empty() {
-        return Checked::NoSecret(format!("The secret {name} of {plugin} has no value"));
+        return Checked::NoSecret(format!(
+            "The secret {name} of {plugin} has no value. Set it: patchbay secret set {plugin} {name}"
+        ));
     }
     match check {
         WebhookCheck::Token(token) => {
