@@ -174,9 +174,16 @@ async fn a_hundred_repeats_at_once_on_two_hosts_are_one_call_and_one_answer() ->
 }
 
 #[tokio::test]
-async fn only_what_a_repeat_would_not_change_is_kept() -> anyhow::Result<()> {
+async fn only_what_a_repeat_would_not_change_is_kept_and_no_caller_fills_redis()
+-> anyhow::Result<()> {
     let world = World::new().await?;
-    let host = world.host(&[MASTER]).await?;
+    let host = world
+        .host(&[
+            MASTER,
+            ("PATCHBAY_ROUTES_KEPT_ANSWERS_PER_CALLER_MB", "1"),
+            ("PATCHBAY_ROUTES_KEPT_ANSWERS_MB", "2"),
+        ])
+        .await?;
     let of = |id: &str, operation: &str, more: Value| {
         let mut route = unique(more);
         route["id"] = json!(id);
@@ -246,6 +253,83 @@ async fn only_what_a_repeat_would_not_change_is_kept() -> anyhow::Result<()> {
     // What was refused before the call leaves no trace: the key can be used with a right input.
     let answer = ask(&host, "unique", &vendor, Some("unique[]"), "{}").await?;
     assert_eq!(answer.status, 200, "{}", told(&answer));
+    fills(&world, &host, &vendor).await
+}
+
+/// Answers of 200,000 bytes: a caller may have 1 MiB of them, and all callers 2 MiB.
+async fn fills(world: &World, host: &Host, first: &str) -> anyhow::Result<()> {
+    let large = r#"{"length":200000}"#;
+    // The status of a call and of its repeat.
+    let twice = async |vendor: &str, key: &str| {
+        let answer = ask(host, "large", vendor, Some(key), large).await?;
+        let again = ask(host, "large", vendor, Some(key), large).await?;
+        anyhow::Ok((answer.status, again.status))
+    };
+    let [second, third] = [vendor(host, "Second").await?, vendor(host, "Third").await?];
+    for vendor in [first, second.as_str()] {
+        for n in 0..5 {
+            assert_eq!(twice(vendor, &format!("large-{n}")).await?, (200, 200));
+        }
+    }
+    assert_eq!(twice(first, "large-5").await?, (200, 409), "beyond its share");
+    assert_eq!(twice(&third, "large-0").await?, (200, 409), "beyond all");
+    let page = host.metrics().await?;
+    for reason in ["size", "caller", "all"] {
+        let line = format!(r#"patchbay_route_answers_not_kept_total{{reason="{reason}"}} 1"#);
+        assert!(page.contains(&line), "{line}");
+    }
+
+    // The counts are of hours, and one that is over counts no more: nothing leaks when Redis forgets
+    // the records.
+    let mut redis = world.redis().await?;
+    let counts: Vec<String> = redis::cmd("KEYS")
+        .arg(format!("{}-own:idem-bytes:*", world.prefix))
+        .query_async(&mut redis)
+        .await?;
+    assert_eq!(counts.len(), 4, "three callers and all: {counts:?}");
+    let now = chrono::Utc::now().timestamp() / 3_600;
+    for key in &counts {
+        assert!(!key.contains(&first[8..20]), "no name of anybody: {key}");
+        let hours: Vec<i64> = redis::cmd("HKEYS").arg(key).query_async(&mut redis).await?;
+        assert!(hours.iter().all(|hour| (24..=25).contains(&(hour - now))), "{hours:?}");
+        for hour in hours {
+            let bytes: i64 = redis::cmd("HGET").arg(key).arg(hour).query_async(&mut redis).await?;
+            let _: i64 = redis::cmd("HDEL").arg(key).arg(hour).query_async(&mut redis).await?;
+            let _: i64 = redis::cmd("HSET")
+                .arg(key)
+                .arg(now - 1)
+                .arg(bytes)
+                .query_async(&mut redis)
+                .await?;
+        }
+    }
+    assert_eq!(twice(first, "large-6").await?, (200, 200));
+    assert_eq!(twice(&third, "large-1").await?, (200, 200));
+
+    // Marks take room, too: beyond four times as much, new keys are refused, and known ones answered.
+    for key in counts.iter().filter(|key| !key.ends_with(":all")) {
+        let hours: Vec<i64> = redis::cmd("HKEYS").arg(key).query_async(&mut redis).await?;
+        assert!(hours.iter().all(|hour| *hour >= now - 1));
+        let _: i64 = redis::cmd("HINCRBY")
+            .arg(key)
+            .arg(now + 24)
+            .arg(4 << 20)
+            .query_async(&mut redis)
+            .await?;
+    }
+    let refused = ask(host, "unique", first, Some("another"), "{}").await?;
+    assert_eq!(
+        (refused.status, refused.json()["code"].as_str()),
+        (429, Some("rate-limited")),
+        "{}",
+        told(&refused)
+    );
+    let wait: u64 = refused.header("retry-after").parse()?;
+    assert!((82_000..=90_000).contains(&wait), "{wait}");
+    let known = ask(host, "large", first, Some("large-6"), large).await?;
+    assert_eq!(known.header("idempotent-replayed"), "true");
+    let without = ask(host, "unique", first, None, "{}").await?;
+    assert_eq!(without.status, 200, "{}", told(&without));
     Ok(())
 }
 

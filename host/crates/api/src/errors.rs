@@ -46,7 +46,7 @@ pub const ERRORS: &[ErrorCode] = &[
         "answer-not-kept",
         409,
         "A request with this Idempotency-Key was answered before, and its answer was not kept. Do not send it again; look up what it did",
-        "A route of a plugin has answered a request with this key. The answer was larger than 256 KiB, Redis was nearly full, or the master key was replaced since.",
+        "A route of a plugin has answered a request with this key. The answer was larger than 256 KiB, kept answers took as much of Redis as they may (`routes.kept_answers_per_caller_mb`), Redis was nearly full, or the master key was replaced since.",
         "Look up what the first request did. For a new request, make a new key (docs/plugins/routes.md).",
     ),
     code(

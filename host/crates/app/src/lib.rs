@@ -140,6 +140,8 @@ pub struct AppConfig {
     pub operators: operators::OperatorsConfig,
     /// Single sign-on of operators; nothing when it is off.
     pub oidc: Option<operators::oidc::OidcConfig>,
+    /// What answers that are kept for repeats may take of Redis.
+    pub kept_answers: routes::KeptBytes,
 }
 
 /// What use cases and services are made of.
@@ -159,6 +161,7 @@ pub struct Parts {
     pub traces: Traces,
     pub requests: Arc<RequestMeters>,
     pub route_meters: Arc<routes::RouteMeters>,
+    pub(crate) kept_answers: routes::KeptBytes,
     pub exposition: Arc<exposition::Exposition>,
     pub incident: Arc<incident::Sources>,
     /// The value that was `NODE_ENV` before. The health check shows it.
@@ -387,6 +390,7 @@ impl Parts {
             traces,
             requests,
             route_meters,
+            kept_answers: config.kept_answers,
             exposition,
             incident: Arc::new(foundation.incident),
             environment: config.environment,

@@ -191,6 +191,7 @@ impl Exposition {
                 attempts: self.sources.attempts.read(),
                 requests: self.sources.requests.read(),
                 routes: self.sources.routes.read(),
+                unkept: self.sources.routes.unkept(),
                 spans: Arc::clone(&self.sources.spans),
                 pool: self.sources.store.pool_usage(),
                 pool_wait: probe.pool_wait,

@@ -23,6 +23,7 @@ use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 pub use patchbay_capability::RelayBody;
+pub use patchbay_queue::KeptBytes;
 
 pub use self::answer::{RelayedContent, Reply, ReplyBody};
 pub use self::audit::recorder;
@@ -104,7 +105,11 @@ impl Routes {
             people: People::new(parts),
             vendors: VendorKeys::new(parts),
             limits: parts.limits.clone(),
-            repeats: Repeats::new(parts.broker.kept_answers(), parts.vault.keys().answers()),
+            repeats: Repeats::new(
+                parts.broker.kept_answers(parts.kept_answers),
+                parts.vault.keys().answers(),
+                Arc::clone(&parts.route_meters),
+            ),
             audits: RouteAudits::new(parts.broker.route_audit(), parts.operations.clone()),
             places: Arc::new(Semaphore::new(CALLS_PER_CORE * cores())),
             meters: Arc::clone(&parts.route_meters),
