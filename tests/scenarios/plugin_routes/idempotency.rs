@@ -271,7 +271,11 @@ async fn fills(world: &World, host: &Host, first: &str) -> anyhow::Result<()> {
             assert_eq!(twice(vendor, &format!("large-{n}")).await?, (200, 200));
         }
     }
-    assert_eq!(twice(first, "large-5").await?, (200, 409), "beyond its share");
+    assert_eq!(
+        twice(first, "large-5").await?,
+        (200, 409),
+        "beyond its share"
+    );
     assert_eq!(twice(&third, "large-0").await?, (200, 409), "beyond all");
     let page = host.metrics().await?;
     for reason in ["size", "caller", "all"] {
@@ -291,10 +295,21 @@ async fn fills(world: &World, host: &Host, first: &str) -> anyhow::Result<()> {
     for key in &counts {
         assert!(!key.contains(&first[8..20]), "no name of anybody: {key}");
         let hours: Vec<i64> = redis::cmd("HKEYS").arg(key).query_async(&mut redis).await?;
-        assert!(hours.iter().all(|hour| (24..=25).contains(&(hour - now))), "{hours:?}");
+        assert!(
+            hours.iter().all(|hour| (24..=25).contains(&(hour - now))),
+            "{hours:?}"
+        );
         for hour in hours {
-            let bytes: i64 = redis::cmd("HGET").arg(key).arg(hour).query_async(&mut redis).await?;
-            let _: i64 = redis::cmd("HDEL").arg(key).arg(hour).query_async(&mut redis).await?;
+            let bytes: i64 = redis::cmd("HGET")
+                .arg(key)
+                .arg(hour)
+                .query_async(&mut redis)
+                .await?;
+            let _: i64 = redis::cmd("HDEL")
+                .arg(key)
+                .arg(hour)
+                .query_async(&mut redis)
+                .await?;
             let _: i64 = redis::cmd("HSET")
                 .arg(key)
                 .arg(now - 1)

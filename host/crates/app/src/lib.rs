@@ -336,6 +336,7 @@ impl Parts {
             attempts: work.attempts,
             requests: Arc::clone(&requests),
             routes: Arc::clone(&route_meters),
+            relays: foundation.outside.egress.relays(),
             spans: foundation.spans,
             store: store.clone(),
             runtime,

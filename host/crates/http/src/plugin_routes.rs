@@ -303,6 +303,7 @@ async fn receive(spec: &RouteSpec, request: Request) -> Result<Received, ApiErro
                 Some((name.as_str().to_owned(), value.as_bytes().to_vec()))
             })
             .collect(),
+        network: anonymous::network_of(&request),
         trace: Trace::default(),
     };
     if !spec.takes_body() {

@@ -87,6 +87,8 @@ pub struct Received {
     pub idempotency_key: Option<String>,
     /// What the client says of content that it has already, for a relayed response.
     pub conditions: Fields,
+    /// As in [`Sender`].
+    pub network: Option<String>,
     pub trace: Trace,
 }
 
@@ -277,6 +279,7 @@ impl Routes {
             deadline: Some(Duration::from_millis(spec.deadline_ms)),
             relay: RelayAs::Pieces {
                 conditions: received.conditions,
+                client: client(&caller).or(received.network),
             },
         };
         let traceparent = received.trace.traceparent;
@@ -308,6 +311,16 @@ impl Routes {
             _ => refused(failure.error),
         })
     }
+}
+
+/// Who gets an answer: an account, or a vendor. Visitors are told apart by their network.
+fn client(caller: &Caller) -> Option<String> {
+    let id = caller.user_id.as_deref()?;
+    let kind = match caller.role.as_deref() {
+        Some("vendor") => "vendor",
+        _ => "account",
+    };
+    Some(format!("{kind} {id}"))
 }
 
 fn cores() -> usize {

@@ -181,7 +181,10 @@ impl Claim {
     fn unkept(&self, why: Unkept) {
         if self.meters.count_unkept(why.as_str()) == 1 {
             let reason = why.as_str();
-            warn!(reason, "the answer to a request with an idempotency key was not kept: a repeat is answered with answer-not-kept");
+            warn!(
+                reason,
+                "the answer to a request with an idempotency key was not kept: a repeat is answered with answer-not-kept"
+            );
         }
     }
 
@@ -215,8 +218,7 @@ fn name(route: &Route, caller: &Caller, key: &str) -> String {
 /// from it who that is.
 fn counted_as(master: &Zeroizing<[u8; 32]>, caller: &Caller) -> String {
     use hmac::{Hmac, KeyInit, Mac};
-    let mut mac =
-        <Hmac<Sha256> as KeyInit>::new_from_slice(&**master).expect("HMAC takes any key");
+    let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(&**master).expect("HMAC takes any key");
     mac.update(kind(caller).as_bytes());
     mac.update(b" of kept answers ");
     mac.update(caller.user_id.as_deref().unwrap_or_default().as_bytes());
