@@ -470,6 +470,48 @@ async fn each_kind_of_caller_gets_into_its_own_routes_and_no_spelling_of_a_path_
         ("vendors", &[("authorization", bearer.as_str())], 401),
         ("vendors", &[("x-api-key", other_key.as_str())], 403),
         ("vendors", &[("x-api-key", key.as_str())], 200),
+        // Which of two a proxy has looked at is not known.
+        (
+            "users",
+            &[
+                ("authorization", bearer.as_str()),
+                ("authorization", bearer.as_str()),
+            ],
+            400,
+        ),
+        (
+            "public",
+            &[("authorization", "Basic x"), ("authorization", &bearer)],
+            400,
+        ),
+        (
+            "vendors",
+            &[("x-api-key", other_key.as_str()), ("x-api-key", &key)],
+            400,
+        ),
+        // The header of an account's token goes before its cookie, and a vendor's key before that.
+        (
+            "users",
+            &[("authorization", "Bearer x"), ("cookie", &cookie)],
+            401,
+        ),
+        (
+            "users",
+            &[("authorization", &bearer), ("cookie", "token=x")],
+            200,
+        ),
+        (
+            "vendors",
+            &[("authorization", &bearer), ("x-api-key", &key)],
+            200,
+        ),
+        (
+            "vendors",
+            &[("authorization", &bearer), ("x-api-key", "vk_live_x")],
+            401,
+        ),
+        ("users", &[("x-api-key", &key), ("cookie", &cookie)], 200),
+        ("users", &[("cookie", &format!("{cookie}; token=x"))], 401),
         ("user", &[("authorization", bearer.as_str())], 200),
         ("user", &[("authorization", bearer.as_str())], 200),
         ("user", &[("authorization", bearer.as_str())], 200),

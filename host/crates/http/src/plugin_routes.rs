@@ -61,6 +61,17 @@ impl Lookup {
         }
     }
 
+    /// Whether a webhook takes requests with this method.
+    pub(crate) fn is_webhook(&self, method: &Method) -> bool {
+        match self {
+            Self::Found(found) => {
+                let method = method.as_str();
+                found.route(method).is_none() && found.webhook(method).is_some()
+            }
+            Self::Invalid(_) => false,
+        }
+    }
+
     /// Which pages of other origins may read the answer to a request with this method: those that
     /// the operator lists, all, or none.
     pub(crate) fn readable_by(&self, method: &Method) -> Pages {
