@@ -457,6 +457,7 @@ async fn each_kind_of_caller_gets_into_its_own_routes_and_no_spelling_of_a_path_
     };
     let bearer = format!("Bearer {token}");
     let cookie = format!("token={token}");
+    let two_cookies = format!("{cookie}; token=x");
     for (path, headers, status) in [
         ("public", &[][..], 200),
         ("users", &[], 401),
@@ -481,37 +482,53 @@ async fn each_kind_of_caller_gets_into_its_own_routes_and_no_spelling_of_a_path_
         ),
         (
             "public",
-            &[("authorization", "Basic x"), ("authorization", &bearer)],
+            &[
+                ("authorization", "Basic x"),
+                ("authorization", bearer.as_str()),
+            ],
             400,
         ),
         (
             "vendors",
-            &[("x-api-key", other_key.as_str()), ("x-api-key", &key)],
+            &[
+                ("x-api-key", other_key.as_str()),
+                ("x-api-key", key.as_str()),
+            ],
             400,
         ),
         // The header of an account's token goes before its cookie, and a vendor's key before that.
         (
             "users",
-            &[("authorization", "Bearer x"), ("cookie", &cookie)],
+            &[("authorization", "Bearer x"), ("cookie", cookie.as_str())],
             401,
         ),
         (
             "users",
-            &[("authorization", &bearer), ("cookie", "token=x")],
+            &[("authorization", bearer.as_str()), ("cookie", "token=x")],
             200,
         ),
         (
             "vendors",
-            &[("authorization", &bearer), ("x-api-key", &key)],
+            &[
+                ("authorization", bearer.as_str()),
+                ("x-api-key", key.as_str()),
+            ],
             200,
         ),
         (
             "vendors",
-            &[("authorization", &bearer), ("x-api-key", "vk_live_x")],
+            &[
+                ("authorization", bearer.as_str()),
+                ("x-api-key", "vk_live_x"),
+            ],
             401,
         ),
-        ("users", &[("x-api-key", &key), ("cookie", &cookie)], 200),
-        ("users", &[("cookie", &format!("{cookie}; token=x"))], 401),
+        (
+            "users",
+            &[("x-api-key", key.as_str()), ("cookie", cookie.as_str())],
+            200,
+        ),
+        ("users", &[("cookie", two_cookies.as_str())], 401),
         ("user", &[("authorization", bearer.as_str())], 200),
         ("user", &[("authorization", bearer.as_str())], 200),
         ("user", &[("authorization", bearer.as_str())], 200),

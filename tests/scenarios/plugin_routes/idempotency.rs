@@ -155,6 +155,18 @@ async fn a_hundred_repeats_at_once_on_two_hosts_are_one_call_and_one_answer() ->
     let mobile = sent(mobile).await?;
     assert!(mobile.status == 200 && mobile.text != first);
 
+    // The same vendor with another key, after two rotations.
+    let mut rotated = key.to_string();
+    for _ in 0..2 {
+        let path = format!("/api/admin/vendor-keys/{}/rotate", &rotated[8..20]);
+        let (status, issued) = host.post(&path, json!({})).await?;
+        assert_eq!(status, 200, "{issued}");
+        rotated = issued["data"]["secret"].as_str().unwrap_or_default().into();
+        let body = r#"{"ms":500,"a":[1]}"#;
+        let again = ask(other, "unique", &rotated, Some("order-1"), body).await?;
+        assert_eq!(again.text, first, "{}", told(&again));
+    }
+
     // A swap between repeats keeps the answer.
     host.deploy(
         "tester",

@@ -250,7 +250,7 @@ async fn respond(
     trace: Trace,
 ) -> Result<Response, ApiError> {
     let routes = &state.app.routes;
-    let caller = routes.admit(route, &sender(&request)).await?;
+    let admitted = routes.admit(route, &sender(&request)).await?;
     if let Err(unserved) = Routes::runner(route) {
         return unavailable(unserved);
     }
@@ -268,7 +268,7 @@ async fn respond(
         let Some(route) = found.route(name.as_str()) else {
             return Err(Unserved::Refused(Error::internal()));
         };
-        routes.call(route, found.values(), caller, received).await
+        routes.call(route, found.values(), admitted, received).await
     };
     let outcome = match ends_with_client {
         true => call.await,

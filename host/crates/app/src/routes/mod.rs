@@ -37,11 +37,13 @@ use crate::people::{People, forbidden};
 use crate::plugins::{
     Operation, PathMatch, Plugins, RelayAs, Route, RouteFailure, RouteTable, Runner,
 };
-use crate::vendor_keys::VendorKeys;
+use crate::vendor_keys::{Vendor, VendorKeys};
 
 /// An operator has to look first.
 const QUARANTINE_WAIT: Duration = Duration::from_secs(60);
 const LOAD_WAIT: Duration = Duration::from_secs(5);
+/// The role of vendors. No account has it.
+const VENDOR: &str = "vendor";
 /// The class of requests to routes, in headers and metrics.
 const CLASS: &str = "route";
 /// Calls of routes at once, for each core. Clients that wait must not take all that jobs need.
@@ -73,6 +75,15 @@ pub struct Sender {
     /// Where clients are counted; `None` where that tells nobody apart.
     pub network: Option<String>,
     pub trace: Trace,
+}
+
+/// Whoever was let in.
+#[derive(Debug)]
+pub struct Admitted {
+    /// As the operation is told.
+    caller: Caller,
+    /// The prefix of a vendor's key. The vendor has others before and after a rotation.
+    key: Option<Arc<str>>,
 }
 
 /// What a request brings for the operation.
@@ -135,8 +146,9 @@ impl Routes {
 
     /// Lets a request in: who sends it, whether that one may, and how often. Before anything is
     /// said about the plugin, so that outsiders learn nothing.
-    pub async fn admit(&self, route: &Route, sender: &Sender) -> Result<Caller, Error> {
+    pub async fn admit(&self, route: &Route, sender: &Sender) -> Result<Admitted, Error> {
         let spec = &route.spec;
+        let mut key = None;
         let caller = match spec.guard() {
             Guard::Public => Caller::default(),
             Guard::AnyUser => self.account(sender, |_| true).await?,
@@ -146,15 +158,25 @@ impl Routes {
                 };
                 self.account(sender, allowed).await?
             }
-            Guard::Vendor(scope) => self.vendor(route, sender, scope).await?,
+            Guard::Vendor(scope) => {
+                let vendor = self.vendor(route, sender, scope).await?;
+                key = Some(vendor.prefix);
+                Caller {
+                    user_id: Some(vendor.id.to_string()),
+                    role: Some(VENDOR.into()),
+                    ..Caller::default()
+                }
+            }
         };
-        self.take(route, sender, caller.user_id.as_deref()).await?;
-        Ok(Caller {
+        let counted = key.as_deref().or(caller.user_id.as_deref());
+        self.take(route, sender, counted).await?;
+        let caller = Caller {
             platform: sender.trace.platform.clone().unwrap_or_default(),
             ip: sender.address.map(|address| address.to_string()),
             correlation_id: sender.trace.correlation_id.clone().unwrap_or_default(),
             ..caller
-        })
+        };
+        Ok(Admitted { caller, key })
     }
 
     async fn account(
@@ -174,8 +196,7 @@ impl Routes {
         })
     }
 
-    /// A vendor is told to the plugin by the prefix of its key.
-    async fn vendor(&self, route: &Route, sender: &Sender, scope: &str) -> Result<Caller, Error> {
+    async fn vendor(&self, route: &Route, sender: &Sender, scope: &str) -> Result<Vendor, Error> {
         let used = format!("{} {}", route.spec.method.as_str(), route.spec.path);
         let key = sender.key.as_deref();
         let vendor = self
@@ -183,11 +204,7 @@ impl Routes {
             .authenticate(key, sender.network.as_deref(), &used);
         let vendor = vendor.await?;
         self.vendors.require_scope(&vendor, scope)?;
-        Ok(Caller {
-            user_id: Some(vendor.prefix.to_string()),
-            role: Some("vendor".into()),
-            ..Caller::default()
-        })
+        Ok(vendor)
     }
 
     /// Without Redis, requests pass.
@@ -233,9 +250,10 @@ impl Routes {
         &self,
         route: &Route,
         values: &[String],
-        caller: Caller,
+        admitted: Admitted,
         received: Received,
     ) -> Result<Reply, Unserved> {
+        let Admitted { caller, key } = admitted;
         let revision = Self::runner(route)?;
         let spec: &RouteSpec = &route.spec;
         let refused = Unserved::Refused;
@@ -299,7 +317,9 @@ impl Routes {
         };
         let told = self
             .audits
-            .record(route, &caller, end, |path| input.value(path));
+            .record(route, &caller, key.as_deref(), end, |path| {
+                input.value(path)
+            });
         let settled = async {
             if let Some(claim) = claim {
                 claim.settle(&answer).await;
@@ -317,7 +337,7 @@ impl Routes {
 fn client(caller: &Caller) -> Option<String> {
     let id = caller.user_id.as_deref()?;
     let kind = match caller.role.as_deref() {
-        Some("vendor") => "vendor",
+        Some(VENDOR) => "vendor",
         _ => "account",
     };
     Some(format!("{kind} {id}"))

@@ -227,7 +227,7 @@ fn counted_as(master: &Zeroizing<[u8; 32]>, caller: &Caller) -> String {
 
 fn kind(caller: &Caller) -> &'static str {
     match caller.role.as_deref() {
-        Some("vendor") => "vendor",
+        Some(super::VENDOR) => "vendor",
         _ => "account",
     }
 }
