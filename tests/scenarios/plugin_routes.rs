@@ -782,6 +782,30 @@ async fn a_route_follows_its_plugin_on_every_host_through_quarantine_release_gra
         "that route alone"
     );
     assert_eq!(get(&host, "/api/t/a").await?.status, 200);
+    let shown = json_of(&host, &["--json", "route", "show", "tester.b"]).await?;
+    assert_eq!(shown["state"], "not granted", "{shown}");
+    let listed = patchbay(&host, &["route", "list"]).await?;
+    let told = format!(
+        "{}{}",
+        String::from_utf8_lossy(&listed.stdout),
+        String::from_utf8_lossy(&listed.stderr)
+    );
+    let command = r#"patchbay plugin grant tester "route GET /api/t/b for public""#;
+    assert!(
+        told.contains("not granted") && told.contains(command),
+        "{told}"
+    );
+    until(
+        Duration::from_secs(20),
+        "the uses of the grant",
+        async || {
+            let grants = json_of(&host, &["--json", "plugin", "grants", "tester"]).await?;
+            let mut grants = grants.as_array().into_iter().flatten();
+            let used = grants.find(|grant| grant["ask"] == "route GET /api/t/a for public");
+            Ok((used.is_some_and(|grant| grant["uses"].as_u64() > Some(0))).then_some(()))
+        },
+    )
+    .await?;
     json_of(
         &host,
         &["--json", "plugin", "deactivate", "tester", "--yes"],
@@ -810,11 +834,26 @@ async fn operators_see_routes_by_command_and_in_the_document() -> anyhow::Result
         },
     });
     let more = json!({ "method": "POST", "path": "/api/leads/{id}/call", "roles": ["sales", "admin"], "rate": null, "input": input });
-    host.deploy(
-        "crm",
-        plugin("crm", json!([route("call-lead", "echo", more)]))?,
-    )
-    .await?;
+    // Its secret has no value yet, which is told at each step.
+    let file = world.dir.path().join("crm.wasm");
+    let routes = json!([route("call-lead", "echo", more)]);
+    std::fs::write(&file, plugin("crm", routes)?)?;
+    let file = file.to_str().context("a path")?;
+    let pushed = json_of(&host, &["--json", "plugin", "push", file]).await?;
+    assert_eq!(pushed["secretsWithoutValue"], json!(["TOKEN"]), "{pushed}");
+    let digest = pushed["digest"].as_str().context("a digest")?;
+    for command in [
+        &["plugin", "push", file][..],
+        &["plugin", "activate", "crm", digest, "--grant"],
+    ] {
+        let told = patchbay(&host, command).await?;
+        let told = String::from_utf8_lossy(&told.stdout).into_owned();
+        assert!(
+            told.contains("warning: secrets without a value")
+                && told.contains("patchbay secret set crm TOKEN"),
+            "{told}"
+        );
+    }
     let listed = patchbay(&host, &["route", "list"]).await?;
     let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
     println!("{listed}");

@@ -221,6 +221,7 @@ impl Parts {
             traces: traces.clone(),
             host: work.host,
             has_master_key: !vault.keys().is_empty(),
+            secrets: Arc::clone(&vault) as _,
         }));
         let schedules = scheduling::Reconciler::new(store.clone(), broker.clone());
         plugins.when_changed({

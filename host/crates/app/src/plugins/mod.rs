@@ -56,8 +56,9 @@ use self::permissions::tables;
 pub use self::prune::pruner;
 pub(crate) use self::quarantine::way_out;
 pub use self::quarantine::{Begun, quarantine_follow_up};
-pub use self::route_table::{PathMatch, Route, RouteTable, Runner, Webhook};
+pub use self::route_table::{PathMatch, Route, RouteTable, Runner, Ungranted, Webhook};
 pub use self::widening::Allowed;
+use patchbay_capability::SecretSource;
 use patchbay_model::signature::{Signature, Standing, TrustedKeys};
 use patchbay_telemetry::traces::Traces;
 use patchbay_work::grants::Grants;
@@ -95,6 +96,8 @@ pub struct Parts {
     pub host: String,
     /// Whether requests to webhooks can be sealed.
     pub has_master_key: bool,
+    /// Where plugins' secrets come from.
+    pub secrets: Arc<dyn SecretSource>,
 }
 
 pub struct Plugins {
@@ -122,6 +125,7 @@ pub struct Plugins {
     /// Name of this process.
     host: String,
     has_master_key: bool,
+    secrets: Arc<dyn SecretSource>,
     /// One convergence at a time.
     converging: tokio::sync::Mutex<()>,
     converged_at: Mutex<Option<Instant>>,
@@ -165,6 +169,7 @@ impl Plugins {
             traces: parts.traces,
             host: parts.host,
             has_master_key: parts.has_master_key,
+            secrets: parts.secrets,
             woken: Notify::new(),
             converging: tokio::sync::Mutex::default(),
             converged_at: Mutex::default(),
@@ -232,6 +237,7 @@ impl Plugins {
             created,
             asks: grant::asks(manifest),
             missing: self.missing(manifest).await?,
+            secrets_without_value: self.without_value(manifest),
             signatures: self.signed(&self.store.signatures(&digest).await?),
         })
     }
@@ -253,6 +259,15 @@ impl Plugins {
             added_at: row.added_at.to_rfc3339(),
         };
         rows.iter().map(signed).collect()
+    }
+
+    /// Secrets of a manifest that have no value here.
+    fn without_value(&self, manifest: &Manifest) -> Vec<String> {
+        let names = manifest.secrets.iter().map(|secret| &secret.name);
+        names
+            .filter(|name| self.secrets.get(&manifest.name, name).is_none())
+            .cloned()
+            .collect()
     }
 
     /// What a vendor sends is kept sealed only.
@@ -326,6 +341,7 @@ impl Plugins {
                 released: false,
                 granted,
                 newly_granted: missing,
+                secrets_without_value: self.without_value(manifest),
             });
         }
         let refuse = |others: &[RevisionRow]| {
@@ -357,6 +373,7 @@ impl Plugins {
             released: activation.released,
             granted,
             newly_granted: missing,
+            secrets_without_value: self.without_value(manifest),
         })
     }
 

@@ -20,6 +20,8 @@ pub struct RouteTable {
     sources: Vec<Source>,
     /// Ordered by plugin, then as in the manifest.
     routes: Vec<Arc<Route>>,
+    /// Likewise: those that are not served, because nobody has granted them.
+    ungranted: Vec<Ungranted>,
     /// Likewise.
     webhooks: Vec<Arc<Webhook>>,
     tree: RouteTree<Arc<Served>>,
@@ -79,6 +81,24 @@ pub struct Route {
     pub spec: RouteSpec,
     pub runner: Runner,
     pub schemas: Arc<Schemas>,
+    /// The grant by which it is served.
+    pub ask: Ask,
+}
+
+/// A route that an active plugin declares and nobody has granted, or whose grant was revoked.
+#[derive(Clone)]
+pub struct Ungranted {
+    pub plugin: PluginName,
+    pub digest: RevisionDigest,
+    pub spec: RouteSpec,
+    pub ask: Ask,
+}
+
+impl Ungranted {
+    /// As of a route that is served.
+    pub fn name(&self) -> String {
+        format!("{}.{}", self.plugin, self.spec.id())
+    }
 }
 
 /// A webhook of a plugin, with what judges its requests.
@@ -212,6 +232,8 @@ impl RouteTable {
             .iter()
             .flat_map(|source| source.routes(previous))
             .collect();
+        let ungranted = served.iter().flat_map(|source| source.ungranted());
+        let ungranted = ungranted.collect();
         let webhooks: Vec<Arc<Webhook>> =
             served.iter().flat_map(|source| source.webhooks()).collect();
         let mut tree = RouteTree::default();
@@ -226,6 +248,7 @@ impl RouteTable {
         let table = Self {
             sources,
             routes,
+            ungranted,
             webhooks,
             tree: tree.map(Arc::new),
         };
@@ -235,6 +258,11 @@ impl RouteTable {
     /// Every route, by plugin and then as in its manifest.
     pub fn routes(&self) -> &[Arc<Route>] {
         &self.routes
+    }
+
+    /// Every route that is not served because it is not granted, by plugin and then as in its manifest.
+    pub fn ungranted(&self) -> &[Ungranted] {
+        &self.ungranted
     }
 
     /// Every webhook, by plugin and then as in its manifest.
@@ -277,6 +305,19 @@ impl Source {
         routes.filter(|route| self.granted.contains(&Ask::route(route)))
     }
 
+    fn ungranted(&self) -> impl Iterator<Item = Ungranted> {
+        let routes = self.manifest.routes.iter();
+        routes.filter_map(|spec| {
+            let ask = Ask::route(spec);
+            (!self.granted.contains(&ask)).then(|| Ungranted {
+                plugin: self.manifest.name.clone(),
+                digest: self.digest,
+                spec: spec.clone(),
+                ask,
+            })
+        })
+    }
+
     /// They need no grant: whoever activates the plugin wants them.
     fn webhooks(&self) -> impl Iterator<Item = Arc<Webhook>> {
         let webhook = |spec: &WebhookSpec| {
@@ -306,6 +347,7 @@ impl Source {
                     digest: self.digest,
                     spec: spec.clone(),
                     runner: self.runner.clone(),
+                    ask: Ask::route(spec),
                     schemas,
                 })),
                 Err(reason) => {
@@ -387,6 +429,14 @@ mod tests {
         revoked[0].granted = Arc::default();
         let (table, _) = RouteTable::build(&table, revoked).expect("another");
         assert_eq!(listed(&table), ["aa GET /api/a"], "only what is granted");
+        let told = table.ungranted().iter().map(|route| route.ask.as_str());
+        assert_eq!(
+            told.collect::<Vec<_>>(),
+            [
+                "route GET /api/b for user",
+                "route GET /api/b/{id} for user"
+            ]
+        );
     }
 
     #[test]

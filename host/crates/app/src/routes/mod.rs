@@ -12,6 +12,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use patchbay_capability::GrantUses;
 use patchbay_model::capability::Fields;
 use patchbay_model::job::Trace;
 use patchbay_model::manifest::{Guard, Idempotency, RateBy, RouteSpec, UnavailableSpec};
@@ -62,6 +63,7 @@ pub struct Routes {
     audits: RouteAudits,
     places: Arc<Semaphore>,
     meters: Arc<RouteMeters>,
+    uses: Arc<GrantUses>,
 }
 
 /// Who sends a request, as far as its head tells.
@@ -126,6 +128,7 @@ impl Routes {
             audits: RouteAudits::new(parts.broker.route_audit(), parts.operations.clone()),
             places: Arc::new(Semaphore::new(CALLS_PER_CORE * cores())),
             meters: Arc::clone(&parts.route_meters),
+            uses: Arc::clone(&parts.grant_uses),
         }
     }
 
@@ -300,6 +303,7 @@ impl Routes {
                 client: client(&caller).or(received.network),
             },
         };
+        self.uses.count(&route.plugin, route.ask.clone());
         let traceparent = received.trace.traceparent;
         let called = self.plugins.call_route(revision, operation, traceparent);
         let answer = match called.await {
