@@ -143,8 +143,24 @@ async fn a_route_answers_with_status_headers_and_content_that_it_declares_and_no
         route("fail", "fail", json!({ "input": texts(&["code"]) })),
         route("panic", "panic", json!({})),
         route("slow", "sleep", json!({ "deadline_ms": 200 })),
+        route(
+            "narrow",
+            "sleep",
+            json!({ "deadline_ms": 2_000, "max_concurrency": 1, "tags": ["odd"] })
+        ),
     ]);
     host.deploy("tester", plugin("tester", routes)?).await?;
+    // A slow route has no more places than it declares; the others go on.
+    let (first, second, other) = tokio::try_join!(
+        get(&host, "/api/t/narrow"),
+        get(&host, "/api/t/narrow"),
+        get(&host, "/api/t/plain")
+    )?;
+    let mut statuses = [(first.status, first.text), (second.status, second.text)];
+    statuses.sort();
+    assert_eq!((statuses[0].0, statuses[1].0), (503, 504), "{statuses:?}");
+    assert!(statuses[0].1.contains(r#""code":"busy""#), "{statuses:?}");
+    assert_eq!(other.status, 200);
     for (path, status, code, says) in [
         ("/api/t/wrapped", 500, "invalid-result", ""),
         (
@@ -301,6 +317,11 @@ async fn what_a_request_brings_is_checked_and_errors_name_the_field_and_never_th
         ),
         route("raw", "raw", any_body()),
         route(
+            "large",
+            "raw",
+            json!({ "method": "POST", "input": { "properties": { "body": {} } }, "max_body_bytes": 1 << 20 })
+        ),
+        route(
             "caller",
             "caller",
             json!({ "request_headers": ["x-source"] })
@@ -389,6 +410,7 @@ async fn what_a_request_brings_is_checked_and_errors_name_the_field_and_never_th
         .header("content-encoding", "gzip");
     assert_eq!(sent(packed.body("{}")).await?.status, 415);
 
+    bodies_have_a_bound(&host).await?;
     let request = host.http.get(format!("{}/api/t/caller", host.url));
     let request = request
         .header("x-source", "web")
@@ -405,6 +427,43 @@ async fn what_a_request_brings_is_checked_and_errors_name_the_field_and_never_th
     });
     assert_eq!(answer.json()["data"], expected, "{}", answer.text);
     Ok(())
+}
+
+/// Bodies that do not come to their end fill the share of their client, and nobody else's.
+async fn bodies_have_a_bound(host: &Host) -> anyhow::Result<()> {
+    use tokio::io::AsyncWriteExt;
+    let address = host.url.strip_prefix("http://").context("an address")?;
+    let length = 1 << 20;
+    let head = format!(
+        "POST /api/t/large HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n"
+    );
+    let mut open = Vec::new();
+    // An eighth of 64 MiB, but for a byte each.
+    for _ in 0..8 {
+        let mut connection = tokio::net::TcpStream::connect(address).await?;
+        connection.write_all(head.as_bytes()).await?;
+        connection.write_all(&vec![b' '; length - 1]).await?;
+        open.push(connection);
+    }
+    let body = format!("\"{}\"", "x".repeat(1_000));
+    let busy = until(Duration::from_secs(20), "no room", async || {
+        let answer = post(host, "/api/t/large", &body).await?;
+        Ok((answer.status != 200).then_some(answer))
+    })
+    .await?;
+    assert_eq!(
+        (busy.status, busy.json()["code"].as_str()),
+        (503, Some("busy")),
+        "{}",
+        busy.text
+    );
+    assert_eq!(busy.header("retry-after"), "1");
+    drop(open);
+    until(Duration::from_secs(20), "room", async || {
+        let answer = post(host, "/api/t/large", &body).await?;
+        Ok((answer.status == 200).then_some(()))
+    })
+    .await
 }
 
 #[tokio::test]

@@ -361,13 +361,17 @@ async fn fills(world: &World, host: &Host, first: &str) -> anyhow::Result<()> {
 }
 
 #[tokio::test]
-async fn without_redis_only_requests_with_a_key_are_refused() -> anyhow::Result<()> {
+async fn without_redis_requests_with_a_key_are_refused_and_each_host_keeps_its_part_of_a_limit()
+-> anyhow::Result<()> {
     let mut world = World::new().await?;
     let mut redis = RedisServer::start_new(world.dir.path()).await?;
     world.redis_url = redis.url.clone();
     let host = world.host(&[MASTER]).await?;
-    host.deploy("tester", plugin("tester", json!([unique(json!({}))]))?)
-        .await?;
+    let mut rated = unique(json!({ "rate": { "max": 3, "per_ms": 86_400_000, "by": "key" } }));
+    rated["id"] = json!("rated");
+    rated["path"] = json!("/api/t/rated");
+    let routes = json!([unique(json!({})), rated]);
+    host.deploy("tester", plugin("tester", routes)?).await?;
     let vendor = vendor(&host, "Acme").await?;
     let first = ask(&host, "unique", &vendor, Some("a"), "{}").await?;
     assert_eq!(first.status, 200, "{}", told(&first));
@@ -381,6 +385,11 @@ async fn without_redis_only_requests_with_a_key_are_refused() -> anyhow::Result<
     assert_ne!(refused.header("retry-after"), "");
     let answer = ask(&host, "unique", &vendor, None, "{}").await?;
     assert_eq!(answer.status, 200, "{}", told(&answer));
+    let mut statuses = Vec::new();
+    for _ in 0..4 {
+        statuses.push(ask(&host, "rated", &vendor, None, "{}").await?.status);
+    }
+    assert_eq!(statuses, [200, 200, 200, 429], "neither open nor shut");
     redis.start().await?;
     let again = until(Duration::from_secs(20), "the answer", async || {
         let answer = ask(&host, "unique", &vendor, Some("a"), "{}").await?;

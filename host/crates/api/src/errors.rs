@@ -74,7 +74,7 @@ pub const ERRORS: &[ErrorCode] = &[
         "busy",
         503,
         "This host answers as many requests to plugins as it can. Try again",
-        "As many calls of routes run as the host allows (4 for each core), or as many answers of other servers are passed on (64; a client that has 16 of them gets `rate-limited`).",
+        "As many calls of routes run as the host allows (4 for each core) or the route (`max_concurrency`), the host holds as many bodies as it may (64 MiB, 8 MiB of one client), or as many answers of other servers are passed on (64; a client that has 16 of them gets `rate-limited`).",
         "Send the request again after `retry-after`. If it stays so: `patchbay route list` and the metric `patchbay_route_seconds` show which route is slow.",
     ),
     code(

@@ -73,6 +73,9 @@ pub struct RouteDetails {
     pub max_body_bytes: u64,
     /// Limit of one call, in milliseconds.
     pub deadline_ms: u64,
+    /// Calls at once on a host. Absent: as many as the host runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_concurrency: Option<u32>,
     /// How often it may be called.
     pub rate: RouteRateView,
     /// How the body is written: `json` or `form`.

@@ -24,6 +24,7 @@ pub mod incident;
 pub mod jobs;
 mod leader;
 pub mod limits;
+mod local_rates;
 mod login_meters;
 mod nearest;
 pub mod operator;
@@ -248,7 +249,7 @@ impl Parts {
         );
         let health = Arc::new(health);
         let http = Arc::<http_standing::HttpStanding>::default();
-        let limits = limits::Limits::new(&broker, vault.keys().limits());
+        let limits = limits::Limits::new(&broker, vault.keys().limits(), plugins.local_rates());
         let logins = Arc::<login_meters::LoginMeters>::default();
         let (emergencies, emergency_logins) = tokio::sync::mpsc::unbounded_channel();
         let operations = TaskTracker::new();

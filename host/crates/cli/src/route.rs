@@ -110,6 +110,8 @@ fn described(details: &RouteDetails) -> String {
         "statuses",
         details.statuses.iter().map(u16::to_string).collect(),
     );
+    let most = details.max_concurrency.map(|most| most.to_string());
+    more("at once", most.into_iter().collect());
     more("produces", details.produces.clone());
     more("keys", vec![details.idempotency.clone()]);
     more("cache", details.cache.iter().cloned().collect());

@@ -2,7 +2,7 @@
 //! up in the table of routes, once per request and before everything that depends on the route.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::body::{Body, Bytes};
 use axum::extract::{MatchedPath, Request, State};
@@ -16,7 +16,9 @@ use http::header::{
     VARY,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use http_body_util::BodyExt;
 use patchbay_app::Error;
+use patchbay_app::inbox::Reservation;
 use patchbay_app::plugins::{PathMatch, Route};
 use patchbay_app::routes::{
     Received, RelayBody, RelayedContent, Reply, ReplyBody, Routes, Sender, Unserved,
@@ -38,6 +40,8 @@ use crate::{not_found, run_to_end, user_login, vendor_login, webhooks};
 const JSON: &str = "application/json";
 const FORM: &str = "application/x-www-form-urlencoded";
 pub(crate) const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+/// Until a client that found no room for its body tries again.
+const BUSY_FOR: Duration = Duration::from_secs(1);
 /// Larger answers get no tag of the host.
 const MAX_TAGGED_BYTES: usize = 1 << 20;
 /// What a client says of content that it has already; for relayed responses.
@@ -258,7 +262,10 @@ async fn respond(
     let known = request.headers().get(IF_NONE_MATCH).cloned();
     let received = Received {
         trace,
-        ..receive(&route.spec, request).await?
+        ..receive(&route.spec, request, |network| {
+            routes.room(&admitted, network)
+        })
+        .await?
     };
     // Whoever waits for the answer to the same key gets it also when this client leaves.
     let ends_with_client = is_get && received.idempotency_key.is_none();
@@ -296,7 +303,11 @@ fn sender(request: &Request) -> Sender {
 }
 
 /// Reads what the route takes of a request, and nothing else.
-async fn receive(spec: &RouteSpec, request: Request) -> Result<Received, ApiError> {
+async fn receive(
+    spec: &RouteSpec,
+    request: Request,
+    room: impl FnOnce(Option<&str>) -> Reservation,
+) -> Result<Received, ApiError> {
     let headers = request.headers();
     let named = spec.request_headers.iter().flat_map(|name| {
         let values = headers.get_all(name.as_str()).iter();
@@ -305,6 +316,7 @@ async fn receive(spec: &RouteSpec, request: Request) -> Result<Received, ApiErro
     let received = Received {
         query: request.uri().query().unwrap_or_default().to_owned(),
         body: None,
+        room: None,
         headers: named.collect(),
         idempotency_key: idempotency_key(headers)?,
         conditions: CONDITIONS
@@ -343,11 +355,11 @@ async fn receive(spec: &RouteSpec, request: Request) -> Result<Received, ApiErro
     if announced.is_some_and(|length| length > spec.max_body_bytes) {
         return Err(too_large());
     }
-    let read = axum::body::to_bytes(request.into_body(), most).await;
-    let bytes = read.map_err(|error| match ApiError::of_body(&error, most) {
-        error if error.is_too_large() => too_large(),
-        error => error,
-    })?;
+    let mut room = room(received.network.as_deref());
+    let bytes = read(request.into_body(), spec.max_body_bytes, &mut room).await?;
+    let Some(bytes) = bytes else {
+        return Err(too_large());
+    };
     if !bytes.is_empty() && !is_of_kind {
         let what = match spec.body_type {
             BodyType::Json => "JSON",
@@ -358,9 +370,36 @@ async fn receive(spec: &RouteSpec, request: Request) -> Result<Received, ApiErro
         )));
     }
     Ok(Received {
-        body: (!bytes.is_empty()).then(|| bytes.to_vec()),
+        body: (!bytes.is_empty()).then_some(bytes),
+        room: Some(room),
         ..received
     })
+}
+
+/// The whole body; nothing where it is too large. Its bytes are counted as they come: many large ones
+/// at once must not fill the memory.
+async fn read(
+    mut body: Body,
+    most: u64,
+    room: &mut Reservation,
+) -> Result<Option<Vec<u8>>, ApiError> {
+    let mut bytes = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| ApiError::of_body(&error, usize::MAX))?;
+        let Ok(data) = frame.into_data() else {
+            continue;
+        };
+        if (bytes.len() + data.len()) as u64 > most {
+            return Ok(None);
+        }
+        if !room.take(data.len()) {
+            let message = "This host is receiving too much at once. Send it again";
+            let error = ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message);
+            return Err(error.retry_after(Some(BUSY_FOR)));
+        }
+        bytes.extend_from_slice(&data);
+    }
+    Ok(Some(bytes))
 }
 
 fn unsupported(message: &str) -> ApiError {

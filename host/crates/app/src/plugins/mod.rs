@@ -67,6 +67,7 @@ use patchbay_work::redactions::{Paths, Redactions};
 use patchbay_work::settings::{self, Settings};
 use patchbay_work::{Invoker, Workers};
 
+use crate::local_rates::LocalRates;
 use crate::nearest::unknown_plugin;
 use crate::revision_diff::Described;
 use crate::snapshot::OfflineSnapshot;
@@ -126,6 +127,8 @@ pub struct Plugins {
     host: String,
     has_master_key: bool,
     secrets: Arc<dyn SecretSource>,
+    /// Told how many hosts run.
+    local_rates: Arc<LocalRates>,
     /// One convergence at a time.
     converging: tokio::sync::Mutex<()>,
     converged_at: Mutex<Option<Instant>>,
@@ -170,6 +173,7 @@ impl Plugins {
             host: parts.host,
             has_master_key: parts.has_master_key,
             secrets: parts.secrets,
+            local_rates: Arc::default(),
             woken: Notify::new(),
             converging: tokio::sync::Mutex::default(),
             converged_at: Mutex::default(),
@@ -178,6 +182,11 @@ impl Plugins {
             activated: Mutex::default(),
             route_table: ArcSwap::default(),
         }
+    }
+
+    /// Limits that each host keeps alone while Redis is away.
+    pub(crate) fn local_rates(&self) -> Arc<LocalRates> {
+        Arc::clone(&self.local_rates)
     }
 
     /// Sets the function that is called when the active set of this process has changed. Can be set

@@ -11,6 +11,7 @@ use patchbay_model::request_path::{InvalidPath, RequestPath};
 use patchbay_model::route_tree::RouteTree;
 use patchbay_model::{PluginName, RevisionDigest};
 use patchbay_runtime::Revision;
+use tokio::sync::Semaphore;
 use tracing::error;
 
 /// The routes of all active plugins of this process.
@@ -83,6 +84,8 @@ pub struct Route {
     pub schemas: Arc<Schemas>,
     /// The grant by which it is served.
     pub ask: Ask,
+    /// For calls at once, where it has a limit of its own.
+    pub places: Option<Arc<Semaphore>>,
 }
 
 /// A route that an active plugin declares and nobody has granted, or whose grant was revoked.
@@ -335,12 +338,19 @@ impl Source {
     fn routes(&self, previous: &RouteTable) -> Vec<Arc<Route>> {
         let known = |spec: &RouteSpec| {
             let mut routes = previous.routes.iter();
-            let same =
-                routes.find(|route| route.digest == self.digest && route.spec.id() == spec.id());
-            same.map(|route| Arc::clone(&route.schemas))
+            routes.find(|route| route.digest == self.digest && route.spec.id() == spec.id())
         };
         let route = |spec: &RouteSpec| {
-            let schemas = known(spec).map_or_else(|| Schemas::of(spec).map(Arc::new), Ok);
+            let known = known(spec);
+            let schemas = match known {
+                Some(known) => Ok(Arc::clone(&known.schemas)),
+                None => Schemas::of(spec).map(Arc::new),
+            };
+            // Calls that go on keep their places.
+            let places = match (known, spec.max_concurrency) {
+                (Some(known), _) => known.places.clone(),
+                (None, most) => most.map(|most| Arc::new(Semaphore::new(most as usize))),
+            };
             match schemas {
                 Ok(schemas) => Some(Arc::new(Route {
                     plugin: self.manifest.name.clone(),
@@ -348,6 +358,7 @@ impl Source {
                     spec: spec.clone(),
                     runner: self.runner.clone(),
                     ask: Ask::route(spec),
+                    places,
                     schemas,
                 })),
                 Err(reason) => {

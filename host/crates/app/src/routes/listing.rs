@@ -90,6 +90,7 @@ fn details(route: RouteView, spec: &RouteSpec) -> RouteDetails {
         response_headers: spec.response_headers.clone(),
         max_body_bytes: spec.max_body_bytes,
         deadline_ms: spec.deadline_ms,
+        max_concurrency: spec.max_concurrency,
         rate: RouteRateView {
             max: rate.max,
             per_ms: rate.per_ms,

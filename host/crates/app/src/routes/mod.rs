@@ -20,7 +20,7 @@ use patchbay_model::operation::Caller;
 use patchbay_model::request_path::InvalidPath;
 use patchbay_model::role::Role;
 use patchbay_runtime::Revision;
-use tokio::sync::Semaphore;
+use tokio::sync::{AcquireError, Semaphore};
 use uuid::Uuid;
 
 pub use patchbay_capability::RelayBody;
@@ -33,6 +33,7 @@ pub use self::meters::{RouteMeters, RouteReading};
 use self::repeats::{Begun, Repeats};
 use crate::Parts;
 use crate::error::{Error, Kind};
+use crate::inbox::{Bodies, Reservation};
 use crate::limits::{Class, Limits};
 use crate::people::{People, forbidden};
 use crate::plugins::{
@@ -64,6 +65,8 @@ pub struct Routes {
     places: Arc<Semaphore>,
     meters: Arc<RouteMeters>,
     uses: Arc<GrantUses>,
+    /// Bodies that this process holds for routes.
+    bodies: Arc<Bodies>,
 }
 
 /// Who sends a request, as far as its head tells.
@@ -95,6 +98,8 @@ pub struct Received {
     pub query: String,
     /// Absent where the request has none, or the route takes none.
     pub body: Option<Vec<u8>>,
+    /// The body's room, until the answer.
+    pub room: Option<Reservation>,
     /// Only those that the route names.
     pub headers: Fields,
     pub idempotency_key: Option<String>,
@@ -129,7 +134,14 @@ impl Routes {
             places: Arc::new(Semaphore::new(CALLS_PER_CORE * cores())),
             meters: Arc::clone(&parts.route_meters),
             uses: Arc::clone(&parts.grant_uses),
+            bodies: Arc::default(),
         }
+    }
+
+    /// Room for the body of a request that was let in. `network` as in [`Sender`], for visitors.
+    pub fn room(&self, admitted: &Admitted, network: Option<&str>) -> Reservation {
+        let client = client(&admitted.caller);
+        self.bodies.reservation(client.as_deref().or(network))
     }
 
     /// Counts a request to a route, whatever it was answered.
@@ -210,7 +222,7 @@ impl Routes {
         Ok(vendor)
     }
 
-    /// Without Redis, requests pass.
+    /// Without Redis, this host counts alone.
     async fn take(&self, route: &Route, sender: &Sender, id: Option<&str>) -> Result<(), Error> {
         let rate = route.spec.rate();
         let who = match rate.by {
@@ -228,7 +240,8 @@ impl Routes {
             window: Duration::from_millis(rate.per_ms),
         };
         let key = format!("{} {} {who}", route.name(), rate.by.as_str());
-        self.limits.take_if_possible(&class, &key).await.map(|_| ())
+        let taken = self.limits.take_here_without_redis(&class, &key);
+        taken.await.map(drop)
     }
 
     /// The revision that answers, or what is answered instead.
@@ -260,6 +273,7 @@ impl Routes {
         let revision = Self::runner(route)?;
         let spec: &RouteSpec = &route.spec;
         let refused = Unserved::Refused;
+        let _room = received.room;
         let input = input::of(route, values, &received.query, received.body).map_err(refused)?;
         let given = received.idempotency_key;
         let keeps = spec.idempotency();
@@ -281,8 +295,15 @@ impl Routes {
             }
             _ => None,
         };
-        let place = tokio::time::timeout(PLACE_WAIT, self.places.acquire()).await;
-        let Ok(Ok(place)) = place else {
+        // The route's own first: calls of a slow one must not wait in the places of others.
+        let places = async {
+            let own = match &route.places {
+                Some(places) => Some(places.acquire().await?),
+                None => None,
+            };
+            Ok::<_, AcquireError>((own, self.places.acquire().await?))
+        };
+        let Ok(Ok(place)) = tokio::time::timeout(PLACE_WAIT, places).await else {
             if let Some(claim) = claim {
                 claim.give_up().await;
             }
