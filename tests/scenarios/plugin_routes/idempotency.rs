@@ -262,6 +262,16 @@ async fn only_what_a_repeat_would_not_change_is_kept_and_no_caller_fills_redis()
         let refused = ask(&host, "unique", &vendor, Some(&key), "{}").await?;
         assert_eq!(refused.status, 400, "{}", told(&refused));
     }
+    let twice = host.http.post(format!("{}/api/t/unique", host.url));
+    let twice = twice.header("x-api-key", &vendor).json(&json!({}));
+    let twice = twice.header("idempotency-key", "a");
+    let twice = sent(twice.header("idempotency-key", "b")).await?;
+    assert_eq!(twice.status, 400, "{}", told(&twice));
+    assert!(
+        twice.text.contains("must be there once"),
+        "{}",
+        told(&twice)
+    );
     // What was refused before the call leaves no trace: the key can be used with a right input.
     let answer = ask(&host, "unique", &vendor, Some("unique[]"), "{}").await?;
     assert_eq!(answer.status, 200, "{}", told(&answer));
