@@ -51,6 +51,7 @@ mod redis_keys;
 mod request_id;
 mod request_span;
 mod route_listing;
+mod route_request;
 mod routes;
 mod run_to_end;
 mod schedules;

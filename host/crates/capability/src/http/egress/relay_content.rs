@@ -67,8 +67,8 @@ impl RelayAborted {
     }
 }
 
-/// In steps, between which other requests get their turn: a search of a step takes less than a
-/// millisecond.
+/// In steps, between which other requests get their turn: a search of a step takes about a
+/// millisecond at most.
 pub(super) async fn searched(scanner: &mut Scanner, bytes: &[u8]) -> Result<Vec<u8>, Repeats> {
     let mut passed = Vec::with_capacity(bytes.len());
     for (n, step) in bytes.chunks(STEP).enumerate() {
