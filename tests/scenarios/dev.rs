@@ -302,7 +302,7 @@ async fn every_command_of_the_demo_works_and_a_later_start_needs_no_shared_login
         })
         .await
     };
-    until_told(inbox, &["exotel.status", "processed"]).await?;
+    until_told(inbox, &["call.terminal", "call.answered", "enqueued"]).await?;
     until_told(timeline, &["completed", "delivered", "\"recording\":\"/"]).await?;
     until_told(recording, &[" 100000 "]).await?;
     let checked = shell(token, &format!("{check} && echo it works")).await?;

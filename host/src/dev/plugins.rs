@@ -114,7 +114,7 @@ async fn active_before(client: &Client, loaded: &[String]) -> Vec<String> {
         format!("{} {} ({digest})", known.name, known.version)
     };
     let active = plugins.data.iter().filter(|known| known.active);
-    let is_new = |line: &String| !loaded.contains(line);
+    let is_new = |line: &String| loaded.iter().all(|each| !each.starts_with(line.as_str()));
     active.map(line).filter(is_new).collect()
 }
 
