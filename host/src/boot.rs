@@ -205,7 +205,8 @@ async fn parts(
         Arc::new(Trails::new(store.patient())),
         Arc::clone(&vault) as _,
         MailTransport::new(config.mail.account()).context("mail")?,
-        Egress::new(config.egress.calls()).context("cannot make outside calls")?,
+        Egress::new(config.egress.calls(config.routes.pace()))
+            .context("cannot make outside calls")?,
     ));
     let host = process::host_name();
     let (traces, exporter) = Traces::start_if(config.telemetry.traces(&config.general, &host))?;

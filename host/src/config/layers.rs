@@ -41,6 +41,7 @@ impl Config {
             people: self.people.people(),
             operators: self.operators.operators(&self.admin, &self.people),
             oidc: self.oidc.sso(&self.http),
+            kept_answers: self.routes.kept(),
         }
     }
 

@@ -14,6 +14,7 @@ mod bulk;
 mod client_address;
 mod cookies;
 mod cors;
+mod credential_headers;
 mod cross_site;
 mod dead_letters;
 mod error;
@@ -51,6 +52,7 @@ mod redis_keys;
 mod request_id;
 mod request_span;
 mod route_listing;
+mod route_request;
 mod routes;
 mod run_to_end;
 mod schedules;
@@ -347,6 +349,7 @@ fn router(
         .layer(middleware::from_fn_with_state(limits.body_timeout, body_timeout::read_in_time))
         .layer(middleware::from_fn_with_state((Arc::clone(&limits.allowed_origins), cors.clone(), recorded), cross_site::refuse))
         .layer(middleware::from_fn(paths::refuse_ambiguous))
+        .layer(middleware::from_fn(credential_headers::refuse_repeated))
         .layer(middleware::from_fn(host_header::require_one))
         .layer(middleware::from_fn(framing::refuse_two_lengths))
         .layer(CatchPanicLayer::custom(|_| {

@@ -30,6 +30,8 @@ pub struct VendorKeyRow {
 /// A key for whoever compares what a vendor has sent.
 #[derive(sqlx::FromRow)]
 pub struct VendorKeyCheck {
+    /// Its first key, of which this one is by rotations: it names the vendor.
+    pub first_prefix: String,
     pub secret_hash: Vec<u8>,
     pub name: String,
     pub scopes: Vec<String>,
@@ -107,9 +109,12 @@ impl Store {
         prefix: &str,
     ) -> Result<Option<VendorKeyCheck>, StoreError> {
         let query = sqlx::query_as(
-            "select secret_hash, name, scopes, rate_per_min, state = 'active' as is_active, \
+            "with recursive before (prefix, steps) as (select $1::text, 0 union all \
+             select key.prefix, before.steps + 1 from vendor_keys key join before on key.replaced_by = before.prefix where before.steps < 10000) \
+             select secret_hash, name, scopes, rate_per_min, state = 'active' as is_active, \
              least(expires_at, ends_at) as valid_until, \
-             extract(epoch from least(expires_at, ends_at) - now())::float8 as seconds_left \
+             extract(epoch from least(expires_at, ends_at) - now())::float8 as seconds_left, \
+             (select before.prefix from before order by before.steps desc limit 1) as first_prefix \
              from vendor_keys where prefix = $1",
         );
         Ok(query.bind(prefix).fetch_optional(&self.pool).await?)
