@@ -40,6 +40,7 @@ mod openapi;
 mod operator_guard;
 mod operator_login;
 mod operators;
+mod own_key;
 mod paths;
 mod people;
 mod plugin_calls;
@@ -88,6 +89,7 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
 pub use cookies::CookiePolicy;
+pub use own_key::OwnKey;
 
 use self::routes::Routes;
 use anonymous::Anonymous;
@@ -124,6 +126,7 @@ pub(crate) struct Shared {
     pub(crate) metrics: Arc<MetricsPage>,
     /// The login of the configuration.
     pub(crate) basic: Option<Arc<BasicLogin>>,
+    pub(crate) own_key: Option<OwnKey>,
     /// Whether clients reach this host by HTTPS.
     pub(crate) is_https: bool,
     /// Limits whoever has not logged in.
@@ -228,6 +231,8 @@ pub struct HttpConfig {
     pub is_https: bool,
     /// Name and password that open /api/admin without an operator's own name.
     pub operator: Option<(String, String)>,
+    /// A key of the program that runs this host, which opens everything: see [`OwnKey`].
+    pub own_key: Option<OwnKey>,
     /// Whether /metrics asks for the operator's credentials.
     pub metrics_need_operator: bool,
     /// Of requests that name none.
@@ -260,6 +265,7 @@ pub fn server(
         basic: config
             .operator
             .map(|(name, password)| Arc::new(BasicLogin::new(&name, &password))),
+        own_key: config.own_key,
         is_https: config.is_https,
         anonymous: Anonymous {
             limits: parts.limits.clone(),

@@ -213,7 +213,7 @@ impl Store {
         Ok(changed > 0)
     }
 
-    /// False for a key that is not there.
+    /// False for a key that is not there, or is so already.
     pub async fn change_vendor_key(
         &self,
         prefix: &str,
@@ -223,7 +223,9 @@ impl Store {
         let mut tx = self.pool.begin().await?;
         let query = sqlx::query(
             "update vendor_keys set name = coalesce($2, name), scopes = coalesce($3, scopes), rate_per_min = coalesce($4, rate_per_min), \
-             assigned_to = case when $5 then $6 else assigned_to end, changed_at = now(), changed_by = $7 where prefix = $1",
+             assigned_to = case when $5 then $6 else assigned_to end, changed_at = now(), changed_by = $7 where prefix = $1 \
+             and (name, scopes, rate_per_min, assigned_to) is distinct from \
+             (coalesce($2, name), coalesce($3, scopes), coalesce($4, rate_per_min), case when $5 then $6 else assigned_to end)",
         );
         let changed = query
             .bind(prefix)
