@@ -10,8 +10,9 @@ use patchbay_model::manifest::{Guard, HttpMethod, Manifest, Overlap, RouteSpec, 
 use patchbay_model::request_path::{InvalidPath, RequestPath};
 use patchbay_model::route_tree::RouteTree;
 use patchbay_model::{PluginName, RevisionDigest};
-use patchbay_runtime::Revision;
 use tracing::error;
+
+use super::Runner;
 
 /// The routes of all active plugins of this process.
 #[derive(Default)]
@@ -40,36 +41,6 @@ pub(super) struct Source {
     pub runner: Runner,
     /// Its routes without their grant are not served.
     pub granted: Granted,
-}
-
-/// What answers the requests of a route.
-#[derive(Clone)]
-pub enum Runner {
-    Revision(Arc<Revision>),
-    /// The plugin crashed too often. It has the time when the quarantine began.
-    Quarantined(String),
-    /// The revision cannot run on this host, for this reason.
-    NotLoaded(String),
-}
-
-impl Runner {
-    /// `active`, `quarantined` or `not loaded`.
-    pub fn state(&self) -> &'static str {
-        match self {
-            Self::Revision(_) => "active",
-            Self::Quarantined(_) => "quarantined",
-            Self::NotLoaded(_) => "not loaded",
-        }
-    }
-
-    fn is_same_as(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Revision(a), Self::Revision(b)) => Arc::ptr_eq(a, b),
-            (Self::Quarantined(a), Self::Quarantined(b))
-            | (Self::NotLoaded(a), Self::NotLoaded(b)) => a == b,
-            _ => false,
-        }
-    }
 }
 
 /// A route of a plugin, with what answers its requests.
@@ -192,10 +163,11 @@ impl RouteTable {
             return None;
         }
         let (mut served, mut left_out): (Vec<&Source>, _) = (Vec::new(), Vec::new());
-        for source in sources
+        let (stopped, others): (Vec<&Source>, Vec<&Source>) = sources
             .iter()
             .filter(|source| source.manifest.endpoints().next().is_some())
-        {
+            .partition(|source| source.is_deactivated());
+        for source in others {
             let manifest = &source.manifest;
             let with_others = || {
                 served
@@ -207,13 +179,27 @@ impl RouteTable {
                 None => served.push(source),
             }
         }
+        let mut webhooks: Vec<Arc<Webhook>> =
+            served.iter().flat_map(|source| source.webhooks()).collect();
+        // A path goes to whoever is active on it, then to whoever was stopped last.
+        for source in stopped {
+            let is_free = |webhook: &Arc<Webhook>| {
+                let path = &webhook.spec.path;
+                let mut of_active = served.iter().flat_map(|other| other.manifest.endpoints());
+                path.overlap_with_host().is_none()
+                    && !of_active.any(|endpoint| endpoint.path.overlaps(path))
+                    && !webhooks.iter().any(|other| other.spec.path.overlaps(path))
+            };
+            let free: Vec<Arc<Webhook>> = source.webhooks().filter(is_free).collect();
+            webhooks.extend(free);
+        }
+        // The order within a plugin stays.
+        webhooks.sort_by(|a, b| a.plugin.cmp(&b.plugin));
         served.sort_by(|a, b| a.manifest.name.cmp(&b.manifest.name));
         let routes: Vec<Arc<Route>> = served
             .iter()
             .flat_map(|source| source.routes(previous))
             .collect();
-        let webhooks: Vec<Arc<Webhook>> =
-            served.iter().flat_map(|source| source.webhooks()).collect();
         let mut tree = RouteTree::default();
         for route in &routes {
             let place: &mut Option<Served> = tree.entry(&route.spec.path);
@@ -269,6 +255,10 @@ impl Source {
         self.digest == other.digest
             && self.runner.is_same_as(&other.runner)
             && self.served().eq(other.served())
+    }
+
+    fn is_deactivated(&self) -> bool {
+        matches!(self.runner, Runner::Deactivated(_))
     }
 
     /// Routes that are granted.
@@ -402,6 +392,50 @@ mod tests {
             "all of a plugin or nothing"
         );
         assert_eq!(left_out, ["aa", "host"]);
+    }
+
+    #[test]
+    fn a_stopped_plugin_keeps_its_webhooks_until_another_one_takes_their_paths() {
+        let with_webhooks = |name: &str, paths: &[&str], runner: Runner| {
+            let webhook = |(place, path): (usize, &&str)| json!({ "name": format!("w{place}"), "path": path, "queue": name });
+            let webhooks: Vec<Value> = paths.iter().enumerate().map(webhook).collect();
+            let value = json!({
+                "format": 1, "name": name, "version": "1.0.0", "wit": "0.1", "queues": [{ "name": name }], "webhooks": webhooks,
+                "routes": [{ "method": "GET", "path": format!("/api/{name}-route"), "roles": ["user"], "operation": "any" }],
+            });
+            let manifest = Manifest::from_packed(value.to_string().as_bytes()).expect("valid");
+            Source {
+                digest: RevisionDigest::of(name.as_bytes()),
+                runner,
+                granted: Arc::new(manifest.asks().into_iter().collect()),
+                manifest: Arc::new(manifest),
+            }
+        };
+        let stopped = |at: &str| Runner::Deactivated(at.into());
+        let sources = vec![
+            with_webhooks("later", &["/api/w/b", "/api/w/c"], stopped("2")),
+            with_webhooks("earlier", &["/api/w/a", "/api/w/c"], stopped("1")),
+        ];
+        let named = |table: &RouteTable| -> Vec<String> {
+            let webhooks = table.webhooks().iter();
+            webhooks
+                .map(|of| format!("{} {} {}", of.name(), of.spec.path, of.runner.state()))
+                .collect()
+        };
+        let (table, _) = build(sources.clone());
+        assert_eq!(
+            named(&table),
+            [
+                "earlier.w0 /api/w/a deactivated",
+                "later.w0 /api/w/b deactivated",
+                "later.w1 /api/w/c deactivated"
+            ],
+            "the last one to be stopped keeps what both had"
+        );
+        assert!(table.routes().is_empty(), "its routes are gone");
+        let active = source("active", &[("GET", "/api/w/{any}")]);
+        let (table, left_out) = build([vec![active], sources].concat());
+        assert!(named(&table).is_empty() && left_out.is_empty());
     }
 
     #[test]

@@ -7,7 +7,7 @@ use patchbay_api::routes::{RouteDetails, RouteRateView, RouteView};
 use super::Routes;
 use crate::error::Error;
 use crate::nearest::suggesting;
-use crate::plugins::{Route, Runner};
+use crate::plugins::Route;
 
 impl Routes {
     /// Every route that this host serves, by plugin and then as in its manifest.
@@ -53,11 +53,7 @@ fn details(route: &Route) -> RouteDetails {
     let rate = spec.rate();
     RouteDetails {
         route: view(route),
-        reason: match &route.runner {
-            Runner::Revision(_) => None,
-            Runner::Quarantined(since) => Some(format!("The plugin is quarantined since {since}")),
-            Runner::NotLoaded(reason) => Some(reason.clone()),
-        },
+        reason: route.runner.reason(),
         success_status: spec.success_status,
         statuses: spec.statuses.clone(),
         produces: spec.produces.clone(),
