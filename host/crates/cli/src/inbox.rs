@@ -372,6 +372,15 @@ fn counted(count: &InboxCountView) -> String {
     format!("{} {}{code}", count.count, count.outcome)
 }
 
+/// Fails where there is no such request.
+async fn found(id: &Uuid, client: &Client) -> anyhow::Result<()> {
+    let path = InboxPath { id: id.to_string() };
+    client
+        .ask::<InboxShow>(path, Reveal::default(), NoBody)
+        .await?;
+    Ok(())
+}
+
 pub(crate) async fn run(
     command: InboxCommand,
     args: &ClientArgs,
@@ -414,7 +423,8 @@ pub(crate) async fn run(
             let Some(id) = which.one() else {
                 return replay_many(*which, again, &consent, &client, output).await;
             };
-            if again {
+            if again && consent.is_missing() {
+                found(&id, &client).await?;
                 consent.ask("This processes the request once more; effects may happen twice")?;
             }
             let query = ReplayInbox { again };
@@ -427,7 +437,10 @@ pub(crate) async fn run(
             let Some(id) = which.one() else {
                 return erase_many(*which, &consent, &client, output).await;
             };
-            consent.ask("This erases the content of the request for good")?;
+            if consent.is_missing() {
+                found(&id, &client).await?;
+                consent.ask("This erases the content of the request for good")?;
+            }
             let erased = client
                 .ask::<InboxErase>(InboxPath { id: id.to_string() }, NoQuery {}, NoBody)
                 .await?;
