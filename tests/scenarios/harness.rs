@@ -381,7 +381,7 @@ pub fn confirmed(mut request: reqwest::Request) -> reqwest::Request {
         "POST" if ends("/plugins/prune") || ends("/history/prune") || ends("/history/erase") => {
             "all".to_owned()
         }
-        "POST" if path.ends_with("/api/admin/bulk") => "all".to_owned(),
+        "POST" if ends("/api/admin/bulk") || ends("/api/admin/inbox/erase") => "all".to_owned(),
         "POST" if ends("/clean") || ends("/drain") => name(4),
         "POST" if ends("/expire") => name(5),
         "PUT" if ends("/data") && path.contains("/jobs/") => name(6),

@@ -35,6 +35,7 @@ mod health;
 mod history;
 mod inbox;
 mod inbox_alerts;
+mod inbox_load;
 mod incident;
 mod infrastructure;
 mod interop;

@@ -214,7 +214,7 @@ impl Parts {
             trusted: config.trusted,
             quarantine: Arc::clone(&work.quarantine),
             redactions: Arc::clone(&work.redactions),
-            copy,
+            copy: copy.clone(),
             crash_loops: work.crash_loops,
             policy: config.quarantine,
             begun,
@@ -295,10 +295,13 @@ impl Parts {
             store.clone(),
             broker.clone(),
             Arc::clone(&plugins),
-            Arc::clone(&vault) as _,
             Arc::clone(&vault),
+            copy,
             host,
         ));
+        if foundation.started_without_postgres {
+            inbox.resume();
+        }
         let seen = alerts::Sources {
             store: store.clone(),
             queues: broker.clone(),
