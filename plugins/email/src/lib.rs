@@ -53,6 +53,7 @@ impl Operations for Email {
             "test-template" => library::test(&request),
             "suppressions" => suppression::list(&request),
             "lift-suppression" => suppression::lift(&request),
+            "forget-address" => suppression::forget(&request),
             _ => Err(request.unknown()),
         }
     }

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::database::{failed, number, optional, text};
 use crate::suppression;
 
-pub const QUEUE: &str = "emailLogQueue";
+pub const QUEUE: &str = "mailLogQueue";
 const TRAIL: &str = "lead_email_log";
 /// Of the trail's schema.
 const MAX_ERROR_CHARS: usize = 1_000;

@@ -5,6 +5,7 @@
 
 use patchbay_plugin::{Answer, Failure, Request, Retry, json, kv};
 use serde::Deserialize;
+use sha2::{Digest, Sha256};
 
 use crate::address;
 use crate::database::{self, int, kv_failed, number, query, text, text_at};
@@ -21,9 +22,12 @@ pub fn is_nobody_there(code: u16, enhanced: Option<&str>) -> bool {
     (500..600).contains(&code) && enhanced.is_some_and(|enhanced| NOBODY_THERE.contains(&enhanced))
 }
 
-/// Domains have no case, and nobody tells two local parts apart by it.
+/// Domains have no case, and nobody tells two local parts apart by it. A hash: names of keys are
+/// shown to operators.
 fn key(address: &str) -> String {
-    format!("suppressed:{}", address.to_lowercase())
+    let hash = Sha256::digest(address.to_lowercase().as_bytes());
+    let hash: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("suppressed:{hash}")
 }
 
 /// From now on, this address gets nothing.
@@ -107,6 +111,28 @@ pub fn lift(request: &Request) -> Result<Answer, Failure> {
     Ok(Answer::json(&json!({ "lifted": true })))
 }
 
+/// A person asks to be forgotten: nothing in the plugin's tables names this address any more. What
+/// was sent cannot be taken back, and it may get mails again.
+pub fn forget(request: &Request) -> Result<Answer, Failure> {
+    let input: Input = request.parse()?;
+    let mailbox = address::one("address", &input.path.address)?;
+    let address = mailbox.address.to_string().to_lowercase();
+    kv::delete(&key(&address)).map_err(kv_failed)?;
+    let rows = query(
+        "with m as (delete from public.emails_sent where lower(to_address) = $1 returning 1), \
+         s as (delete from public.email_suppressions where address = $1 returning 1) \
+         select (select count(*) from m), (select count(*) from s)",
+        &[text(address)],
+    )
+    .map_err(database::failed)?;
+    let (mails, suppressions) = rows
+        .first()
+        .map_or((0, 0), |row| (int(row, 0), int(row, 1)));
+    Ok(Answer::json(
+        &json!({ "mails": mails, "suppressions": suppressions }),
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -131,6 +157,7 @@ mod tests {
                 "{code} {enhanced:?}"
             );
         }
-        assert_eq!(key("Ann@Example.COM"), "suppressed:ann@example.com");
+        assert_eq!(key("Ann@Example.COM"), key("ann@example.com"));
+        assert!(!key("ann@example.com").contains("ann"));
     }
 }

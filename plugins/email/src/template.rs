@@ -16,7 +16,7 @@ pub const MAX_TEMPLATE_BYTES: usize = 200 * 1024;
 const WITHOUT_FILTERS: [&str; 2] = ["safe", "pprint"];
 const WITHOUT_FUNCTIONS: [&str; 2] = ["debug", "namespace"];
 
-fn engine(html: bool) -> Environment<'static> {
+fn engine<'source>(html: bool) -> Environment<'source> {
     let mut engine = Environment::new();
     engine.set_undefined_behavior(UndefinedBehavior::Strict);
     engine.set_fuel(Some(BUDGET));
@@ -29,6 +29,8 @@ fn engine(html: bool) -> Environment<'static> {
     engine.set_auto_escape_callback(|_| AutoEscape::None);
     engine.set_formatter(move |out, _, value| {
         let text = match value.kind() {
+            // Of an `if` without `else`.
+            ValueKind::Undefined => return Ok(()),
             ValueKind::String | ValueKind::Number | ValueKind::Bool => value.to_string(),
             _ => {
                 let reason = "a value is not a text or number";
@@ -88,14 +90,11 @@ pub fn check(field: &str, template: &str) -> Result<(), Failure> {
     parsed(&engine(false), field, template).map(drop)
 }
 
-fn parsed<'a>(
-    engine: &'a Environment<'static>,
+fn parsed<'env, 'source>(
+    engine: &'env Environment<'source>,
     field: &str,
-    template: &'a str,
-) -> Result<minijinja::Template<'a, 'a>, Failure>
-where
-    'static: 'a,
-{
+    template: &'source str,
+) -> Result<minijinja::Template<'env, 'source>, Failure> {
     engine.template_from_str(template).map_err(|error| {
         let line = error.line().unwrap_or(1);
         // Of the template's own text only.

@@ -19,7 +19,10 @@ async fn runbook_b_finds_and_mends_what_it_says_without_a_restart() -> anyhow::R
     let password = world.dir.path().join("password");
     std::fs::write(&password, PASSWORD)?;
     let env = environment(&server, &password);
-    let env: Vec<(&str, &str)> = env.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let env: Vec<(&str, &str)> = env
+        .iter()
+        .map(|(name, value)| (*name, value.as_str()))
+        .collect();
     let host = alerts::host(&world, &receiver, &env).await?;
     let digest = host.deploy("email", email_plugin()?).await?;
     let file = world.dir.path().join("data.json");
@@ -43,7 +46,10 @@ async fn runbook_b_finds_and_mends_what_it_says_without_a_restart() -> anyhow::R
         }
         anyhow::Ok(())
     };
-    let add = async |address: &str| host.add(QUEUE, json!({ "name": "send", "data": to(json!(address)) })).await;
+    let add = async |address: &str| {
+        host.add(QUEUE, json!({ "name": "send", "data": to(json!(address)) }))
+            .await
+    };
 
     // The password is rotated at the provider. Nobody is logged in yet.
     server.set_password("the-new-password");
@@ -57,15 +63,22 @@ async fn runbook_b_finds_and_mends_what_it_says_without_a_restart() -> anyhow::R
     }
     receiver.until_told("email", &["firing"]).await?;
     let messages = receiver.messages("/webhook", 200);
-    let message = messages.iter().find(|message| message["alert"] == "bad-credentials");
+    let message = messages
+        .iter()
+        .find(|message| message["alert"] == "bad-credentials");
     let message = message.unwrap_or(&serde_json::Value::Null);
     println!("{message:#}");
     let next = message["next"].as_str().unwrap_or_default();
-    assert!(next.contains("mail.password_file") && next.contains("retry-all emailQueue"), "{message}");
+    assert!(
+        next.contains("mail.password_file") && next.contains("retry-all emailQueue"),
+        "{message}"
+    );
     assert!(!message.to_string().contains(PASSWORD));
     let rotate = || Ok(std::fs::write(&password, "the-new-password\n")?);
     drill('A', &failed[0], &rotate).await?;
-    receiver.until_told("email", &["firing", "recovered"]).await?;
+    receiver
+        .until_told("email", &["firing", "recovered"])
+        .await?;
     for (n, id) in failed.iter().enumerate() {
         host.job_in(QUEUE, id, "completed").await?;
         assert_eq!(server.taken_for(&format!("p{n}@example.com")), 1);
@@ -78,7 +91,8 @@ async fn runbook_b_finds_and_mends_what_it_says_without_a_restart() -> anyhow::R
     assert_eq!(server.taken_for("mended@example.com"), 1);
 
     alerts::impatient(&host).await?;
-    host.post("/api/admin/plugins/email/deactivate", json!({})).await?;
+    host.post("/api/admin/plugins/email/deactivate", json!({}))
+        .await?;
     let waiting = add("waits@example.com").await?;
     receiver.until_told(QUEUE, &["firing"]).await?;
     drill('C', &waiting, &nothing).await?;

@@ -28,7 +28,10 @@ async fn office() -> anyhow::Result<(Office, Smtp, tempfile::TempDir)> {
     let file = dir.path().join("password");
     std::fs::write(&file, PASSWORD)?;
     let env = environment(&server, &file);
-    let env: Vec<(&str, &str)> = env.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let env: Vec<(&str, &str)> = env
+        .iter()
+        .map(|(name, value)| (*name, value.as_str()))
+        .collect();
     Ok((Office::new(&env).await?, server, dir))
 }
 
@@ -45,7 +48,8 @@ async fn sent(office: &Office, data: Value) -> anyhow::Result<Value> {
 }
 
 #[tokio::test]
-async fn replies_decide_by_their_digits_and_one_recipients_refusal_touches_nobody_else() -> anyhow::Result<()> {
+async fn replies_decide_by_their_digits_and_one_recipients_refusal_touches_nobody_else()
+-> anyhow::Result<()> {
     let (office, server, _dir) = office().await?;
     // Bare codes, then texts in Latin-1, then a server that is slow.
     server.behave(|behaviour| behaviour.bare = true);
@@ -56,37 +60,85 @@ async fn replies_decide_by_their_digits_and_one_recipients_refusal_touches_nobod
     });
     // Whatever is wrong with one, the others have it, and the breaker stays closed.
     let all = json!([
-        "a@example.com", "rcpt-550@example.com", "rcpt-571-5.7.1@example.com", "rcpt-554@example.com", "b@example.com",
+        "a@example.com",
+        "rcpt-550@example.com",
+        "rcpt-571-5.7.1@example.com",
+        "rcpt-554@example.com",
+        "b@example.com",
     ]);
     for _ in 0..3 {
         let story = sent(&office, to(all.clone())).await?;
         let told = result(&story)?;
-        assert_eq!(told["accepted"], json!(["a@example.com", "b@example.com"]), "{told}");
-        let codes: Vec<&Value> = told["rejected"].as_array().into_iter().flatten().map(|one| &one["code"]).collect();
+        assert_eq!(
+            told["accepted"],
+            json!(["a@example.com", "b@example.com"]),
+            "{told}"
+        );
+        let codes: Vec<&Value> = told["rejected"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|one| &one["code"])
+            .collect();
         assert_eq!(codes, [550, 571, 554], "{told}");
         assert_eq!(story["job"]["attemptsMade"], 1);
     }
     server.behave(|behaviour| behaviour.slow_ms = 0);
     let (_, code, reply) = office.row("rcpt-571-5.7.1@example.com", "refused").await?;
-    assert!(code == Some(571) && reply.contains("f\u{fc}r Sie"), "{code:?} {reply}");
-    let refused = office.added("send", to(json!("end-571@example.com"))).await?;
-    assert!(office.reason(&refused).await?.starts_with("message-refused: 571"));
+    assert!(
+        code == Some(571) && reply.contains("f\u{fc}r Sie"),
+        "{code:?} {reply}"
+    );
+    let refused = office
+        .added("send", to(json!("end-571@example.com")))
+        .await?;
+    assert!(
+        office
+            .reason(&refused)
+            .await?
+            .starts_with("message-refused: 571")
+    );
 
     // What waits, waits: an attempt each, and then it is sent once.
-    for (stage, reply) in [(Stage::Rcpt, "421 4.7.0 try later"), (Stage::Rcpt, "452 4.2.2 over quota"), (Stage::End, "451 4.3.0")] {
-        server.fault(Fault { times: Some(1), ..Fault::reply(stage, reply) });
+    for (stage, reply) in [
+        (Stage::Rcpt, "421 4.7.0 try later"),
+        (Stage::Rcpt, "452 4.2.2 over quota"),
+        (Stage::End, "451 4.3.0"),
+    ] {
+        server.fault(Fault {
+            times: Some(1),
+            ..Fault::reply(stage, reply)
+        });
         let address = format!("waits-{}@example.com", &reply[..3]);
         let story = sent(&office, to(json!(address))).await?;
-        assert_eq!((&story["job"]["attemptsMade"], server.taken_for(&address)), (&json!(2), 1), "{reply}: {story}");
+        assert_eq!(
+            (&story["job"]["attemptsMade"], server.taken_for(&address)),
+            (&json!(2), 1),
+            "{reply}: {story}"
+        );
     }
     // It dies in the middle of DATA: nobody has the mail, and it is sent. Without an answer to its
     // end, nobody knows: it costs an attempt, and is the same mail for whoever gets it twice.
-    server.fault(Fault { times: Some(1), ..Fault::close(Stage::Data) });
+    server.fault(Fault {
+        times: Some(1),
+        ..Fault::close(Stage::Data)
+    });
     sent(&office, to(json!("middle@example.com"))).await?;
     assert_eq!(server.taken_for("middle@example.com"), 1);
-    server.fault(Fault { times: Some(1), takes: true, ..Fault::close(Stage::End) });
+    server.fault(Fault {
+        times: Some(1),
+        takes: true,
+        ..Fault::close(Stage::End)
+    });
     let story = sent(&office, to(json!("twice@example.com"))).await?;
-    assert_eq!((&story["job"]["attemptsMade"], server.taken_for("twice@example.com")), (&json!(2), 2), "{story}");
+    assert_eq!(
+        (
+            &story["job"]["attemptsMade"],
+            server.taken_for("twice@example.com")
+        ),
+        (&json!(2), 2),
+        "{story}"
+    );
     let mails = server.mails();
     let ids: Vec<_> = mails
         .iter()
@@ -95,23 +147,45 @@ async fn replies_decide_by_their_digits_and_one_recipients_refusal_touches_nobod
         .collect();
     assert!(ids[0].is_some() && ids[0] == ids[1], "{ids:?}");
     office.row("twice@example.com", "sent").await?;
-    let unknown = json!({ "name": "send", "data": to(json!("end-close@example.com")), "attempts": 1 });
+    let unknown =
+        json!({ "name": "send", "data": to(json!("end-close@example.com")), "attempts": 1 });
     let unknown = office.host.add(QUEUE, unknown).await?;
-    assert!(office.reason(&unknown).await?.starts_with("unknown-outcome:"));
+    assert!(
+        office
+            .reason(&unknown)
+            .await?
+            .starts_with("unknown-outcome:")
+    );
     office.row("end-close@example.com", "unknown").await?;
 
     // Without SMTPUTF8 only whoever needs it goes without.
     server.behave(|behaviour| behaviour.smtp_utf8 = false);
-    let told = result(&sent(&office, to(json!(["j\u{f6}rg@example.com", "c@m\u{fc}ller.example"]))).await?)?;
-    assert_eq!(told["accepted"], json!(["c@xn--mller-kva.example"]), "{told}");
+    let told = result(
+        &sent(
+            &office,
+            to(json!(["j\u{f6}rg@example.com", "c@m\u{fc}ller.example"])),
+        )
+        .await?,
+    )?;
+    assert_eq!(
+        told["accepted"],
+        json!(["c@xn--mller-kva.example"]),
+        "{told}"
+    );
     breakers_are_closed(&office).await?;
 
     let header = json!({ "to": "news@example.com", "subject": "s", "text": "t", "kind": "marketing", "unsubscribe": "https://example.com/u" });
     sent(&office, header).await?;
     let mails = server.mails();
     let news = mails.last().context("a mail")?;
-    assert_eq!(news.header("List-Unsubscribe"), Some("<https://example.com/u>"));
-    assert_eq!(news.header("List-Unsubscribe-Post"), Some("List-Unsubscribe=One-Click"));
+    assert_eq!(
+        news.header("List-Unsubscribe"),
+        Some("<https://example.com/u>")
+    );
+    assert_eq!(
+        news.header("List-Unsubscribe-Post"),
+        Some("List-Unsubscribe=One-Click")
+    );
     Ok(())
 }
 
@@ -120,7 +194,10 @@ async fn an_address_that_is_gone_gets_no_mail_until_somebody_lifts_that_and_a_da
 -> anyhow::Result<()> {
     let (office, server, _dir) = office().await?;
     let sales = office.account("sales", "sales").await?;
-    let gone = Fault { to: Some("Gone@".into()), ..Fault::reply(Stage::Rcpt, "550 5.1.1 no such user") };
+    let gone = Fault {
+        to: Some("Gone@".into()),
+        ..Fault::reply(Stage::Rcpt, "550 5.1.1 no such user")
+    };
     server.fault(gone);
     let told = result(&sent(&office, to(json!(["here@example.com", "Gone@example.com"]))).await?)?;
     assert_eq!(told["rejected"][0]["code"], 550, "{told}");
@@ -128,11 +205,18 @@ async fn an_address_that_is_gone_gets_no_mail_until_somebody_lifts_that_and_a_da
     let asked = server.reached(Stage::Rcpt);
     let again = office.added("send", to(json!("gone@example.com"))).await?;
     assert!(office.reason(&again).await?.starts_with("suppressed:"));
-    assert_eq!(server.reached(Stage::Rcpt), asked, "the server was not even asked");
+    assert_eq!(
+        server.reached(Stage::Rcpt),
+        asked,
+        "the server was not even asked"
+    );
     office.row("gone@example.com", "suppressed").await?;
     let list = "/api/sales/email-suppressions";
     let (_, listed) = office.ask(&sales, "GET", list, None).await?;
-    assert_eq!(listed["data"]["suppressions"][0]["address"], "gone@example.com", "{listed}");
+    assert_eq!(
+        listed["data"]["suppressions"][0]["address"], "gone@example.com",
+        "{listed}"
+    );
     let one = format!("{list}/gone%40example.com");
     for expected in [200, 404] {
         let (status, answer) = office.ask(&sales, "DELETE", &one, None).await?;
@@ -150,10 +234,18 @@ async fn an_address_that_is_gone_gets_no_mail_until_somebody_lifts_that_and_a_da
     let tried = server.reached(Stage::End);
     let first = office.added("send", to(json!("p0@example.com"))).await?;
     let story = office.host.job_in(QUEUE, &first, "delayed").await?;
-    assert_eq!((&story["job"]["attemptsMade"], server.reached(Stage::End)), (&json!(0), tried + 1), "{story}");
+    assert_eq!(
+        (&story["job"]["attemptsMade"], server.reached(Stage::End)),
+        (&json!(0), tried + 1),
+        "{story}"
+    );
     let mut held = vec![first];
     for n in 1..4 {
-        held.push(office.added("send", to(json!(format!("p{n}@example.com")))).await?);
+        held.push(
+            office
+                .added("send", to(json!(format!("p{n}@example.com"))))
+                .await?,
+        );
     }
     for id in &held {
         let story = office.host.job_in(QUEUE, id, "delayed").await?;
@@ -171,9 +263,11 @@ async fn an_address_that_is_gone_gets_no_mail_until_somebody_lifts_that_and_a_da
     };
     over().await?;
     office.world.promote(QUEUE, &held[1]).await?;
-    crate::harness::until(std::time::Duration::from_secs(10), "one more try", async || {
-        Ok((server.reached(Stage::End) == tried + 2).then_some(()))
-    })
+    crate::harness::until(
+        std::time::Duration::from_secs(10),
+        "one more try",
+        async || Ok((server.reached(Stage::End) == tried + 2).then_some(())),
+    )
     .await?;
     office.host.job_in(QUEUE, &held[1], "delayed").await?;
     server.behave(|behaviour| behaviour.daily_limit = None);

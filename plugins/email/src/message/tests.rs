@@ -292,7 +292,10 @@ fn hard() -> Vec<Message> {
                 to: vec![mailbox(&format!("\"{quoted}\" <a@b\u{fc}cher.example>"))],
                 html: Some("<img src=\"cid:pic@x\">".into()),
                 attachments: vec![
-                    file_named("\u{930}\u{938}\u{940}\u{926} \u{2116}1, \u{201e}x\u{201c}.pdf", None),
+                    file_named(
+                        "\u{930}\u{938}\u{940}\u{926} \u{2116}1, \u{201e}x\u{201c}.pdf",
+                        None,
+                    ),
                     file_named("pic.png", Some("pic@x")),
                 ],
                 unsubscribe: vec![

@@ -274,6 +274,8 @@ impl Conversation {
 
 /// Between the angle brackets.
 fn address(line: &str) -> String {
-    let inside = line.split_once('<').and_then(|(_, rest)| rest.rsplit_once('>'));
+    let inside = line
+        .split_once('<')
+        .and_then(|(_, rest)| rest.rsplit_once('>'));
     inside.map_or_else(String::new, |(address, _)| address.to_owned())
 }

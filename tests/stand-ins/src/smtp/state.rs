@@ -22,9 +22,7 @@ impl Default for Account {
 }
 
 /// How far a client is.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Stage {
     Connect,
@@ -187,9 +185,10 @@ impl Shared {
         }
         let place = state.faults.iter().position(|fault| {
             fault.stage == stage
-                && fault.to.as_ref().is_none_or(|part| {
-                    recipients.iter().any(|one| one.contains(part.as_str()))
-                })
+                && fault
+                    .to
+                    .as_ref()
+                    .is_none_or(|part| recipients.iter().any(|one| one.contains(part.as_str())))
         })?;
         let fault = &mut state.faults[place];
         let found = fault.clone();

@@ -617,10 +617,7 @@ fn refused_login(plugin: &str, queues: &[&str], logins: &[String]) -> Observatio
         .iter()
         .map(|queue| format!("patchbay queue retry-all {}", arguments(&[queue])))
         .collect();
-    let next = format!(
-        "replace {what}; then: {}",
-        retry.join("; ")
-    );
+    let next = format!("replace {what}; then: {}", retry.join("; "));
     let mut observation = Observation::new(plugin, None, reason, next).was(format!(
         "an account outside refused the login of plugin {plugin}"
     ));
@@ -1015,13 +1012,23 @@ mod tests {
         };
         let rows = [row("emailQueue"), row("otherQueue")];
         let by = by_plugin(&rows);
-        let logins = ["the mail account's password".to_owned(), "secret API_KEY".to_owned()];
+        let logins = [
+            "the mail account's password".to_owned(),
+            "secret API_KEY".to_owned(),
+        ];
         let told = refused_login("email", &by["email"], &logins);
         assert_eq!(
             (by.len(), told.next.as_str()),
-            (1, "replace the mail account's password or secret API_KEY; then: patchbay queue retry-all emailQueue; patchbay queue retry-all otherQueue")
+            (
+                1,
+                "replace the mail account's password or secret API_KEY; then: patchbay queue retry-all emailQueue; patchbay queue retry-all otherQueue"
+            )
         );
-        assert!(told.reason.contains("jobs of emailQueue, otherQueue fail"), "{}", told.reason);
+        assert!(
+            told.reason.contains("jobs of emailQueue, otherQueue fail"),
+            "{}",
+            told.reason
+        );
     }
 
     #[test]

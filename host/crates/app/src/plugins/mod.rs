@@ -521,8 +521,13 @@ impl Plugins {
         };
         let manifest = revision.manifest();
         let mail = manifest.smtp.as_ref().filter(|smtp| smtp.allowed);
-        let mail = mail.map(|_| "the mail account's password (mail.password_file, or mail.password)".to_owned());
-        let secrets = manifest.secrets.iter().map(|secret| format!("secret {}", secret.name));
+        let mail = mail.map(|_| {
+            "the mail account's password (mail.password_file, or mail.password)".to_owned()
+        });
+        let secrets = manifest
+            .secrets
+            .iter()
+            .map(|secret| format!("secret {}", secret.name));
         mail.into_iter().chain(secrets).collect()
     }
 

@@ -116,10 +116,12 @@ impl Account {
         {
             return Err(MailError::Credentials);
         }
-        let guarded = credentials.iter().filter_map(|(_, password)| match password {
-            Password::Given(value) => Some(value.clone()),
-            Password::InFile(_) => None,
-        });
+        let guarded = credentials
+            .iter()
+            .filter_map(|(_, password)| match password {
+                Password::Given(value) => Some(value.clone()),
+                Password::InFile(_) => None,
+            });
         let guarded = Mutex::new(guarded.collect());
         Ok(Self {
             config,
@@ -148,9 +150,13 @@ impl Account {
         };
         let read = read_password(file).await;
         let read = read.map_err(|error| unusable(&error.to_string()))?;
-        let value = usable(&self.config.host, read).map_err(|error| unusable(&error.to_string()))?;
+        let value =
+            usable(&self.config.host, read).map_err(|error| unusable(&error.to_string()))?;
         let mut guarded = self.guarded.lock();
-        if !guarded.iter().any(|known| known.matches(value.expose().as_bytes())) {
+        if !guarded
+            .iter()
+            .any(|known| known.matches(value.expose().as_bytes()))
+        {
             guarded.push(value.clone());
             let old = guarded.len().saturating_sub(GUARDED);
             guarded.drain(..old);
@@ -283,7 +289,9 @@ async fn read_password(file: &std::path::Path) -> std::io::Result<String> {
     use tokio::io::AsyncReadExt;
     let mut read = String::new();
     let file = tokio::fs::File::open(file).await?;
-    file.take(MAX_PASSWORD_BYTES).read_to_string(&mut read).await?;
+    file.take(MAX_PASSWORD_BYTES)
+        .read_to_string(&mut read)
+        .await?;
     let password = read.trim_end_matches(['\r', '\n']);
     match password {
         "" => Err(std::io::Error::other("it is empty")),

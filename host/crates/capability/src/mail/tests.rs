@@ -687,7 +687,10 @@ async fn a_password_of_a_file_is_read_for_each_login_and_never_told() {
     let dir = tempfile::tempdir().expect("a directory");
     let file = dir.path().join("password");
     let server = Server::start(&[
-        ("AUTH PLAIN AHVzZXIAb2xkLXNlY3JldA==", b"535 5.7.8 old-secret is stale\r\n"),
+        (
+            "AUTH PLAIN AHVzZXIAb2xkLXNlY3JldA==",
+            b"535 5.7.8 old-secret is stale\r\n",
+        ),
         ("RCPT TO:<echo@", b"550 5.1.1 new-secret\r\n"),
     ])
     .await;
@@ -699,16 +702,27 @@ async fn a_password_of_a_file_is_read_for_each_login_and_never_told() {
     let mail = MailTransport::new(Some(config)).expect("a configuration");
     let missing = send(&mail, &["a@example.com"]).await.expect_err("no file");
     assert_eq!((missing.phase, missing.reply_code), ("auth", None));
-    assert!(!missing.text.contains("password\"") && !missing.text.contains(dir.path().to_str().expect("a path")));
+    assert!(
+        !missing.text.contains("password\"")
+            && !missing.text.contains(dir.path().to_str().expect("a path"))
+    );
     std::fs::write(&file, "old-secret\n").expect("written");
     let stale = send(&mail, &["a@example.com"]).await.expect_err("stale");
     assert_eq!((stale.phase, stale.reply_code), ("auth", Some(535)));
     assert!(!stale.text.contains("old-secret"), "{}", stale.text);
     std::fs::write(&file, "new-secret\n").expect("written");
-    let echoed = send(&mail, &["a@example.com", "echo@example.com"]).await.expect("taken");
-    assert!(!echoed.refused[0].text.contains("new-secret"), "{}", echoed.refused[0].text);
+    let echoed = send(&mail, &["a@example.com", "echo@example.com"])
+        .await
+        .expect("taken");
+    assert!(
+        !echoed.refused[0].text.contains("new-secret"),
+        "{}",
+        echoed.refused[0].text
+    );
     std::fs::write(&file, "\n").expect("written");
-    let empty = send(&transport_of(&server, &file), &["a@example.com"]).await.expect_err("empty");
+    let empty = send(&transport_of(&server, &file), &["a@example.com"])
+        .await
+        .expect_err("empty");
     assert_eq!((empty.phase, empty.reply_code), ("auth", None));
 }
 
