@@ -91,7 +91,8 @@ impl Draft {
         Ok(draft)
     }
 
-    fn rendered(
+    /// Subject, HTML and text.
+    pub fn rendered(
         &self,
         variables: &Map<String, Value>,
     ) -> Result<(String, Option<String>, Option<String>), Failure> {

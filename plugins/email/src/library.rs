@@ -82,6 +82,7 @@ struct Query {
     limit: Option<i64>,
     cursor: Option<String>,
     removed: bool,
+    version: Option<i64>,
 }
 
 pub fn list(request: &Request) -> Result<Answer, Failure> {
@@ -103,15 +104,53 @@ pub fn list(request: &Request) -> Result<Answer, Failure> {
         .last()
         .filter(|_| is_full)
         .and_then(|row| text_at(row, 1));
-    let all: Vec<Value> = rows.iter().map(shown).collect();
+    // Without their texts: an answer has at most 1 MiB.
+    let all: Vec<Value> = rows
+        .iter()
+        .map(|row| {
+            let mut one = shown(row);
+            if let Some(fields) = one.as_object_mut() {
+                fields.retain(|name, _| !["html", "text", "sample"].contains(&name.as_str()));
+            }
+            one
+        })
+        .collect();
     Ok(Answer::json(
         &json!({ "templates": all, "nextCursor": next }),
     ))
 }
 
+/// One, as it is or as it was in an older version.
 pub fn show(request: &Request) -> Result<Answer, Failure> {
-    let input: Input = request.parse()?;
-    Ok(Answer::json(&shown(&row(&input.path.id)?)))
+    let Input {
+        path,
+        query: wanted,
+        ..
+    } = request.parse()?;
+    let mut one = shown(&row(&path.id)?);
+    let Some(version) = wanted.version else {
+        return Ok(Answer::json(&one));
+    };
+    let rows = query(
+        "select version, kind, subject, html, text, sample, changed_by, changed_at from public.email_template_versions \
+         where template_id = $1 and version = $2",
+        &[text(path.id), Cell::Int(version)],
+    )
+    .map_err(database::failed)?;
+    let row = rows.first().ok_or_else(no_version)?;
+    for (name, value) in [
+        ("version", json!(int(row, 0))),
+        ("kind", json!(text_at(row, 1))),
+        ("subject", json!(text_at(row, 2))),
+        ("html", json!(text_at(row, 3))),
+        ("text", json!(text_at(row, 4))),
+        ("sample", json_at(row, 5)),
+        ("updatedBy", json!(text_at(row, 6))),
+        ("updatedAt", json!(text_at(row, 7))),
+    ] {
+        one[name] = value;
+    }
+    Ok(Answer::json(&one))
 }
 
 pub fn create(request: &Request) -> Result<Answer, Failure> {
@@ -184,7 +223,7 @@ pub fn versions(request: &Request) -> Result<Answer, Failure> {
         .as_deref()
         .and_then(|cursor| cursor.parse().ok());
     let rows = query(
-        "select version, kind, subject, html, text, sample, changed_by, changed_at from public.email_template_versions \
+        "select version, kind, subject, changed_by, changed_at from public.email_template_versions \
          where template_id = $1 and ($2::int is null or version < $2) order by version desc limit $3",
         &[text(path.id), number(before), Cell::Int(limit)],
     )
@@ -198,8 +237,8 @@ pub fn versions(request: &Request) -> Result<Answer, Failure> {
         .iter()
         .map(|row| {
             json!({
-                "version": int(row, 0), "kind": text_at(row, 1), "subject": text_at(row, 2), "html": text_at(row, 3),
-                "text": text_at(row, 4), "sample": json_at(row, 5), "changedBy": text_at(row, 6), "changedAt": text_at(row, 7),
+                "version": int(row, 0), "kind": text_at(row, 1), "subject": text_at(row, 2), "changedBy": text_at(row, 3),
+                "changedAt": text_at(row, 4),
             })
         })
         .collect();
@@ -229,8 +268,7 @@ pub fn restore(request: &Request) -> Result<Answer, Failure> {
     )
     .map_err(database::failed)?;
     let restored = rows.first();
-    let restored = restored
-        .ok_or_else(|| Failure::new("not-found", "there is no such version", Retry::Never))?;
+    let restored = restored.ok_or_else(no_version)?;
     Ok(Answer::json(&shown(restored)))
 }
 
@@ -298,6 +336,10 @@ fn conflict(text: &str) -> Failure {
 
 fn gone() -> Failure {
     Failure::new("not-found", "there is no such template", Retry::Never)
+}
+
+fn no_version() -> Failure {
+    Failure::new("not-found", "there is no such version", Retry::Never)
 }
 
 /// An id that is no UUID is nobody's.
