@@ -52,7 +52,7 @@ pub fn fill(
     let engine = engine(field == "html");
     let template = parsed(&engine, field, template)?;
     template
-        .render(minijinja::Value::from_serialize(variables))
+        .render(minijinja::value::Serde(variables))
         .map_err(|error| {
             let place = error.line().map_or(1, |line| line);
             match error.kind() {

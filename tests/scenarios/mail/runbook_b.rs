@@ -33,7 +33,7 @@ async fn runbook_b_finds_and_mends_what_it_says_without_a_restart() -> anyhow::R
             ("QUEUE", QUEUE),
             ("JOB", job),
             ("DIGEST", &digest[..12]),
-            ("FILE", &file),
+            ("FILE", &*file),
         ];
         let steps = steps(&document, letter);
         anyhow::ensure!(!steps.is_empty(), "section {letter} has commands");
@@ -74,7 +74,7 @@ async fn runbook_b_finds_and_mends_what_it_says_without_a_restart() -> anyhow::R
         "{message}"
     );
     assert!(!message.to_string().contains(PASSWORD));
-    let rotate = || Ok(std::fs::write(&password, "the-new-password\n")?);
+    let rotate = || -> anyhow::Result<()> { Ok(std::fs::write(&password, "the-new-password\n")?) };
     drill('A', &failed[0], &rotate).await?;
     receiver
         .until_told("email", &["firing", "recovered"])
@@ -84,7 +84,7 @@ async fn runbook_b_finds_and_mends_what_it_says_without_a_restart() -> anyhow::R
         assert_eq!(server.taken_for(&format!("p{n}@example.com")), 1);
     }
 
-    let nothing = || Ok(());
+    let nothing = || -> anyhow::Result<()> { Ok(()) };
     let poison = add("nobody").await?;
     host.job_in(QUEUE, &poison, "failed").await?;
     drill('B', &poison, &nothing).await?;

@@ -457,7 +457,9 @@ impl Sources {
             .refused_logins(self.queues.prefix(), REFUSED_FOR)
             .await?;
         let refused = by_plugin(&refused).into_iter().map(|(plugin, queues)| {
-            let logins = plugin.parse().map(|plugin| self.plugins.logins_of(&plugin));
+            let logins = plugin
+                .parse::<PluginName>()
+                .map(|plugin| self.plugins.logins_of(&plugin));
             refused_login(plugin, &queues, &logins.unwrap_or_default())
         });
         let now = Utc::now();
