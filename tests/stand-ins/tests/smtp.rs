@@ -56,6 +56,7 @@ async fn a_client_of_pythons_meets_what_it_asks_for() -> anyhow::Result<()> {
 #[tokio::test]
 async fn the_control_server_changes_how_it_behaves() -> anyhow::Result<()> {
     let server = smtp::start("127.0.0.1:0".parse()?, Account::default()).await?;
+    let _already = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let client = reqwest::Client::builder().no_proxy().build()?;
     let url = |path: &str| format!("http://{}/_control/{path}", server.control);
     let changed: Behaviour = client
