@@ -405,6 +405,51 @@ pub fn confirmed(mut request: reqwest::Request) -> reqwest::Request {
     request
 }
 
+/// A server of tests/interop, and the first line that it prints: where it is. It ends when the
+/// process is dropped. What it prints later goes nowhere, so that it never waits for a reader.
+pub async fn server_of_node(script: &str, env: &[(&str, &str)]) -> anyhow::Result<(Child, String)> {
+    let mut child = Command::new("node")
+        .arg(script)
+        .current_dir(repository().join("tests/interop"))
+        .envs(env.iter().copied())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()?;
+    let mut lines = BufReader::new(child.stdout.take().context("stdout")?).lines();
+    let first = tokio::time::timeout(Duration::from_secs(60), lines.next_line());
+    let first = match first.await {
+        Ok(line) => line?,
+        Err(_) => bail!(
+            "{script} did not say within 60 s where it is: {}",
+            waits(&child)
+        ),
+    };
+    let first = first.with_context(|| format!("{script} ended before it said where it is"))?;
+    tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+    Ok((child, first.trim().to_owned()))
+}
+
+/// What the main thread of a child waits for, as the kernel tells it: a lock is another fault than
+/// a busy machine.
+fn waits(child: &Child) -> String {
+    let Some(pid) = child.id() else {
+        return "it has ended".to_owned();
+    };
+    let read = |file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}"));
+    let state = read("stat").unwrap_or_default();
+    let state = state.rsplit(") ").next().unwrap_or_default();
+    let fields: Vec<&str> = state.split(' ').collect();
+    let field = |at: usize| fields.get(at).copied().unwrap_or("?");
+    format!(
+        "state {}, waits in {}, processor time {} + {} ticks",
+        field(0),
+        read("wchan").unwrap_or_default(),
+        field(11),
+        field(12),
+    )
+}
+
 /// The data in the envelope that a command prints with `--json`. Fails if it is not the envelope
 /// that docs/json-output.schema.json describes.
 pub fn printed_json(stdout: &[u8]) -> anyhow::Result<Value> {

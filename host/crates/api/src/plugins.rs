@@ -264,6 +264,9 @@ pub struct Staged {
     /// Asks that no operator has granted yet.
     #[schema(value_type = Vec<String>)]
     pub missing: Vec<Ask>,
+    /// Secrets that it asks for and that have no value on this host yet.
+    #[serde(default)]
+    pub secrets_without_value: Vec<String>,
     /// Signatures of the file, as checked on this host.
     pub signatures: Vec<SignatureView>,
 }
@@ -311,6 +314,9 @@ pub struct Activated {
     /// Asks that were granted with this activation.
     #[schema(value_type = Vec<String>)]
     pub newly_granted: Vec<Ask>,
+    /// Secrets that it asks for and that have no value on this host yet: what needs them fails.
+    #[serde(default)]
+    pub secrets_without_value: Vec<String>,
     /// State in every process, after waiting up to about a second.
     pub hosts: Vec<HostView>,
 }

@@ -24,6 +24,7 @@ pub mod incident;
 pub mod jobs;
 mod leader;
 pub mod limits;
+mod local_rates;
 mod login_meters;
 mod nearest;
 pub mod operator;
@@ -140,6 +141,8 @@ pub struct AppConfig {
     pub operators: operators::OperatorsConfig,
     /// Single sign-on of operators; nothing when it is off.
     pub oidc: Option<operators::oidc::OidcConfig>,
+    /// What answers that are kept for repeats may take of Redis.
+    pub kept_answers: routes::KeptBytes,
 }
 
 /// What use cases and services are made of.
@@ -159,6 +162,7 @@ pub struct Parts {
     pub traces: Traces,
     pub requests: Arc<RequestMeters>,
     pub route_meters: Arc<routes::RouteMeters>,
+    pub(crate) kept_answers: routes::KeptBytes,
     pub exposition: Arc<exposition::Exposition>,
     pub incident: Arc<incident::Sources>,
     /// The value that was `NODE_ENV` before. The health check shows it.
@@ -218,6 +222,7 @@ impl Parts {
             traces: traces.clone(),
             host: work.host,
             has_master_key: !vault.keys().is_empty(),
+            secrets: Arc::clone(&vault) as _,
         }));
         let schedules = scheduling::Reconciler::new(store.clone(), broker.clone());
         plugins.when_changed({
@@ -244,7 +249,7 @@ impl Parts {
         );
         let health = Arc::new(health);
         let http = Arc::<http_standing::HttpStanding>::default();
-        let limits = limits::Limits::new(&broker, vault.keys().limits());
+        let limits = limits::Limits::new(&broker, vault.keys().limits(), plugins.local_rates());
         let logins = Arc::<login_meters::LoginMeters>::default();
         let (emergencies, emergency_logins) = tokio::sync::mpsc::unbounded_channel();
         let operations = TaskTracker::new();
@@ -333,6 +338,7 @@ impl Parts {
             attempts: work.attempts,
             requests: Arc::clone(&requests),
             routes: Arc::clone(&route_meters),
+            relays: foundation.outside.egress.relays(),
             spans: foundation.spans,
             store: store.clone(),
             runtime,
@@ -387,6 +393,7 @@ impl Parts {
             traces,
             requests,
             route_meters,
+            kept_answers: config.kept_answers,
             exposition,
             incident: Arc::new(foundation.incident),
             environment: config.environment,

@@ -40,7 +40,8 @@ pub use call::{Call, GuestCall};
 pub use grants::GrantUses;
 pub use http::RelayFailure;
 pub use http::egress::{
-    Certificates, Egress, EgressConfig, EgressError, RelayAborted, RelayBody, Relayed,
+    Certificates, Egress, EgressConfig, EgressError, NoPlace, RelayAborted, RelayBody, RelayPace,
+    Relayed, Relays,
 };
 pub use mail::{MailConfig, MailError, MailTls, MailTransport};
 pub use meters::OutsideMeters;

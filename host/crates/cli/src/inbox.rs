@@ -305,6 +305,15 @@ fn counted(count: &InboxCountView) -> String {
     format!("{} {}{code}", count.count, count.outcome)
 }
 
+/// Fails where there is no such request.
+async fn found(id: &Uuid, client: &Client) -> anyhow::Result<()> {
+    let path = InboxPath { id: id.to_string() };
+    client
+        .ask::<InboxShow>(path, Reveal::default(), NoBody)
+        .await?;
+    Ok(())
+}
+
 pub(crate) async fn run(
     command: InboxCommand,
     args: &ClientArgs,
@@ -333,7 +342,8 @@ pub(crate) async fn run(
             }
         }
         InboxCommand::Replay { id, again, consent } => {
-            if again {
+            if again && consent.is_missing() {
+                found(&id, &client).await?;
                 consent.ask("This processes the request once more; effects may happen twice")?;
             }
             let query = ReplayInbox { again };
@@ -343,7 +353,10 @@ pub(crate) async fn run(
             say(&verdict, output);
         }
         InboxCommand::Erase { id, consent } => {
-            consent.ask("This erases the content of the request for good")?;
+            if consent.is_missing() {
+                found(&id, &client).await?;
+                consent.ask("This erases the content of the request for good")?;
+            }
             let erased = client
                 .ask::<InboxErase>(InboxPath { id: id.to_string() }, NoQuery {}, NoBody)
                 .await?;

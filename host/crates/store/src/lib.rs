@@ -75,11 +75,11 @@ pub use inbox::{
 };
 pub use leader::{Elector, LeaderTask, Leadership};
 pub use operators::{
-    BasicMode, EnrolLink, Enrolment, ExpiringRow, IdentityRow, LinkPurpose, NewLink, NewOperator,
-    NewOperatorSession, NewOperatorToken, NewOwnerRow, NewSignIn, OperatorKey, OperatorMethod,
-    OperatorRow, OperatorSessionRow, OperatorSessionView, OperatorSource, OperatorState,
-    OperatorTokenRow, OperatorTokenView, Provisioned, SharedLoginRow, SignIn, TotpSalt,
-    WaitingSignIn,
+    BasicMode, BasicSet, EnrolLink, Enrolment, ExpiringRow, IdentityRow, LinkPurpose, NewLink,
+    NewOperator, NewOperatorSession, NewOperatorToken, NewOwnerRow, NewSignIn, OperatorKey,
+    OperatorMethod, OperatorRow, OperatorSessionRow, OperatorSessionView, OperatorSource,
+    OperatorState, OperatorTokenRow, OperatorTokenView, Provisioned, SharedLoginRow, SignIn,
+    TotpSalt, WaitingSignIn,
 };
 pub use people::{
     CodePurpose, CodeRow, EmergencyLoginRow, MailBatch, NewCode, NewLogin, NewSession, NewSignup,

@@ -29,8 +29,9 @@ use patchbay_store::{EventKeys, Store};
 use patchbay_telemetry::metrics::histogram::Reading;
 use tokio::sync::OnceCell;
 
+pub(crate) use self::budget::Bodies;
+use self::budget::Rates;
 pub use self::budget::Reservation;
-use self::budget::{Bodies, Rates};
 use self::counts::Counts;
 use self::deferred::Deferred;
 pub(crate) use self::lately::{LATELY, RejectedLately};

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use patchbay_capability::NoPlace;
 use patchbay_model::capability::HttpError;
 use patchbay_model::grant::Granted;
 use patchbay_model::job::Trace;
@@ -87,8 +88,9 @@ impl Plugins {
             is_final,
             is_refused_by_breaker,
         };
+        let is_of_client = matches!(failure, CallFailure::TooManyRelays(NoPlace::OfClient));
         let refusal = refusal(revision.plugin(), failure);
-        if is_declared {
+        if is_declared || is_of_client {
             return Err(failed(refusal));
         }
         warn!(code = %refusal.code, reason = refusal.message, "a request to a route failed");
@@ -176,7 +178,12 @@ fn refusal(plugin: &PluginName, failure: CallFailure) -> Error {
             .private()
         }
         CallFailure::Relay(error) => relay_error(&error).private(),
-        CallFailure::TooManyRelays => {
+        CallFailure::TooManyRelays(NoPlace::OfClient) => {
+            let message = "You are being sent as many answers of other services at once as you may have. Read them to their end, then try again";
+            let refusal = Error::new(Kind::RateLimited, "rate-limited", message);
+            refusal.retry_after(Duration::from_secs(1))
+        }
+        CallFailure::TooManyRelays(NoPlace::All) => {
             let message = "This host relays as many responses as it can. Try again";
             let refusal = Error::new(Kind::Unavailable, "busy", message);
             refusal.retry_after(Duration::from_secs(1))

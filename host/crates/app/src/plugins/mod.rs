@@ -56,8 +56,9 @@ use self::permissions::tables;
 pub use self::prune::pruner;
 pub(crate) use self::quarantine::way_out;
 pub use self::quarantine::{Begun, quarantine_follow_up};
-pub use self::route_table::{PathMatch, Route, RouteTable, Runner, Webhook};
+pub use self::route_table::{PathMatch, Route, RouteTable, Runner, Ungranted, Webhook};
 pub use self::widening::Allowed;
+use patchbay_capability::SecretSource;
 use patchbay_model::signature::{Signature, Standing, TrustedKeys};
 use patchbay_telemetry::traces::Traces;
 use patchbay_work::grants::Grants;
@@ -66,6 +67,7 @@ use patchbay_work::redactions::{Paths, Redactions};
 use patchbay_work::settings::{self, Settings};
 use patchbay_work::{Invoker, Workers};
 
+use crate::local_rates::LocalRates;
 use crate::nearest::unknown_plugin;
 use crate::revision_diff::Described;
 use crate::snapshot::OfflineSnapshot;
@@ -95,6 +97,8 @@ pub struct Parts {
     pub host: String,
     /// Whether requests to webhooks can be sealed.
     pub has_master_key: bool,
+    /// Where plugins' secrets come from.
+    pub secrets: Arc<dyn SecretSource>,
 }
 
 pub struct Plugins {
@@ -122,6 +126,9 @@ pub struct Plugins {
     /// Name of this process.
     host: String,
     has_master_key: bool,
+    secrets: Arc<dyn SecretSource>,
+    /// Told how many hosts run.
+    local_rates: Arc<LocalRates>,
     /// One convergence at a time.
     converging: tokio::sync::Mutex<()>,
     converged_at: Mutex<Option<Instant>>,
@@ -165,6 +172,8 @@ impl Plugins {
             traces: parts.traces,
             host: parts.host,
             has_master_key: parts.has_master_key,
+            secrets: parts.secrets,
+            local_rates: Arc::default(),
             woken: Notify::new(),
             converging: tokio::sync::Mutex::default(),
             converged_at: Mutex::default(),
@@ -173,6 +182,11 @@ impl Plugins {
             activated: Mutex::default(),
             route_table: ArcSwap::default(),
         }
+    }
+
+    /// Limits that each host keeps alone while Redis is away.
+    pub(crate) fn local_rates(&self) -> Arc<LocalRates> {
+        Arc::clone(&self.local_rates)
     }
 
     /// Sets the function that is called when the active set of this process has changed. Can be set
@@ -232,6 +246,7 @@ impl Plugins {
             created,
             asks: grant::asks(manifest),
             missing: self.missing(manifest).await?,
+            secrets_without_value: self.without_value(manifest),
             signatures: self.signed(&self.store.signatures(&digest).await?),
         })
     }
@@ -253,6 +268,15 @@ impl Plugins {
             added_at: row.added_at.to_rfc3339(),
         };
         rows.iter().map(signed).collect()
+    }
+
+    /// Secrets of a manifest that have no value here.
+    fn without_value(&self, manifest: &Manifest) -> Vec<String> {
+        let names = manifest.secrets.iter().map(|secret| &secret.name);
+        names
+            .filter(|name| self.secrets.get(&manifest.name, name).is_none())
+            .cloned()
+            .collect()
     }
 
     /// What a vendor sends is kept sealed only.
@@ -326,6 +350,7 @@ impl Plugins {
                 released: false,
                 granted,
                 newly_granted: missing,
+                secrets_without_value: self.without_value(manifest),
             });
         }
         let refuse = |others: &[RevisionRow]| {
@@ -357,6 +382,7 @@ impl Plugins {
             released: activation.released,
             granted,
             newly_granted: missing,
+            secrets_without_value: self.without_value(manifest),
         })
     }
 

@@ -11,6 +11,7 @@ use patchbay_model::request_path::{InvalidPath, RequestPath};
 use patchbay_model::route_tree::RouteTree;
 use patchbay_model::{PluginName, RevisionDigest};
 use patchbay_runtime::Revision;
+use tokio::sync::Semaphore;
 use tracing::error;
 
 /// The routes of all active plugins of this process.
@@ -20,6 +21,8 @@ pub struct RouteTable {
     sources: Vec<Source>,
     /// Ordered by plugin, then as in the manifest.
     routes: Vec<Arc<Route>>,
+    /// Likewise: those that are not served, because nobody has granted them.
+    ungranted: Vec<Ungranted>,
     /// Likewise.
     webhooks: Vec<Arc<Webhook>>,
     tree: RouteTree<Arc<Served>>,
@@ -79,6 +82,26 @@ pub struct Route {
     pub spec: RouteSpec,
     pub runner: Runner,
     pub schemas: Arc<Schemas>,
+    /// The grant by which it is served.
+    pub ask: Ask,
+    /// For calls at once, where it has a limit of its own.
+    pub places: Option<Arc<Semaphore>>,
+}
+
+/// A route that an active plugin declares and nobody has granted, or whose grant was revoked.
+#[derive(Clone)]
+pub struct Ungranted {
+    pub plugin: PluginName,
+    pub digest: RevisionDigest,
+    pub spec: RouteSpec,
+    pub ask: Ask,
+}
+
+impl Ungranted {
+    /// As of a route that is served.
+    pub fn name(&self) -> String {
+        format!("{}.{}", self.plugin, self.spec.id())
+    }
 }
 
 /// A webhook of a plugin, with what judges its requests.
@@ -212,6 +235,8 @@ impl RouteTable {
             .iter()
             .flat_map(|source| source.routes(previous))
             .collect();
+        let ungranted = served.iter().flat_map(|source| source.ungranted());
+        let ungranted = ungranted.collect();
         let webhooks: Vec<Arc<Webhook>> =
             served.iter().flat_map(|source| source.webhooks()).collect();
         let mut tree = RouteTree::default();
@@ -226,6 +251,7 @@ impl RouteTable {
         let table = Self {
             sources,
             routes,
+            ungranted,
             webhooks,
             tree: tree.map(Arc::new),
         };
@@ -235,6 +261,11 @@ impl RouteTable {
     /// Every route, by plugin and then as in its manifest.
     pub fn routes(&self) -> &[Arc<Route>] {
         &self.routes
+    }
+
+    /// Every route that is not served because it is not granted, by plugin and then as in its manifest.
+    pub fn ungranted(&self) -> &[Ungranted] {
+        &self.ungranted
     }
 
     /// Every webhook, by plugin and then as in its manifest.
@@ -277,6 +308,19 @@ impl Source {
         routes.filter(|route| self.granted.contains(&Ask::route(route)))
     }
 
+    fn ungranted(&self) -> impl Iterator<Item = Ungranted> {
+        let routes = self.manifest.routes.iter();
+        routes.filter_map(|spec| {
+            let ask = Ask::route(spec);
+            (!self.granted.contains(&ask)).then(|| Ungranted {
+                plugin: self.manifest.name.clone(),
+                digest: self.digest,
+                spec: spec.clone(),
+                ask,
+            })
+        })
+    }
+
     /// They need no grant: whoever activates the plugin wants them.
     fn webhooks(&self) -> impl Iterator<Item = Arc<Webhook>> {
         let webhook = |spec: &WebhookSpec| {
@@ -294,18 +338,27 @@ impl Source {
     fn routes(&self, previous: &RouteTable) -> Vec<Arc<Route>> {
         let known = |spec: &RouteSpec| {
             let mut routes = previous.routes.iter();
-            let same =
-                routes.find(|route| route.digest == self.digest && route.spec.id() == spec.id());
-            same.map(|route| Arc::clone(&route.schemas))
+            routes.find(|route| route.digest == self.digest && route.spec.id() == spec.id())
         };
         let route = |spec: &RouteSpec| {
-            let schemas = known(spec).map_or_else(|| Schemas::of(spec).map(Arc::new), Ok);
+            let known = known(spec);
+            let schemas = match known {
+                Some(known) => Ok(Arc::clone(&known.schemas)),
+                None => Schemas::of(spec).map(Arc::new),
+            };
+            // Calls that go on keep their places.
+            let places = match (known, spec.max_concurrency) {
+                (Some(known), _) => known.places.clone(),
+                (None, most) => most.map(|most| Arc::new(Semaphore::new(most as usize))),
+            };
             match schemas {
                 Ok(schemas) => Some(Arc::new(Route {
                     plugin: self.manifest.name.clone(),
                     digest: self.digest,
                     spec: spec.clone(),
                     runner: self.runner.clone(),
+                    ask: Ask::route(spec),
+                    places,
                     schemas,
                 })),
                 Err(reason) => {
@@ -387,6 +440,14 @@ mod tests {
         revoked[0].granted = Arc::default();
         let (table, _) = RouteTable::build(&table, revoked).expect("another");
         assert_eq!(listed(&table), ["aa GET /api/a"], "only what is granted");
+        let told = table.ungranted().iter().map(|route| route.ask.as_str());
+        assert_eq!(
+            told.collect::<Vec<_>>(),
+            [
+                "route GET /api/b for user",
+                "route GET /api/b/{id} for user"
+            ]
+        );
     }
 
     #[test]

@@ -10,10 +10,9 @@ use patchbay_model::egress::breakers;
 use patchbay_model::grant::Ask;
 use patchbay_model::manifest::{EgressRule, Manifest};
 use patchbay_telemetry::metrics::known_method;
-use tokio::sync::OwnedSemaphorePermit;
 use tracing::Instrument;
 
-use self::egress::{Caller, Followed, Relayed};
+use self::egress::{Caller, Followed, NoPlace, Place, Relayed};
 use crate::call::{Denied, Gate, GuestCall, Measured};
 use crate::guest::{Guest, HostResult};
 use crate::meters::{STATUSES, abandoned, status_of};
@@ -42,7 +41,7 @@ const MAX_REDIRECTS: usize = 3;
 /// What becomes of the response.
 enum Want {
     Whole,
-    Relay(OwnedSemaphorePermit),
+    Relay(Place),
 }
 
 enum Got {
@@ -63,8 +62,8 @@ impl Got {
 /// Why nothing is relayed.
 #[derive(Debug)]
 pub enum RelayFailure {
-    /// As many responses as possible are passed on already.
-    Busy,
+    /// As many responses as possible are passed on already, to all clients or to this one.
+    Busy(NoPlace),
     Http(HttpError),
 }
 
@@ -86,13 +85,15 @@ pub(crate) async fn whole(
 
 impl GuestCall {
     /// A response to pass on to a client in pieces. Redirects are followed where a rule of the
-    /// manifest allows the next request, with that rule's credentials.
+    /// manifest allows the next request, with that rule's credentials. `client`: who gets it; nothing
+    /// where that is not known.
     pub async fn relay(
         self: &Arc<Self>,
         mut request: HttpRequest,
+        client: Option<&str>,
     ) -> Result<Relayed, RelayFailure> {
-        let place = self.unmeasured().services().egress.relay_place();
-        let mut place = place.ok_or(RelayFailure::Busy)?;
+        let place = self.unmeasured().services().egress.relay_place(client);
+        let mut place = place.map_err(RelayFailure::Busy)?;
         for _ in 0..=MAX_REDIRECTS {
             let got = send(Arc::clone(self), request.clone(), Want::Relay(place)).await?;
             match got {

@@ -17,6 +17,10 @@ const MAX_BODY_BYTES: u64 = 1 << 20;
 const DEFAULT_BODY_BYTES: u64 = 256 << 10;
 const DEFAULT_DEADLINE_MS: u64 = 10_000;
 const MAX_DEADLINE_MS: u64 = 60_000;
+const MAX_CONCURRENCY: u32 = 1_000;
+const MAX_TAGS: usize = 8;
+/// Characters.
+const MAX_TAG: usize = 64;
 const DEFAULT_STATUS: u16 = 200;
 const MAX_STATUSES: usize = 16;
 const MAX_MEDIA_TYPES: usize = 8;
@@ -136,6 +140,9 @@ pub struct RouteSpec {
         skip_serializing_if = "is_default_deadline"
     )]
     pub deadline_ms: u64,
+    /// Calls at once on a host; others wait for a second. Default: as many as the host runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_concurrency: Option<u32>,
     /// How often it may be called.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate: Option<RouteRate>,
@@ -160,6 +167,9 @@ pub struct RouteSpec {
     /// For the OpenAPI document.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub summary: Option<String>,
+    /// Groups of the OpenAPI document that it is in; default: the plugin's name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
 }
 
 /// Who may call a route, where roles do not say it.
@@ -605,6 +615,8 @@ impl RouteSpec {
             self.check_media_types(),
             in_range("max_body_bytes", self.max_body_bytes, 1, MAX_BODY_BYTES),
             in_range("deadline_ms", self.deadline_ms, 1, MAX_DEADLINE_MS),
+            self.check_concurrency(),
+            self.check_tags(),
             self.check_request_headers(),
             self.check_response_headers(),
             self.check_audit(),
@@ -709,6 +721,38 @@ impl RouteSpec {
             "body" if !self.takes_body() => wrong("the input describes no body".into()),
             _ => Ok(()),
         }
+    }
+
+    fn check_concurrency(&self) -> Result<(), Wrong> {
+        match self.max_concurrency {
+            Some(most) => in_range("max_concurrency", most.into(), 1, MAX_CONCURRENCY.into()),
+            None => Ok(()),
+        }
+    }
+
+    fn check_tags(&self) -> Result<(), Wrong> {
+        if self.tags.len() > MAX_TAGS {
+            let reason = format!("{}; the limit is {MAX_TAGS}", self.tags.len());
+            return Err(("tags", reason));
+        }
+        let is_tag = |tag: &str| {
+            (1..=MAX_TAG).contains(&tag.chars().count())
+                && tag.trim() == tag
+                && !tag.contains(char::is_control)
+        };
+        let mut seen = BTreeSet::new();
+        for tag in &self.tags {
+            if !is_tag(tag) {
+                let reason = format!(
+                    "{tag:?}: must be text of 1 to {MAX_TAG} characters, without spaces around it"
+                );
+                return Err(("tags", reason));
+            }
+            if !seen.insert(tag) {
+                return Err(("tags", format!("{tag} is named twice")));
+            }
+        }
+        Ok(())
     }
 
     fn check_request_headers(&self) -> Result<(), Wrong> {
