@@ -100,6 +100,7 @@ impl World {
             .execute(sqlx::AssertSqlSafe(format!("create database {name}")))
             .await?;
         url.set_path(&name);
+        email_tables(url.as_str()).await?;
         let _own_database = Some(OwnDatabase {
             server,
             name: name.clone(),
@@ -487,6 +488,14 @@ pub async fn until<T>(
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// The tables that the email plugin works on, in a new database.
+pub async fn email_tables(database_url: &str) -> anyhow::Result<()> {
+    let tables = std::fs::read_to_string(repository().join("plugins/email/tables.sql"))?;
+    let mut database = PgConnection::connect(database_url).await?;
+    database.execute(sqlx::AssertSqlSafe(tables)).await?;
+    Ok(database.close().await?)
 }
 
 /// The packed email plugin that `make test` has built.

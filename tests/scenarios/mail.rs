@@ -1,5 +1,9 @@
 //! The main kind of job on real input: a mail from a producer through the sandbox to a mail server.
 
+mod library;
+mod runbook_b;
+mod server;
+
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

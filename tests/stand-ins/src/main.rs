@@ -1,15 +1,17 @@
 //! Starts one stand-in and tells how to reach it. The first line that it prints is its name and its
 //! address: that is all that `patchbay dev --demo` reads.
 
+use std::any::Any;
+
 use anyhow::{Context, bail};
-use patchbay_stand_ins::exotel::{self, Account};
+use patchbay_stand_ins::{exotel, smtp};
 use tokio::io::AsyncReadExt;
 
 /// The stand-in ends when its standard input does, so that it never outlives a program that started
 /// it, however that program ends.
 const UNTIL_STDIN_ENDS: &str = "--until-stdin-ends";
 
-const USAGE: &str = "which one? stand-in NAME [ADDRESS [MORE…]] [--until-stdin-ends]\n  exotel [ADDRESS [SID [KEY [TOKEN]]]]";
+const USAGE: &str = "which one? stand-in NAME [ADDRESS [MORE…]] [--until-stdin-ends]\n  exotel [ADDRESS [SID [KEY [TOKEN]]]]\n  smtp [ADDRESS [USERNAME [PASSWORD]]]";
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -24,13 +26,11 @@ async fn main() -> anyhow::Result<()> {
         .parse()
         .with_context(|| format!("{address} is no address such as 127.0.0.1:0"))?;
     // Dropped, it would end.
-    let _server = match name.as_str() {
+    let _server: Box<dyn Any> = match name.as_str() {
         "exotel" => {
-            let mut account = Account::default();
+            let mut account = exotel::Account::default();
             for part in [&mut account.sid, &mut account.key, &mut account.token] {
-                if let Some(value) = arguments.next() {
-                    *part = value;
-                }
+                fill(part, &mut arguments);
             }
             let shown = account.clone();
             let server = exotel::start(address, account).await?;
@@ -41,9 +41,24 @@ async fn main() -> anyhow::Result<()> {
             );
             println!("  ExoPhone {}", shown.exophones.join(", "));
             println!("  control: GET {}/_control/state", server.url());
-            server
+            Box::new(server)
         }
-        other => bail!("There is no stand-in called {other}. There is: exotel"),
+        "smtp" => {
+            let mut account = smtp::Account::default();
+            for part in [&mut account.username, &mut account.password] {
+                fill(part, &mut arguments);
+            }
+            let shown = account.clone();
+            let server = smtp::start(address, account).await?;
+            println!("smtp  smtp://{}", server.address);
+            println!(
+                "  username {}  password {}  mail.tls none",
+                shown.username, shown.password
+            );
+            println!("  control: GET http://{}/_control/state", server.control);
+            Box::new(server)
+        }
+        other => bail!("There is no stand-in called {other}. There are: exotel, smtp"),
     };
     if is_child {
         let mut rest = Vec::new();
@@ -51,4 +66,11 @@ async fn main() -> anyhow::Result<()> {
         return Ok(());
     }
     std::future::pending().await
+}
+
+/// From the command line, if it is there.
+fn fill(part: &mut String, arguments: &mut impl Iterator<Item = String>) {
+    if let Some(value) = arguments.next() {
+        *part = value;
+    }
 }

@@ -110,7 +110,7 @@ pub use search::{
 };
 pub use secrets::{Replace, Resealed, SealedSecret, SecretRow};
 pub use signatures::{NewSignature, SignatureRow};
-pub use statistics::{ActionRow, FailureRate, JobStatistics, MOST_FAILURES};
+pub use statistics::{ActionRow, FailureRate, JobStatistics, MOST_FAILURES, RefusedLogin};
 pub use timeline::{JobAction, JobAudit, JobBulk, MAX_ATTEMPTS, Relative};
 pub use vendor_keys::{
     NewVendorKey, VendorCalls, VendorKeyChange, VendorKeyCheck, VendorKeyListing, VendorKeyRow,

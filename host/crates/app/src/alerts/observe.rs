@@ -15,7 +15,7 @@ use patchbay_model::shell::{arguments, word};
 use patchbay_model::words::{counted, lasted};
 use patchbay_model::{PluginName, QueueName};
 use patchbay_queue::{Broker, QueueError, QueueOverview, SchedulerView, Trouble};
-use patchbay_store::{PendingAge, Store, StoreError, VerificationRow};
+use patchbay_store::{PendingAge, RefusedLogin, Store, StoreError, VerificationRow};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -32,6 +32,8 @@ use crate::scheduling::spec;
 /// Older failures and stalls are not observed.
 const LATELY: Duration = Duration::from_secs(600);
 const DAY_S: f64 = 86_400.0;
+/// A login that was refused stays an alert for so long when nothing tries it again.
+const REFUSED_FOR: Duration = Duration::from_secs(86_400);
 /// A host that starts, or connects again, hears of no changes for a moment.
 const SHORT_SILENCE: Duration = Duration::from_secs(10);
 
@@ -450,6 +452,16 @@ impl Sources {
                 observation.cases = u32::try_from(rate.failed).ok();
                 observation
             });
+        let refused = self
+            .store
+            .refused_logins(self.queues.prefix(), REFUSED_FOR)
+            .await?;
+        let refused = by_plugin(&refused).into_iter().map(|(plugin, queues)| {
+            let logins = plugin
+                .parse::<PluginName>()
+                .map(|plugin| self.plugins.logins_of(&plugin));
+            refused_login(plugin, &queues, &logins.unwrap_or_default())
+        });
         let now = Utc::now();
         let mut newest: HashMap<(String, String), DateTime<Utc>> = HashMap::new();
         for row in self.store.secrets(None).await? {
@@ -475,6 +487,7 @@ impl Sources {
         let unsealed = self.store.audit_pending().await?;
         Ok(vec![
             everything("plugin-quarantined", quarantined),
+            everything("bad-credentials", refused),
             everything("failure-rate", rates),
             everything("secret-age", secrets),
             everything("audit-broken", not_whole(&verified, "broken")),
@@ -582,6 +595,36 @@ pub(super) fn quarantined(plugin: &str, why: &str, next: String) -> Observation 
     let reason = format!("Plugin {plugin} is quarantined: {why}");
     Observation::new(plugin, None, reason, next)
         .was(format!("plugin {plugin} was quarantined: {why}"))
+}
+
+fn by_plugin(refused: &[RefusedLogin]) -> BTreeMap<&str, Vec<&str>> {
+    let mut by: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for one in refused {
+        by.entry(&one.plugin).or_default().push(&one.queue);
+    }
+    by
+}
+
+/// Names what to replace, never a value.
+fn refused_login(plugin: &str, queues: &[&str], logins: &[String]) -> Observation {
+    let list = queues.join(", ");
+    let reason = format!(
+        "An account outside refuses the login of plugin {plugin}: jobs of {list} fail as bad-credentials, and are not tried again"
+    );
+    let what = match logins {
+        [] => "the credentials of its account".to_owned(),
+        logins => logins.join(" or "),
+    };
+    let retry: Vec<String> = queues
+        .iter()
+        .map(|queue| format!("patchbay queue retry-all {}", arguments(&[queue])))
+        .collect();
+    let next = format!("replace {what}; then: {}", retry.join("; "));
+    let mut observation = Observation::new(plugin, None, reason, next).was(format!(
+        "an account outside refused the login of plugin {plugin}"
+    ));
+    observation.details = details([("plugin", json!(plugin)), ("queues", json!(queues))]);
+    observation
 }
 
 fn not_whole<'a>(
@@ -959,6 +1002,34 @@ mod tests {
         assert_eq!(
             serde_json::from_value::<HostReport>(written).ok(),
             Some(new)
+        );
+    }
+
+    #[test]
+    fn a_refused_login_names_what_to_replace_and_how_to_go_on() {
+        let row = |queue: &str| RefusedLogin {
+            plugin: "email".into(),
+            queue: queue.into(),
+            last_at: Utc::now(),
+        };
+        let rows = [row("emailQueue"), row("otherQueue")];
+        let by = by_plugin(&rows);
+        let logins = [
+            "the mail account's password".to_owned(),
+            "secret API_KEY".to_owned(),
+        ];
+        let told = refused_login("email", &by["email"], &logins);
+        assert_eq!(
+            (by.len(), told.next.as_str()),
+            (
+                1,
+                "replace the mail account's password or secret API_KEY; then: patchbay queue retry-all emailQueue; patchbay queue retry-all otherQueue"
+            )
+        );
+        assert!(
+            told.reason.contains("jobs of emailQueue, otherQueue fail"),
+            "{}",
+            told.reason
         );
     }
 

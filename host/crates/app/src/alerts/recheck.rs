@@ -23,8 +23,9 @@ const OF_REDIS: [&str; 4] = [
     "history-lag",
 ];
 /// Rules whose causes are looked at in Postgres.
-const OF_POSTGRES: [&str; 6] = [
+const OF_POSTGRES: [&str; 7] = [
     "plugin-quarantined",
+    "bad-credentials",
     "failure-rate",
     "secret-age",
     "audit-broken",

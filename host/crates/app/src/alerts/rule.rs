@@ -171,6 +171,12 @@ pub const RULES: &[Rule] = &[
         "plugin",
         "a plugin crashed too often and is quarantined",
     ),
+    rule(
+        "bad-credentials",
+        Critical,
+        "plugin",
+        "jobs of a plugin fail because an account outside refuses its login",
+    ),
     above(
         rule(
             "stalled",

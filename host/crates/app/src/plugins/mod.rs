@@ -546,6 +546,24 @@ impl Plugins {
         queues.map(|queue| queue.name.clone()).collect()
     }
 
+    /// What the plugin logs in with outside, in the words of whoever must replace it: the mail
+    /// account's password, and the secrets that its manifest names.
+    pub fn logins_of(&self, plugin: &PluginName) -> Vec<String> {
+        let Some(revision) = self.runtime.registry().get(plugin) else {
+            return Vec::new();
+        };
+        let manifest = revision.manifest();
+        let mail = manifest.smtp.as_ref().filter(|smtp| smtp.allowed);
+        let mail = mail.map(|_| {
+            "the mail account's password (mail.password_file, or mail.password)".to_owned()
+        });
+        let secrets = manifest
+            .secrets
+            .iter()
+            .map(|secret| format!("secret {}", secret.name));
+        mail.into_iter().chain(secrets).collect()
+    }
+
     /// Paths of job data that active plugins of this process declare searchable, of one queue or of
     /// all.
     pub fn searchable(&self, queue: Option<&QueueName>) -> BTreeSet<DataPath> {
