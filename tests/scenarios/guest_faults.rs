@@ -216,8 +216,8 @@ fn result(failed: u32, word: u32, length: u32) -> String {
 /// A component whose jobs run this text; `{RUN}` in `module` becomes their export's name.
 fn component(wit: &str, module: &str) -> anyhow::Result<Vec<u8>> {
     let (text, version) = match wit {
-        "0.1" => (include_str!("../../wit/v0.1/plugin.wit"), "0.1.0"),
-        _ => (include_str!("../../wit/v0.2/plugin.wit"), "0.2.0-draft.1"),
+        "0.1" => (include_str!("../../wit/v0.1/plugin.wit"), "0.1.1"),
+        _ => (include_str!("../../wit/v0.2/plugin.wit"), "0.2.0-draft.2"),
     };
     let mut resolve = Resolve::default();
     let package = resolve.push_str(

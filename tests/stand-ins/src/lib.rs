@@ -5,3 +5,4 @@
 
 mod breakable;
 pub mod exotel;
+pub mod graphy;
