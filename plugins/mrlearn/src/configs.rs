@@ -7,6 +7,7 @@ use patchbay_plugin::{Answer, Failure, Request, Retry, Value, credentials, json}
 use serde::Deserialize;
 
 use crate::database::{self, int, is_true, number, optional, text, text_at, value};
+use crate::input::{OnPath, Path};
 use crate::settings::Settings;
 use crate::vendor::{Trouble, Vendor, credential};
 
@@ -73,17 +74,6 @@ struct Created {
 struct Saved {
     path: Path,
     body: Wanted,
-}
-
-#[derive(Deserialize)]
-pub struct OnPath {
-    pub path: Path,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Path {
-    pub config_id: i64,
 }
 
 fn config(row: &[Cell]) -> Config {

@@ -6,8 +6,6 @@ use patchbay_plugin::{Failure, Retry, Value, json};
 
 pub type Row = Vec<Cell>;
 
-/// Another number of rows than the batch expects.
-const OTHER_ROWS: &str = "P0002";
 const UNIQUE_VIOLATION: &str = "23505";
 
 /// A statement that did not do what was asked.
@@ -15,11 +13,6 @@ const UNIQUE_VIOLATION: &str = "23505";
 pub struct Failed(sql::Error);
 
 impl Failed {
-    /// Somebody else has changed the row meanwhile.
-    pub fn is_outdated(&self) -> bool {
-        self.0.code == OTHER_ROWS
-    }
-
     pub fn is_duplicate(&self) -> bool {
         self.0.code == UNIQUE_VIOLATION
     }

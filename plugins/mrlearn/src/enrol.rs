@@ -6,8 +6,9 @@ use patchbay_plugin::sql::Value as Cell;
 use patchbay_plugin::{Answer, Failure, Job, Request, Retry, Value, json};
 use serde::Deserialize;
 
-use crate::configs::{Config, Path, SYNC_QUEUE};
+use crate::configs::{Config, SYNC_QUEUE};
 use crate::database;
+use crate::input::Path;
 use crate::job_ids;
 use crate::learner;
 use crate::settings::Settings;

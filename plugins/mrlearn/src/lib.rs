@@ -8,6 +8,7 @@
 mod configs;
 mod database;
 mod enrol;
+mod input;
 mod job_ids;
 mod learner;
 mod paging;

@@ -5,8 +5,8 @@ use patchbay_plugin::sql::Value as Cell;
 use patchbay_plugin::{Answer, Failure, Job, Request, Value, json, parse};
 use serde::Deserialize;
 
-use crate::configs::Path;
 use crate::database::{self, Row, int, text, value};
+use crate::input::Path;
 use crate::paging::Position;
 use crate::settings::Settings;
 

@@ -9,8 +9,9 @@ use patchbay_plugin::sql::Value as Cell;
 use patchbay_plugin::{Answer, Failure, Job, Request, Retry, Value, json};
 use serde::Deserialize;
 
-use crate::configs::{self, Config, OnPath, SYNC_QUEUE};
+use crate::configs::{self, Config, SYNC_QUEUE};
 use crate::database::{self, document, int, text, text_at};
+use crate::input::OnPath;
 use crate::job_ids;
 use crate::learner;
 use crate::paging::Position;
@@ -165,7 +166,7 @@ fn step(
     if config.detailed_reports {
         add_reports(config, vendor, &mut rows)?;
     }
-    let Some(written) = write(config, &rows, Some((run, &next)))? else {
+    let Some(written) = write(config, &rows, Some((&*run, &next)))? else {
         return Ok(Step::Overtaken);
     };
     run.pages += 1;

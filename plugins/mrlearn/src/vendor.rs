@@ -338,7 +338,8 @@ pub fn whole(value: &Value) -> Option<i64> {
 
 fn page_of(mut answer: Value) -> Result<Page, Trouble> {
     let total = whole(&answer["total"]).and_then(|total| u64::try_from(total).ok());
-    match answer["data"].take() {
+    let data = answer.get_mut("data").map(Value::take).unwrap_or_default();
+    match data {
         Value::Array(learners) => Ok(Page { learners, total }),
         // Nothing found is `total: 0`, with or without data.
         Value::Null if total == Some(0) => Ok(Page {

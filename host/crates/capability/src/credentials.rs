@@ -9,7 +9,6 @@ use patchbay_model::capability::CapabilityError;
 use patchbay_model::grant::Ask;
 use patchbay_model::manifest::{CredentialsSpec, Manifest};
 use patchbay_model::{CredentialName, InvalidId, PluginName};
-use patchbay_runtime::wit::{v0_1, v0_2};
 use tracing::Instrument;
 use zeroize::Zeroizing;
 
@@ -105,7 +104,7 @@ fn sealed_form(
     fields: &[(String, Zeroizing<String>)],
 ) -> Result<Zeroizing<String>, CapabilityError> {
     let names: BTreeSet<&String> = fields.iter().map(|(name, _)| name).collect();
-    if names.len() != fields.len() || names != spec.fields.iter().collect() {
+    if names.len() != fields.len() || names != spec.fields.iter().collect::<BTreeSet<_>>() {
         let wanted: Vec<&str> = spec.fields.iter().map(String::as_str).collect();
         return Err(CapabilityError::invalid(format!(
             "a credential has exactly these fields, each once: {}",

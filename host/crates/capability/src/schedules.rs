@@ -7,7 +7,6 @@ use patchbay_model::grant::Ask;
 use patchbay_model::manifest::{Manifest, RuntimeSchedulesSpec};
 use patchbay_model::schedule::{Missed, ScheduleId};
 use patchbay_model::{InvalidId, PluginName, QueueName};
-use patchbay_runtime::wit::{v0_1, v0_2};
 use tracing::Instrument;
 
 use crate::HostCall;
