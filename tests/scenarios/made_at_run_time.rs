@@ -248,7 +248,7 @@ async fn a_plugin_owns_schedules_under_its_prefix_and_hands_over_credentials_tha
     assert!(!log.contains("k3y%2Bof"), "{log}");
     drop(jobs);
     let row =
-        sqlx::query("select count(*) from secrets where encode(ciphertext, 'escape') like '%k3y%'")
+        sqlx::query("select count(*) from patchbay.secrets where encode(ciphertext, 'escape') like '%k3y%'")
             .fetch_one(&mut world.database().await?)
             .await?;
     assert_eq!(row.get::<i64, _>(0), 0, "sealed");
