@@ -247,10 +247,11 @@ async fn a_plugin_owns_schedules_under_its_prefix_and_hands_over_credentials_tha
     assert!(!recorded.contains(KEY) && !log.contains(KEY), "{log}");
     assert!(!log.contains("k3y%2Bof"), "{log}");
     drop(jobs);
-    let row =
-        sqlx::query("select count(*) from patchbay.secrets where encode(ciphertext, 'escape') like '%k3y%'")
-            .fetch_one(&mut world.database().await?)
-            .await?;
+    let row = sqlx::query(
+        "select count(*) from patchbay.secrets where encode(ciphertext, 'escape') like '%k3y%'",
+    )
+    .fetch_one(&mut world.database().await?)
+    .await?;
     assert_eq!(row.get::<i64, _>(0), 0, "sealed");
 
     // What is revoked is denied from the next call on.

@@ -230,7 +230,7 @@ macro_rules! bind {
                     Ok(removed.map_err(error))
                 }
                 async fn page(&mut self, after: Option<String>, limit: u32) -> Answer<Vec<Info>> {
-                    let page = |gate| page(gate, after, limit);
+                    let page = move |gate| page(gate, after, limit);
                     let page = self.through(HostCall::Credentials, page).await?;
                     Ok(page
                         .map(|infos| infos.into_iter().map(info).collect())

@@ -207,7 +207,7 @@ macro_rules! bind {
                     Ok(removed.map_err(error))
                 }
                 async fn page(&mut self, after: Option<String>, limit: u32) -> Answer<Vec<State>> {
-                    let page = |gate| page(gate, after, limit);
+                    let page = move |gate| page(gate, after, limit);
                     let page = self.through(HostCall::Schedules, page).await?;
                     Ok(page
                         .map(|states| states.into_iter().map(state).collect())

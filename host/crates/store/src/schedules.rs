@@ -84,7 +84,7 @@ pub(crate) const COLUMNS: &str = "id, queue, name, data, every_ms, cron, tz, mis
 
 /// Leaves out what a plugin has made at run time while no active revision of it asks for that: such
 /// a schedule has no ticks. It is there again with the revision, paused if it was.
-const STANDS: &str = "owner is null or exists (select from plugins p join revisions r on r.digest = p.active where p.name = owner \
+const STANDS: &str = "schedules.owner is null or exists (select from plugins p join revisions r on r.digest = p.active where p.name = schedules.owner \
     and starts_with(schedules.id, r.manifest -> 'runtime_schedules' ->> 'prefix') \
     and r.manifest -> 'runtime_schedules' -> 'queues' ? schedules.queue)";
 
