@@ -603,6 +603,14 @@ pub fn answers_plugin_with(change: impl FnOnce(String) -> String) -> anyhow::Res
     )?)
 }
 
+/// Another guest of the tests under a changed manifest.
+pub fn as_guest(name: &str, change: impl FnOnce(String) -> String) -> anyhow::Result<Vec<u8>> {
+    let file = repository().join(format!("tests/guests/{name}/plugin.toml"));
+    let manifest = change(std::fs::read_to_string(file)?);
+    let manifest = Manifest::from_toml(&manifest, |file| Err(format!("{file} is not expected")))?;
+    Ok(patchbay_runtime::pack(&guest_component(name)?, &manifest)?)
+}
+
 /// The hostile component as compiled, without a manifest.
 pub fn hostile_component() -> anyhow::Result<Vec<u8>> {
     guest_component("hostile")

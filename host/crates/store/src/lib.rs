@@ -34,6 +34,7 @@ mod redactions;
 mod revision_pruning;
 mod revisions;
 mod rows;
+mod runtime_schedules;
 mod saved_searches;
 mod schedules;
 mod sealed_keys;

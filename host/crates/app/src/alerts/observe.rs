@@ -11,6 +11,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use patchbay_api::breakers::BreakerView;
 use patchbay_capability::Certificates;
+use patchbay_model::id::KEPT;
 use patchbay_model::shell::{arguments, word};
 use patchbay_model::words::{counted, lasted};
 use patchbay_model::{PluginName, QueueName};
@@ -475,13 +476,13 @@ impl Sources {
             let age = counted(days as u64, "day");
             let reason =
                 format!("Secret {name} of plugin {plugin} was set {age} ago and not rotated since");
-            Observation::new(
-                format!("{plugin}/{name}"),
-                days,
-                reason,
-                format!("patchbay secret rotate {plugin} {name}"),
-            )
-            .was(format!("secret {name} of plugin {plugin} was {age} old"))
+            // Nobody but the plugin can give a credential that it was handed over.
+            let mend = match name.starts_with(KEPT) {
+                true => "Save the credential again where it was entered".to_owned(),
+                false => format!("patchbay secret rotate {plugin} {name}"),
+            };
+            Observation::new(format!("{plugin}/{name}"), days, reason, mend)
+                .was(format!("secret {name} of plugin {plugin} was {age} old"))
         });
         let verified = self.store.audit_verifications().await?;
         let unsealed = self.store.audit_pending().await?;

@@ -4,6 +4,7 @@
 //! schemas inlined). [`Manifest::from_value`] reads both, so both accept the same. Unknown keys are
 //! refused: a typo must not silently drop a limit.
 
+mod at_run_time;
 mod overlaps;
 mod path;
 mod queues;
@@ -27,6 +28,7 @@ use crate::json_schema;
 use crate::serde_errors;
 use crate::sql::SqlSpec;
 
+pub use self::at_run_time::{CredentialsSpec, RuntimeSchedulesSpec};
 pub use self::overlaps::{Endpoint, Overlap};
 pub use self::path::{PathError, RoutePath};
 pub use self::queues::{BackoffSpec, JobSpec, KeepSpec, QueueSpec, RateSpec, RetentionSpec};
@@ -96,6 +98,12 @@ pub struct Manifest {
     /// Jobs that are made on a schedule, in the plugin's own queues.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub schedules: Vec<ScheduleSpec>,
+    /// Schedules that it makes at run time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runtime_schedules: Option<RuntimeSchedulesSpec>,
+    /// Credentials that it hands over at run time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<CredentialsSpec>,
     /// HTTP routes that its operations answer.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub routes: Vec<RouteSpec>,
@@ -314,6 +322,8 @@ impl Manifest {
             (self.smtp.as_ref().is_some_and(|smtp| smtp.allowed), "smtp"),
             (self.sql.is_some(), "sql"),
             (self.audit.is_some(), "audit"),
+            (self.runtime_schedules.is_some(), "schedules"),
+            (self.credentials.is_some(), "credentials"),
         ];
         asked.extend(
             optional
@@ -380,6 +390,7 @@ impl Manifest {
         }
         self.check_queues()?;
         self.check_schedules()?;
+        self.check_made_at_run_time()?;
         refused(self.route_problems())?;
         self.check_webhooks()?;
         self.check_endpoints()
