@@ -12,7 +12,9 @@ use patchbay_model::words::{counted, lasted};
 use patchbay_queue::{QueueError, SpillStanding};
 use patchbay_store::{InboxSilence, InboxWaiting, KnownRejected, MOST_COUNTED, StoreError};
 
-use super::observe::{Coverage, HostReport, Observation, RuleObservations, Sources, everything};
+use super::observation::{Coverage, Observation, RuleObservations, everything};
+use super::observe::Sources;
+use super::reports::HostReport;
 use crate::inbox::{LATELY, Usual};
 use crate::plugins::{Runner, Webhook};
 
