@@ -8,6 +8,7 @@ mod at_run_time;
 mod overlaps;
 mod path;
 mod queues;
+mod route_checks;
 #[cfg(test)]
 mod route_tests;
 mod routes;
@@ -295,7 +296,7 @@ impl Manifest {
         let routes = value.get("routes").cloned().unwrap_or_default();
         let manifest: Self = serde_errors::from_value(value).map_err(|reason| {
             // Whoever writes routes hears of all their problems at once.
-            match routes::problems_of(&routes) {
+            match route_checks::problems_of(&routes) {
                 problems if problems.len() > 1 => ManifestError::Several(problems),
                 _ => ManifestError::Unreadable(reason),
             }
