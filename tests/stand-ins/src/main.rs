@@ -4,14 +4,14 @@
 use std::any::Any;
 
 use anyhow::{Context, bail};
-use patchbay_stand_ins::{exotel, smtp};
+use patchbay_stand_ins::{exotel, graphy, smtp};
 use tokio::io::AsyncReadExt;
 
 /// The stand-in ends when its standard input does, so that it never outlives a program that started
 /// it, however that program ends.
 const UNTIL_STDIN_ENDS: &str = "--until-stdin-ends";
 
-const USAGE: &str = "which one? stand-in NAME [ADDRESS [MORE…]] [--until-stdin-ends]\n  exotel [ADDRESS [SID [KEY [TOKEN]]]]\n  smtp [ADDRESS [USERNAME [PASSWORD]]]";
+const USAGE: &str = "which one? stand-in NAME [ADDRESS [MORE…]] [--until-stdin-ends]\n  exotel [ADDRESS [SID [KEY [TOKEN]]]]\n  smtp [ADDRESS [USERNAME [PASSWORD]]]\n  graphy [ADDRESS [MID [KEY]]]";
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -58,7 +58,19 @@ async fn main() -> anyhow::Result<()> {
             println!("  control: GET http://{}/_control/state", server.control);
             Box::new(server)
         }
-        other => bail!("There is no stand-in called {other}. There are: exotel, smtp"),
+        "graphy" => {
+            let mut account = graphy::Account::default();
+            for part in [&mut account.mid, &mut account.key] {
+                fill(part, &mut arguments);
+            }
+            let shown = account.clone();
+            let server = graphy::start(address, account).await?;
+            println!("graphy  {}", server.url());
+            println!("  mid {}  key {}", shown.mid, shown.key);
+            println!("  control: GET {}/_control/state", server.url());
+            Box::new(server)
+        }
+        other => bail!("There is no stand-in called {other}. There are: exotel, smtp, graphy"),
     };
     if is_child {
         let mut rest = Vec::new();
