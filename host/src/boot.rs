@@ -16,7 +16,7 @@ use patchbay_app::{
     alerts, audit, bulk, dead_letters, history, identity_changes, inbox, operators, outbox, people,
     plugins, resume, routes, scheduling, trace_export, vault, vendor_keys, workers,
 };
-use patchbay_capability::{Egress, MailTransport};
+use patchbay_capability::{Egress, MadeAtRunTime, MailTransport};
 use patchbay_http::{HttpConfig, OwnKey, Tls};
 use patchbay_queue::Broker;
 use patchbay_runtime::Runtime;
@@ -199,11 +199,16 @@ async fn parts(
     let runtime =
         Runtime::new(sandbox, patchbay_capability::link).context("cannot start the sandbox")?;
     let sql = PluginSql::new(&store, *config.sql.max_connections);
+    let schedules = scheduling::Reconciler::new(store.clone(), queues.clone());
     let outside = Arc::new(patchbay_capability::Services::new(
         &queues,
         Arc::new(sql.clone()),
         Arc::new(Trails::new(store.patient())),
         Arc::clone(&vault) as _,
+        MadeAtRunTime {
+            schedules: Arc::clone(&schedules) as _,
+            credentials: Arc::clone(&vault) as _,
+        },
         MailTransport::new(config.mail.account()).context("mail")?,
         Egress::new(config.egress.calls(config.routes.pace()))
             .context("cannot make outside calls")?,
@@ -219,6 +224,7 @@ async fn parts(
         runtime,
         outside,
         vault,
+        schedules,
         copy,
         traces,
         spans: exporter.as_ref().map(Exporter::counts).unwrap_or_default(),

@@ -382,7 +382,7 @@ pub fn confirmed(mut request: reqwest::Request) -> reqwest::Request {
         "POST" if ends("/plugins/prune") || ends("/history/prune") || ends("/history/erase") => {
             "all".to_owned()
         }
-        "POST" if path.ends_with("/api/admin/bulk") => "all".to_owned(),
+        "POST" if ends("/api/admin/bulk") || ends("/api/admin/inbox/erase") => "all".to_owned(),
         "POST" if ends("/clean") || ends("/drain") => name(4),
         "POST" if ends("/expire") => name(5),
         "PUT" if ends("/data") && path.contains("/jobs/") => name(6),
@@ -601,6 +601,14 @@ pub fn answers_plugin_with(change: impl FnOnce(String) -> String) -> anyhow::Res
         &guest_component("answers")?,
         &manifest,
     )?)
+}
+
+/// Another guest of the tests under a changed manifest.
+pub fn as_guest(name: &str, change: impl FnOnce(String) -> String) -> anyhow::Result<Vec<u8>> {
+    let file = repository().join(format!("tests/guests/{name}/plugin.toml"));
+    let manifest = change(std::fs::read_to_string(file)?);
+    let manifest = Manifest::from_toml(&manifest, |file| Err(format!("{file} is not expected")))?;
+    Ok(patchbay_runtime::pack(&guest_component(name)?, &manifest)?)
 }
 
 /// The hostile component as compiled, without a manifest.

@@ -5,4 +5,5 @@
 
 mod breakable;
 pub mod exotel;
+pub mod graphy;
 pub mod smtp;

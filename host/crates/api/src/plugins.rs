@@ -248,6 +248,7 @@ pub struct SignatureView {
 
 /// A staged revision, as shown to its uploader.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
 pub struct Staged {
     /// Name of the plugin.
     #[schema(value_type = String)]

@@ -111,6 +111,8 @@ pub struct Foundation {
     pub outside: Arc<Services>,
     pub work: Work,
     pub vault: Arc<vault::Vault>,
+    /// What plugins reach for their schedules.
+    pub schedules: Arc<scheduling::Reconciler>,
     pub copy: snapshot::OfflineSnapshot,
     pub traces: Traces,
     pub spans: Arc<Counts>,
@@ -196,6 +198,7 @@ impl Parts {
             runtime,
             work,
             vault,
+            schedules,
             copy,
             traces,
             ..
@@ -214,7 +217,7 @@ impl Parts {
             trusted: config.trusted,
             quarantine: Arc::clone(&work.quarantine),
             redactions: Arc::clone(&work.redactions),
-            copy,
+            copy: copy.clone(),
             crash_loops: work.crash_loops,
             policy: config.quarantine,
             begun,
@@ -224,7 +227,6 @@ impl Parts {
             has_master_key: !vault.keys().is_empty(),
             secrets: Arc::clone(&vault) as _,
         }));
-        let schedules = scheduling::Reconciler::new(store.clone(), broker.clone());
         plugins.when_changed({
             let (schedules, meters) = (Arc::clone(&schedules), Arc::clone(&work.meters));
             move || {
@@ -295,10 +297,13 @@ impl Parts {
             store.clone(),
             broker.clone(),
             Arc::clone(&plugins),
-            Arc::clone(&vault) as _,
             Arc::clone(&vault),
+            copy,
             host,
         ));
+        if foundation.started_without_postgres {
+            inbox.resume();
+        }
         let seen = alerts::Sources {
             store: store.clone(),
             queues: broker.clone(),

@@ -2,7 +2,7 @@
 //!
 //! Redis holds no address and no name: keys are hashes, keyed with the master key where there is
 //! one. Without Redis every function fails with `Unavailable`, and the caller decides what that
-//! means; limits of routes are then counted by each host (see [`LocalRates`]). What a request has taken is noted for its answer (see [`Quotas`]).
+//! means; limits of routes and vendors are then counted by each host (see [`LocalRates`]). What a request has taken is noted for its answer (see [`Quotas`]).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -11,6 +11,7 @@ mod audit;
 mod blind_index;
 mod bulk;
 mod connections;
+mod deactivated;
 mod dead_letter_jobs;
 mod dead_letters;
 mod error;
@@ -33,6 +34,7 @@ mod redactions;
 mod revision_pruning;
 mod revisions;
 mod rows;
+mod runtime_schedules;
 mod saved_searches;
 mod schedules;
 mod sealed_keys;
@@ -56,6 +58,7 @@ pub use audit::{
 };
 pub use blind_index::{Term, TermKey};
 pub use bulk::{BulkItem, BulkOutcome, BulkReason, BulkRow, NewBulk, NewBulkItem};
+pub use deactivated::DeactivatedRow;
 pub use dead_letter_jobs::{DeadLetterJob, DeadLetterJobCursor, DeadLetterJobState, Listing};
 pub use dead_letters::{DeadLetterCounts, DeadLetterRow, DeadLetters, Ended};
 pub use error::{ReadOnly, StoreError};
@@ -69,9 +72,9 @@ pub use hosts::{Failure, HostRow, Report, Running};
 pub use identity_changes::{IdentityChange, IdentityChanges};
 pub use inbox::{
     Added, DeferredCount, EventKey, EventKeys, InboxBatch, InboxCount, InboxCounted, InboxFilter,
-    InboxReplayRow, InboxRequest, InboxRow, InboxSilence, InboxSource, InboxStanding, InboxWaiting,
-    Judgement, KnownRejected, MOST_COUNTED, NewInboxRow, NewReplay, PendingJobs, RepeatCount,
-    Settled,
+    InboxHour, InboxReplayRow, InboxRequest, InboxRow, InboxSelection, InboxSilence, InboxSource,
+    InboxStanding, InboxWaiting, Judgement, KnownRejected, MOST_COUNTED, NewInboxRow, NewReplay,
+    PendingJobs, RepeatCount, SelectedRequest, Settled, ToldSilence,
 };
 pub use leader::{Elector, LeaderTask, Leadership};
 pub use operators::{

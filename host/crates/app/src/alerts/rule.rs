@@ -322,7 +322,7 @@ pub const RULES: &[Rule] = &[
         "webhook-silent",
         Warning,
         "webhook",
-        "no request was accepted for longer than silent_after_s of the manifest",
+        "no request was accepted for longer than is usual, or than silent_after_s of the manifest",
     ),
     rule(
         "proxy-not-trusted",

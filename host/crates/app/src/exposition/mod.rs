@@ -142,7 +142,7 @@ impl Exposition {
             asked.await.ok()?.ok()
         };
         let inbox = async {
-            let asked = tokio::time::timeout(STORE_LIMIT, store.inbox_standing());
+            let asked = tokio::time::timeout(STORE_LIMIT, self.sources.inbox.standing());
             asked.await.ok()?.ok()
         };
         let spill = async {

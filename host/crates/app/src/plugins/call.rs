@@ -9,11 +9,11 @@ use std::time::Duration;
 use patchbay_capability::NoPlace;
 use patchbay_model::capability::HttpError;
 use patchbay_model::grant::Granted;
-use patchbay_model::job::Trace;
-use patchbay_model::outcome::{Failure, Outcome, Retry};
+use patchbay_model::job::{JobKey, Trace};
+use patchbay_model::outcome::{Failure, Outcome, OutcomeKind, Retry};
 use patchbay_model::retry::MAX_AFTER;
 use patchbay_model::webhook::WebhookRequest;
-use patchbay_model::{PluginName, TraceParent};
+use patchbay_model::{PluginName, QueueName, TraceParent};
 use patchbay_runtime::Revision;
 use patchbay_work::CallFailure;
 pub use patchbay_work::{Answer, AnswerBody, Operation, RelayAs, Unjudged, Verification};
@@ -116,6 +116,36 @@ impl Plugins {
         trace: Trace,
     ) -> Verification {
         self.invoker.verify(revision, request, trace).await
+    }
+
+    /// Counts a verdict for the quarantine: whether `verify` crashed. Only of requests that have passed
+    /// a check of the host.
+    pub fn note_verification(
+        &self,
+        revision: &Revision,
+        queue: &QueueName,
+        trace: &Trace,
+        verified: &Verification,
+    ) {
+        let kind = match verified {
+            Verification::Accepted(_) | Verification::Rejected(_) => OutcomeKind::Completed,
+            Verification::Unjudged(unjudged) if unjudged.code == "verify-trapped" => {
+                OutcomeKind::Trapped
+            }
+            // It may be slow because the host is.
+            Verification::Unjudged(_) => return,
+        };
+        let id = trace.correlation_id.as_deref().unwrap_or("unknown");
+        let Ok(id) = id.parse() else { return };
+        let request = JobKey {
+            prefix: String::new(),
+            queue: queue.clone(),
+            id,
+            created_ms: 0,
+        };
+        let (plugin, digest) = (revision.plugin(), revision.digest());
+        self.quarantine
+            .note_verification(plugin, digest, &request, kind);
     }
 
     /// What this process knows to be granted to a plugin.

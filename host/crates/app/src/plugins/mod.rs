@@ -21,6 +21,8 @@ mod prune;
 mod quarantine;
 mod redactions;
 mod route_table;
+mod runner;
+mod unavailable;
 mod widening;
 
 use std::collections::{BTreeSet, HashMap};
@@ -56,7 +58,8 @@ use self::permissions::tables;
 pub use self::prune::pruner;
 pub(crate) use self::quarantine::way_out;
 pub use self::quarantine::{Begun, quarantine_follow_up};
-pub use self::route_table::{PathMatch, Route, RouteTable, Runner, Ungranted, Webhook};
+pub use self::route_table::{PathMatch, Route, RouteTable, Ungranted, Webhook};
+pub use self::runner::Runner;
 pub use self::widening::Allowed;
 use patchbay_capability::SecretSource;
 use patchbay_model::signature::{Signature, Standing, TrustedKeys};
@@ -122,6 +125,7 @@ pub struct Plugins {
     /// What was last written to the snapshot.
     copied: tokio::sync::Mutex<Vec<SnapshotPlugin>>,
     copied_redactions: tokio::sync::Mutex<Option<Paths>>,
+    copied_unavailable: tokio::sync::Mutex<Option<Vec<unavailable::Copied>>>,
     traces: Traces,
     /// Name of this process.
     host: String,
@@ -169,6 +173,7 @@ impl Plugins {
             keep: parts.keep,
             copied: tokio::sync::Mutex::default(),
             copied_redactions: tokio::sync::Mutex::default(),
+            copied_unavailable: tokio::sync::Mutex::default(),
             traces: parts.traces,
             host: parts.host,
             has_master_key: parts.has_master_key,
@@ -423,6 +428,8 @@ impl Plugins {
     ) -> Result<RevisionDigest, PluginError> {
         let row = self.find(plugin, digest).await?;
         self.store.delete_revision(&row.digest, actor).await?;
+        // The paths of a plugin that is removed are nobody's.
+        self.changed();
         Ok(row.digest)
     }
 

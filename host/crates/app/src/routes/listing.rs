@@ -8,7 +8,7 @@ use patchbay_model::manifest::RouteSpec;
 use super::Routes;
 use crate::error::Error;
 use crate::nearest::suggesting;
-use crate::plugins::{Route, Runner, Ungranted};
+use crate::plugins::{Route, Ungranted};
 
 impl Routes {
     /// Every route of the active plugins on this host, by plugin; those that are not granted after
@@ -51,11 +51,7 @@ fn view(route: &Route) -> RouteView {
         operation: spec.operation.clone(),
         revision: route.digest.to_string(),
         state: route.runner.state().to_owned(),
-        reason: match &route.runner {
-            Runner::Revision(_) => None,
-            Runner::Quarantined(since) => Some(format!("The plugin is quarantined since {since}")),
-            Runner::NotLoaded(reason) => Some(reason.clone()),
-        },
+        reason: route.runner.reason(),
     }
 }
 

@@ -249,7 +249,7 @@ impl Routes {
         let (code, wait) = match &route.runner {
             Runner::Revision(revision) => return Ok(revision),
             Runner::Quarantined(_) => ("quarantined", QUARANTINE_WAIT),
-            Runner::NotLoaded(_) => ("unavailable", LOAD_WAIT),
+            Runner::NotLoaded(_) | Runner::Deactivated(_) => ("unavailable", LOAD_WAIT),
         };
         Err(match &route.spec.when_unavailable {
             Some(answer) => Unserved::Declared(answer.clone()),

@@ -219,8 +219,9 @@ impl VendorParts {
             count: known.rate_per_min,
             window: Duration::from_secs(60),
         };
-        // Without Redis, vendors go on.
-        self.limits.take_if_possible(&class, prefix).await.map(drop)
+        // Without Redis, vendors go on, and this host counts alone.
+        let taken = self.limits.take_here_without_redis(&class, prefix);
+        taken.await.map(drop)
     }
 
     async fn refuse_while_waiting(&self, network: Option<&str>) -> Result<(), Error> {

@@ -264,6 +264,10 @@ fn each_wrong_field_of_a_webhook_is_named_with_what_to_write() {
             "webhooks[0].methods: GET is named twice",
         ),
         (
+            "handshake_methods = [\"GET\"]",
+            "webhooks[0].handshake_methods: a handshake comes by GET, which stands in methods, too",
+        ),
+        (
             "max_body_bytes = 0",
             "webhooks[0].max_body_bytes: must be from 1 to 4194304, not 0",
         ),

@@ -54,6 +54,7 @@ use self::client::EgressClient;
 use self::clients::Clients;
 use self::exchange::{Exchanged, Reading, exchange};
 use self::inject::Secrets;
+pub(crate) use self::inject::credential_field;
 use self::oauth2::Grant;
 pub(crate) use self::relay::Followed;
 pub use self::relay::Relayed;
