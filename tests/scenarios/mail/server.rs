@@ -51,6 +51,7 @@ async fn sent(office: &Office, data: Value) -> anyhow::Result<Value> {
 async fn replies_decide_by_their_digits_and_one_recipients_refusal_touches_nobody_else()
 -> anyhow::Result<()> {
     let (office, server, _dir) = office().await?;
+    office.open().await?;
     // Bare codes, then texts in Latin-1, then a server that is slow.
     server.behave(|behaviour| behaviour.bare = true);
     let story = sent(&office, to(json!("bare@example.com"))).await?;
@@ -194,6 +195,7 @@ async fn an_address_that_is_gone_gets_no_mail_until_somebody_lifts_that_and_a_da
 -> anyhow::Result<()> {
     let (office, server, _dir) = office().await?;
     let sales = office.account("sales", "sales").await?;
+    office.open().await?;
     let gone = Fault {
         to: Some("Gone@".into()),
         ..Fault::reply(Stage::Rcpt, "550 5.1.1 no such user")
