@@ -12,7 +12,9 @@ mod enqueue;
 mod history;
 mod host_process;
 mod inbox;
+#[cfg(feature = "extism")]
 mod instantiate;
+mod job_call;
 mod jobs;
 mod latency;
 mod load;
@@ -103,7 +105,10 @@ async fn main() -> anyhow::Result<()> {
     println!("{pairs} interleaved pairs per comparison; medians, and in brackets the quartiles");
     println!();
     if sections.wants("instantiate") {
+        #[cfg(feature = "extism")]
         instantiate::run(&guest, pairs).await?;
+        #[cfg(not(feature = "extism"))]
+        println!("instantiate: not measured, since this was built without Extism");
     }
     if sections.wants("capabilities") {
         capabilities::run(pairs).await?;
