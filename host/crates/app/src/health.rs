@@ -16,9 +16,9 @@ use patchbay_queue::{Broker, MAX_CLOCK_SKEW_MS, Standing, Trouble};
 use patchbay_store::{ReadOnly, Store, StoreProbe};
 use tracing::{error, info, warn};
 
+use crate::Parts;
 use crate::plugins::Plugins;
 use crate::service::{ServiceStatus, ServiceTrouble};
-use crate::Parts;
 
 /// Longest wait for one dependency. Load balancers commonly wait 2 to 5 s; the answer must come
 /// before that.
