@@ -12,16 +12,20 @@ use patchbay_app::history::SealedBodies;
 use patchbay_app::snapshot::OfflineSnapshot;
 use patchbay_app::vault::{KeySource, Keys, Vault};
 use patchbay_capability::{
-    Egress, EgressConfig, MailTransport, SecretSource, SecretValue, Services,
+    CredentialInfo, CredentialStore, Egress, EgressConfig, MadeAtRunTime, MailTransport,
+    RuntimeSchedule, RuntimeScheduleState, RuntimeSchedules, SecretSource, SecretValue, Services,
+    Zeroizing,
 };
 use patchbay_model::audit::{AuditTrails, NewAuditEntry};
 use patchbay_model::capability::CapabilityError;
+use patchbay_model::manifest::RuntimeSchedulesSpec;
 use patchbay_model::outcome::Outcome;
 use patchbay_model::retry::RetryPolicy;
+use patchbay_model::schedule::ScheduleId;
 use patchbay_model::sql::{
     PluginDatabase, SqlAnswer, SqlError, SqlJobs, SqlStatement, SqlTransaction,
 };
-use patchbay_model::{PluginName, QueueName};
+use patchbay_model::{CredentialName, PluginName, QueueName};
 use patchbay_queue::{Broker, Delivery, Keep, RedisConfig, WorkerConfig, WorkerHandle};
 use patchbay_runtime::{HostLimits, Runtime, RuntimeConfig};
 use patchbay_store::{Store, StoreConfig};
@@ -130,6 +134,48 @@ impl PluginDatabase for NoDatabase {
 #[async_trait]
 impl AuditTrails for NoDatabase {
     async fn append(&self, _: NewAuditEntry, _: Instant) -> Result<(), CapabilityError> {
+        Err(CapabilityError::denied(NO_DATABASE))
+    }
+}
+
+#[async_trait]
+impl RuntimeSchedules for NoDatabase {
+    async fn put(
+        &self,
+        _: &PluginName,
+        _: &RuntimeSchedulesSpec,
+        _: RuntimeSchedule,
+    ) -> Result<bool, CapabilityError> {
+        Err(CapabilityError::denied(NO_DATABASE))
+    }
+    async fn remove(&self, _: &PluginName, _: &ScheduleId) -> Result<bool, CapabilityError> {
+        Err(CapabilityError::denied(NO_DATABASE))
+    }
+    async fn page(
+        &self,
+        _: &PluginName,
+        _: &str,
+        _: u32,
+    ) -> Result<Vec<RuntimeScheduleState>, CapabilityError> {
+        Err(CapabilityError::denied(NO_DATABASE))
+    }
+}
+
+#[async_trait]
+impl CredentialStore for NoDatabase {
+    async fn put(
+        &self,
+        _: &PluginName,
+        _: &CredentialName,
+        _: Zeroizing<String>,
+        _: u32,
+    ) -> Result<u32, CapabilityError> {
+        Err(CapabilityError::denied(NO_DATABASE))
+    }
+    async fn remove(&self, _: &PluginName, _: &CredentialName) -> Result<bool, CapabilityError> {
+        Err(CapabilityError::denied(NO_DATABASE))
+    }
+    async fn all(&self, _: &PluginName) -> Result<Vec<CredentialInfo>, CapabilityError> {
         Err(CapabilityError::denied(NO_DATABASE))
     }
 }
@@ -376,6 +422,10 @@ impl World {
                 kv: queues.kv(),
                 sql: Arc::new(NoDatabase),
                 audit: Arc::new(NoDatabase),
+                made: MadeAtRunTime {
+                    schedules: Arc::new(NoDatabase),
+                    credentials: Arc::new(NoDatabase),
+                },
                 secrets: Arc::new(NoSecrets),
                 mail: MailTransport::new(None)?,
                 egress: Egress::new(EgressConfig::default())?,

@@ -16,8 +16,8 @@ use patchbay_app::{
     alerts, audit, bulk, dead_letters, history, identity_changes, inbox, operators, outbox, people,
     plugins, resume, routes, scheduling, trace_export, vault, vendor_keys, workers,
 };
-use patchbay_capability::{Egress, MailTransport};
-use patchbay_http::Tls;
+use patchbay_capability::{Egress, MadeAtRunTime, MailTransport};
+use patchbay_http::{HttpConfig, OwnKey, Tls};
 use patchbay_queue::Broker;
 use patchbay_runtime::Runtime;
 use patchbay_store::{PluginSql, Store};
@@ -47,6 +47,15 @@ pub struct Host {
 impl Host {
     /// Connects, migrates, loads the active plugins, and begins to serve and to work.
     pub async fn start(config: Config, logging: &Logging) -> anyhow::Result<Self> {
+        Self::start_with(config, logging, None).await
+    }
+
+    /// As [`Self::start`], with a key by which this process itself asks the host.
+    pub(crate) async fn start_with(
+        config: Config,
+        logging: &Logging,
+        own_key: Option<OwnKey>,
+    ) -> anyhow::Result<Self> {
         process::yield_to_other_services();
         let config = Arc::new(config);
         let keys = Keys::load(config.secrets.master_keys())?;
@@ -66,7 +75,11 @@ impl Host {
             redis = 2 + parts.plugins.queues().len(),
             "connections of this host"
         );
-        let services = services(&parts, listener, tls, &config, exporter).start();
+        let http = HttpConfig {
+            own_key,
+            ..config.of_http()
+        };
+        let services = services(&parts, listener, tls, http, exporter).start();
         health::warn_about_skew(&parts.broker).await;
         info!(%address, "patchbay is up");
         let Parts { health, store, .. } = parts;
@@ -108,19 +121,14 @@ fn services(
     parts: &Parts,
     listener: TcpListener,
     tls: Option<Arc<Tls>>,
-    config: &Config,
+    http: HttpConfig,
     exporter: Option<Exporter>,
 ) -> Services {
     Services::new(Arc::clone(&parts.services))
         .and(exporter.map(trace_export::service))
         .and(patchbay_http::certificate_watch(tls.clone(), parts))
         .and(vendor_keys::meter(parts))
-        .and(patchbay_http::server(
-            listener,
-            tls,
-            parts,
-            config.of_http(),
-        ))
+        .and(patchbay_http::server(listener, tls, parts, http))
         .and(history::recorder(parts))
         .and(plugins::converger(parts))
         .and(resume::changes(parts))
@@ -191,13 +199,19 @@ async fn parts(
     let runtime =
         Runtime::new(sandbox, patchbay_capability::link).context("cannot start the sandbox")?;
     let sql = PluginSql::new(&store, *config.sql.max_connections);
+    let schedules = scheduling::Reconciler::new(store.clone(), queues.clone());
     let outside = Arc::new(patchbay_capability::Services::new(
         &queues,
         Arc::new(sql.clone()),
         Arc::new(Trails::new(store.patient())),
         Arc::clone(&vault) as _,
+        MadeAtRunTime {
+            schedules: Arc::clone(&schedules) as _,
+            credentials: Arc::clone(&vault) as _,
+        },
         MailTransport::new(config.mail.account()).context("mail")?,
-        Egress::new(config.egress.calls()).context("cannot make outside calls")?,
+        Egress::new(config.egress.calls(config.routes.pace()))
+            .context("cannot make outside calls")?,
     ));
     let host = process::host_name();
     let (traces, exporter) = Traces::start_if(config.telemetry.traces(&config.general, &host))?;
@@ -210,6 +224,7 @@ async fn parts(
         runtime,
         outside,
         vault,
+        schedules,
         copy,
         traces,
         spans: exporter.as_ref().map(Exporter::counts).unwrap_or_default(),

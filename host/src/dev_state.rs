@@ -23,6 +23,9 @@ pub(crate) struct DevState {
     pub(crate) service_password: String,
     pub(crate) redis_port: Option<u16>,
     pub(crate) mail_dir: PathBuf,
+    /// Ports of stand-ins, by their names: what refers to one stays right.
+    #[serde(default)]
+    pub(crate) stand_in_ports: BTreeMap<String, u16>,
     /// Values that its host gets besides the environment: where Postgres, Redis and mail are.
     #[serde(default)]
     pub(crate) given: BTreeMap<String, String>,
@@ -57,6 +60,7 @@ impl DevState {
             service_password: random(),
             redis_port: None,
             mail_dir: dir.join("mail"),
+            stand_in_ports: BTreeMap::new(),
             given: BTreeMap::new(),
             inherited: BTreeMap::new(),
             config_file: None,

@@ -3,15 +3,13 @@
 //   person: who logs in next              people: {id: {groups, …}}, added to those that are there
 //   denies: nobody logs in                amr: how people are recognised
 //   bend: what is wrong with the next ID tokens
-import { createHmac, createSign, generateKeyPairSync } from "node:crypto";
+import { createHmac, createSign } from "node:crypto";
 import { createServer } from "node:http";
 import * as oidc from "oidc-provider";
+import { rsaPair } from "./keys.mjs";
 
-const pair = () => generateKeyPairSync("rsa", { modulusLength: 2048 });
-const own = pair();
-const foreign = pair();
-// Where a start that takes too long has come to.
-console.error("oidc-provider: keys are made");
+const own = rsaPair();
+const foreign = rsaPair();
 const kid = "k1";
 const control = {
   person: "ada",
@@ -107,7 +105,6 @@ const server = createServer(async (request, response) => {
 
 server.listen(0, "127.0.0.1", () => {
   const issuer = `http://127.0.0.1:${server.address().port}`;
-  console.error("oidc-provider: listens");
   provider = new oidc.Provider(issuer, {
     clients: [{ client_id: process.env.CLIENT_ID, client_secret: process.env.CLIENT_SECRET, redirect_uris: [process.env.REDIRECT_URI] }],
     jwks: { keys: [{ ...own.privateKey.export({ format: "jwk" }), kid, use: "sig", alg: "RS256" }] },

@@ -3,12 +3,10 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::Context;
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 
-use crate::harness::{World, hostile_plugin, repository, until};
+use crate::harness::{World, hostile_plugin, repository, server_of_node, until};
 
 const QUEUE: &str = "hostileQueue";
 
@@ -40,32 +38,24 @@ async fn a_person_at_bull_board_sees_failures_logs_and_schedules_and_can_act_on_
 
     let shots = repository().join("target/bull-board");
     std::fs::create_dir_all(&shots)?;
-    let node = |script: &str| {
-        let mut command = Command::new("node");
-        command
-            .arg(script)
-            .current_dir(repository().join("tests/interop"));
-        command
-            .env("REDIS_URL", &world.redis_url)
-            .env("PREFIX", &world.prefix)
-            .env("QUEUE", QUEUE);
-        command.stdout(Stdio::piped()).kill_on_drop(true);
-        command
-    };
-    let mut board = node("bull-board.mjs").spawn()?;
-    let mut lines = BufReader::new(board.stdout.take().context("stdout")?).lines();
-    let port = tokio::time::timeout(Duration::from_secs(60), lines.next_line())
-        .await??
-        .context("a port")?;
-    let mut browser = node("bull-board-browser.mjs");
+    let env = [
+        ("REDIS_URL", world.redis_url.as_str()),
+        ("PREFIX", world.prefix.as_str()),
+        ("QUEUE", QUEUE),
+    ];
+    let (mut board, port) = server_of_node("bull-board.mjs", &env).await?;
+    let mut browser = Command::new("node");
+    browser
+        .arg("bull-board-browser.mjs")
+        .current_dir(repository().join("tests/interop"))
+        .envs(env)
+        .stdout(Stdio::piped())
+        .kill_on_drop(true);
     browser
         .args([&failed, &logged, &delayed])
         .env("SHOTS", shots.canonicalize()?);
     browser
-        .env(
-            "BOARD",
-            format!("http://127.0.0.1:{}/admin/queues", port.trim()),
-        )
+        .env("BOARD", format!("http://127.0.0.1:{port}/admin/queues"))
         .stderr(Stdio::piped());
     let output = tokio::time::timeout(Duration::from_secs(150), browser.output()).await??;
     anyhow::ensure!(

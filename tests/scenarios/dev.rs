@@ -234,3 +234,113 @@ async fn what_the_environment_overrides_and_a_plugin_that_is_not_loaded_are_told
     forget(&dir);
     Ok(())
 }
+
+/// The commands that the welcome says to try of a demo.
+fn commands_of(welcome: &str) -> Vec<String> {
+    let demo = welcome.split_once("Demo of ").map_or("", |(_, demo)| demo);
+    let lines = demo.lines().skip(1);
+    lines
+        .filter_map(|line| line.strip_prefix("  "))
+        .filter(|line| !line.starts_with('#'))
+        .map(str::to_owned)
+        .collect()
+}
+
+#[tokio::test]
+async fn every_command_of_the_demo_works_and_a_later_start_needs_no_shared_login()
+-> anyhow::Result<()> {
+    let home = tempfile::tempdir()?;
+    let dir = home.path().canonicalize()?;
+    std::fs::create_dir(dir.join("plugins"))?;
+    let exotel = repository().join("plugins/exotel").canonicalize()?;
+    std::os::unix::fs::symlink(exotel, dir.join("plugins/exotel"))?;
+    let start = || {
+        let mut dev = patchbay(&dir);
+        dev.args(["dev", "--demo"]).stdout(Stdio::piped()).spawn()
+    };
+    let mut dev = start()?;
+    let welcome = up(&mut dev).await?;
+    assert!(!welcome.contains("NOT LOADED"), "{welcome}");
+    let commands = commands_of(&welcome);
+    let [
+        log_in,
+        call,
+        inbox,
+        message,
+        timeline,
+        recording,
+        check,
+        failing,
+    ] = &commands[..]
+    else {
+        anyhow::bail!("{commands:?}");
+    };
+    let shell = async |token: &str, command: &str| {
+        let output = Command::new("bash")
+            .args(["-c", command])
+            .current_dir(&dir)
+            .env("TOKEN", token)
+            .stdin(Stdio::null())
+            .output()
+            .await?;
+        let text = [output.stdout, output.stderr].concat();
+        let text = String::from_utf8_lossy(&text).into_owned();
+        println!("{command}\n{text}");
+        anyhow::Ok(text)
+    };
+    let token = shell("", &format!("{log_in}; echo \"$TOKEN\"")).await?;
+    let token = token.trim();
+    let placed = shell(token, call).await?;
+    assert!(placed.contains(r#""status":"queued""#), "{placed}");
+    let sent = shell(token, message).await?;
+    assert!(sent.contains(r#""success":true"#), "{sent}");
+    let until_told = async |command: &str, expected: &[&str]| {
+        until(Duration::from_secs(30), expected[0], async || {
+            let told = shell(token, command).await?;
+            let is_told = expected.iter().all(|text| told.contains(text));
+            Ok(is_told.then_some(()))
+        })
+        .await
+    };
+    until_told(inbox, &["call.terminal", "call.answered", "enqueued"]).await?;
+    until_told(timeline, &["completed", "delivered", "\"recording\":\"/"]).await?;
+    until_told(recording, &[" 100000 "]).await?;
+    let checked = shell(token, &format!("{check} && echo it works")).await?;
+    assert!(checked.contains("it works"), "{checked}");
+    let unknown = shell(token, failing).await?;
+    assert!(unknown.contains(r#""status":"unknown""#), "{unknown}");
+
+    // Somebody closes the shared login.
+    let word = |text: &str, begin: &str| {
+        let mut words = text.split_whitespace();
+        words.find_map(|word| word.starts_with(begin).then(|| word.to_owned()))
+    };
+    let database = word(&welcome, "postgres://").context("Postgres")?;
+    let mut database = <sqlx::PgConnection as sqlx::Connection>::connect(&database).await?;
+    sqlx::query("update patchbay.operator_basic set mode = 'board'")
+        .execute(&mut database)
+        .await?;
+    drop(database);
+    interrupt(dev).await?;
+    let mut again = start()?;
+    let told = up(&mut again).await?;
+    assert!(
+        told.contains("plugin    exotel ") && !told.contains("NOT LOADED"),
+        "{told}"
+    );
+    assert!(told.contains("it opens only Bull Board"), "{told}");
+    let stand_in = |text: &str| {
+        let place = text.split_once("with stand-in exotel at http://")?.1;
+        Some(place.split(". Try").next()?.to_owned())
+    };
+    let place = stand_in(&told).context("a place")?;
+    assert_eq!(Some(&place), stand_in(&welcome).as_ref(), "the same port");
+    interrupt(again).await?;
+    until(Duration::from_secs(10), "the stand-in's end", async || {
+        let open = tokio::net::TcpStream::connect(&place).await;
+        Ok(open.is_err().then_some(()))
+    })
+    .await?;
+    forget(&dir);
+    Ok(())
+}

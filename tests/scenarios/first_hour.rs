@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use serde_json::Value;
 
 use crate::dev::patchbay;
-use crate::harness::{Host, PASSWORD, USER, World, full_length, repository};
+use crate::harness::{Host, PASSWORD, USER, World, binary, full_length, repository, until};
+
+const KEY: &str = "8f3c1d2e4b5a69788796a5b4c3d2e1f00f1e2d3c4b5a69788796a5b4c3d2e1f0";
 
 /// The code blocks of one section of a page: files by name, and commands in order.
 struct Example {
@@ -139,7 +142,8 @@ fn copy_folder(from: &Path, to: &Path) -> anyhow::Result<()> {
 #[tokio::test]
 async fn the_rust_quick_start_works_word_for_word() -> anyhow::Result<()> {
     let world = World::new().await?;
-    let host = world.host(&[]).await?;
+    // A master key: the page's webhook needs one.
+    let host = world.host(&[("PATCHBAY_SECRETS_KEY", KEY)]).await?;
     let example = Example::of("README.md", "## In Rust")?;
 
     // As the page says: a folder beside the other plugins of a checkout.
@@ -152,8 +156,11 @@ async fn the_rust_quick_start_works_word_for_word() -> anyhow::Result<()> {
         "CARGO_TARGET_DIR",
         repository().canonicalize()?.join("plugins/target"),
     );
-    let result = example.run(&hello, &host, &[target]).await?;
+    let result = example
+        .run(&hello, &host, std::slice::from_ref(&target))
+        .await?;
     assert_eq!(result, serde_json::json!({ "greeted": "Grace" }));
+    a_whole_plugin(&checkout, &host, &target.1).await?;
 
     if full_length() {
         // In any other folder, with the path of the checkout. Everything is compiled anew.
@@ -170,6 +177,62 @@ async fn the_rust_quick_start_works_word_for_word() -> anyhow::Result<()> {
         assert_eq!(result["greeted"], "Grace");
     }
     Ok(())
+}
+
+/// The page with jobs, a route and a webhook in one plugin: each of its commands, in a shell.
+async fn a_whole_plugin(checkout: &Path, host: &Host, target: &Path) -> anyhow::Result<()> {
+    let parcels = checkout.join("plugins/parcels");
+    Example::of("whole.md", "## The plugin")?.write(&parcels)?;
+    let tries = Example::of("whole.md", "## Try it")?;
+    let bin = checkout.join("bin");
+    std::fs::create_dir_all(&bin)?;
+    std::os::unix::fs::symlink(std::path::absolute(binary())?, bin.join("patchbay"))?;
+    let shell = async |command: &str| {
+        let mut paths = vec![bin.clone()];
+        paths.extend(std::env::split_paths(
+            &std::env::var_os("PATH").unwrap_or_default(),
+        ));
+        let output = tokio::process::Command::new("bash")
+            .args(["-c", command])
+            .current_dir(&parcels)
+            .env("PATH", std::env::join_paths(paths)?)
+            .env("CARGO_TARGET_DIR", target)
+            .env("PATCHBAY_URL", &host.url)
+            .env("PATCHBAY_USER", USER)
+            .env("PATCHBAY_PASSWORD", PASSWORD)
+            .stdin(std::process::Stdio::null())
+            .output()
+            .await?;
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        println!("$ {command}\n{said}");
+        anyhow::ensure!(
+            output.status.success(),
+            "{command}: {said}{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(said)
+    };
+    let (ask, before) = tries.commands.split_last().context("commands")?;
+    let mut said = Vec::new();
+    for command in before {
+        said.push(shell(command).await?);
+    }
+    let [.., later, earlier, forged, inbox] = &said[..] else {
+        bail!("{said:?}");
+    };
+    for accepted in [later, earlier] {
+        assert!(accepted.contains("\"success\":true"), "{accepted}");
+    }
+    assert!(forged.contains("\"success\":false"), "{forged}");
+    assert!(
+        inbox.contains("parcels.moved") && inbox.contains("rejected"),
+        "{inbox}"
+    );
+    until(Duration::from_secs(20), "the place", async || {
+        let place = shell(ask).await?;
+        Ok(place.contains(r#"{"place":"Pune","step":2}"#).then_some(()))
+    })
+    .await
 }
 
 /// The page's `npm install` and `pip install` were done once for all tests.

@@ -216,8 +216,10 @@ fn result(failed: u32, word: u32, length: u32) -> String {
 /// A component whose jobs run this text; `{RUN}` in `module` becomes their export's name.
 fn component(wit: &str, module: &str) -> anyhow::Result<Vec<u8>> {
     let (text, version) = match wit {
-        "0.1" => (include_str!("../../wit/v0.1/plugin.wit"), "0.1.0"),
-        _ => (include_str!("../../wit/v0.2/plugin.wit"), "0.2.0-draft.1"),
+        "0.1" => (include_str!("../../wit/v0.1/plugin.wit"), "0.1.1"),
+        // Built before the newest patch.
+        "0.1.0" => (include_str!("../../wit/released/0.1.0.wit"), "0.1.0"),
+        _ => (include_str!("../../wit/v0.2/plugin.wit"), "0.2.0-draft.2"),
     };
     let mut resolve = Resolve::default();
     let package = resolve.push_str(
@@ -232,8 +234,9 @@ fn component(wit: &str, module: &str) -> anyhow::Result<Vec<u8>> {
         .module(&module)?
         .validate(true)
         .encode()?;
+    let minor = wit.trim_end_matches(".0");
     let manifest = format!(
-        "name = \"text\"\nversion = \"0.1.0\"\nwit = \"{wit}\"\ndescription = \"-\"\n\
+        "name = \"text\"\nversion = \"0.1.0\"\nwit = \"{minor}\"\ndescription = \"-\"\n\
          [limits]\nmemory_mb = 8\ndeadline_ms = 200\n[[queues]]\nname = \"hostileQueue\"\n"
     );
     let manifest = Manifest::from_toml(&manifest, |file| Err(format!("{file} is not expected")))?;
@@ -428,8 +431,9 @@ async fn whatever_a_guest_gives_back_or_does_at_its_start_is_its_own_fault() -> 
         ),
     ];
     let mut seen = HashSet::new();
-    for wit in ["0.1", "0.2"] {
-        for (what, module, expected, says) in &cases {
+    // Of the release before the newest patch, it is enough that its components run.
+    for (wit, count) in [("0.1", cases.len()), ("0.1.0", 2), ("0.2", cases.len())] {
+        for (what, module, expected, says) in cases.iter().take(count) {
             let component = component(wit, module).with_context(|| format!("{what} ({wit})"))?;
             let revision = runtime
                 .load(&component)

@@ -100,6 +100,7 @@ impl World {
             .execute(sqlx::AssertSqlSafe(format!("create database {name}")))
             .await?;
         url.set_path(&name);
+        email_tables(url.as_str()).await?;
         let _own_database = Some(OwnDatabase {
             server,
             name: name.clone(),
@@ -381,7 +382,7 @@ pub fn confirmed(mut request: reqwest::Request) -> reqwest::Request {
         "POST" if ends("/plugins/prune") || ends("/history/prune") || ends("/history/erase") => {
             "all".to_owned()
         }
-        "POST" if path.ends_with("/api/admin/bulk") => "all".to_owned(),
+        "POST" if ends("/api/admin/bulk") || ends("/api/admin/inbox/erase") => "all".to_owned(),
         "POST" if ends("/clean") || ends("/drain") => name(4),
         "POST" if ends("/expire") => name(5),
         "PUT" if ends("/data") && path.contains("/jobs/") => name(6),
@@ -402,6 +403,51 @@ pub fn confirmed(mut request: reqwest::Request) -> reqwest::Request {
     };
     request.url_mut().set_query(Some(&query));
     request
+}
+
+/// A server of tests/interop, and the first line that it prints: where it is. It ends when the
+/// process is dropped. What it prints later goes nowhere, so that it never waits for a reader.
+pub async fn server_of_node(script: &str, env: &[(&str, &str)]) -> anyhow::Result<(Child, String)> {
+    let mut child = Command::new("node")
+        .arg(script)
+        .current_dir(repository().join("tests/interop"))
+        .envs(env.iter().copied())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()?;
+    let mut lines = BufReader::new(child.stdout.take().context("stdout")?).lines();
+    let first = tokio::time::timeout(Duration::from_secs(60), lines.next_line());
+    let first = match first.await {
+        Ok(line) => line?,
+        Err(_) => bail!(
+            "{script} did not say within 60 s where it is: {}",
+            waits(&child)
+        ),
+    };
+    let first = first.with_context(|| format!("{script} ended before it said where it is"))?;
+    tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+    Ok((child, first.trim().to_owned()))
+}
+
+/// What the main thread of a child waits for, as the kernel tells it: a lock is another fault than
+/// a busy machine.
+fn waits(child: &Child) -> String {
+    let Some(pid) = child.id() else {
+        return "it has ended".to_owned();
+    };
+    let read = |file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}"));
+    let state = read("stat").unwrap_or_default();
+    let state = state.rsplit(") ").next().unwrap_or_default();
+    let fields: Vec<&str> = state.split(' ').collect();
+    let field = |at: usize| fields.get(at).copied().unwrap_or("?");
+    format!(
+        "state {}, waits in {}, processor time {} + {} ticks",
+        field(0),
+        read("wchan").unwrap_or_default(),
+        field(11),
+        field(12),
+    )
 }
 
 /// The data in the envelope that a command prints with `--json`. Fails if it is not the envelope
@@ -442,6 +488,14 @@ pub async fn until<T>(
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// The tables that the email plugin works on, in a new database.
+pub async fn email_tables(database_url: &str) -> anyhow::Result<()> {
+    let tables = std::fs::read_to_string(repository().join("plugins/email/tables.sql"))?;
+    let mut database = PgConnection::connect(database_url).await?;
+    database.execute(sqlx::AssertSqlSafe(tables)).await?;
+    Ok(database.close().await?)
 }
 
 /// The packed email plugin that `make test` has built.
@@ -547,6 +601,14 @@ pub fn answers_plugin_with(change: impl FnOnce(String) -> String) -> anyhow::Res
         &guest_component("answers")?,
         &manifest,
     )?)
+}
+
+/// Another guest of the tests under a changed manifest.
+pub fn as_guest(name: &str, change: impl FnOnce(String) -> String) -> anyhow::Result<Vec<u8>> {
+    let file = repository().join(format!("tests/guests/{name}/plugin.toml"));
+    let manifest = change(std::fs::read_to_string(file)?);
+    let manifest = Manifest::from_toml(&manifest, |file| Err(format!("{file} is not expected")))?;
+    Ok(patchbay_runtime::pack(&guest_component(name)?, &manifest)?)
 }
 
 /// The hostile component as compiled, without a manifest.

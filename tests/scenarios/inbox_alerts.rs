@@ -4,6 +4,7 @@ use anyhow::Context;
 use serde_json::json;
 
 use crate::alerts::{Receiver, host, impatient};
+use crate::commands::{json_of, patchbay};
 use crate::harness::{Host, World, until};
 use crate::inbox::{KEY, SOON, TOKEN, plugin, post, set_secret, wait_for};
 use crate::postgres_server::PostgresServer;
@@ -180,18 +181,104 @@ async fn rejected_requests_of_a_known_network_are_told_until_they_are_accepted_a
         "5 of 5 requests to hooks.signed in the last 10 min were rejected"
     );
     set_secret(&host, "TOKEN", "the-new-one").await?;
-    for id in &ids {
-        let path = format!("/api/admin/inbox/{id}/verify?apply=true");
-        let (status, said) = host.post(&path, json!({})).await?;
-        assert_eq!(
-            (status, &said["data"]["verdict"]),
-            (200, &json!("accepted")),
-            "{said}"
-        );
-    }
+    all_are_verified_and_the_rest_erased(&world, &host, ids.len()).await?;
     receiver
         .until_told("hooks.token", &["firing", "recovered"])
         .await
+}
+
+/// The lost requests are accepted by one filter, and those to another webhook stay rejected.
+async fn all_are_verified_and_the_rest_erased(
+    world: &World,
+    host: &Host,
+    lost: usize,
+) -> anyhow::Result<()> {
+    const VERIFY: &str = "/api/admin/inbox/verify";
+    for (asked, status) in [
+        (json!({}), 400),
+        (
+            json!({ "webhook": "hooks.token", "state": "enqueued" }),
+            400,
+        ),
+        (json!({ "webhook": "hooks.token", "again": true }), 400),
+        (json!({ "token": "x.y" }), 400),
+        (json!({ "webhook": "hooks.token", "cursor": "1-a" }), 400),
+    ] {
+        let (given, answer) = host.post(VERIFY, asked.clone()).await?;
+        assert_eq!(given, status, "{asked}: {answer}");
+    }
+    let which = json!({ "webhook": "hooks.token", "code": "bad-token", "apply": true });
+    let (status, answer) = host.post(VERIFY, which).await?;
+    let preview = &answer["data"]["preview"];
+    assert_eq!((status, &preview["total"]), (200, &json!(lost)), "{answer}");
+    assert_eq!(
+        preview["groups"],
+        json!([{ "webhook": "hooks.token", "state": "rejected", "count": lost }])
+    );
+    // What comes after the preview is not meant.
+    until(SOON, "one more rejected request", async || {
+        let late = post(host, "token?token=a-stranger", &json!({ "id": "late" })).await?;
+        anyhow::ensure!(late.status == 401, "{}", late.text);
+        let rejected: i64 = sqlx::query_scalar(
+            "select count(*) from patchbay.inbox where webhook = 'token' and state = 'rejected'",
+        )
+        .fetch_one(&mut world.database().await?)
+        .await?;
+        Ok((rejected > i64::try_from(lost)?).then_some(()))
+    })
+    .await?;
+    let with_token = json!({ "token": preview["token"] });
+    for (handled, accepted) in [(lost, lost), (0, 0)] {
+        let (status, answer) = host.post(VERIFY, with_token.clone()).await?;
+        let progress = &answer["data"]["progress"];
+        assert_eq!(
+            (status, &progress["handled"], &progress["accepted"]),
+            (200, &json!(handled), &json!(accepted)),
+            "{answer}"
+        );
+        assert!(answer["data"]["nextCursor"].is_null(), "{answer}");
+    }
+    let which = [
+        "inbox",
+        "verify",
+        "--webhook",
+        "hooks",
+        "--state",
+        "rejected",
+    ];
+    let dry = patchbay(host, &[&which[..], &["--dry-run"]].concat()).await?;
+    let dry = String::from_utf8_lossy(&dry.stdout).into_owned();
+    assert!(
+        dry.contains("hooks.token  1 rejected") && dry.contains("hooks.signed"),
+        "{dry}"
+    );
+    let unconfirmed = patchbay(host, &[&which[..], &["--apply"]].concat()).await?;
+    assert_eq!(unconfirmed.status.code(), Some(4));
+    let applied = patchbay(host, &[&which[..], &["--apply", "--yes"]].concat()).await?;
+    let text = String::from_utf8_lossy(&applied.stdout).into_owned();
+    assert_eq!(applied.status.code(), Some(4), "{text}");
+    assert!(
+        text.contains("still rejected") && text.contains("rejected: missing-signature"),
+        "{text}"
+    );
+    let erased = [
+        "inbox",
+        "erase",
+        "--webhook",
+        "hooks.signed",
+        "--yes",
+        "--json",
+    ];
+    let erased = json_of(host, &erased).await?;
+    assert!(erased["erased"].as_i64() >= Some(1), "{erased}");
+    let of_many: i64 = sqlx::query_scalar(
+        "select count(*) from patchbay.operator_actions where action in ('inbox.verify-many', 'inbox.erase-many') \
+         and error is null",
+    )
+    .fetch_one(&mut world.database().await?)
+    .await?;
+    assert_eq!(of_many, 4);
+    Ok(())
 }
 
 #[tokio::test]
@@ -243,6 +330,24 @@ async fn a_webhook_that_is_silent_for_too_long_is_told_while_its_plugin_is_activ
         reason.contains("for 90 min; the last one was on "),
         "{reason}"
     );
+    // The manifest names no time for the other one: what came in the last weeks counts.
+    assert!(receiver.told("hooks.token").is_empty());
+    change(
+        &world,
+        "insert into patchbay.inbox_counts (plugin, webhook, hour, outcome, code, count) \
+         select 'hooks', 'token', hour, 'accepted', '', 20 from generate_series( \
+           date_trunc('hour', now()) - interval '14 days', date_trunc('hour', now()) - interval '2 hours', interval '1 hour') hour \
+         union all select '', '', hour, 'running', '', 1 from generate_series( \
+           date_trunc('hour', now()) - interval '14 days', date_trunc('hour', now()), interval '1 hour') hour \
+         on conflict do nothing",
+    )
+    .await?;
+    receiver.until_told("hooks.token", &["firing"]).await?;
+    let (reason, _) = said(&receiver, "hooks.token")?;
+    assert!(
+        reason.contains("By the last 28 days, about 30 were to be expected"),
+        "{reason}"
+    );
     let (status, answer) = host
         .post("/api/admin/plugins/hooks/deactivate", json!({}))
         .await?;
@@ -253,9 +358,7 @@ async fn a_webhook_that_is_silent_for_too_long_is_told_while_its_plugin_is_activ
             &["firing", "recovered", "firing", "recovered"],
         )
         .await?;
-    assert!(
-        receiver.told("hooks.token").is_empty(),
-        "its manifest names no time"
-    );
-    Ok(())
+    receiver
+        .until_told("hooks.token", &["firing", "recovered"])
+        .await
 }

@@ -1,5 +1,9 @@
 //! The main kind of job on real input: a mail from a producer through the sandbox to a mail server.
 
+mod library;
+mod runbook_b;
+mod server;
+
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -11,7 +15,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
 
-use crate::harness::{Host, World, email_plugin, mail_job, repository, until};
+use crate::harness::{Host, World, email_plugin, mail_job, repository, server_of_node, until};
 
 /// A mail server with scripted replies: the first rule whose word is in a line gives the reply,
 /// otherwise `250 ok`. An empty reply closes the connection. `DOT` means the end of a mail.
@@ -327,20 +331,15 @@ async fn node_bullmq_and_bull_board_see_their_job_done() -> anyhow::Result<()> {
     let world = World::new().await?;
     let host = world.host(&[]).await?;
     host.deploy("email", email_plugin()?).await?;
-    let interop = format!("{}/interop", env!("CARGO_MANIFEST_DIR"));
-    let node = |script: &str| {
-        let mut command = Command::new("node");
-        command
-            .arg(script)
-            .current_dir(&interop)
-            .env("REDIS_URL", &world.redis_url)
-            .env("PREFIX", &world.prefix)
-            .stdout(Stdio::piped())
-            .kill_on_drop(true);
-        command
-    };
-    let output =
-        tokio::time::timeout(Duration::from_secs(60), node("add-email.mjs").output()).await??;
+    let mut adding = Command::new("node");
+    adding
+        .arg("add-email.mjs")
+        .current_dir(repository().join("tests/interop"))
+        .env("REDIS_URL", &world.redis_url)
+        .env("PREFIX", &world.prefix)
+        .stdout(Stdio::piped())
+        .kill_on_drop(true);
+    let output = tokio::time::timeout(Duration::from_secs(60), adding.output()).await??;
     assert!(
         output.status.success(),
         "{}",
@@ -350,16 +349,13 @@ async fn node_bullmq_and_bull_board_see_their_job_done() -> anyhow::Result<()> {
     assert!(added["returnvalue"]["messageId"].is_string(), "{added}");
     assert_eq!(world.mail.count(), 1);
 
-    let mut board = node("bull-board.mjs").spawn()?;
-    let mut lines = tokio::io::AsyncBufReadExt::lines(tokio::io::BufReader::new(
-        board.stdout.take().context("stdout")?,
-    ));
-    let port = tokio::time::timeout(Duration::from_secs(60), lines.next_line())
-        .await??
-        .context("a port")?;
+    let env = [
+        ("REDIS_URL", world.redis_url.as_str()),
+        ("PREFIX", world.prefix.as_str()),
+    ];
+    let (mut board, port) = server_of_node("bull-board.mjs", &env).await?;
     let url = format!(
-        "http://127.0.0.1:{}/admin/queues/api/queues?activeQueue=emailQueue&status=completed&page=1&jobsPerPage=10",
-        port.trim()
+        "http://127.0.0.1:{port}/admin/queues/api/queues?activeQueue=emailQueue&status=completed&page=1&jobsPerPage=10"
     );
     let listed: Value = host.http.get(url).send().await?.json().await?;
     let job = &listed["queues"][0]["jobs"][0];

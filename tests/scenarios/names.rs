@@ -12,12 +12,11 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use redis::AsyncCommands;
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 
 use crate::harness::{
     Host, PASSWORD, USER, World, binary, hostile_plugin, hostile_plugin_with, repository, seed,
-    until,
+    server_of_node, until,
 };
 
 const QUEUE: &str = "hostileQueue";
@@ -663,25 +662,15 @@ async fn bull_board_shows_the_same_oddly_named_queue() -> anyhow::Result<()> {
         vec![json!({ "queue": queue, "name": "n", "opts": { "jobId": "two\nlines" } })],
     )
     .await?;
-    let mut board = Command::new("node");
-    board
-        .arg("bull-board.mjs")
-        .current_dir(repository().join("tests/interop"))
-        .env("REDIS_URL", &world.redis_url);
-    board
-        .env("PREFIX", &world.prefix)
-        .env("QUEUE", queue)
-        .stdout(Stdio::piped())
-        .kill_on_drop(true);
-    let mut board = board.spawn()?;
-    let mut lines = BufReader::new(board.stdout.take().context("stdout")?).lines();
-    let port = tokio::time::timeout(Duration::from_secs(60), lines.next_line())
-        .await??
-        .context("a port")?;
+    let env = [
+        ("REDIS_URL", world.redis_url.as_str()),
+        ("PREFIX", world.prefix.as_str()),
+        ("QUEUE", queue),
+    ];
+    let (mut board, port) = server_of_node("bull-board.mjs", &env).await?;
     let of_queue = utf8_percent_encode(queue, NON_ALPHANUMERIC);
     let url = format!(
-        "http://127.0.0.1:{}/admin/queues/api/queues?activeQueue={of_queue}&status=latest&page=1",
-        port.trim()
+        "http://127.0.0.1:{port}/admin/queues/api/queues?activeQueue={of_queue}&status=latest&page=1"
     );
     let shown: Value = host.http.get(url).send().await?.json().await?;
     assert_eq!(shown["queues"][0]["jobs"][0]["id"], "two\nlines", "{shown}");

@@ -6,16 +6,14 @@ mod codes;
 mod linking;
 
 use std::collections::HashMap;
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 
 use crate::commands::{json_of, patchbay};
-use crate::harness::{Host, PASSWORD, USER, World, repository};
+use crate::harness::{Host, PASSWORD, USER, World, server_of_node};
 use crate::people::totp;
 
 /// Where browsers reach the host, as it is configured. The browser of these tests knows where that
@@ -36,20 +34,12 @@ struct Provider {
 
 impl Provider {
     async fn start() -> anyhow::Result<Self> {
-        let mut child = Command::new("node")
-            .arg("oidc-provider.mjs")
-            .current_dir(repository().join("tests/interop"))
-            .env("CLIENT_ID", CLIENT)
-            .env("CLIENT_SECRET", SECRET)
-            .env("REDIRECT_URI", format!("{HERE}{CALLBACK}"))
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()?;
-        let mut lines = BufReader::new(child.stdout.take().context("stdout")?).lines();
-        let issuer = tokio::time::timeout(Duration::from_secs(60), lines.next_line())
-            .await??
-            .context("an issuer")?;
-        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        let env = [
+            ("CLIENT_ID", CLIENT),
+            ("CLIENT_SECRET", SECRET),
+            ("REDIRECT_URI", &format!("{HERE}{CALLBACK}")),
+        ];
+        let (child, issuer) = server_of_node("oidc-provider.mjs", &env).await?;
         Ok(Self {
             issuer,
             http: reqwest::Client::builder().no_proxy().build()?,

@@ -22,6 +22,7 @@ use redis::AsyncCommands;
 use serde_json::{Value, json};
 use sqlx::Executor;
 
+use crate::commands::patchbay;
 use crate::fleet::proxied;
 use crate::harness::{Host, World, binary, email_plugin, until};
 use crate::redis_server::RedisServer;
@@ -364,12 +365,31 @@ async fn a_change_of_an_account_is_seen_by_the_next_request_on_every_host() -> a
         401,
         "only the owner is told"
     );
+    let again = format!("/api/admin/people/{id}/block?reason=other");
+    let (_, again) = host.post(&again, json!({})).await?;
     assert_eq!(
-        host.post("/api/admin/people/ada@example.com/unblock", json!({}))
-            .await?
-            .0,
-        200
+        (&again["data"]["already"], &again["data"]["blockReason"]),
+        (&json!(true), &json!("spam")),
+        "{again}"
     );
+    for already in [Value::Null, json!(true)] {
+        let (status, unblocked) = host
+            .post("/api/admin/people/ada@example.com/unblock", json!({}))
+            .await?;
+        assert_eq!((status, &unblocked["data"]["already"]), (200, &already));
+    }
+    let same = format!("/api/admin/people/{id}/role");
+    let (_, same) = host.put(&same, json!({ "role": "FINANCE" })).await?;
+    assert_eq!(same["data"]["already"], true, "{same}");
+    let (_, activity) = host.get("/api/admin/activity?result=no-effect").await?;
+    let rows = activity["data"].as_array().context("actions")?;
+    let seen: Vec<_> = rows.iter().map(|row| &row["noEffect"]).collect();
+    let expected = ["had this role", "was not blocked", "was already blocked"];
+    assert_eq!(seen, expected, "{activity}");
+    for command in ["block", "logout"] {
+        let nobody = patchbay(&host, &["user", command, "nobody@example.com"]).await?;
+        assert_eq!(nobody.status.code(), Some(3), "it looks before it asks");
+    }
     assert_eq!(log_in(&other, "ada@example.com", PASSWORD).await?.0, 200);
     Ok(())
 }

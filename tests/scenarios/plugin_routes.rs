@@ -143,8 +143,24 @@ async fn a_route_answers_with_status_headers_and_content_that_it_declares_and_no
         route("fail", "fail", json!({ "input": texts(&["code"]) })),
         route("panic", "panic", json!({})),
         route("slow", "sleep", json!({ "deadline_ms": 200 })),
+        route(
+            "narrow",
+            "sleep",
+            json!({ "deadline_ms": 2_000, "max_concurrency": 1, "tags": ["odd"] })
+        ),
     ]);
     host.deploy("tester", plugin("tester", routes)?).await?;
+    // A slow route has no more places than it declares; the others go on.
+    let (first, second, other) = tokio::try_join!(
+        get(&host, "/api/t/narrow"),
+        get(&host, "/api/t/narrow"),
+        get(&host, "/api/t/plain")
+    )?;
+    let mut statuses = [(first.status, first.text), (second.status, second.text)];
+    statuses.sort();
+    assert_eq!((statuses[0].0, statuses[1].0), (503, 504), "{statuses:?}");
+    assert!(statuses[0].1.contains(r#""code":"busy""#), "{statuses:?}");
+    assert_eq!(other.status, 200);
     for (path, status, code, says) in [
         ("/api/t/wrapped", 500, "invalid-result", ""),
         (
@@ -301,6 +317,11 @@ async fn what_a_request_brings_is_checked_and_errors_name_the_field_and_never_th
         ),
         route("raw", "raw", any_body()),
         route(
+            "large",
+            "raw",
+            json!({ "method": "POST", "input": { "properties": { "body": {} } }, "max_body_bytes": 1 << 20 })
+        ),
+        route(
             "caller",
             "caller",
             json!({ "request_headers": ["x-source"] })
@@ -389,6 +410,7 @@ async fn what_a_request_brings_is_checked_and_errors_name_the_field_and_never_th
         .header("content-encoding", "gzip");
     assert_eq!(sent(packed.body("{}")).await?.status, 415);
 
+    bodies_have_a_bound(&host).await?;
     let request = host.http.get(format!("{}/api/t/caller", host.url));
     let request = request
         .header("x-source", "web")
@@ -405,6 +427,43 @@ async fn what_a_request_brings_is_checked_and_errors_name_the_field_and_never_th
     });
     assert_eq!(answer.json()["data"], expected, "{}", answer.text);
     Ok(())
+}
+
+/// Bodies that do not come to their end fill the share of their client, and nobody else's.
+async fn bodies_have_a_bound(host: &Host) -> anyhow::Result<()> {
+    use tokio::io::AsyncWriteExt;
+    let address = host.url.strip_prefix("http://").context("an address")?;
+    let length = 1 << 20;
+    let head = format!(
+        "POST /api/t/large HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n"
+    );
+    let mut open = Vec::new();
+    // An eighth of 64 MiB, but for a byte each.
+    for _ in 0..8 {
+        let mut connection = tokio::net::TcpStream::connect(address).await?;
+        connection.write_all(head.as_bytes()).await?;
+        connection.write_all(&vec![b' '; length - 1]).await?;
+        open.push(connection);
+    }
+    let body = format!("\"{}\"", "x".repeat(1_000));
+    let busy = until(Duration::from_secs(20), "no room", async || {
+        let answer = post(host, "/api/t/large", &body).await?;
+        Ok((answer.status != 200).then_some(answer))
+    })
+    .await?;
+    assert_eq!(
+        (busy.status, busy.json()["code"].as_str()),
+        (503, Some("busy")),
+        "{}",
+        busy.text
+    );
+    assert_eq!(busy.header("retry-after"), "1");
+    drop(open);
+    until(Duration::from_secs(20), "room", async || {
+        let answer = post(host, "/api/t/large", &body).await?;
+        Ok((answer.status == 200).then_some(()))
+    })
+    .await
 }
 
 #[tokio::test]
@@ -457,6 +516,7 @@ async fn each_kind_of_caller_gets_into_its_own_routes_and_no_spelling_of_a_path_
     };
     let bearer = format!("Bearer {token}");
     let cookie = format!("token={token}");
+    let two_cookies = format!("{cookie}; token=x");
     for (path, headers, status) in [
         ("public", &[][..], 200),
         ("users", &[], 401),
@@ -470,6 +530,64 @@ async fn each_kind_of_caller_gets_into_its_own_routes_and_no_spelling_of_a_path_
         ("vendors", &[("authorization", bearer.as_str())], 401),
         ("vendors", &[("x-api-key", other_key.as_str())], 403),
         ("vendors", &[("x-api-key", key.as_str())], 200),
+        // Which of two a proxy has looked at is not known.
+        (
+            "users",
+            &[
+                ("authorization", bearer.as_str()),
+                ("authorization", bearer.as_str()),
+            ],
+            400,
+        ),
+        (
+            "public",
+            &[
+                ("authorization", "Basic x"),
+                ("authorization", bearer.as_str()),
+            ],
+            400,
+        ),
+        (
+            "vendors",
+            &[
+                ("x-api-key", other_key.as_str()),
+                ("x-api-key", key.as_str()),
+            ],
+            400,
+        ),
+        // The header of an account's token goes before its cookie, and a vendor's key before that.
+        (
+            "users",
+            &[("authorization", "Bearer x"), ("cookie", cookie.as_str())],
+            401,
+        ),
+        (
+            "users",
+            &[("authorization", bearer.as_str()), ("cookie", "token=x")],
+            200,
+        ),
+        (
+            "vendors",
+            &[
+                ("authorization", bearer.as_str()),
+                ("x-api-key", key.as_str()),
+            ],
+            200,
+        ),
+        (
+            "vendors",
+            &[
+                ("authorization", bearer.as_str()),
+                ("x-api-key", "vk_live_x"),
+            ],
+            401,
+        ),
+        (
+            "users",
+            &[("x-api-key", key.as_str()), ("cookie", cookie.as_str())],
+            200,
+        ),
+        ("users", &[("cookie", two_cookies.as_str())], 401),
         ("user", &[("authorization", bearer.as_str())], 200),
         ("user", &[("authorization", bearer.as_str())], 200),
         ("user", &[("authorization", bearer.as_str())], 200),
@@ -723,6 +841,30 @@ async fn a_route_follows_its_plugin_on_every_host_through_quarantine_release_gra
         "that route alone"
     );
     assert_eq!(get(&host, "/api/t/a").await?.status, 200);
+    let shown = json_of(&host, &["--json", "route", "show", "tester.b"]).await?;
+    assert_eq!(shown["state"], "not granted", "{shown}");
+    let listed = patchbay(&host, &["route", "list"]).await?;
+    let told = format!(
+        "{}{}",
+        String::from_utf8_lossy(&listed.stdout),
+        String::from_utf8_lossy(&listed.stderr)
+    );
+    let command = r#"patchbay plugin grant tester "route GET /api/t/b for public""#;
+    assert!(
+        told.contains("not granted") && told.contains(command),
+        "{told}"
+    );
+    until(
+        Duration::from_secs(20),
+        "the uses of the grant",
+        async || {
+            let grants = json_of(&host, &["--json", "plugin", "grants", "tester"]).await?;
+            let mut grants = grants.as_array().into_iter().flatten();
+            let used = grants.find(|grant| grant["ask"] == "route GET /api/t/a for public");
+            Ok((used.is_some_and(|grant| grant["uses"].as_u64() > Some(0))).then_some(()))
+        },
+    )
+    .await?;
     json_of(
         &host,
         &["--json", "plugin", "deactivate", "tester", "--yes"],
@@ -751,11 +893,26 @@ async fn operators_see_routes_by_command_and_in_the_document() -> anyhow::Result
         },
     });
     let more = json!({ "method": "POST", "path": "/api/leads/{id}/call", "roles": ["sales", "admin"], "rate": null, "input": input });
-    host.deploy(
-        "crm",
-        plugin("crm", json!([route("call-lead", "echo", more)]))?,
-    )
-    .await?;
+    // Its secret has no value yet, which is told at each step.
+    let file = world.dir.path().join("crm.wasm");
+    let routes = json!([route("call-lead", "echo", more)]);
+    std::fs::write(&file, plugin("crm", routes)?)?;
+    let file = file.to_str().context("a path")?;
+    let pushed = json_of(&host, &["--json", "plugin", "push", file]).await?;
+    assert_eq!(pushed["secretsWithoutValue"], json!(["TOKEN"]), "{pushed}");
+    let digest = pushed["digest"].as_str().context("a digest")?;
+    for command in [
+        &["plugin", "push", file][..],
+        &["plugin", "activate", "crm", digest, "--grant"],
+    ] {
+        let told = patchbay(&host, command).await?;
+        let told = String::from_utf8_lossy(&told.stdout).into_owned();
+        assert!(
+            told.contains("warning: secrets without a value")
+                && told.contains("patchbay secret set crm TOKEN"),
+            "{told}"
+        );
+    }
     let listed = patchbay(&host, &["route", "list"]).await?;
     let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
     println!("{listed}");

@@ -85,7 +85,7 @@ async fn a_request_whose_length_two_readers_may_take_differently_is_refused_and_
 }
 
 #[tokio::test]
-async fn a_head_has_at_most_32_kib_and_100_fields() -> anyhow::Result<()> {
+async fn a_head_has_at_most_32_kib_100_fields_and_one_of_each_credential() -> anyhow::Result<()> {
     let world = World::new().await?;
     let host = world.host(&[]).await?;
     let status = async |fields: &str| -> anyhow::Result<String> {
@@ -99,6 +99,21 @@ async fn a_head_has_at_most_32_kib_and_100_fields() -> anyhow::Result<()> {
     // The rest of such a head is not read, so its sender may see a reset in place of the answer.
     let status_of_endless = status(&padded(1 << 20)).await?;
     ensure!(["431", ""].contains(&status_of_endless.as_str()));
+    // A credential that is there twice is refused at every way in.
+    for (path, credential) in [
+        ("/livez", "Authorization: Bearer pbt_x\r\n"),
+        ("/api/admin/status", "authorization: Basic eDp5\r\n"),
+        ("/metrics", "Authorization: Bearer x\r\n"),
+        ("/api/vendor/key", "X-API-Key: a\r\nx-api-key: a\r\n"),
+        ("/api/auth/me", "X-API-Key: a\r\nX-API-Key: b\r\n"),
+        ("/nothing", "Authorization:\r\n"),
+    ] {
+        let answer = answered(&host, get(path, credential).as_bytes()).await?;
+        ensure!(
+            answer.starts_with("HTTP/1.1 400 ") && answer.contains("at most one"),
+            "{path}: {answer}"
+        );
+    }
     // Three others are in each head.
     assert_eq!(status(&"X: y\r\n".repeat(97)).await?, "200");
     assert_eq!(status(&"X: y\r\n".repeat(98)).await?, "431");

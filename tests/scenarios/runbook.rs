@@ -89,6 +89,11 @@ impl Step {
         Ok(())
     }
 
+    /// Whether it is this command, such as `job retry`.
+    pub fn is_command(&self, words: &str) -> bool {
+        self.command.starts_with(&format!("patchbay {words} "))
+    }
+
     /// Whether this is one of its lines.
     pub fn shows(&self, line: &str) -> bool {
         self.shows.iter().any(|shown| shown == line)
@@ -106,7 +111,7 @@ fn leads_to(runbook: &serde_json::Value) -> anyhow::Result<Option<&'static str>>
         .lines()
         .find(|line| line.contains(&format!("id=\"{rule}\"")))
         .context("the rule has a place there")?;
-    Ok(["runbook-a.md", "runbook-f.md"]
+    Ok(["runbook-a.md", "runbook-b.md", "runbook-f.md"]
         .into_iter()
         .find(|document| row.contains(document)))
 }

@@ -497,14 +497,14 @@ async fn the_placeholder_lists_the_schedules_of_the_old_backend_whose_plugins_do
     host.deploy("echo", echo_plugin()?).await?;
     let schedules = until(
         Duration::from_secs(20),
-        "thirteen schedules in place",
+        "twelve schedules in place",
         async || {
             let schedules = host.schedules().await?;
             Ok((schedules
                 .iter()
                 .filter(|schedule| schedule["nextAt"].is_string())
                 .count()
-                == 13)
+                == 12)
                 .then_some(schedules))
         },
     )

@@ -55,7 +55,8 @@ const FILLED: [(&str, &str, &str); 22] = [
 ];
 
 /// Constants of another file: file, name, whose.
-const IMPORTED: [(&str, &str, &str); 6] = [
+const IMPORTED: [(&str, &str, &str); 7] = [
+    ("runtime_schedules.rs", "COLUMNS", "schedules.rs"),
     ("operators/links.rs", "COLUMNS", "operators/rows.rs"),
     ("operators/sessions.rs", "COLUMNS", "operators/rows.rs"),
     ("operators/sign_ins.rs", "COLUMNS", "operators/rows.rs"),

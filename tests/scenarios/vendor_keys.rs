@@ -136,6 +136,11 @@ async fn a_key_lives_on_two_hosts_from_its_issue_to_its_end() -> anyhow::Result<
     assert!(patchbay(&host, &command).await?.status.success());
     assert_eq!(status(&host, &key).await?, 401);
     soon(&other, &key, 401).await?;
+    let again = patchbay(&host, &["vendor-key", "revoke", &prefix]).await?;
+    let said = String::from_utf8(again.stdout)?;
+    assert!(said.contains("was already revoked"), "{said}");
+    let unknown = patchbay(&host, &["vendor-key", "revoke", "aaaaaaaaaaaa"]).await?;
+    assert_eq!(unknown.status.code(), Some(3), "it looks before it asks");
     let (conflict, _) = act(&host, &prefix, "enable", json!({})).await?;
     assert_eq!(conflict, 409, "for good");
     let listed = json_of(&host, &["--json", "vendor-key", "list"]).await?;
@@ -503,8 +508,14 @@ async fn what_cannot_be_a_key_is_refused_with_what_to_write() -> anyhow::Result<
         let (status, _) = host.get(&format!("/api/admin/vendor-keys?{query}")).await?;
         assert_eq!(status, 400, "{query}");
     }
-    let (status, _) = act(&host, &prefix, "enable", json!({})).await?;
-    assert_eq!(status, 409, "it is active");
+    let (_, edited) = edit(json!({ "name": "Acme 2", "assignedTo": "" })).await?;
+    assert_eq!(edited["data"]["already"], true, "{edited}");
+    let (status, enabled) = act(&host, &prefix, "enable", json!({})).await?;
+    assert_eq!((status, &enabled["data"]["already"]), (200, &json!(true)));
+    let (_, activity) = host.get("/api/admin/activity?result=no-effect").await?;
+    let rows = activity["data"].as_array().context("actions")?;
+    let seen: Vec<_> = rows.iter().map(|row| &row["noEffect"]).collect();
+    assert_eq!(seen, ["was not disabled", "was the same"], "{activity}");
     Ok(())
 }
 

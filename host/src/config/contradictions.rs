@@ -82,7 +82,11 @@ pub(super) fn find(config: &Config) -> Vec<String> {
     found.extend(both_or_none(&http.tls_cert_file, &http.tls_key_file));
     found.extend(unprotected_origins(general, http));
     found.extend(both_or_none(&admin.username, &admin.password));
-    found.extend(both_or_none(&mail.username, &mail.password));
+    found.extend(at_most_one(&mail.password, &mail.password_file));
+    match mail.password_file.is_set() {
+        true => found.extend(both_or_none(&mail.username, &mail.password_file)),
+        false => found.extend(both_or_none(&mail.username, &mail.password)),
+    }
     found.extend(new_key_besides(&secrets.old_key_file, secrets));
     found.extend(new_key_besides(&secrets.old_key, secrets));
     in_people(people, secrets, &mut found);

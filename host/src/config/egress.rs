@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use patchbay_capability::EgressConfig;
+use patchbay_capability::{EgressConfig, RelayPace};
 
 use super::key::{key, section};
 use super::kind::{list, text};
@@ -18,10 +18,11 @@ section! {
 }
 
 impl Egress {
-    pub fn calls(&self) -> EgressConfig {
+    pub fn calls(&self, pace: RelayPace) -> EgressConfig {
         EgressConfig {
             allow_addresses: self.allow_addresses.clone(),
             ca_file: self.ca_file.clone(),
+            pace,
         }
     }
 }

@@ -41,6 +41,7 @@ impl Config {
             people: self.people.people(),
             operators: self.operators.operators(&self.admin, &self.people),
             oidc: self.oidc.sso(&self.http),
+            kept_answers: self.routes.kept(),
         }
     }
 
@@ -52,6 +53,7 @@ impl Config {
             cors_origins: self.http.cors_origins.clone(),
             is_https: self.http.is_https(),
             operator: self.admin.operator(),
+            own_key: None,
             metrics_need_operator: *self.metrics.require_operator,
             default_platform: self.general.default_platform.as_str().into(),
             max_component_bytes: *self.runtime.max_component,

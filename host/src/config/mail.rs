@@ -1,5 +1,6 @@
 //! `[mail]`: the operator's mail account.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use patchbay_capability::{MailConfig, MailTls};
@@ -32,6 +33,8 @@ section! {
         username: Option<String> = key("mail.username", text()).old(&["EMAIL_USER"]);
         /// Password, sent as given (of Gmail's app passwords without the spaces)
         password: Option<String> = key("mail.password", text()).old(&["EMAIL_PASS"]).secret();
+        /// File with the password, read for each login: a new one needs no restart
+        password_file: Option<PathBuf> = key("mail.password_file", text());
         /// Sender for mail plugins that set none; default: mail.username, where that is an address
         from: Option<String> = key("mail.from", sender()).old(&["EMAIL_FROM"]);
         /// Time limit for a conversation up to the end of the message; the answer to it may take as
@@ -65,6 +68,7 @@ impl Mail {
             tls: *self.tls,
             username: self.username.clone(),
             password: self.password.clone(),
+            password_file: self.password_file.clone(),
             hello_name: self.hello_name.clone(),
             timeout: *self.timeout,
             max_message_bytes: *self.max_message,

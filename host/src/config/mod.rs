@@ -29,6 +29,7 @@ mod people;
 mod plugins;
 mod quarantine;
 mod redis;
+mod routes;
 mod runtime;
 mod schedule;
 pub(crate) mod secrets;
@@ -97,6 +98,7 @@ sections! {
     work: work::Work,
     plugins: plugins::Plugins,
     sql: sql::Sql,
+    routes: routes::Routes,
     quarantine: quarantine::Quarantine,
     alerts: alerts::Alerts,
     history: history::History,

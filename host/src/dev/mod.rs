@@ -3,10 +3,13 @@
 //! Starts a private Postgres and Redis where none is configured, catches mail, and loads the
 //! plugins of a folder. All its data is in one directory; it stops everything that it has started.
 
+mod demo;
 mod mail_catcher;
 mod overrides;
+mod plugins;
 mod postgres;
 mod redis;
+mod stand_in;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -19,15 +22,17 @@ use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use patchbay_api::body::NoBody;
 use patchbay_api::operation::NoQuery;
-use patchbay_api::plugins::{PluginSummary, PluginsList, SignedComponent};
+use patchbay_api::operators::OperatorBasicShow;
 use patchbay_cli::{Client, Output, plain};
-use patchbay_model::shell::word;
+use patchbay_http::OwnKey;
 
 use crate::boot::Host;
 use crate::config::{self, Config};
 
 pub(crate) use crate::dev_state::DevState;
+use demo::Stage;
 pub use mail_catcher::{CaughtMail, MailCatcher};
+use plugins::{LoadedPlugins, Target};
 use watch::Watch;
 
 #[derive(Debug, Args)]
@@ -38,6 +43,13 @@ pub(crate) struct DevArgs {
     /// Folder whose */dist/*.wasm are pushed and activated
     #[arg(long, default_value = "plugins", value_name = "DIR")]
     plugins: PathBuf,
+    /// Set up everything that plugins with a demo.toml need of their vendors: local stand-ins, made-up
+    /// settings, secrets and rows; prints commands to try
+    #[arg(long, conflicts_with = "watch")]
+    demo: bool,
+    /// The program with the stand-ins [default: stand-in, beside this program]
+    #[arg(long, value_name = "PROGRAM", requires = "demo")]
+    stand_in: Option<PathBuf>,
     /// Build, push and activate plugins whenever their sources are saved: those in --plugins, and
     /// the folders DIR with a plugin.toml
     #[arg(long, value_name = "DIR", num_args = 0..)]
@@ -109,6 +121,13 @@ pub(crate) async fn run(args: DevArgs, file: Option<&Path>) -> anyhow::Result<()
         bail!("missing on this machine:\n  - {}", missing.join("\n  - "));
     }
 
+    let stand_ins = match args.demo {
+        true if !own_postgres => bail!(
+            "--demo makes tables, accounts and made-up secrets, so it needs the private Postgres of dev. Unset DATABASE_URL and DB_HOST"
+        ),
+        true => Some(stand_in::program(args.stand_in.as_deref())?),
+        false => None,
+    };
     let watch = args
         .watch
         .map(|more| {
@@ -199,7 +218,8 @@ pub(crate) async fn run(args: DevArgs, file: Option<&Path>) -> anyhow::Result<()
         } else {
             "http"
         };
-        let host = step("Patchbay", Host::start(config, &logging)).await?;
+        let (key, own_token) = OwnKey::of(&rand::random());
+        let host = step("Patchbay", Host::start_with(config, &logging, Some(key))).await?;
         state.url = format!("{scheme}://{}", reachable(host.address()));
         if let Some((user, password)) = operator {
             (state.user, state.password) = (user, password);
@@ -208,13 +228,22 @@ pub(crate) async fn run(args: DevArgs, file: Option<&Path>) -> anyhow::Result<()
         state.inherited = set.variables(&environment);
         state.config_file = Config::file_of_dev(file);
         state.save()?;
-        let loaded = load_plugins(&args.plugins, &state, database.as_ref()).await;
-        print_welcome(&state, catcher.as_ref(), &loaded);
-        let client = Client::new(
-            state.url.clone(),
-            state.user.clone(),
-            Some(state.password.clone()),
-        )?;
+        let client = Client::with_token(state.url.clone(), own_token)?;
+        let place = stand_ins.as_deref().zip(database.as_ref());
+        let target = Target {
+            client: &client,
+            own: database.as_ref(),
+            stage: place.map(|(program, postgres)| Stage {
+                client: &client,
+                postgres,
+                program,
+                host: state.url.clone(),
+            }),
+        };
+        // Stand-ins run until it is dropped, after the drain.
+        let loaded = plugins::load_all(&args.plugins, &target, &mut state).await;
+        let opens = what_login_opens(&client).await;
+        print_welcome(&state, &opens, catcher.as_ref(), &loaded);
         let watching = watch.map(|watch| tokio::spawn(watch.run(client)));
         let ended = tokio::select! {
             ended = host.run_until_signal() => ended,
@@ -236,6 +265,21 @@ pub(crate) async fn run(args: DevArgs, file: Option<&Path>) -> anyhow::Result<()
         server.stop().await;
     }
     outcome
+}
+
+/// What is to be said of the login that is printed, if it no longer opens everything.
+async fn what_login_opens(client: &Client) -> String {
+    let shown = client
+        .ask::<OperatorBasicShow>((), NoQuery {}, NoBody)
+        .await;
+    let mode = shown.map(|shown| shown.data.mode);
+    let opens = match mode.as_deref() {
+        Ok("board") => "opens only Bull Board and metrics",
+        Ok("off") => "opens nothing",
+        // What is not known now is not said.
+        _ => return String::new(),
+    };
+    format!("   it {opens}; log in with a name of your own: patchbay login NAME")
 }
 
 /// How often the servers are looked at.
@@ -311,135 +355,12 @@ fn reachable(mut address: std::net::SocketAddr) -> std::net::SocketAddr {
     address
 }
 
-/// What became of the plugins of a folder, one text per plugin.
-#[derive(Debug, Default)]
-struct LoadedPlugins {
-    loaded: Vec<String>,
-    /// Active, and not from the folder.
-    active_before: Vec<String>,
-    /// With the reason, and what to do.
-    not_loaded: Vec<String>,
-}
-
-/// Pushes and activates the newest packed file of each plugin folder. Tables that a plugin works on and
-/// does not own, its folder may have as `tables.sql`: they are made in our own Postgres only.
-async fn load_plugins(
-    dir: &Path,
+fn print_welcome(
     state: &DevState,
-    own: Option<&postgres::Postgres>,
-) -> LoadedPlugins {
-    let folders = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    let mut folders: Vec<PathBuf> = folders.map(|entry| entry.path()).collect();
-    folders.sort();
-    let mut plugins = LoadedPlugins::default();
-    for folder in folders {
-        let Some(file) = newest_component(&folder.join("dist")) else {
-            if folder.join("plugin.toml").exists() {
-                plugins.not_loaded.push(not_built(&folder));
-            }
-            continue;
-        };
-        let tables = folder.join("tables.sql");
-        if let Some(postgres) = own.filter(|_| tables.exists())
-            && let Err(error) = postgres.make_tables(&tables).await
-        {
-            plugins.not_loaded.push(refused(&file, &error));
-            continue;
-        }
-        match load_plugin(&file, state).await {
-            Ok(line) => plugins.loaded.push(line),
-            Err(error) => plugins.not_loaded.push(refused(&file, &error)),
-        }
-    }
-    plugins.active_before = active_before(state, &plugins.loaded).await;
-    plugins
-}
-
-/// The active plugins that are not among the lines `loaded`. Empty if the host does not say.
-async fn active_before(state: &DevState, loaded: &[String]) -> Vec<String> {
-    let (user, password) = (state.user.clone(), Some(state.password.clone()));
-    let Ok(client) = Client::new(state.url.clone(), user, password) else {
-        return Vec::new();
-    };
-    let Ok(plugins) = client.ask::<PluginsList>((), NoQuery {}, NoBody).await else {
-        return Vec::new();
-    };
-    let line = |known: &PluginSummary| {
-        let digest = patchbay_cli::short(&known.digest);
-        format!("{} {} ({digest})", known.name, known.version)
-    };
-    let active = plugins.data.iter().filter(|known| known.active);
-    let is_new = |line: &String| !loaded.contains(line);
-    active.map(line).filter(is_new).collect()
-}
-
-fn not_built(folder: &Path) -> String {
-    let folder = folder.display().to_string();
-    let folder = word(&folder);
-    format!(
-        "{folder}: it is not built: there is no .wasm file in its folder dist. Build it with: patchbay plugin build {folder}"
-    )
-}
-
-fn refused(file: &Path, error: &anyhow::Error) -> String {
-    let file = file.display().to_string();
-    let file = word(&file);
-    format!(
-        "{file}: {error:#}. When that is corrected: patchbay plugin push {file} --activate --grant"
-    )
-}
-
-fn newest_component(dist: &Path) -> Option<PathBuf> {
-    let entries = std::fs::read_dir(dist)
-        .ok()?
-        .flatten()
-        .map(|entry| entry.path());
-    let components = entries.filter(|path| {
-        path.extension()
-            .is_some_and(|extension| extension == "wasm")
-    });
-    components.max_by_key(|path| {
-        path.metadata()
-            .and_then(|metadata| metadata.modified())
-            .ok()
-    })
-}
-
-async fn load_plugin(file: &Path, state: &DevState) -> anyhow::Result<String> {
-    let client = Client::new(
-        state.url.clone(),
-        state.user.clone(),
-        Some(state.password.clone()),
-    )?;
-    let component = std::fs::read(file)?;
-    let name = file.display().to_string();
-    let signatures = patchbay_cli::signatures_for(file, None)?;
-    let file = SignedComponent {
-        component,
-        signatures,
-        source: None,
-    };
-    let staged = step(&name, async { Ok(client.push(file).await?) })
-        .await?
-        .data;
-    let (plugin, digest) = (staged.plugin, staged.digest.to_string());
-    let none = NoQuery {};
-    let plugins = client.ask::<PluginsList>((), none, NoBody).await?.data;
-    // What is active already needs no activation, and no record of one; unless it lacks grants.
-    let is_active = plugins
-        .iter()
-        .any(|known| known.name == plugin.as_str() && known.active && known.digest == digest);
-    if !is_active || !staged.missing.is_empty() {
-        client.activate(plugin.as_str(), &digest, true).await?;
-    }
-    Ok(format!(
-        "{plugin} {} ({})",
-        staged.version,
-        patchbay_cli::short(&digest)
-    ))
-}
-
-fn print_welcome(state: &DevState, mail: Option<&MailCatcher>, plugins: &LoadedPlugins) {
+    opens: &str,
+    mail: Option<&MailCatcher>,
+    plugins: &LoadedPlugins,
+) {
     let service = |variable| {
         state
             .given
@@ -453,7 +374,7 @@ fn print_welcome(state: &DevState, mail: Option<&MailCatcher>, plugins: &LoadedP
         "  API       {}/api/admin   health: {0}/api/health   OpenAPI: {0}/api/openapi.json",
         state.url
     );
-    println!("  operator  {} / {}", state.user, state.password);
+    println!("  operator  {} / {}{opens}", state.user, state.password);
     println!("  Postgres  {database}");
     println!("  Redis     {redis}");
     if let Some(mail) = mail {
@@ -488,25 +409,8 @@ fn print_welcome(state: &DevState, mail: Option<&MailCatcher>, plugins: &LoadedP
         println!("  {program} mail list");
     }
     println!("  {program} plugin list");
-    println!("Ctrl-C stops everything.");
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_plugin_that_was_not_loaded_says_why_and_what_to_do() {
-        assert_eq!(
-            not_built(Path::new("my plugins/email")),
-            "'my plugins/email': it is not built: there is no .wasm file in its folder dist. Build it with: \
-             patchbay plugin build 'my plugins/email'"
-        );
-        let error = anyhow::anyhow!("its signature is missing");
-        assert_eq!(
-            refused(Path::new("email/dist/email.wasm"), &error),
-            "email/dist/email.wasm: its signature is missing. When that is corrected: \
-             patchbay plugin push email/dist/email.wasm --activate --grant"
-        );
+    for line in &plugins.demos {
+        println!("{}", plain(line));
     }
+    println!("Ctrl-C stops everything.");
 }

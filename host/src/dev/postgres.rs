@@ -202,12 +202,32 @@ async fn running_port(bin: &Path, data: &Path) -> Option<u16> {
         .ok()
 }
 
+fn refused(file: &Path, told: Option<String>) -> anyhow::Result<()> {
+    match told {
+        None => Ok(()),
+        Some(told) => bail!("{} cannot be run: Postgres answers {told}", file.display()),
+    }
+}
+
 /// Codes of Postgres for a schema, a table and a type that are there already.
 const EXISTS: [&str; 3] = ["42P06", "42P07", "42710"];
 
 impl Postgres {
     /// Runs a file of statements in one transaction. What exists already stays as it is.
     pub(super) async fn make_tables(&self, file: &Path) -> anyhow::Result<()> {
+        match self.told_by(file).await? {
+            Some(told) if EXISTS.iter().any(|code| told.contains(code)) => Ok(()),
+            told => refused(file, told),
+        }
+    }
+
+    /// Runs a file of statements in one transaction.
+    pub(super) async fn run_file(&self, file: &Path) -> anyhow::Result<()> {
+        refused(file, self.told_by(file).await?)
+    }
+
+    /// What Postgres answers to a file of statements, if it refuses one: then none is done.
+    async fn told_by(&self, file: &Path) -> anyhow::Result<Option<String>> {
         let name = file.display();
         let statements =
             std::fs::File::open(file).with_context(|| format!("cannot read {name}"))?;
@@ -222,10 +242,7 @@ impl Postgres {
             .await
             .context("cannot run psql")?;
         let told = String::from_utf8_lossy(&output.stderr);
-        if output.status.success() || EXISTS.iter().any(|code| told.contains(code)) {
-            return Ok(());
-        }
-        bail!("{name} cannot be run: Postgres answers {}", told.trim())
+        Ok((!output.status.success()).then(|| told.trim().to_owned()))
     }
 
     pub(super) fn url(&self) -> String {

@@ -29,7 +29,15 @@ pub(super) fn check_config(config: &Config, findings: &mut Findings) {
             ),
             "set EMAIL_FROM",
         ),
-        Some(mail) => findings.ok("mail", format!("{}:{}", mail.host, mail.port)),
+        Some(mail) => match mail.password_file.as_deref().map(std::fs::read_to_string) {
+            Some(Err(error)) => findings.bad(
+                "mail",
+                Level::Error,
+                format!("the file of mail.password_file cannot be read: {error}"),
+                "correct mail.password_file, or the rights of the file",
+            ),
+            _ => findings.ok("mail", format!("{}:{}", mail.host, mail.port)),
+        },
         None => findings.bad(
             "mail",
             Level::Warning,

@@ -1,20 +1,26 @@
-//! Sending, once per recipient, and what each reply of the mail server means for the job.
+//! Sending, once per recipient.
 //!
 //! What has happened so far is kept under the job's idempotency key: a job that runs again sends
 //! only to whom it has not sent. A crash between the server's reply and that note can repeat a mail
 //! (at-least-once); its Message-ID is the same, so that readers see one.
+
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use patchbay_plugin::smtp::{self, Envelope, Receipt, Refusal, SmtpFailure};
 use patchbay_plugin::{Failure, Job, Retry, Value, json, kv};
 use serde::{Deserialize, Serialize};
 
 use crate::address;
-use crate::message::Message;
+use crate::database::kv_failed;
+use crate::hold;
+use crate::payload::Made;
+use crate::record::{self, About, Outcome, Record};
+use crate::replies::{defer, defer_ms, is_daily_limit, is_limited, meaning, shortened};
 use crate::settings::Settings;
+use crate::suppression;
 
-const DEFAULT_DEFER_MINUTES: u64 = 60;
-/// Longest text of a server that a result repeats.
-const MAX_REPLY_CHARS: usize = 300;
+/// How the host's own jobs about accounts begin: nobody is to see what their mails say.
+const CONFIDENTIAL: &str = "account-mail-";
 
 /// What is known about the recipients of one job.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -23,6 +29,8 @@ struct Progress {
     refused: Vec<Refused>,
     /// Set when nothing is left to do.
     result: Option<Value>,
+    /// Of the last try, to be written down: whoever runs the job again adds it again.
+    record: Option<(String, Record)>,
 }
 
 /// A recipient that will not get the mail.
@@ -31,6 +39,11 @@ struct Refused {
     recipient: String,
     code: u16,
     text: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    enhanced: Option<String>,
+    /// Not even tried: a server had said that nobody is there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    suppressed: bool,
 }
 
 impl Progress {
@@ -43,11 +56,15 @@ impl Progress {
     }
 }
 
-pub fn deliver(job: &Job, settings: &Settings, message: Message) -> Result<Value, Failure> {
+pub fn deliver(job: &Job, settings: &Settings, made: Made) -> Result<Value, Failure> {
+    let Made { message, about } = made;
     let key = format!("sent:{}", job.idempotency_key);
     let mut progress = load(&key)?;
     if let Some(result) = progress.result {
         patchbay_plugin::info!("already sent by an earlier attempt");
+        if let Some((id, record)) = &progress.record {
+            record::enqueue(id, record);
+        }
         return Ok(result);
     }
     let Some(from) = &message.from else {
@@ -74,19 +91,50 @@ pub fn deliver(job: &Job, settings: &Settings, message: Message) -> Result<Value
         progress.refused.clear();
         recipients = open(&progress);
     }
-    let mime = message.mime(&from, &message_id, std::time::SystemTime::now());
-
-    let envelope = Envelope {
-        sender: from.address.to_string(),
-        recipients: recipients.clone(),
-    };
-    let sent = smtp::send(&envelope, &mime);
-    // Nothing was tried: the host puts the job off, and no attempt is the last one.
-    let is_last = job.attempt >= job.max_attempts
-        && !sent
+    let (taken, refused) = (progress.taken.len(), progress.refused.len());
+    let recipients = without_suppressed(&mut progress, recipients)?;
+    let mut is_last = job.attempt >= job.max_attempts;
+    let (outcome, reply) = if recipients.is_empty() {
+        (all_suppressed(&progress), String::new())
+    } else {
+        let permit = hold::permit()?;
+        let mime = message.mime(&from, &message_id, SystemTime::now());
+        let envelope = Envelope {
+            sender: from.address.to_string(),
+            recipients: recipients.clone(),
+        };
+        let sent = smtp::send(&envelope, &mime);
+        let refusals = match &sent {
+            Ok(receipt) => &receipt.refused,
+            Err(failure) => &failure.refused,
+        };
+        for one in refusals {
+            if suppression::is_nobody_there(one.reply_code, one.enhanced_code.as_deref()) {
+                suppression::suppress(&one.recipient);
+            }
+        }
+        hold::told(&permit, is_limited(&sent), sent.is_ok(), defer_ms(settings));
+        let reply = match &sent {
+            Ok(receipt) => shortened(&receipt.reply),
+            Err(_) => String::new(),
+        };
+        // Nothing was tried: the host puts the job off, and no attempt is the last one.
+        is_last &= !sent
             .as_ref()
             .is_err_and(|failure| failure.phase == "breaker-open");
-    let outcome = concluded(&mut progress, &recipients, sent, is_last, settings);
+        (
+            concluded(&mut progress, &recipients, sent, is_last, settings),
+            reply,
+        )
+    };
+    let outcomes = outcomes(
+        &progress,
+        (taken, refused),
+        &recipients,
+        &outcome,
+        &reply,
+        is_last,
+    );
     let outcome = outcome.map(|concluded| {
         json!({
             "messageId": format!("<{message_id}>"),
@@ -96,8 +144,137 @@ pub fn deliver(job: &Job, settings: &Settings, message: Message) -> Result<Value
         })
     });
     progress.result = outcome.as_ref().ok().cloned();
+    progress.record = recorded(job, &message_id, outcomes, about);
     save(&key, &progress);
+    if let Some((id, record)) = &progress.record {
+        record::enqueue(id, record);
+    }
     outcome
+}
+
+/// Those whose address is not known to be gone; the others are noted as refused.
+fn without_suppressed(
+    progress: &mut Progress,
+    recipients: Vec<String>,
+) -> Result<Vec<String>, Failure> {
+    let mut left = Vec::with_capacity(recipients.len());
+    for recipient in recipients {
+        if suppression::is_suppressed(&recipient)? {
+            progress.refused.push(Refused {
+                recipient,
+                code: 550,
+                text: "suppressed: a mail server has said that nobody is there".into(),
+                enhanced: None,
+                suppressed: true,
+            });
+        } else {
+            left.push(recipient);
+        }
+    }
+    Ok(left)
+}
+
+/// Nobody is left to be tried.
+fn all_suppressed(progress: &Progress) -> Result<Concluded, Failure> {
+    if progress.taken.is_empty() {
+        let text = "no recipient is left: of each, a mail server has said that nobody is there. The way back: \
+                    patchbay plugin call email lift-suppression --input '{\"path\":{\"address\":\"…\"}}'";
+        return Err(Failure::new("suppressed", text, Retry::Never));
+    }
+    Ok(Concluded {
+        rejected: progress.refused.clone(),
+        response: "nobody else is left".into(),
+    })
+}
+
+/// What is to be written down of this try: who is settled by it, and what nobody knows. `before` is
+/// how many were taken and refused before it.
+fn outcomes(
+    progress: &Progress,
+    before: (usize, usize),
+    tried: &[String],
+    outcome: &Result<Concluded, Failure>,
+    reply: &str,
+    is_last: bool,
+) -> Vec<Outcome> {
+    let mut all = Vec::new();
+    let mut note = |address: &str, status: &str, code, enhanced: Option<&str>, reply: &str| {
+        all.push(Outcome {
+            address: address.to_owned(),
+            status: status.to_owned(),
+            code,
+            enhanced: enhanced.map(str::to_owned),
+            reply: reply.to_owned(),
+        });
+    };
+    for address in progress.taken.iter().skip(before.0) {
+        note(address, "sent", Some(250), None, reply);
+    }
+    for one in progress.refused.iter().skip(before.1) {
+        let status = if one.suppressed {
+            "suppressed"
+        } else {
+            "refused"
+        };
+        note(
+            &one.recipient,
+            status,
+            Some(one.code),
+            one.enhanced.as_deref(),
+            &one.text,
+        );
+    }
+    let open = tried.iter().filter(|address| !progress.is_settled(address));
+    let status = match outcome {
+        // Given up with the last attempt.
+        Ok(_) => Some("failed"),
+        Err(failure) if failure.code == "unknown-outcome" => Some("unknown"),
+        Err(failure) => match failure.retry {
+            Retry::Never => Some("failed"),
+            Retry::DeferMs(_) => None,
+            _ => is_last.then_some("failed"),
+        },
+    };
+    if let Some(status) = status {
+        let text = match outcome {
+            Ok(_) => "not taken up to the last attempt",
+            Err(failure) => &failure.message,
+        };
+        open.for_each(|address| note(address, status, None, None, text));
+    }
+    all
+}
+
+/// The job that writes it down, under an id that is the same when this attempt runs again.
+fn recorded(
+    job: &Job,
+    message_id: &str,
+    outcomes: Vec<Outcome>,
+    about: About,
+) -> Option<(String, Record)> {
+    if outcomes.is_empty() {
+        return None;
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let now = now.map_or(0, |now| i64::try_from(now.as_millis()).unwrap_or_default());
+    let about = match job.id.starts_with(CONFIDENTIAL) {
+        true => About {
+            subject: String::new(),
+            ..about
+        },
+        false => about,
+    };
+    let record = Record {
+        message_id: format!("<{message_id}>"),
+        job_id: job.id.clone(),
+        platform: job.platform.clone(),
+        tried_at_ms: now,
+        to: outcomes.iter().map(|one| one.address.clone()).collect(),
+        outcomes,
+        about,
+    };
+    let id = format!("record-{}-{}", job.idempotency_key, job.attempt);
+    Some((id, record))
 }
 
 /// A job that is done.
@@ -146,6 +323,8 @@ fn concluded(
         .iter()
         .filter(|address| !progress.is_settled(address))
         .collect();
+    // A job that is put off runs again, whatever attempt this is.
+    let is_last = is_last && !matches!(failure.retry, Retry::DeferMs(_));
     // An earlier attempt may have reached somebody: then the rest decides nothing but itself.
     if progress.taken.is_empty() || !(open.is_empty() || is_last) {
         return Err(failure);
@@ -155,6 +334,8 @@ fn concluded(
         recipient: recipient.clone(),
         code: 450,
         text: format!("not taken up to the last attempt: {}", failure.message),
+        enhanced: None,
+        suppressed: false,
     }));
     Ok(Concluded { rejected, response })
 }
@@ -171,92 +352,19 @@ fn sort(progress: &mut Progress, refusals: Vec<Refusal>) -> Vec<String> {
                 recipient: refusal.recipient,
                 code: refusal.reply_code,
                 text,
+                enhanced: refusal.enhanced_code,
+                suppressed: false,
             });
         }
     }
     deferred
 }
 
-/// Gmail: "Daily user sending limit exceeded". Permanent by its number, temporary by its meaning,
-/// and the recipient's fault in no way.
-fn is_daily_limit(refusal: &Refusal) -> bool {
-    says_daily_limit(refusal.enhanced_code.as_deref(), &refusal.text)
-}
-
-fn says_daily_limit(enhanced: Option<&str>, text: &str) -> bool {
-    enhanced == Some("5.4.5") || text.starts_with("5.4.5")
-}
-
-fn defer(settings: &Settings) -> Retry {
-    Retry::DeferMs(settings.defer_minutes.unwrap_or(DEFAULT_DEFER_MINUTES) * 60_000)
-}
-
-fn meaning(failure: &SmtpFailure, settings: &Settings) -> Failure {
-    let text = shortened(&failure.text);
-    let code = failure.reply_code;
-    let reply = || match code {
-        Some(code) => format!("{code} {text}"),
-        None => text.clone(),
-    };
-    // First, since it says that the mail may be out: whatever else went wrong, that is what to
-    // know.
-    if failure.ambiguous {
-        let text = format!(
-            "the mail may have been sent, its answer never came: {}",
-            reply()
-        );
-        return Failure::new("unknown-outcome", text, Retry::Backoff);
-    }
-    if says_daily_limit(failure.enhanced_code.as_deref(), &failure.text)
-        || failure.refused.iter().any(is_daily_limit)
-    {
-        let text = format!("the account's daily limit is reached: {}", reply());
-        return Failure::new("daily-limit", text, defer(settings));
-    }
-    let permanent = code.is_some_and(|code| code >= 500);
-    match failure.phase.as_str() {
-        "not-configured" => Failure::new("not-configured", text, Retry::Never),
-        "denied" => Failure::new("forbidden", text, Retry::Never),
-        "too-large" => Failure::new("too-large", text, Retry::Never),
-        // Also 530 and 534: what the account's owner must mend, and what retries could get blocked
-        // for.
-        "auth" if permanent => Failure::new("bad-credentials", reply(), Retry::Never),
-        "auth" | "timeout" => Failure::new("unavailable", reply(), Retry::Backoff),
-        "connect" | "tls" if code.is_none() => Failure::new("unavailable", reply(), Retry::Backoff),
-        "mail" if permanent => Failure::new("sender-refused", reply(), Retry::Never),
-        "rcpt" => {
-            let all_permanent = failure
-                .refused
-                .iter()
-                .all(|refusal| refusal.reply_code >= 500);
-            let message = format!("no recipient was taken: {}", reply());
-            if all_permanent && !failure.refused.is_empty() {
-                Failure::new("recipients-refused", message, Retry::Never)
-            } else {
-                Failure::new("deferred", message, Retry::Backoff)
-            }
-        }
-        _ if permanent => Failure::new("message-refused", reply(), Retry::Never),
-        _ => Failure::new("deferred", reply(), Retry::Backoff),
-    }
-}
-
-fn shortened(text: &str) -> String {
-    text.chars().take(MAX_REPLY_CHARS).collect()
-}
-
 fn load(key: &str) -> Result<Progress, Failure> {
-    match kv::get(key) {
-        Ok(Some(bytes)) => Ok(serde_json::from_slice(&bytes).unwrap_or_default()),
-        Ok(None) => Ok(Progress::default()),
-        // Without it we might send twice; the host's Redis is back soon, or the job could not have
-        // started.
-        Err(error) => Err(Failure::new(
-            "unavailable",
-            format!("key-value: {}", error.message),
-            Retry::Backoff,
-        )),
-    }
+    let bytes = kv::get(key).map_err(kv_failed)?;
+    Ok(bytes
+        .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+        .unwrap_or_default())
 }
 
 /// The mail is out: failing now would only send it again.
@@ -268,172 +376,4 @@ fn save(key: &str, progress: &Progress) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn smtp_failure(
-        phase: &str,
-        code: Option<u16>,
-        enhanced: Option<&str>,
-        refused: &[(u16, &str)],
-    ) -> SmtpFailure {
-        SmtpFailure {
-            phase: phase.into(),
-            reply_code: code,
-            enhanced_code: enhanced.map(str::to_owned),
-            text: "text".into(),
-            ambiguous: false,
-            refused: refused
-                .iter()
-                .map(|(code, enhanced)| Refusal {
-                    recipient: format!("{code}@example.com"),
-                    reply_code: *code,
-                    enhanced_code: Some((*enhanced).to_owned()),
-                    text: "text".into(),
-                })
-                .collect(),
-        }
-    }
-
-    #[test]
-    fn replies_mean_what_the_mail_providers_say_they_mean() {
-        let case = |phase, code, enhanced, refused: &[(u16, &str)]| {
-            let failure = meaning(
-                &smtp_failure(phase, code, enhanced, refused),
-                &Settings::default(),
-            );
-            let retry = match failure.retry {
-                Retry::Backoff => "backoff",
-                Retry::Never => "never",
-                Retry::DeferMs(3_600_000) => "defer an hour",
-                _ => "other",
-            };
-            (failure.code, retry)
-        };
-        let is = |code: &str, retry| (code.to_owned(), retry);
-        assert_eq!(
-            case("auth", Some(535), Some("5.7.8"), &[]),
-            is("bad-credentials", "never")
-        );
-        assert_eq!(
-            case("auth", Some(534), Some("5.7.9"), &[]),
-            is("bad-credentials", "never")
-        );
-        assert_eq!(
-            case("auth", Some(454), Some("4.7.0"), &[]),
-            is("unavailable", "backoff")
-        );
-        assert_eq!(
-            case("data", Some(421), Some("4.7.0"), &[]),
-            is("deferred", "backoff")
-        );
-        assert_eq!(
-            case("data", Some(550), Some("5.4.5"), &[]),
-            is("daily-limit", "defer an hour")
-        );
-        assert_eq!(
-            case("rcpt", Some(550), Some("5.4.5"), &[(550, "5.4.5")]),
-            is("daily-limit", "defer an hour")
-        );
-        assert_eq!(
-            case("rcpt", Some(550), Some("5.1.1"), &[(550, "5.1.1")]),
-            is("recipients-refused", "never")
-        );
-        assert_eq!(
-            case(
-                "rcpt",
-                Some(550),
-                Some("5.1.1"),
-                &[(550, "5.1.1"), (452, "4.2.2")]
-            ),
-            is("deferred", "backoff")
-        );
-        assert_eq!(
-            case("data", Some(552), Some("5.2.3"), &[]),
-            is("message-refused", "never")
-        );
-        assert_eq!(
-            case("not-configured", None, None, &[]),
-            is("not-configured", "never")
-        );
-        assert_eq!(
-            case("connect", None, None, &[]),
-            is("unavailable", "backoff")
-        );
-    }
-
-    fn receipt(refused: &[(u16, &str)]) -> Receipt {
-        Receipt {
-            reply: "ok".into(),
-            refused: smtp_failure("rcpt", None, None, refused).refused,
-        }
-    }
-
-    #[test]
-    fn a_mail_that_may_be_out_says_so_whatever_the_phase_is() {
-        for phase in ["data", "timeout"] {
-            let failure = SmtpFailure {
-                ambiguous: true,
-                ..smtp_failure(phase, None, None, &[])
-            };
-            let meaning = meaning(&failure, &Settings::default());
-            assert!(
-                meaning.code == "unknown-outcome" && matches!(meaning.retry, Retry::Backoff),
-                "{phase}"
-            );
-        }
-    }
-
-    #[test]
-    fn who_has_the_mail_never_gets_it_again_and_nobody_is_left_out_of_the_result() {
-        let all = ["a@example.com", "450@example.com", "550@example.com"].map(str::to_owned);
-        let mut progress = Progress::default();
-        let settings = Settings::default();
-        let first = receipt(&[(450, "4.2.2"), (550, "5.1.1")]);
-        let failure = concluded(&mut progress, &all, Ok(first), false, &settings)
-            .map(drop)
-            .expect_err("one is open");
-        assert_eq!(
-            (failure.code.as_str(), progress.taken.as_slice()),
-            ("deferred", &all[..1])
-        );
-        let open: Vec<String> = all
-            .iter()
-            .filter(|address| !progress.is_settled(address))
-            .cloned()
-            .collect();
-        assert_eq!(open, ["450@example.com"]);
-        let unreachable = || Err(smtp_failure("connect", None, None, &[]));
-        assert!(concluded(&mut progress, &open, unreachable(), false, &settings).is_err());
-        let last = concluded(&mut progress, &open, unreachable(), true, &settings)
-            .expect("somebody has it");
-        let rejected: Vec<_> = last
-            .rejected
-            .iter()
-            .map(|one| (one.recipient.as_str(), one.code))
-            .collect();
-        assert_eq!(
-            rejected,
-            [("550@example.com", 550), ("450@example.com", 450)]
-        );
-        let taken = concluded(&mut progress, &open, Ok(receipt(&[])), false, &settings)
-            .expect("all settled");
-        assert_eq!((taken.rejected.len(), progress.taken.len()), (1, 2));
-    }
-
-    #[test]
-    fn only_deferred_recipients_are_tried_again() {
-        let mut progress = Progress::default();
-        let failure = smtp_failure(
-            "rcpt",
-            None,
-            None,
-            &[(550, "5.1.1"), (451, "4.3.0"), (550, "5.4.5")],
-        );
-        assert_eq!(
-            sort(&mut progress, failure.refused),
-            ["451@example.com", "550@example.com"]
-        );
-        assert_eq!(progress.refused.len(), 1);
-    }
-}
+mod tests;

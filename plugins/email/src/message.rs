@@ -30,6 +30,8 @@ pub struct Message {
     pub text: Option<String>,
     pub html: Option<String>,
     pub attachments: Vec<Attachment>,
+    /// How to get no more of these: web or mail addresses (RFC 2369).
+    pub unsubscribe: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -62,12 +64,34 @@ impl Message {
         set_mailboxes(&mut headers, "Cc", &self.cc);
         set_mailboxes(&mut headers, "Reply-To", &self.reply_to);
         set_subject(&mut headers, &self.subject);
+        set_unsubscribe(&mut headers, &self.unsubscribe);
         headers.set(MessageId::from(format!("<{message_id}>")));
         headers.set(Date::new(sent_at));
         headers.set(MimeVersion::new(1, 0));
         let mut mime = headers.to_string().into_bytes();
         mime.extend(content(self.text, self.html, self.attachments).formatted());
         mime
+    }
+}
+
+/// One address a line. Where one is of the web, mailbox providers show a button that asks it by POST
+/// (RFC 8058).
+fn set_unsubscribe(headers: &mut Headers, addresses: &[String]) {
+    if addresses.is_empty() {
+        return;
+    }
+    let mut raw = |name: &'static str, value: String| {
+        let name = HeaderName::new_from_ascii_str(name);
+        headers.insert_raw(HeaderValue::dangerous_new_pre_encoded(
+            name,
+            String::new(),
+            value,
+        ));
+    };
+    let all: Vec<String> = addresses.iter().map(|one| format!("<{one}>")).collect();
+    raw("List-Unsubscribe", all.join(",\r\n "));
+    if addresses.iter().any(|one| one.starts_with("https:")) {
+        raw("List-Unsubscribe-Post", "List-Unsubscribe=One-Click".into());
     }
 }
 

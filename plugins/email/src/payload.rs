@@ -11,7 +11,9 @@ use serde_json::{Map, Value};
 
 use crate::address::Addresses;
 use crate::letter::Letter;
+use crate::library::Stored;
 use crate::message::{Attachment, Message};
+use crate::record::{About, TemplateRef};
 use crate::settings::{Brand, Settings};
 use crate::template::fill;
 
@@ -25,15 +27,57 @@ const MAX_CONTENT_TYPE_BYTES: usize = 255;
 /// Likewise.
 const MAX_CID_BYTES: usize = 200;
 
-/// Who gets it: the same in every job.
+/// Of an address to unsubscribe at: a header line has at most 998 bytes.
+const MAX_UNSUBSCRIBE_BYTES: usize = 500;
+
+/// Who gets it, and whom it is about: the same in every job.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Recipients {
+struct Common {
     to: Addresses,
     cc: Option<Addresses>,
     bcc: Option<Addresses>,
     reply_to: Option<Addresses>,
+    lead_id: Option<String>,
+    recipient_id: Option<String>,
+    sent_by: Option<String>,
+    kind: Option<Kind>,
+    unsubscribe: Option<Texts>,
 }
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Kind {
+    Transactional,
+    Marketing,
+}
+
+/// One text, or several.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+enum Texts {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl Texts {
+    fn all(self) -> Vec<String> {
+        match self {
+            Self::One(text) => vec![text],
+            Self::Many(texts) => texts,
+        }
+    }
+}
+
+/// A message, and what is told of it afterwards.
+#[derive(Debug)]
+pub struct Made {
+    pub message: Message,
+    pub about: About,
+}
+
+/// Finds a stored template by its name and version.
+pub type Library<'a> = &'a dyn Fn(&str, Option<i64>) -> Result<Stored, Failure>;
 
 #[derive(Debug, Deserialize)]
 struct Send {
@@ -54,8 +98,10 @@ struct AttachmentData {
 }
 
 #[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct TemplateData {
     template: Option<String>,
+    template_version: Option<i64>,
     subject: Option<String>,
     html: Option<String>,
     text: Option<String>,
@@ -144,14 +190,20 @@ pub fn message(
     data: &Value,
     settings: &Settings,
     brand: &Brand,
-) -> Result<Message, Failure> {
-    let recipients: Recipients = read(data)?;
-    let to = recipients.to.parse("to")?;
+    library: Library<'_>,
+) -> Result<Made, Failure> {
+    let common: Common = read(data)?;
+    let to = common.to.parse("to")?;
     let list = |field: &str, addresses: Option<Addresses>| match addresses {
         Some(addresses) => addresses.parse(field),
         None => Ok(Vec::new()),
     };
-    let content = content(name, data, settings, brand, &to)?;
+    let content = content(name, data, settings, brand, library, &to)?;
+    let is_marketing = match common.kind {
+        Some(kind) => kind == Kind::Marketing,
+        None => content.is_marketing,
+    };
+    let unsubscribe = unsubscribe(common.unsubscribe, is_marketing, settings)?;
     let subject = content.subject.replace('\t', " ");
     if subject.chars().any(is_control) {
         return Err(Failure::invalid_input(
@@ -159,24 +211,68 @@ pub fn message(
             "contains a line break or another control character",
         ));
     }
-    Ok(Message {
+    let message = Message {
         from: brand.from.clone().or_else(|| settings.from.clone()),
-        cc: list("cc", recipients.cc)?,
-        bcc: list("bcc", recipients.bcc)?,
-        reply_to: list("replyTo", recipients.reply_to)?,
+        cc: list("cc", common.cc)?,
+        bcc: list("bcc", common.bcc)?,
+        reply_to: list("replyTo", common.reply_to)?,
         to,
         subject: subject.trim().to_owned(),
         html: content.html,
         text: content.text,
         attachments: content.attachments,
-    })
+        unsubscribe,
+    };
+    let about = About {
+        kind: name.to_owned(),
+        subject: message.subject.clone(),
+        template: content.template,
+        lead_id: common.lead_id,
+        recipient_id: common.recipient_id,
+        sent_by: common.sent_by,
+    };
+    Ok(Made { message, about })
 }
 
+#[derive(Default)]
 struct Content {
     subject: String,
     html: Option<String>,
     text: Option<String>,
     attachments: Vec<Attachment>,
+    template: Option<TemplateRef>,
+    is_marketing: bool,
+}
+
+/// Where the kind of the mail asks for it, there must be a way to get no more of them.
+fn unsubscribe(
+    given: Option<Texts>,
+    is_marketing: bool,
+    settings: &Settings,
+) -> Result<Vec<String>, Failure> {
+    let given = given.map(Texts::all).unwrap_or_default();
+    let (field, all) = match given.is_empty() && is_marketing {
+        true => ("settings.unsubscribe", settings.unsubscribe.clone()),
+        false => ("unsubscribe", given),
+    };
+    if all.is_empty() && is_marketing {
+        let reason = "is missing: a mail of the kind marketing needs an address to unsubscribe at, here or in the settings";
+        return Err(Failure::invalid_input("unsubscribe", reason));
+    }
+    let is_address = |text: &String| {
+        (text.starts_with("https://") || text.starts_with("mailto:"))
+            && text.len() <= MAX_UNSUBSCRIBE_BYTES
+            && text
+                .chars()
+                .all(|c| c.is_ascii_graphic() && !"<>,\"\\".contains(c))
+    };
+    match all.iter().all(is_address) {
+        true => Ok(all),
+        false => Err(Failure::invalid_input(
+            field,
+            "must be https: or mailto: addresses of at most 500 ASCII characters, without spaces, commas and brackets",
+        )),
+    }
 }
 
 fn content(
@@ -184,11 +280,12 @@ fn content(
     data: &Value,
     settings: &Settings,
     brand: &Brand,
+    library: Library<'_>,
     to: &[Mailbox],
 ) -> Result<Content, Failure> {
     let letter = match name {
         "send" => return send(read(data)?, settings),
-        "template" => return template(read(data)?, settings),
+        "template" => return template(read(data)?, settings, library),
         "otp" => otp(read(data)?),
         "credentials" => credentials(read(data)?, to),
         "meeting-booked" => meeting(
@@ -223,7 +320,7 @@ fn content(
         },
         html: Some(letter.html(brand)),
         text: Some(letter.text(brand)),
-        attachments: Vec::new(),
+        ..Content::default()
     })
 }
 
@@ -245,30 +342,46 @@ fn send(data: Send, settings: &Settings) -> Result<Content, Failure> {
         html: data.html,
         text: data.text,
         attachments,
+        ..Content::default()
     })
 }
 
-fn template(data: TemplateData, settings: &Settings) -> Result<Content, Failure> {
-    let known = match &data.template {
-        None => None,
-        Some(name) => Some(settings.templates.get(name).ok_or_else(|| {
-            Failure::invalid_input("template", "is not in the setting `templates`")
-        })?),
-    };
+/// A template of the settings goes before a stored one: it needs no Postgres.
+fn template(
+    data: TemplateData,
+    settings: &Settings,
+    library: Library<'_>,
+) -> Result<Content, Failure> {
+    let mut content = Content::default();
+    let (mut subject, mut html, mut text) = (None, None, None);
+    if let Some(name) = data.template {
+        let mut used = TemplateRef {
+            name: name.clone(),
+            ..TemplateRef::default()
+        };
+        match settings.templates.get(&name) {
+            Some(known) if data.template_version.is_none() => {
+                (subject, html, text) = (
+                    Some(known.subject.clone()),
+                    known.html.clone(),
+                    known.text.clone(),
+                );
+            }
+            _ => {
+                let stored = library(&name, data.template_version)?;
+                used.id = Some(stored.id);
+                used.version = Some(stored.version);
+                content.is_marketing = stored.is_marketing;
+                (subject, html, text) = (Some(stored.subject), stored.html, stored.text);
+            }
+        }
+        content.template = Some(used);
+    }
     let subject = data
         .subject
-        .as_deref()
-        .or(known.map(|known| known.subject.as_str()));
-    let html = data
-        .html
-        .as_deref()
-        .or(known.and_then(|known| known.html.as_deref()));
-    let text = data
-        .text
-        .as_deref()
-        .or(known.and_then(|known| known.text.as_deref()));
-    let subject = subject
+        .or(subject)
         .ok_or_else(|| Failure::invalid_input("subject", "subject or template is needed"))?;
+    let (html, text) = (data.html.or(html), data.text.or(text));
     if html.is_none() && text.is_none() {
         return Err(Failure::invalid_input(
             "template",
@@ -276,11 +389,15 @@ fn template(data: TemplateData, settings: &Settings) -> Result<Content, Failure>
         ));
     }
     let variables = &data.variables;
+    let part = |field: &str, part: Option<String>| {
+        part.map(|part| fill(field, &part, variables)).transpose()
+    };
     Ok(Content {
-        subject: fill(subject, variables, false)?,
-        html: html.map(|html| fill(html, variables, true)).transpose()?,
-        text: text.map(|text| fill(text, variables, false)).transpose()?,
+        subject: fill("subject", &subject, variables)?,
+        html: part("html", html)?,
+        text: part("text", text)?,
         attachments: attachments(data.attachments, settings)?,
+        ..content
     })
 }
 

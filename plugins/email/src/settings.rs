@@ -15,6 +15,8 @@ pub struct Settings {
     /// All attachments together. The default fits the largest job (1 MiB) after base64.
     pub max_attachment_bytes: Option<usize>,
     pub defer_minutes: Option<u64>,
+    /// For mails of the kind marketing whose job names no address to unsubscribe at.
+    pub unsubscribe: Vec<String>,
 }
 
 /// How mails of one platform look.

@@ -1,4 +1,4 @@
-//! The guest side of Patchbay's plugin contract (`patchbay:plugin@0.1.0`) for Rust.
+//! The guest side of Patchbay's plugin contract (`patchbay:plugin@0.1.1`) for Rust.
 //!
 //! ```ignore
 //! use patchbay_plugin::{Failure, Job, Jobs, json};
@@ -39,7 +39,7 @@ pub mod webhooks;
 
 pub use bindings::patchbay::plugin::types::{Failure, Retry};
 pub use bindings::patchbay::plugin::{
-    audit, flows, http, kv, log, progress, queue, secrets, smtp, sql,
+    audit, credentials, flows, http, kv, log, progress, queue, schedules, secrets, smtp, sql,
 };
 
 pub use operations::{Answer, Operations, Request};

@@ -1,14 +1,15 @@
 //! The vendor is slow, breaks off, refuses, answers with pages of HTML, or is away; the host is
 //! killed half-way. No call is placed twice, and what is not known is not guessed.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use patchbay_stand_ins::exotel::{Fault, Misdeed, Operation};
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 
-use super::{QUEUE, SOON, Setting, TOKEN, secret};
+use super::{NOWHERE, PATIENCE, QUEUE, SOON, Setting, TOKEN, plugin, secret};
+use crate::cable::Cable;
 use crate::harness::{full_length, seed, until};
 use crate::people::PEOPLE;
 
@@ -290,6 +291,85 @@ async fn whenever_the_host_is_killed_no_call_is_placed_twice() -> anyhow::Result
         all += placed;
     }
     assert_eq!(setting.vendor.calls().len(), all, "no other call");
+    Ok(())
+}
+
+#[tokio::test]
+async fn while_the_vendor_is_away_nothing_is_lost_and_afterwards_nothing_is_done_twice()
+-> anyhow::Result<()> {
+    const CALLS: u32 = 10;
+    let away = match full_length() {
+        true => Duration::from_secs(60),
+        false => Duration::from_secs(2),
+    };
+    let setting = Setting::new().await?;
+    let vendor = setting.vendor.address.to_string();
+    let cable = Cable::to(vendor.clone()).await?;
+    let address = cable.address;
+    let url = format!("http://{address}");
+    setting
+        .host
+        .deploy("exotel", plugin(&url, NOWHERE)?)
+        .await?;
+    setting.set(json!({ "apiUrl": url })).await?;
+    let (open, sid) = setting.placed().await?;
+    setting.vendor.answer_call(&sid);
+
+    cable.refuse().await;
+    let left = Instant::now();
+    // What happens to the call meanwhile, nobody is told.
+    setting
+        .vendor
+        .behave(|behaviour| behaviour.callbacks = false);
+    setting.vendor.end_call(&sid, "completed");
+    let text = setting.text("text", json!({ "body": "Hello" })).await?;
+    assert_eq!(text.status, 202, "{}", text.told());
+    let message = text.data()["smsId"].as_str().context("an id")?.to_owned();
+    for n in 0..CALLS {
+        let refused = setting.call(Some(&format!("away {n}"))).await?;
+        assert_eq!(
+            (refused.status, &refused.json()["code"]),
+            (503, &json!("unavailable")),
+            "{}",
+            refused.told()
+        );
+        // How long it is away is what is tested.
+        let next = away * (n + 1) / CALLS;
+        tokio::time::sleep(next.saturating_sub(left.elapsed())).await;
+    }
+    let checked = super::check_credentials(&setting.host).await?;
+    assert!(!checked.0, "{}", checked.1);
+    let told = setting.reconcile().await?;
+    println!("reconcile while it is away: {told}");
+    assert_eq!(setting.vendor.asked(Operation::Connect), 1);
+    assert_eq!(setting.vendor.asked(Operation::SendSms), 0);
+
+    let _cable = Cable::at(address, vendor).await?;
+    let back = Instant::now();
+    for n in 0..CALLS {
+        let key = format!("away {n}");
+        let placed = setting.call(Some(&key)).await?;
+        assert_eq!(placed.status, 200, "the same request: {}", placed.told());
+        let again = setting.call(Some(&key)).await?;
+        assert_eq!(again.data()["callId"], placed.data()["callId"]);
+    }
+    setting.reconcile().await?;
+    let row = setting.row("lead_call_logs", &open).await?;
+    assert_eq!(row["status"], "completed", "{row}");
+    let calls_after = back.elapsed();
+    until(PATIENCE, "the message", async || {
+        let row = setting.row("lead_sms_logs", &message).await?;
+        Ok((row["status"] == "submitted").then_some(()))
+    })
+    .await?;
+    assert_eq!(setting.vendor.calls().len(), 1 + CALLS as usize);
+    assert_eq!(setting.vendor.asked(Operation::Connect), 1 + CALLS as usize);
+    assert_eq!(setting.vendor.messages().len(), 1);
+    assert_eq!(setting.vendor.asked(Operation::SendSms), 1);
+    println!(
+        "away for {away:?}: {CALLS} calls refused, each placed once by the same request within {calls_after:?} of its return; the message sent after {:?}",
+        back.elapsed()
+    );
     Ok(())
 }
 

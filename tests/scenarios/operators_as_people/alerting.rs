@@ -1,6 +1,7 @@
 //! Alerts on operators.
 
 use super::*;
+use crate::cable::Cable;
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -20,10 +21,22 @@ async fn until_fires(host: &Host, rule: &str, subject: &str) -> anyhow::Result<S
 }
 
 #[tokio::test]
-async fn a_new_owner_and_a_change_by_the_shared_login_after_it_are_told() -> anyhow::Result<()> {
+async fn a_new_owner_and_a_change_by_the_shared_login_after_it_are_told_also_by_a_host_that_hears_of_no_changes()
+-> anyhow::Result<()> {
     let world = World::new().await?;
-    let quick = ("PATCHBAY_ALERTS_EVERY_MS", "100");
-    let host = world.host(&[&ENV[..], &[quick]].concat()).await?;
+    // As behind a pooler that shares sessions: everything works but LISTEN.
+    let mut url: reqwest::Url = world.database_url.parse()?;
+    let cable = Cable::to(format!("127.0.0.1:{}", url.port().context("port")?)).await?;
+    url.set_port(Some(cable.address.port())).ok();
+    cable.refuses.send_replace("LISTEN \"patchbay_identity\"");
+    let more = [
+        ("PATCHBAY_ALERTS_EVERY_MS", "100"),
+        ("DATABASE_URL", url.as_str()),
+    ];
+    let host = world.host(&[&ENV[..], &more].concat()).await?;
+    let rule = "/api/admin/alerts/rules/identity-stale";
+    let (status, answer) = host.put(rule, json!({ "holdS": 0 })).await?;
+    assert_eq!(status, 200, "{answer}");
     let mut ada = enrolled(&host, "ada", "owner", true).await?;
     let reason = until_fires(&host, "operator-new-owner", "ada").await?;
     assert!(reason.starts_with("ada has become an owner at"), "{reason}");
@@ -51,7 +64,25 @@ async fn a_new_owner_and_a_change_by_the_shared_login_after_it_are_told() -> any
         reason.starts_with("The shared login operator has made 1 change in the last hour"),
         "{reason}"
     );
-    Ok(())
+    // The host's name is the subject; there is one host.
+    let stale = async || {
+        let (_, body) = host.get("/api/admin/alerts").await?;
+        let alerts = body["data"]["alerts"].as_array().context("alerts")?;
+        let found = alerts
+            .iter()
+            .find(|alert| alert["rule"] == "identity-stale");
+        anyhow::Ok(found.map(|alert| text(&alert["reason"])))
+    };
+    let reason = until(SOON, "identity-stale", stale).await?;
+    assert!(
+        reason.contains("has not heard for"),
+        "what it means: {reason}"
+    );
+    cable.refuses.send_replace("");
+    until(SOON, "its end", async || {
+        Ok(stale().await?.is_none().then_some(()))
+    })
+    .await
 }
 
 #[tokio::test]

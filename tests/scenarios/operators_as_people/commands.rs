@@ -202,6 +202,7 @@ async fn from_the_first_owner_to_a_token_of_a_program() -> anyhow::Result<()> {
         "{}",
         shown.out
     );
+    changes_without_effect_are_told(&shell).await?;
     let basic = shell.run(&["operator", "basic", "board"], &[], "").await?;
     assert!(
         basic.out.contains("only Bull Board and metrics"),
@@ -215,6 +216,10 @@ async fn from_the_first_owner_to_a_token_of_a_program() -> anyhow::Result<()> {
         .run(&["token", "revoke", "ci", "--yes"], &[], "")
         .await?;
     assert_eq!(done.out, "Revoked: token ci of ada\n", "{}", done.err);
+    let id = &token["pbt_".len()..][..8];
+    let again = shell.run(&["token", "revoke", id], &[], "").await?;
+    let said = "Token ci of ada was already revoked. Nothing has changed\n";
+    assert_eq!(again.out, said, "{}", again.err);
     let done = shell.run(&["logout"], &[], "").await?;
     assert!(
         done.out.starts_with("Logged out: ada"),
@@ -225,5 +230,49 @@ async fn from_the_first_owner_to_a_token_of_a_program() -> anyhow::Result<()> {
     assert!(std::fs::read_dir(&kept)?.next().is_none());
     let again = shell.run(&["logout"], &[], "").await?;
     assert_eq!(again.code, Some(4), "{}", again.err);
+    Ok(())
+}
+
+/// As the owner ada: everything twice. The second time nothing is asked, and nothing has changed.
+async fn changes_without_effect_are_told(shell: &Shell<'_>) -> anyhow::Result<()> {
+    let create = ["operator", "create", "bob", "--role", "viewer"];
+    let made = shell.run(&create, &[], "").await?;
+    assert_eq!(made.code, Some(0), "{}", made.err);
+    for (args, first, again) in [
+        ("role bob operator", "has the role", "had the role operator"),
+        ("data bob on", "may see data of jobs\n", "it was so already"),
+        ("disable bob --yes", "Disabled: bob", ""),
+        ("disable bob", "was already disabled", ""),
+        ("enable bob", "Enabled: bob", "was not disabled (invited)"),
+        ("logout bob --yes", "Ended: 0 sessions of bob", ""),
+    ] {
+        let args: Vec<&str> = ["operator"].into_iter().chain(args.split(' ')).collect();
+        for expected in [first, again].iter().filter(|text| !text.is_empty()) {
+            let done = shell.run(&args, &[], "").await?;
+            assert!(done.out.contains(expected), "{}{}", done.out, done.err);
+        }
+    }
+    let activity = shell
+        .json(&["activity", "--result", "no-effect"], &[], "")
+        .await?;
+    let rows = activity.as_array().context("actions")?;
+    let seen: Vec<_> = rows.iter().map(|row| &row["noEffect"]).collect();
+    let expected = [
+        "no session was open",
+        "was not disabled",
+        "was already disabled",
+        "was the same",
+        "had this role",
+    ];
+    assert_eq!(seen, expected, "{activity}");
+    for unknown in [
+        ["operator", "disable", "nobody"],
+        ["operator", "logout", "nobody"],
+        ["token", "revoke", "nobody"],
+        ["plugin", "deactivate", "nobody"],
+    ] {
+        let refused = shell.run(&unknown, &[], "").await?;
+        assert_eq!(refused.code, Some(3), "{unknown:?}: {}", refused.err);
+    }
     Ok(())
 }

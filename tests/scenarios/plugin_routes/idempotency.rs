@@ -155,6 +155,18 @@ async fn a_hundred_repeats_at_once_on_two_hosts_are_one_call_and_one_answer() ->
     let mobile = sent(mobile).await?;
     assert!(mobile.status == 200 && mobile.text != first);
 
+    // The same vendor with another key, after two rotations.
+    let mut rotated = key.to_string();
+    for _ in 0..2 {
+        let path = format!("/api/admin/vendor-keys/{}/rotate", &rotated[8..20]);
+        let (status, issued) = host.post(&path, json!({})).await?;
+        assert_eq!(status, 200, "{issued}");
+        rotated = issued["data"]["secret"].as_str().unwrap_or_default().into();
+        let body = r#"{"ms":500,"a":[1]}"#;
+        let again = ask(other, "unique", &rotated, Some("order-1"), body).await?;
+        assert_eq!(again.text, first, "{}", told(&again));
+    }
+
     // A swap between repeats keeps the answer.
     host.deploy(
         "tester",
@@ -174,9 +186,16 @@ async fn a_hundred_repeats_at_once_on_two_hosts_are_one_call_and_one_answer() ->
 }
 
 #[tokio::test]
-async fn only_what_a_repeat_would_not_change_is_kept() -> anyhow::Result<()> {
+async fn only_what_a_repeat_would_not_change_is_kept_and_no_caller_fills_redis()
+-> anyhow::Result<()> {
     let world = World::new().await?;
-    let host = world.host(&[MASTER]).await?;
+    let host = world
+        .host(&[
+            MASTER,
+            ("PATCHBAY_ROUTES_KEPT_ANSWERS_PER_CALLER_MB", "1"),
+            ("PATCHBAY_ROUTES_KEPT_ANSWERS_MB", "2"),
+        ])
+        .await?;
     let of = |id: &str, operation: &str, more: Value| {
         let mut route = unique(more);
         route["id"] = json!(id);
@@ -243,20 +262,126 @@ async fn only_what_a_repeat_would_not_change_is_kept() -> anyhow::Result<()> {
         let refused = ask(&host, "unique", &vendor, Some(&key), "{}").await?;
         assert_eq!(refused.status, 400, "{}", told(&refused));
     }
+    let twice = host.http.post(format!("{}/api/t/unique", host.url));
+    let twice = twice.header("x-api-key", &vendor).json(&json!({}));
+    let twice = twice.header("idempotency-key", "a");
+    let twice = sent(twice.header("idempotency-key", "b")).await?;
+    assert_eq!(twice.status, 400, "{}", told(&twice));
+    assert!(
+        twice.text.contains("must be there once"),
+        "{}",
+        told(&twice)
+    );
     // What was refused before the call leaves no trace: the key can be used with a right input.
     let answer = ask(&host, "unique", &vendor, Some("unique[]"), "{}").await?;
     assert_eq!(answer.status, 200, "{}", told(&answer));
+    fills(&world, &host, &vendor).await
+}
+
+/// Answers of 200,000 bytes: a caller may have 1 MiB of them, and all callers 2 MiB.
+async fn fills(world: &World, host: &Host, first: &str) -> anyhow::Result<()> {
+    let large = r#"{"length":200000}"#;
+    // The status of a call and of its repeat.
+    let twice = async |vendor: &str, key: &str| {
+        let answer = ask(host, "large", vendor, Some(key), large).await?;
+        let again = ask(host, "large", vendor, Some(key), large).await?;
+        anyhow::Ok((answer.status, again.status))
+    };
+    let [second, third] = [vendor(host, "Second").await?, vendor(host, "Third").await?];
+    for vendor in [first, second.as_str()] {
+        for n in 0..5 {
+            assert_eq!(twice(vendor, &format!("large-{n}")).await?, (200, 200));
+        }
+    }
+    assert_eq!(
+        twice(first, "large-5").await?,
+        (200, 409),
+        "beyond its share"
+    );
+    assert_eq!(twice(&third, "large-0").await?, (200, 409), "beyond all");
+    let page = host.metrics().await?;
+    for reason in ["size", "caller", "all"] {
+        let line = format!(r#"patchbay_route_answers_not_kept_total{{reason="{reason}"}} 1"#);
+        assert!(page.contains(&line), "{line}");
+    }
+
+    // The counts are of hours, and one that is over counts no more: nothing leaks when Redis forgets
+    // the records.
+    let mut redis = world.redis().await?;
+    let counts: Vec<String> = redis::cmd("KEYS")
+        .arg(format!("{}-own:idem-bytes:*", world.prefix))
+        .query_async(&mut redis)
+        .await?;
+    assert_eq!(counts.len(), 4, "three callers and all: {counts:?}");
+    let now = chrono::Utc::now().timestamp() / 3_600;
+    for key in &counts {
+        assert!(!key.contains(&first[8..20]), "no name of anybody: {key}");
+        let hours: Vec<i64> = redis::cmd("HKEYS").arg(key).query_async(&mut redis).await?;
+        assert!(
+            hours.iter().all(|hour| (24..=25).contains(&(hour - now))),
+            "{hours:?}"
+        );
+        for hour in hours {
+            let bytes: i64 = redis::cmd("HGET")
+                .arg(key)
+                .arg(hour)
+                .query_async(&mut redis)
+                .await?;
+            let _: i64 = redis::cmd("HDEL")
+                .arg(key)
+                .arg(hour)
+                .query_async(&mut redis)
+                .await?;
+            let _: i64 = redis::cmd("HSET")
+                .arg(key)
+                .arg(now - 1)
+                .arg(bytes)
+                .query_async(&mut redis)
+                .await?;
+        }
+    }
+    assert_eq!(twice(first, "large-6").await?, (200, 200));
+    assert_eq!(twice(&third, "large-1").await?, (200, 200));
+
+    // Marks take room, too: beyond four times as much, new keys are refused, and known ones answered.
+    for key in counts.iter().filter(|key| !key.ends_with(":all")) {
+        let hours: Vec<i64> = redis::cmd("HKEYS").arg(key).query_async(&mut redis).await?;
+        assert!(hours.iter().all(|hour| *hour >= now - 1));
+        let _: i64 = redis::cmd("HINCRBY")
+            .arg(key)
+            .arg(now + 24)
+            .arg(4 << 20)
+            .query_async(&mut redis)
+            .await?;
+    }
+    let refused = ask(host, "unique", first, Some("another"), "{}").await?;
+    assert_eq!(
+        (refused.status, refused.json()["code"].as_str()),
+        (429, Some("rate-limited")),
+        "{}",
+        told(&refused)
+    );
+    let wait: u64 = refused.header("retry-after").parse()?;
+    assert!((82_000..=90_000).contains(&wait), "{wait}");
+    let known = ask(host, "large", first, Some("large-6"), large).await?;
+    assert_eq!(known.header("idempotent-replayed"), "true");
+    let without = ask(host, "unique", first, None, "{}").await?;
+    assert_eq!(without.status, 200, "{}", told(&without));
     Ok(())
 }
 
 #[tokio::test]
-async fn without_redis_only_requests_with_a_key_are_refused() -> anyhow::Result<()> {
+async fn without_redis_requests_with_a_key_are_refused_and_each_host_keeps_its_part_of_a_limit()
+-> anyhow::Result<()> {
     let mut world = World::new().await?;
     let mut redis = RedisServer::start_new(world.dir.path()).await?;
     world.redis_url = redis.url.clone();
     let host = world.host(&[MASTER]).await?;
-    host.deploy("tester", plugin("tester", json!([unique(json!({}))]))?)
-        .await?;
+    let mut rated = unique(json!({ "rate": { "max": 3, "per_ms": 86_400_000, "by": "key" } }));
+    rated["id"] = json!("rated");
+    rated["path"] = json!("/api/t/rated");
+    let routes = json!([unique(json!({})), rated]);
+    host.deploy("tester", plugin("tester", routes)?).await?;
     let vendor = vendor(&host, "Acme").await?;
     let first = ask(&host, "unique", &vendor, Some("a"), "{}").await?;
     assert_eq!(first.status, 200, "{}", told(&first));
@@ -270,6 +395,11 @@ async fn without_redis_only_requests_with_a_key_are_refused() -> anyhow::Result<
     assert_ne!(refused.header("retry-after"), "");
     let answer = ask(&host, "unique", &vendor, None, "{}").await?;
     assert_eq!(answer.status, 200, "{}", told(&answer));
+    let mut statuses = Vec::new();
+    for _ in 0..4 {
+        statuses.push(ask(&host, "rated", &vendor, None, "{}").await?.status);
+    }
+    assert_eq!(statuses, [200, 200, 200, 429], "neither open nor shut");
     redis.start().await?;
     let again = until(Duration::from_secs(20), "the answer", async || {
         let answer = ask(&host, "unique", &vendor, Some("a"), "{}").await?;

@@ -32,6 +32,7 @@ async fn answers_are_kept_and_read_by_pages_as_far_as_their_route_says() -> anyh
             let mut more = kept("private");
             more["response_headers"] = json!(["x-stamp"]);
             more["cors"] = json!("none");
+            more["request_headers"] = json!(["x-tenant"]);
             more
         }),
         route(
@@ -60,8 +61,14 @@ async fn answers_are_kept_and_read_by_pages_as_far_as_their_route_says() -> anyh
             "{id}: {}",
             answer.text
         );
-        let varies = answer.header("vary").contains("authorization");
-        assert_eq!(varies, cache != "no-store", "{id}");
+        let vary = answer.headers.get_all("vary").iter();
+        let vary: Vec<&str> = vary.filter_map(|line| line.to_str().ok()).collect();
+        let vary = vary.join(", ");
+        for name in ["authorization", "cookie", "x-api-key", "x-platform"] {
+            assert_eq!(vary.contains(name), cache != "no-store", "{id}: {vary}");
+        }
+        // Whoever sends another value of it may get another answer.
+        assert_eq!(vary.contains("x-tenant"), id == "private", "{id}: {vary}");
     }
     let first = get(&host, "/api/t/public").await?;
     let tag = first.header("etag").to_owned();
@@ -236,6 +243,7 @@ async fn who_changed_something_by_a_route_stands_in_the_audit_trail() -> anyhow:
     assert_eq!(called["correlationId"], "c-7");
     assert_eq!(called["plugin"], "crm");
     assert_eq!(called["entry"]["status"], 200);
+    assert_eq!(called["entry"]["key"], prefix, "the key that was used");
     let failed = of("route.fail");
     assert_eq!(
         (&failed["entity"], &failed["entry"]["code"]),
@@ -252,6 +260,45 @@ async fn who_changed_something_by_a_route_stands_in_the_audit_trail() -> anyhow:
     // They are sealed like all others, and nothing waits in Redis.
     let verified = json_of(&host, &["--json", "audit", "verify", "--trail", "routes"]).await?;
     println!("{verified:#}");
+
+    // An entry that Postgres cannot hold, and one of another program, keep none beside them back.
+    let written = |action: &str, entry: &str| {
+        let key = format!("k-{action}");
+        format!(
+            r#"{{"key":"{key}","kind":"anonymous","actor":null,"action":"{action}","target":null,"address":"nowhere","platform":null,"correlation":null,"plugin":"crm","revision":"r","entry":{entry}}}"#
+        )
+    };
+    let stream = format!("{}-own:route-audit", world.prefix);
+    let mut pipe = redis::pipe();
+    pipe.atomic();
+    for (field, value) in [
+        ("e", written("made.first", "{}")),
+        ("e", written("made.odd", r#"{"a":"\u0000"}"#)),
+        ("other", "x".to_owned()),
+        ("e", "{".to_owned()),
+        ("e", written("made.last", "{}")),
+    ] {
+        pipe.cmd("XADD").arg(&stream).arg("*").arg(field).arg(value);
+    }
+    let mut redis = world.redis().await?;
+    let _: Vec<String> = pipe.query_async(&mut redis).await?;
+    let actions = until(Duration::from_secs(20), "the others", async || {
+        let listed = json_of(&host, &["--json", "audit", "list", "--trail", "routes"]).await?;
+        let listed = listed.as_array().cloned().unwrap_or_default();
+        let actions = listed.iter().map(|entry| entry["action"].to_string());
+        let actions: Vec<String> = actions.collect();
+        let waiting: u64 = redis::cmd("XLEN")
+            .arg(&stream)
+            .query_async(&mut redis.clone())
+            .await?;
+        Ok((actions.len() >= 4 && waiting == 0).then_some(actions))
+    })
+    .await?;
+    let actions = actions.join(" ");
+    assert!(
+        actions.contains("made.first") && actions.contains("made.last") && !actions.contains("odd"),
+        "{actions}"
+    );
     Ok(())
 }
 

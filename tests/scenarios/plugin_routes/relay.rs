@@ -164,9 +164,17 @@ fn plugin(address: SocketAddr) -> anyhow::Result<Vec<u8>> {
 }
 
 async fn started(world: &World, large: usize) -> anyhow::Result<(Host, SocketAddr)> {
-    let host = world
-        .host(&[("PATCHBAY_SECRET_CALLS_TOKEN", TOKEN)])
-        .await?;
+    started_with(world, large, &[]).await
+}
+
+async fn started_with(
+    world: &World,
+    large: usize,
+    more: &[(&str, &str)],
+) -> anyhow::Result<(Host, SocketAddr)> {
+    let mut env = vec![("PATCHBAY_SECRET_CALLS_TOKEN", TOKEN)];
+    env.extend(more);
+    let host = world.host(&env).await?;
     let address = vendor(large).await?;
     host.deploy("calls", plugin(address)?).await?;
     Ok((host, address))
@@ -217,57 +225,90 @@ async fn a_large_recording_passes_through_a_host_that_does_not_hold_it() -> anyh
 }
 
 #[tokio::test]
-async fn a_client_that_reads_slowly_holds_the_vendor_back_and_no_place_of_a_call()
+async fn clients_that_read_slowly_hold_the_vendor_back_and_a_share_of_the_places_each()
 -> anyhow::Result<()> {
     let world = World::new().await?;
-    let (host, address) = started(&world, 1 << 30).await?;
+    let proxy = [("PATCHBAY_HTTP_TRUSTED_PROXIES", "127.0.0.0/8")];
+    let (host, address) = started_with(&world, 1 << 30, &proxy).await?;
     let url = format!(
         "{}/api/t/recording?url=http://{address}/open/large",
         host.url
     );
-    let opened = async |count: usize| {
+    let from = |request: reqwest::RequestBuilder, network: u8| {
+        request.header("x-forwarded-for", format!("192.0.2.{network}"))
+    };
+    let opened = async |network: u8, count: usize| {
         let mut open = Vec::new();
         // Each takes a place of a call until its guest has ended.
         for _ in 0..count / 4 {
-            let asked = (0..4).map(|_| host.http.get(&url).send());
+            let asked = (0..4).map(|_| from(host.http.get(&url), network).send());
             open.extend(futures::future::try_join_all(asked).await?);
         }
+        let statuses = open.iter().map(|response| response.status().as_u16());
+        let statuses: Vec<u16> = statuses.collect();
+        assert!(statuses.iter().all(|status| *status == 200), "{statuses:?}");
         anyhow::Ok(open)
     };
-    // More than there are places for calls.
-    let mut open = opened(20).await?;
+    let small = async |network: u8| {
+        let request = host.http.get(host.url.clone() + &path(address, "small"));
+        let answer = sent(from(request, network)).await?;
+        let code = answer.json()["code"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned();
+        anyhow::Ok((answer.status, code))
+    };
+    // A quarter of the places, and more than there are places for calls.
+    let mut open = opened(1, 16).await?;
+    assert_eq!(small(1).await?, (429, "rate-limited".to_owned()));
     let before = resident(&host)?;
-    let small = get(&host, &path(address, "small")).await?;
-    assert_eq!((small.status, small.text.as_str()), (200, "recording"));
+    assert_eq!(small(2).await?, (200, String::new()), "others go on");
     let more = resident(&host)?.saturating_sub(before);
     assert!(more < 32 << 10, "{more} KiB");
     // As many as a host passes on; then it says so.
-    open.extend(opened(44).await?);
-    let statuses: Vec<u16> = open
-        .iter()
-        .map(|response| response.status().as_u16())
-        .collect();
-    assert!(statuses.iter().all(|status| *status == 200), "{statuses:?}");
-    let busy = get(&host, &path(address, "small")).await?;
-    assert_eq!(
-        (busy.status, busy.json()["code"].as_str()),
-        (503, Some("busy")),
-        "{}",
-        busy.text
-    );
+    for network in 2..5 {
+        open.extend(opened(network, 16).await?);
+    }
+    assert_eq!(small(5).await?, (503, "busy".to_owned()));
     drop(open);
     crate::harness::until(Duration::from_secs(20), "a place", async || {
-        let answer = get(&host, &path(address, "small")).await?;
-        Ok((answer.status == 200).then_some(()))
+        Ok((small(1).await?.0 == 200).then_some(()))
     })
     .await
+}
+
+/// A client that asks and never reads is cut off, although it asks for nothing more.
+async fn never_reads(host: &Host, address: SocketAddr, large: usize) -> anyhow::Result<()> {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let server = host.url.strip_prefix("http://").context("an address")?;
+    let mut connection = tokio::net::TcpStream::connect(server).await?;
+    let path = format!("/api/t/recording?url=http://{address}/open/large");
+    let request = format!("GET {path} HTTP/1.1\r\nhost: {server}\r\n\r\n");
+    connection.write_all(request.as_bytes()).await?;
+    let cut_off = r#"patchbay_relays_cut_off_total{reason="slow-client"} 1"#;
+    crate::harness::until(Duration::from_secs(30), "the end", async || {
+        let page = host.metrics().await?;
+        Ok((page.contains(cut_off) && page.contains("patchbay_relays 0")).then_some(()))
+    })
+    .await?;
+    let mut bytes = Vec::new();
+    // Reset, or closed before the end of the stream.
+    let _ended = connection.read_to_end(&mut bytes).await;
+    assert!(
+        bytes.len() < large && !bytes.ends_with(b"0\r\n\r\n"),
+        "{}",
+        bytes.len()
+    );
+    Ok(())
 }
 
 #[tokio::test]
 async fn ranges_and_conditions_go_to_the_vendor_and_nothing_of_the_vendor_but_the_content_comes_back()
 -> anyhow::Result<()> {
     let world = World::new().await?;
-    let (host, address) = started(&world, PIECE).await?;
+    let large = 64 << 20;
+    let slow = [("PATCHBAY_ROUTES_RELAY_SLOW_AFTER_S", "1")];
+    let (host, address) = started_with(&world, large, &slow).await?;
     let ask = async |of: &str, headers: &[(&str, &str)]| {
         let mut request = host.http.get(host.url.clone() + &path(address, of));
         for (name, value) in headers {
@@ -343,7 +384,7 @@ async fn ranges_and_conditions_go_to_the_vendor_and_nothing_of_the_vendor_but_th
         "bytes */9"
     );
     let head = sent(host.http.head(host.url.clone() + &path(address, "large"))).await?;
-    assert_eq!(head.header("content-length"), PIECE.to_string());
+    assert_eq!(head.header("content-length"), large.to_string());
 
     for (of, status, code) in [
         ("away", 500, "relay-denied"),
@@ -373,7 +414,7 @@ async fn ranges_and_conditions_go_to_the_vendor_and_nothing_of_the_vendor_but_th
             assert!(!answer.text.contains(part), "{part}: {text}");
         }
     }
-    Ok(())
+    never_reads(&host, address, large).await
 }
 
 /// Reads to the end; whether the client was told that it has the whole.

@@ -46,7 +46,7 @@ pub const ERRORS: &[ErrorCode] = &[
         "answer-not-kept",
         409,
         "A request with this Idempotency-Key was answered before, and its answer was not kept. Do not send it again; look up what it did",
-        "A route of a plugin has answered a request with this key. The answer was larger than 256 KiB, Redis was nearly full, or the master key was replaced since.",
+        "A route of a plugin has answered a request with this key. The answer was larger than 256 KiB, kept answers took as much of Redis as they may (`routes.kept_answers_per_caller_mb`), Redis was nearly full, or the master key was replaced since.",
         "Look up what the first request did. For a new request, make a new key (docs/plugins/routes.md).",
     ),
     code(
@@ -74,7 +74,7 @@ pub const ERRORS: &[ErrorCode] = &[
         "busy",
         503,
         "This host answers as many requests to plugins as it can. Try again",
-        "As many calls of routes run as the host allows (4 for each core), or as many answers of other servers are passed on (64).",
+        "As many calls of routes run as the host allows (4 for each core) or the route (`max_concurrency`), the host holds as many bodies as it may (64 MiB, 8 MiB of one client), or as many answers of other servers are passed on (64; a client that has 16 of them gets `rate-limited`).",
         "Send the request again after `retry-after`. If it stays so: `patchbay route list` and the metric `patchbay_route_seconds` show which route is slow.",
     ),
     code(

@@ -278,6 +278,9 @@ pub struct Places {
     pub events: u64,
     /// Keys in the key-value stores of plugins.
     pub key_value: u64,
+    /// Requests in the inbox of webhooks; their events stay known.
+    #[serde(default)]
+    pub inbox: u64,
     /// Entries of the attempt stream that were set aside.
     pub set_aside: u64,
     pub saved_searches: u64,
@@ -295,6 +298,9 @@ pub struct Places {
     pub bulk_operations_left: u64,
     /// Jobs in the outbox, from transactions of plugins; kept until they are in a queue.
     pub outbox_left: u64,
+    /// Requests in the inbox that could not be looked at, or whose jobs are being added.
+    #[serde(default)]
+    pub inbox_left: u64,
 }
 
 /// A job that remains in Redis.

@@ -18,6 +18,7 @@ pub mod headers;
 pub mod health;
 pub mod history;
 pub mod inbox;
+mod inbox_many;
 pub mod incident;
 pub mod jobs;
 pub mod keys;

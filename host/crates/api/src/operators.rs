@@ -261,6 +261,9 @@ pub struct OperatorView {
     pub created_by: String,
     /// When the last session began.
     pub last_login_at: Option<DateTime<Utc>>,
+    /// Only in the answer of a change: nothing has changed, because it was so already.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub already: bool,
 }
 
 /// An operator with open sessions.
@@ -407,6 +410,9 @@ pub struct OperatorToken {
     pub last_used_at: Option<DateTime<Utc>>,
     /// When it was revoked.
     pub revoked_at: Option<DateTime<Utc>>,
+    /// Only in the answer of a change: nothing has changed, because it was so already.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub already: bool,
 }
 
 /// A token that was created.
@@ -428,6 +434,9 @@ pub struct BasicLogin {
     pub owners: u32,
     /// Active owners who have signed in.
     pub owners_signed_in: u32,
+    /// Only in the answer of a change: nothing has changed, because it was so already.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub already: bool,
 }
 
 /// What the login of the configuration should open.

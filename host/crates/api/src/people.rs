@@ -448,6 +448,9 @@ pub struct Account {
     pub blocked_by: Option<String>,
     /// Why it was blocked.
     pub block_reason: Option<String>,
+    /// Only in the answer of a change: nothing has changed, because it was so already.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub already: bool,
 }
 
 /// An account with its open sessions.

@@ -248,6 +248,7 @@ pub struct SignatureView {
 
 /// A staged revision, as shown to its uploader.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
 pub struct Staged {
     /// Name of the plugin.
     #[schema(value_type = String)]
@@ -264,6 +265,9 @@ pub struct Staged {
     /// Asks that no operator has granted yet.
     #[schema(value_type = Vec<String>)]
     pub missing: Vec<Ask>,
+    /// Secrets that it asks for and that have no value on this host yet.
+    #[serde(default)]
+    pub secrets_without_value: Vec<String>,
     /// Signatures of the file, as checked on this host.
     pub signatures: Vec<SignatureView>,
 }
@@ -311,6 +315,9 @@ pub struct Activated {
     /// Asks that were granted with this activation.
     #[schema(value_type = Vec<String>)]
     pub newly_granted: Vec<Ask>,
+    /// Secrets that it asks for and that have no value on this host yet: what needs them fails.
+    #[serde(default)]
+    pub secrets_without_value: Vec<String>,
     /// State in every process, after waiting up to about a second.
     pub hosts: Vec<HostView>,
 }

@@ -18,12 +18,12 @@ path_params! {
 }
 
 operations! {
-    /// List the routes that plugins serve, on the host that answers.
+    /// List the routes of active plugins, on the host that answers.
     RoutesList = "routes.list": GET "/api/admin/routes" ((), NoQuery, NoBody) -> List<RouteView>,
         Viewer, Reads, errors [];
     /// Show a route with its schemas and limits.
     RoutesShow = "routes.show": GET "/api/admin/routes/{route}" (RouteParams, NoQuery, NoBody) -> Data<RouteDetails>,
-        Viewer, Reads, errors [404 "No plugin serves this route on this host"];
+        Viewer, Reads, errors [404 "No active plugin has this route on this host"];
 }
 
 /// A route of a plugin.
@@ -44,9 +44,12 @@ pub struct RouteView {
     pub operation: String,
     /// Digest of the revision that answers.
     pub revision: String,
-    /// `active`, `quarantined` or `not loaded`: what is not active answers with 503, or as the route
-    /// declares.
+    /// `active`, `quarantined`, `not loaded` or `not granted`. A route that nobody has granted answers
+    /// 404; what is not active for another reason answers with 503, or as the route declares.
     pub state: String,
+    /// Why it is not active, and what to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// A route with its schemas and limits.
@@ -56,9 +59,6 @@ pub struct RouteDetails {
     /// The route.
     #[serde(flatten)]
     pub route: RouteView,
-    /// Why it is not active.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
     /// Status of an answer for which the plugin chooses none.
     pub success_status: u16,
     /// Other statuses that the plugin may choose.
@@ -73,6 +73,9 @@ pub struct RouteDetails {
     pub max_body_bytes: u64,
     /// Limit of one call, in milliseconds.
     pub deadline_ms: u64,
+    /// Calls at once on a host. Absent: as many as the host runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_concurrency: Option<u32>,
     /// How often it may be called.
     pub rate: RouteRateView,
     /// How the body is written: `json` or `form`.

@@ -115,8 +115,12 @@ pub struct ScheduleView {
     pub missed: String,
     /// Description in one line.
     pub description: String,
-    /// The plugin whose manifest declares it; absent for an operator's schedule.
+    /// The plugin whose manifest declares it, or that has made it at run time; absent for an operator's
+    /// schedule.
     pub plugin: Option<String>,
+    /// Whether a plugin has made it at run time.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub at_run_time: bool,
     /// Whether an operator has changed the values of the manifest.
     pub overridden: bool,
     /// Who paused it; absent while it ticks.

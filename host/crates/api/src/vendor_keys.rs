@@ -32,15 +32,15 @@ operations! {
     /// goes on for a while, so that the vendor can change over.
     VendorKeysRotate = "vendor_keys.rotate": POST "/api/admin/vendor-keys/{key}/rotate" (VendorKeyPath, NoQuery, Json<VendorKeyRotation>) -> Data<IssuedVendorKey>,
         AdminOrOwner, Changes, audit "vendor-key.rotate", errors [409 "`conflict`: the key was replaced, is switched off, or is over"];
-    /// Switch a key off until it is enabled again.
+    /// Switch a key off until it is enabled again. One that is off stays as it is.
     VendorKeysDisable = "vendor_keys.disable": POST "/api/admin/vendor-keys/{key}/disable" (VendorKeyPath, NoQuery, NoBody) -> Data<VendorKey>,
-        AdminOrOwner, Changes, audit "vendor-key.disable", errors [409 "`conflict`: the key is not active"];
-    /// Switch a key on that was disabled.
+        AdminOrOwner, Changes, audit "vendor-key.disable", errors [409 "`conflict`: the key can never be used again"];
+    /// Switch a key on that was disabled. One that is on stays as it is.
     VendorKeysEnable = "vendor_keys.enable": POST "/api/admin/vendor-keys/{key}/enable" (VendorKeyPath, NoQuery, NoBody) -> Data<VendorKey>,
-        AdminOrOwner, Changes, audit "vendor-key.enable", errors [409 "`conflict`: the key is not disabled"];
-    /// Revoke a key for good.
+        AdminOrOwner, Changes, audit "vendor-key.enable", errors [409 "`conflict`: the key can never be used again"];
+    /// Revoke a key for good. One that was revoked stays as it is.
     VendorKeysRevoke = "vendor_keys.revoke": POST "/api/admin/vendor-keys/{key}/revoke" (VendorKeyPath, NoQuery, NoBody) -> Data<VendorKey>,
-        AdminOrOwner, Destroys("ends the key for good"), audit "vendor-key.revoke", errors [409 "`conflict`: the key is revoked"];
+        AdminOrOwner, Destroys("ends the key for good"), audit "vendor-key.revoke", errors [];
     /// Change the name, the scopes, the limit or the contact of a key. Its next request has them.
     VendorKeysEdit = "vendor_keys.edit": PATCH "/api/admin/vendor-keys/{key}" (VendorKeyPath, NoQuery, Json<VendorKeyChange>) -> Data<VendorKey>,
         AdminOrOwner, Changes, audit "vendor-key.edit", errors [];
@@ -99,6 +99,9 @@ pub struct VendorKey {
     pub ends_at: Option<DateTime<Utc>>,
     /// When it was last used, to about 10 s.
     pub last_used_at: Option<DateTime<Utc>>,
+    /// Only in the answer of a change: nothing has changed, because it was so already.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub already: bool,
 }
 
 /// Whether a key can be used.

@@ -225,6 +225,16 @@ fn no_effect(action: &str, result: &Value) -> Option<&'static str> {
         "dead-letter.acknowledge" if was_so => "was already acknowledged",
         "dead-letter.unacknowledge" if was_so => "was not acknowledged",
         "dead-letter.assign" | "dead-letter.note" if was_so => "was the same",
+        "operator.disable" | "vendor-key.disable" if was_so => "was already disabled",
+        "operator.enable" | "vendor-key.enable" if was_so => "was not disabled",
+        "operator.set-role" | "person.set-role" if was_so => "had this role",
+        "operator.set-data" | "operator.basic" | "vendor-key.edit" if was_so => "was the same",
+        "operator-token.revoke" | "vendor-key.revoke" if was_so => "was already revoked",
+        "person.block" if was_so => "was already blocked",
+        "person.unblock" if was_so => "was not blocked",
+        "operator.end-sessions" | "person.end-sessions" if result["ended"] == 0 => {
+            "no session was open"
+        }
         _ => return None,
     })
 }
@@ -269,6 +279,16 @@ mod tests {
                 "was already active",
             ),
             ("plugin.prune", json!([]), "no revision was old enough"),
+            (
+                "operator.disable",
+                json!({ "already": true }),
+                "was already disabled",
+            ),
+            (
+                "person.end-sessions",
+                json!({ "ended": 0 }),
+                "no session was open",
+            ),
         ] {
             let recorded = with_effect(action, result);
             assert_eq!(
@@ -284,6 +304,8 @@ mod tests {
             ("breaker.open", json!({ "host": "x", "already": false })),
             ("job.add", json!({ "id": "1", "known": false })),
             ("job.remove", Value::Null),
+            ("vendor-key.revoke", json!({ "already": false })),
+            ("operator.end-sessions", json!({ "ended": 2 })),
         ] {
             assert_eq!(with_effect(action, result.clone()), result, "{action}");
         }

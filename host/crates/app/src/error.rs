@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use patchbay_model::InvalidId;
+use patchbay_model::capability::CapabilityError;
 use patchbay_model::filter::FilterError;
 use patchbay_queue::QueueError;
 use patchbay_store::StoreError;
@@ -157,6 +158,28 @@ impl From<StoreError> for Error {
                 log_chain(&error);
                 Self::internal()
             }
+        }
+    }
+}
+
+/// What a guest is told when Postgres does not do what a capability asked for.
+pub(crate) fn for_guests(error: StoreError) -> CapabilityError {
+    match error {
+        StoreError::Conflict(message) => CapabilityError {
+            code: "conflict",
+            message,
+            retryable: false,
+        },
+        StoreError::NotFound(_) | StoreError::Unstorable(_) | StoreError::NoSuchTime(_) => {
+            CapabilityError::invalid(error.to_string())
+        }
+        StoreError::Unavailable(_) | StoreError::ReadOnly(_) => {
+            CapabilityError::unavailable(error.to_string())
+        }
+        StoreError::Refused(_) => CapabilityError::invalid("Postgres does not accept a value"),
+        other => {
+            log_chain(&other);
+            CapabilityError::unavailable("Postgres did not do it; the host's log says why")
         }
     }
 }

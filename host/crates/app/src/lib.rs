@@ -24,6 +24,7 @@ pub mod incident;
 pub mod jobs;
 mod leader;
 pub mod limits;
+mod local_rates;
 mod login_meters;
 mod nearest;
 pub mod operator;
@@ -110,6 +111,8 @@ pub struct Foundation {
     pub outside: Arc<Services>,
     pub work: Work,
     pub vault: Arc<vault::Vault>,
+    /// What plugins reach for their schedules.
+    pub schedules: Arc<scheduling::Reconciler>,
     pub copy: snapshot::OfflineSnapshot,
     pub traces: Traces,
     pub spans: Arc<Counts>,
@@ -140,6 +143,8 @@ pub struct AppConfig {
     pub operators: operators::OperatorsConfig,
     /// Single sign-on of operators; nothing when it is off.
     pub oidc: Option<operators::oidc::OidcConfig>,
+    /// What answers that are kept for repeats may take of Redis.
+    pub kept_answers: routes::KeptBytes,
 }
 
 /// What use cases and services are made of.
@@ -159,6 +164,7 @@ pub struct Parts {
     pub traces: Traces,
     pub requests: Arc<RequestMeters>,
     pub route_meters: Arc<routes::RouteMeters>,
+    pub(crate) kept_answers: routes::KeptBytes,
     pub exposition: Arc<exposition::Exposition>,
     pub incident: Arc<incident::Sources>,
     /// The value that was `NODE_ENV` before. The health check shows it.
@@ -192,6 +198,7 @@ impl Parts {
             runtime,
             work,
             vault,
+            schedules,
             copy,
             traces,
             ..
@@ -210,7 +217,7 @@ impl Parts {
             trusted: config.trusted,
             quarantine: Arc::clone(&work.quarantine),
             redactions: Arc::clone(&work.redactions),
-            copy,
+            copy: copy.clone(),
             crash_loops: work.crash_loops,
             policy: config.quarantine,
             begun,
@@ -218,8 +225,8 @@ impl Parts {
             traces: traces.clone(),
             host: work.host,
             has_master_key: !vault.keys().is_empty(),
+            secrets: Arc::clone(&vault) as _,
         }));
-        let schedules = scheduling::Reconciler::new(store.clone(), broker.clone());
         plugins.when_changed({
             let (schedules, meters) = (Arc::clone(&schedules), Arc::clone(&work.meters));
             move || {
@@ -244,7 +251,7 @@ impl Parts {
         );
         let health = Arc::new(health);
         let http = Arc::<http_standing::HttpStanding>::default();
-        let limits = limits::Limits::new(&broker, vault.keys().limits());
+        let limits = limits::Limits::new(&broker, vault.keys().limits(), plugins.local_rates());
         let logins = Arc::<login_meters::LoginMeters>::default();
         let (emergencies, emergency_logins) = tokio::sync::mpsc::unbounded_channel();
         let operations = TaskTracker::new();
@@ -290,10 +297,13 @@ impl Parts {
             store.clone(),
             broker.clone(),
             Arc::clone(&plugins),
-            Arc::clone(&vault) as _,
             Arc::clone(&vault),
+            copy,
             host,
         ));
+        if foundation.started_without_postgres {
+            inbox.resume();
+        }
         let seen = alerts::Sources {
             store: store.clone(),
             queues: broker.clone(),
@@ -333,6 +343,7 @@ impl Parts {
             attempts: work.attempts,
             requests: Arc::clone(&requests),
             routes: Arc::clone(&route_meters),
+            relays: foundation.outside.egress.relays(),
             spans: foundation.spans,
             store: store.clone(),
             runtime,
@@ -387,6 +398,7 @@ impl Parts {
             traces,
             requests,
             route_meters,
+            kept_answers: config.kept_answers,
             exposition,
             incident: Arc::new(foundation.incident),
             environment: config.environment,

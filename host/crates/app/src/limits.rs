@@ -2,11 +2,11 @@
 //!
 //! Redis holds no address and no name: keys are hashes, keyed with the master key where there is
 //! one. Without Redis every function fails with `Unavailable`, and the caller decides what that
-//! means. What a request has taken is noted for its answer (see [`Quotas`]).
+//! means; limits of routes and vendors are then counted by each host (see [`LocalRates`]). What a request has taken is noted for its answer (see [`Quotas`]).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hmac::{Hmac, KeyInit, Mac};
 use parking_lot::Mutex;
@@ -15,10 +15,16 @@ use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use crate::error::{Error, Kind};
+use crate::local_rates::LocalRates;
 use crate::quota::{Quota, Quotas, whole_seconds};
 
 /// The class of requests without a login.
 pub const ANONYMOUS: &str = "anonymous";
+
+/// A slower answer of Redis is not waited for, where a host can count alone.
+const SLOW: Duration = Duration::from_millis(250);
+/// Until it is asked again.
+const SLOW_FOR: Duration = Duration::from_secs(1);
 
 /// How much each key may take.
 #[derive(Debug, Clone)]
@@ -63,12 +69,22 @@ pub struct Limits {
     redis: RateLimits,
     key: Option<Arc<Zeroizing<[u8; 32]>>>,
     refused: Arc<Mutex<BTreeMap<&'static str, u64>>>,
+    /// For limits that hold also without Redis.
+    local: Arc<LocalRates>,
+    /// Until then, Redis is not asked for those: it was too slow.
+    slow_until: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Limits {
     /// `key`: for the hashes in Redis; the same on all hosts.
-    pub fn new(broker: &Broker, key: Option<Zeroizing<[u8; 32]>>) -> Self {
+    pub(crate) fn new(
+        broker: &Broker,
+        key: Option<Zeroizing<[u8; 32]>>,
+        local: Arc<LocalRates>,
+    ) -> Self {
         Self {
+            local,
+            slow_until: Arc::default(),
             redis: broker.rate_limits(),
             key: key.map(Arc::new),
             refused: Arc::new(Mutex::new(BTreeMap::from([(ANONYMOUS, 0)]))),
@@ -122,6 +138,31 @@ impl Limits {
         let taken = self.redis.take_if_possible(&key, class.count, class.window);
         let taken = taken.await;
         taken.map(|taken| self.answer(class, taken)).transpose()
+    }
+
+    /// As [`Limits::take`], but while Redis is away or slow this host counts alone: its part of the
+    /// limit among the hosts that run.
+    pub async fn take_here_without_redis(&self, class: &Class, key: &str) -> Result<Quota, Error> {
+        let key = self.hashed(class.name, key);
+        let is_slow = self
+            .slow_until
+            .lock()
+            .is_some_and(|end| Instant::now() < end);
+        let taken = match is_slow {
+            true => None,
+            false => {
+                let asked = self.redis.take_if_possible(&key, class.count, class.window);
+                match tokio::time::timeout(SLOW, asked).await {
+                    Ok(taken) => taken,
+                    Err(_) => {
+                        *self.slow_until.lock() = Some(Instant::now() + SLOW_FOR);
+                        None
+                    }
+                }
+            }
+        };
+        let taken = taken.unwrap_or_else(|| self.local.take(&key, class.count, class.window));
+        self.answer(class, taken)
     }
 
     /// To be called before an attempt. Fails with `rate-limited` while the key must wait after

@@ -9,6 +9,7 @@ use patchbay_api::secrets::{
     SecretsRotate, SecretsSet,
 };
 use patchbay_capability::SecretSource;
+use patchbay_model::id::KEPT;
 use patchbay_model::manifest::Manifest;
 use patchbay_model::{PluginName, SecretName};
 use patchbay_store::{Replace, SecretRow, Store};
@@ -54,6 +55,7 @@ impl Secrets {
         new: NewValue,
     ) -> Result<Secret, Error> {
         let (plugin, name): (PluginName, SecretName) = (plugin.parse()?, secret.parse()?);
+        refuse_kept(&name)?;
         let value = checked(new.value)?;
         let act = async {
             let put = self
@@ -78,6 +80,7 @@ impl Secrets {
         new: Rotation,
     ) -> Result<Secret, Error> {
         let (plugin, name): (PluginName, SecretName) = (plugin.parse()?, secret.parse()?);
+        refuse_kept(&name)?;
         let value = checked(new.value)?;
         let overlap = Duration::from_millis(new.overlap_ms);
         if overlap.is_zero() || overlap > MAX_OVERLAP {
@@ -213,6 +216,16 @@ impl Secrets {
             ends_at: row.ends_at,
             last_used_at: row.last_used_at,
         }
+    }
+}
+
+/// A credential that a plugin has handed over has a form that only the plugin knows.
+fn refuse_kept(name: &SecretName) -> Result<(), Error> {
+    match name.as_str().starts_with(KEPT) {
+        true => Err(Error::conflict(format!(
+            "{name} holds a credential that the plugin was given. Save it again where it was entered; to take it away: patchbay secret remove"
+        ))),
+        false => Ok(()),
     }
 }
 

@@ -5,6 +5,7 @@
 //! Values leave only as [`SecretValue`]s, which do not print. A value that cannot be opened is not
 //! used, and is reported. While Postgres is away, the known values stay.
 
+mod kept;
 mod keys;
 
 use std::collections::HashMap;

@@ -11,7 +11,8 @@ use patchbay_model::grant::Ask;
 pub struct GrantUses(Mutex<HashMap<(PluginName, Ask), u64>>);
 
 impl GrantUses {
-    pub(crate) fn count(&self, plugin: &PluginName, ask: Ask) {
+    /// Counts one use.
+    pub fn count(&self, plugin: &PluginName, ask: Ask) {
         self.with(|uses| *uses.entry((plugin.clone(), ask)).or_default() += 1);
     }
 

@@ -11,6 +11,7 @@ mod breaker;
 mod call;
 mod context;
 mod credential_echo;
+mod credentials;
 mod enqueue;
 mod flows;
 mod grants;
@@ -22,6 +23,7 @@ mod log;
 mod mail;
 mod meters;
 mod progress;
+mod schedules;
 mod secrets;
 mod settings;
 mod sql;
@@ -37,13 +39,18 @@ use patchbay_runtime::wit::{self, Linker, Wit, v0_1, v0_2};
 
 pub use breaker::{Breaker, BreakerState, BreakerView, Breakers, Refused};
 pub use call::{Call, GuestCall};
+pub use credentials::{CredentialInfo, CredentialStore};
 pub use grants::GrantUses;
 pub use http::RelayFailure;
 pub use http::egress::{
-    Certificates, Egress, EgressConfig, EgressError, RelayAborted, RelayBody, Relayed,
+    Certificates, Egress, EgressConfig, EgressError, NoPlace, RelayAborted, RelayBody, RelayPace,
+    Relayed, Relays,
 };
 pub use mail::{MailConfig, MailError, MailTls, MailTransport};
 pub use meters::OutsideMeters;
+pub use schedules::{RuntimeSchedule, RuntimeScheduleState, RuntimeSchedules};
+pub use zeroize::Zeroizing;
+
 pub use secrets::{HashKind, SecretSource, SecretValue};
 
 use guest::{Guest, Linked};
@@ -58,10 +65,17 @@ pub struct Services {
     /// Postgres, under the plugins' own logins.
     pub sql: Arc<dyn PluginDatabase>,
     pub audit: Arc<dyn AuditTrails>,
+    pub made: MadeAtRunTime,
     pub mail: MailTransport,
     pub egress: Egress,
     pub breakers: Arc<Breakers>,
     pub uses: Arc<GrantUses>,
+}
+
+/// Who keeps what plugins make at run time.
+pub struct MadeAtRunTime {
+    pub schedules: Arc<dyn RuntimeSchedules>,
+    pub credentials: Arc<dyn CredentialStore>,
 }
 
 impl Services {
@@ -71,6 +85,7 @@ impl Services {
         sql: Arc<dyn PluginDatabase>,
         audit: Arc<dyn AuditTrails>,
         secrets: Arc<dyn SecretSource>,
+        made: MadeAtRunTime,
         mail: MailTransport,
         egress: Egress,
     ) -> Self {
@@ -81,6 +96,7 @@ impl Services {
             secrets,
             sql,
             audit,
+            made,
             mail,
             egress,
             breakers: Arc::default(),
@@ -138,6 +154,8 @@ capabilities! {
     sql: sql counts Sql as "sql";
     mail: smtp counts Mail as "mail";
     audit: audit counts Audit as "audit";
+    schedules: schedules counts Schedules as "schedules";
+    credentials: credentials counts Credentials as "credentials";
 }
 
 #[cfg(test)]

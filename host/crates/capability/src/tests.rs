@@ -29,6 +29,17 @@ allowed = true
 
 [audit]
 trails = ["leads"]
+
+[[queues]]
+name = "ownQueue"
+
+[runtime_schedules]
+prefix = "everything-"
+queues = ["ownQueue"]
+
+[credentials]
+prefix = "school-"
+fields = ["key"]
 "#;
 
 /// What a world with all capabilities imports, without the types.

@@ -344,6 +344,11 @@ impl Client {
         Self::with(url, Login::Basic { user, password })
     }
 
+    /// With a token of a program.
+    pub fn with_token(url: String, token: Zeroizing<String>) -> anyhow::Result<Self> {
+        Self::with(url, Login::Token(token))
+    }
+
     pub(super) fn with(url: String, login: Login) -> anyhow::Result<Self> {
         if !url
             .parse::<reqwest::Url>()

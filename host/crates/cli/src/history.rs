@@ -473,7 +473,7 @@ async fn erase(args: EraseArgs, client: &Client, output: Output) -> anyhow::Resu
 const ERASE_LIMIT: Duration = Duration::from_secs(600);
 
 /// What is erased outside the history: a count per place, and its label for one and for more.
-fn erased_places(places: &Places) -> [(u64, &'static str, &'static str); 14] {
+fn erased_places(places: &Places) -> [(u64, &'static str, &'static str); 15] {
     [
         (
             places.redis_ended,
@@ -500,6 +500,11 @@ fn erased_places(places: &Places) -> [(u64, &'static str, &'static str); 14] {
             places.key_value,
             "key of a plugin's key-value space",
             "keys of plugins' key-value spaces",
+        ),
+        (
+            places.inbox,
+            "request in the inbox of webhooks",
+            "requests in the inbox of webhooks",
         ),
         (
             places.set_aside,
@@ -545,7 +550,7 @@ fn erased_places(places: &Places) -> [(u64, &'static str, &'static str); 14] {
 }
 
 /// What is kept: a count per place, with what to do about it.
-fn places_left(places: &Places) -> [(u64, &'static str); 3] {
+fn places_left(places: &Places) -> [(u64, &'static str); 4] {
     [
         (
             places.audit_entries_left,
@@ -558,6 +563,10 @@ fn places_left(places: &Places) -> [(u64, &'static str); 3] {
         (
             places.outbox_left,
             "jobs of plugins' transactions are not in their queues yet; repeat this command",
+        ),
+        (
+            places.inbox_left,
+            "requests in the inbox of webhooks have jobs that are being added, wait in Redis, or cannot be opened; repeat this command",
         ),
     ]
 }

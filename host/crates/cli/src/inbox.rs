@@ -1,12 +1,14 @@
 //! `patchbay webhook …` and `patchbay inbox …`
 
+mod many;
+
 use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand, ValueEnum};
 use patchbay_api::body::NoBody;
 use patchbay_api::inbox::{
-    InboxCountView, InboxDetails, InboxErase, InboxItem, InboxList, InboxPath, InboxReplay,
-    InboxShow, InboxStats, InboxVerdict, InboxVerify, ListInbox, ReplayInbox, VerifyInbox,
-    WebhookDetails, WebhookPath, WebhookView, WebhooksList, WebhooksShow,
+    InboxCountView, InboxDetails, InboxErase, InboxItem, InboxList, InboxMany, InboxPath,
+    InboxReplay, InboxShow, InboxStats, InboxVerdict, InboxVerify, ListInbox, ReplayInbox,
+    VerifyInbox, WebhookDetails, WebhookPath, WebhookView, WebhooksList, WebhooksShow,
 };
 use patchbay_api::operation::NoQuery;
 use patchbay_api::reveal::Reveal;
@@ -14,6 +16,7 @@ use patchbay_model::webhook::InboxState;
 use patchbay_model::words;
 use uuid::Uuid;
 
+use self::many::{erase_many, replay_many, verify_many};
 use super::client::{Client, ClientArgs, Received};
 use super::input::point_in_time;
 use super::names;
@@ -49,35 +52,98 @@ pub enum InboxCommand {
         #[arg(long, requires = "reveal", value_name = "TEXT")]
         reason: Option<String>,
     },
-    /// Judge a request again, at its original time; nothing is changed without --apply
+    /// Judge requests again, at their original time; nothing is changed without --apply
     Verify {
-        /// Id of the request as shown by `inbox list`
-        id: Uuid,
+        #[command(flatten)]
+        which: Box<Which>,
         /// Accept a rejected or deferred request that is the vendor's, and add its jobs
         #[arg(long)]
         apply: bool,
         #[command(flatten)]
-        why: Why,
+        consent: Consent,
     },
-    /// Process a request: judge it again, and add its jobs
+    /// Process requests: judge them again, and add their jobs
     Replay {
-        /// Id of the request as shown by `inbox list`
-        id: Uuid,
-        /// Also one whose jobs were added before; effects may happen twice
+        #[command(flatten)]
+        which: Box<Which>,
+        /// Also those whose jobs were added before; effects may happen twice
         #[arg(long)]
         again: bool,
         #[command(flatten)]
         consent: Consent,
     },
-    /// Erase the content of a request for good; its event stays known
+    /// Erase the content of requests for good; their events stay known
     Erase {
-        /// Id of the request as shown by `inbox list`
-        id: Uuid,
+        #[command(flatten)]
+        which: Box<Which>,
         #[command(flatten)]
         consent: Consent,
     },
     /// Count requests by webhook and state, and those of the last 24 hours by outcome
     Stats,
+}
+
+/// Which requests: one, several, or those of a filter.
+#[derive(Args)]
+pub struct Which {
+    /// Ids of requests as shown by `inbox list`
+    #[arg(required_unless_present_any = ["webhook", "state", "code", "kind", "source", "after", "before"])]
+    ids: Vec<Uuid>,
+    /// Only of this webhook, such as crm.status, or of all webhooks of this plugin
+    #[arg(long, add = names::webhooks())]
+    webhook: Option<String>,
+    /// Only in this state
+    #[arg(long)]
+    state: Option<State>,
+    /// Only with this code of a rejection, or of why it could not be judged
+    #[arg(long)]
+    code: Option<String>,
+    /// Only of this kind, as the plugin names it
+    #[arg(long)]
+    kind: Option<String>,
+    /// Only from this network, as the list shows it
+    #[arg(long, value_name = "NETWORK")]
+    source: Option<String>,
+    /// Only from this time on: 2h for two hours ago, or 2026-12-01T03:00:00Z
+    #[arg(long, value_name = "TIME", value_parser = point_in_time)]
+    after: Option<DateTime<Utc>>,
+    /// Only before this time
+    #[arg(long, value_name = "TIME", value_parser = point_in_time)]
+    before: Option<DateTime<Utc>>,
+    /// Only show which requests are meant
+    #[arg(long)]
+    dry_run: bool,
+}
+
+impl Which {
+    /// The only request, if there is no filter and no preview is wanted.
+    fn one(&self) -> Option<Uuid> {
+        let is_filtered = self.webhook.is_some()
+            || self.state.is_some()
+            || self.code.is_some()
+            || self.kind.is_some()
+            || self.source.is_some()
+            || self.after.is_some()
+            || self.before.is_some();
+        match self.ids.as_slice() {
+            [id] if !is_filtered && !self.dry_run => Some(*id),
+            _ => None,
+        }
+    }
+
+    fn asked(self) -> InboxMany {
+        InboxMany {
+            ids: self.ids,
+            webhook: self.webhook,
+            state: self.state.map(Into::into),
+            code: self.code,
+            kind: self.kind,
+            source: self.source,
+            after: self.after,
+            before: self.before,
+            ..InboxMany::default()
+        }
+    }
 }
 
 #[derive(Args)]
@@ -162,8 +228,9 @@ impl InboxCommand {
 
     fn why(&self) -> Why {
         match self {
-            Self::Verify { why, .. } => why.clone(),
-            Self::Replay { consent, .. } | Self::Erase { consent, .. } => consent.why.clone(),
+            Self::Verify { consent, .. }
+            | Self::Replay { consent, .. }
+            | Self::Erase { consent, .. } => consent.why.clone(),
             Self::List(_) | Self::Show { .. } | Self::Stats => Why::default(),
         }
     }
@@ -180,7 +247,7 @@ pub(crate) async fn run_webhook(
         WebhookCommand::List => {
             let webhooks = client.ask::<WebhooksList>((), none, NoBody).await?;
             output.table_or(
-                "No active plugin has a webhook. Those of a deactivated one answer 404: patchbay plugin list",
+                "No plugin has a webhook. See: patchbay plugin list",
                 &[
                     "WEBHOOK",
                     "METHOD",
@@ -305,6 +372,15 @@ fn counted(count: &InboxCountView) -> String {
     format!("{} {}{code}", count.count, count.outcome)
 }
 
+/// Fails where there is no such request.
+async fn found(id: &Uuid, client: &Client) -> anyhow::Result<()> {
+    let path = InboxPath { id: id.to_string() };
+    client
+        .ask::<InboxShow>(path, Reveal::default(), NoBody)
+        .await?;
+    Ok(())
+}
+
 pub(crate) async fn run(
     command: InboxCommand,
     args: &ClientArgs,
@@ -320,7 +396,14 @@ pub(crate) async fn run(
                 .await?;
             output.value(&whole(&shown.data, output), &shown.raw);
         }
-        InboxCommand::Verify { id, apply, .. } => {
+        InboxCommand::Verify {
+            which,
+            apply,
+            consent,
+        } => {
+            let Some(id) = which.one() else {
+                return verify_many(*which, apply, &consent, &client, output).await;
+            };
             let query = VerifyInbox { apply };
             let verdict = client
                 .ask::<InboxVerify>(InboxPath { id: id.to_string() }, query, NoBody)
@@ -332,8 +415,16 @@ pub(crate) async fn run(
                 ));
             }
         }
-        InboxCommand::Replay { id, again, consent } => {
-            if again {
+        InboxCommand::Replay {
+            which,
+            again,
+            consent,
+        } => {
+            let Some(id) = which.one() else {
+                return replay_many(*which, again, &consent, &client, output).await;
+            };
+            if again && consent.is_missing() {
+                found(&id, &client).await?;
                 consent.ask("This processes the request once more; effects may happen twice")?;
             }
             let query = ReplayInbox { again };
@@ -342,8 +433,14 @@ pub(crate) async fn run(
                 .await?;
             say(&verdict, output);
         }
-        InboxCommand::Erase { id, consent } => {
-            consent.ask("This erases the content of the request for good")?;
+        InboxCommand::Erase { which, consent } => {
+            let Some(id) = which.one() else {
+                return erase_many(*which, &consent, &client, output).await;
+            };
+            if consent.is_missing() {
+                found(&id, &client).await?;
+                consent.ask("This erases the content of the request for good")?;
+            }
             let erased = client
                 .ask::<InboxErase>(InboxPath { id: id.to_string() }, NoQuery {}, NoBody)
                 .await?;

@@ -19,6 +19,9 @@ use super::output::Output;
 use super::refusal::{Consent, Refusal, Why};
 use super::session::{asked, password_of};
 
+/// State of an operator who cannot log in.
+const DISABLED: &str = "disabled";
+
 #[derive(Subcommand)]
 pub enum OperatorCommand {
     /// List operators
@@ -267,8 +270,17 @@ pub(crate) async fn run(
             let done = client
                 .ask::<OperatorsSetRole>(path(&name), none, change)
                 .await?;
-            let OperatorView { name, role, .. } = &done.data;
-            output.done(&format!("{name} has the role {role}"), &done.raw);
+            let OperatorView {
+                name,
+                role,
+                already,
+                ..
+            } = &done.data;
+            let text = match already {
+                true => format!("{name} had the role {role}. Nothing has changed"),
+                false => format!("{name} has the role {role}"),
+            };
+            output.done(&text, &done.raw);
         }
         OperatorCommand::Data { name, may, .. } => {
             let change = Json(OperatorDataChange {
@@ -277,29 +289,42 @@ pub(crate) async fn run(
             let done = client
                 .ask::<OperatorsSetData>(path(&name), none, change)
                 .await?;
-            let text = match done.data.may_see_data {
-                true => format!("{name} may see data of jobs"),
-                false => format!("{name} may not see data of jobs"),
+            let may = match done.data.may_see_data {
+                true => "may see data of jobs",
+                false => "may not see data of jobs",
             };
-            output.done(&text, &done.raw);
+            let unchanged = match done.data.already {
+                true => ". Nothing has changed: it was so already",
+                false => "",
+            };
+            output.done(&format!("{name} {may}{unchanged}"), &done.raw);
         }
         OperatorCommand::Disable { name, consent } => {
-            consent.ask(&format!(
-                "This ends every session, token and link of {name}, who cannot log in until enabled again"
-            ))?;
+            if consent.is_missing() && state(&name, &client).await? != DISABLED {
+                consent.ask(&format!(
+                    "This ends every session, token and link of {name}, who cannot log in until enabled again"
+                ))?;
+            }
             let done = client
                 .ask::<OperatorsDisable>(path(&name), none, NoBody)
                 .await?;
-            let text = format!(
-                "Disabled: {name}. Undo: patchbay operator enable {name}; tokens stay revoked"
-            );
+            let undo = format!("patchbay operator enable {name}; tokens stay revoked");
+            let text = match done.data.already {
+                true => format!("{name} was already disabled. Nothing has changed. Undo: {undo}"),
+                false => format!("Disabled: {name}. Undo: {undo}"),
+            };
             output.done(&text, &done.raw);
         }
         OperatorCommand::Enable { name, .. } => {
             let done = client
                 .ask::<OperatorsEnable>(path(&name), none, NoBody)
                 .await?;
-            output.done(&format!("Enabled: {name} ({})", done.data.state), &done.raw);
+            let state = &done.data.state;
+            let text = match done.data.already {
+                true => format!("{name} was not disabled ({state}). Nothing has changed"),
+                false => format!("Enabled: {name} ({state})"),
+            };
+            output.done(&text, &done.raw);
         }
         OperatorCommand::Link { name, .. } => {
             let made = client
@@ -308,7 +333,10 @@ pub(crate) async fn run(
             print_link(&format!("A link for {name}"), &made, &args.url(), output);
         }
         OperatorCommand::Logout { name, consent } => {
-            consent.ask(&format!("This ends every session of {name}"))?;
+            if consent.is_missing() {
+                state(&name, &client).await?;
+                consent.ask(&format!("This ends every session of {name}"))?;
+            }
             let done = client
                 .ask::<OperatorsEndSessions>(path(&name), none, NoBody)
                 .await?;
@@ -323,6 +351,14 @@ pub(crate) async fn run(
         }
     }
     Ok(())
+}
+
+/// The operator's state; fails where there is no such operator.
+async fn state(name: &str, client: &Client) -> anyhow::Result<String> {
+    let shown = client
+        .ask::<OperatorsShow>(path(name), NoQuery {}, NoBody)
+        .await?;
+    Ok(shown.data.operator.state)
 }
 
 fn print_link(what: &str, made: &Received<InvitedOperator>, url: &str, output: Output) {
@@ -355,8 +391,12 @@ async fn basic(mode: Option<Mode>, client: &Client, output: Output) -> anyhow::R
         "board" => "only Bull Board and metrics",
         _ => "nothing",
     };
+    let unchanged = match basic.already {
+        true => ". Nothing has changed: it was so already",
+        false => "",
+    };
     let text = format!(
-        "The shared login of the configuration (admin.username): {}. It opens {opens}\nOwners: {}, of whom {} signed in",
+        "The shared login of the configuration (admin.username): {}. It opens {opens}{unchanged}\nOwners: {}, of whom {} signed in",
         basic.mode,
         basic.owners,
         match basic.owners_signed_in {

@@ -382,9 +382,12 @@ async fn deactivate(
         .map(|counts| counts.waiting + counts.prioritized)
         .sum();
     let waiting = counted(waiting, "job");
-    consent.ask(&format!(
-        "This stops {plugin} on all hosts. Its queues wait, with {waiting} now, until a revision is activated. Its routes and webhooks answer 404; what vendors send meanwhile is not kept"
-    ))?;
+    // Of an unknown plugin, the host says so.
+    if found.is_some() {
+        consent.ask(&format!(
+            "This stops {plugin} on all hosts. Its queues wait, with {waiting} now, until a revision is activated. Its routes and webhooks answer 404; what vendors send meanwhile is not kept"
+        ))?;
+    }
     client
         .ask::<PluginsDeactivate>(path(&plugin), none, NoBody)
         .await?;
@@ -433,9 +436,12 @@ async fn delete(
         (_, 0) => ". No revision is left to roll back to",
         _ => "",
     };
-    consent.ask(&format!(
-        "This deletes revision {what} of {plugin}{consequence}"
-    ))?;
+    // Of an unknown revision, the host says so.
+    if named.is_some() {
+        consent.ask(&format!(
+            "This deletes revision {what} of {plugin}{consequence}"
+        ))?;
+    }
     let revision = RevisionPath {
         name: plugin.clone(),
         digest,

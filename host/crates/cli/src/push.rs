@@ -11,7 +11,7 @@ use super::client::{Client, ClientArgs};
 use super::exact::with_member;
 use super::oci::{self, Publication, Registry, RegistryArgs};
 use super::refusal::{Refusal, Why};
-use super::view::{describe, short, signers};
+use super::view::{describe, short, signers, without_value};
 use super::{Output, signing};
 
 #[derive(Args)]
@@ -106,8 +106,9 @@ pub(super) async fn push(args: Push, client: &ClientArgs, output: Output) -> any
     } else {
         (format!("\nit is not granted yet:{missing}"), " --grant")
     };
+    let secrets = without_value(plugin, &staged.data.secrets_without_value);
     let message = format!(
-        "{known}: {plugin} {} {}{waits}\nsigned by: {}\nactivate it with: patchbay plugin activate {plugin} {}{grant}",
+        "{known}: {plugin} {} {}{waits}{secrets}\nsigned by: {}\nactivate it with: patchbay plugin activate {plugin} {}{grant}",
         staged.data.version,
         short(&digest),
         signers(&staged.data.signatures),

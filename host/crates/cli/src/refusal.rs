@@ -50,6 +50,12 @@ pub struct Consent {
 }
 
 impl Consent {
+    /// Whether the user has to be asked. Then a command first looks whether its target exists: nobody
+    /// should confirm what cannot be done.
+    pub(super) fn is_missing(&self) -> bool {
+        !self.yes
+    }
+
     /// Returns if `--yes` was given or the user confirms on a terminal; otherwise fails.
     /// `consequence` is a sentence without its full stop: `This removes 63 failed jobs of q`.
     pub(super) fn ask(&self, consequence: &str) -> anyhow::Result<()> {

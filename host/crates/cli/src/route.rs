@@ -13,7 +13,7 @@ use super::view::short;
 
 #[derive(Subcommand)]
 pub enum RouteCommand {
-    /// List the routes that plugins serve, on the answering host
+    /// List the routes of active plugins, on the answering host
     List,
     /// Show a route: who may call it, its limits and its schemas
     Show {
@@ -46,6 +46,11 @@ pub(crate) async fn run(
                 routes.data.iter().map(row).collect(),
                 &routes.raw,
             );
+            for route in &routes.data {
+                if let Some(reason) = &route.reason {
+                    output.note(&format!("{}: {}. {reason}", route.route, route.state));
+                }
+            }
         }
         RouteCommand::Show { route } => {
             let params = RouteParams { route };
@@ -69,7 +74,7 @@ fn row(route: &RouteView) -> Vec<String> {
 
 fn described(details: &RouteDetails) -> String {
     let RouteDetails { route, rate, .. } = details;
-    let state = match &details.reason {
+    let state = match &route.reason {
         Some(reason) => format!("{}: {reason}", route.state),
         None => route.state.clone(),
     };
@@ -105,6 +110,8 @@ fn described(details: &RouteDetails) -> String {
         "statuses",
         details.statuses.iter().map(u16::to_string).collect(),
     );
+    let most = details.max_concurrency.map(|most| most.to_string());
+    more("at once", most.into_iter().collect());
     more("produces", details.produces.clone());
     more("keys", vec![details.idempotency.clone()]);
     more("cache", details.cache.iter().cloned().collect());

@@ -223,9 +223,19 @@ pub(crate) async fn run(
             name,
             consent,
         } => {
-            consent.ask(&format!(
-                "This removes secret {name} of {plugin} with all its versions, which cannot be undone"
-            ))?;
+            if consent.is_missing() {
+                let path = PluginPath {
+                    name: plugin.clone(),
+                };
+                let secrets = client.ask::<SecretsList>(path, none, NoBody).await?;
+                let is_kept = |secret: &Secret| secret.name == name && !secret.versions.is_empty();
+                // Of what the vault does not hold, the host says so, and which is meant.
+                if secrets.data.iter().any(is_kept) {
+                    consent.ask(&format!(
+                        "This removes secret {name} of {plugin} with all its versions, which cannot be undone"
+                    ))?;
+                }
+            }
             client
                 .ask::<SecretsRemove>(path(&plugin, &name), none, NoBody)
                 .await?;

@@ -8,10 +8,13 @@ use patchbay_api::operators::{
     TokenPath, TokensQuery,
 };
 
-use super::client::{Client, ClientArgs};
+use super::client::{Client, ClientArgs, ClientError};
 use super::operator::{Role, yes};
 use super::output::Output;
 use super::refusal::{Consent, Why};
+
+/// The host lists no more.
+const MOST_LISTED: usize = 1_000;
 
 #[derive(Subcommand)]
 pub enum TokenCommand {
@@ -129,21 +132,58 @@ pub(crate) async fn run(
             id_or_name,
             consent,
         } => {
-            consent.ask(&format!(
-                "The program that uses the token {id_or_name} is refused from now on"
-            ))?;
+            if consent.is_missing()
+                && let Some(token) = usable(&id_or_name, &client).await?
+            {
+                consent.ask(&format!(
+                    "The program that uses the token {token} is refused from now on"
+                ))?;
+            }
             let path = TokenPath { token: id_or_name };
             let done = client
                 .ask::<OperatorTokensRevoke>(path, NoQuery {}, NoBody)
                 .await?;
-            let text = format!(
-                "Revoked: token {} of {}",
-                done.data.name, done.data.operator
-            );
+            let (name, of) = (&done.data.name, &done.data.operator);
+            let text = match done.data.already {
+                true => format!("Token {name} of {of} was already revoked. Nothing has changed"),
+                false => format!("Revoked: token {name} of {of}"),
+            };
             output.done(&text, &done.raw);
         }
     }
     Ok(())
+}
+
+/// The token that is meant, in words, if it can be used. Of others nothing needs to be asked: the host
+/// says that there is none, or that it was revoked.
+async fn usable(id_or_name: &str, client: &Client) -> anyhow::Result<Option<String>> {
+    let own = client
+        .ask::<OperatorTokensList>((), TokensQuery::default(), NoBody)
+        .await?;
+    let is_meant = |token: &OperatorToken| token.id == id_or_name || token.name == id_or_name;
+    if let Some(token) = own.data.iter().find(|token| is_meant(token)) {
+        return Ok(Some(in_words(token)));
+    }
+    let all = TokensQuery {
+        operator: None,
+        all: Some(true),
+    };
+    match client.ask::<OperatorTokensList>((), all, NoBody).await {
+        Ok(all) => {
+            let found = all.data.iter().find(|token| token.id == id_or_name);
+            let is_whole = all.data.len() < MOST_LISTED;
+            Ok(found
+                .map(in_words)
+                .or_else(|| (!is_whole).then(|| id_or_name.to_owned())))
+        }
+        // The caller may revoke only what is the caller's.
+        Err(ClientError::Refused { status: 403, .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn in_words(token: &OperatorToken) -> String {
+    format!("{} ({}) of {}", token.name, token.id, token.operator)
 }
 
 fn row(token: &OperatorToken, output: Output) -> Vec<String> {

@@ -99,19 +99,38 @@ pub(crate) async fn run(
         UserCommand::List(args) => list(args, &client, output).await?,
         UserCommand::Show { account } => show(&account, &client, output).await?,
         UserCommand::Block { account, consent } => {
-            consent.ask(&format!(
-                "This ends every session of {account}, and the account cannot log in until it is unblocked"
-            ))?;
+            if consent.is_missing() {
+                let found = found(&account, &client).await?;
+                if found.blocked_at.is_none() {
+                    consent.ask(&format!(
+                        "This ends every session of {}, and the account cannot log in until it is unblocked",
+                        found.email
+                    ))?;
+                }
+            }
             let done = client
                 .ask::<PeopleBlock>(path(&account), none, NoBody)
                 .await?;
-            output.done(&format!("Blocked: {}", done.data.email), &done.raw);
+            let email = &done.data.email;
+            let text = match (done.data.already, &done.data.blocked_by) {
+                (true, Some(by)) => {
+                    format!("{email} was already blocked by {by}. Nothing has changed")
+                }
+                (true, None) => format!("{email} was already blocked. Nothing has changed"),
+                (false, _) => format!("Blocked: {email}"),
+            };
+            output.done(&text, &done.raw);
         }
         UserCommand::Unblock { account, .. } => {
             let done = client
                 .ask::<PeopleUnblock>(path(&account), none, NoBody)
                 .await?;
-            output.done(&format!("Unblocked: {}", done.data.email), &done.raw);
+            let email = &done.data.email;
+            let text = match done.data.already {
+                true => format!("{email} was not blocked. Nothing has changed"),
+                false => format!("Unblocked: {email}"),
+            };
+            output.done(&text, &done.raw);
         }
         UserCommand::Role { account, role, .. } => {
             let change = Json(RoleChange { role });
@@ -119,10 +138,17 @@ pub(crate) async fn run(
                 .ask::<PeopleSetRole>(path(&account), none, change)
                 .await?;
             let Account { email, role, .. } = &done.data;
-            output.done(&format!("{email} has the role {role}"), &done.raw);
+            let text = match done.data.already {
+                true => format!("{email} had the role {role}. Nothing has changed"),
+                false => format!("{email} has the role {role}"),
+            };
+            output.done(&text, &done.raw);
         }
         UserCommand::Logout { account, consent } => {
-            consent.ask(&format!("This ends every session of {account}"))?;
+            if consent.is_missing() {
+                let found = found(&account, &client).await?;
+                consent.ask(&format!("This ends every session of {}", found.email))?;
+            }
             let done = client
                 .ask::<PeopleEndSessions>(path(&account), none, NoBody)
                 .await?;
@@ -131,6 +157,14 @@ pub(crate) async fn run(
         }
     }
     Ok(())
+}
+
+async fn found(account: &str, client: &Client) -> anyhow::Result<Account> {
+    let path = AccountPath {
+        account: account.to_owned(),
+    };
+    let shown = client.ask::<PeopleShow>(path, NoQuery {}, NoBody).await?;
+    Ok(shown.data.account)
 }
 
 async fn list(args: ListArgs, client: &Client, output: Output) -> anyhow::Result<()> {

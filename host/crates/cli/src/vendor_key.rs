@@ -173,8 +173,12 @@ pub(crate) async fn run(
             consent,
         } => {
             let path = path(&key)?;
-            if overlap == Some(0) {
-                consent.ask(&format!("This ends key {} at once", path.key))?;
+            if overlap == Some(0) && consent.is_missing() {
+                let key = found(&key, &client).await?;
+                consent.ask(&format!(
+                    "This ends key {} of {} at once",
+                    key.prefix, key.name
+                ))?;
             }
             let rotation = Json(VendorKeyRotation {
                 overlap_ms: overlap,
@@ -193,22 +197,28 @@ pub(crate) async fn run(
             let done = client
                 .ask::<VendorKeysDisable>(path(&key)?, none, NoBody)
                 .await?;
-            said(&done, "Disabled", output);
+            said(&done, "Disabled", "was already disabled", output);
         }
         VendorKeyCommand::Enable { key, .. } => {
             let done = client
                 .ask::<VendorKeysEnable>(path(&key)?, none, NoBody)
                 .await?;
-            said(&done, "Enabled", output);
+            said(&done, "Enabled", "was not disabled", output);
         }
         VendorKeyCommand::Revoke { key, consent } => {
-            let path = path(&key)?;
-            consent.ask(&format!(
-                "This ends key {} for good; programs that use it are refused at once",
-                path.key
-            ))?;
-            let done = client.ask::<VendorKeysRevoke>(path, none, NoBody).await?;
-            said(&done, "Revoked", output);
+            if consent.is_missing() {
+                let key = found(&key, &client).await?;
+                if key.state != VendorKeyState::Revoked {
+                    consent.ask(&format!(
+                        "This ends key {} of {} for good; programs that use it are refused at once",
+                        key.prefix, key.name
+                    ))?;
+                }
+            }
+            let done = client
+                .ask::<VendorKeysRevoke>(path(&key)?, none, NoBody)
+                .await?;
+            said(&done, "Revoked", "was already revoked", output);
         }
         VendorKeyCommand::Edit(args) => {
             let change = Json(VendorKeyChange {
@@ -220,15 +230,27 @@ pub(crate) async fn run(
             let done = client
                 .ask::<VendorKeysEdit>(path(&args.key)?, none, change)
                 .await?;
-            said(&done, "Changed", output);
+            said(&done, "Changed", "is so already", output);
         }
     }
     Ok(())
 }
 
-fn said(done: &Received<VendorKey>, what: &str, output: Output) {
+/// `already`: what the key was, where nothing has changed.
+fn said(done: &Received<VendorKey>, what: &str, already: &str, output: Output) {
     let VendorKey { prefix, name, .. } = &done.data;
-    output.done(&format!("{what}: key {prefix} of {name}"), &done.raw);
+    let text = match done.data.already {
+        true => format!("Key {prefix} of {name} {already}. Nothing has changed"),
+        false => format!("{what}: key {prefix} of {name}"),
+    };
+    output.done(&text, &done.raw);
+}
+
+async fn found(key: &str, client: &Client) -> anyhow::Result<VendorKey> {
+    let shown = client
+        .ask::<VendorKeysShow>(path(key)?, NoQuery {}, NoBody)
+        .await?;
+    Ok(shown.data.key)
 }
 
 fn print_issued(issued: &Received<IssuedVendorKey>, note: &str, output: Output) {

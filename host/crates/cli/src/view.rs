@@ -57,14 +57,27 @@ pub(super) fn signers(signatures: &[SignatureView]) -> String {
     }
 }
 
+/// What to do about secrets that have no value yet; empty where there are none.
+pub(super) fn without_value(plugin: &str, secrets: &[String]) -> String {
+    if secrets.is_empty() {
+        return String::new();
+    }
+    let commands = secrets
+        .iter()
+        .map(|secret| format!("\n  patchbay secret set {plugin} {secret}"));
+    let commands: String = commands.collect();
+    format!("\nwarning: secrets without a value, so what needs them fails. Set them:{commands}")
+}
+
 pub(super) fn describe(activated: &Activated) -> String {
     let Activated {
         plugin, version, ..
     } = activated;
     let (digest, elsewhere) = (short(&activated.digest.to_string()), elsewhere(activated));
+    let secrets = without_value(plugin.as_str(), &activated.secrets_without_value);
     if !activated.changed {
         return format!(
-            "{plugin} {version} {digest} was active already. Nothing was changed{elsewhere}"
+            "{plugin} {version} {digest} was active already. Nothing was changed{secrets}{elsewhere}"
         );
     }
     let previous = match activated.previous {
@@ -86,7 +99,7 @@ pub(super) fn describe(activated: &Activated) -> String {
         .iter()
         .map(|ask| format!("granted: {}\n", ask.as_str()))
         .collect();
-    format!("active: {plugin} {version} {digest}\n{granted}{previous}{elsewhere}")
+    format!("active: {plugin} {version} {digest}\n{granted}{previous}{secrets}{elsewhere}")
 }
 
 /// Processes that have not followed yet; empty if all have.

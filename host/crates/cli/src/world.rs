@@ -182,17 +182,17 @@ mod tests {
     fn a_world_imports_what_the_manifest_asks_for_and_exports_what_the_host_calls() {
         let dir = tempfile::tempdir().expect("a folder");
         let world = World::of(&project(dir.path(), "[kv]\n[[queues]]\nname = \"q\"\n"));
-        let expected = "package plugin:two-n2fa;\n\nworld plugin {\n  import patchbay:plugin/flows@0.1.0;\n  \
-                        import patchbay:plugin/kv@0.1.0;\n  import patchbay:plugin/log@0.1.0;\n  \
-                        import patchbay:plugin/progress@0.1.0;\n  import patchbay:plugin/settings@0.1.0;\n  \
-                        export patchbay:plugin/jobs@0.1.0;\n}\n";
+        let expected = "package plugin:two-n2fa;\n\nworld plugin {\n  import patchbay:plugin/flows@0.1.1;\n  \
+                        import patchbay:plugin/kv@0.1.1;\n  import patchbay:plugin/log@0.1.1;\n  \
+                        import patchbay:plugin/progress@0.1.1;\n  import patchbay:plugin/settings@0.1.1;\n  \
+                        export patchbay:plugin/jobs@0.1.1;\n}\n";
         assert_eq!(world.text.strip_prefix(MARK), Some(expected));
         // Without queues the world exports `operations`, for calls by operators; a list in [build]
         // overrides this.
         assert!(
             World::of(&project(dir.path(), ""))
                 .text
-                .contains("export patchbay:plugin/operations@0.1.0")
+                .contains("export patchbay:plugin/operations@0.1.1")
         );
         let answering = "[[queues]]\nname = \"q\"\n[[routes]]\nmethod = \"GET\"\npath = \"/api/a\"\nroles = [\"user\"]\noperation = \"a\"\n\
                          [[webhooks]]\nname = \"w\"\npath = \"/api/w\"\nqueue = \"q\"\n";
@@ -201,7 +201,7 @@ mod tests {
             assert!(
                 world
                     .text
-                    .contains(&format!("export patchbay:plugin/{export}@0.1.0")),
+                    .contains(&format!("export patchbay:plugin/{export}@0.1.1")),
                 "{}",
                 world.text
             );

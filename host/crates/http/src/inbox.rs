@@ -2,8 +2,9 @@
 
 use patchbay_api::answer::Page;
 use patchbay_api::inbox::{
-    InboxDetails, InboxErase, InboxItem, InboxList, InboxReplay, InboxShow, InboxStatistics,
-    InboxStats, InboxVerdict, InboxVerify, WebhookDetails, WebhookView, WebhooksList, WebhooksShow,
+    InboxDetails, InboxErase, InboxEraseMany, InboxItem, InboxList, InboxManyAnswer, InboxReplay,
+    InboxReplayMany, InboxShow, InboxStatistics, InboxStats, InboxVerdict, InboxVerify,
+    InboxVerifyMany, WebhookDetails, WebhookView, WebhooksList, WebhooksShow,
 };
 use patchbay_app::inbox::Inbox;
 use patchbay_app::{Caller, Error};
@@ -12,7 +13,8 @@ use crate::routes::{Ask, Routes};
 
 pub(crate) fn routes(routes: Routes) -> Routes {
     let routes = routes.add(webhooks).add(webhook).add(list).add(stats);
-    routes.add(show).add(verify).add(replay).add(erase)
+    let routes = routes.add(show).add(verify).add(replay).add(erase);
+    routes.add(verify_many).add(replay_many).add(erase_many)
 }
 
 async fn webhooks(
@@ -49,4 +51,28 @@ async fn replay(inbox: Inbox, who: Caller, ask: Ask<InboxReplay>) -> Result<Inbo
 
 async fn erase(inbox: Inbox, who: Caller, ask: Ask<InboxErase>) -> Result<InboxItem, Error> {
     inbox.erase(&who, &ask.path.id).await
+}
+
+async fn verify_many(
+    inbox: Inbox,
+    who: Caller,
+    ask: Ask<InboxVerifyMany>,
+) -> Result<InboxManyAnswer, Error> {
+    inbox.verify_many(&who, ask.body.0).await
+}
+
+async fn replay_many(
+    inbox: Inbox,
+    who: Caller,
+    ask: Ask<InboxReplayMany>,
+) -> Result<InboxManyAnswer, Error> {
+    inbox.replay_many(&who, ask.body.0).await
+}
+
+async fn erase_many(
+    inbox: Inbox,
+    who: Caller,
+    ask: Ask<InboxEraseMany>,
+) -> Result<InboxManyAnswer, Error> {
+    inbox.erase_many(&who, ask.body.0).await
 }

@@ -14,6 +14,7 @@ mod bulk;
 mod client_address;
 mod cookies;
 mod cors;
+mod credential_headers;
 mod cross_site;
 mod dead_letters;
 mod error;
@@ -39,6 +40,7 @@ mod openapi;
 mod operator_guard;
 mod operator_login;
 mod operators;
+mod own_key;
 mod paths;
 mod people;
 mod plugin_calls;
@@ -50,6 +52,7 @@ mod redis_keys;
 mod request_id;
 mod request_span;
 mod route_listing;
+mod route_request;
 mod routes;
 mod run_to_end;
 mod schedules;
@@ -87,6 +90,7 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
 pub use cookies::CookiePolicy;
+pub use own_key::OwnKey;
 
 use self::routes::Routes;
 use anonymous::Anonymous;
@@ -123,6 +127,7 @@ pub(crate) struct Shared {
     pub(crate) metrics: Arc<MetricsPage>,
     /// The login of the configuration.
     pub(crate) basic: Option<Arc<BasicLogin>>,
+    pub(crate) own_key: Option<OwnKey>,
     /// Whether clients reach this host by HTTPS.
     pub(crate) is_https: bool,
     /// Limits whoever has not logged in.
@@ -227,6 +232,8 @@ pub struct HttpConfig {
     pub is_https: bool,
     /// Name and password that open /api/admin without an operator's own name.
     pub operator: Option<(String, String)>,
+    /// A key of the program that runs this host, which opens everything: see [`OwnKey`].
+    pub own_key: Option<OwnKey>,
     /// Whether /metrics asks for the operator's credentials.
     pub metrics_need_operator: bool,
     /// Of requests that name none.
@@ -259,6 +266,7 @@ pub fn server(
         basic: config
             .operator
             .map(|(name, password)| Arc::new(BasicLogin::new(&name, &password))),
+        own_key: config.own_key,
         is_https: config.is_https,
         anonymous: Anonymous {
             limits: parts.limits.clone(),
@@ -355,6 +363,7 @@ fn router(
         }))
         .layer(middleware::from_fn(framing::refuse_two_lengths))
         .layer(middleware::from_fn(host_header::require_one))
+        .layer(middleware::from_fn(credential_headers::refuse_repeated))
         .layer(middleware::from_fn(paths::refuse_ambiguous))
         .layer(middleware::from_fn_with_state(
             (origins, cors, recorded),

@@ -181,9 +181,13 @@ fn component(name: &str) -> String {
 fn operation(route: &Route, path: &str, input: &Value, output: Option<Value>) -> Value {
     let spec = &route.spec;
     let default = format!("{} of {}", spec.operation, route.plugin);
+    let tags = match spec.tags.as_slice() {
+        [] => vec![route.plugin.as_str()],
+        tags => tags.iter().map(String::as_str).collect(),
+    };
     let mut operation = json!({
         "operationId": route.name(),
-        "tags": [route.plugin.as_str()],
+        "tags": tags,
         "summary": spec.summary.as_deref().unwrap_or(&default),
         "security": security(spec.guard()),
         "responses": responses(spec, output),

@@ -4,6 +4,8 @@
 //! from general rules: answers for failed authentication, for unreadable bodies and queries and for
 //! an unavailable host, descriptions, and access.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Value, json};
 use utoipa::OpenApi;
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
@@ -85,17 +87,40 @@ fn add_general(document: &mut Value) {
 
 /// Answers contain their schemas inline in the envelopes, so nothing refers to the named ones.
 fn drop_unused_schemas(document: &mut Value) {
-    const PREFIX: &str = "#/components/schemas/";
-    loop {
-        let text = document.to_string();
-        let Some(schemas) = document["components"]["schemas"].as_object_mut() else {
-            return;
-        };
-        let before = schemas.len();
-        schemas.retain(|name, _| text.contains(&format!("\"{PREFIX}{name}\"")));
-        if schemas.len() == before {
-            return;
+    let Some(components) = document["components"].as_object_mut() else {
+        return;
+    };
+    let Some(Value::Object(schemas)) = components.remove("schemas") else {
+        return;
+    };
+    let mut used = BTreeSet::new();
+    let mut open = referred_schemas(document);
+    while let Some(name) = open.pop() {
+        if let Some(schema) = schemas.get(&name)
+            && used.insert(name)
+        {
+            open.extend(referred_schemas(schema));
         }
+    }
+    let schemas: Map<String, Value> = schemas
+        .into_iter()
+        .filter(|(name, _)| used.contains(name))
+        .collect();
+    document["components"]["schemas"] = Value::Object(schemas);
+}
+
+/// The names of the schemas that a value refers to.
+fn referred_schemas(value: &Value) -> Vec<String> {
+    const PREFIX: &str = "#/components/schemas/";
+    match value {
+        Value::String(text) => text
+            .strip_prefix(PREFIX)
+            .map(str::to_owned)
+            .into_iter()
+            .collect(),
+        Value::Array(items) => items.iter().flat_map(referred_schemas).collect(),
+        Value::Object(fields) => fields.values().flat_map(referred_schemas).collect(),
+        _ => Vec::new(),
     }
 }
 

@@ -11,9 +11,8 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::header::{
-    ALLOW, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_LENGTH,
-    CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, RANGE,
-    VARY,
+    ALLOW, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_SECURITY_POLICY,
+    CONTENT_TYPE, ETAG, IF_NONE_MATCH, VARY,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use patchbay_app::Error;
@@ -22,7 +21,7 @@ use patchbay_app::routes::{
     Received, RelayBody, RelayedContent, Reply, ReplyBody, Routes, Sender, Unserved,
 };
 use patchbay_model::job::Trace;
-use patchbay_model::manifest::{BodyType, CacheSpec, Cors, RouteSpec, UnavailableSpec};
+use patchbay_model::manifest::{CacheSpec, Cors, UnavailableSpec};
 use patchbay_model::request_path::InvalidPath;
 use patchbay_telemetry::traces::{Span, SpanKind};
 use sha2::{Digest, Sha256};
@@ -31,17 +30,14 @@ use crate::AppState;
 use crate::anonymous;
 use crate::client_address::ClientAddress;
 use crate::error::ApiError;
-use crate::plugin_calls::idempotency_key;
+use crate::route_request::receive;
 use crate::security_headers::MayBeKept;
 use crate::{not_found, run_to_end, user_login, vendor_login, webhooks};
 
 const JSON: &str = "application/json";
-const FORM: &str = "application/x-www-form-urlencoded";
 pub(crate) const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 /// Larger answers get no tag of the host.
 const MAX_TAGGED_BYTES: usize = 1 << 20;
-/// What a client says of content that it has already; for relayed responses.
-const CONDITIONS: [HeaderName; 4] = [RANGE, IF_RANGE, IF_NONE_MATCH, IF_MODIFIED_SINCE];
 /// What a browser may show on this origin; it must save all other content.
 const SHOWN: [&str; 3] = ["audio/", "image/", "application/pdf"];
 
@@ -58,6 +54,17 @@ impl Lookup {
         match self {
             Self::Found(found) => Some(found.template()),
             Self::Invalid(_) => None,
+        }
+    }
+
+    /// Whether a webhook takes requests with this method.
+    pub(crate) fn is_webhook(&self, method: &Method) -> bool {
+        match self {
+            Self::Found(found) => {
+                let method = method.as_str();
+                found.route(method).is_none() && found.webhook(method).is_some()
+            }
+            Self::Invalid(_) => false,
         }
     }
 
@@ -239,7 +246,7 @@ async fn respond(
     trace: Trace,
 ) -> Result<Response, ApiError> {
     let routes = &state.app.routes;
-    let caller = routes.admit(route, &sender(&request)).await?;
+    let admitted = routes.admit(route, &sender(&request)).await?;
     if let Err(unserved) = Routes::runner(route) {
         return unavailable(unserved);
     }
@@ -247,7 +254,10 @@ async fn respond(
     let known = request.headers().get(IF_NONE_MATCH).cloned();
     let received = Received {
         trace,
-        ..receive(&route.spec, request).await?
+        ..receive(&route.spec, request, |network| {
+            routes.room(&admitted, network)
+        })
+        .await?
     };
     // Whoever waits for the answer to the same key gets it also when this client leaves.
     let ends_with_client = is_get && received.idempotency_key.is_none();
@@ -257,7 +267,7 @@ async fn respond(
         let Some(route) = found.route(name.as_str()) else {
             return Err(Unserved::Refused(Error::internal()));
         };
-        routes.call(route, found.values(), caller, received).await
+        routes.call(route, found.values(), admitted, received).await
     };
     let outcome = match ends_with_client {
         true => call.await,
@@ -282,85 +292,6 @@ fn sender(request: &Request) -> Sender {
         network: anonymous::network_of(request),
         trace: extensions.get().cloned().unwrap_or_default(),
     }
-}
-
-/// Reads what the route takes of a request, and nothing else.
-async fn receive(spec: &RouteSpec, request: Request) -> Result<Received, ApiError> {
-    let headers = request.headers();
-    let named = spec.request_headers.iter().flat_map(|name| {
-        let values = headers.get_all(name.as_str()).iter();
-        values.map(move |value| (name.clone(), value.as_bytes().to_vec()))
-    });
-    let received = Received {
-        query: request.uri().query().unwrap_or_default().to_owned(),
-        body: None,
-        headers: named.collect(),
-        idempotency_key: idempotency_key(headers)?,
-        conditions: CONDITIONS
-            .iter()
-            .filter_map(|name| {
-                let value = headers.get(name)?;
-                Some((name.as_str().to_owned(), value.as_bytes().to_vec()))
-            })
-            .collect(),
-        trace: Trace::default(),
-    };
-    if !spec.takes_body() {
-        return Ok(received);
-    }
-    let most = usize::try_from(spec.max_body_bytes).unwrap_or(usize::MAX);
-    let too_large = || {
-        let message = format!("The body is larger than {most} bytes");
-        ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", message)
-    };
-    let kind = match spec.body_type {
-        BodyType::Json => JSON,
-        BodyType::Form => FORM,
-    };
-    let is_of_kind = is_of_kind(headers, kind);
-    let announced = headers.get(CONTENT_LENGTH);
-    let announced = announced.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    if headers
-        .get(CONTENT_ENCODING)
-        .is_some_and(|coding| coding != "identity")
-    {
-        return Err(unsupported(
-            "The body must not be compressed: send it without Content-Encoding",
-        ));
-    }
-    if announced.is_some_and(|length| length > spec.max_body_bytes) {
-        return Err(too_large());
-    }
-    let read = axum::body::to_bytes(request.into_body(), most).await;
-    let bytes = read.map_err(|error| match ApiError::of_body(&error, most) {
-        error if error.is_too_large() => too_large(),
-        error => error,
-    })?;
-    if !bytes.is_empty() && !is_of_kind {
-        let what = match spec.body_type {
-            BodyType::Json => "JSON",
-            BodyType::Form => "a form",
-        };
-        return Err(unsupported(&format!(
-            "The body must be {what}: send it with Content-Type: {kind}"
-        )));
-    }
-    Ok(Received {
-        body: (!bytes.is_empty()).then(|| bytes.to_vec()),
-        ..received
-    })
-}
-
-fn unsupported(message: &str) -> ApiError {
-    ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "invalid-input", message)
-}
-
-fn is_of_kind(headers: &HeaderMap, wanted: &str) -> bool {
-    let kind = headers
-        .get(CONTENT_TYPE)
-        .and_then(|kind| kind.to_str().ok());
-    let kind = kind.and_then(|kind| kind.split(';').next());
-    kind.is_some_and(|kind| kind.trim().eq_ignore_ascii_case(wanted))
 }
 
 fn unavailable(unserved: Unserved) -> Result<Response, ApiError> {

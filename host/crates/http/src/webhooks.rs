@@ -60,7 +60,8 @@ async fn respond(
     };
     let at = Utc::now();
     let spec = &webhook.spec;
-    check_head(spec, request.headers()).map_err(refuse)?;
+    let is_handshake = spec.is_handshake(request.method().as_str());
+    check_head(spec, request.headers(), is_handshake).map_err(refuse)?;
     let address = request
         .extensions()
         .get()
@@ -100,8 +101,8 @@ async fn respond(
 /// What is counted, and what the sender is told.
 type Refusal = Box<(&'static str, ApiError)>;
 
-/// What the head says already.
-fn check_head(spec: &WebhookSpec, headers: &HeaderMap) -> Result<(), Refusal> {
+/// What the head says already. A handshake has no body whose type counts.
+fn check_head(spec: &WebhookSpec, headers: &HeaderMap, is_handshake: bool) -> Result<(), Refusal> {
     let bytes: usize = headers
         .iter()
         .map(|(name, value)| name.as_str().len() + value.len())
@@ -131,6 +132,7 @@ fn check_head(spec: &WebhookSpec, headers: &HeaderMap) -> Result<(), Refusal> {
         .and_then(|kind| kind.split(';').next())
         .map(str::trim);
     let is_taken = spec.content_types.is_empty()
+        || is_handshake
         || kind.is_some_and(|kind| {
             let mut taken = spec.content_types.iter();
             taken.any(|taken| taken.eq_ignore_ascii_case(kind))

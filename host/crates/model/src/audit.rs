@@ -62,12 +62,14 @@ impl ActorKind {
         }
     }
 
-    /// Of an actor as actions name it: hosts act as `host NAME`, accounts as `user ID`.
+    /// Of an actor as actions name it: hosts act as `host NAME`, accounts as `user ID`, plugins as
+    /// `plugin NAME`.
     pub fn of_actor(actor: &str) -> Self {
         match actor {
             "upgrade" => Self::Host,
             _ if actor.starts_with("host ") => Self::Host,
             _ if actor.starts_with("user ") => Self::User,
+            _ if actor.starts_with("plugin ") => Self::Plugin,
             _ => Self::Operator,
         }
     }

@@ -7,14 +7,16 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::manifest::{EgressAuth, EgressRule, Manifest, RouteSpec};
+use crate::manifest::{
+    CredentialsSpec, EgressAuth, EgressRule, Manifest, RouteSpec, RuntimeSchedulesSpec,
+};
 use crate::sql::{SqlSpec, TableAccess, TableName};
 use crate::{QueueName, TrailName};
 
 /// One thing that a plugin asks for, in the text that operators read and write:
 /// `secret EXOTEL_API_KEY`, `http GET https://api.example.com/**`, `enqueue emailQueue`, `kv`,
 /// `kv shared:`, `sql select crm.leads(id, phone)`, `smtp`, `audit leads`,
-/// `route GET /api/leads/{id} for admin,sales`. Asks that differ in
+/// `route GET /api/leads/{id} for admin,sales`, `schedules mrlearn-sync-* …`, `credentials graphy-* …`. Asks that differ in
 /// anything that matters have different texts: a rule that sends other credentials, or sends to
 /// other addresses, is another ask.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -60,8 +62,13 @@ impl Ask {
                         .unwrap_or_default();
                     format!("oauth2 by {token_url}{scope}")
                 }
+                EgressAuth::Credential(_) => "credential".to_owned(),
             };
-            text += &format!(" as {kind} ({})", auth.secrets().join(", "));
+            let sent = match auth {
+                EgressAuth::Credential(places) => places.to_string(),
+                _ => auth.secrets().join(", "),
+            };
+            text += &format!(" as {kind} ({sent})");
         }
         if !rule.allow_addresses.is_empty() {
             let mut addresses = rule.allow_addresses.clone();
@@ -95,6 +102,29 @@ impl Ask {
 
     pub fn audit(trail: &TrailName) -> Self {
         Self(format!("audit {trail}"))
+    }
+
+    /// Making schedules at run time.
+    pub fn schedules(spec: &RuntimeSchedulesSpec) -> Self {
+        let queues: Vec<&str> = spec.queues.iter().map(QueueName::as_str).collect();
+        Self(format!(
+            "schedules {}* in {} at most {} every {} s or slower",
+            spec.prefix,
+            queues.join(","),
+            spec.max(),
+            spec.min_every_ms().div_ceil(1_000)
+        ))
+    }
+
+    /// Handing over credentials at run time, and sending them where an egress rule says so.
+    pub fn credentials(spec: &CredentialsSpec) -> Self {
+        let fields: Vec<&str> = spec.fields.iter().map(String::as_str).collect();
+        Self(format!(
+            "credentials {}* ({}) at most {}",
+            spec.prefix,
+            fields.join(", "),
+            spec.max()
+        ))
     }
 
     pub fn smtp() -> Self {
@@ -149,6 +179,8 @@ impl Manifest {
         if self.smtp.as_ref().is_some_and(|smtp| smtp.allowed) {
             asks.insert(Ask::smtp());
         }
+        asks.extend(self.runtime_schedules.iter().map(Ask::schedules));
+        asks.extend(self.credentials.iter().map(Ask::credentials));
         asks.extend(self.routes.iter().map(Ask::route));
         asks
     }
@@ -186,6 +218,8 @@ pub fn asks(manifest: &Manifest) -> Value {
         "sql": manifest.sql.as_ref().map(|spec| &spec.tables),
         "smtp": smtp,
         "audit": manifest.audit.as_ref().map(|spec| &spec.trails),
+        "runtimeSchedules": manifest.runtime_schedules.as_ref().map(|spec| &spec.prefix),
+        "credentials": manifest.credentials.as_ref().map(|spec| &spec.prefix),
     })
 }
 
@@ -235,6 +269,27 @@ mod tests {
         assert!(asks.contains(&Ask::new(
             "http GET,POST https://a.example/** as bearer (T)"
         )));
+    }
+
+    #[test]
+    fn what_is_made_at_run_time_is_asked_for_with_its_bounds_and_where_it_is_sent() {
+        let manifest = "name = \"learn\"\nversion = \"1.0.0\"\nwit = \"0.1\"\n[[queues]]\nname = \"q\"\n\
+            [runtime_schedules]\nprefix = \"learn-sync-\"\nqueues = [\"q\"]\n\
+            [credentials]\nprefix = \"school-\"\nfields = [\"mid\", \"key\"]\nmax = 5\n\
+            [[egress]]\nurl = \"https://a.example/**\"\nmethods = [\"GET\"]\n\
+            auth = { credential = { query = { mid = \"mid\", token = \"key\" } } }\n";
+        let asks = Manifest::from_toml(manifest, |_| Err("none".into()))
+            .expect("valid")
+            .asks();
+        let asks: Vec<&str> = asks.iter().map(Ask::as_str).collect();
+        assert_eq!(
+            asks,
+            [
+                "credentials school-* (key, mid) at most 5",
+                "http GET https://a.example/** as credential (query mid,token=key)",
+                "schedules learn-sync-* in q at most 100 every 60 s or slower",
+            ]
+        );
     }
 
     #[test]

@@ -211,6 +211,33 @@ text_id! {
         && text.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_')
 }
 
+/// What the secrets' names of kept credentials begin with. No manifest asks for such a secret.
+pub const KEPT: &str = "KEPT_";
+
+text_id! {
+    /// A credential that a plugin has handed over, such as `graphy-12`.
+    CredentialName, "credential name", "a lower-case letter, then up to 58 of a-z, 0-9 and '-'",
+    |text| (1..=59).contains(&text.len())
+        && text.starts_with(|c: char| c.is_ascii_lowercase())
+        && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
+}
+
+impl CredentialName {
+    /// The secret of the vault that holds it: `KEPT_GRAPHY_12`. No two names have the same.
+    pub fn as_secret(&self) -> String {
+        format!(
+            "{KEPT}{}",
+            self.as_str().to_ascii_uppercase().replace('-', "_")
+        )
+    }
+
+    /// The credential that such a secret holds.
+    pub fn of_secret(secret: &str) -> Option<Self> {
+        let name = secret.strip_prefix(KEPT)?;
+        name.to_ascii_lowercase().replace('_', "-").parse().ok()
+    }
+}
+
 text_id! {
     /// An audit trail, such as `lead_activity_log`.
     TrailName, "audit trail name", "a lower-case letter, then up to 63 of a-z, 0-9, '_', '-' and '.'",

@@ -69,7 +69,8 @@ pub mod words;
 
 pub use data_path::DataPath;
 pub use id::{
-    InvalidId, InvalidNewId, JobId, PluginName, QueueName, RevisionDigest, SecretName, TrailName,
+    CredentialName, InvalidId, InvalidNewId, JobId, PluginName, QueueName, RevisionDigest,
+    SecretName, TrailName,
 };
 pub use redaction::Redaction;
 pub use trace_parent::{InvalidTraceParent, TraceParent};

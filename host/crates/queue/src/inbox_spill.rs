@@ -79,13 +79,18 @@ impl Broker {
             .unwrap_or(Ok(false))
     }
 
-    /// The oldest entries.
-    pub async fn spilled(&self, count: usize) -> Result<Vec<SpilledEntry>, QueueError> {
+    /// The oldest entries, or the oldest after the one with this id.
+    pub async fn spilled(
+        &self,
+        after: Option<&str>,
+        count: usize,
+    ) -> Result<Vec<SpilledEntry>, QueueError> {
         let [stream, _] = self.spill_keys();
         let mut command = redis::cmd("XRANGE");
+        let begin = after.map_or_else(|| "-".to_owned(), |id| format!("({id}"));
         command
             .arg(stream)
-            .arg("-")
+            .arg(begin)
             .arg("+")
             .arg("COUNT")
             .arg(count);

@@ -71,7 +71,7 @@ pub use damage::TakenKey;
 pub use ended_elsewhere::{EndedElsewhere, MirrorScan, RemovedAtEnd, SeenJobs};
 pub use erase::{Copy, Deduplicated, EraseOutcome, Located};
 pub use error::QueueError;
-pub use idempotency::{Claimed, KeptAnswers};
+pub use idempotency::{Claimed, Keeping, KeptAnswers, KeptBytes, RecordName, Unkept};
 pub use inbox_spill::{SpillStanding, SpilledEntry};
 pub use job_pages::{Cursor, MAX_LISTED, Page, Start};
 pub use job_rules::{MAX_DATA_BYTES, check as check_job};

@@ -207,6 +207,33 @@ pub fn pack(component: &[u8], manifest: &Manifest) -> Result<Vec<u8>, Rejection>
     Ok(packed)
 }
 
+/// Puts another manifest into a packed component. What it says otherwise stays.
+pub fn repack(packed: &[u8], manifest: &Manifest) -> Result<Vec<u8>, Rejection> {
+    let broken = |error: wasmparser::BinaryReaderError| Rejection::NotAComponent(error.to_string());
+    let (mut depth, mut end, mut found) = (0u32, 0, None);
+    for payload in Parser::new(0).parse_all(packed) {
+        let payload = payload.map_err(broken)?;
+        let section = payload.as_section().map(|(_, range)| range);
+        match &payload {
+            Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
+            Payload::End(_) => depth = depth.saturating_sub(1),
+            // From the end of what stands before it: its head belongs to it.
+            Payload::CustomSection(custom) if depth == 0 && custom.name() == SECTION => {
+                found = section.as_ref().map(|range| end..range.end);
+            }
+            Payload::Version { range, .. } if depth == 0 => end = range.end,
+            _ => {}
+        }
+        // That of a nested component or module is its whole content.
+        if let Some(range) = section {
+            end = range.end.max(end);
+        }
+    }
+    let found = found.ok_or(Rejection::NoManifest)?;
+    let bare = [&packed[..found.start], &packed[found.end..]].concat();
+    pack(&bare, manifest)
+}
+
 /// The encoding of lengths in a wasm file.
 fn leb128(out: &mut Vec<u8>, mut value: usize) {
     loop {
@@ -216,5 +243,31 @@ fn leb128(out: &mut Vec<u8>, mut value: usize) {
             return out.push(low);
         }
         out.push(low | 0x80);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_manifest_takes_the_place_of_the_one_that_is_there() {
+        let manifest = |name: &str| {
+            let text = format!("name = \"{name}\"\nversion = \"0.1.0\"\nwit = \"0.1\"\n");
+            Manifest::from_toml(&text, |file| Err(format!("{file} is not expected")))
+                .expect("a manifest")
+        };
+        // A component without content, and one with a section of somebody else behind the manifest.
+        let empty = [0, b'a', b's', b'm', 0x0d, 0, 1, 0];
+        let others = [0, 3, 2, b'n', b'x'];
+        let long = manifest(&"a".repeat(39));
+        let packed = pack(&empty, &long).expect("packed");
+        let changed = repack(&packed, &manifest("short")).expect("packed again");
+        assert_eq!(changed, pack(&empty, &manifest("short")).expect("packed"));
+        let before_others = [&packed[..], &others].concat();
+        let changed = repack(&before_others, &manifest("short")).expect("packed again");
+        let bare = [&empty[..], &others].concat();
+        assert_eq!(changed, pack(&bare, &manifest("short")).expect("packed"));
+        assert!(repack(&empty, &long).is_err(), "there is none");
     }
 }

@@ -32,7 +32,7 @@ pub use compile::{CompilerCommand, compile_child};
 pub use context::{CallContext, LogLevel, MAX_LOG_LINE_BYTES};
 pub use encode::encode;
 pub use error::{LoadError, Rejection, RuntimeError};
-pub use inspect::{Inspected, inspect, pack};
+pub use inspect::{Inspected, inspect, pack, repack};
 pub use registry::Registry;
 pub use report::{CallReport, JobCall, Occupancy, OperationCall, VerifyCall};
 pub use revision::Revision;

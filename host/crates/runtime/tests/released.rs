@@ -1,4 +1,4 @@
-//! A released contract never changes: compares wit/v0.1 with the released text, as the component
+//! A released contract never changes: compares wit/v0.1 with the released texts, as the component
 //! linker sees it.
 //!
 //! Comments may be improved. A patch (0.1.x) may add functions to interfaces that plugins import,
@@ -8,7 +8,10 @@
 use wit_component::WitPrinter;
 use wit_parser::{PackageId, Resolve};
 
+/// What the changes of the tests below are made to.
 const RELEASED: &str = include_str!("../../../../wit/released/0.1.0.wit");
+/// The newest patch.
+const PATCHED: &str = include_str!("../../../../wit/released/0.1.1.wit");
 const NOW: &str = include_str!("../../../../wit/v0.1/plugin.wit");
 
 const WHAT_TO_DO: &str = "\n\nWIT 0.1 is released, and plugins are built against it. See wit/README.md:\n\
@@ -75,6 +78,22 @@ fn canonical(resolve: &Resolve, package: PackageId) -> Result<String, String> {
 fn wit_0_1_is_as_it_was_released() {
     if let Err(reason) = broken(RELEASED, NOW) {
         panic!("{reason}{WHAT_TO_DO}");
+    }
+    if let Err(reason) = unchanged(PATCHED, NOW) {
+        panic!("{reason}{WHAT_TO_DO}");
+    }
+}
+
+/// Whether this is the text of the newest patch; a next one has its own text in `released`.
+fn unchanged(released: &str, now: &str) -> Result<(), String> {
+    let text = |text: &str| {
+        let mut resolve = Resolve::default();
+        let package = read(&mut resolve, text)?;
+        canonical(&resolve, package)
+    };
+    match text(released)? == text(now)? {
+        true => Ok(()),
+        false => Err("something has changed since the newest patch".into()),
     }
 }
 

@@ -157,7 +157,7 @@ impl Store {
                returning id, actor, kind, action, target, result, error) \
              insert into audit_entries (trail, entry_key, idempotency_key, actor_kind, actor_id, actor_name, action, entity, entry) \
              select 'operators', id || '/ended', 'host', case when actor like 'user %' then 'user' else kind end, actor, actor, action, target, jsonb_build_object('actionId', id, \
-               'phase', 'ended', 'action', action, 'target', target, 'result', case when error is null then 'done' else 'failed' end, \
+               'phase', 'ended', 'action', action, 'target', target, 'result', case when error is not null then 'failed' when result ? 'noEffect' then 'no-effect' else 'done' end, \
                'resultSha256', encode(sha256(convert_to(coalesce(result::text, error, ''), 'UTF8')), 'hex')) from ended \
              on conflict (trail, idempotency_key, entry_key) do nothing",
         );

@@ -48,12 +48,13 @@ pub struct HostRow {
 }
 
 impl Store {
+    /// Returns how many processes run, this one with them.
     pub async fn report(
         &self,
         host: &str,
         version: &str,
         plugins: &Report,
-    ) -> Result<(), StoreError> {
+    ) -> Result<usize, StoreError> {
         sqlx::query(
             "insert into hosts (host, version, plugins) values ($1, $2, $3) \
              on conflict (host) do update set version = $2, plugins = $3, seen_at = now()",
@@ -67,7 +68,11 @@ impl Store {
             .bind(FORGOTTEN_AFTER_S)
             .execute(&self.pool)
             .await?;
-        Ok(())
+        let query = sqlx::query_scalar::<_, i64>(
+            "select count(*) from hosts where seen_at > now() - make_interval(secs => $1)",
+        );
+        let hosts = query.bind(SILENT_AFTER_S).fetch_one(&self.pool).await?;
+        Ok(usize::try_from(hosts).unwrap_or(1))
     }
 
     /// Called when this process ends, so that nobody waits for it.

@@ -11,6 +11,7 @@ mod audit;
 mod blind_index;
 mod bulk;
 mod connections;
+mod deactivated;
 mod dead_letter_jobs;
 mod dead_letters;
 mod error;
@@ -33,6 +34,7 @@ mod redactions;
 mod revision_pruning;
 mod revisions;
 mod rows;
+mod runtime_schedules;
 mod saved_searches;
 mod schedules;
 mod sealed_keys;
@@ -56,6 +58,7 @@ pub use audit::{
 };
 pub use blind_index::{Term, TermKey};
 pub use bulk::{BulkItem, BulkOutcome, BulkReason, BulkRow, NewBulk, NewBulkItem};
+pub use deactivated::DeactivatedRow;
 pub use dead_letter_jobs::{DeadLetterJob, DeadLetterJobCursor, DeadLetterJobState, Listing};
 pub use dead_letters::{DeadLetterCounts, DeadLetterRow, DeadLetters, Ended};
 pub use error::{ReadOnly, StoreError};
@@ -69,17 +72,17 @@ pub use hosts::{Failure, HostRow, Report, Running};
 pub use identity_changes::{IdentityChange, IdentityChanges};
 pub use inbox::{
     Added, DeferredCount, EventKey, EventKeys, InboxBatch, InboxCount, InboxCounted, InboxFilter,
-    InboxReplayRow, InboxRequest, InboxRow, InboxSilence, InboxSource, InboxStanding, InboxWaiting,
-    Judgement, KnownRejected, MOST_COUNTED, NewInboxRow, NewReplay, PendingJobs, RepeatCount,
-    Settled,
+    InboxHour, InboxReplayRow, InboxRequest, InboxRow, InboxSelection, InboxSilence, InboxSource,
+    InboxStanding, InboxWaiting, Judgement, KnownRejected, MOST_COUNTED, NewInboxRow, NewReplay,
+    PendingJobs, RepeatCount, SelectedRequest, Settled, ToldSilence,
 };
 pub use leader::{Elector, LeaderTask, Leadership};
 pub use operators::{
-    BasicMode, EnrolLink, Enrolment, ExpiringRow, IdentityRow, LinkPurpose, NewLink, NewOperator,
-    NewOperatorSession, NewOperatorToken, NewOwnerRow, NewSignIn, OperatorKey, OperatorMethod,
-    OperatorRow, OperatorSessionRow, OperatorSessionView, OperatorSource, OperatorState,
-    OperatorTokenRow, OperatorTokenView, Provisioned, SharedLoginRow, SignIn, TotpSalt,
-    WaitingSignIn,
+    BasicMode, BasicSet, EnrolLink, Enrolment, ExpiringRow, IdentityRow, LinkPurpose, NewLink,
+    NewOperator, NewOperatorSession, NewOperatorToken, NewOwnerRow, NewSignIn, OperatorKey,
+    OperatorMethod, OperatorRow, OperatorSessionRow, OperatorSessionView, OperatorSource,
+    OperatorState, OperatorTokenRow, OperatorTokenView, Provisioned, SharedLoginRow, SignIn,
+    TotpSalt, WaitingSignIn,
 };
 pub use people::{
     CodePurpose, CodeRow, EmergencyLoginRow, MailBatch, NewCode, NewLogin, NewSession, NewSignup,
@@ -108,7 +111,7 @@ pub use search::{
 };
 pub use secrets::{Replace, Resealed, SealedSecret, SecretRow};
 pub use signatures::{NewSignature, SignatureRow};
-pub use statistics::{ActionRow, FailureRate, JobStatistics, MOST_FAILURES};
+pub use statistics::{ActionRow, FailureRate, JobStatistics, MOST_FAILURES, RefusedLogin};
 pub use timeline::{JobAction, JobAudit, JobBulk, MAX_ATTEMPTS, Relative};
 pub use vendor_keys::{
     NewVendorKey, VendorCalls, VendorKeyChange, VendorKeyCheck, VendorKeyListing, VendorKeyRow,

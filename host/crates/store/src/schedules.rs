@@ -33,6 +33,8 @@ pub struct ScheduleRow {
     pub paused_at: Option<DateTime<Utc>>,
     pub updated_at: DateTime<Utc>,
     pub updated_by: String,
+    /// The plugin that has made it at run time.
+    pub owner: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,13 +79,19 @@ pub struct LastRunRow {
 /// How long a removed schedule can be restored, in days.
 const RESTORABLE_DAYS: i32 = 30;
 
-const COLUMNS: &str = "id, queue, name, data, every_ms, cron, tz, missed, description, plugin, overridden, paused_by, paused_at, \
-                       updated_at, updated_by";
+pub(crate) const COLUMNS: &str = "id, queue, name, data, every_ms, cron, tz, missed, description, plugin, overridden, paused_by, paused_at, \
+                       updated_at, updated_by, owner";
+
+/// Leaves out what a plugin has made at run time while no active revision of it asks for that: such
+/// a schedule has no ticks. It is there again with the revision, paused if it was.
+const STANDS: &str = "schedules.owner is null or exists (select from plugins p join revisions r on r.digest = p.active where p.name = schedules.owner \
+    and starts_with(schedules.id, r.manifest -> 'runtime_schedules' ->> 'prefix') \
+    and r.manifest -> 'runtime_schedules' -> 'queues' ? schedules.queue)";
 
 impl Store {
-    /// Sorted by id.
+    /// Those that stand, sorted by id.
     pub async fn schedules(&self) -> Result<Vec<ScheduleRow>, StoreError> {
-        let text = format!("select {COLUMNS} from schedules order by id");
+        let text = format!("select {COLUMNS} from schedules where {STANDS} order by id");
         Ok(sqlx::query_as(sqlx::AssertSqlSafe(text))
             .fetch_all(&self.pool)
             .await?)
@@ -322,9 +330,9 @@ impl Store {
     }
 }
 
-type Query<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>;
+pub(crate) type Query<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>;
 
-fn bind<'q>(query: Query<'q>, fields: &'q ScheduleFields) -> Query<'q> {
+pub(crate) fn bind<'q>(query: Query<'q>, fields: &'q ScheduleFields) -> Query<'q> {
     query
         .bind(fields.id.as_str())
         .bind(&fields.queue)
@@ -338,7 +346,7 @@ fn bind<'q>(query: Query<'q>, fields: &'q ScheduleFields) -> Query<'q> {
 }
 
 /// Returns whether the schedule was new.
-async fn insert(
+pub(crate) async fn insert(
     connection: &mut PgConnection,
     fields: &ScheduleFields,
     plugin: Option<&PluginName>,

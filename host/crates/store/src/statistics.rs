@@ -38,6 +38,15 @@ pub struct FailureRate {
     pub ended: i64,
 }
 
+/// Jobs of a queue that failed because an account outside refuses the plugin's login.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+pub struct RefusedLogin {
+    pub plugin: String,
+    pub queue: String,
+    /// When the last one failed.
+    pub last_at: DateTime<Utc>,
+}
+
 #[derive(Debug, Clone, sqlx::FromRow)]
 pub struct ActionRow {
     pub actor: String,
@@ -129,6 +138,26 @@ impl Store {
              select from attempts a where a.prefix = $1 and a.queue = ended.queue and a.job_id = ended.job_id \
              and a.job_created_ms = ended.job_created_ms and a.started > ended.started)) as failed \
              from ended group by queue having bool_or(verdict = 'fail') order by queue",
+        );
+        Ok(query
+            .bind(prefix)
+            .bind(within.as_secs_f64())
+            .fetch_all(&self.pool)
+            .await?)
+    }
+
+    /// Queues whose jobs failed for good with `bad-credentials` within this time, unless a job of
+    /// theirs has completed since, or an operator knows of it.
+    pub async fn refused_logins(
+        &self,
+        prefix: &str,
+        within: Duration,
+    ) -> Result<Vec<RefusedLogin>, StoreError> {
+        let query = sqlx::query_as(
+            "select plugin, queue, max(last_seen) as last_at from dead_letters d where prefix = $1 and code = 'bad-credentials' \
+             and plugin <> '' and last_seen > now() - make_interval(secs => $2) and acknowledged_at is null and closed_at is null \
+             group by plugin, queue having not exists (select from attempts a where a.prefix = $1 and a.queue = d.queue \
+             and a.finished_at > max(d.last_seen) and a.verdict = 'complete') order by plugin, queue",
         );
         Ok(query
             .bind(prefix)

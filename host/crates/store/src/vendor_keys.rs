@@ -30,6 +30,8 @@ pub struct VendorKeyRow {
 /// A key for whoever compares what a vendor has sent.
 #[derive(sqlx::FromRow)]
 pub struct VendorKeyCheck {
+    /// Its first key, of which this one is by rotations: it names the vendor.
+    pub first_prefix: String,
     pub secret_hash: Vec<u8>,
     pub name: String,
     pub scopes: Vec<String>,
@@ -107,9 +109,12 @@ impl Store {
         prefix: &str,
     ) -> Result<Option<VendorKeyCheck>, StoreError> {
         let query = sqlx::query_as(
-            "select secret_hash, name, scopes, rate_per_min, state = 'active' as is_active, \
+            "with recursive before (prefix, steps) as (select $1::text, 0 union all \
+             select key.prefix, before.steps + 1 from vendor_keys key join before on key.replaced_by = before.prefix where before.steps < 10000) \
+             select secret_hash, name, scopes, rate_per_min, state = 'active' as is_active, \
              least(expires_at, ends_at) as valid_until, \
-             extract(epoch from least(expires_at, ends_at) - now())::float8 as seconds_left \
+             extract(epoch from least(expires_at, ends_at) - now())::float8 as seconds_left, \
+             (select before.prefix from before order by before.steps desc limit 1) as first_prefix \
              from vendor_keys where prefix = $1",
         );
         Ok(query.bind(prefix).fetch_optional(&self.pool).await?)
@@ -208,7 +213,7 @@ impl Store {
         Ok(changed > 0)
     }
 
-    /// False for a key that is not there.
+    /// False for a key that is not there, or is so already.
     pub async fn change_vendor_key(
         &self,
         prefix: &str,
@@ -218,7 +223,9 @@ impl Store {
         let mut tx = self.pool.begin().await?;
         let query = sqlx::query(
             "update vendor_keys set name = coalesce($2, name), scopes = coalesce($3, scopes), rate_per_min = coalesce($4, rate_per_min), \
-             assigned_to = case when $5 then $6 else assigned_to end, changed_at = now(), changed_by = $7 where prefix = $1",
+             assigned_to = case when $5 then $6 else assigned_to end, changed_at = now(), changed_by = $7 where prefix = $1 \
+             and (name, scopes, rate_per_min, assigned_to) is distinct from \
+             (coalesce($2, name), coalesce($3, scopes), coalesce($4, rate_per_min), case when $5 then $6 else assigned_to end)",
         );
         let changed = query
             .bind(prefix)

@@ -7,8 +7,8 @@ mod bindings {
         inline: "
             package tests:hooks;
             world hooks {
-                include patchbay:plugin/job-plugin@0.1.0;
-                export patchbay:plugin/webhooks@0.1.0;
+                include patchbay:plugin/job-plugin@0.1.1;
+                export patchbay:plugin/webhooks@0.1.1;
             }
         ",
         world: "tests:hooks/hooks",

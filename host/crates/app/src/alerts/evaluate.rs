@@ -9,7 +9,7 @@ use patchbay_model::words::lasted;
 use patchbay_store::{AlertChange, AlertEventRow, AlertRow, AlertRuleRow, SilenceRow};
 use serde_json::{Map, Value, json};
 
-use super::observe::{Observation, RuleObservations};
+use super::observation::{Observation, RuleObservations};
 use super::rule::{InForce, Rule, in_force, silenced};
 use super::state::{AlertInput, Event, Seen, Standing, step};
 

@@ -5,14 +5,17 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, TimeDelta, Utc};
 use patchbay_model::shell::{arguments, word};
 use patchbay_model::webhook::InboxState;
 use patchbay_model::words::{counted, lasted};
 use patchbay_queue::{QueueError, SpillStanding};
 use patchbay_store::{InboxSilence, InboxWaiting, KnownRejected, MOST_COUNTED, StoreError};
 
-use super::observe::{Coverage, HostReport, Observation, RuleObservations, Sources, everything};
-use crate::inbox::LATELY;
+use super::observation::{Coverage, Observation, RuleObservations, everything};
+use super::observe::Sources;
+use super::reports::HostReport;
+use crate::inbox::{LATELY, Usual};
 use crate::plugins::{Runner, Webhook};
 
 const WAITING: &str = "inbox-waiting";
@@ -50,21 +53,25 @@ impl Sources {
                 self.store.known_rejected(&names, LATELY, KNOWN_FOR).await?
             }
         };
-        let limits: HashMap<(String, String), u64> = webhooks
+        let active: HashMap<(String, String), &Arc<Webhook>> = webhooks
             .iter()
             .filter(|webhook| matches!(webhook.runner, Runner::Revision(_)))
-            .filter_map(|webhook| Some((key(webhook), webhook.spec.silent_after_s?)))
+            .map(|webhook| (key(webhook), webhook))
             .collect();
-        let silence = match limits.is_empty() {
-            true => Vec::new(),
+        let (silence, usual) = match active.is_empty() {
+            true => <_>::default(),
             false => {
-                let names: Vec<(String, String)> = limits.keys().cloned().collect();
-                self.store.inbox_silence(&names).await?
+                let names: Vec<(String, String)> = active.keys().cloned().collect();
+                tokio::try_join!(self.store.inbox_silence(&names), self.inbox.usual())?
             }
         };
+        let now = Utc::now();
         let silent = silence.iter().filter_map(|of| {
-            let limit = limits.get(&(of.plugin.clone(), of.webhook.clone()))?;
-            silent(of, *limit)
+            let key = (of.plugin.clone(), of.webhook.clone());
+            match active.get(&key)?.spec.silent_after_s {
+                Some(limit) => silent(of, limit),
+                None => unusually_silent(of, usual.get(&key)?, now),
+            }
         });
         let secret = |plugin: &str, name: &str| {
             let webhook = webhooks
@@ -242,12 +249,23 @@ fn rejections(
 }
 
 fn silent(of: &InboxSilence, limit_s: u64) -> Option<Observation> {
-    if of.silent_s < limit_s as f64 {
-        return None;
-    }
+    let limit = lasted(Duration::from_secs(limit_s));
+    let expected = format!("Its plugin expects one within {limit}");
+    (of.silent_s >= limit_s as f64).then(|| silence(of, &expected))
+}
+
+/// By what came in the last four weeks at such times.
+fn unusually_silent(of: &InboxSilence, usual: &Usual, now: DateTime<Utc>) -> Option<Observation> {
+    let since = now - TimeDelta::milliseconds((of.silent_s * 1_000.0) as i64);
+    let expected = usual.expected(since, now);
+    let expected =
+        format!("By the last 28 days, about {expected:.0} were to be expected in this time");
+    usual.is_silent(since, now).then(|| silence(of, &expected))
+}
+
+fn silence(of: &InboxSilence, expected: &str) -> Observation {
     let name = format!("{}.{}", of.plugin, of.webhook);
     let length = lasted(Duration::from_secs_f64(of.silent_s));
-    let limit = lasted(Duration::from_secs(limit_s));
     let last = match of.last_accepted_at {
         Some(at) => format!(
             "the last one was on {}",
@@ -255,16 +273,14 @@ fn silent(of: &InboxSilence, limit_s: u64) -> Option<Observation> {
         ),
         None => "there has been none yet".to_owned(),
     };
-    let reason = format!(
-        "No request to {name} has been accepted for {length}; {last}. Its plugin expects one within {limit}"
-    );
+    let reason = format!("No request to {name} has been accepted for {length}; {last}. {expected}");
     let next = format!(
         "patchbay inbox list --webhook {0} shows what came; if nothing did, check at the vendor whether it sends to the path that \
          patchbay webhook show {0} names",
         word(&name)
     );
     let was = format!("no request to {name} was accepted for {length}");
-    Some(Observation::new(name, of.silent_s, reason, next).was(was))
+    Observation::new(name, of.silent_s, reason, next).was(was)
 }
 
 #[cfg(test)]

@@ -10,7 +10,9 @@ use patchbay_store::{AlertChange, LeaderTask, Leadership, StoreError};
 use tracing::{debug, info, warn};
 
 use super::evaluate::{AlertState, evaluate};
-use super::observe::{HostReport, RuleObservations, Sources};
+use super::observation::RuleObservations;
+use super::observe::Sources;
+use super::reports::HostReport;
 use super::{AlertWatch, answered, channel, logins, operators};
 use crate::leader::{LedTask, Next};
 

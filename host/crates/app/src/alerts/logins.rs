@@ -8,7 +8,8 @@ use patchbay_model::shell::arguments;
 use patchbay_model::words::lasted;
 use patchbay_store::{EmergencyLoginRow, Store, StoreError};
 
-use super::observe::{Coverage, HostReport, Observation, RuleObservations, everything};
+use super::observation::{Coverage, Observation, RuleObservations, everything};
+use super::reports::HostReport;
 use crate::people::Emergency;
 
 /// The alert of an emergency login is over after this time.

@@ -25,9 +25,11 @@ mod evaluate;
 mod inbox;
 mod lead;
 mod logins;
+mod observation;
 mod observe;
 mod operators;
 mod recheck;
+mod reports;
 pub mod rule;
 mod state;
 mod threshold;
@@ -53,8 +55,9 @@ pub use self::administration::Alerts;
 pub use self::channel::ChannelConfig;
 use self::deliver::Deliveries;
 use self::evaluate::{AlertState, Round, evaluate, recovery, time};
+use self::observation::{Coverage, Observation, RuleObservations};
 pub use self::observe::Sources;
-use self::observe::{Coverage, HostReport, Observation, RuleObservations};
+use self::reports::HostReport;
 use crate::Parts;
 use crate::leader::Led;
 use crate::people::Emergency;
@@ -135,7 +138,7 @@ impl AlertWatch {
         let earlier = self.sources.store.rollback_target(plugin).await;
         let next = way_out(plugin.as_str(), earlier.ok().flatten().as_ref());
         let mut observation = observe::quarantined(plugin.as_str(), &crash_loop.reason, next);
-        observation.details = observe::details([
+        observation.details = observation::details([
             ("plugin", json!(plugin)),
             ("revision", json!(crash_loop.digest)),
             ("host", json!(self.host())),

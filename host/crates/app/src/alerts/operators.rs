@@ -8,7 +8,7 @@ use patchbay_model::shell::arguments;
 use patchbay_model::words::counted;
 use patchbay_store::{ExpiringRow, NewOwnerRow, SharedLoginRow, Store, StoreError};
 
-use super::observe::{Observation, RuleObservations, everything};
+use super::observation::{Observation, RuleObservations, everything};
 
 /// A new owner is news for this time.
 const NEW_OWNERS: Duration = Duration::from_secs(600);

@@ -11,7 +11,8 @@ use patchbay_store::AlertRow;
 
 use super::AlertWatch;
 use super::evaluate::AlertState;
-use super::observe::{HostReport, Observation, RuleObservations};
+use super::observation::{Observation, RuleObservations};
+use super::reports::HostReport;
 use super::rule::{Rule, in_force};
 use super::state::ends_within;
 
@@ -23,8 +24,9 @@ const OF_REDIS: [&str; 4] = [
     "history-lag",
 ];
 /// Rules whose causes are looked at in Postgres.
-const OF_POSTGRES: [&str; 6] = [
+const OF_POSTGRES: [&str; 7] = [
     "plugin-quarantined",
+    "bad-credentials",
     "failure-rate",
     "secret-age",
     "audit-broken",
@@ -177,7 +179,7 @@ mod tests {
     use chrono::DateTime;
     use serde_json::json;
 
-    use super::super::observe::Coverage;
+    use super::super::observation::Coverage;
     use super::*;
 
     fn alert(firing: bool, held_ms: i64) -> AlertRow {

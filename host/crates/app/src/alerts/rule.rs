@@ -171,6 +171,12 @@ pub const RULES: &[Rule] = &[
         "plugin",
         "a plugin crashed too often and is quarantined",
     ),
+    rule(
+        "bad-credentials",
+        Critical,
+        "plugin",
+        "jobs of a plugin fail because an account outside refuses its login",
+    ),
     above(
         rule(
             "stalled",
@@ -316,7 +322,7 @@ pub const RULES: &[Rule] = &[
         "webhook-silent",
         Warning,
         "webhook",
-        "no request was accepted for longer than silent_after_s of the manifest",
+        "no request was accepted for longer than is usual, or than silent_after_s of the manifest",
     ),
     rule(
         "proxy-not-trusted",

@@ -5,13 +5,13 @@ use std::fmt;
 
 use chrono::Utc;
 use patchbay_model::webhook::InboxState;
-use patchbay_store::InboxStanding;
 use patchbay_telemetry::metrics::family::{Labels, family};
 use patchbay_telemetry::metrics::histogram::Reading;
 use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::registry::Unit;
 
 use super::Sources;
+use crate::inbox::Kept;
 
 /// The numbers of one scrape.
 #[derive(Debug)]
@@ -27,13 +27,13 @@ pub(super) struct Inbox {
     /// Entries and bytes in Redis. `None` while it is away.
     spill: Option<(u64, u64)>,
     /// `None` while Postgres is away.
-    standing: Option<Vec<InboxStanding>>,
+    standing: Option<Vec<Kept>>,
 }
 
 impl Inbox {
     pub(super) fn read(
         sources: &Sources,
-        standing: Option<Vec<InboxStanding>>,
+        standing: Option<Vec<Kept>>,
         spill: Option<(u64, u64)>,
     ) -> Self {
         let mut requests = BTreeMap::new();
@@ -132,13 +132,14 @@ impl Inbox {
         )
         .gauge(self.spill.map(|(_, bytes)| bytes))?;
         let standing = self.standing.as_deref();
-        let rows = standing.into_iter().flatten().map(|of| {
+        let rows = standing.into_iter().flatten().map(|kept| {
+            let of = &kept.standing;
             let labels: Labels<'_> = vec![
                 ("plugin", of.plugin.as_str()),
                 ("webhook", of.webhook.as_str()),
                 ("state", of.state.as_str()),
             ];
-            (labels, of.rows)
+            (labels, kept.rows)
         });
         family(
             encoder,
@@ -151,6 +152,7 @@ impl Inbox {
             [InboxState::Accepted, InboxState::Deferred].map(|state| {
                 let oldest = standing
                     .iter()
+                    .map(|kept| &kept.standing)
                     .filter(|of| of.state == state)
                     .filter_map(|of| of.oldest)
                     .min();

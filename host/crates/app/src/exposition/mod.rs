@@ -12,6 +12,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use patchbay_api::breakers::BreakerView;
+use patchbay_capability::Relays;
 use patchbay_model::outcome::OutcomeKind;
 use patchbay_model::{PluginName, QueueName};
 use patchbay_queue::{Broker, QueueOverview, ServerStats};
@@ -62,6 +63,7 @@ pub struct Sources {
     pub attempts: Arc<AttemptMeters>,
     pub requests: Arc<RequestMeters>,
     pub routes: Arc<RouteMeters>,
+    pub relays: Arc<Relays>,
     pub spans: Arc<Counts>,
     pub store: Store,
     pub runtime: Arc<Runtime>,
@@ -140,7 +142,7 @@ impl Exposition {
             asked.await.ok()?.ok()
         };
         let inbox = async {
-            let asked = tokio::time::timeout(STORE_LIMIT, store.inbox_standing());
+            let asked = tokio::time::timeout(STORE_LIMIT, self.sources.inbox.standing());
             asked.await.ok()?.ok()
         };
         let spill = async {
@@ -191,6 +193,8 @@ impl Exposition {
                 attempts: self.sources.attempts.read(),
                 requests: self.sources.requests.read(),
                 routes: self.sources.routes.read(),
+                unkept: self.sources.routes.unkept(),
+                relays: (self.sources.relays.open(), self.sources.relays.ended()),
                 spans: Arc::clone(&self.sources.spans),
                 pool: self.sources.store.pool_usage(),
                 pool_wait: probe.pool_wait,

@@ -29,6 +29,10 @@ pub(super) struct Standing {
     pub(super) attempts: Vec<(QueueName, Arc<QueueMeters>)>,
     pub(super) requests: Vec<RouteReading>,
     pub(super) routes: Vec<PluginRouteReading>,
+    /// Answers that were not kept for repeats, by reason.
+    pub(super) unkept: Vec<(&'static str, u64)>,
+    /// Responses of other servers that are passed on now, and those that were cut off, by reason.
+    pub(super) relays: (usize, Vec<(&'static str, u64)>),
     pub(super) spans: Arc<Counts>,
     pub(super) pool: PoolUsage,
     /// Wait for a connection of the pool. `None` when Postgres did not answer.
@@ -285,6 +289,33 @@ impl Standing {
             self.routes
                 .iter()
                 .map(|route| (of_route(route), route.duration.clone())),
+        )?;
+        let unkept = self.unkept.iter();
+        family(
+            encoder,
+            "patchbay_route_answers_not_kept",
+            "Answers to requests with an Idempotency-Key of which only the mark was kept",
+            None,
+        )
+        .counters(unkept.map(|(reason, count)| (vec![("reason", *reason)], *count)))?;
+        let (open, ended) = &self.relays;
+        family(
+            encoder,
+            "patchbay_relays",
+            "Responses of other servers that are passed on to clients now",
+            None,
+        )
+        .gauge(Some(*open as i64))?;
+        family(
+            encoder,
+            "patchbay_relays_cut_off",
+            "Responses of other servers that were cut off before their end",
+            None,
+        )
+        .counters(
+            ended
+                .iter()
+                .map(|(reason, count)| (vec![("reason", *reason)], *count)),
         )
     }
 

@@ -29,6 +29,7 @@ impl History {
             store: &self.store,
             queues: &self.broker,
             bodies: Some(&self.parts.bodies),
+            inbox: Some(&self.inbox),
         };
         if request.dry_run {
             let done = Erasure {

@@ -65,6 +65,7 @@ impl LedTask for Maintenance {
             store: &self.store,
             queues: &self.queues,
             bodies: None,
+            inbox: None,
         }
         .go_on()
         .await?;

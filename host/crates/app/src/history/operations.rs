@@ -22,6 +22,7 @@ use super::views::{erasure_view, last_prune_view, partition_view, pruned_view, r
 use super::{HistoryParts, Reader, RedactedBody};
 use crate::actions::{Actions, Caller};
 use crate::error::Error;
+use crate::inbox::InboxParts;
 use crate::plugins::Plugins;
 use crate::queues::Catalog;
 use crate::{Parts, reveal};
@@ -41,6 +42,7 @@ pub struct History {
     pub(super) parts: Arc<HistoryParts>,
     pub(super) actions: Actions,
     pub(super) catalog: Catalog,
+    pub(super) inbox: Arc<InboxParts>,
 }
 
 impl History {
@@ -56,6 +58,7 @@ impl History {
                 parts.store.clone(),
                 Arc::clone(&parts.plugins),
             ),
+            inbox: Arc::clone(&parts.inbox),
         }
     }
 

@@ -14,7 +14,7 @@ use patchbay_model::job::Trace;
 use patchbay_model::manifest::{WebhookCheck, WhenUnavailable};
 use patchbay_model::webhook::InboxState;
 use patchbay_store::{
-    InboxCounted, InboxFilter, InboxRequest, InboxRow, InboxStanding, Judgement, NewReplay, Settled,
+    InboxCounted, InboxFilter, InboxRequest, InboxRow, Judgement, NewReplay, Settled,
 };
 use serde_json::json;
 use uuid::Uuid;
@@ -24,11 +24,11 @@ use super::judging::Judged;
 use super::receive::jobs_to_bytes;
 use super::seal::Part;
 use super::writer::Enqueuing;
-use super::{Inbox, check, view};
+use super::{Inbox, Kept, check, view};
 use crate::Caller;
 use crate::error::{Error, Kind};
 use crate::nearest::suggesting;
-use crate::plugins::{Runner, Webhook};
+use crate::plugins::Webhook;
 use crate::reveal;
 
 const DEFAULT_PAGE: u16 = 50;
@@ -41,7 +41,7 @@ impl Inbox {
         if table.webhooks().is_empty() {
             return Ok(Vec::new());
         }
-        let standing = self.parts.store.inbox_standing().await?;
+        let standing = self.parts.standing().await?;
         let webhooks = table.webhooks().iter();
         Ok(webhooks.map(|webhook| shown(webhook, &standing)).collect())
     }
@@ -49,22 +49,16 @@ impl Inbox {
     /// One webhook, by its name on this host.
     pub async fn webhook(&self, name: &str) -> Result<WebhookDetails, Error> {
         let webhook = self.find(name)?;
-        let standing = self.parts.store.inbox_standing().await?;
+        let standing = self.parts.standing().await?;
         let counted = self.last_day().await?;
         let spec = &webhook.spec;
         let oldest = |state| {
             let of_webhook = standing_of(&webhook, &standing, state);
-            of_webhook.and_then(|standing| standing.oldest)
+            of_webhook.and_then(|kept| kept.standing.oldest)
         };
         Ok(WebhookDetails {
             webhook: shown(&webhook, &standing),
-            reason: match &webhook.runner {
-                Runner::Revision(_) => None,
-                Runner::Quarantined(since) => {
-                    Some(format!("The plugin is quarantined since {since}"))
-                }
-                Runner::NotLoaded(reason) => Some(reason.clone()),
-            },
+            reason: webhook.runner.reason(),
             check_details: spec.check.as_ref().map(check::described),
             secret: spec.check.as_ref().map(|check| check.secret().to_owned()),
             success_status: spec.success_status,
@@ -105,14 +99,7 @@ impl Inbox {
             let message = format!("limit: must be from 1 to {LARGEST_PAGE}, not {limit}");
             return Err(Error::invalid(message));
         }
-        let (plugin, webhook) = match asked.webhook.as_deref() {
-            // Names of plugins have no points.
-            Some(name) => match name.split_once('.') {
-                Some((plugin, webhook)) => (Some(plugin.to_owned()), Some(webhook.to_owned())),
-                None => (Some(name.to_owned()), None),
-            },
-            None => (None, None),
-        };
+        let (plugin, webhook) = named(asked.webhook.as_deref());
         let event_keys = match (&asked.event_id, &plugin, &webhook) {
             (None, _, _) => None,
             (Some(id), Some(plugin), Some(webhook)) => {
@@ -155,14 +142,14 @@ impl Inbox {
     }
 
     pub async fn stats(&self) -> Result<InboxStatistics, Error> {
-        let standing = self.parts.store.inbox_standing().await?;
+        let standing = self.parts.standing().await?;
         Ok(InboxStatistics {
             kept: standing
                 .into_iter()
-                .map(|standing| InboxStandingView {
+                .map(|Kept { standing, rows }| InboxStandingView {
                     webhook: format!("{}.{}", standing.plugin, standing.webhook),
                     state: standing.state,
-                    count: standing.rows,
+                    count: rows,
                     oldest: standing.oldest,
                     newest: standing.newest,
                 })
@@ -328,7 +315,7 @@ impl Inbox {
     }
 
     /// Judges one that was not accepted yet.
-    async fn first(
+    pub(super) async fn first(
         &self,
         webhook: &Webhook,
         request: &InboxRequest,
@@ -367,7 +354,7 @@ impl Inbox {
         }
     }
 
-    async fn again(
+    pub(super) async fn again(
         &self,
         who: &Caller,
         webhook: &Webhook,
@@ -459,7 +446,7 @@ impl Inbox {
     }
 
     /// A request that can be judged, and what judges it.
-    async fn judgeable(&self, id: Uuid) -> Result<(Arc<Webhook>, InboxRequest), Error> {
+    pub(super) async fn judgeable(&self, id: Uuid) -> Result<(Arc<Webhook>, InboxRequest), Error> {
         let request = self.request(id).await?;
         if request.sealed.is_none() {
             let message = "The content of this request is erased: nothing can be judged or processed any more";
@@ -513,7 +500,7 @@ fn recorded(verdict: &InboxVerdict) -> serde_json::Value {
     })
 }
 
-fn cursor(text: &str) -> Result<(DateTime<Utc>, Uuid), Error> {
+pub(super) fn cursor(text: &str) -> Result<(DateTime<Utc>, Uuid), Error> {
     let parsed = text.split_once('-').and_then(|(at, id)| {
         let at = DateTime::from_timestamp_micros(at.parse().ok()?)?;
         Some((at, Uuid::try_parse(id).ok()?))
@@ -521,11 +508,20 @@ fn cursor(text: &str) -> Result<(DateTime<Utc>, Uuid), Error> {
     parsed.ok_or_else(|| Error::invalid("cursor: must be nextCursor of the page before"))
 }
 
+/// Plugin and webhook of a filter such as `crm.status`, or `crm`: names of plugins have no points.
+pub(super) fn named(name: Option<&str>) -> (Option<String>, Option<String>) {
+    match name.map(|name| (name, name.split_once('.'))) {
+        Some((_, Some((plugin, webhook)))) => (Some(plugin.to_owned()), Some(webhook.to_owned())),
+        Some((plugin, None)) => (Some(plugin.to_owned()), None),
+        None => (None, None),
+    }
+}
+
 fn name_of(row: &InboxRow) -> String {
     format!("{}.{}", row.plugin, row.webhook)
 }
 
-fn item(row: InboxRow) -> InboxItem {
+pub(super) fn item(row: InboxRow) -> InboxItem {
     InboxItem {
         webhook: name_of(&row),
         id: row.id,
@@ -546,17 +542,13 @@ fn item(row: InboxRow) -> InboxItem {
     }
 }
 
-fn standing_of<'a>(
-    webhook: &Webhook,
-    standing: &'a [InboxStanding],
-    state: InboxState,
-) -> Option<&'a InboxStanding> {
-    standing.iter().find(|of| {
+fn standing_of<'a>(webhook: &Webhook, standing: &'a [Kept], state: InboxState) -> Option<&'a Kept> {
+    standing.iter().find(|Kept { standing: of, .. }| {
         of.plugin == webhook.plugin.as_str() && of.webhook == webhook.spec.name && of.state == state
     })
 }
 
-fn shown(webhook: &Webhook, standing: &[InboxStanding]) -> WebhookView {
+fn shown(webhook: &Webhook, standing: &[Kept]) -> WebhookView {
     let spec = &webhook.spec;
     let count = |state| standing_of(webhook, standing, state).map_or(0, |of| of.rows);
     let accepted = InboxState::ALL
@@ -581,7 +573,7 @@ fn shown(webhook: &Webhook, standing: &[InboxStanding]) -> WebhookView {
         revision: webhook.digest.to_string(),
         state: webhook.runner.state().to_owned(),
         last_accepted_at: accepted
-            .filter_map(|state| standing_of(webhook, standing, state)?.newest)
+            .filter_map(|state| standing_of(webhook, standing, state)?.standing.newest)
             .max(),
         accepted: count(InboxState::Accepted),
         deferred: count(InboxState::Deferred),

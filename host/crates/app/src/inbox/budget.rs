@@ -16,16 +16,17 @@ const SOURCES: usize = 8;
 const MAX_RATES: usize = 20_000;
 
 /// The bytes of all bodies that this process holds.
-#[derive(Default)]
-pub(super) struct Bodies(Arc<Mutex<Held>>);
+#[derive(Debug, Default)]
+pub(crate) struct Bodies(Arc<Mutex<Held>>);
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Held {
     bytes: usize,
     by_source: HashMap<String, usize>,
 }
 
 /// Bytes that a body may have. Given back on drop.
+#[derive(Debug)]
 pub struct Reservation {
     held: Arc<Mutex<Held>>,
     source: String,
@@ -34,7 +35,7 @@ pub struct Reservation {
 
 impl Bodies {
     /// Nothing yet. Without a source, only the whole budget counts.
-    pub(super) fn reservation(&self, source: Option<&str>) -> Reservation {
+    pub(crate) fn reservation(&self, source: Option<&str>) -> Reservation {
         Reservation {
             held: Arc::clone(&self.0),
             source: source.unwrap_or_default().to_owned(),

@@ -25,6 +25,8 @@ pub(crate) enum Outcome {
     Deferred,
     /// Nothing was kept: too many requests, no room, or no time.
     Refused,
+    /// Of no request: a host ran in that hour.
+    Running,
 }
 
 impl Outcome {
@@ -35,8 +37,14 @@ impl Outcome {
             Self::Rejected => "rejected",
             Self::Deferred => "deferred",
             Self::Refused => "refused",
+            Self::Running => "running",
         }
     }
+}
+
+fn this_hour() -> DateTime<Utc> {
+    let now = Utc::now();
+    now.duration_trunc(TimeDelta::hours(1)).unwrap_or(now)
 }
 
 /// Plugin, webhook, outcome, code.
@@ -54,9 +62,27 @@ struct Inner {
     repeats: HashMap<EventKey, (i64, DateTime<Utc>)>,
     sources: HashMap<(String, String, String), DateTime<Utc>>,
     lately: Lately,
+    /// The last hour of which it is noted that this host ran.
+    ran: Option<DateTime<Utc>>,
 }
 
 impl Counts {
+    /// Notes that a host runs, once an hour: that nothing came then means something.
+    pub(super) fn note_running(&self) {
+        let mut inner = self.0.lock();
+        let hour = this_hour();
+        if inner.ran != Some(hour) {
+            inner.ran = Some(hour);
+            let key = (
+                String::new(),
+                String::new(),
+                Outcome::Running,
+                String::new(),
+            );
+            *inner.waiting.entry((hour, key)).or_default() += 1;
+        }
+    }
+
     pub(super) fn count(&self, webhook: &Webhook, outcome: Outcome, code: &str) {
         self.count_of(webhook.plugin.as_str(), &webhook.spec.name, outcome, code);
     }
@@ -86,8 +112,7 @@ impl Counts {
             outcome,
             code.to_owned(),
         );
-        let now = Utc::now();
-        let hour = now.duration_trunc(TimeDelta::hours(1)).unwrap_or(now);
+        let hour = this_hour();
         *inner.totals.entry(key.clone()).or_default() += 1;
         *inner.waiting.entry((hour, key)).or_default() += 1;
     }

@@ -39,7 +39,7 @@ impl InboxParts {
     /// Whether the request passes the host's own check.
     pub(super) fn check(&self, webhook: &Webhook, request: &WebhookRequest) -> Checked {
         check::check(
-            webhook.spec.check.as_ref(),
+            webhook.spec.check_of(&request.method),
             &webhook.plugin,
             &*self.secrets,
             &self.plugins.granted(&webhook.plugin),
@@ -83,6 +83,13 @@ impl InboxParts {
                     is_counted: false,
                 });
             }
+            Runner::Deactivated(since) => {
+                return Ok(Judged::Unjudged {
+                    code: "deactivated",
+                    message: format!("{} is deactivated since {since}", webhook.plugin),
+                    is_counted: false,
+                });
+            }
             Runner::NotLoaded(reason) => {
                 return Ok(Judged::Unjudged {
                     code: "not-loaded",
@@ -100,6 +107,11 @@ impl InboxParts {
             .verify(&revision, stripped.clone(), trace.clone())
             .await;
         self.verify_times.observe(webhook, began.elapsed());
+        let method = &content.request.method;
+        if webhook.spec.check_of(method).is_some() {
+            self.plugins
+                .note_verification(&revision, &webhook.spec.queue, trace, &verified);
+        }
         let accepted = match verified {
             Verification::Accepted(accepted) => accepted,
             Verification::Rejected(rejected) => return Ok(Judged::Rejected(rejected)),
@@ -119,7 +131,11 @@ impl InboxParts {
             &stripped,
             accepted.event_id.as_deref(),
         );
-        let jobs = event::jobs(&webhook.spec, &key, processing, accepted.jobs, trace);
+        let made = match webhook.spec.is_handshake(method) {
+            true => Vec::new(),
+            false => accepted.jobs,
+        };
+        let jobs = event::jobs(&webhook.spec, &key, processing, made, trace);
         if let Err(QueueError::Invalid(reason)) = self.broker.check(&jobs) {
             return Ok(Judged::Unjudged {
                 code: "verify-invalid",
@@ -148,15 +164,8 @@ impl InboxParts {
     }
 
     /// Asks Postgres once.
-    async fn event_keys(&self) -> Result<patchbay_store::EventKeys, Error> {
+    pub(super) async fn event_keys(&self) -> Result<patchbay_store::EventKeys, Error> {
         let keys = self.event_keys.get_or_try_init(|| self.store.event_keys());
         Ok(keys.await?.clone())
-    }
-
-    /// Reads what requests need of Postgres, so that they need not ask.
-    pub(super) async fn warm_up(&self) -> Result<(), Error> {
-        self.event_keys().await?;
-        self.seals.current().await?;
-        Ok(())
     }
 }

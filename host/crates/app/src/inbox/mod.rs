@@ -12,12 +12,17 @@ mod deferred;
 mod event;
 mod judging;
 mod lately;
+mod many;
+mod offline;
+mod person;
 mod receive;
 mod seal;
 mod spill;
+mod standing;
 mod sweep;
 mod times;
 mod upkeep;
+mod usual;
 mod view;
 mod writer;
 
@@ -27,24 +32,30 @@ use patchbay_capability::SecretSource;
 use patchbay_queue::Broker;
 use patchbay_store::{EventKeys, Store};
 use patchbay_telemetry::metrics::histogram::Reading;
-use tokio::sync::OnceCell;
+use tokio::sync::{Mutex, OnceCell};
 
+pub(crate) use self::budget::Bodies;
+use self::budget::Rates;
 pub use self::budget::Reservation;
-use self::budget::{Bodies, Rates};
 use self::counts::Counts;
 use self::deferred::Deferred;
 pub(crate) use self::lately::{LATELY, RejectedLately};
+pub(crate) use self::person::Sought;
 pub use self::receive::{Received, WebhookAnswer};
 use self::seal::Seals;
 pub use self::spill::drain;
+pub(crate) use self::standing::Kept;
+use self::standing::Standing;
 pub use self::sweep::{counting, judging, sweep};
 use self::times::Times;
 pub use self::upkeep::upkeep;
+pub(crate) use self::usual::Usual;
 use self::writer::Writer;
 use crate::Parts;
 use crate::actions::Actions;
 use crate::plugins::Plugins;
 use crate::sealed_keys::SealedKeys;
+use crate::snapshot::OfflineSnapshot;
 use crate::vault::Vault;
 
 /// What all requests of this process share.
@@ -53,6 +64,10 @@ pub struct InboxParts {
     broker: Broker,
     plugins: Arc<Plugins>,
     secrets: Arc<dyn SecretSource>,
+    vault: Arc<Vault>,
+    copy: OfflineSnapshot,
+    /// Set once the snapshot has its keys.
+    copied: OnceCell<()>,
     seals: Arc<Seals>,
     writer: Writer,
     bodies: Bodies,
@@ -61,6 +76,8 @@ pub struct InboxParts {
     ack_times: Times,
     verify_times: Times,
     deferred: Deferred,
+    standing: Standing,
+    usual: Mutex<Option<usual::Learned>>,
     event_keys: OnceCell<EventKeys>,
     /// Name of this process.
     host: String,
@@ -72,11 +89,11 @@ impl InboxParts {
         store: Store,
         broker: Broker,
         plugins: Arc<Plugins>,
-        secrets: Arc<dyn SecretSource>,
         vault: Arc<Vault>,
+        copy: OfflineSnapshot,
         host: String,
     ) -> Self {
-        let sealed = SealedKeys::new(store.clone(), vault);
+        let sealed = SealedKeys::new(store.clone(), Arc::clone(&vault));
         let counts = Arc::<Counts>::default();
         Self {
             seals: Arc::new(Seals::new(sealed)),
@@ -87,11 +104,16 @@ impl InboxParts {
             ack_times: Times::default(),
             verify_times: Times::default(),
             deferred: Deferred::default(),
+            standing: Standing::default(),
+            usual: Mutex::default(),
             event_keys: OnceCell::new(),
             store,
             broker,
             plugins,
-            secrets,
+            secrets: Arc::clone(&vault) as _,
+            vault,
+            copy,
+            copied: OnceCell::new(),
             host,
         }
     }

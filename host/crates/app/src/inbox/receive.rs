@@ -147,11 +147,9 @@ impl InboxParts {
                 Ok(WebhookAnswer::Rejected(rejected.status))
             }
             Judged::Unjudged { code, message, .. } => match spec.when_unavailable {
-                WhenUnavailable::Refuse => {
-                    let message = "This webhook cannot take requests now. Send it again later";
-                    let error = Error::new(Kind::Unavailable, "unavailable", message);
-                    Err(error.retry_after(RETRY_AFTER))
-                }
+                // Whoever tries the URL needs the answer now.
+                _ if spec.is_handshake(&content.request.method) => Err(unavailable()),
+                WhenUnavailable::Refuse => Err(unavailable()),
                 WhenUnavailable::Accept => self.defer(&incoming, code, message).await,
             },
         }
@@ -162,7 +160,8 @@ impl InboxParts {
     fn limit(&self, incoming: &Incoming<'_>, checked: &Checked) -> Result<(), Error> {
         let webhook = incoming.webhook;
         let spec = &webhook.spec;
-        let taken = match (&spec.check, checked) {
+        let method = &incoming.content.request.method;
+        let taken = match (spec.check_of(method), checked) {
             // It is answered at once, and costs nothing more.
             (_, Checked::Refused(_)) => Ok(()),
             (None, _) => {
@@ -382,6 +381,11 @@ impl InboxParts {
         };
         Err(Error::new(Kind::Unavailable, "unavailable", message).retry_after(RETRY_AFTER))
     }
+}
+
+fn unavailable() -> Error {
+    let message = "This webhook cannot take requests now. Send it again later";
+    Error::new(Kind::Unavailable, "unavailable", message).retry_after(RETRY_AFTER)
 }
 
 pub(super) fn jobs_to_bytes(jobs: &[NewJob]) -> Vec<u8> {

@@ -17,7 +17,7 @@ use zstd::bulk::Compressor;
 
 use crate::sealed_keys::{OpenedKey, SealedKeyError, SealedKeys};
 
-const PURPOSE: &str = "inbox";
+pub(super) const PURPOSE: &str = "inbox";
 const DOMAIN: &[u8] = b"patchbay inbox v1";
 const NONCE_BYTES: usize = 12;
 /// Shorter content hardly shrinks.
@@ -60,6 +60,9 @@ pub(super) struct SealKey {
     prk: Prk,
 }
 
+/// A key and its id, as Postgres and the snapshot keep them, sealed.
+pub(super) type KeyBytes = (String, Zeroizing<[u8; 32]>);
+
 thread_local! {
     /// One per thread: to make one costs more than to compress a request.
     static COMPRESSOR: RefCell<Option<Compressor<'static>>> = const { RefCell::new(None) };
@@ -87,11 +90,28 @@ impl Seals {
         if let Some(key) = &self.known.lock().current {
             return Ok(Arc::clone(key));
         }
-        let key = Arc::new(SealKey::of(self.sealed.get_or_replace(PURPOSE).await?));
+        Ok(self.keep(SealKey::of(self.sealed.get_or_replace(PURPOSE).await?)))
+    }
+
+    /// The key that seals, to be sealed itself. Asks Postgres.
+    pub(super) async fn current_bytes(&self) -> Result<KeyBytes, SealedKeyError> {
+        let key = self.sealed.get_or_replace(PURPOSE).await?;
+        let bytes = (key.kid.clone(), key.key.clone());
+        self.keep(SealKey::of(key));
+        Ok(bytes)
+    }
+
+    /// Seals with this key from now on.
+    pub(super) fn hold(&self, kid: String, key: &[u8; 32]) {
+        self.keep(SealKey::new(kid, key));
+    }
+
+    fn keep(&self, key: SealKey) -> Arc<SealKey> {
+        let key = Arc::new(key);
         let mut known = self.known.lock();
         known.keys.insert(key.kid.clone(), Arc::clone(&key));
         known.current = Some(Arc::clone(&key));
-        Ok(key)
+        key
     }
 
     /// The key with this id; `None` where no configured master key opens it.
@@ -111,9 +131,13 @@ impl Seals {
 
 impl SealKey {
     fn of(key: OpenedKey) -> Self {
+        Self::new(key.kid, &key.key)
+    }
+
+    fn new(kid: String, key: &[u8; 32]) -> Self {
         Self {
-            kid: key.kid,
-            prk: Salt::new(HKDF_SHA256, DOMAIN).extract(&*key.key),
+            kid,
+            prk: Salt::new(HKDF_SHA256, DOMAIN).extract(key),
         }
     }
 

@@ -2,8 +2,9 @@
 //! brings them to Postgres when it is back. No job runs before its row is in Postgres, since there
 //! alone is the memory of events.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use base64::Engine;
@@ -22,6 +23,10 @@ use crate::service::Service;
 
 /// Entries of one transaction.
 const BATCH: usize = 256;
+/// Transactions of one round.
+const BATCHES: usize = 20;
+/// When an entry that Postgres refuses is tried again.
+const REFUSED_WAIT: Duration = Duration::from_secs(60);
 
 /// A row, as it waits in Redis.
 #[derive(Serialize, Deserialize)]
@@ -127,6 +132,7 @@ pub fn drain(parts: &Parts) -> Arc<dyn Service> {
     let drain = Drain {
         store: parts.store.clone(),
         broker: parts.broker.clone(),
+        refused: HashMap::new(),
     };
     Arc::new(Led::new(parts.store.clone(), drain))
 }
@@ -134,6 +140,9 @@ pub fn drain(parts: &Parts) -> Arc<dyn Service> {
 struct Drain {
     store: Store,
     broker: Broker,
+    /// Entries that cannot become rows, and when that was tried last. They stay where they are, so
+    /// that the alert tells of them, and hold up no others.
+    refused: HashMap<String, Instant>,
 }
 
 #[async_trait]
@@ -154,10 +163,33 @@ impl LedTask for Drain {
 
     /// Killed in between, the same ids again change nothing.
     async fn round(&mut self, _lead: &mut Leadership<'_>) -> anyhow::Result<Next> {
-        let entries = self.broker.spilled(BATCH).await?;
-        let is_full = entries.len() == BATCH;
+        let mut after: Option<String> = None;
+        let mut found = HashSet::new();
+        for _ in 0..BATCHES {
+            let entries = self.broker.spilled(after.as_deref(), BATCH).await?;
+            let is_end = entries.len() < BATCH;
+            after = entries.last().map(|entry| entry.id.clone());
+            found.extend(entries.iter().map(|entry| entry.id.clone()));
+            self.bring(entries).await?;
+            if is_end {
+                self.refused.retain(|id, _| found.contains(id));
+                return Ok(Next::Later);
+            }
+        }
+        Ok(Next::AtOnce)
+    }
+}
+
+impl Drain {
+    /// Brings entries to Postgres: all in one transaction, or where Postgres refuses that, each by
+    /// itself.
+    async fn bring(&mut self, entries: Vec<SpilledEntry>) -> anyhow::Result<()> {
         let (mut rows, mut readable): (Vec<NewInboxRow>, Vec<SpilledEntry>) = <_>::default();
         for entry in entries {
+            let tried = self.refused.get(&entry.id);
+            if tried.is_some_and(|tried| tried.elapsed() < REFUSED_WAIT) {
+                continue;
+            }
             match from_bytes(&entry.content) {
                 Some(row) => {
                     rows.push(row);
@@ -168,22 +200,42 @@ impl LedTask for Drain {
                         entry = entry.id,
                         "a request that waits in Redis cannot be read: it was written by another version"
                     );
+                    self.refused.insert(entry.id, Instant::now());
                 }
             }
         }
         if rows.is_empty() {
-            return Ok(Next::Later);
+            return Ok(());
         }
-        self.store.add_to_inbox(&rows).await?;
-        self.broker.remove_spilled(&readable).await?;
-        info!(
-            requests = rows.len(),
-            "requests to webhooks that had waited in Redis are in Postgres"
-        );
-        Ok(match is_full {
-            true => Next::AtOnce,
-            false => Next::Later,
-        })
+        let brought = match self.store.add_to_inbox(&rows).await {
+            Ok(_) => readable,
+            Err(error) if error.is_passing() => return Err(error.into()),
+            Err(_) => {
+                let mut brought = Vec::new();
+                for (row, entry) in rows.iter().zip(readable) {
+                    match self.store.add_to_inbox(std::slice::from_ref(row)).await {
+                        Ok(_) => brought.push(entry),
+                        Err(error) if error.is_passing() => {
+                            self.broker.remove_spilled(&brought).await?;
+                            return Err(error.into());
+                        }
+                        Err(error) => {
+                            error!(entry = entry.id, id = %row.id, %error, cause = ?std::error::Error::source(&error), "Postgres refuses a request that waits in Redis; it stays there");
+                            self.refused.insert(entry.id, Instant::now());
+                        }
+                    }
+                }
+                brought
+            }
+        };
+        self.broker.remove_spilled(&brought).await?;
+        if !brought.is_empty() {
+            info!(
+                requests = brought.len(),
+                "requests to webhooks that had waited in Redis are in Postgres"
+            );
+        }
+        Ok(())
     }
 }
 

@@ -114,6 +114,7 @@ async fn keep_counting(inbox: Arc<InboxParts>, stop: CancellationToken) {
             () = stop.cancelled() => true,
             () = tokio::time::sleep(FLUSH) => false,
         };
+        inbox.counts.note_running();
         let flushed = inbox.counts.flush(&inbox.store).await;
         tell(
             flushed,

@@ -122,12 +122,12 @@ impl Operators {
         }
         let details = json!({ "role": body.role, "before": row.role });
         let act = async {
-            within(parts.store.set_operator_role(row.id, body.role)).await?;
-            parts.after(&row).await
+            let changed = within(parts.store.set_operator_role(row.id, body.role)).await?;
+            parts.after(&row, changed).await
         };
         parts
             .actions
-            .record_as::<OperatorsSetRole, _>(who, &row.name, details, act, |_| json!(null))
+            .record_as::<OperatorsSetRole, _>(who, &row.name, details, act, recorded)
             .await
     }
 
@@ -148,17 +148,15 @@ impl Operators {
         }
         let details = json!({ "maySeeData": body.may_see_data, "before": row.may_see_data });
         let act = async {
-            within(
-                parts
-                    .store
-                    .set_operator_sees_data(row.id, body.may_see_data),
-            )
-            .await?;
-            parts.after(&row).await
+            let set = parts
+                .store
+                .set_operator_sees_data(row.id, body.may_see_data);
+            let changed = within(set).await?;
+            parts.after(&row, changed).await
         };
         parts
             .actions
-            .record_as::<OperatorsSetData, _>(who, &row.name, details, act, |_| json!(null))
+            .record_as::<OperatorsSetData, _>(who, &row.name, details, act, recorded)
             .await
     }
 
@@ -167,12 +165,12 @@ impl Operators {
         let parts = &*self.0;
         let row = parts.named(name).await?;
         let act = async {
-            within(parts.store.set_operator_enabled(row.id, false)).await?;
-            parts.after(&row).await
+            let changed = within(parts.store.set_operator_enabled(row.id, false)).await?;
+            parts.after(&row, changed).await
         };
         parts
             .actions
-            .record_as::<OperatorsDisable, _>(who, &row.name, json!({}), act, |_| json!(null))
+            .record_as::<OperatorsDisable, _>(who, &row.name, json!({}), act, recorded)
             .await
     }
 
@@ -181,12 +179,12 @@ impl Operators {
         let parts = &*self.0;
         let row = parts.named(name).await?;
         let act = async {
-            within(parts.store.set_operator_enabled(row.id, true)).await?;
-            parts.after(&row).await
+            let changed = within(parts.store.set_operator_enabled(row.id, true)).await?;
+            parts.after(&row, changed).await
         };
         parts
             .actions
-            .record_as::<OperatorsEnable, _>(who, &row.name, json!({}), act, |_| json!(null))
+            .record_as::<OperatorsEnable, _>(who, &row.name, json!({}), act, recorded)
             .await
     }
 
@@ -242,10 +240,14 @@ impl OperatorParts {
         })
     }
 
-    /// The operator after a change that this process has made.
-    async fn after(&self, row: &OperatorRow) -> Result<api::OperatorView, Error> {
+    /// The operator after a change that this process has made, or that was not needed.
+    async fn after(&self, row: &OperatorRow, changed: bool) -> Result<api::OperatorView, Error> {
         self.changed(row.id);
-        self.named(&row.name).await.map(|row| view(&row))
+        let row = self.named(&row.name).await?;
+        Ok(api::OperatorView {
+            already: !changed,
+            ..view(&row)
+        })
     }
 
     pub(super) fn usable_name<'a>(&self, name: &'a str) -> Result<&'a str, Error> {
@@ -296,6 +298,10 @@ impl OperatorParts {
     }
 }
 
+fn recorded(operator: &api::OperatorView) -> Value {
+    json!({ "already": operator.already })
+}
+
 fn usable_email(email: Option<&str>) -> Result<Option<&str>, Error> {
     let email = email.map(str::trim).filter(|email| !email.is_empty());
     let is_bad = |email: &str| {
@@ -319,5 +325,6 @@ pub(super) fn view(row: &OperatorRow) -> api::OperatorView {
         created_at: row.created_at,
         created_by: row.created_by.clone(),
         last_login_at: row.last_login_at,
+        already: false,
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use patchbay_api::operators::{self as api, OperatorBasicSet};
-use patchbay_store::{BasicMode, Store};
+use patchbay_store::{BasicMode, BasicSet, Store};
 use serde_json::json;
 
 use super::Operators;
@@ -87,7 +87,8 @@ impl Operators {
             let set = parts
                 .store
                 .set_basic_mode(mode, &who.actor, parts.config.require_totp);
-            if !within(set).await? {
+            let set = within(set).await?;
+            if set == BasicSet::Refused {
                 return Err(Error::conflict(
                     "No owner with a second factor has signed in yet, so nobody could undo this. Make one first: patchbay operator create NAME \
                      --role owner; then, as that owner: patchbay login",
@@ -95,7 +96,10 @@ impl Operators {
             }
             *parts.basic.known.lock() = Some(mode);
             let (owners, seen) = within(parts.store.count_owners()).await?;
-            Ok(basic(mode, owners, seen))
+            Ok(api::BasicLogin {
+                already: set == BasicSet::Same,
+                ..basic(mode, owners, seen)
+            })
         };
         let details = json!({ "mode": mode.as_str() });
         parts
@@ -111,5 +115,6 @@ fn basic(mode: BasicMode, owners: i64, seen: i64) -> api::BasicLogin {
         mode: mode.as_str().to_owned(),
         owners: count(owners),
         owners_signed_in: count(seen),
+        already: false,
     }
 }

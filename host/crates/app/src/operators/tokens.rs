@@ -128,29 +128,31 @@ impl Operators {
     ) -> Result<api::OperatorToken, Error> {
         let parts = &*self.0;
         let act = async {
-            let mut revoked = None;
-            if let Some(own) = who.operator.id {
+            let own = who.operator.id.map(Some);
+            let any = (who.operator.role == OperatorRole::Owner).then_some(None);
+            for of in own.into_iter().chain(any) {
                 let revoke = parts
                     .store
-                    .revoke_operator_token(id_or_name, Some(own), &who.actor);
-                revoked = within(revoke).await?;
+                    .revoke_operator_token(id_or_name, of, &who.actor);
+                if let Some(row) = within(revoke).await? {
+                    parts.changed(row.operator_id);
+                    return Ok(view(row));
+                }
             }
-            if revoked.is_none() && who.operator.role == OperatorRole::Owner {
-                let revoke = parts
-                    .store
-                    .revoke_operator_token(id_or_name, None, &who.actor);
-                revoked = within(revoke).await?;
+            for of in own.into_iter().chain(any) {
+                let revoked = parts.store.revoked_operator_token(id_or_name, of);
+                if let Some(row) = within(revoked).await? {
+                    return Ok(api::OperatorToken {
+                        already: true,
+                        ..view(row)
+                    });
+                }
             }
-            let Some(row) = revoked else {
-                return Err(Error::not_found(
-                    "There is no such token of yours. List them: patchbay token list",
-                ));
-            };
-            parts.changed(row.operator_id);
-            Ok(view(row))
+            Err(Error::not_found(
+                "There is no such token of yours. List them: patchbay token list",
+            ))
         };
-        let recorded =
-            |token: &api::OperatorToken| json!({ "id": token.id, "operator": token.operator });
+        let recorded = |token: &api::OperatorToken| json!({ "id": token.id, "operator": token.operator, "already": token.already });
         parts
             .actions
             .record_as::<OperatorTokensRevoke, _>(who, id_or_name, json!({}), act, recorded)
@@ -274,6 +276,7 @@ fn view(row: OperatorTokenRow) -> api::OperatorToken {
         expires_at: row.expires_at,
         last_used_at: row.last_used_at,
         revoked_at: row.revoked_at,
+        already: false,
     }
 }
 

@@ -5,7 +5,7 @@ use patchbay_api::people::{
     self as api, PeopleBlock, PeopleEndSessions, PeopleSetRole, PeopleUnblock,
 };
 use patchbay_store::{UserKey, UserListing, UserRow};
-use serde_json::{Map, json};
+use serde_json::{Map, Value, json};
 
 use super::profile::stage_of;
 use super::refresh::session_view;
@@ -68,13 +68,14 @@ impl People {
         let user = parts.named(name).await?;
         let act = async {
             let block = Some((who.actor.as_str(), who.reason.as_deref()));
-            within(parts.store.set_blocked(&user.id, block)).await?;
+            let changed = within(parts.store.set_blocked(&user.id, block)).await?;
             parts.user_changed(&user.id);
-            parts.by_id(&user.id).await.map(|user| account(&user))
+            let user = parts.by_id(&user.id).await?;
+            Ok(after(&user, changed))
         };
         parts
             .actions
-            .record_as::<PeopleBlock, _>(who, &user.id, json!({}), act, |_| json!(null))
+            .record_as::<PeopleBlock, _>(who, &user.id, json!({}), act, recorded)
             .await
     }
 
@@ -83,7 +84,7 @@ impl People {
         let parts = self.parts()?;
         let user = parts.named(name).await?;
         let act = async {
-            within(parts.store.set_blocked(&user.id, None)).await?;
+            let changed = within(parts.store.set_blocked(&user.id, None)).await?;
             parts.user_changed(&user.id);
             let user = parts.by_id(&user.id).await?;
             if user.is_blocked_elsewhere {
@@ -91,11 +92,11 @@ impl People {
                     "The table's own column still blocks this account. Change it there",
                 ));
             }
-            Ok(account(&user))
+            Ok(after(&user, changed))
         };
         parts
             .actions
-            .record_as::<PeopleUnblock, _>(who, &user.id, json!({}), act, |_| json!(null))
+            .record_as::<PeopleUnblock, _>(who, &user.id, json!({}), act, recorded)
             .await
     }
 
@@ -130,17 +131,21 @@ impl People {
         let user = parts.named(name).await?;
         let details = json!({ "role": role.as_str(), "before": user.role });
         let table = parts.table().await?;
+        let is_so = Role::parse(&user.role) == Some(role);
         let act = async {
-            let mut values = Map::new();
-            let spelling = table.spelling("role", role.as_str());
-            values.insert("role".into(), spelling.into());
-            within(parts.store.change_user(table, &user.id, &values)).await?;
-            parts.user_changed(&user.id);
-            parts.by_id(&user.id).await.map(|user| account(&user))
+            if !is_so {
+                let mut values = Map::new();
+                let spelling = table.spelling("role", role.as_str());
+                values.insert("role".into(), spelling.into());
+                within(parts.store.change_user(table, &user.id, &values)).await?;
+                parts.user_changed(&user.id);
+            }
+            let user = parts.by_id(&user.id).await?;
+            Ok(after(&user, !is_so))
         };
         parts
             .actions
-            .record_as::<PeopleSetRole, _>(who, &user.id, details, act, |_| json!(null))
+            .record_as::<PeopleSetRole, _>(who, &user.id, details, act, recorded)
             .await
     }
 }
@@ -207,6 +212,18 @@ fn known_role(text: &str) -> Result<Role, Error> {
     })
 }
 
+/// The account after a change, or after one that was not needed.
+fn after(user: &UserRow, changed: bool) -> api::Account {
+    api::Account {
+        already: !changed,
+        ..account(user)
+    }
+}
+
+fn recorded(account: &api::Account) -> Value {
+    json!({ "already": account.already })
+}
+
 fn account(user: &UserRow) -> api::Account {
     api::Account {
         id: user.id.clone(),
@@ -221,5 +238,6 @@ fn account(user: &UserRow) -> api::Account {
         blocked_at: user.blocked_at,
         blocked_by: user.blocked_by.clone(),
         block_reason: user.block_reason.clone(),
+        already: false,
     }
 }

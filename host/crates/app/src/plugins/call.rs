@@ -6,13 +6,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use patchbay_capability::NoPlace;
 use patchbay_model::capability::HttpError;
 use patchbay_model::grant::Granted;
-use patchbay_model::job::Trace;
-use patchbay_model::outcome::{Failure, Outcome, Retry};
+use patchbay_model::job::{JobKey, Trace};
+use patchbay_model::outcome::{Failure, Outcome, OutcomeKind, Retry};
 use patchbay_model::retry::MAX_AFTER;
 use patchbay_model::webhook::WebhookRequest;
-use patchbay_model::{PluginName, TraceParent};
+use patchbay_model::{PluginName, QueueName, TraceParent};
 use patchbay_runtime::Revision;
 use patchbay_work::CallFailure;
 pub use patchbay_work::{Answer, AnswerBody, Operation, RelayAs, Unjudged, Verification};
@@ -87,8 +88,9 @@ impl Plugins {
             is_final,
             is_refused_by_breaker,
         };
+        let is_of_client = matches!(failure, CallFailure::TooManyRelays(NoPlace::OfClient));
         let refusal = refusal(revision.plugin(), failure);
-        if is_declared {
+        if is_declared || is_of_client {
             return Err(failed(refusal));
         }
         warn!(code = %refusal.code, reason = refusal.message, "a request to a route failed");
@@ -114,6 +116,36 @@ impl Plugins {
         trace: Trace,
     ) -> Verification {
         self.invoker.verify(revision, request, trace).await
+    }
+
+    /// Counts a verdict for the quarantine: whether `verify` crashed. Only of requests that have passed
+    /// a check of the host.
+    pub fn note_verification(
+        &self,
+        revision: &Revision,
+        queue: &QueueName,
+        trace: &Trace,
+        verified: &Verification,
+    ) {
+        let kind = match verified {
+            Verification::Accepted(_) | Verification::Rejected(_) => OutcomeKind::Completed,
+            Verification::Unjudged(unjudged) if unjudged.code == "verify-trapped" => {
+                OutcomeKind::Trapped
+            }
+            // It may be slow because the host is.
+            Verification::Unjudged(_) => return,
+        };
+        let id = trace.correlation_id.as_deref().unwrap_or("unknown");
+        let Ok(id) = id.parse() else { return };
+        let request = JobKey {
+            prefix: String::new(),
+            queue: queue.clone(),
+            id,
+            created_ms: 0,
+        };
+        let (plugin, digest) = (revision.plugin(), revision.digest());
+        self.quarantine
+            .note_verification(plugin, digest, &request, kind);
     }
 
     /// What this process knows to be granted to a plugin.
@@ -176,7 +208,12 @@ fn refusal(plugin: &PluginName, failure: CallFailure) -> Error {
             .private()
         }
         CallFailure::Relay(error) => relay_error(&error).private(),
-        CallFailure::TooManyRelays => {
+        CallFailure::TooManyRelays(NoPlace::OfClient) => {
+            let message = "You are being sent as many answers of other services at once as you may have. Read them to their end, then try again";
+            let refusal = Error::new(Kind::RateLimited, "rate-limited", message);
+            refusal.retry_after(Duration::from_secs(1))
+        }
+        CallFailure::TooManyRelays(NoPlace::All) => {
             let message = "This host relays as many responses as it can. Try again";
             let refusal = Error::new(Kind::Unavailable, "busy", message);
             refusal.retry_after(Duration::from_secs(1))

@@ -7,10 +7,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use async_trait::async_trait;
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, Utc};
 use patchbay_model::grant::{Ask, Granted};
 use patchbay_model::manifest::Manifest;
-use patchbay_model::quarantine::Quarantine;
 use patchbay_model::signature::Signature;
 use patchbay_model::{PluginName, RevisionDigest};
 use patchbay_runtime::{Revision, RuntimeError};
@@ -22,10 +21,10 @@ use tokio::task::block_in_place;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::conflicts::manifest_of;
 use super::permissions::tables;
 use super::redactions::by_queue;
 use super::route_table::Source;
+use super::unavailable::Unavailable;
 use super::{PluginError, Plugins, RouteTable, Runner};
 use crate::Parts;
 use crate::service::Service;
@@ -84,19 +83,6 @@ pub(super) struct SnapshotPlugin {
     granted: Vec<Ask>,
     /// In the form of `.sig` files.
     signatures: Vec<String>,
-}
-
-/// A revision that should run, and does not.
-type Unavailable = (RevisionDigest, Arc<Manifest>, Runner);
-
-fn of_quarantines(rows: &[Quarantine]) -> Vec<Unavailable> {
-    let current = rows.iter().filter(|row| row.is_current);
-    let source = |row: &Quarantine| {
-        let manifest = Manifest::from_stored(row.manifest.clone()).ok()?;
-        let since = row.began_at.to_rfc3339_opts(SecondsFormat::Secs, true);
-        Some((row.digest, Arc::new(manifest), Runner::Quarantined(since)))
-    };
-    current.filter_map(source).collect()
 }
 
 impl Plugins {
@@ -205,9 +191,8 @@ impl Plugins {
             .filter_map(|row| Some((row.digest, row.activated_at?)))
             .collect();
         *self.activated.lock() = activated;
-        let mut unavailable = of_quarantines(&quarantined);
-        unavailable.extend(self.not_loaded(&failures).await?);
-        self.publish_routes(unavailable);
+        let unavailable = self.unavailable(&quarantined, &failures).await?;
+        self.publish_routes(unavailable.clone());
         *self.failures.lock() = failures;
         self.workers.reconcile().await;
         if let (true, Some(tell)) = (changed, self.on_change.get()) {
@@ -215,6 +200,7 @@ impl Plugins {
         }
         *self.converged_at.lock() = Some(Instant::now());
         // Running plugins depend neither on the report nor on the snapshot.
+        self.keep_unavailable(&unavailable).await;
         if let Err(error) = self.tell(&active, redactions).await {
             warn!(%error, "the plugins that run here could not be reported; other hosts, or the next start without Postgres, may not know them");
         }
@@ -226,33 +212,8 @@ impl Plugins {
         self.route_table.load_full()
     }
 
-    /// Revisions that should run, and do not, where no other one of the plugin runs.
-    async fn not_loaded(
-        &self,
-        failures: &HashMap<PluginName, Failure>,
-    ) -> Result<Vec<Unavailable>, StoreError> {
-        let mut found = Vec::new();
-        for (plugin, failure) in failures {
-            if self.runtime.registry().get(plugin).is_some() {
-                continue;
-            }
-            let known = self.route_table().manifest(&failure.digest).cloned();
-            let manifest = match known {
-                Some(known) => Some(known),
-                None => {
-                    let rows = self.store.revisions(Some(plugin)).await?;
-                    let row = rows.iter().find(|row| row.digest == failure.digest);
-                    row.and_then(|row| manifest_of(row).ok()).map(Arc::new)
-                }
-            };
-            let runner = Runner::NotLoaded(failure.reason.clone());
-            found.extend(manifest.map(|manifest| (failure.digest, manifest, runner)));
-        }
-        Ok(found)
-    }
-
     /// Serves the routes of what runs here. Those of plugins that should run stay, and say that the
-    /// plugin is unavailable.
+    /// plugin is unavailable; of deactivated ones, only the webhooks stay.
     fn publish_routes(&self, unavailable: Vec<Unavailable>) {
         let activated = self.activated();
         let mut running = self.runtime.registry().snapshot().to_vec();
@@ -348,7 +309,7 @@ impl Plugins {
                 }
             }
         }
-        self.publish_routes(Vec::new());
+        self.publish_routes(self.unavailable_of_snapshot());
         self.workers.reconcile().await;
         if let Some(tell) = self.on_change.get() {
             tell();

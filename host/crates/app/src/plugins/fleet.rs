@@ -36,9 +36,10 @@ impl Plugins {
             });
             running.digest = Some(revision.digest());
         }
-        self.store
-            .report(&self.host, env!("CARGO_PKG_VERSION"), &report)
-            .await
+        let version = env!("CARGO_PKG_VERSION");
+        let hosts = self.store.report(&self.host, version, &report).await?;
+        self.local_rates.set_hosts(hosts);
+        Ok(())
     }
 
     /// Removes this process, which ends, so that nobody waits for it.

@@ -21,6 +21,8 @@ mod prune;
 mod quarantine;
 mod redactions;
 mod route_table;
+mod runner;
+mod unavailable;
 mod widening;
 
 use std::collections::{BTreeSet, HashMap};
@@ -56,8 +58,10 @@ use self::permissions::tables;
 pub use self::prune::pruner;
 pub(crate) use self::quarantine::way_out;
 pub use self::quarantine::{Begun, quarantine_follow_up};
-pub use self::route_table::{PathMatch, Route, RouteTable, Runner, Webhook};
+pub use self::route_table::{PathMatch, Route, RouteTable, Ungranted, Webhook};
+pub use self::runner::Runner;
 pub use self::widening::Allowed;
+use patchbay_capability::SecretSource;
 use patchbay_model::signature::{Signature, Standing, TrustedKeys};
 use patchbay_telemetry::traces::Traces;
 use patchbay_work::grants::Grants;
@@ -66,6 +70,7 @@ use patchbay_work::redactions::{Paths, Redactions};
 use patchbay_work::settings::{self, Settings};
 use patchbay_work::{Invoker, Workers};
 
+use crate::local_rates::LocalRates;
 use crate::nearest::unknown_plugin;
 use crate::revision_diff::Described;
 use crate::snapshot::OfflineSnapshot;
@@ -95,6 +100,8 @@ pub struct Parts {
     pub host: String,
     /// Whether requests to webhooks can be sealed.
     pub has_master_key: bool,
+    /// Where plugins' secrets come from.
+    pub secrets: Arc<dyn SecretSource>,
 }
 
 pub struct Plugins {
@@ -118,10 +125,14 @@ pub struct Plugins {
     /// What was last written to the snapshot.
     copied: tokio::sync::Mutex<Vec<SnapshotPlugin>>,
     copied_redactions: tokio::sync::Mutex<Option<Paths>>,
+    copied_unavailable: tokio::sync::Mutex<Option<Vec<unavailable::Copied>>>,
     traces: Traces,
     /// Name of this process.
     host: String,
     has_master_key: bool,
+    secrets: Arc<dyn SecretSource>,
+    /// Told how many hosts run.
+    local_rates: Arc<LocalRates>,
     /// One convergence at a time.
     converging: tokio::sync::Mutex<()>,
     converged_at: Mutex<Option<Instant>>,
@@ -162,9 +173,12 @@ impl Plugins {
             keep: parts.keep,
             copied: tokio::sync::Mutex::default(),
             copied_redactions: tokio::sync::Mutex::default(),
+            copied_unavailable: tokio::sync::Mutex::default(),
             traces: parts.traces,
             host: parts.host,
             has_master_key: parts.has_master_key,
+            secrets: parts.secrets,
+            local_rates: Arc::default(),
             woken: Notify::new(),
             converging: tokio::sync::Mutex::default(),
             converged_at: Mutex::default(),
@@ -173,6 +187,11 @@ impl Plugins {
             activated: Mutex::default(),
             route_table: ArcSwap::default(),
         }
+    }
+
+    /// Limits that each host keeps alone while Redis is away.
+    pub(crate) fn local_rates(&self) -> Arc<LocalRates> {
+        Arc::clone(&self.local_rates)
     }
 
     /// Sets the function that is called when the active set of this process has changed. Can be set
@@ -232,6 +251,7 @@ impl Plugins {
             created,
             asks: grant::asks(manifest),
             missing: self.missing(manifest).await?,
+            secrets_without_value: self.without_value(manifest),
             signatures: self.signed(&self.store.signatures(&digest).await?),
         })
     }
@@ -253,6 +273,15 @@ impl Plugins {
             added_at: row.added_at.to_rfc3339(),
         };
         rows.iter().map(signed).collect()
+    }
+
+    /// Secrets of a manifest that have no value here.
+    fn without_value(&self, manifest: &Manifest) -> Vec<String> {
+        let names = manifest.secrets.iter().map(|secret| &secret.name);
+        names
+            .filter(|name| self.secrets.get(&manifest.name, name).is_none())
+            .cloned()
+            .collect()
     }
 
     /// What a vendor sends is kept sealed only.
@@ -326,6 +355,7 @@ impl Plugins {
                 released: false,
                 granted,
                 newly_granted: missing,
+                secrets_without_value: self.without_value(manifest),
             });
         }
         let refuse = |others: &[RevisionRow]| {
@@ -357,6 +387,7 @@ impl Plugins {
             released: activation.released,
             granted,
             newly_granted: missing,
+            secrets_without_value: self.without_value(manifest),
         })
     }
 
@@ -397,6 +428,8 @@ impl Plugins {
     ) -> Result<RevisionDigest, PluginError> {
         let row = self.find(plugin, digest).await?;
         self.store.delete_revision(&row.digest, actor).await?;
+        // The paths of a plugin that is removed are nobody's.
+        self.changed();
         Ok(row.digest)
     }
 
@@ -511,6 +544,24 @@ impl Plugins {
             .iter()
             .flat_map(|revision| &revision.manifest().queues);
         queues.map(|queue| queue.name.clone()).collect()
+    }
+
+    /// What the plugin logs in with outside, in the words of whoever must replace it: the mail
+    /// account's password, and the secrets that its manifest names.
+    pub fn logins_of(&self, plugin: &PluginName) -> Vec<String> {
+        let Some(revision) = self.runtime.registry().get(plugin) else {
+            return Vec::new();
+        };
+        let manifest = revision.manifest();
+        let mail = manifest.smtp.as_ref().filter(|smtp| smtp.allowed);
+        let mail = mail.map(|_| {
+            "the mail account's password (mail.password_file, or mail.password)".to_owned()
+        });
+        let secrets = manifest
+            .secrets
+            .iter()
+            .map(|secret| format!("secret {}", secret.name));
+        mail.into_iter().chain(secrets).collect()
     }
 
     /// Paths of job data that active plugins of this process declare searchable, of one queue or of

@@ -10,8 +10,10 @@ use patchbay_model::manifest::{Guard, HttpMethod, Manifest, Overlap, RouteSpec, 
 use patchbay_model::request_path::{InvalidPath, RequestPath};
 use patchbay_model::route_tree::RouteTree;
 use patchbay_model::{PluginName, RevisionDigest};
-use patchbay_runtime::Revision;
+use tokio::sync::Semaphore;
 use tracing::error;
+
+use super::Runner;
 
 /// The routes of all active plugins of this process.
 #[derive(Default)]
@@ -20,6 +22,8 @@ pub struct RouteTable {
     sources: Vec<Source>,
     /// Ordered by plugin, then as in the manifest.
     routes: Vec<Arc<Route>>,
+    /// Likewise: those that are not served, because nobody has granted them.
+    ungranted: Vec<Ungranted>,
     /// Likewise.
     webhooks: Vec<Arc<Webhook>>,
     tree: RouteTree<Arc<Served>>,
@@ -42,36 +46,6 @@ pub(super) struct Source {
     pub granted: Granted,
 }
 
-/// What answers the requests of a route.
-#[derive(Clone)]
-pub enum Runner {
-    Revision(Arc<Revision>),
-    /// The plugin crashed too often. It has the time when the quarantine began.
-    Quarantined(String),
-    /// The revision cannot run on this host, for this reason.
-    NotLoaded(String),
-}
-
-impl Runner {
-    /// `active`, `quarantined` or `not loaded`.
-    pub fn state(&self) -> &'static str {
-        match self {
-            Self::Revision(_) => "active",
-            Self::Quarantined(_) => "quarantined",
-            Self::NotLoaded(_) => "not loaded",
-        }
-    }
-
-    fn is_same_as(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Revision(a), Self::Revision(b)) => Arc::ptr_eq(a, b),
-            (Self::Quarantined(a), Self::Quarantined(b))
-            | (Self::NotLoaded(a), Self::NotLoaded(b)) => a == b,
-            _ => false,
-        }
-    }
-}
-
 /// A route of a plugin, with what answers its requests.
 pub struct Route {
     pub plugin: PluginName,
@@ -79,6 +53,26 @@ pub struct Route {
     pub spec: RouteSpec,
     pub runner: Runner,
     pub schemas: Arc<Schemas>,
+    /// The grant by which it is served.
+    pub ask: Ask,
+    /// For calls at once, where it has a limit of its own.
+    pub places: Option<Arc<Semaphore>>,
+}
+
+/// A route that an active plugin declares and nobody has granted, or whose grant was revoked.
+#[derive(Clone)]
+pub struct Ungranted {
+    pub plugin: PluginName,
+    pub digest: RevisionDigest,
+    pub spec: RouteSpec,
+    pub ask: Ask,
+}
+
+impl Ungranted {
+    /// As of a route that is served.
+    pub fn name(&self) -> String {
+        format!("{}.{}", self.plugin, self.spec.id())
+    }
 }
 
 /// A webhook of a plugin, with what judges its requests.
@@ -192,10 +186,11 @@ impl RouteTable {
             return None;
         }
         let (mut served, mut left_out): (Vec<&Source>, _) = (Vec::new(), Vec::new());
-        for source in sources
+        let (stopped, others): (Vec<&Source>, Vec<&Source>) = sources
             .iter()
             .filter(|source| source.manifest.endpoints().next().is_some())
-        {
+            .partition(|source| source.is_deactivated());
+        for source in others {
             let manifest = &source.manifest;
             let with_others = || {
                 served
@@ -207,13 +202,29 @@ impl RouteTable {
                 None => served.push(source),
             }
         }
+        let mut webhooks: Vec<Arc<Webhook>> =
+            served.iter().flat_map(|source| source.webhooks()).collect();
+        // A path goes to whoever is active on it, then to whoever was stopped last.
+        for source in stopped {
+            let is_free = |webhook: &Arc<Webhook>| {
+                let path = &webhook.spec.path;
+                let mut of_active = served.iter().flat_map(|other| other.manifest.endpoints());
+                path.overlap_with_host().is_none()
+                    && !of_active.any(|endpoint| endpoint.path.overlaps(path))
+                    && !webhooks.iter().any(|other| other.spec.path.overlaps(path))
+            };
+            let free: Vec<Arc<Webhook>> = source.webhooks().filter(is_free).collect();
+            webhooks.extend(free);
+        }
+        // The order within a plugin stays.
+        webhooks.sort_by(|a, b| a.plugin.cmp(&b.plugin));
         served.sort_by(|a, b| a.manifest.name.cmp(&b.manifest.name));
         let routes: Vec<Arc<Route>> = served
             .iter()
             .flat_map(|source| source.routes(previous))
             .collect();
-        let webhooks: Vec<Arc<Webhook>> =
-            served.iter().flat_map(|source| source.webhooks()).collect();
+        let ungranted = served.iter().flat_map(|source| source.ungranted());
+        let ungranted = ungranted.collect();
         let mut tree = RouteTree::default();
         for route in &routes {
             let place: &mut Option<Served> = tree.entry(&route.spec.path);
@@ -226,6 +237,7 @@ impl RouteTable {
         let table = Self {
             sources,
             routes,
+            ungranted,
             webhooks,
             tree: tree.map(Arc::new),
         };
@@ -235,6 +247,11 @@ impl RouteTable {
     /// Every route, by plugin and then as in its manifest.
     pub fn routes(&self) -> &[Arc<Route>] {
         &self.routes
+    }
+
+    /// Every route that is not served because it is not granted, by plugin and then as in its manifest.
+    pub fn ungranted(&self) -> &[Ungranted] {
+        &self.ungranted
     }
 
     /// Every webhook, by plugin and then as in its manifest.
@@ -271,10 +288,27 @@ impl Source {
             && self.served().eq(other.served())
     }
 
+    fn is_deactivated(&self) -> bool {
+        matches!(self.runner, Runner::Deactivated(_))
+    }
+
     /// Routes that are granted.
     fn served(&self) -> impl Iterator<Item = &RouteSpec> {
         let routes = self.manifest.routes.iter();
         routes.filter(|route| self.granted.contains(&Ask::route(route)))
+    }
+
+    fn ungranted(&self) -> impl Iterator<Item = Ungranted> {
+        let routes = self.manifest.routes.iter();
+        routes.filter_map(|spec| {
+            let ask = Ask::route(spec);
+            (!self.granted.contains(&ask)).then(|| Ungranted {
+                plugin: self.manifest.name.clone(),
+                digest: self.digest,
+                spec: spec.clone(),
+                ask,
+            })
+        })
     }
 
     /// They need no grant: whoever activates the plugin wants them.
@@ -294,18 +328,27 @@ impl Source {
     fn routes(&self, previous: &RouteTable) -> Vec<Arc<Route>> {
         let known = |spec: &RouteSpec| {
             let mut routes = previous.routes.iter();
-            let same =
-                routes.find(|route| route.digest == self.digest && route.spec.id() == spec.id());
-            same.map(|route| Arc::clone(&route.schemas))
+            routes.find(|route| route.digest == self.digest && route.spec.id() == spec.id())
         };
         let route = |spec: &RouteSpec| {
-            let schemas = known(spec).map_or_else(|| Schemas::of(spec).map(Arc::new), Ok);
+            let known = known(spec);
+            let schemas = match known {
+                Some(known) => Ok(Arc::clone(&known.schemas)),
+                None => Schemas::of(spec).map(Arc::new),
+            };
+            // Calls that go on keep their places.
+            let places = match (known, spec.max_concurrency) {
+                (Some(known), _) => known.places.clone(),
+                (None, most) => most.map(|most| Arc::new(Semaphore::new(most as usize))),
+            };
             match schemas {
                 Ok(schemas) => Some(Arc::new(Route {
                     plugin: self.manifest.name.clone(),
                     digest: self.digest,
                     spec: spec.clone(),
                     runner: self.runner.clone(),
+                    ask: Ask::route(spec),
+                    places,
                     schemas,
                 })),
                 Err(reason) => {
@@ -328,106 +371,4 @@ impl Schemas {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::{Value, json};
-
-    use super::*;
-
-    fn source(name: &str, routes: &[(&str, &str)]) -> Source {
-        let route = |(method, path): &(&str, &str)| json!({ "id": format!("{method}{}", path.replace(['/', '{', '}'], ".")), "method": method, "path": path, "roles": ["user"], "operation": "any" });
-        let routes: Vec<Value> = routes.iter().map(route).collect();
-        let value = json!({ "format": 1, "name": name, "version": "1.0.0", "wit": "0.1", "routes": routes });
-        let manifest = Manifest::from_packed(value.to_string().as_bytes()).expect("valid");
-        Source {
-            digest: RevisionDigest::of(name.as_bytes()),
-            runner: Runner::NotLoaded("a test".into()),
-            granted: Arc::new(manifest.asks().into_iter().collect()),
-            manifest: Arc::new(manifest),
-        }
-    }
-
-    fn build(sources: Vec<Source>) -> (RouteTable, Vec<String>) {
-        let (table, left_out) = RouteTable::build(&RouteTable::default(), sources).expect("new");
-        (
-            table,
-            left_out
-                .iter()
-                .map(|(plugin, _)| plugin.to_string())
-                .collect(),
-        )
-    }
-
-    fn listed(table: &RouteTable) -> Vec<String> {
-        let line = |route: &Arc<Route>| {
-            format!(
-                "{} {} {}",
-                route.plugin,
-                route.spec.method.as_str(),
-                route.spec.path
-            )
-        };
-        table.routes().iter().map(line).collect()
-    }
-
-    #[test]
-    fn it_has_what_every_active_plugin_declares_and_is_not_built_again_from_the_same() {
-        let sources = vec![
-            source("bb", &[("GET", "/api/b"), ("GET", "/api/b/{id}")]),
-            source("aa", &[("GET", "/api/a")]),
-            source("none", &[]),
-        ];
-        let (table, left_out) = build(sources.clone());
-        assert_eq!(
-            listed(&table),
-            ["aa GET /api/a", "bb GET /api/b", "bb GET /api/b/{id}"]
-        );
-        assert!(left_out.is_empty());
-        assert!(RouteTable::build(&table, sources.clone()).is_none());
-        let mut revoked = sources;
-        revoked[0].granted = Arc::default();
-        let (table, _) = RouteTable::build(&table, revoked).expect("another");
-        assert_eq!(listed(&table), ["aa GET /api/a"], "only what is granted");
-    }
-
-    #[test]
-    fn of_two_that_overlap_the_one_that_was_active_first_keeps_its_paths() {
-        let (table, left_out) = build(vec![
-            source("zz", &[("GET", "/api/x/{id}")]),
-            source("aa", &[("GET", "/api/x/1"), ("GET", "/api/a")]),
-            source("host", &[("GET", "/api/admin/x")]),
-        ]);
-        assert_eq!(
-            listed(&table),
-            ["zz GET /api/x/{id}"],
-            "all of a plugin or nothing"
-        );
-        assert_eq!(left_out, ["aa", "host"]);
-    }
-
-    #[test]
-    fn the_methods_of_a_path_are_told_and_head_is_get() {
-        let (table, _) = build(vec![source(
-            "aa",
-            &[
-                ("GET", "/api/a/{x}"),
-                ("POST", "/api/a/{y}"),
-                ("POST", "/api/a/b"),
-            ],
-        )]);
-        let found = table.find("/api/a/z").expect("valid").expect("known");
-        assert_eq!(found.allow(), "GET, POST, HEAD, OPTIONS");
-        assert_eq!(found.values(), ["z"]);
-        let route = found.route("HEAD").expect("GET");
-        assert_eq!(route.spec.path.as_str(), "/api/a/{x}");
-        let literal = table.find("/api/a/b").expect("valid").expect("known");
-        assert_eq!(literal.allow(), "POST, OPTIONS", "a path has one owner");
-        assert!(
-            table.find("/api/a//b").is_err()
-                && table.find("/api/b").is_ok_and(|found| found.is_none())
-        );
-        assert!(
-            RouteTable::default().find("/api/a//b").is_ok(),
-            "nothing is judged without routes"
-        );
-    }
-}
+mod tests;

@@ -68,12 +68,14 @@ impl RouteAudits {
         Self { stream, tasks }
     }
 
-    /// Records a request that has ended, if its route says so. `value` looks up a value of its input
+    /// Records a request that has ended, if its route says so. `key`: the prefix of a vendor's key; the
+    /// actor is the vendor, whatever its key is. `value` looks up a value of its input
     /// by its path.
     pub(super) async fn record(
         &self,
         route: &Route,
         caller: &Caller,
+        key: Option<&str>,
         end: End<'_>,
         value: impl FnOnce(&str) -> Option<Value>,
     ) {
@@ -84,7 +86,7 @@ impl RouteAudits {
         let target = target.and_then(value).and_then(text);
         let kind = match (&caller.user_id, caller.role.as_deref()) {
             (None, _) => ActorKind::Anonymous,
-            (Some(_), Some("vendor")) => ActorKind::Vendor,
+            (Some(_), Some(super::VENDOR)) => ActorKind::Vendor,
             (Some(_), _) => ActorKind::User,
         };
         let mut entry = json!({
@@ -94,6 +96,9 @@ impl RouteAudits {
         match end {
             End::Status(status) => entry["status"] = status.into(),
             End::Code(code) => entry["code"] = code.into(),
+        }
+        if let Some(key) = key {
+            entry["key"] = key.into();
         }
         if let Some(target) = &target {
             entry["target"] = target.as_str().into();

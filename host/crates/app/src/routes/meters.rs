@@ -19,7 +19,11 @@ const MAX_REVISIONS: usize = 2;
 type ByRoute = BTreeMap<(String, String), Vec<Arc<Meter>>>;
 
 #[derive(Debug, Default)]
-pub struct RouteMeters(Mutex<ByRoute>);
+pub struct RouteMeters {
+    routes: Mutex<ByRoute>,
+    /// Answers to requests with an idempotency key that were not kept, by reason.
+    unkept: Mutex<BTreeMap<&'static str, u64>>,
+}
 
 /// Of one route and revision.
 #[derive(Debug)]
@@ -48,7 +52,7 @@ impl RouteMeters {
 
     fn of(&self, route: &Route) -> Arc<Meter> {
         let key = (route.plugin.to_string(), route.spec.id().to_owned());
-        let mut routes = self.0.lock();
+        let mut routes = self.routes.lock();
         let meters = routes.entry(key).or_default();
         if let Some(known) = meters.iter().position(|meter| meter.digest == route.digest) {
             let known = meters.remove(known);
@@ -68,9 +72,26 @@ impl RouteMeters {
         meter
     }
 
+    /// Returns how many there are now of this reason.
+    pub(super) fn count_unkept(&self, reason: &'static str) -> u64 {
+        let mut unkept = self.unkept.lock();
+        let count = unkept.entry(reason).or_default();
+        *count += 1;
+        *count
+    }
+
+    /// Answers that were not kept for repeats, by reason.
+    pub fn unkept(&self) -> Vec<(&'static str, u64)> {
+        let unkept = self.unkept.lock();
+        unkept
+            .iter()
+            .map(|(reason, count)| (*reason, *count))
+            .collect()
+    }
+
     /// In a stable order.
     pub fn read(&self) -> Vec<RouteReading> {
-        let routes = self.0.lock();
+        let routes = self.routes.lock();
         let readings = routes.iter().flat_map(|((plugin, route), meters)| {
             meters.iter().map(|meter| RouteReading {
                 plugin: plugin.clone(),

@@ -12,6 +12,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use patchbay_capability::GrantUses;
 use patchbay_model::capability::Fields;
 use patchbay_model::job::Trace;
 use patchbay_model::manifest::{Guard, Idempotency, RateBy, RouteSpec, UnavailableSpec};
@@ -19,10 +20,11 @@ use patchbay_model::operation::Caller;
 use patchbay_model::request_path::InvalidPath;
 use patchbay_model::role::Role;
 use patchbay_runtime::Revision;
-use tokio::sync::Semaphore;
+use tokio::sync::{AcquireError, Semaphore};
 use uuid::Uuid;
 
 pub use patchbay_capability::RelayBody;
+pub use patchbay_queue::KeptBytes;
 
 pub use self::answer::{RelayedContent, Reply, ReplyBody};
 pub use self::audit::recorder;
@@ -31,16 +33,19 @@ pub use self::meters::{RouteMeters, RouteReading};
 use self::repeats::{Begun, Repeats};
 use crate::Parts;
 use crate::error::{Error, Kind};
+use crate::inbox::{Bodies, Reservation};
 use crate::limits::{Class, Limits};
 use crate::people::{People, forbidden};
 use crate::plugins::{
     Operation, PathMatch, Plugins, RelayAs, Route, RouteFailure, RouteTable, Runner,
 };
-use crate::vendor_keys::VendorKeys;
+use crate::vendor_keys::{Vendor, VendorKeys};
 
 /// An operator has to look first.
 const QUARANTINE_WAIT: Duration = Duration::from_secs(60);
 const LOAD_WAIT: Duration = Duration::from_secs(5);
+/// The role of vendors. No account has it.
+const VENDOR: &str = "vendor";
 /// The class of requests to routes, in headers and metrics.
 const CLASS: &str = "route";
 /// Calls of routes at once, for each core. Clients that wait must not take all that jobs need.
@@ -59,6 +64,9 @@ pub struct Routes {
     audits: RouteAudits,
     places: Arc<Semaphore>,
     meters: Arc<RouteMeters>,
+    uses: Arc<GrantUses>,
+    /// Bodies that this process holds for routes.
+    bodies: Arc<Bodies>,
 }
 
 /// Who sends a request, as far as its head tells.
@@ -74,6 +82,15 @@ pub struct Sender {
     pub trace: Trace,
 }
 
+/// Whoever was let in.
+#[derive(Debug)]
+pub struct Admitted {
+    /// As the operation is told.
+    caller: Caller,
+    /// The prefix of a vendor's key. The vendor has others before and after a rotation.
+    key: Option<Arc<str>>,
+}
+
 /// What a request brings for the operation.
 #[derive(Debug)]
 pub struct Received {
@@ -81,11 +98,15 @@ pub struct Received {
     pub query: String,
     /// Absent where the request has none, or the route takes none.
     pub body: Option<Vec<u8>>,
+    /// The body's room, until the answer.
+    pub room: Option<Reservation>,
     /// Only those that the route names.
     pub headers: Fields,
     pub idempotency_key: Option<String>,
     /// What the client says of content that it has already, for a relayed response.
     pub conditions: Fields,
+    /// As in [`Sender`].
+    pub network: Option<String>,
     pub trace: Trace,
 }
 
@@ -104,11 +125,23 @@ impl Routes {
             people: People::new(parts),
             vendors: VendorKeys::new(parts),
             limits: parts.limits.clone(),
-            repeats: Repeats::new(parts.broker.kept_answers(), parts.vault.keys().answers()),
+            repeats: Repeats::new(
+                parts.broker.kept_answers(parts.kept_answers),
+                parts.vault.keys().answers(),
+                Arc::clone(&parts.route_meters),
+            ),
             audits: RouteAudits::new(parts.broker.route_audit(), parts.operations.clone()),
             places: Arc::new(Semaphore::new(CALLS_PER_CORE * cores())),
             meters: Arc::clone(&parts.route_meters),
+            uses: Arc::clone(&parts.grant_uses),
+            bodies: Arc::default(),
         }
+    }
+
+    /// Room for the body of a request that was let in. `network` as in [`Sender`], for visitors.
+    pub fn room(&self, admitted: &Admitted, network: Option<&str>) -> Reservation {
+        let client = client(&admitted.caller);
+        self.bodies.reservation(client.as_deref().or(network))
     }
 
     /// Counts a request to a route, whatever it was answered.
@@ -128,8 +161,9 @@ impl Routes {
 
     /// Lets a request in: who sends it, whether that one may, and how often. Before anything is
     /// said about the plugin, so that outsiders learn nothing.
-    pub async fn admit(&self, route: &Route, sender: &Sender) -> Result<Caller, Error> {
+    pub async fn admit(&self, route: &Route, sender: &Sender) -> Result<Admitted, Error> {
         let spec = &route.spec;
+        let mut key = None;
         let caller = match spec.guard() {
             Guard::Public => Caller::default(),
             Guard::AnyUser => self.account(sender, |_| true).await?,
@@ -139,15 +173,25 @@ impl Routes {
                 };
                 self.account(sender, allowed).await?
             }
-            Guard::Vendor(scope) => self.vendor(route, sender, scope).await?,
+            Guard::Vendor(scope) => {
+                let vendor = self.vendor(route, sender, scope).await?;
+                key = Some(vendor.prefix);
+                Caller {
+                    user_id: Some(vendor.id.to_string()),
+                    role: Some(VENDOR.into()),
+                    ..Caller::default()
+                }
+            }
         };
-        self.take(route, sender, caller.user_id.as_deref()).await?;
-        Ok(Caller {
+        let counted = key.as_deref().or(caller.user_id.as_deref());
+        self.take(route, sender, counted).await?;
+        let caller = Caller {
             platform: sender.trace.platform.clone().unwrap_or_default(),
             ip: sender.address.map(|address| address.to_string()),
             correlation_id: sender.trace.correlation_id.clone().unwrap_or_default(),
             ..caller
-        })
+        };
+        Ok(Admitted { caller, key })
     }
 
     async fn account(
@@ -167,8 +211,7 @@ impl Routes {
         })
     }
 
-    /// A vendor is told to the plugin by the prefix of its key.
-    async fn vendor(&self, route: &Route, sender: &Sender, scope: &str) -> Result<Caller, Error> {
+    async fn vendor(&self, route: &Route, sender: &Sender, scope: &str) -> Result<Vendor, Error> {
         let used = format!("{} {}", route.spec.method.as_str(), route.spec.path);
         let key = sender.key.as_deref();
         let vendor = self
@@ -176,14 +219,10 @@ impl Routes {
             .authenticate(key, sender.network.as_deref(), &used);
         let vendor = vendor.await?;
         self.vendors.require_scope(&vendor, scope)?;
-        Ok(Caller {
-            user_id: Some(vendor.prefix.to_string()),
-            role: Some("vendor".into()),
-            ..Caller::default()
-        })
+        Ok(vendor)
     }
 
-    /// Without Redis, requests pass.
+    /// Without Redis, this host counts alone.
     async fn take(&self, route: &Route, sender: &Sender, id: Option<&str>) -> Result<(), Error> {
         let rate = route.spec.rate();
         let who = match rate.by {
@@ -201,7 +240,8 @@ impl Routes {
             window: Duration::from_millis(rate.per_ms),
         };
         let key = format!("{} {} {who}", route.name(), rate.by.as_str());
-        self.limits.take_if_possible(&class, &key).await.map(|_| ())
+        let taken = self.limits.take_here_without_redis(&class, &key);
+        taken.await.map(drop)
     }
 
     /// The revision that answers, or what is answered instead.
@@ -209,7 +249,7 @@ impl Routes {
         let (code, wait) = match &route.runner {
             Runner::Revision(revision) => return Ok(revision),
             Runner::Quarantined(_) => ("quarantined", QUARANTINE_WAIT),
-            Runner::NotLoaded(_) => ("unavailable", LOAD_WAIT),
+            Runner::NotLoaded(_) | Runner::Deactivated(_) => ("unavailable", LOAD_WAIT),
         };
         Err(match &route.spec.when_unavailable {
             Some(answer) => Unserved::Declared(answer.clone()),
@@ -226,12 +266,14 @@ impl Routes {
         &self,
         route: &Route,
         values: &[String],
-        caller: Caller,
+        admitted: Admitted,
         received: Received,
     ) -> Result<Reply, Unserved> {
+        let Admitted { caller, key } = admitted;
         let revision = Self::runner(route)?;
         let spec: &RouteSpec = &route.spec;
         let refused = Unserved::Refused;
+        let _room = received.room;
         let input = input::of(route, values, &received.query, received.body).map_err(refused)?;
         let given = received.idempotency_key;
         let keeps = spec.idempotency();
@@ -253,8 +295,15 @@ impl Routes {
             }
             _ => None,
         };
-        let place = tokio::time::timeout(PLACE_WAIT, self.places.acquire()).await;
-        let Ok(Ok(place)) = place else {
+        // The route's own first: calls of a slow one must not wait in the places of others.
+        let places = async {
+            let own = match &route.places {
+                Some(places) => Some(places.acquire().await?),
+                None => None,
+            };
+            Ok::<_, AcquireError>((own, self.places.acquire().await?))
+        };
+        let Ok(Ok(place)) = tokio::time::timeout(PLACE_WAIT, places).await else {
             if let Some(claim) = claim {
                 claim.give_up().await;
             }
@@ -272,8 +321,10 @@ impl Routes {
             deadline: Some(Duration::from_millis(spec.deadline_ms)),
             relay: RelayAs::Pieces {
                 conditions: received.conditions,
+                client: client(&caller).or(received.network),
             },
         };
+        self.uses.count(&route.plugin, route.ask.clone());
         let traceparent = received.trace.traceparent;
         let called = self.plugins.call_route(revision, operation, traceparent);
         let answer = match called.await {
@@ -291,7 +342,9 @@ impl Routes {
         };
         let told = self
             .audits
-            .record(route, &caller, end, |path| input.value(path));
+            .record(route, &caller, key.as_deref(), end, |path| {
+                input.value(path)
+            });
         let settled = async {
             if let Some(claim) = claim {
                 claim.settle(&answer).await;
@@ -303,6 +356,16 @@ impl Routes {
             _ => refused(failure.error),
         })
     }
+}
+
+/// Who gets an answer: an account, or a vendor. Visitors are told apart by their network.
+fn client(caller: &Caller) -> Option<String> {
+    let id = caller.user_id.as_deref()?;
+    let kind = match caller.role.as_deref() {
+        Some(VENDOR) => "vendor",
+        _ => "account",
+    };
+    Some(format!("{kind} {id}"))
 }
 
 fn cores() -> usize {

@@ -5,13 +5,14 @@
 //! key, the name and the client's key. Without a master key, it is derived from the other two.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, Nonce, RandomizedNonceKey};
 use aws_lc_rs::hkdf::{HKDF_SHA256, Prk, Salt};
 use patchbay_model::capability::Fields;
 use patchbay_model::operation::Caller;
-use patchbay_queue::{Claimed, KeptAnswers};
+use patchbay_queue::{Claimed, Keeping, KeptAnswers, RecordName, Unkept};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -22,6 +23,7 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::answer::{Reply, ReplyBody};
+use super::meters::RouteMeters;
 use crate::error::{Error, Kind};
 use crate::plugins::{Route, RouteFailure};
 
@@ -42,6 +44,7 @@ pub(super) struct Repeats {
     redis: KeptAnswers,
     /// Of each master key, newest first; never empty.
     keys: Vec<Zeroizing<[u8; 32]>>,
+    meters: Arc<RouteMeters>,
 }
 
 /// A request with a key.
@@ -56,17 +59,28 @@ pub(super) enum Begun {
 pub(super) struct Claim {
     redis: KeptAnswers,
     name: String,
+    /// By whom what is kept is counted.
+    caller: String,
     owner: String,
     sealing: Sealing,
+    meters: Arc<RouteMeters>,
 }
 
 impl Repeats {
-    pub(super) fn new(redis: KeptAnswers, keys: Vec<Zeroizing<[u8; 32]>>) -> Self {
+    pub(super) fn new(
+        redis: KeptAnswers,
+        keys: Vec<Zeroizing<[u8; 32]>>,
+        meters: Arc<RouteMeters>,
+    ) -> Self {
         let keys = match keys.is_empty() {
             true => vec![Zeroizing::new([0; 32])],
             false => keys,
         };
-        Self { redis, keys }
+        Self {
+            redis,
+            keys,
+            meters,
+        }
     }
 
     /// Claims the key of a request. While another request with it goes on, waits for its answer, as
@@ -90,23 +104,31 @@ impl Repeats {
             .map(|sealing| sealing.fingerprint(&canonical))
             .collect();
         let owner = Uuid::now_v7().simple().to_string();
+        let who = counted_as(&self.keys[0], caller);
+        let record = RecordName {
+            name: &name,
+            caller: &who,
+        };
         let deadline = Duration::from_millis(route.spec.deadline_ms);
         let (until, mut pause) = (Instant::now() + deadline, LOOK_FIRST);
         loop {
             let lease = deadline + LEASE_BEYOND;
-            let claimed = self.redis.claim(&name, &owner, &prints, lease, KEPT);
+            let claimed = self.redis.claim(record, &owner, &prints, lease, KEPT);
             match claimed.await.map_err(|_| away())? {
                 Claimed::Ours => {
                     let sealing = sealings.into_iter().next().ok_or_else(Error::internal)?;
                     return Ok(Begun::First(Claim {
                         redis: self.redis.clone(),
+                        meters: Arc::clone(&self.meters),
                         name,
+                        caller: who,
                         owner,
                         sealing,
                     }));
                 }
                 Claimed::Other => return Err(reused()),
                 Claimed::Unkept => return Err(not_kept()),
+                Claimed::TooMany(wait) => return Err(too_many(wait)),
                 Claimed::Answered(sealed) => {
                     let opened = sealings
                         .iter()
@@ -127,6 +149,7 @@ impl Repeats {
 impl Claim {
     /// Keeps the answer, if it is final; otherwise the next request with the key runs.
     pub(super) async fn settle(self, answer: &Result<Reply, RouteFailure>) {
+        let record = self.record();
         let settled = match Kept::of(answer) {
             Some(kept) => {
                 let bytes = kept.bytes();
@@ -134,19 +157,40 @@ impl Claim {
                     (bytes.len() <= MAX_KEPT_BYTES).then(|| self.sealing.seal(&self.name, bytes));
                 let kept = self
                     .redis
-                    .keep(&self.name, &self.owner, sealed.as_deref(), KEPT);
-                kept.await.map(drop)
+                    .keep(record, &self.owner, sealed.as_deref(), KEPT);
+                kept.await.map(|kept| match kept {
+                    Keeping::Marked(why) => self.unkept(why),
+                    Keeping::Kept | Keeping::NotOurs => {}
+                })
             }
-            None => self.redis.release(&self.name, &self.owner, true).await,
+            None => self.redis.release(record, &self.owner, true).await,
         };
         if let Err(error) = settled {
             warn!(%error, "the answer to a request with an idempotency key was not kept: a repeat calls the plugin again");
         }
     }
 
+    fn record(&self) -> RecordName<'_> {
+        RecordName {
+            name: &self.name,
+            caller: &self.caller,
+        }
+    }
+
+    /// The first of each reason is logged, and all are counted: a flood must not fill the log.
+    fn unkept(&self, why: Unkept) {
+        if self.meters.count_unkept(why.as_str()) == 1 {
+            let reason = why.as_str();
+            warn!(
+                reason,
+                "the answer to a request with an idempotency key was not kept: a repeat is answered with answer-not-kept"
+            );
+        }
+    }
+
     /// Nothing was begun: the next request runs, whatever its input.
     pub(super) async fn give_up(self) {
-        let released = self.redis.release(&self.name, &self.owner, false).await;
+        let released = self.redis.release(self.record(), &self.owner, false).await;
         if let Err(error) = released {
             warn!(%error, "an idempotency key stays claimed until its lease ends");
         }
@@ -156,15 +200,11 @@ impl Claim {
 /// What names a record: never the revision, so that an answer outlives a swap.
 fn name(route: &Route, caller: &Caller, key: &str) -> String {
     let mut hash = Sha256::new();
-    let kind = match caller.role.as_deref() {
-        Some("vendor") => "vendor",
-        _ => "account",
-    };
     for part in [
         route.plugin.as_str(),
         route.spec.id(),
         &caller.platform,
-        kind,
+        kind(caller),
         caller.user_id.as_deref().unwrap_or_default(),
         key,
     ] {
@@ -172,6 +212,24 @@ fn name(route: &Route, caller: &Caller, key: &str) -> String {
         hash.update(part.as_bytes());
     }
     hex::encode(hash.finalize())
+}
+
+/// Who a caller is on all routes and platforms, in what its answers take together. Nobody can guess
+/// from it who that is.
+fn counted_as(master: &Zeroizing<[u8; 32]>, caller: &Caller) -> String {
+    use hmac::{Hmac, KeyInit, Mac};
+    let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(&**master).expect("HMAC takes any key");
+    mac.update(kind(caller).as_bytes());
+    mac.update(b" of kept answers ");
+    mac.update(caller.user_id.as_deref().unwrap_or_default().as_bytes());
+    hex::encode(&mac.finalize().into_bytes()[..16])
+}
+
+fn kind(caller: &Caller) -> &'static str {
+    match caller.role.as_deref() {
+        Some(super::VENDOR) => "vendor",
+        _ => "account",
+    }
 }
 
 /// The keys of one record.
@@ -413,6 +471,12 @@ fn in_progress() -> Error {
     let message =
         "A request with this Idempotency-Key is still being answered. Send it again in a moment";
     Error::new(Kind::Conflict, "in-progress", message).retry_after(Duration::from_secs(1))
+}
+
+fn too_many(wait: Duration) -> Error {
+    let message = "Too many new values of Idempotency-Key from this client within 24 hours. Try again later; requests with a key that was sent \
+                   before are answered";
+    Error::new(Kind::RateLimited, "rate-limited", message).retry_after(wait)
 }
 
 fn not_kept() -> Error {

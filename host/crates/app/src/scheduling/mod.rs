@@ -4,6 +4,7 @@
 //! job: a tick is an ordinary job of its queue. While Postgres is away the known schedules go on
 //! ticking, since each tick makes the next one.
 
+mod at_run_time;
 mod reconcile;
 mod rhythm;
 

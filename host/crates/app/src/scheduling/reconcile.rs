@@ -51,6 +51,14 @@ impl Reconciler {
         })
     }
 
+    pub(super) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    pub(super) fn queues(&self) -> &Broker {
+        &self.queues
+    }
+
     /// Requests a reconciliation at once. To be called after a change.
     pub fn changed(&self) {
         self.changed.notify_one();

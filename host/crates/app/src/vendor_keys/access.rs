@@ -31,6 +31,8 @@ const WRONG_KEYS: FailureClass = FailureClass {
 /// A vendor, with the key that its request has brought.
 #[derive(Debug, Clone)]
 pub struct Vendor {
+    /// The prefix of its first key: the same after each rotation.
+    pub id: Arc<str>,
     pub prefix: Arc<str>,
     pub name: Arc<str>,
     pub scopes: Arc<[String]>,
@@ -48,6 +50,7 @@ impl Vendor {
 
 /// A key as Postgres has it.
 pub(super) struct KnownKey {
+    vendor: Arc<str>,
     secret_hash: Vec<u8>,
     name: Arc<str>,
     scopes: Arc<[String]>,
@@ -67,6 +70,7 @@ impl KnownKey {
             asked.checked_add(left).unwrap_or(asked)
         });
         Self {
+            vendor: row.first_prefix.into(),
             secret_hash: row.secret_hash,
             name: row.name.into(),
             scopes: row.scopes.into(),
@@ -115,6 +119,7 @@ impl VendorKeys {
                     parts.uses.refused(prefix, route);
                 }
                 allowed.map(|()| Vendor {
+                    id: Arc::clone(&known.vendor),
                     prefix: prefix.into(),
                     name: Arc::clone(&known.name),
                     scopes: Arc::clone(&known.scopes),
@@ -214,8 +219,9 @@ impl VendorParts {
             count: known.rate_per_min,
             window: Duration::from_secs(60),
         };
-        // Without Redis, vendors go on.
-        self.limits.take_if_possible(&class, prefix).await.map(drop)
+        // Without Redis, vendors go on, and this host counts alone.
+        let taken = self.limits.take_here_without_redis(&class, prefix);
+        taken.await.map(drop)
     }
 
     async fn refuse_while_waiting(&self, network: Option<&str>) -> Result<(), Error> {

@@ -170,16 +170,22 @@ impl VendorKeys {
             .await
     }
 
-    /// Switches a key off.
+    /// Switches a key off. One that is off stays as it is.
     pub async fn disable(&self, who: &Caller, prefix: &str) -> Result<api::VendorKey, Error> {
         let row = self.row(prefix).await?;
-        let act = self.moved(&row, who, &["active"], "disabled", "is not active");
+        let act = self.moved(
+            &row,
+            who,
+            &["active"],
+            "disabled",
+            "can never be used again",
+        );
         self.actions
-            .record_as::<VendorKeysDisable, _>(who, prefix, json!({}), act, |_| Value::Null)
+            .record_as::<VendorKeysDisable, _>(who, prefix, json!({}), act, recorded)
             .await
     }
 
-    /// Switches a key on again.
+    /// Switches a key on again. One that is on stays as it is.
     pub async fn enable(&self, who: &Caller, prefix: &str) -> Result<api::VendorKey, Error> {
         let row = self.row(prefix).await?;
         let act = self.moved(
@@ -187,10 +193,10 @@ impl VendorKeys {
             who,
             &["disabled"],
             "active",
-            "is not disabled. A key that was revoked cannot be enabled: issue another one with patchbay vendor-key issue",
+            "can never be used again, so it cannot be enabled. Issue another one: patchbay vendor-key issue",
         );
         self.actions
-            .record_as::<VendorKeysEnable, _>(who, prefix, json!({}), act, |_| Value::Null)
+            .record_as::<VendorKeysEnable, _>(who, prefix, json!({}), act, recorded)
             .await
     }
 
@@ -198,9 +204,9 @@ impl VendorKeys {
     pub async fn revoke(&self, who: &Caller, prefix: &str) -> Result<api::VendorKey, Error> {
         let row = self.row(prefix).await?;
         let from = ["active", "disabled"];
-        let act = self.moved(&row, who, &from, "revoked", "is revoked already");
+        let act = self.moved(&row, who, &from, "revoked", "could not be revoked");
         self.actions
-            .record_as::<VendorKeysRevoke, _>(who, prefix, json!({}), act, |_| Value::Null)
+            .record_as::<VendorKeysRevoke, _>(who, prefix, json!({}), act, recorded)
             .await
     }
 
@@ -245,12 +251,16 @@ impl VendorKeys {
         };
         let act = async {
             let store = &self.parts.store;
-            within(store.change_vendor_key(&row.prefix, &change, &who.actor)).await?;
+            let change = store.change_vendor_key(&row.prefix, &change, &who.actor);
+            let changed = within(change).await?;
             self.parts.key_changed(&row.prefix);
-            Ok(view(self.row(&row.prefix).await?))
+            Ok(api::VendorKey {
+                already: !changed,
+                ..view(self.row(&row.prefix).await?)
+            })
         };
         self.actions
-            .record_as::<VendorKeysEdit, _>(who, &row.prefix, details, act, |_| Value::Null)
+            .record_as::<VendorKeysEdit, _>(who, &row.prefix, details, act, recorded)
             .await
     }
 
@@ -266,13 +276,23 @@ impl VendorKeys {
         let moved = store.set_vendor_key_state(&row.prefix, from, to, &who.actor);
         let moved = within(moved).await?;
         self.parts.key_changed(&row.prefix);
-        if !moved {
+        let now = view(self.row(&row.prefix).await?);
+        let is_so = matches!(
+            (to, now.state),
+            ("active", VendorKeyState::Active | VendorKeyState::Ending)
+                | ("disabled", VendorKeyState::Disabled)
+                | ("revoked", VendorKeyState::Revoked)
+        );
+        if !moved && !is_so {
             return Err(Error::conflict(format!(
                 "Key {} of {} {problem}. Nothing was changed",
                 row.prefix, row.name
             )));
         }
-        Ok(view(self.row(&row.prefix).await?))
+        Ok(api::VendorKey {
+            already: !moved,
+            ..now
+        })
     }
 
     async fn row(&self, prefix: &str) -> Result<VendorKeyRow, Error> {
@@ -294,6 +314,10 @@ impl VendorKeys {
             secret: SecretText(key),
         })
     }
+}
+
+fn recorded(key: &api::VendorKey) -> Value {
+    json!({ "already": key.already })
 }
 
 fn refuse_rotation(old: &VendorKeyRow) -> Result<(), Error> {
@@ -340,6 +364,7 @@ fn view(row: VendorKeyRow) -> api::VendorKey {
         replaced_by: row.replaced_by,
         ends_at: row.ends_at,
         last_used_at: row.last_used_at,
+        already: false,
     }
 }
 

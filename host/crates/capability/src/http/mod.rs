@@ -8,16 +8,15 @@ use std::time::Duration;
 use patchbay_model::capability::{HttpError, HttpRequest, HttpResponse, TimeoutPhase};
 use patchbay_model::egress::breakers;
 use patchbay_model::grant::Ask;
-use patchbay_model::manifest::{EgressRule, Manifest};
+use patchbay_model::manifest::{EgressAuth, EgressRule, Manifest};
 use patchbay_telemetry::metrics::known_method;
-use tokio::sync::OwnedSemaphorePermit;
 use tracing::Instrument;
 
-use self::egress::{Caller, Followed, Relayed};
+use self::egress::{Caller, Followed, NoPlace, Place, Relayed, credential_field};
 use crate::call::{Denied, Gate, GuestCall, Measured};
 use crate::guest::{Guest, HostResult};
 use crate::meters::{STATUSES, abandoned, status_of};
-use crate::{HostCall, OutsideMeters, secrets};
+use crate::{HostCall, OutsideMeters, credentials, secrets};
 
 pub(crate) fn is_asked_for_by(manifest: &Manifest) -> bool {
     !manifest.egress.is_empty()
@@ -41,8 +40,9 @@ const MAX_REDIRECTS: usize = 3;
 
 /// What becomes of the response.
 enum Want {
-    Whole,
-    Relay(OwnedSemaphorePermit),
+    /// The credential that the call names, if it does.
+    Whole(Option<String>),
+    Relay(Place),
 }
 
 enum Got {
@@ -63,8 +63,8 @@ impl Got {
 /// Why nothing is relayed.
 #[derive(Debug)]
 pub enum RelayFailure {
-    /// As many responses as possible are passed on already.
-    Busy,
+    /// As many responses as possible are passed on already, to all clients or to this one.
+    Busy(NoPlace),
     Http(HttpError),
 }
 
@@ -78,7 +78,16 @@ pub(crate) async fn whole(
     guest: Arc<GuestCall>,
     request: HttpRequest,
 ) -> Result<HttpResponse, HttpError> {
-    match send(guest, request, Want::Whole).await? {
+    whole_with(guest, request, None).await
+}
+
+/// With the credential of this name, which the plugin has handed over.
+async fn whole_with(
+    guest: Arc<GuestCall>,
+    request: HttpRequest,
+    credential: Option<String>,
+) -> Result<HttpResponse, HttpError> {
+    match send(guest, request, Want::Whole(credential)).await? {
         Got::Whole(response) => Ok(response),
         Got::Relay(_) => Err(HttpError::Other("the response was not read".into())),
     }
@@ -86,13 +95,15 @@ pub(crate) async fn whole(
 
 impl GuestCall {
     /// A response to pass on to a client in pieces. Redirects are followed where a rule of the
-    /// manifest allows the next request, with that rule's credentials.
+    /// manifest allows the next request, with that rule's credentials. `client`: who gets it; nothing
+    /// where that is not known.
     pub async fn relay(
         self: &Arc<Self>,
         mut request: HttpRequest,
+        client: Option<&str>,
     ) -> Result<Relayed, RelayFailure> {
-        let place = self.unmeasured().services().egress.relay_place();
-        let mut place = place.ok_or(RelayFailure::Busy)?;
+        let place = self.unmeasured().services().egress.relay_place(client);
+        let mut place = place.map_err(RelayFailure::Busy)?;
         for _ in 0..=MAX_REDIRECTS {
             let got = send(Arc::clone(self), request.clone(), Want::Relay(place)).await?;
             match got {
@@ -169,9 +180,27 @@ async fn recorded(gate: &Gate, request: HttpRequest, want: Want) -> Result<Got, 
 async fn permitted(gate: &Gate, request: HttpRequest, want: Want) -> Result<Got, HttpError> {
     gate.not_in_transaction()?;
     let call = gate.call();
-    // The rule's own secrets, granted with it or one by one.
-    let secrets = |name: &str| secrets::current(gate, name).ok()?.into_iter().next();
+    let named = match &want {
+        Want::Whole(Some(name)) => Some(credentials::named(gate, name)?),
+        Want::Whole(None) | Want::Relay(_) => None,
+    };
+    // The rule's own secrets, granted with it or one by one; or fields of the named credential.
+    let secrets = |name: &str| match credential_field(name) {
+        Some(field) => named.as_ref()?.field(field),
+        None => secrets::current(gate, name).ok()?.into_iter().next(),
+    };
     let permitted = |rule: &EgressRule| {
+        match (&rule.auth, &named) {
+            (Some(EgressAuth::Credential(_)), None) => {
+                return Err(
+                    "the egress rule fills in a credential: name one, with send-with".into(),
+                );
+            }
+            (Some(EgressAuth::Credential(_)), Some(_)) | (_, None) => {}
+            (_, Some(_)) => {
+                return Err("the egress rule fills in no credential that a call names".into());
+            }
+        }
         gate.granted(Ask::http(rule))
             .map_err(|Denied(reason)| reason)
     };
@@ -192,7 +221,7 @@ async fn permitted(gate: &Gate, request: HttpRequest, want: Want) -> Result<Got,
     let egress = &gate.services().egress;
     let sent = async {
         match want {
-            Want::Whole => egress.send(caller, request).await.map(Got::Whole),
+            Want::Whole(_) => egress.send(caller, request).await.map(Got::Whole),
             Want::Relay(place) => {
                 let followed = egress.relay(caller, request, place).await;
                 followed.map(Got::Relay)
@@ -242,18 +271,34 @@ macro_rules! bind {
                     &mut self,
                     request: http::Request,
                 ) -> HostResult<Result<http::Response, http::Error>> {
-                    let request = HttpRequest {
-                        method: request.method,
-                        url: request.url,
-                        headers: request.headers,
-                        body: request.body,
-                        timeout: request.timeout_ms.map(Duration::from_millis),
-                    };
+                    let request = asked(request);
                     Ok(self
                         .outside(|call| whole(call, request))
                         .await?
                         .map(response)
                         .map_err(error))
+                }
+                async fn send_with(
+                    &mut self,
+                    request: http::Request,
+                    credential: String,
+                ) -> HostResult<Result<http::Response, http::Error>> {
+                    let request = asked(request);
+                    Ok(self
+                        .outside(|call| whole_with(call, request, Some(credential)))
+                        .await?
+                        .map(response)
+                        .map_err(error))
+                }
+            }
+
+            fn asked(request: http::Request) -> HttpRequest {
+                HttpRequest {
+                    method: request.method,
+                    url: request.url,
+                    headers: request.headers,
+                    body: request.body,
+                    timeout: request.timeout_ms.map(Duration::from_millis),
                 }
             }
 

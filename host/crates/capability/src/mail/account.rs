@@ -1,8 +1,10 @@
 //! The operator's mail account: connecting to its server, and logging in.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use patchbay_mailbox::domain_to_ascii;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
@@ -41,8 +43,11 @@ pub struct MailConfig {
     pub hello_name: Option<String>,
     /// Absent: no authentication.
     pub username: Option<String>,
-    /// Absent: no authentication.
+    /// Absent, as `password_file`: no authentication.
     pub password: Option<String>,
+    /// A file with the password instead. It is read for each login, so that a new password needs no
+    /// restart.
+    pub password_file: Option<PathBuf>,
     /// Limit of a conversation up to the end of the message. The answer to the message may take
     /// longer: up to 10 minutes, as long as the guest may run.
     pub timeout: Duration,
@@ -61,12 +66,22 @@ pub enum MailError {
     Credentials,
 }
 
+/// Passwords of a file that are guarded: the one that is read now, and one before it.
+const GUARDED: usize = 2;
+/// Of a file with a password.
+const MAX_PASSWORD_BYTES: u64 = 4 << 10;
+
 pub(super) struct Account {
     pub(super) config: MailConfig,
     tls: Option<(TlsConnector, ServerName<'static>)>,
-    pub(super) credentials: Option<(String, SecretValue)>,
+    credentials: Option<(String, Password)>,
     /// Values that no reply may repeat to a guest.
-    guarded: Vec<SecretValue>,
+    guarded: Mutex<Vec<SecretValue>>,
+}
+
+enum Password {
+    Given(SecretValue),
+    InFile(PathBuf),
 }
 
 impl Account {
@@ -89,33 +104,65 @@ impl Account {
             let ascii = domain_to_ascii(name).ok_or_else(|| MailError::HelloName(name.clone()))?;
             config.hello_name = Some(ascii);
         }
-        let credentials = config.username.take().zip(config.password.take());
-        let credentials = credentials.map(|(username, password)| {
-            let password = if is_gmail(&config.host) {
-                without_groups(password)
-            } else {
-                password
-            };
-            (username, password)
-        });
+        let password = match (config.password.take(), config.password_file.take()) {
+            (_, Some(file)) => Some(Password::InFile(file)),
+            (Some(password), None) => Some(Password::Given(usable(&config.host, password)?)),
+            (None, None) => None,
+        };
+        let credentials = config.username.take().zip(password);
         if credentials
             .as_ref()
-            .is_some_and(|(username, password)| username.contains('\0') || password.contains('\0'))
+            .is_some_and(|(username, _)| username.contains('\0'))
         {
             return Err(MailError::Credentials);
         }
         let guarded = credentials
             .iter()
-            .map(|(_, password)| SecretValue::new(password.clone()))
-            .collect();
-        let credentials =
-            credentials.map(|(username, password)| (username, SecretValue::new(password)));
+            .filter_map(|(_, password)| match password {
+                Password::Given(value) => Some(value.clone()),
+                Password::InFile(_) => None,
+            });
+        let guarded = Mutex::new(guarded.collect());
         Ok(Self {
             config,
             tls,
             credentials,
             guarded,
         })
+    }
+
+    /// The login, with the password as it is now.
+    pub(super) async fn login(&self) -> Result<Option<(&str, SecretValue)>, SmtpFailure> {
+        let Some((username, password)) = &self.credentials else {
+            return Ok(None);
+        };
+        let file = match password {
+            Password::Given(value) => return Ok(Some((username.as_str(), value.clone()))),
+            Password::InFile(file) => file,
+        };
+        // The path is for operators, not for guests.
+        let unusable = |reason: &str| {
+            warn!(
+                file = %file.display(),
+                reason, "The password of the mail account cannot be read"
+            );
+            failure("auth", "the file of mail.password_file cannot be used")
+        };
+        let read = read_password(file).await;
+        let read = read.map_err(|error| unusable(&error.to_string()))?;
+        let value =
+            usable(&self.config.host, read).map_err(|error| unusable(&error.to_string()))?;
+        let mut guarded = self.guarded.lock();
+        if !guarded
+            .iter()
+            .any(|known| known.matches(value.expose().as_bytes()))
+        {
+            guarded.push(value.clone());
+            let old = guarded.len().saturating_sub(GUARDED);
+            guarded.drain(..old);
+        }
+        drop(guarded);
+        Ok(Some((username.as_str(), value)))
     }
 
     /// Opens a connection; greets, secures and logs in as configured.
@@ -171,8 +218,10 @@ impl Account {
             // Anybody may have sent what came unencrypted, so EHLO is sent again.
             positive("tls", connection.hello(hello).await.map_err(broken("tls"))?)?;
         }
-        if let Some((username, password)) = &self.credentials {
+        if self.credentials.is_some() {
             progress.phase = "auth";
+        }
+        if let Some((username, password)) = self.login().await? {
             if !connection.extensions.auth_plain && !connection.extensions.auth_login {
                 let secure = if self.config.tls == MailTls::None {
                     " without TLS (mail.tls)"
@@ -204,13 +253,14 @@ impl Account {
             Ok(receipt) => (&mut receipt.reply, &mut receipt.refused),
             Err(failure) => (&mut failure.text, &mut failure.refused),
         };
+        let guarded = self.guarded.lock().clone();
         let mut echoed = false;
         for text in refused
             .iter_mut()
             .map(|refusal| &mut refusal.text)
             .chain([text])
         {
-            if credential_echo::repeats([text.as_bytes()], &self.guarded) {
+            if credential_echo::repeats([text.as_bytes()], &guarded) {
                 echoed = true;
                 ECHOED.clone_into(text);
             }
@@ -219,6 +269,33 @@ impl Account {
             warn!(host = self.config.host, "{ECHOED}");
         }
         result
+    }
+}
+
+/// As the server wants it.
+fn usable(host: &str, password: String) -> Result<SecretValue, MailError> {
+    if password.contains('\0') {
+        return Err(MailError::Credentials);
+    }
+    let password = match is_gmail(host) {
+        true => without_groups(password),
+        false => password,
+    };
+    Ok(SecretValue::new(password))
+}
+
+/// Without the line's end, which editors add.
+async fn read_password(file: &std::path::Path) -> std::io::Result<String> {
+    use tokio::io::AsyncReadExt;
+    let mut read = String::new();
+    let file = tokio::fs::File::open(file).await?;
+    file.take(MAX_PASSWORD_BYTES)
+        .read_to_string(&mut read)
+        .await?;
+    let password = read.trim_end_matches(['\r', '\n']);
+    match password {
+        "" => Err(std::io::Error::other("it is empty")),
+        password => Ok(password.to_owned()),
     }
 }
 

@@ -85,6 +85,7 @@ impl Server {
             hello_name: None,
             username: Some("user".into()),
             password: Some("abcd efgh".into()),
+            password_file: None,
             timeout: Duration::from_secs(2),
             max_message_bytes: 1_000,
         }
@@ -676,8 +677,62 @@ async fn a_password_is_sent_as_it_is_given() {
             ..server.config()
         };
         let account = Account::new(config).expect("an account");
-        assert_eq!(account.credentials.expect("a login").1.expose(), sent);
+        let login = account.login().await.expect("a login").expect("a login");
+        assert_eq!(login.1.expose(), sent);
     }
+}
+
+#[tokio::test]
+async fn a_password_of_a_file_is_read_for_each_login_and_never_told() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("password");
+    let server = Server::start(&[
+        (
+            "AUTH PLAIN AHVzZXIAb2xkLXNlY3JldA==",
+            b"535 5.7.8 old-secret is stale\r\n",
+        ),
+        ("RCPT TO:<echo@", b"550 5.1.1 new-secret\r\n"),
+    ])
+    .await;
+    let config = MailConfig {
+        password: None,
+        password_file: Some(file.clone()),
+        ..server.config()
+    };
+    let mail = MailTransport::new(Some(config)).expect("a configuration");
+    let missing = send(&mail, &["a@example.com"]).await.expect_err("no file");
+    assert_eq!((missing.phase, missing.reply_code), ("auth", None));
+    assert!(
+        !missing.text.contains("password\"")
+            && !missing.text.contains(dir.path().to_str().expect("a path"))
+    );
+    std::fs::write(&file, "old-secret\n").expect("written");
+    let stale = send(&mail, &["a@example.com"]).await.expect_err("stale");
+    assert_eq!((stale.phase, stale.reply_code), ("auth", Some(535)));
+    assert!(!stale.text.contains("old-secret"), "{}", stale.text);
+    std::fs::write(&file, "new-secret\n").expect("written");
+    let echoed = send(&mail, &["a@example.com", "echo@example.com"])
+        .await
+        .expect("taken");
+    assert!(
+        !echoed.refused[0].text.contains("new-secret"),
+        "{}",
+        echoed.refused[0].text
+    );
+    std::fs::write(&file, "\n").expect("written");
+    let empty = send(&transport_of(&server, &file), &["a@example.com"])
+        .await
+        .expect_err("empty");
+    assert_eq!((empty.phase, empty.reply_code), ("auth", None));
+}
+
+fn transport_of(server: &Server, file: &std::path::Path) -> MailTransport {
+    let config = MailConfig {
+        password: None,
+        password_file: Some(file.to_owned()),
+        ..server.config()
+    };
+    MailTransport::new(Some(config)).expect("a configuration")
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::credential::{CredentialPlaces, check_header_name};
 use super::pattern::UrlPattern;
 use super::target::Target;
 use crate::breaker::BreakerSpec;
@@ -92,6 +93,8 @@ pub enum EgressAuth {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         scope: Option<String>,
     },
+    /// A credential that the plugin has handed over at run time; each call names which one.
+    Credential(CredentialPlaces),
 }
 
 impl EgressAuth {
@@ -108,6 +111,7 @@ impl EgressAuth {
                 client_secret,
                 ..
             } => vec![client_id, client_secret],
+            Self::Credential(_) => Vec::new(),
         }
     }
 }
@@ -232,15 +236,7 @@ fn check_auth(
     }
     match auth {
         EgressAuth::Basic { .. } | EgressAuth::Bearer { .. } => Ok(()),
-        EgressAuth::Header { name, .. } => {
-            let token = |c: char| c.is_ascii_alphanumeric() || c == '-';
-            if name.is_empty() || !name.chars().all(token) {
-                return Err(format!(
-                    "{name:?} is not a header name; use letters, digits and '-'"
-                ));
-            }
-            Ok(())
-        }
+        EgressAuth::Header { name, .. } => check_header_name(name),
         EgressAuth::Query { name, .. } if name.is_empty() => {
             Err("the name of the query parameter must not be empty".into())
         }
@@ -248,17 +244,25 @@ fn check_auth(
         EgressAuth::Form { name, .. } if name.is_empty() => {
             Err("the name of the form field must not be empty".into())
         }
-        EgressAuth::Form { .. } => match rule
-            .methods
-            .iter()
-            .find(|m| WITHOUT_BODY.contains(&m.as_str()))
-        {
-            Some(method) => Err(format!(
-                "a form field cannot be put into {method}, which has no body"
-            )),
-            None => Ok(()),
-        },
+        EgressAuth::Form { .. } => check_has_body(rule),
         EgressAuth::OAuth2 { token_url, .. } => check_token_url(token_url, rule),
+        EgressAuth::Credential(places) => {
+            places.check()?;
+            match places.form.is_empty() {
+                true => Ok(()),
+                false => check_has_body(rule),
+            }
+        }
+    }
+}
+
+fn check_has_body(rule: &EgressRule) -> Result<(), String> {
+    let without = |method: &&String| WITHOUT_BODY.contains(&method.as_str());
+    match rule.methods.iter().find(without) {
+        Some(method) => Err(format!(
+            "a form field cannot be put into {method}, which has no body"
+        )),
+        None => Ok(()),
     }
 }
 

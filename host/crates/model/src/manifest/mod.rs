@@ -4,9 +4,11 @@
 //! schemas inlined). [`Manifest::from_value`] reads both, so both accept the same. Unknown keys are
 //! refused: a typo must not silently drop a limit.
 
+mod at_run_time;
 mod overlaps;
 mod path;
 mod queues;
+mod route_checks;
 #[cfg(test)]
 mod route_tests;
 mod routes;
@@ -27,6 +29,7 @@ use crate::json_schema;
 use crate::serde_errors;
 use crate::sql::SqlSpec;
 
+pub use self::at_run_time::{CredentialsSpec, RuntimeSchedulesSpec};
 pub use self::overlaps::{Endpoint, Overlap};
 pub use self::path::{PathError, RoutePath};
 pub use self::queues::{BackoffSpec, JobSpec, KeepSpec, QueueSpec, RateSpec, RetentionSpec};
@@ -96,6 +99,12 @@ pub struct Manifest {
     /// Jobs that are made on a schedule, in the plugin's own queues.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub schedules: Vec<ScheduleSpec>,
+    /// Schedules that it makes at run time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runtime_schedules: Option<RuntimeSchedulesSpec>,
+    /// Credentials that it hands over at run time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<CredentialsSpec>,
     /// HTTP routes that its operations answer.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub routes: Vec<RouteSpec>,
@@ -287,7 +296,7 @@ impl Manifest {
         let routes = value.get("routes").cloned().unwrap_or_default();
         let manifest: Self = serde_errors::from_value(value).map_err(|reason| {
             // Whoever writes routes hears of all their problems at once.
-            match routes::problems_of(&routes) {
+            match route_checks::problems_of(&routes) {
                 problems if problems.len() > 1 => ManifestError::Several(problems),
                 _ => ManifestError::Unreadable(reason),
             }
@@ -314,6 +323,8 @@ impl Manifest {
             (self.smtp.as_ref().is_some_and(|smtp| smtp.allowed), "smtp"),
             (self.sql.is_some(), "sql"),
             (self.audit.is_some(), "audit"),
+            (self.runtime_schedules.is_some(), "schedules"),
+            (self.credentials.is_some(), "credentials"),
         ];
         asked.extend(
             optional
@@ -380,6 +391,7 @@ impl Manifest {
         }
         self.check_queues()?;
         self.check_schedules()?;
+        self.check_made_at_run_time()?;
         refused(self.route_problems())?;
         self.check_webhooks()?;
         self.check_endpoints()

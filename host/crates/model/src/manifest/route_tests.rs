@@ -264,6 +264,10 @@ fn each_wrong_field_of_a_webhook_is_named_with_what_to_write() {
             "webhooks[0].methods: GET is named twice",
         ),
         (
+            "handshake_methods = [\"GET\"]",
+            "webhooks[0].handshake_methods: a handshake comes by GET, which stands in methods, too",
+        ),
+        (
             "max_body_bytes = 0",
             "webhooks[0].max_body_bytes: must be from 1 to 4194304, not 0",
         ),
@@ -447,6 +451,20 @@ fn what_a_route_keeps_tells_and_lets_others_read_is_checked_against_its_guard() 
             "routes[0].cache: only answers to GET can be kept",
         ),
         (
+            "max_concurrency = 0",
+            "routes[0].max_concurrency: must be from 1 to 1000, not 0",
+        ),
+        (
+            "tags = [\"\"]",
+            "routes[0].tags: \"\": must be text of 1 to 64",
+        ),
+        ("tags = [\" a\"]", "without spaces around it"),
+        ("tags = [\"a\", \"a\"]", "routes[0].tags: a is named twice"),
+        (
+            "tags = [\"1\", \"2\", \"3\", \"4\", \"5\", \"6\", \"7\", \"8\", \"9\"]",
+            "routes[0].tags: 9; the limit is 8",
+        ),
+        (
             "cors = \"any\"",
             "routes[0].cors: \"any\" is only for public routes",
         ),
@@ -544,6 +562,26 @@ fn all_that_is_wrong_with_the_routes_of_a_manifest_is_told_at_once() {
         told.contains("- routes[0].path: ") && told.contains("- routes[1].method: must be one of"),
         "{told}"
     );
+}
+
+#[test]
+fn a_manifest_with_500_routes_is_refused_at_once_with_the_limit_and_one_with_200_is_read() {
+    let of = |count: usize| {
+        let route = |n: usize| {
+            json!({ "id": format!("r{n}"), "method": "GET", "path": format!("/api/r/{n}/{{id}}"), "roles": ["user"],
+                "operation": "any" })
+        };
+        let routes: Vec<Value> = (0..count).map(route).collect();
+        let value = json!({ "format": 1, "name": "crm", "version": "1.0.0", "wit": "0.1", "routes": routes });
+        Manifest::from_packed(value.to_string().as_bytes()).map_err(|error| error.to_string())
+    };
+    let read = of(200).expect("as many as there may be");
+    assert_eq!((read.routes.len(), read.asks().len()), (200, 200));
+    for count in [201, 500] {
+        let told = of(count).expect_err("too many");
+        let expected = format!("routes: {count} routes; the limit is 200");
+        assert!(told.contains(&expected), "{told}");
+    }
 }
 
 #[test]

@@ -41,6 +41,9 @@ pub struct WebhookSpec {
     /// Default POST.
     #[serde(default = "post", skip_serializing_if = "is_post")]
     pub methods: Vec<HttpMethod>,
+    /// Those of the methods by which the vendor only tries the URL; default none. Never kept unjudged.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub handshake_methods: Vec<HttpMethod>,
     /// Default 256 KiB.
     #[serde(
         default = "default_body_bytes",
@@ -79,7 +82,7 @@ pub struct WebhookSpec {
     /// Parts of JSON and form bodies that are never shown.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub redact: Vec<DataPath>,
-    /// An alert tells when no request was accepted for so long. No alert where it is left out.
+    /// An alert tells when no request was accepted for so long; default: for longer than is usual.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub silent_after_s: Option<u64>,
 }
@@ -286,6 +289,11 @@ impl WebhookSpec {
         if let Some(twice) = self.methods.iter().find(|method| !methods.insert(**method)) {
             return Err(("methods", format!("{} is named twice", twice.as_str())));
         }
+        let fits = |of: &HttpMethod| *of == HttpMethod::Get && self.methods.contains(of);
+        if !self.handshake_methods.iter().all(fits) {
+            let reason = "a handshake comes by GET, which stands in methods, too";
+            return Err(("handshake_methods", reason.into()));
+        }
         if !(1..=MAX_BODY_BYTES).contains(&self.max_body_bytes) {
             return Err((
                 "max_body_bytes",
@@ -344,6 +352,19 @@ impl WebhookSpec {
             )),
             None => Ok(()),
         }
+    }
+
+    /// Whether a request of this method is a handshake.
+    pub fn is_handshake(&self, method: &str) -> bool {
+        method == HttpMethod::Get.as_str() && !self.handshake_methods.is_empty()
+    }
+
+    /// The check of a request of this method. A handshake has no body that could be signed.
+    pub fn check_of(&self, method: &str) -> Option<&WebhookCheck> {
+        let is_signed = matches!(self.check, Some(WebhookCheck::Hmac(_)));
+        self.check
+            .as_ref()
+            .filter(|_| !(is_signed && self.is_handshake(method)))
     }
 
     /// What a process takes.

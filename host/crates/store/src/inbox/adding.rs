@@ -27,6 +27,15 @@ impl EventKeys {
         Self(mac.finalize().into_bytes().into())
     }
 
+    /// To be sealed.
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    pub fn from_bytes(key: [u8; 32]) -> Self {
+        Self(key)
+    }
+
     /// The same parts give the same key in every process.
     pub fn of(&self, parts: &[&[u8]]) -> EventKey {
         let mut mac =

@@ -7,6 +7,7 @@ mod counts;
 mod judging;
 mod pending;
 mod reading;
+mod selecting;
 mod upkeep;
 mod watching;
 
@@ -15,4 +16,7 @@ pub use counts::{InboxCount, InboxSource, RepeatCount};
 pub use judging::{DeferredCount, InboxRequest, Judgement, Settled};
 pub use pending::{InboxBatch, PendingJobs};
 pub use reading::{InboxCounted, InboxFilter, InboxReplayRow, InboxRow, InboxStanding, NewReplay};
-pub use watching::{InboxSilence, InboxWaiting, KnownRejected, MOST_COUNTED};
+pub use selecting::{InboxSelection, SelectedRequest};
+pub use watching::{
+    InboxHour, InboxSilence, InboxWaiting, KnownRejected, MOST_COUNTED, ToldSilence,
+};

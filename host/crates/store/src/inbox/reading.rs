@@ -87,7 +87,8 @@ pub struct InboxStanding {
     pub plugin: String,
     pub webhook: String,
     pub state: InboxState,
-    pub rows: i64,
+    /// Absent where it is not counted each time.
+    pub rows: Option<i64>,
     pub oldest: Option<DateTime<Utc>>,
     pub newest: Option<DateTime<Utc>>,
 }
@@ -284,11 +285,26 @@ impl Store {
         Ok(Some(state))
     }
 
-    /// How requests stand, by webhook and state.
+    /// How requests stand, by webhook and state. `rows` is absent where counting takes long: of those
+    /// that nothing is left to do for. Takes a few steps in an index per webhook and state.
     pub async fn inbox_standing(&self) -> Result<Vec<InboxStanding>, StoreError> {
         let found = sqlx::query(
-            "select plugin, webhook, state, count(*) as rows, min(received_at) as oldest, max(received_at) as newest \
-             from inbox group by plugin, webhook, state order by plugin, webhook, state",
+            "with recursive kinds as ( \
+               (select plugin, webhook, state from inbox order by plugin, webhook, state limit 1) \
+               union all \
+               select next.* from kinds e, lateral ( \
+                 select i.plugin, i.webhook, i.state from inbox i \
+                 where (i.plugin, i.webhook, i.state) > (e.plugin, e.webhook, e.state) \
+                 order by i.plugin, i.webhook, i.state limit 1) next) \
+             select e.plugin, e.webhook, e.state, \
+               (select i.received_at from inbox i where i.plugin = e.plugin and i.webhook = e.webhook and i.state = e.state \
+                 order by i.received_at limit 1) as oldest, \
+               (select i.received_at from inbox i where i.plugin = e.plugin and i.webhook = e.webhook and i.state = e.state \
+                 order by i.received_at desc limit 1) as newest, \
+               case when e.state in ('accepted', 'deferred', 'rejected') then \
+                 (select count(*) from inbox i where i.plugin = e.plugin and i.webhook = e.webhook and i.state = e.state) \
+               end as rows \
+             from kinds e",
         )
         .fetch_all(&self.pool)
         .await?;
@@ -305,13 +321,35 @@ impl Store {
         found.iter().map(standing).collect()
     }
 
+    /// How many requests are kept that nothing is left to do for, by plugin, webhook and state. Reads
+    /// the whole of an index.
+    pub async fn inbox_settled(
+        &self,
+    ) -> Result<Vec<(String, String, InboxState, i64)>, StoreError> {
+        let found = sqlx::query(
+            "select plugin, webhook, state, count(*) as rows from inbox \
+             where state not in ('accepted', 'deferred', 'rejected') group by plugin, webhook, state",
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        let counted = |row: &PgRow| -> Result<(String, String, InboxState, i64), StoreError> {
+            Ok((
+                row.try_get("plugin")?,
+                row.try_get("webhook")?,
+                state(row)?,
+                row.try_get("rows")?,
+            ))
+        };
+        found.iter().map(counted).collect()
+    }
+
     /// How many requests came since then, by webhook, outcome and code.
     pub async fn inbox_counted(
         &self,
         since: DateTime<Utc>,
     ) -> Result<Vec<InboxCounted>, StoreError> {
         let found = sqlx::query(
-            "select plugin, webhook, outcome, code, sum(count)::bigint as count from inbox_counts where hour >= $1 \
+            "select plugin, webhook, outcome, code, sum(count)::bigint as count from inbox_counts where hour >= $1 and plugin <> '' \
              group by plugin, webhook, outcome, code order by plugin, webhook, outcome, code",
         )
         .bind(since)

@@ -48,7 +48,78 @@ pub struct InboxSilence {
     pub last_accepted_at: Option<DateTime<Utc>>,
 }
 
+/// Accepted requests of a webhook in one hour.
+#[derive(Debug, Clone)]
+pub struct InboxHour {
+    pub plugin: String,
+    pub webhook: String,
+    pub hour: DateTime<Utc>,
+    pub count: i64,
+}
+
+/// A silence of a webhook that was told and is over.
+#[derive(Debug, Clone)]
+pub struct ToldSilence {
+    /// Name of the plugin and of the webhook.
+    pub webhook: String,
+    pub began_at: DateTime<Utc>,
+    pub ended_at: DateTime<Utc>,
+}
+
 impl Store {
+    /// How many requests were accepted in each hour since then.
+    pub async fn inbox_hours(&self, since: DateTime<Utc>) -> Result<Vec<InboxHour>, StoreError> {
+        let found = sqlx::query(
+            "select plugin, webhook, hour, sum(count)::bigint as count from inbox_counts \
+             where hour >= $1 and outcome = 'accepted' and plugin <> '' group by plugin, webhook, hour",
+        )
+        .bind(since)
+        .fetch_all(&self.pool)
+        .await?;
+        let hour = |row: &PgRow| -> Result<InboxHour, StoreError> {
+            Ok(InboxHour {
+                plugin: row.try_get("plugin")?,
+                webhook: row.try_get("webhook")?,
+                hour: row.try_get("hour")?,
+                count: row.try_get("count")?,
+            })
+        };
+        found.iter().map(hour).collect()
+    }
+
+    /// Hours since then in which a host ran.
+    pub async fn inbox_running_hours(
+        &self,
+        since: DateTime<Utc>,
+    ) -> Result<Vec<DateTime<Utc>>, StoreError> {
+        let query = sqlx::query_scalar(
+            "select hour from inbox_counts where plugin = '' and webhook = '' and hour >= $1 and outcome = 'running'",
+        );
+        Ok(query.bind(since).fetch_all(&self.pool).await?)
+    }
+
+    /// Silences since then that were told, and are over.
+    pub async fn inbox_silences(
+        &self,
+        since: DateTime<Utc>,
+    ) -> Result<Vec<ToldSilence>, StoreError> {
+        let found = sqlx::query(
+            "select subject, at, at - make_interval(secs => coalesce(lasted_ms, 0) / 1000.0) as began_at from alert_events \
+             where at >= $1 and rule = 'webhook-silent' and event = 'recovered'",
+        )
+        .bind(since)
+        .fetch_all(&self.pool)
+        .await?;
+        let silence = |row: &PgRow| -> Result<ToldSilence, StoreError> {
+            Ok(ToldSilence {
+                webhook: row.try_get("subject")?,
+                began_at: row.try_get("began_at")?,
+                ended_at: row.try_get("at")?,
+            })
+        };
+        found.iter().map(silence).collect()
+    }
+
     /// What waits, by webhook and state.
     pub async fn inbox_waiting(&self) -> Result<Vec<InboxWaiting>, StoreError> {
         // From the oldest of one webhook straight to the oldest of the next.

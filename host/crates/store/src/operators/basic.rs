@@ -5,6 +5,16 @@ use sqlx::Row;
 use crate::identity_changes::notify;
 use crate::{Store, StoreError};
 
+/// What became of a wish to let the login of the configuration open more or less.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BasicSet {
+    Changed,
+    /// It opened that already.
+    Same,
+    /// Nobody could undo it.
+    Refused,
+}
+
 /// What the login of the configuration opens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BasicMode {
@@ -43,31 +53,34 @@ impl Store {
             .unwrap_or(BasicMode::On))
     }
 
-    /// Sets what the login of the configuration opens. False, and nothing is changed, if it should
-    /// open less while no active owner with a second factor has ever signed in (`needs_totp`), or
+    /// Sets what the login of the configuration opens. Refused if it should open less while no active owner with a second factor has ever signed in (`needs_totp`), or
     /// none at all.
     pub async fn set_basic_mode(
         &self,
         mode: BasicMode,
         by: &str,
         needs_totp: bool,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<BasicSet, StoreError> {
         let mut tx = self.pool.begin().await?;
-        let set = sqlx::query(
-            "update operator_basic set mode = $1, changed_at = now(), changed_by = $2 where $1 = 'on' or exists \
+        let set: Option<bool> = sqlx::query_scalar(
+            "with before as (select mode from operator_basic for update) \
+             update operator_basic set mode = $1, changed_at = case when before.mode = $1 then changed_at else now() end, \
+             changed_by = case when before.mode = $1 then changed_by else $2 end from before where $1 = 'on' or exists \
              (select from operators where role = 'owner' and state = 'active' and last_login_at is not null \
-             and (totp_kid is not null or source = 'oidc' or not $3))",
+             and (totp_kid is not null or source = 'oidc' or not $3)) returning before.mode = $1",
         )
         .bind(mode.as_str())
         .bind(by)
         .bind(needs_totp)
-        .execute(&mut *tx)
-        .await?
-        .rows_affected()
-            > 0;
+        .fetch_optional(&mut *tx)
+        .await?;
         notify(&mut tx, '*', "basic").await?;
         tx.commit().await?;
-        Ok(set)
+        Ok(match set {
+            Some(true) => BasicSet::Same,
+            Some(false) => BasicSet::Changed,
+            None => BasicSet::Refused,
+        })
     }
 
     /// Active owners, and how many of them have signed in.

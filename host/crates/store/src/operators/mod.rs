@@ -10,7 +10,7 @@ mod sign_ins;
 mod tokens;
 mod watch;
 
-pub use basic::BasicMode;
+pub use basic::{BasicMode, BasicSet};
 pub use links::{EnrolLink, Enrolment, LinkPurpose, NewLink};
 pub use rows::{NewOperator, OperatorKey, OperatorRow, OperatorSource, OperatorState, TotpSalt};
 pub use sessions::{NewOperatorSession, OperatorMethod, OperatorSessionRow, OperatorSessionView};

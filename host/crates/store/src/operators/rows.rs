@@ -225,34 +225,46 @@ impl Store {
         Ok(added.rows_affected() > 0)
     }
 
-    /// Gives an operator another role.
-    pub async fn set_operator_role(&self, id: Uuid, role: OperatorRole) -> Result<(), StoreError> {
+    /// Gives an operator another role, and says whether that changed anything.
+    pub async fn set_operator_role(
+        &self,
+        id: Uuid,
+        role: OperatorRole,
+    ) -> Result<bool, StoreError> {
         let mut tx = self.pool.begin().await?;
-        sqlx::query("update operators set role = $2, changed_at = now() where id = $1")
-            .bind(id)
-            .bind(role.as_str())
-            .execute(&mut *tx)
-            .await
-            .map_err(keeps_an_owner)?;
+        let set = sqlx::query(
+            "update operators set role = $2, changed_at = now() where id = $1 and role <> $2",
+        )
+        .bind(id)
+        .bind(role.as_str())
+        .execute(&mut *tx)
+        .await
+        .map_err(keeps_an_owner)?
+        .rows_affected();
         changed(&mut tx, id).await?;
-        Ok(tx.commit().await?)
+        tx.commit().await?;
+        Ok(set > 0)
     }
 
-    /// Sets whether an operator may see data of jobs.
-    pub async fn set_operator_sees_data(&self, id: Uuid, may: bool) -> Result<(), StoreError> {
+    /// Sets whether an operator may see data of jobs, and says whether that changed anything.
+    pub async fn set_operator_sees_data(&self, id: Uuid, may: bool) -> Result<bool, StoreError> {
         let mut tx = self.pool.begin().await?;
-        sqlx::query("update operators set may_see_data = $2, changed_at = now() where id = $1")
-            .bind(id)
-            .bind(may)
-            .execute(&mut *tx)
-            .await?;
+        let set = sqlx::query(
+            "update operators set may_see_data = $2, changed_at = now() where id = $1 and may_see_data <> $2",
+        )
+        .bind(id)
+        .bind(may)
+        .execute(&mut *tx)
+        .await?
+        .rows_affected();
         changed(&mut tx, id).await?;
-        Ok(tx.commit().await?)
+        tx.commit().await?;
+        Ok(set > 0)
     }
 
     /// Disables an operator: sessions, tokens and links end. Or enables one again; somebody without
-    /// a password is invited then.
-    pub async fn set_operator_enabled(&self, id: Uuid, enabled: bool) -> Result<(), StoreError> {
+    /// a password is invited then. Says whether that changed anything.
+    pub async fn set_operator_enabled(&self, id: Uuid, enabled: bool) -> Result<bool, StoreError> {
         let mut tx = self.pool.begin().await?;
         let set = match enabled {
             true => {
@@ -263,18 +275,20 @@ impl Store {
                 "update operators set state = 'disabled', epoch = epoch + 1, changed_at = now() where id = $1 and state <> 'disabled'"
             }
         };
-        sqlx::query(set)
+        let set = sqlx::query(set)
             .bind(id)
             .execute(&mut *tx)
             .await
-            .map_err(keeps_an_owner)?;
+            .map_err(keeps_an_owner)?
+            .rows_affected();
         if !enabled {
             revoke_sessions(&mut tx, id).await?;
             revoke_tokens(&mut tx, id, "disabled").await?;
             drop_links(&mut tx, id).await?;
         }
         changed(&mut tx, id).await?;
-        Ok(tx.commit().await?)
+        tx.commit().await?;
+        Ok(set > 0)
     }
 
     /// Spends a step of an operator's one-time password. False if it, or a later one, was used.

@@ -139,8 +139,25 @@ impl Store {
             .await?)
     }
 
+    /// A token, found by its id, that was revoked; of one operator, or of any.
+    pub async fn revoked_operator_token(
+        &self,
+        id: &str,
+        operator: Option<Uuid>,
+    ) -> Result<Option<OperatorTokenRow>, StoreError> {
+        let text = format!(
+            "select {TOKEN_COLUMNS}, {COLUMNS} from operator_tokens t join operators o on o.id = t.operator_id \
+             where t.id = $1 and ($2::uuid is null or t.operator_id = $2) and t.revoked_at is not null"
+        );
+        Ok(sqlx::query_as(sqlx::AssertSqlSafe(text))
+            .bind(id)
+            .bind(operator)
+            .fetch_optional(&self.pool)
+            .await?)
+    }
+
     /// Revokes a token, found by its id or its name; of one operator, or of any. `None` if there is
-    /// no such token that can be used.
+    /// no such token that was not revoked.
     pub async fn revoke_operator_token(
         &self,
         id_or_name: &str,

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use patchbay_capability::{GuestCall, Refused, RelayFailure, Relayed};
+use patchbay_capability::{GuestCall, NoPlace, Refused, RelayFailure, Relayed};
 use patchbay_model::capability::{Fields, HttpError, HttpRequest, HttpResponse, TimeoutPhase};
 use patchbay_model::job::Trace;
 use patchbay_model::operation::{self, Body, Caller};
@@ -36,8 +36,12 @@ pub struct Operation {
 pub enum RelayAs {
     /// It is held whole. With the `Range` header of the caller.
     Whole { range: Option<Vec<u8>> },
-    /// It is passed on in pieces. With headers of the caller about what it has already.
-    Pieces { conditions: Fields },
+    /// It is passed on in pieces. With headers of the caller about what it has already, and who that
+    /// is, where it is known.
+    Pieces {
+        conditions: Fields,
+        client: Option<String>,
+    },
 }
 
 #[derive(Debug)]
@@ -86,8 +90,8 @@ pub enum CallFailure {
     BreakerOpen(Refused),
     /// The response that it relays could not be fetched.
     Relay(HttpError),
-    /// As many responses as possible are relayed already.
-    TooManyRelays,
+    /// As many responses as possible are relayed already, to all clients or to this one.
+    TooManyRelays(NoPlace),
 }
 
 impl Invoker {
@@ -189,10 +193,11 @@ impl Invoked {
                         let fetched = fetch(rest.call, url, range, left).await;
                         AnswerBody::Relayed(fetched.map_err(CallFailure::Relay)?)
                     }
-                    RelayAs::Pieces { conditions } => {
-                        let passed = pass_on(&rest.call, url, conditions, left).await;
+                    RelayAs::Pieces { conditions, client } => {
+                        let client = client.as_deref();
+                        let passed = pass_on(&rest.call, url, conditions, client, left).await;
                         AnswerBody::Pieces(passed.map_err(|failure| match failure {
-                            RelayFailure::Busy => CallFailure::TooManyRelays,
+                            RelayFailure::Busy(why) => CallFailure::TooManyRelays(why),
                             RelayFailure::Http(error) => CallFailure::Relay(error),
                         })?)
                     }
@@ -252,6 +257,7 @@ async fn pass_on(
     call: &Arc<GuestCall>,
     url: String,
     conditions: Fields,
+    client: Option<&str>,
     left: Duration,
 ) -> Result<Relayed, RelayFailure> {
     let request = HttpRequest {
@@ -261,7 +267,7 @@ async fn pass_on(
         body: None,
         timeout: Some(left),
     };
-    let passed = tokio::time::timeout(left, call.relay(request)).await;
+    let passed = tokio::time::timeout(left, call.relay(request, client)).await;
     passed.unwrap_or(Err(
         HttpError::Timeout(TimeoutPhase::AwaitingResponse).into()
     ))

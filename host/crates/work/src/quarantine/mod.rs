@@ -57,6 +57,13 @@ pub struct Quarantined {
     pub reason: String,
 }
 
+/// What is called. Each is judged by itself: that requests are judged says nothing of jobs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Called {
+    Job,
+    Verify,
+}
+
 /// Returns the revision of a plugin that takes new calls here.
 type Active = dyn Fn(&PluginName) -> Option<(RevisionDigest, Arc<Manifest>)> + Send + Sync;
 
@@ -65,7 +72,8 @@ pub struct Quarantine {
     /// `None` means that nothing is ever quarantined here.
     rule: Option<Rule>,
     active: Box<Active>,
-    calls: Mutex<HashMap<PluginName, (RevisionDigest, Calls)>>,
+    /// By plugin, and what is called.
+    calls: Mutex<HashMap<(PluginName, Called), (RevisionDigest, Calls)>>,
     /// Crash loops seen by this process whose quarantine is not carried out yet.
     crash_loops: watch::Sender<Vec<CrashLoop>>,
     to_carry_out: mpsc::UnboundedSender<CrashLoop>,
@@ -115,19 +123,46 @@ impl Quarantine {
         job: &JobKey,
         kind: OutcomeKind,
     ) {
+        self.note_call(Called::Job, plugin, digest, job, kind);
+    }
+
+    /// As [`Self::note`], of the verdict on a request to a webhook. `request`: which one, as if it were a job. Only of
+    /// requests that have passed a check of the host: a stranger must not be able to stop a plugin.
+    pub fn note_verification(
+        &self,
+        plugin: &PluginName,
+        digest: RevisionDigest,
+        request: &JobKey,
+        kind: OutcomeKind,
+    ) {
+        self.note_call(Called::Verify, plugin, digest, request, kind);
+    }
+
+    fn note_call(
+        &self,
+        called: Called,
+        plugin: &PluginName,
+        digest: RevisionDigest,
+        job: &JobKey,
+        kind: OutcomeKind,
+    ) {
         let Some(rule) = &self.rule else { return };
         let Some((_, manifest)) = (self.active)(plugin).filter(|(active, _)| *active == digest)
         else {
             // One of the last calls of an old revision.
             return;
         };
+        let new = || match called {
+            Called::Job => Calls::of("job"),
+            Called::Verify => Calls::of("request"),
+        };
         let verdict = {
             let mut calls = self.calls.lock();
             let (of, calls) = calls
-                .entry(plugin.clone())
-                .or_insert_with(|| (digest, Calls::default()));
+                .entry((plugin.clone(), called))
+                .or_insert_with(|| (digest, new()));
             if *of != digest {
-                (*of, *calls) = (digest, Calls::default());
+                (*of, *calls) = (digest, new());
             }
             calls.note(rule, kind, job, Instant::now())
         };
@@ -186,7 +221,9 @@ impl Quarantine {
     /// The quarantine was carried out; from now on Postgres's state counts. If the revision
     /// returns, its calls are counted from zero.
     pub fn forget(&self, crash_loop: &CrashLoop) {
-        self.calls.lock().remove(&crash_loop.plugin);
+        self.calls
+            .lock()
+            .retain(|(plugin, _), _| *plugin != crash_loop.plugin);
         self.crash_loops
             .send_modify(|all| all.retain(|other| other.digest != crash_loop.digest));
     }
@@ -335,6 +372,37 @@ mod tests {
                     .note(&name(), digest, &job, OutcomeKind::Trapped);
             }
         }
+    }
+
+    #[tokio::test]
+    async fn requests_that_can_be_judged_do_not_hide_that_jobs_crash_and_the_other_way_round() {
+        let mut world = World::new();
+        let request = |id: u32| JobKey {
+            prefix: "bull".into(),
+            queue: "emailQueue".parse().expect("a name"),
+            id: id.to_string().parse().expect("an id"),
+            created_ms: 0,
+        };
+        let judge = |world: &World, id, kind| {
+            let quarantine = &world.quarantine;
+            quarantine.note_verification(&name(), active(), &request(id), kind);
+        };
+        for id in 0..3 {
+            world.crash(active(), id..id + 1);
+            judge(&world, id, OutcomeKind::Completed);
+        }
+        assert!(world.seen.try_recv().is_err());
+        world.crash(active(), 3..4);
+        assert!(world.seen.try_recv().is_ok(), "four crashes of jobs");
+        let mut world = World::new();
+        for id in 0..4 {
+            judge(&world, id, OutcomeKind::Trapped);
+        }
+        let crash_loop = world.seen.try_recv().expect("four crashes of verify");
+        assert!(
+            crash_loop.reason.contains("in 4 requests"),
+            "{crash_loop:?}"
+        );
     }
 
     #[tokio::test]

@@ -38,9 +38,13 @@ pub(super) struct Verdict {
     pub(super) reason: String,
 }
 
-/// The last calls of one revision since its last success.
-#[derive(Debug, Default)]
-pub(super) struct Calls(VecDeque<Call>);
+/// The last calls of one kind of one revision since its last success.
+#[derive(Debug)]
+pub(super) struct Calls {
+    last: VecDeque<Call>,
+    /// What each is made for: `job`, or `request`.
+    what: &'static str,
+}
 
 #[derive(Debug)]
 struct Call {
@@ -50,6 +54,13 @@ struct Call {
 }
 
 impl Calls {
+    pub(super) fn of(what: &'static str) -> Self {
+        Self {
+            last: VecDeque::new(),
+            what,
+        }
+    }
+
     /// Records a call that has ended. Returns a verdict if it was one crash too many.
     pub(super) fn note(
         &mut self,
@@ -59,20 +70,24 @@ impl Calls {
         now: Instant,
     ) -> Option<Verdict> {
         match kind {
-            OutcomeKind::Completed => self.0.clear(),
+            OutcomeKind::Completed => self.last.clear(),
             // The host's fault says nothing about the plugin.
             OutcomeKind::HostFault => {}
-            _ => self.0.push_back(Call {
+            _ => self.last.push_back(Call {
                 at: now,
                 kind,
                 job: job.clone(),
             }),
         }
         let outdated = |call: &Call| now.saturating_duration_since(call.at) > rule.within;
-        while self.0.len() > rule.calls || self.0.front().is_some_and(outdated) {
-            self.0.pop_front();
+        while self.last.len() > rule.calls || self.last.front().is_some_and(outdated) {
+            self.last.pop_front();
         }
-        let crashed: Vec<&Call> = self.0.iter().filter(|call| is_crash(call.kind)).collect();
+        let crashed: Vec<&Call> = self
+            .last
+            .iter()
+            .filter(|call| is_crash(call.kind))
+            .collect();
         let jobs: BTreeSet<(&str, &str)> = crashed
             .iter()
             .map(|call| (call.job.queue.as_str(), call.job.id.as_str()))
@@ -99,9 +114,9 @@ impl Calls {
         let reason = format!(
             "{} of the last {} calls within {} s crashed ({kinds}) in {}, and none succeeded",
             crashed.len(),
-            self.0.len(),
+            self.last.len(),
             rule.within.as_secs(),
-            counted(jobs.len(), "job")
+            counted(jobs.len(), self.what)
         );
         Some(Verdict { mostly, reason })
     }
@@ -122,7 +137,7 @@ mod tests {
 
     impl World {
         fn new() -> Self {
-            Self(Calls::default(), Instant::now())
+            Self(Calls::of("job"), Instant::now())
         }
 
         fn note(&mut self, kind: OutcomeKind, job: &str) -> Option<String> {

@@ -1,4 +1,4 @@
-use super::super::observe::Coverage;
+use super::super::observation::Coverage;
 use super::*;
 
 fn round(now_unix_s: i64) -> Round<'static> {

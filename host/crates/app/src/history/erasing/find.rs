@@ -11,7 +11,7 @@ use patchbay_store::{ErasedJob, Person, Term};
 use super::{EraseError, EraseTarget, Erasing, key_of, of_key};
 
 /// Limit of the scan of jobs in Redis: an operator waits for it.
-const LOOK_FOR: Duration = Duration::from_secs(60);
+pub(super) const LOOK_FOR: Duration = Duration::from_secs(60);
 /// Texts are not searched for shorter values, since those are parts of other words.
 const LEAST_IN_TEXTS: usize = 9;
 /// Levels of parents above a job.

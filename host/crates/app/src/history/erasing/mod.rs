@@ -10,6 +10,7 @@ mod find;
 mod remove;
 
 use std::collections::{BTreeMap, HashSet};
+use std::time::Instant;
 
 use patchbay_api::history::{Erasure, Live, LiveJob, Places};
 use patchbay_model::job::{JobKey, JobState};
@@ -19,8 +20,9 @@ use patchbay_queue::{Broker, Deduplicated, QueueError};
 use patchbay_store::{ErasedJob, NewErasure, PendingErasure, Store, StoreError, Texts};
 use tracing::info;
 
-use self::find::Found;
+use self::find::{Found, LOOK_FOR, Subject};
 use super::SealedBodies;
+use crate::inbox::{InboxParts, Sought};
 
 /// Most jobs that an answer names.
 const MOST_NAMED: usize = 100;
@@ -74,16 +76,20 @@ pub(crate) struct Erasing<'a> {
     /// Opens the results of parents in flows. Not needed by [`Erasing::go_on`], which knows the
     /// jobs.
     pub bodies: Option<&'a SealedBodies>,
+    /// Likewise: what vendors have sent.
+    pub inbox: Option<&'a InboxParts>,
 }
 
 impl Erasing<'_> {
     /// Shows what [`Erasing::erase`] would do.
     pub(crate) async fn preview(&self, wanted: &EraseTarget) -> Result<Erasure, EraseError> {
         let subject = self.subject(wanted).await?;
-        let found = self.find(wanted, subject.as_ref()).await?;
+        let mut found = self.find(wanted, subject.as_ref()).await?;
         let (meant, mut left) = self.sort(&found, wanted.unfinished);
         let jobs: Vec<ErasedJob> = found.jobs.iter().cloned().collect();
         let mut places = Places::default();
+        self.in_inbox(wanted, subject.as_ref(), &mut found, &mut places, true)
+            .await?;
         let kept = self.kept(wanted, subject.as_ref()).await?;
         let kept_count = kept.len() as u64;
         for located in &found.located {
@@ -167,7 +173,10 @@ impl Erasing<'_> {
                 places.redis_unfinished += 1;
             }
         }
-        let found = self.find(wanted, subject.as_ref()).await?;
+        let mut found = self.find(wanted, subject.as_ref()).await?;
+        // Before the jobs are written down: an erasure that is interrupted here has to be repeated.
+        self.in_inbox(wanted, subject.as_ref(), &mut found, &mut places, false)
+            .await?;
         let jobs: Vec<ErasedJob> = found.jobs.iter().cloned().collect();
         self.store.list_erased_jobs(erasure, &jobs).await?;
         let mask = subject.map(|subject| subject.mask).unwrap_or_default();
@@ -240,6 +249,44 @@ impl Erasing<'_> {
         }
         self.store.end_erasures(self.queues.prefix()).await?;
         Ok(done)
+    }
+
+    /// What vendors have sent of the person, or from which one of the jobs came.
+    async fn in_inbox(
+        &self,
+        wanted: &EraseTarget,
+        subject: Option<&Subject>,
+        found: &mut Found,
+        places: &mut Places,
+        only_count: bool,
+    ) -> Result<(), EraseError> {
+        let Some(inbox) = self.inbox else {
+            return Ok(());
+        };
+        let jobs: HashSet<String> = found.jobs.iter().map(|job| job.job_id.clone()).collect();
+        let no_mask = Mask::default();
+        let path = wanted.person.as_ref().map(|(path, _)| path);
+        let sought = Sought {
+            person: path
+                .zip(subject)
+                .map(|(path, subject)| (path, subject.values.as_slice())),
+            mask: subject.map_or(&no_mask, |subject| &subject.mask),
+            jobs: &jobs,
+            queue: wanted.queue.as_ref(),
+        };
+        places.inbox_left = inbox.drained(self.queues).await?;
+        let until = Instant::now() + LOOK_FOR;
+        let holding = inbox.holding(sought, until).await?;
+        found.complete &= holding.is_complete;
+        places.inbox_left += holding.left;
+        if only_count {
+            places.inbox = holding.ids.len() as u64;
+            return Ok(());
+        }
+        let (erased, left) = inbox.erase_all(&holding.ids).await?;
+        places.inbox = erased;
+        places.inbox_left += left;
+        Ok(())
     }
 
     /// Splits the jobs into those that are erased and those that are left.
@@ -341,7 +388,7 @@ fn report(found: Found, left: Vec<LiveJob>) -> Erasure {
             "incident bundles, exports and logs that were taken before",
             "audit trails, which are kept for good",
             "the person's account, if there is one, with its sessions",
-            "requests in the inbox of webhooks (patchbay inbox erase ID), and answers that are kept for a day under an Idempotency-Key",
+            "answers that are kept for a day under an Idempotency-Key",
             "tables and services of plugins, and what was sent",
             "copies of other programs that work on the queues",
             "Redis's append-only file, until Redis rewrites it (BGREWRITEAOF)",

@@ -17,6 +17,15 @@ use crate::secrets::SecretValue;
 
 const FORM: &str = "application/x-www-form-urlencoded";
 
+/// What the name of a field of the call's credential begins with where secrets are looked up; no
+/// secret's name has such a character.
+const FIELD: &str = "field:";
+
+/// The field of the call's credential, when that is what a name means.
+pub(crate) fn credential_field(name: &str) -> Option<&str> {
+    name.strip_prefix(FIELD)
+}
+
 pub(super) type Secrets<'a> = &'a (dyn Fn(&str) -> Option<SecretValue> + Sync);
 
 /// The secret's value; the error names the secret.
@@ -55,25 +64,12 @@ pub(super) fn put_in(
         }
         EgressAuth::Header { name, value } => {
             let value = secret(secrets, value)?;
-            let name = HeaderName::from_str(name).map_err(|_| {
-                HttpError::Denied("the header name of the egress rule is not valid".into())
-            })?;
-            request
-                .headers
-                .insert(name, sensitive(value.expose().to_owned())?);
+            add_header(request, name, &value)?;
             Ok(vec![value])
         }
         EgressAuth::Query { name, value } => {
             let value = secret(secrets, value)?;
-            if names_field(request.url.query().unwrap_or_default().as_bytes(), name) {
-                return Err(HttpError::Invalid(format!(
-                    "query parameter {name:?}: the host fills it in; leave it out"
-                )));
-            }
-            request
-                .url
-                .query_pairs_mut()
-                .append_pair(name, value.expose());
+            add_parameter(request, name, &value)?;
             Ok(vec![value])
         }
         EgressAuth::Form { name, value } => {
@@ -82,6 +78,32 @@ pub(super) fn put_in(
             Ok(vec![value])
         }
         EgressAuth::OAuth2 { .. } => Ok(Vec::new()),
+        EgressAuth::Credential(places) => {
+            let field = |field: &String| {
+                secrets(&format!("{FIELD}{field}")).ok_or_else(|| {
+                    HttpError::Denied(format!(
+                        "the credential has no field {field}: save it again"
+                    ))
+                })
+            };
+            let mut sent = Vec::new();
+            for (name, value) in &places.query {
+                let value = field(value)?;
+                add_parameter(request, name, &value)?;
+                sent.push(value);
+            }
+            for (name, value) in &places.form {
+                let value = field(value)?;
+                add_field(request, name, &value)?;
+                sent.push(value);
+            }
+            for (name, value) in &places.header {
+                let value = field(value)?;
+                add_header(request, name, &value)?;
+                sent.push(value);
+            }
+            Ok(sent)
+        }
     }
 }
 
@@ -109,6 +131,28 @@ fn unusable() -> HttpError {
         "a secret of the egress rule has a character that cannot be sent where the rule puts it"
             .into(),
     )
+}
+
+fn add_header(request: &mut Outgoing, name: &str, value: &SecretValue) -> Result<(), HttpError> {
+    let name = HeaderName::from_str(name)
+        .map_err(|_| HttpError::Denied("the header name of the egress rule is not valid".into()))?;
+    request
+        .headers
+        .insert(name, sensitive(value.expose().to_owned())?);
+    Ok(())
+}
+
+fn add_parameter(request: &mut Outgoing, name: &str, value: &SecretValue) -> Result<(), HttpError> {
+    if names_field(request.url.query().unwrap_or_default().as_bytes(), name) {
+        return Err(HttpError::Invalid(format!(
+            "query parameter {name:?}: the host fills it in; leave it out"
+        )));
+    }
+    request
+        .url
+        .query_pairs_mut()
+        .append_pair(name, value.expose());
+    Ok(())
 }
 
 fn add_field(request: &mut Outgoing, name: &str, value: &SecretValue) -> Result<(), HttpError> {

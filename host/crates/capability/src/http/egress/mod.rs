@@ -13,6 +13,7 @@
 //! | `address`, `resolver` | where connections may go |
 //! | `client`, `clients` | connections, and the token that belongs to them |
 //! | `relay` | a response that is passed on in pieces |
+//! | `relay_content`, `relay_body`, `relay_places` | its content as it comes; on its way to the client; how many there are |
 //! | `exchange` | one request over the network, bounded in time and size |
 //! | `certificate` | when certificates of outside hosts end |
 
@@ -24,6 +25,9 @@ mod exchange;
 mod inject;
 mod oauth2;
 mod relay;
+mod relay_body;
+mod relay_content;
+mod relay_places;
 mod request;
 mod resolver;
 
@@ -42,7 +46,6 @@ use reqwest::header::{ACCEPT_ENCODING, HeaderValue};
 use reqwest::{Certificate, Method};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
@@ -51,9 +54,14 @@ use self::client::EgressClient;
 use self::clients::Clients;
 use self::exchange::{Exchanged, Reading, exchange};
 use self::inject::Secrets;
+pub(crate) use self::inject::credential_field;
 use self::oauth2::Grant;
 pub(crate) use self::relay::Followed;
-pub use self::relay::{RelayAborted, RelayBody, Relayed};
+pub use self::relay::Relayed;
+pub use self::relay_body::RelayBody;
+pub use self::relay_content::RelayAborted;
+pub(crate) use self::relay_places::Place;
+pub use self::relay_places::{NoPlace, RelayPace, Relays};
 use self::request::Outgoing;
 use self::resolver::{Lookup, System};
 use crate::breaker::{Admission, Report};
@@ -64,6 +72,8 @@ use crate::secrets::SecretValue;
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 /// For rules that set none.
 const DEFAULT_MAX_RESPONSE_BYTES: u64 = 1 << 20;
+/// A larger body is searched for credentials on a thread of its own.
+const SEARCHED_AT_ONCE: usize = 64 << 10;
 /// Message for the guest; the operator's log names the rule.
 const ECHOED: &str = "the response repeats a credential that the host put in, and is withheld";
 
@@ -74,6 +84,8 @@ pub struct EgressConfig {
     pub allow_addresses: Vec<String>,
     /// PEM file with certificates that are trusted in addition to the system's.
     pub ca_file: Option<PathBuf>,
+    /// How fast clients of relayed responses must read.
+    pub pace: RelayPace,
 }
 
 /// An invalid configuration. Each message begins with the key.
@@ -105,8 +117,8 @@ pub(crate) struct Caller<'a> {
 
 pub struct Egress {
     clients: Clients,
-    /// Responses that are passed on at the same time.
-    relays: Arc<Semaphore>,
+    /// Responses that are passed on.
+    relays: Arc<Relays>,
 }
 
 impl Egress {
@@ -129,7 +141,7 @@ impl Egress {
             .unwrap_or_default();
         Ok(Self {
             clients: Clients::new(allowed, roots, lookup),
-            relays: Arc::new(Semaphore::new(relay::MAX_RELAYS)),
+            relays: Relays::new(config.pace),
         })
     }
 
@@ -209,18 +221,10 @@ impl Egress {
         let answer = deliver(&client, rule, secrets, outgoing, started + limit, reading).await;
         let (report, reason) = report(&answer);
         admission.report(report, reason);
-        let answer = answer.and_then(|(response, guarded)| {
-            let texts = response
-                .headers
-                .iter()
-                .map(|(_, value)| value.as_slice())
-                .chain([response.body.as_slice()]);
-            if credential_echo::repeats(texts, &guarded) {
-                Err(HttpError::Denied(ECHOED.into()))
-            } else {
-                Ok((response, guarded))
-            }
-        });
+        let answer = match answer {
+            Ok((response, guarded)) => unechoed(response, guarded).await,
+            Err(error) => Err(error),
+        };
         let elapsed_ms = started.elapsed().as_secs_f64() * 1e3;
         match &answer {
             Ok((response, _)) => {
@@ -232,6 +236,34 @@ impl Egress {
         }
         answer
     }
+}
+
+/// The response, unless it repeats a credential. A large one is searched on a thread of its own:
+/// others wait on this one.
+async fn unechoed(
+    mut response: Exchanged,
+    guarded: Vec<SecretValue>,
+) -> Result<(Exchanged, Vec<SecretValue>), HttpError> {
+    let headers = std::mem::take(&mut response.headers);
+    let body = std::mem::take(&mut response.body);
+    let is_large = body.len() > SEARCHED_AT_ONCE && !guarded.is_empty();
+    let search = move || {
+        let texts = headers.iter().map(|(_, value)| value.as_slice());
+        let found = credential_echo::repeats(texts.chain([body.as_slice()]), &guarded);
+        (found, headers, body, guarded)
+    };
+    let searched = match is_large {
+        true => tokio::task::spawn_blocking(search).await,
+        false => Ok(search()),
+    };
+    // Only while the host stops.
+    let searched = searched.map_err(|_| HttpError::Other("the host stops".into()));
+    let (found, headers, body, guarded) = searched?;
+    if found {
+        return Err(HttpError::Denied(ECHOED.into()));
+    }
+    (response.headers, response.body) = (headers, body);
+    Ok((response, guarded))
 }
 
 /// What the breaker is told. A 4xx status is an ordinary answer, 429 included: a host that says

@@ -97,17 +97,22 @@ fn headers(request: &HttpRequest, auth: Option<&EgressAuth>) -> Result<HeaderMap
     }
     let injected = match auth {
         Some(EgressAuth::Basic { .. } | EgressAuth::Bearer { .. } | EgressAuth::OAuth2 { .. }) => {
-            Some("authorization".to_owned())
+            vec!["authorization".to_owned()]
         }
-        Some(EgressAuth::Header { name, .. }) => Some(as_servers_read(name)),
-        Some(EgressAuth::Query { .. } | EgressAuth::Form { .. }) | None => None,
+        Some(EgressAuth::Header { name, .. }) => vec![as_servers_read(name)],
+        Some(EgressAuth::Credential(places)) => places
+            .header
+            .keys()
+            .map(|name| as_servers_read(name))
+            .collect(),
+        Some(EgressAuth::Query { .. } | EgressAuth::Form { .. }) | None => Vec::new(),
     };
     let mut headers = HeaderMap::new();
     for (name, value) in &request.headers {
         let refused = |reason: &str| HttpError::Invalid(format!("header {name:?}: {reason}"));
         let parsed = HeaderName::from_str(name).map_err(|_| refused("not a header name"))?;
         let read = as_servers_read(parsed.as_str());
-        if OWNED_BY_THE_HOST.contains(&read.as_str()) || injected.as_ref() == Some(&read) {
+        if OWNED_BY_THE_HOST.contains(&read.as_str()) || injected.contains(&read) {
             return Err(refused("the host fills it in"));
         }
         if READ_AS_ANOTHER_REQUEST.contains(&read.as_str()) || read.starts_with(FORWARDED) {

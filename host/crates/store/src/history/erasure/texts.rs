@@ -67,7 +67,7 @@ type Search = Option<Json<SavedSearch>>;
 type Columns = &'static [(&'static str, bool)];
 
 /// Columns with texts, by place.
-const TEXT_COLUMNS: [(&str, Columns, Place); 12] = [
+const TEXT_COLUMNS: [(&str, Columns, Place); 13] = [
     (
         "dead_letters",
         &[("message", false), ("note", false), ("assignee", false)],
@@ -99,6 +99,7 @@ const TEXT_COLUMNS: [(&str, Columns, Place); 12] = [
     ("schedules", &[("description", false)], Place::Schedules),
     ("removed_schedules", &[("schedule", true)], Place::Schedules),
     ("erasures", &[("reason", false)], Place::Reasons),
+    ("inbox_replays", &[("reason", false)], Place::Reasons),
     (
         "quarantines",
         &[("reason", false), ("end_reason", false)],

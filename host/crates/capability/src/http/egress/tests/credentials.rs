@@ -1,3 +1,5 @@
+use patchbay_model::egress::CredentialPlaces;
+
 use super::*;
 
 const FORM: &str = "application/x-www-form-urlencoded";
@@ -181,4 +183,53 @@ async fn a_secret_without_a_usable_value_is_an_error_and_nothing_is_sent() {
         "{answer:?}"
     );
     assert!(server.seen().is_empty());
+}
+
+#[tokio::test]
+async fn a_named_credential_fills_in_all_its_places_and_nothing_that_the_guest_may_set() {
+    let server = Server::silent().await;
+    let pairs = |pairs: &[(&str, &str)]| {
+        let owned = pairs
+            .iter()
+            .map(|(name, field)| ((*name).to_owned(), (*field).to_owned()));
+        owned.collect::<std::collections::BTreeMap<_, _>>()
+    };
+    let query = EgressAuth::Credential(CredentialPlaces {
+        query: pairs(&[("mid", "mid"), ("key", "key")]),
+        header: pairs(&[("X-School", "mid")]),
+        ..CredentialPlaces::default()
+    });
+    let reading = || EgressRule {
+        methods: vec!["GET".into()],
+        ..rule(server.url("/**"), Some(query.clone()))
+    };
+    send(reading(), get(server.url("/x?limit=5")))
+        .await
+        .expect("a response");
+    let seen = server.last();
+    assert_eq!(
+        seen.uri.to_string(),
+        "/x?limit=5&key=v4lue%2Bof%2Ffield%3Akey%3F&mid=v4lue%2Bof%2Ffield%3Amid%3F"
+    );
+    assert_eq!(seen.header("x-school"), Some("v4lue+of/field:mid?"));
+    let own = get(server.url("/x?mid=mine"));
+    assert!(matches!(
+        send(reading(), own).await,
+        Err(HttpError::Invalid(_))
+    ));
+    let form = EgressAuth::Credential(CredentialPlaces {
+        form: pairs(&[("mid", "mid"), ("key", "key")]),
+        ..CredentialPlaces::default()
+    });
+    let writing = EgressRule {
+        methods: vec!["POST".into()],
+        ..rule(server.url("/**"), Some(form))
+    };
+    send(writing, post(server.url("/x"), FORM, "email=a%40b"))
+        .await
+        .expect("a response");
+    assert_eq!(
+        &server.last().body[..],
+        &b"email=a%40b&key=v4lue%2Bof%2Ffield%3Akey%3F&mid=v4lue%2Bof%2Ffield%3Amid%3F"[..]
+    );
 }

@@ -171,6 +171,7 @@ fn manifest(rules: &[EgressRule]) -> Arc<Manifest> {
         .into();
     let manifest = json!({
         "format": 1, "name": "test", "version": "1.0.0", "wit": "0.1", "secrets": secrets, "egress": rules,
+        "credentials": { "prefix": "school-", "fields": ["mid", "key"] },
     });
     Arc::new(Manifest::from_packed(manifest.to_string().as_bytes()).expect("a manifest"))
 }
