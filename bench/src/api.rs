@@ -5,13 +5,13 @@ use std::net::SocketAddr;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
 use crate::host_process::{HostProcess, Services};
+use crate::load;
 use crate::statistics::{Spread, percentile, verdict};
 use crate::world::World;
 
@@ -128,11 +128,18 @@ pub async fn express(
     services: &Services,
     env: &[(&str, &str)],
 ) -> anyhow::Result<(Child, SocketAddr)> {
+    express_app("bench-api.mjs", services, env).await
+}
+
+/// Runs a file of `tests/interop` that prints its port.
+pub async fn express_app(
+    file: &str,
+    services: &Services,
+    env: &[(&str, &str)],
+) -> anyhow::Result<(Child, SocketAddr)> {
+    let files = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/interop");
     let mut child = Command::new("node")
-        .arg(concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/../tests/interop/bench-api.mjs"
-        ))
+        .arg(format!("{files}/{file}"))
         .env("DATABASE_URL", &services.database_url)
         .env("REDIS_URL", &services.redis_url)
         .env("JWT_SECRET", JWT_SECRET)
@@ -149,57 +156,23 @@ pub async fn express(
 
 /// Sends the request over and over on every connection; each must be answered with 200.
 pub async fn load(side: SocketAddr, request: &str, lasts: Duration) -> anyhow::Result<Sample> {
-    let started = Instant::now();
-    let clients: Vec<_> = (0..CONNECTIONS)
-        .map(|_| tokio::spawn(client(side, request.to_owned(), started + lasts)))
-        .collect();
-    let mut times = Vec::new();
-    for client in clients {
-        times.extend(client.await??);
+    let request = request.as_bytes().to_vec();
+    let (answered, took) = load::apart(move || {
+        Box::pin(async move {
+            let started = Instant::now();
+            let next = move || request.clone();
+            let answered = load::as_fast_as_possible(side, CONNECTIONS, lasts, next).await?;
+            Ok((answered, started.elapsed().as_secs_f64()))
+        })
+    })
+    .await?;
+    if let Some(other) = answered.iter().find(|one| one.status != 200) {
+        bail!("{side} has answered {}", other.status);
     }
-    let took = started.elapsed().as_secs_f64();
-    ensure!(!times.is_empty(), "{side} has answered nothing");
+    let times: Vec<f64> = answered.iter().map(|one| one.ms).collect();
     Ok(Sample {
         per_second: times.len() as f64 / took,
         p50_ms: percentile(times.clone(), 0.5),
         p99_ms: percentile(times, 0.99),
     })
-}
-
-/// As little as HTTP needs, so that the load takes little of the processors; milliseconds of each
-/// request.
-async fn client(side: SocketAddr, request: String, until: Instant) -> anyhow::Result<Vec<f64>> {
-    let mut stream = TcpStream::connect(side).await?;
-    stream.set_nodelay(true)?;
-    let (mut buffer, mut times) = (vec![0; 16 << 10], Vec::new());
-    while Instant::now() < until {
-        let started = Instant::now();
-        stream.write_all(request.as_bytes()).await?;
-        let mut filled = 0;
-        loop {
-            let read = stream.read(&mut buffer[filled..]).await?;
-            ensure!(read > 0, "{side} has closed a connection");
-            filled += read;
-            if is_whole(&buffer[..filled])? {
-                break;
-            }
-        }
-        times.push(started.elapsed().as_secs_f64() * 1e3);
-    }
-    Ok(times)
-}
-
-/// Whether this is a whole answer; an error if it is another than 200.
-fn is_whole(answer: &[u8]) -> anyhow::Result<bool> {
-    let Some(head) = answer.windows(4).position(|four| four == b"\r\n\r\n") else {
-        return Ok(false);
-    };
-    let text = std::str::from_utf8(&answer[..head])?;
-    ensure!(text.starts_with("HTTP/1.1 200"), "{text}");
-    let length = text.lines().find_map(|line| {
-        let (name, value) = line.split_once(':')?;
-        let is_length = name.eq_ignore_ascii_case("content-length");
-        is_length.then(|| value.trim().parse::<usize>().ok())?
-    });
-    Ok(answer.len() >= head + 4 + length.context("a content-length")?)
 }

@@ -152,13 +152,38 @@ impl HostProcess {
         Ok(())
     }
 
+    pub async fn set_secret(&self, plugin: &str, name: &str, value: &str) -> anyhow::Result<()> {
+        let path = format!("/api/admin/plugins/{plugin}/secrets/{name}");
+        let body = json!({ "value": value }).to_string();
+        let request = self.http.put(format!("{}{path}", self.url));
+        self.ask(&path, request, "application/json", body.into_bytes())
+            .await?;
+        Ok(())
+    }
+
+    /// From now on, its jobs wait, or run again.
+    pub async fn pause(&self, queue: &str, is_paused: bool) -> anyhow::Result<()> {
+        let what = if is_paused { "pause" } else { "resume" };
+        let path = format!("/api/admin/queues/{queue}/{what}");
+        self.tell(&path, "application/json", Vec::new()).await?;
+        Ok(())
+    }
+
     /// Gives the answer's data.
     async fn tell(&self, path: &str, content_type: &str, body: Vec<u8>) -> anyhow::Result<Value> {
-        let request = self
-            .http
-            .post(format!("{}{path}", self.url))
-            .basic_auth("bench", Some("bench"));
+        let request = self.http.post(format!("{}{path}", self.url));
+        self.ask(path, request, content_type, body).await
+    }
+
+    async fn ask(
+        &self,
+        path: &str,
+        request: reqwest::RequestBuilder,
+        content_type: &str,
+        body: Vec<u8>,
+    ) -> anyhow::Result<Value> {
         let answer = request
+            .basic_auth("bench", Some("bench"))
             .header("content-type", content_type)
             .body(body)
             .send()

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use patchbay_runtime::{JobCall, Runtime, RuntimeConfig};
-use tokio_util::sync::CancellationToken;
+use patchbay_runtime::{Runtime, RuntimeConfig};
 
+use crate::job_call::call;
 use crate::statistics::{Spread, percentile, verdict};
 use crate::world::limits;
 
@@ -90,23 +90,4 @@ pub async fn run(guest: &[u8], pairs: usize) -> anyhow::Result<()> {
         );
     }
     Ok(())
-}
-
-pub fn call(name: &str, data: &str) -> JobCall {
-    JobCall {
-        id: "1".into(),
-        queue: "hostileQueue".into(),
-        name: name.into(),
-        data: data.into(),
-        attempt: 1,
-        max_attempts: 1,
-        enqueued_at_ms: 0,
-        idempotency_key: "key".into(),
-        correlation_id: "correlation".into(),
-        platform: "platform".into(),
-        schedule_id: None,
-        first_deferred_at_ms: None,
-        occupancy: Default::default(),
-        cancel: CancellationToken::new(),
-    }
 }

@@ -11,9 +11,13 @@ mod email;
 mod enqueue;
 mod history;
 mod host_process;
+mod inbox;
+#[cfg(feature = "extism")]
 mod instantiate;
+mod job_call;
 mod jobs;
 mod latency;
+mod load;
 mod many_plugins;
 mod overview;
 mod process;
@@ -34,8 +38,9 @@ const ALONE: [&str; 4] = ["instantiate", "capabilities", "push", "start"];
 /// Only when it is named: it fills a database for minutes.
 const ON_REQUEST: &str = "search";
 /// Those that are measured with Redis set up in two ways; all but the first two in the first only.
-const WITH_REDIS: [&str; 9] = [
+const WITH_REDIS: [&str; 10] = [
     "jobs", "latency", "enqueue", "overview", "deep", "process", "history", "api", "routes",
+    "inbox",
 ];
 
 /// Interleaved pairs per comparison; `PATCHBAY_BENCH_PAIRS` for a quick look.
@@ -100,7 +105,10 @@ async fn main() -> anyhow::Result<()> {
     println!("{pairs} interleaved pairs per comparison; medians, and in brackets the quartiles");
     println!();
     if sections.wants("instantiate") {
+        #[cfg(feature = "extism")]
         instantiate::run(&guest, pairs).await?;
+        #[cfg(not(feature = "extism"))]
+        println!("instantiate: not measured, since this was built without Extism");
     }
     if sections.wants("capabilities") {
         capabilities::run(pairs).await?;
@@ -142,6 +150,7 @@ async fn main() -> anyhow::Result<()> {
                 "history" => history::run(&world, pairs).await?,
                 "api" => api::run(&world, pairs).await?,
                 "routes" => routes::run(&world, pairs).await?,
+                "inbox" => inbox::run(&world, pairs).await?,
                 "deep" => deep::run(&world, pairs.min(5)).await?,
                 _ => process::run(&world, pairs).await?,
             }

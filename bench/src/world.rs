@@ -287,7 +287,7 @@ impl World {
         let revision = runtime.load(guest).await?;
         let wasm_per_ms = iterations_per_ms(|iterations| {
             let job =
-                crate::instantiate::call("compute", &format!(r#"{{"iterations":{iterations}}}"#));
+                crate::job_call::call("compute", &format!(r#"{{"iterations":{iterations}}}"#));
             let report = revision.run_job(job, None);
             async {
                 report

@@ -16,9 +16,9 @@ use patchbay_queue::{Broker, MAX_CLOCK_SKEW_MS, Standing, Trouble};
 use patchbay_store::{ReadOnly, Store, StoreProbe};
 use tracing::{error, info, warn};
 
+use crate::Parts;
 use crate::plugins::Plugins;
 use crate::service::{ServiceStatus, ServiceTrouble};
-use crate::{Error, Parts};
 
 /// Longest wait for one dependency. Load balancers commonly wait 2 to 5 s; the answer must come
 /// before that.
@@ -132,15 +132,11 @@ impl HealthCheck {
         }
     }
 
-    /// Whether Postgres and Redis answer. Fails where the check itself does.
-    pub async fn report(&self) -> Result<HealthReport, Error> {
-        // In a task, so that a panic in the check is an error like others.
-        let health = Arc::clone(&self.health);
-        let probe = tokio::spawn(async move { health.probe().await })
-            .await
-            .map_err(|_| Error::internal())?;
+    /// Whether Postgres and Redis answer. A fault of the check itself counts as no answer.
+    pub async fn report(&self) -> HealthReport {
+        let probe = self.health.probe().await;
         let is_healthy = probe.healthy();
-        Ok(HealthReport {
+        HealthReport {
             success: is_healthy,
             message: (!is_healthy).then(|| "Service unavailable".to_owned()),
             data: HealthData {
@@ -155,7 +151,7 @@ impl HealthCheck {
                 ),
                 redis: dependency("redis", probe.redis, None),
             },
-        })
+        }
     }
 
     /// Whether to send work here.

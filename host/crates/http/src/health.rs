@@ -7,7 +7,6 @@ use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use patchbay_api::health::{HealthLive, HealthReady, HealthShow};
 use patchbay_app::health::HealthCheck;
-use serde_json::json;
 
 use crate::routes::Routes;
 
@@ -19,13 +18,8 @@ pub(crate) fn routes(routes: Routes) -> Routes {
 }
 
 async fn show(State(health): State<HealthCheck>) -> Response {
-    match health.report().await {
-        Ok(report) => (status(report.success), Json(report)).into_response(),
-        Err(_) => {
-            let body = json!({ "success": false, "message": "Internal server error", "error": "the health check failed" });
-            (StatusCode::INTERNAL_SERVER_ERROR, Json(body)).into_response()
-        }
-    }
+    let report = health.report().await;
+    (status(report.success), Json(report)).into_response()
 }
 
 async fn live() -> &'static str {

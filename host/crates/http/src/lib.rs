@@ -83,6 +83,7 @@ use patchbay_telemetry::traces::Traces;
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio_util::task::TaskTracker;
+use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
 use tracing::warn;
 use utoipa::OpenApi;
@@ -340,28 +341,45 @@ fn router(
     let plugin_routes = state.app.routes.clone();
     let limited = middleware::from_fn_with_state(state.anonymous.clone(), anonymous::limit);
     let recorded = cross_site::RecordedReads::new(patchbay_api::operations());
+    let origins = Arc::clone(&limits.allowed_origins);
+    // The outermost comes first. One layer for the router: it boxes each of its layers, and copies
+    // them with each request.
+    let layers = ServiceBuilder::new()
+        .layer(middleware::from_fn_with_state(platforms, request_id::trace))
+        .layer(middleware::from_fn_with_state(
+            plugin_routes.clone(),
+            plugin_routes::look_up,
+        ))
+        .layer(middleware::from_fn_with_state(requests, measure::count))
+        .layer(middleware::from_fn_with_state(
+            is_https,
+            security_headers::add,
+        ))
+        .layer(middleware::from_fn(quotas::tell))
+        .layer(middleware::from_fn_with_state(cors.clone(), cors::answer))
+        .layer(CatchPanicLayer::custom(|_| {
+            tracing::error!("a request failed because of a fault of the host: its message and backtrace are in the line before");
+            error::ApiError::internal().into_response()
+        }))
+        .layer(middleware::from_fn(framing::refuse_two_lengths))
+        .layer(middleware::from_fn(host_header::require_one))
+        .layer(middleware::from_fn(credential_headers::refuse_repeated))
+        .layer(middleware::from_fn(paths::refuse_ambiguous))
+        .layer(middleware::from_fn_with_state(
+            (origins, cors, recorded),
+            cross_site::refuse,
+        ))
+        .layer(middleware::from_fn_with_state(
+            limits.body_timeout,
+            body_timeout::read_in_time,
+        ))
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES));
     router
         .route("/api/openapi.json", get(document).layer(limited.clone()))
         .merge(api_docs::router().layer(limited))
         .fallback(plugin_routes::answer)
         .method_not_allowed_fallback(method_not_allowed)
-        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
-        .layer(middleware::from_fn_with_state(limits.body_timeout, body_timeout::read_in_time))
-        .layer(middleware::from_fn_with_state((Arc::clone(&limits.allowed_origins), cors.clone(), recorded), cross_site::refuse))
-        .layer(middleware::from_fn(paths::refuse_ambiguous))
-        .layer(middleware::from_fn(credential_headers::refuse_repeated))
-        .layer(middleware::from_fn(host_header::require_one))
-        .layer(middleware::from_fn(framing::refuse_two_lengths))
-        .layer(CatchPanicLayer::custom(|_| {
-            tracing::error!("a request failed because of a fault of the host: its message and backtrace are in the line before");
-            error::ApiError::internal().into_response()
-        }))
-        .layer(middleware::from_fn_with_state(cors, cors::answer))
-        .layer(middleware::from_fn(quotas::tell))
-        .layer(middleware::from_fn_with_state(is_https, security_headers::add))
-        .layer(middleware::from_fn_with_state(requests, measure::count))
-        .layer(middleware::from_fn_with_state(plugin_routes, plugin_routes::look_up))
-        .layer(middleware::from_fn_with_state(platforms, request_id::trace))
+        .layer(layers)
         .with_state(state)
 }
 

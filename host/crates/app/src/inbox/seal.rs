@@ -3,6 +3,7 @@
 //! The key is a host key, sealed by the master key. Each row has a key of its own, derived from it
 //! by the row's id: no number of rows wears it out, and rows cannot change places.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use parking_lot::Mutex;
 use patchbay_store::StoreError;
 use uuid::Uuid;
 use zeroize::Zeroizing;
+use zstd::bulk::Compressor;
 
 use crate::sealed_keys::{OpenedKey, SealedKeyError, SealedKeys};
 
@@ -60,6 +62,20 @@ pub(super) struct SealKey {
 
 /// A key and its id, as Postgres and the snapshot keep them, sealed.
 pub(super) type KeyBytes = (String, Zeroizing<[u8; 32]>);
+
+thread_local! {
+    /// One per thread: to make one costs more than to compress a request.
+    static COMPRESSOR: RefCell<Option<Compressor<'static>>> = const { RefCell::new(None) };
+}
+
+fn compressed(content: &[u8]) -> Option<Vec<u8>> {
+    COMPRESSOR.with_borrow_mut(|kept| {
+        if kept.is_none() {
+            *kept = Compressor::new(COMPRESSION).ok();
+        }
+        kept.as_mut()?.compress(content).ok()
+    })
+}
 
 impl Seals {
     pub(super) fn new(sealed: SealedKeys) -> Self {
@@ -137,7 +153,7 @@ impl SealKey {
 
     pub(super) fn seal(&self, id: Uuid, part: Part, content: &[u8]) -> Vec<u8> {
         let smaller = (content.len() >= WORTH_COMPRESSING)
-            .then(|| zstd::bulk::compress(content, COMPRESSION).ok())
+            .then(|| compressed(content))
             .flatten()
             .filter(|smaller| smaller.len() < content.len());
         let mut sealed = Vec::with_capacity(content.len() + NONCE_BYTES + 32);

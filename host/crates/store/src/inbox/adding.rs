@@ -120,11 +120,11 @@ impl Store {
         let keys: Vec<&[u8]> = events.iter().map(|(key, _)| &key[..]).collect();
         let mut owners: HashMap<Vec<u8>, Uuid> = HashMap::new();
         if !events.is_empty() {
-            sqlx::query(
+            let new = sqlx::query(
                 "insert into inbox_events (event_key, plugin, webhook, inbox_id, received_at, expires_at) \
                  select * from unnest($1::bytea[], $2::text[], $3::text[], $4::uuid[], $5::timestamptz[], $6::timestamptz[]) \
                    as t (event_key, plugin, webhook, inbox_id, received_at, expires_at) \
-                 order by t.event_key on conflict do nothing",
+                 order by t.event_key on conflict do nothing returning event_key, inbox_id",
             )
             .bind(&keys)
             .bind(events.iter().map(|(_, row)| row.plugin.as_str()).collect::<Vec<_>>())
@@ -132,16 +132,26 @@ impl Store {
             .bind(events.iter().map(|(_, row)| row.id).collect::<Vec<_>>())
             .bind(events.iter().map(|(_, row)| row.received_at).collect::<Vec<_>>())
             .bind(events.iter().map(|(_, row)| row.remember_until).collect::<Vec<_>>())
-            .execute(&mut *tx)
-            .await?;
-            let known = sqlx::query(
-                "select event_key, inbox_id from inbox_events where event_key = any($1)",
-            )
-            .bind(&keys)
             .fetch_all(&mut *tx)
             .await?;
-            for row in known {
+            for row in new {
                 owners.insert(row.try_get("event_key")?, row.try_get("inbox_id")?);
+            }
+            // Mostly none: events come once.
+            let others: Vec<&[u8]> = keys
+                .into_iter()
+                .filter(|key| !owners.contains_key(*key))
+                .collect();
+            if !others.is_empty() {
+                let known = sqlx::query(
+                    "select event_key, inbox_id from inbox_events where event_key = any($1)",
+                )
+                .bind(others)
+                .fetch_all(&mut *tx)
+                .await?;
+                for row in known {
+                    owners.insert(row.try_get("event_key")?, row.try_get("inbox_id")?);
+                }
             }
         }
         let mut added = Vec::with_capacity(rows.len());
