@@ -166,6 +166,7 @@ async fn the_operator_opens_networks_for_all_rules_and_nothing_beside_them() {
     let config = EgressConfig {
         allow_addresses: vec!["127.0.0.0/31".into()],
         ca_file: None,
+        ..EgressConfig::default()
     };
     let egress = Egress::new(config).expect("a configuration");
     let rules = ["127.0.0.1", "127.0.0.2"].map(|host| EgressRule {
@@ -186,6 +187,7 @@ async fn the_operator_opens_networks_for_all_rules_and_nothing_beside_them() {
     let odd = Egress::new(EgressConfig {
         allow_addresses: vec!["everything".into()],
         ca_file: None,
+        ..EgressConfig::default()
     });
     assert!(
         odd.err()

@@ -58,6 +58,7 @@ async fn call(
     let config = EgressConfig {
         allow_addresses: Vec::new(),
         ca_file,
+        ..EgressConfig::default()
     };
     let egress =
         Egress::with_lookup(config, Scripted::new(&[&["127.0.0.1"]])).expect("a configuration");
@@ -134,6 +135,7 @@ fn a_ca_file_that_cannot_be_used_is_refused_under_its_key() {
         let config = EgressConfig {
             allow_addresses: Vec::new(),
             ca_file: Some(file.path().to_owned()),
+            ..EgressConfig::default()
         };
         let error = Egress::new(config).err().expect(expected).to_string();
         assert!(
@@ -144,6 +146,7 @@ fn a_ca_file_that_cannot_be_used_is_refused_under_its_key() {
     let config = EgressConfig {
         allow_addresses: Vec::new(),
         ca_file: Some("/nowhere/ca.pem".into()),
+        ..EgressConfig::default()
     };
     let error = Egress::new(config).err().expect("refused").to_string();
     assert!(
@@ -162,6 +165,7 @@ async fn when_a_certificate_ends_is_learned_from_a_call_that_goes_out_anyway() {
     let config = EgressConfig {
         allow_addresses: Vec::new(),
         ca_file: Some(file.path().to_owned()),
+        ..EgressConfig::default()
     };
     let egress =
         Egress::with_lookup(config, Scripted::new(&[&["127.0.0.1"]])).expect("a configuration");
