@@ -164,9 +164,12 @@ fn the_environment_wins_over_the_file_and_unknown_keys_in_it_are_refused() {
         ),
         ("env", "mine")
     );
-    assert_eq!(config.egress.calls().allow_addresses, ["10.0.0.0/8", "::1"]);
     assert_eq!(
-        config.egress.calls().ca_file.as_deref(),
+        config.egress.calls(config.routes.pace()).allow_addresses,
+        ["10.0.0.0/8", "::1"]
+    );
+    assert_eq!(
+        config.egress.calls(config.routes.pace()).ca_file.as_deref(),
         Some(std::path::Path::new("ca.pem"))
     );
     let text = problems(Config::load(
