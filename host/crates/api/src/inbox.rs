@@ -7,8 +7,7 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use crate::answer::{Data, List};
-use crate::body::{Json, NoBody};
-pub use crate::inbox_many::*;
+use crate::body::NoBody;
 use crate::operation::NoQuery;
 use crate::reveal::Reveal;
 use crate::{operations, path_params};
@@ -65,18 +64,6 @@ operations! {
     InboxErase = "inbox.erase": DELETE "/api/admin/inbox/{id}" (InboxPath, NoQuery, NoBody) -> Data<InboxItem>,
         Operator, Destroys("erases the content of the request"), audit "inbox.erase", data Shown(&["message"]),
         errors [409 "its jobs are being added"];
-    /// Judge many requests again, at their original time. Without `token`: a preview. With the token
-    /// of a preview: a part of exactly those requests; `nextCursor` leads to the next part.
-    InboxVerifyMany = "inbox.verify_many": POST "/api/admin/inbox/verify" ((), NoQuery, Json<InboxMany>) -> Data<InboxManyAnswer>,
-        Operator, Changes, audit "inbox.verify-many", data Shown(&["message"]), errors [409 "too many requests match"];
-    /// Process many requests: judge them again, and add their jobs. As `inbox.verify_many` in parts,
-    /// after a preview.
-    InboxReplayMany = "inbox.replay_many": POST "/api/admin/inbox/replay" ((), NoQuery, Json<InboxMany>) -> Data<InboxManyAnswer>,
-        Operator, Changes, audit "inbox.replay-many", data Shown(&["message"]), errors [409 "too many requests match"];
-    /// Erase the content of many requests for good. As `inbox.verify_many` in parts, after a preview.
-    InboxEraseMany = "inbox.erase_many": POST "/api/admin/inbox/erase" ((), NoQuery, Json<InboxMany>) -> Data<InboxManyAnswer>,
-        Operator, Destroys("erases the content of these requests"), audit "inbox.erase-many", data Shown(&["message"]),
-        errors [409 "too many requests match"];
 }
 
 /// A webhook of a plugin, and how it stands.

@@ -6,7 +6,26 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::inbox::InboxItem;
+use crate::answer::Data;
+use crate::body::Json;
+use crate::inbox::InboxItem;
+use crate::operation::NoQuery;
+use crate::operations;
+
+operations! {
+    /// Judge many requests again, at their original time. Without `token`: a preview. With the token
+    /// of a preview: a part of exactly those requests; `nextCursor` leads to the next part.
+    InboxVerifyMany = "inbox.verify_many": POST "/api/admin/inbox/verify" ((), NoQuery, Json<InboxMany>) -> Data<InboxManyAnswer>,
+        Operator, Changes, audit "inbox.verify-many", data Shown(&["message"]), errors [409 "too many requests match"];
+    /// Process many requests: judge them again, and add their jobs. As `inbox.verify_many` in parts,
+    /// after a preview.
+    InboxReplayMany = "inbox.replay_many": POST "/api/admin/inbox/replay" ((), NoQuery, Json<InboxMany>) -> Data<InboxManyAnswer>,
+        Operator, Changes, audit "inbox.replay-many", data Shown(&["message"]), errors [409 "too many requests match"];
+    /// Erase the content of many requests for good. As `inbox.verify_many` in parts, after a preview.
+    InboxEraseMany = "inbox.erase_many": POST "/api/admin/inbox/erase" ((), NoQuery, Json<InboxMany>) -> Data<InboxManyAnswer>,
+        Operator, Destroys("erases the content of these requests"), audit "inbox.erase-many", data Shown(&["message"]),
+        errors [409 "too many requests match"];
+}
 
 /// Which requests: by id, or by filter. Or the token of a preview.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]

@@ -18,7 +18,7 @@ pub mod headers;
 pub mod health;
 pub mod history;
 pub mod inbox;
-mod inbox_many;
+pub mod inbox_many;
 pub mod incident;
 pub mod jobs;
 pub mod keys;
@@ -57,6 +57,7 @@ pub fn operations() -> impl Iterator<Item = &'static Operation> {
         plugin_calls::OPERATIONS,
         routes::OPERATIONS,
         inbox::OPERATIONS,
+        inbox_many::OPERATIONS,
         sql::OPERATIONS,
         incident::OPERATIONS,
         health::OPERATIONS,

@@ -6,10 +6,11 @@ use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand, ValueEnum};
 use patchbay_api::body::NoBody;
 use patchbay_api::inbox::{
-    InboxCountView, InboxDetails, InboxErase, InboxItem, InboxList, InboxMany, InboxPath,
-    InboxReplay, InboxShow, InboxStats, InboxVerdict, InboxVerify, ListInbox, ReplayInbox,
-    VerifyInbox, WebhookDetails, WebhookPath, WebhookView, WebhooksList, WebhooksShow,
+    InboxCountView, InboxDetails, InboxErase, InboxItem, InboxList, InboxPath, InboxReplay,
+    InboxShow, InboxStats, InboxVerdict, InboxVerify, ListInbox, ReplayInbox, VerifyInbox,
+    WebhookDetails, WebhookPath, WebhookView, WebhooksList, WebhooksShow,
 };
+use patchbay_api::inbox_many::InboxMany;
 use patchbay_api::operation::NoQuery;
 use patchbay_api::reveal::Reveal;
 use patchbay_model::webhook::InboxState;

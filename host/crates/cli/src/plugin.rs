@@ -482,8 +482,8 @@ async fn list(client: &Client, output: Output) -> anyhow::Result<()> {
             plugin.revisions.to_string(),
             plugin.queues.join(", "),
         ];
-        row.extend(routes.then(|| plugin.routes.join(", ")));
-        row.extend(webhooks.then(|| plugin.webhooks.join(", ")));
+        row.extend(routes.then(|| listed(&plugin.routes, "patchbay route list")));
+        row.extend(webhooks.then(|| listed(&plugin.webhooks, "patchbay webhook list")));
         row
     });
     let mut head = vec![
@@ -500,6 +500,14 @@ async fn list(client: &Client, output: Output) -> anyhow::Result<()> {
     let none = "No plugins. Push one: patchbay plugin push FILE";
     output.table_or(none, &head, rows.collect(), &plugins.raw);
     Ok(())
+}
+
+/// One path as it is; of more, how many there are and what lists them.
+fn listed(paths: &[String], command: &str) -> String {
+    match paths {
+        [] | [_] => paths.concat(),
+        paths => format!("{}: {command}", paths.len()),
+    }
 }
 
 async fn grants(plugin: String, client: &Client, output: Output) -> anyhow::Result<()> {

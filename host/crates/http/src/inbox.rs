@@ -2,10 +2,10 @@
 
 use patchbay_api::answer::Page;
 use patchbay_api::inbox::{
-    InboxDetails, InboxErase, InboxEraseMany, InboxItem, InboxList, InboxManyAnswer, InboxReplay,
-    InboxReplayMany, InboxShow, InboxStatistics, InboxStats, InboxVerdict, InboxVerify,
-    InboxVerifyMany, WebhookDetails, WebhookView, WebhooksList, WebhooksShow,
+    InboxDetails, InboxErase, InboxItem, InboxList, InboxReplay, InboxShow, InboxStatistics,
+    InboxStats, InboxVerdict, InboxVerify, WebhookDetails, WebhookView, WebhooksList, WebhooksShow,
 };
+use patchbay_api::inbox_many::{InboxEraseMany, InboxManyAnswer, InboxReplayMany, InboxVerifyMany};
 use patchbay_app::inbox::Inbox;
 use patchbay_app::{Caller, Error};
 

@@ -12,9 +12,10 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use futures::future::try_join_all;
-use patchbay_api::inbox::{
+use patchbay_api::inbox::InboxVerdict;
+use patchbay_api::inbox_many::{
     InboxEraseMany, InboxGroup, InboxMany, InboxManyAnswer, InboxPreview, InboxProgress,
-    InboxReason, InboxReplayMany, InboxVerdict, InboxVerifyMany,
+    InboxReason, InboxReplayMany, InboxVerifyMany,
 };
 use patchbay_api::operation::Endpoint;
 use patchbay_model::webhook::InboxState;

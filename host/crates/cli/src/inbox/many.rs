@@ -2,7 +2,7 @@
 
 use patchbay_api::answer::Data;
 use patchbay_api::body::Json;
-use patchbay_api::inbox::{
+use patchbay_api::inbox_many::{
     InboxEraseMany, InboxMany, InboxManyAnswer, InboxPreview, InboxProgress, InboxReason,
     InboxReplayMany, InboxVerifyMany,
 };

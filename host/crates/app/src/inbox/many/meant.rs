@@ -3,7 +3,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::{DateTime, TimeDelta, Utc};
-use patchbay_api::inbox::InboxMany;
+use patchbay_api::inbox_many::InboxMany;
 use patchbay_model::webhook::InboxState;
 use patchbay_store::{EventKeys, InboxFilter};
 use serde::{Deserialize, Serialize};
