@@ -428,7 +428,7 @@ async fn every_command_that_reads_prints_the_envelope_and_fits_a_narrow_terminal
         assert_eq!(quiet.code, Some(0), "{args:?}: {}", quiet.err);
     }
     let names = run(&host, &["-q", "queue", "list"]).await?;
-    assert_eq!(names.out, "emailQueue\nplainQueue\n");
+    assert_eq!(names.out, "emailQueue\nmailLogQueue\nplainQueue\n");
     let added = run(&host, &["-q", "job", "add", QUEUE, "work"]).await?;
     assert!(added.out.trim().parse::<u64>().is_ok(), "{}", added.out);
     assert_eq!(run(&host, &["-q", "queue", "pause", QUEUE]).await?.out, "");

@@ -339,8 +339,6 @@ async fn while_the_vendor_is_away_nothing_is_lost_and_afterwards_nothing_is_done
     }
     let checked = super::check_credentials(&setting.host).await?;
     assert!(!checked.0, "{}", checked.1);
-    let told = setting.reconcile().await?;
-    println!("reconcile while it is away: {told}");
     assert_eq!(setting.vendor.asked(Operation::Connect), 1);
     assert_eq!(setting.vendor.asked(Operation::SendSms), 0);
 

@@ -353,9 +353,8 @@ async fn nothing_secret_of_operators_is_in_the_log_the_activity_or_the_database(
     entries_once(&world, "operator.refused", 1).await?;
     let value = cookie.split_once('=').context("a value")?.1;
     let link = ada.link.trim_start_matches("pbe_");
-    let secret_part = secret
-        .rsplit_once('_')
-        .map_or(secret.as_str(), |(_, part)| part);
+    // pbt_ID_SECRET: the secret may have underscores itself.
+    let secret_part = secret.splitn(3, '_').nth(2).context("a secret")?;
     let mut needles: Vec<&str> = vec![PASSWORD, value, link, secret_part, &ada.totp_secret];
     needles.extend(ada.recovery_codes.iter().map(String::as_str));
     let plain: Vec<String> = ada

@@ -319,7 +319,7 @@ async fn vendor(
         }
         Some(Misdeed::Status(status)) => return plain(status, "text/plain", "Something broke"),
         Some(Misdeed::Html(status)) => {
-            let page = format!("<html><body>{uri} went wrong</body></html>");
+            let page = format!("<html><body>{} went wrong</body></html>", uri.path());
             return plain(status, "text/html", &page);
         }
         Some(Misdeed::Error(code)) => return error(code, "Something is wrong"),

@@ -238,8 +238,9 @@ impl Egress {
     }
 }
 
-/// The response, unless it repeats a credential. A large one is searched on a thread of its own:
-/// others wait on this one.
+/// The response, unless it repeats a credential. Of a refusal the status stays, since the plugin must
+/// learn that its credentials are wrong, and pages of errors like to repeat the request. A large
+/// response is searched on a thread of its own: others wait on this one.
 async fn unechoed(
     mut response: Exchanged,
     guarded: Vec<SecretValue>,
@@ -259,8 +260,13 @@ async fn unechoed(
     // Only while the host stops.
     let searched = searched.map_err(|_| HttpError::Other("the host stops".into()));
     let (found, headers, body, guarded) = searched?;
-    if found {
+    if found && response.status < 400 {
         return Err(HttpError::Denied(ECHOED.into()));
+    }
+    if found {
+        warn!(status = response.status, "{ECHOED}, but for its status");
+        response.body = ECHOED.into();
+        return Ok((response, guarded));
     }
     (response.headers, response.body) = (headers, body);
     Ok((response, guarded))

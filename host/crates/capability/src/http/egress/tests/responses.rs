@@ -299,6 +299,26 @@ async fn a_response_that_repeats_a_credential_is_withheld_in_every_encoding() {
 }
 
 #[tokio::test]
+async fn of_a_refusal_that_repeats_a_credential_only_the_status_arrives() {
+    for status in [400_u16, 401, 502] {
+        let server = Server::new(move |request| {
+            let status = StatusCode::from_u16(status).expect("a status");
+            let page = format!("<html>{} is refused</html>", request.uri);
+            (status, [("x-debug", request.uri.to_string())], page).into_response()
+        })
+        .await;
+        let auth = EgressAuth::Query {
+            name: "key".into(),
+            value: "TOKEN".into(),
+        };
+        let answer = send(rule(server.url("/**"), Some(auth)), get(server.url("/x"))).await;
+        let answer = answer.expect("a response");
+        assert_eq!((answer.status, answer.headers.len()), (status, 0));
+        assert_eq!(answer.body, ECHOED.as_bytes());
+    }
+}
+
+#[tokio::test]
 async fn an_echo_of_basic_credentials_or_of_a_form_is_withheld() {
     let server = Server::new(|request| {
         format!("{:?} {}", request.header("authorization"), request.body()).into_response()
