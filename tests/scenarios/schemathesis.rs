@@ -332,8 +332,10 @@ fn done(document: &Value, archive: &Value) -> anyhow::Result<BTreeMap<String, Do
                 .as_str()
                 .context("a name in the record")?;
             let action = action.replace("<kind>", body["kind"].as_str().unwrap_or_default());
+            // Of many requests at once, the first call is a preview.
+            let is_preview = action.ends_with("-many") && body["token"].is_null();
             let done = done.entry(action).or_default();
-            match body["dryRun"] == true {
+            match body["dryRun"] == true || is_preview {
                 true => done.dry_runs += 1,
                 false => done.changes += 1,
             }

@@ -79,7 +79,7 @@ const IN_PARTS: [(&str, &str); 3] = [
 ];
 
 /// Functions that bind values in another function, or the same values to one of several statements.
-const BOUND_ELSEWHERE: [(&str, &str); 11] = [
+const BOUND_ELSEWHERE: [(&str, &str); 12] = [
     ("alerts.rs", "prune_alerts"),
     ("history/erasure/texts.rs", "forget_texts"),
     ("history/erasure/mod.rs", "erasable"),
@@ -88,6 +88,7 @@ const BOUND_ELSEWHERE: [(&str, &str); 11] = [
     ("operators/rows.rs", "set_operator_enabled"),
     ("plugin_sql/parameters.rs", "read_by_postgres"),
     ("revision_pruning.rs", "prune_revisions"),
+    ("runtime_schedules.rs", "put_runtime_schedule"),
     ("schedules.rs", "change_schedule"),
     ("schedules.rs", "sync_schedules"),
     ("schedules.rs", "insert"),
