@@ -265,7 +265,7 @@ fn each_wrong_field_of_a_webhook_is_named_with_what_to_write() {
         ),
         (
             "handshake_methods = [\"GET\"]",
-            "webhooks[0].handshake_methods: a handshake comes by GET, which stands in methods, too",
+            "webhooks[0].handshake_methods: only GET can be listed here, and methods must list GET, too",
         ),
         (
             "max_body_bytes = 0",

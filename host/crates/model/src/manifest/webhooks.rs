@@ -291,7 +291,7 @@ impl WebhookSpec {
         }
         let fits = |of: &HttpMethod| *of == HttpMethod::Get && self.methods.contains(of);
         if !self.handshake_methods.iter().all(fits) {
-            let reason = "a handshake comes by GET, which stands in methods, too";
+            let reason = "only GET can be listed here, and methods must list GET, too";
             return Err(("handshake_methods", reason.into()));
         }
         if !(1..=MAX_BODY_BYTES).contains(&self.max_body_bytes) {
