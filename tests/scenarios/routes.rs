@@ -129,7 +129,7 @@ async fn a_path_has_one_owner_at_staging_by_command_and_api_and_lists_name_it() 
     let table = patchbay(&host, &["plugin", "list"]).await?;
     let table = String::from_utf8_lossy(&table.stdout).into_owned();
     assert!(
-        table.contains("ROUTES") && table.contains("GET /api/leads/{id}/call, POST /api/leads"),
+        table.contains("ROUTES") && table.contains("2: patchbay route list"),
         "{table}"
     );
     assert!(!table.contains("WEBHOOKS"), "{table}");
