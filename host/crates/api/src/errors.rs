@@ -57,6 +57,13 @@ pub const ERRORS: &[ErrorCode] = &[
         "Log in with your own name: `patchbay login`. Without one, an owner makes you an operator: `patchbay operator create NAME --role ROLE`.",
     ),
     code(
+        "bad-credentials",
+        502,
+        "An outside service did not answer as it should",
+        "A route of a plugin passes on what another server has, and that server refuses the credentials of the egress rule (401 or 403).",
+        "Replace the secret of the rule: `patchbay secret set PLUGIN SECRET`.",
+    ),
+    code(
         "blocked",
         403,
         "Account is blocked",
@@ -353,7 +360,7 @@ pub const ERRORS: &[ErrorCode] = &[
     code(
         "quarantined",
         503,
-        "Plugin email is quarantined since 2026-11-24T12:00:00Z: 10 of the last 10 calls crashed",
+        "Plugin email has been quarantined since 2026-11-24T12:00:00Z: 10 of the last 10 calls crashed",
         "The plugin crashed too often. Its jobs wait, and keep their attempts, until an operator decides.",
         "If there is an earlier revision: `patchbay plugin rollback PLUGIN`. If the plugin was not the cause: `patchbay plugin release PLUGIN`. Else push and activate a corrected revision.",
     ),

@@ -94,10 +94,13 @@ fn described(details: &RouteDetails) -> String {
             rate.per_ms / 1_000,
             rate.by
         ),
-        format!(
-            "  body        {}, at most {} bytes",
-            details.body_type, details.max_body_bytes
-        ),
+        match route.method.as_str() {
+            "GET" => "  body        none".to_owned(),
+            _ => format!(
+                "  body        {}, at most {} bytes",
+                details.body_type, details.max_body_bytes
+            ),
+        },
         format!("  deadline    {} ms", details.deadline_ms),
         format!("  success     {}", details.success_status),
     ];

@@ -97,6 +97,11 @@ impl Cors {
         self.readers(request) == Pages::Listed
     }
 
+    /// Whether pages of all origins may call it, always without credentials.
+    pub(super) fn is_for_all(&self, request: &Request) -> bool {
+        self.readers(request) == Pages::Any
+    }
+
     fn readers(&self, request: &Request) -> Pages {
         let asked = request.headers().get(ACCESS_CONTROL_REQUEST_METHOD);
         let method = match (request.method(), asked) {

@@ -7,7 +7,7 @@ use axum::body::Body;
 use axum::extract::Request;
 use http::header::{
     CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE,
-    RANGE,
+    RANGE, TRANSFER_ENCODING,
 };
 use http::{HeaderMap, HeaderName, StatusCode};
 use http_body_util::BodyExt;
@@ -47,8 +47,10 @@ pub(crate) async fn receive(
         conditions: CONDITIONS
             .iter()
             .filter_map(|name| {
-                let value = headers.get(name)?;
-                Some((name.as_str().to_owned(), value.as_bytes().to_vec()))
+                let value = headers.get(name)?.as_bytes();
+                // Several ranges in one answer cannot be passed on; a server may ignore what is asked.
+                let is_left_out = name == RANGE && value.contains(&b',');
+                (!is_left_out).then(|| (name.as_str().to_owned(), value.to_vec()))
             })
             .collect(),
         network: anonymous::network_of(&request),
@@ -69,10 +71,11 @@ pub(crate) async fn receive(
     let is_of_kind = is_of_kind(headers, kind);
     let announced = headers.get(CONTENT_LENGTH);
     let announced = announced.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    if headers
-        .get(CONTENT_ENCODING)
-        .is_some_and(|coding| coding != "identity")
-    {
+    let other_than = |name, plain: &[u8]| {
+        let mut all = headers.get_all(name).iter();
+        all.any(|coding| !coding.as_bytes().eq_ignore_ascii_case(plain))
+    };
+    if other_than(CONTENT_ENCODING, b"identity") || other_than(TRANSFER_ENCODING, b"chunked") {
         return Err(unsupported(
             "The body must not be compressed: send it without Content-Encoding",
         ));
@@ -131,10 +134,11 @@ fn unsupported(message: &str) -> ApiError {
     ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "invalid-input", message)
 }
 
+/// Of two types, another reader may take the other one.
 fn is_of_kind(headers: &HeaderMap, wanted: &str) -> bool {
-    let kind = headers
-        .get(CONTENT_TYPE)
-        .and_then(|kind| kind.to_str().ok());
+    let mut kinds = headers.get_all(CONTENT_TYPE).iter();
+    let kind = kinds.next().filter(|_| kinds.next().is_none());
+    let kind = kind.and_then(|kind| kind.to_str().ok());
     let kind = kind.and_then(|kind| kind.split(';').next());
     kind.is_some_and(|kind| kind.trim().eq_ignore_ascii_case(wanted))
 }

@@ -140,7 +140,7 @@ impl Inbox {
             cursor: None,
             ..asked.clone()
         };
-        if Meant::of(What::Erase, only_token).is_ok() || asked.apply || asked.again {
+        if only_token != InboxMany::default() {
             return Err(Error::invalid(
                 "token: says which requests are meant, and what is done; give nothing else but cursor",
             ));

@@ -60,19 +60,19 @@ impl InboxParts {
                 return Ok(holding);
             }
             let page = self.store.inbox_sealed(cursor, PAGE).await?;
-            let Some((last, _)) = page.last() else {
+            let Some(last) = page.last() else {
                 holding.is_complete = true;
                 return Ok(holding);
             };
             cursor = Some((last.received_at, last.id));
-            for (request, jobs) in &page {
+            for request in &page {
                 if !self.is_of_queue(request.plugin.as_str(), &request.webhook, sought.queue) {
                     continue;
                 }
-                let is_of_jobs = request.event_key.is_some_and(|key| {
-                    let ids = event::job_ids(&key, request.processing, *jobs);
-                    ids.iter().any(|id| sought.jobs.contains(id))
-                });
+                let is_of_jobs = !sought.jobs.is_empty()
+                    && request
+                        .event_key
+                        .is_some_and(|key| event::has_job(&key, request.processing, sought.jobs));
                 let is_meant = match (is_of_jobs, sought.person.is_some()) {
                     (true, _) => true,
                     (false, false) => false,

@@ -3,6 +3,7 @@
 
 mod answer;
 mod audit;
+mod canonical;
 mod input;
 mod listing;
 mod meters;

@@ -4,7 +4,6 @@
 //! Redis holds a hash as the name, and the answer sealed under a key that is derived from the master
 //! key, the name and the client's key. Without a master key, it is derived from the other two.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +14,6 @@ use patchbay_model::operation::Caller;
 use patchbay_queue::{Claimed, Keeping, KeptAnswers, RecordName, Unkept};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 use tracing::warn;
@@ -23,6 +21,7 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::answer::{Reply, ReplyBody};
+use super::canonical;
 use super::meters::RouteMeters;
 use crate::error::{Error, Kind};
 use crate::plugins::{Route, RouteFailure};
@@ -98,7 +97,7 @@ impl Repeats {
             .iter()
             .map(|master| Sealing::new(master, &name, key))
             .collect();
-        let canonical = canonical(input);
+        let canonical = canonical::of(input);
         let prints: Vec<String> = sealings
             .iter()
             .map(|sealing| sealing.fingerprint(&canonical))
@@ -424,33 +423,6 @@ impl Kept {
     }
 }
 
-/// The same document without insignificant spaces and with sorted keys: clients write the same
-/// object in any order. Numbers and texts stay as they were written.
-fn canonical(input: &str) -> String {
-    let text = input.trim();
-    match text.as_bytes().first() {
-        Some(b'{') => match serde_json::from_str::<BTreeMap<String, &RawValue>>(text) {
-            Ok(fields) => {
-                let fields = fields.iter().map(|(name, value)| {
-                    format!("{}:{}", Value::from(name.as_str()), canonical(value.get()))
-                });
-                format!("{{{}}}", fields.collect::<Vec<_>>().join(","))
-            }
-            Err(_) => text.to_owned(),
-        },
-        Some(b'[') => match serde_json::from_str::<Vec<&RawValue>>(text) {
-            Ok(items) => {
-                let items = items.iter().map(|item| canonical(item.get()));
-                format!("[{}]", items.collect::<Vec<_>>().join(","))
-            }
-            Err(_) => text.to_owned(),
-        },
-        Some(b'"') => serde_json::from_str::<String>(text)
-            .map_or_else(|_| text.to_owned(), |text| Value::from(text).to_string()),
-        _ => text.to_owned(),
-    }
-}
-
 fn away() -> Error {
     Error::new(
         Kind::Unavailable,
@@ -490,21 +462,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-
-    #[test]
-    fn the_same_document_in_another_order_is_the_same_input_and_another_number_is_not() {
-        let a =
-            canonical(r#"{ "b": [1.0, {"y":"\u0041","x":null}], "a": 12345678901234567890.1 }"#);
-        let b = canonical(r#"{"a":12345678901234567890.1,"b":[1.0,{"x":null,"y":"A"}]}"#);
-        assert_eq!(a, b);
-        for other in [
-            r#"{"a":12345678901234567890.2,"b":[1.0,{"x":null,"y":"A"}]}"#,
-            r#"{"a":12345678901234567890.1,"b":[1,{"x":null,"y":"A"}]}"#,
-            r#"{"a":12345678901234567890.1,"b":[1.0,{"x":null,"y":"B"}]}"#,
-        ] {
-            assert_ne!(canonical(other), a, "{other}");
-        }
-    }
 
     #[test]
     fn an_answer_is_sealed_under_the_clients_key_and_opens_as_it_was() {
