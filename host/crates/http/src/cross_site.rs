@@ -31,11 +31,23 @@ const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 /// example behind a proxy that changes `Host`.
 pub(super) type AllowedOrigins = Arc<[String]>;
 
+/// What [`refuse`] asks: one pointer, because the router copies it several times per request.
+pub(super) struct Guard {
+    pub(super) allowed: AllowedOrigins,
+    pub(super) cors: Cors,
+    pub(super) recorded: RecordedReads,
+}
+
 pub(super) async fn refuse(
-    State((allowed, cors, recorded)): State<(AllowedOrigins, Cors, RecordedReads)>,
+    State(guard): State<Arc<Guard>>,
     request: Request,
     next: Next,
 ) -> Response {
+    let Guard {
+        allowed,
+        cors,
+        recorded,
+    } = &*guard;
     let headers = request.headers();
     let is_users_own = cors.is_for_all(&request)
         || (cors.covers(&request)
@@ -44,7 +56,7 @@ pub(super) async fn refuse(
     let is_recorded = only_reads && recorded.covers(&request);
     if !is_users_own
         && (!only_reads || is_recorded)
-        && is_cross_site(request.uri(), request.headers(), &allowed)
+        && is_cross_site(request.uri(), request.headers(), allowed)
     {
         let origin = request
             .headers()
@@ -68,8 +80,7 @@ pub(super) async fn refuse(
 }
 
 /// Operations that only read, and whose use is recorded, by the template of the path.
-#[derive(Clone)]
-pub(super) struct RecordedReads(Arc<HashMap<&'static str, When>>);
+pub(super) struct RecordedReads(HashMap<&'static str, When>);
 
 /// When a read is recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,7 +105,7 @@ impl RecordedReads {
             Some(_) => Some(When::Always),
         };
         let known = operations.filter_map(|operation| Some((operation.path, when(operation)?)));
-        Self(Arc::new(known.collect()))
+        Self(known.collect())
     }
 
     fn covers(&self, request: &Request) -> bool {
