@@ -1,13 +1,13 @@
 //! Paths into the data of jobs: what the history finds jobs by, and what it never shows.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::lossy_text::LossyText;
+use crate::lossy_text::{LossyText, Members};
 
 /// Longest path, in bytes.
 const MAX_BYTES: usize = 128;
@@ -49,10 +49,15 @@ impl DataPath {
         self.collected(data, MAX_VALUES)
     }
 
-    /// Whether one of these values is at this path, no matter how many others are there.
+    /// Whether one of these values is at this path, no matter how many others are there, and spaces
+    /// around it.
     pub fn holds(&self, data: &str, wanted: &[String]) -> bool {
-        let values: HashSet<String> = self.collected(data, usize::MAX).into_iter().collect();
-        wanted.iter().any(|value| values.contains(value))
+        let values = self.collected(data, usize::MAX);
+        let values: HashSet<&str> = values
+            .iter()
+            .flat_map(|value| [value.as_str(), value.trim()])
+            .collect();
+        wanted.iter().any(|value| values.contains(value.as_str()))
     }
 
     fn collected(&self, data: &str, most: usize) -> Vec<String> {
@@ -82,10 +87,18 @@ fn collect(value: &RawValue, keys: &[&str], lists: usize, values: &mut Values) {
                 .for_each(|element| collect(element, keys, lists - 1, values));
         }
         (Some(b'{'), [key, rest @ ..]) => {
-            let fields: HashMap<LossyText, &RawValue> =
-                serde_json::from_str(value.get()).unwrap_or_default();
-            if let Some(field) = fields.get(*key) {
-                collect(field, rest, lists, values);
+            let Members(members) = serde_json::from_str(value.get()).unwrap_or_default();
+            // Of a name that comes twice, readers take one or the other.
+            members
+                .iter()
+                .filter(|(name, _)| name.0 == *key)
+                .for_each(|(_, member)| collect(member, rest, lists, values));
+        }
+        // Some producers encode twice.
+        (Some(b'"'), [_, ..]) if lists > 0 => {
+            let LossyText(text) = serde_json::from_str(value.get()).unwrap_or_default();
+            if let Ok(within) = serde_json::from_str::<&RawValue>(&text) {
+                collect(within, keys, lists - 1, values);
             }
         }
         (Some(b'"'), []) => {
@@ -186,6 +199,16 @@ mod tests {
         let halved = r#"{"\ud83d": 1, "lead": {"\ud83d": 2, "id": 7, "name": "a \ud83d <ada@example.com>"}}"#;
         assert_eq!(path("lead.id").values(halved), ["7"]);
         assert!(path("lead.name").holds(halved, &["ada@example.com".into()]));
+        for odd in [
+            r#"{"phone":"5550199","phone":"1"}"#,
+            r#"{"phone":" 5550199"}"#,
+            r#"{"phone":["5550199\n"]}"#,
+            r#""{\"phone\":\"5550199\"}""#,
+        ] {
+            assert!(path("phone").holds(odd, &["5550199".into()]), "{odd}");
+        }
+        let twice = r#"{"d":"{\"phone\":\"5550199\"}"}"#;
+        assert_eq!(path("d.phone").values(twice), ["5550199"]);
         assert_eq!(
             path("a").values("{\"a\": 1"),
             [""; 0],

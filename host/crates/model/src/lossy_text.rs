@@ -1,21 +1,15 @@
 //! Texts of JSON that need not be characters. JSON may escape half of one, as Node writes of a text
 //! that was cut within an emoji (`"\ud83d"`). Such a text is JSON for everybody, and no `String`.
 
-use std::borrow::Borrow;
 use std::fmt;
 
-use serde::de::{Error, Visitor};
+use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
 
 /// A text, or the name of a member. Halves of characters become U+FFFD, so that the rest is read.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct LossyText(pub String);
-
-impl Borrow<str> for LossyText {
-    fn borrow(&self) -> &str {
-        &self.0
-    }
-}
 
 impl<'de> Deserialize<'de> for LossyText {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -34,6 +28,30 @@ impl<'de> Deserialize<'de> for LossyText {
         }
         // Bytes, since serde_json refuses halves of characters only in what must be a `String`.
         deserializer.deserialize_bytes(AsBytes)
+    }
+}
+
+/// The members of an object in order, repeated names included.
+#[derive(Default)]
+pub(crate) struct Members<'a>(pub Vec<(LossyText, &'a RawValue)>);
+
+impl<'de> Deserialize<'de> for Members<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct InOrder;
+        impl<'de> Visitor<'de> for InOrder {
+            type Value = Members<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut members = Vec::new();
+                while let Some(member) = map.next_entry()? {
+                    members.push(member);
+                }
+                Ok(Members(members))
+            }
+        }
+        deserializer.deserialize_map(InOrder)
     }
 }
 

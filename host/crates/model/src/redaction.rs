@@ -9,13 +9,9 @@ mod mask;
 mod names;
 mod open_document;
 
-use std::borrow::Cow;
-use std::fmt;
-
-use serde::de::{MapAccess, Visitor};
-use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
+use std::borrow::Cow;
 
 use self::credentials::{without_credentials, without_values_of_lines};
 use self::mask::assignments;
@@ -25,7 +21,7 @@ use self::names::{holds_secrets, is_sensitive};
 pub use self::open_document::closed;
 use crate::DataPath;
 use crate::confidential::is_confidential;
-use crate::lossy_text::LossyText;
+use crate::lossy_text::{LossyText, Members};
 
 /// Replaces a hidden value.
 pub const REDACTED: &str = "[redacted]";
@@ -284,10 +280,10 @@ impl Walk<'_> {
         };
         let mut is_changed = false;
         let mut parts = Vec::with_capacity(members.len());
-        for (name, member) in members {
+        for (LossyText(name), member) in members {
             let deeper: Vec<&[&str]> = paths
                 .iter()
-                .filter(|keys| keys.first() == Some(&&*name))
+                .filter(|keys| keys.first() == Some(&name.as_str()))
                 .map(|keys| &keys[1..])
                 .collect();
             // A template may be called `otp`: an object's values are judged by their own names.
@@ -387,30 +383,6 @@ fn collect(value: &RawValue, values: &mut Vec<String>, depth: usize) {
         }
         Some(b'0'..=b'9' | b'-') => values.push(value.get().to_owned()),
         _ => {}
-    }
-}
-
-/// The members of an object in order, repeated names included.
-#[derive(Default)]
-struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
-
-impl<'de> Deserialize<'de> for Members<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct InOrder;
-        impl<'de> Visitor<'de> for InOrder {
-            type Value = Members<'de>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut members = Vec::new();
-                while let Some((LossyText(name), member)) = map.next_entry()? {
-                    members.push((name.into(), member));
-                }
-                Ok(Members(members))
-            }
-        }
-        deserializer.deserialize_map(InOrder)
     }
 }
 

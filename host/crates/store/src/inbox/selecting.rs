@@ -119,6 +119,22 @@ impl Store {
         found.iter().map(request).collect()
     }
 
+    /// How many of them come after this one.
+    pub async fn inbox_sealed_after(
+        &self,
+        after: Option<(DateTime<Utc>, Uuid)>,
+    ) -> Result<u64, StoreError> {
+        let (after_at, after_id) = after.unzip();
+        let count: i64 = sqlx::query_scalar(
+            "select count(*) from inbox where sealed is not null and ($1::timestamptz is null or (received_at, id) > ($1, $2::uuid))",
+        )
+        .bind(after_at)
+        .bind(after_id)
+        .fetch_one(&self.pool)
+        .await?;
+        Ok(count.unsigned_abs())
+    }
+
     /// Which of these jobs have completed, as far as the history knows.
     pub async fn completed_jobs(
         &self,
