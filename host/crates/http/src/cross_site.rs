@@ -53,6 +53,7 @@ pub(super) async fn refuse(
     let only_reads = [Method::GET, Method::HEAD, Method::OPTIONS].contains(request.method());
     let is_recorded = only_reads && recorded.covers(&request);
     if !is_users_own
+        && !cors.is_open(&request)
         && (!only_reads || is_recorded)
         && is_cross_site(request.uri(), request.headers(), allowed)
     {

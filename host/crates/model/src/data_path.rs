@@ -7,6 +7,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use crate::lossy_text::LossyText;
+
 /// Longest path, in bytes.
 const MAX_BYTES: usize = 128;
 /// Longest path, in keys.
@@ -80,14 +82,16 @@ fn collect(value: &RawValue, keys: &[&str], lists: usize, values: &mut Values) {
                 .for_each(|element| collect(element, keys, lists - 1, values));
         }
         (Some(b'{'), [key, rest @ ..]) => {
-            let fields: HashMap<std::borrow::Cow<'_, str>, &RawValue> =
+            let fields: HashMap<LossyText, &RawValue> =
                 serde_json::from_str(value.get()).unwrap_or_default();
-            if let Some(field) = fields.get(*key) {
+            if let Some(field) = fields.get(&LossyText((*key).to_owned())) {
                 collect(field, rest, lists, values);
             }
         }
         (Some(b'"'), []) => {
-            let text: String = serde_json::from_str(value.get()).unwrap_or_default();
+            let Ok(LossyText(text)) = serde_json::from_str(value.get()) else {
+                return;
+            };
             let mut within: Vec<String> = addresses(&text).map(str::to_lowercase).collect();
             if text.contains('@') {
                 let mailboxes = patchbay_mailbox::parse_list(&text).unwrap_or_default();
