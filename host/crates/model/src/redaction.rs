@@ -10,10 +10,7 @@ mod names;
 mod open_document;
 
 use std::borrow::Cow;
-use std::fmt;
 
-use serde::de::{MapAccess, Visitor};
-use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -25,7 +22,7 @@ use self::names::{holds_secrets, is_sensitive};
 pub use self::open_document::closed;
 use crate::DataPath;
 use crate::confidential::is_confidential;
-use crate::lossy_text::LossyText;
+use crate::lossy_text::{LossyText, Members};
 
 /// Replaces a hidden value.
 pub const REDACTED: &str = "[redacted]";
@@ -386,30 +383,6 @@ fn collect(value: &RawValue, values: &mut Vec<String>, depth: usize) {
         }
         Some(b'0'..=b'9' | b'-') => values.push(value.get().to_owned()),
         _ => {}
-    }
-}
-
-/// The members of an object in order, repeated names included.
-#[derive(Default)]
-struct Members<'a>(Vec<(String, &'a RawValue)>);
-
-impl<'de> Deserialize<'de> for Members<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct InOrder;
-        impl<'de> Visitor<'de> for InOrder {
-            type Value = Members<'de>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut members = Vec::new();
-                while let Some((LossyText(name), member)) = map.next_entry()? {
-                    members.push((name, member));
-                }
-                Ok(Members(members))
-            }
-        }
-        deserializer.deserialize_map(InOrder)
     }
 }
 
