@@ -97,8 +97,8 @@ impl Cors {
         self.readers(request) == Pages::Listed
     }
 
-    /// Whether pages of all origins may call it, always without credentials.
-    pub(super) fn is_for_all(&self, request: &Request) -> bool {
+    /// Whether every page may send this request: no credential that a browser adds counts for it.
+    pub(super) fn is_open(&self, request: &Request) -> bool {
         self.readers(request) == Pages::Any
     }
 

@@ -8,8 +8,7 @@
 //! and pass.
 //!
 //! Operations for users may also be called by pages of the origins in `http.cors_origins`, and with
-//! a credential that no browser adds by itself. Routes of plugins with `cors = "any"` may be called by
-//! all pages: no credential counts there.
+//! a credential that no browser adds by itself.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -49,12 +48,12 @@ pub(super) async fn refuse(
         recorded,
     } = &*guard;
     let headers = request.headers();
-    let is_users_own = cors.is_for_all(&request)
-        || (cors.covers(&request)
-            && (cors.allows(headers.get(ORIGIN)) || has_own_credential(headers)));
+    let is_users_own =
+        cors.covers(&request) && (cors.allows(headers.get(ORIGIN)) || has_own_credential(headers));
     let only_reads = [Method::GET, Method::HEAD, Method::OPTIONS].contains(request.method());
     let is_recorded = only_reads && recorded.covers(&request);
     if !is_users_own
+        && !cors.is_open(&request)
         && (!only_reads || is_recorded)
         && is_cross_site(request.uri(), request.headers(), allowed)
     {

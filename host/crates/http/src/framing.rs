@@ -144,7 +144,8 @@ impl Framing {
         let head = std::mem::take(&mut self.head);
         self.heads
             .push_back(head.length.is_some() && head.encoding.is_some());
-        // CONNECT is refused as any other method, and the connection goes on.
+        // No CONNECT gets a tunnel here: its body has a length like any other, and the connection
+        // goes on.
         match (head.encoding, head.length) {
             (Some(false), _) | (None, Some(None)) => Place::Lost,
             (Some(true), _) => Place::ChunkSize,

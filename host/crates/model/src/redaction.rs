@@ -9,9 +9,10 @@ mod mask;
 mod names;
 mod open_document;
 
+use std::borrow::Cow;
+
 use serde_json::Value;
 use serde_json::value::RawValue;
-use std::borrow::Cow;
 
 use self::credentials::{without_credentials, without_values_of_lines};
 use self::mask::assignments;
@@ -274,13 +275,12 @@ impl Walk<'_> {
         paths: &[&[&str]],
         depth: usize,
     ) -> Option<String> {
-        // What cannot be read is hidden.
         let Ok(Members(members)) = serde_json::from_str(value.get()) else {
             return Some(self.hide(value));
         };
         let mut is_changed = false;
         let mut parts = Vec::with_capacity(members.len());
-        for (LossyText(name), member) in members {
+        for (name, member) in members {
             let deeper: Vec<&[&str]> = paths
                 .iter()
                 .filter(|keys| keys.first() == Some(&name.as_str()))
@@ -374,7 +374,7 @@ fn collect(value: &RawValue, values: &mut Vec<String>, depth: usize) {
         }
         Some(b'"') => {
             let Ok(LossyText(text)) = serde_json::from_str(value.get()) else {
-                return;
+                return values.push(value.get().to_owned());
             };
             if let Some(within) = nested_document(&text) {
                 collect(within, values, depth + 1);

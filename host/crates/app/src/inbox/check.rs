@@ -96,7 +96,7 @@ pub(super) fn check(
 pub(super) fn meaning(code: &str) -> &'static str {
     match code {
         "missing-token" => {
-            "The request has no token, or more than one, or not the parameter that the token signs"
+            "The request has no token or more than one, or lacks the parameter that its token signs"
         }
         "bad-token" => "The token is none that the secret allows",
         "missing-signature" => "The request has no signature, or more than one",

@@ -21,7 +21,7 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::answer::{Reply, ReplyBody};
-use super::canonical;
+use super::canonical::canonical;
 use super::meters::RouteMeters;
 use crate::error::{Error, Kind};
 use crate::plugins::{Route, RouteFailure};
@@ -90,6 +90,7 @@ impl Repeats {
         caller: &Caller,
         key: &str,
         input: &str,
+        headers: &Fields,
     ) -> Result<Begun, Error> {
         let name = name(route, caller, key);
         let sealings: Vec<Sealing> = self
@@ -97,7 +98,7 @@ impl Repeats {
             .iter()
             .map(|master| Sealing::new(master, &name, key))
             .collect();
-        let canonical = canonical::of(input);
+        let canonical = canonical_request(input, headers);
         let prints: Vec<String> = sealings
             .iter()
             .map(|sealing| sealing.fingerprint(&canonical))
@@ -423,6 +424,21 @@ impl Kept {
     }
 }
 
+/// The input, and the headers that the operation gets: with another tenant in a header it is another
+/// request.
+fn canonical_request(input: &str, headers: &Fields) -> String {
+    let mut text = canonical(input);
+    let mut headers: Vec<_> = headers.iter().collect();
+    headers.sort();
+    for (name, value) in headers {
+        text.push('\n');
+        text.push_str(name);
+        text.push(':');
+        text.push_str(&hex::encode(value));
+    }
+    text
+}
+
 fn away() -> Error {
     Error::new(
         Kind::Unavailable,
@@ -462,6 +478,17 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn headers_that_the_operation_gets_belong_to_the_request() {
+        let with = |value: &str| {
+            let headers = vec![("x-tenant".to_owned(), value.as_bytes().to_vec())];
+            canonical_request(r#"{"a":1}"#, &headers)
+        };
+        assert_eq!(with("one"), with("one"));
+        assert_ne!(with("one"), with("two"));
+        assert_ne!(with("one"), canonical_request(r#"{"a":1}"#, &Fields::new()));
+    }
 
     #[test]
     fn an_answer_is_sealed_under_the_clients_key_and_opens_as_it_was() {
