@@ -86,6 +86,11 @@ pub(crate) fn address_with(segments: &[&str], query: &[(&str, &str)]) -> String 
     with_query(&address(segments), query)
 }
 
+/// The template of a route below the root, for the router.
+pub(crate) fn below_root(template: &str) -> String {
+    format!("{ROOT}/{template}")
+}
+
 /// Where somebody signs in, to go on to this address of the console.
 pub(crate) fn sign_in_address(back: &str) -> String {
     match back.is_empty() {

@@ -29,6 +29,7 @@ mod entry;
 mod form_token;
 mod frame;
 mod pages;
+mod qualifiers;
 mod session;
 mod shared_reads;
 mod show;

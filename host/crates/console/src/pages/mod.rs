@@ -1,7 +1,14 @@
 //! The pages, one file per domain.
 
+mod bulk;
+mod bulk_new;
+mod dead_letters;
+mod events;
+mod job;
 mod overview;
+mod queue;
 mod queues;
+mod search;
 mod sign_in;
 
 use axum::Router;
@@ -16,5 +23,11 @@ pub(crate) fn home() -> String {
 pub(crate) fn routes(router: Router<Site>) -> Router<Site> {
     let router = sign_in::routes(router);
     let router = overview::routes(router);
-    queues::routes(router)
+    let router = queues::routes(router);
+    let router = queue::routes(router);
+    let router = job::routes(router);
+    let router = dead_letters::routes(router);
+    let router = search::routes(router);
+    let router = bulk_new::routes(router);
+    bulk::routes(router)
 }

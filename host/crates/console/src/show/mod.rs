@@ -9,7 +9,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use maud::{Markup, html};
 use patchbay_model::words::lasted;
 
-pub(crate) use json::json;
+pub(crate) use json::{indented, json};
 pub(crate) use text::{block, plain, short, text};
 
 /// With a thin gap between thousands.
