@@ -11,11 +11,9 @@ use patchbay_api::operation::NoQuery;
 use patchbay_api::operators::OperatorSessionShow;
 
 use crate::Site;
+use crate::form_token::TOKEN;
 use crate::frame;
 use crate::session::Visit;
-
-/// The field of every form with its token.
-pub(crate) const TOKEN: &str = "form-token";
 
 /// What a form has sent.
 #[derive(Default)]

@@ -13,6 +13,9 @@ use http::{HeaderMap, HeaderValue};
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 
+/// The field of every form with its token.
+pub(crate) const TOKEN: &str = "form-token";
+
 /// Longest notice with its code, in bytes: browsers keep cookies of up to 4096.
 const MOST_NOTICE: usize = 3_000;
 

@@ -7,8 +7,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use patchbay_api::path::{api_path, with_query};
 use sha2::{Digest, Sha256};
 
-use crate::entry::TOKEN;
-use crate::form_token::{Notice, forget_notice};
+use crate::form_token::{Notice, TOKEN, forget_notice};
 use crate::session::{Problem, Visit};
 use crate::{ROOT, assets, show};
 

@@ -2,8 +2,8 @@
 
 use maud::{Markup, html};
 use patchbay_api::timeline::{Event, EventKind};
+use patchbay_model::attempt::OutsideCall;
 
-use super::job::call_table;
 use crate::frame::address;
 use crate::session::Visit;
 use crate::show;
@@ -143,6 +143,27 @@ fn attempt(event: &Event, at: &Markup) -> Markup {
                     }
                     @if !calls.is_empty() { (call_table(calls)) }
                     @if let Some(stack) = stack { (show::block(stack)) }
+                }
+            }
+        }
+    }
+}
+
+/// Outside calls as a table.
+pub(crate) fn call_table(calls: &[OutsideCall]) -> Markup {
+    html! {
+        div class="table" tabindex="0" role="region" aria-label="Outside calls" {
+            table {
+                thead { tr { th scope="col" { "Call" } th scope="col" { "Result" } th scope="col" class="n" { "After" } th scope="col" class="n" { "Took" } } }
+                tbody {
+                    @for call in calls {
+                        tr {
+                            td class="wide" { (show::text(call.method.as_deref().unwrap_or(&call.kind))) " " (show::text(&call.host)) }
+                            td { (show::text(&call.result)) }
+                            td class="n" { (show::length(call.after_ms)) }
+                            td class="n" { (show::length(call.took_ms)) }
+                        }
+                    }
                 }
             }
         }

@@ -16,7 +16,6 @@ use patchbay_api::operation::{Endpoint, NoQuery};
 use patchbay_api::path::unescaped;
 use patchbay_api::reveal::Reveal;
 use patchbay_api::timeline::{JobsTimeline, Timeline};
-use patchbay_model::attempt::OutsideCall;
 use patchbay_model::job::JobState;
 use patchbay_model::shell;
 use serde_json::value::RawValue;
@@ -389,28 +388,7 @@ fn outside(job: &Job) -> Markup {
         @if !calls.is_empty() {
             section aria-labelledby="calls" {
                 h2 id="calls" { "Outside calls of the newest attempt" }
-                (call_table(calls))
-            }
-        }
-    }
-}
-
-/// Outside calls as a table.
-pub(crate) fn call_table(calls: &[OutsideCall]) -> Markup {
-    html! {
-        div class="table" tabindex="0" role="region" aria-label="Outside calls" {
-            table {
-                thead { tr { th scope="col" { "Call" } th scope="col" { "Result" } th scope="col" class="n" { "After" } th scope="col" class="n" { "Took" } } }
-                tbody {
-                    @for call in calls {
-                        tr {
-                            td class="wide" { (show::text(call.method.as_deref().unwrap_or(&call.kind))) " " (show::text(&call.host)) }
-                            td { (show::text(&call.result)) }
-                            td class="n" { (show::length(call.after_ms)) }
-                            td class="n" { (show::length(call.took_ms)) }
-                        }
-                    }
-                }
+                (events::call_table(calls))
             }
         }
     }
