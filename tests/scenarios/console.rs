@@ -185,8 +185,11 @@ async fn pages_are_for_operators_show_text_and_change_only_by_their_own_forms() 
     assert_eq!(entered.goes_to(), "/admin/queues/overview");
 
     // Every page: a strict policy, no script or style of its own, and hostile text as text.
-    let (_, groups) = host.get("/api/admin/dead-letters").await?;
-    let group = groups["data"][0]["id"].to_string();
+    let group = until(Duration::from_secs(10), "the dead letter", async || {
+        let (_, groups) = host.get("/api/admin/dead-letters").await?;
+        Ok(groups["data"][0]["id"].as_i64())
+    })
+    .await?;
     let job = format!("/job/{QUEUE}/{failed}");
     let pages = [
         "/overview".to_owned(),
