@@ -13,7 +13,7 @@ use crate::{ROOT, assets, show};
 
 /// What pages may load and where forms may go: this host only. No script and no style stands in a
 /// page itself.
-pub const POLICY: HeaderValue = HeaderValue::from_static(
+pub(crate) const POLICY: HeaderValue = HeaderValue::from_static(
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
      form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
 );

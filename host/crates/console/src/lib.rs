@@ -41,8 +41,6 @@ use axum::response::Redirect;
 use axum::routing::get;
 use http::Extensions;
 
-pub use frame::POLICY;
-
 use shared_reads::SharedReads;
 
 /// Where the console is.

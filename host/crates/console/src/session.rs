@@ -232,6 +232,21 @@ impl Visit {
         has_role && (who.may_see_data || operation.data != JobData::Needed)
     }
 
+    /// Refuses the page of an action that this person may not take.
+    pub(crate) fn require<E: Endpoint>(&self) -> Result<(), Problem> {
+        if self.may::<E>() {
+            return Ok(());
+        }
+        let message = match E::OPERATION.access.role() {
+            Some(role) if self.who().is_none_or(|who| who.role < role) => {
+                format!("Nothing was done: this needs the role {role}. An owner gives roles")
+            }
+            _ => "Nothing was done: this needs the right to see data of jobs. An owner gives it"
+                .to_owned(),
+        };
+        Err(self.problem(StatusCode::FORBIDDEN, "forbidden", message))
+    }
+
     pub(crate) fn may_see_data(&self) -> bool {
         self.0.who.as_ref().is_some_and(|who| who.may_see_data)
     }

@@ -466,6 +466,7 @@ async fn duplicate(named: Named, Posted { visit, fields }: Posted) -> Result<Res
 }
 
 async fn ask_remove(visit: Visit, named: Named) -> Result<Response, Problem> {
+    visit.require::<JobsRemove>()?;
     remove_page(&visit, &Which::of(named), None).await
 }
 
@@ -512,6 +513,7 @@ async fn remove(named: Named, Posted { visit, fields }: Posted) -> Result<Respon
 }
 
 async fn ask_edit(visit: Visit, named: Named) -> Result<Response, Problem> {
+    visit.require::<JobsSetData>()?;
     edit_page(&visit, &Which::of(named), Reveal::default()).await
 }
 
@@ -519,6 +521,7 @@ async fn edit_revealed(
     named: Named,
     Posted { visit, fields }: Posted,
 ) -> Result<Response, Problem> {
+    visit.require::<JobsSetData>()?;
     let which = Which::of(named);
     let reveal = Reveal {
         reveal: true,

@@ -383,7 +383,8 @@ fn duration(ms: f64) -> String {
     }
     // Durations of attempts are far below the limit of the type.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-    show::length(ms.round() as u64)
+    let whole = ms.round() as u64;
+    show::length(whole)
 }
 
 fn settings(visit: &Visit, name: &str, queue: &Queue) -> Markup {
@@ -680,6 +681,7 @@ async fn clean(
 }
 
 async fn ask_obliterate(visit: Visit, Path(name): Path<String>) -> Result<Response, Problem> {
+    visit.require::<QueuesObliterate>()?;
     obliterate_page(&visit, unescaped(&name), None).await
 }
 
