@@ -31,12 +31,6 @@ impl Fields {
         Some(self.raw(name).trim()).filter(|text| !text.is_empty())
     }
 
-    /// The values of a field that is there several times.
-    pub(crate) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
-        let named = self.0.iter().filter(move |(named, _)| named == name);
-        named.map(|(_, value)| value.as_str())
-    }
-
     /// Whether a box is ticked.
     pub(crate) fn is_on(&self, name: &str) -> bool {
         !self.raw(name).is_empty()

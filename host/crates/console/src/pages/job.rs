@@ -252,7 +252,8 @@ fn documents(visit: &Visit, which: &Which, job: &Job, is_revealed: bool) -> Mark
             h2 id="data" { "Data" }
             @if is_revealed { p { (show::state("warning")) " Everything is shown. That you looked, and why, is recorded." } }
             (show::json(&view.data))
-            @if job.job.hidden > 0 && !is_revealed { (ask_reveal(visit, which, job.job.hidden)) }
+            @if !visit.may_see_data() { p class="dim" { "You may not see data of jobs. An owner gives that right: " code { "patchbay operator data NAME on" } } }
+            @else if job.job.hidden > 0 && !is_revealed { (ask_reveal(visit, which, job.job.hidden)) }
         }
         @if let Some(result) = &view.return_value {
             section aria-labelledby="result" { h2 id="result" { "Result" } (show::json(result)) }
@@ -287,8 +288,7 @@ fn ask_reveal(visit: &Visit, which: &Which, hidden: usize) -> Markup {
     };
     html! {
         p class="dim" { (show::counted(hidden as u64, "value")) " hidden, as the manifest says or because it looks like a secret." }
-        @if visit.may_see_data() { (frame::form(visit, &which.action("reveal"), "bar", content)) }
-        @else { p class="dim" { "You may not see data of jobs. An owner gives that right: " code { "patchbay operator data NAME on" } } }
+        (frame::form(visit, &which.action("reveal"), "bar", content))
     }
 }
 
