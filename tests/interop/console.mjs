@@ -93,7 +93,7 @@ try {
   const mouse = await opened({ colorScheme: "light" });
   await signIn(mouse, people.operator, `${root}/overview`);
   await mouse.goto(`${root}/dead-letters`);
-  const group = mouse.locator("tr", { hasText: "alert(1)" }).first().locator("a").first();
+  const group = mouse.locator("tr", { hasText: "<script>" }).first().locator("a").first();
   const groupAddress = new URL(await group.getAttribute("href"), HOST).href;
   const pages = {
     overview: `${root}/overview`,

@@ -11,7 +11,7 @@
   const two = (whole, unit, part, partUnit) => (part ? `${whole} ${unit} ${part} ${partUnit}` : `${whole} ${unit}`);
   const lasted = (s) => {
     if (s < 60) return `${s} s`;
-    if (s < 3600) return two(Math.floor(s / 60), "min", s < 600 ? s % 60 : 0, "s");
+    if (s < 3600) return `${Math.floor(s / 60)} min`;
     if (s < 86400) return two(Math.floor(s / 3600), "h", Math.floor((s % 3600) / 60), "min");
     return two(Math.floor(s / 86400), "d", Math.floor((s % 86400) / 3600), "h");
   };

@@ -79,8 +79,8 @@ async fn list(visit: Visit, Query(paged): Query<Paged>) -> Result<Response, Prob
             @if page.items.is_empty() {
                 (frame::empty("No bulk operation yet.", html! { "One begins from a queue, a group of dead letters or a search: it shows first what it would do, and can stop after the first jobs." }))
             } @else {
-                div class="table" tabindex="0" role="region" aria-label="Bulk operations" {
-                    table class="rows" {
+                div class="table" tabindex="0" role="group" aria-label="Bulk operations" {
+                    table class="rows stack" {
                         thead { tr { th scope="col" { "Operation" } th scope="col" { "Jobs" } th scope="col" { "State" } th scope="col" class="n" { "Done" } th scope="col" class="n" { "Skipped" } th scope="col" class="n" { "Failed" } th scope="col" { "By" } } }
                         tbody { @for bulk in &page.items { (row(&visit, bulk)) } }
                     }
@@ -99,9 +99,9 @@ fn row(visit: &Visit, bulk: &Bulk) -> Markup {
             th scope="row" { a href=(page_of(bulk.id)) { (bulk.id) " " (kind(&bulk.kind)) } }
             td class="message" { (bulk.job_state) " · " (show::short(&filter(bulk), 100)) }
             td { (show::state(&bulk.state)) }
-            td class="n" { (show::number(bulk.done)) " of " (show::number(bulk.matched)) }
-            td class="n" { (show::number(bulk.skipped)) }
-            td class="n" { (show::number(bulk.failed)) }
+            td class="n" data-label="Done" { (show::number(bulk.done)) " of " (show::number(bulk.matched)) }
+            td class="n" data-label="Skipped" { (show::number(bulk.skipped)) }
+            td class="n" data-label="Failed" { (show::number(bulk.failed)) }
             td { (show::text(&bulk.actor)) " " (show::ago(bulk.created_at, visit.now())) }
         }
     }
@@ -209,8 +209,8 @@ fn left(details: &BulkDetails) -> Markup {
 
 fn item_table(items: &[BulkItem]) -> Markup {
     html! {
-        div class="table" tabindex="0" role="region" aria-labelledby="items" {
-            table class="rows" {
+        div class="table" tabindex="0" role="group" aria-labelledby="items" {
+            table class="rows stack" {
                 thead { tr { th scope="col" class="n" { "No." } th scope="col" { "Job" } th scope="col" { "Was" } th scope="col" { "Result" } th scope="col" { "Why" } } }
                 tbody {
                     @for item in items {

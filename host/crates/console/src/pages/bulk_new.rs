@@ -356,7 +356,7 @@ fn previewed(visit: &Visit, draft: &Draft, preview: &BulkPreview) -> Markup {
 fn sample(jobs: &[BulkSample]) -> Markup {
     html! {
         p class="dim" { "Some of them:" }
-        div class="table" tabindex="0" role="region" aria-label="Some of the jobs" {
+        div class="table" tabindex="0" role="group" aria-label="Some of the jobs" {
             table {
                 thead { tr { th scope="col" { "Job" } th scope="col" { "Name" } th scope="col" { "State" } th scope="col" { "Failure, changes" } } }
                 tbody {

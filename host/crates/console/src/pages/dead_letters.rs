@@ -132,8 +132,8 @@ fn word(state: DeadLetterState) -> &'static str {
 
 fn table(visit: &Visit, groups: &[DeadLetter]) -> Markup {
     html! {
-        div class="table" tabindex="0" role="region" aria-label="Groups of dead letters" {
-            table class="rows" {
+        div class="table" tabindex="0" role="group" aria-label="Groups of dead letters" {
+            table class="rows stack" {
                 thead { tr {
                     th scope="col" { "Failure" }
                     th scope="col" { "Queue" }
@@ -150,8 +150,8 @@ fn table(visit: &Visit, groups: &[DeadLetter]) -> Markup {
                                 " " (show::short(&group.message, 160))
                             }
                             th scope="row" { a href=(address(&["queue", &group.queue])) { (show::text(&group.queue)) } }
-                            td class="n" { (show::number(group.failing)) }
-                            td class="n" { (show::number(group.jobs)) }
+                            td class="n" data-label="Still failing" { (show::number(group.failing)) }
+                            td class="n" data-label="Jobs" { (show::number(group.jobs)) }
                             td { (show::ago(group.last_seen, visit.now())) }
                             td {
                                 (show::state(word(group.state)))
@@ -243,7 +243,7 @@ fn repair(visit: &Visit, details: &DeadLetterDetails) -> Markup {
     html! {
         @if visit.may::<BulkBegin>() {
             p class="actions" {
-                @if details.group.failing > 10 { a class="button primary-link" href=(bulk(&[("kind", "retry"), ("first", "10")])) data-key="r" { "Retry the first 10, then the rest" } }
+                @if details.group.failing > 10 { a class="button primary" href=(bulk(&[("kind", "retry"), ("first", "10")])) data-key="r" { "Retry the first 10, then the rest" } }
                 @if details.group.failing > 0 {
                     a class="button" href=(bulk(&[("kind", "retry")])) data-key=[(details.group.failing <= 10).then_some("r")] { "Retry all " (show::number(details.group.failing)) }
                     a class="button" href=(bulk(&[("kind", "edit-and-retry")])) { "Edit and retry" }
@@ -276,8 +276,8 @@ fn care(visit: &Visit, group: &DeadLetter) -> Markup {
         @if visit.may::<DeadLettersAcknowledge>() {
             section class="card" aria-labelledby="care" {
                 h2 id="care" { "Who looks at it" }
-                @if group.state == DeadLetterState::Open { (frame::button(visit, &action("acknowledge"), "Acknowledge: I know of it", &[])) }
-                @if group.state == DeadLetterState::Acknowledged { (frame::button(visit, &action("unacknowledge"), "Reopen", &[])) }
+                p class="actions" { @if group.state == DeadLetterState::Open { (frame::button(visit, &action("acknowledge"), "Acknowledge: I know of it", &[])) }
+                @if group.state == DeadLetterState::Acknowledged { (frame::button(visit, &action("unacknowledge"), "Reopen", &[])) } }
                 (frame::form(visit, &action("assign"), "bar", assigned))
                 details open[group.note.is_some()] { summary { "Note" } (frame::form(visit, &action("note"), "stack", noted)) }
             }
@@ -291,8 +291,8 @@ fn sample(visit: &Visit, details: &DeadLetterDetails) -> Markup {
             h2 id="newest" { "Newest jobs" }
             @if details.sample.is_empty() { p class="dim" { "The history has no job of it any more." } }
             @else {
-                div class="table" tabindex="0" role="region" aria-labelledby="newest" {
-                    table class="rows" {
+                div class="table" tabindex="0" role="group" aria-labelledby="newest" {
+                    table class="rows stack" {
                         thead { tr { th scope="col" { "Job" } th scope="col" { "Name" } th scope="col" { "Failed" } th scope="col" { "Now" } th scope="col" { "Message" } } }
                         tbody { @for job in &details.sample { (failed(visit, job)) } }
                     }

@@ -126,7 +126,7 @@ fn attempt(event: &Event, at: &Markup) -> Markup {
             }
             @if code.is_some() || message.is_some() {
                 p {
-                    @if let Some(code) = code { code { (show::text(code)) } " " }
+                    @if let Some(code) = code.as_ref().filter(|code| !message.as_ref().is_some_and(|message| message.starts_with(code.as_str()))) { code { (show::text(code)) } " " }
                     @if let Some(message) = message { (show::short(message, 500)) }
                 }
             }
@@ -152,7 +152,7 @@ fn attempt(event: &Event, at: &Markup) -> Markup {
 /// Outside calls as a table.
 pub(crate) fn call_table(calls: &[OutsideCall]) -> Markup {
     html! {
-        div class="table" tabindex="0" role="region" aria-label="Outside calls" {
+        div class="table" tabindex="0" role="group" aria-label="Outside calls" {
             table {
                 thead { tr { th scope="col" { "Call" } th scope="col" { "Result" } th scope="col" class="n" { "After" } th scope="col" class="n" { "Took" } } }
                 tbody {

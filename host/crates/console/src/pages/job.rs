@@ -556,7 +556,7 @@ async fn edit_page(visit: &Visit, which: &Which, reveal: Reveal) -> Result<Respo
 fn editor(visit: &Visit, which: &Which, job: &JobView) -> Markup {
     let ended = matches!(job.state, JobState::Failed | JobState::Completed);
     let data = match serde_json::from_str::<&RawValue>(&job.data) {
-        Ok(_) => show::indented(&job.data),
+        Ok(_) => show::editable(&job.data),
         Err(_) => job.data.clone(),
     };
     let content = html! {

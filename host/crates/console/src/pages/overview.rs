@@ -208,7 +208,7 @@ fn trouble(visit: &Visit, status: &Overview) -> Markup {
                     a href=(address(&["queues"])) { "All queues" }
                 }))
             } @else {
-                div class="table" tabindex="0" role="region" aria-labelledby="trouble" {
+                div class="table" tabindex="0" role="group" aria-labelledby="trouble" {
                     table class="rows" {
                         thead { tr {
                             th scope="col" { "Queue" }
@@ -269,7 +269,7 @@ fn hosts(status: &Overview) -> Markup {
     html! {
         section aria-labelledby="hosts" {
             h2 id="hosts" { "Hosts" }
-            div class="table" tabindex="0" role="region" aria-labelledby="hosts" {
+            div class="table" tabindex="0" role="group" aria-labelledby="hosts" {
                 table {
                     thead { tr { th scope="col" { "Host" } th scope="col" { "Version" } th scope="col" { "State" } } }
                     tbody {

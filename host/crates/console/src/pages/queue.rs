@@ -240,8 +240,8 @@ fn job_table(visit: &Visit, name: &str, state: JobState, jobs: &[RedactedJob]) -
         @if jobs.is_empty() {
             (frame::empty(&format!("No job is {state}."), html! { "Choose another state above, or " a href=(address_with(&["search"], &[("queue", name)])) { "search the history of this queue" } "." }))
         } @else {
-            div class="table" tabindex="0" role="region" aria-label={ "Jobs: " (state) } {
-                table class="rows" {
+            div class="table" tabindex="0" role="group" aria-label={ "Jobs: " (state) } {
+                table class="rows stack" {
                     thead { tr {
                         th scope="col" { "Job" }
                         th scope="col" { "Name" }
@@ -257,7 +257,7 @@ fn job_table(visit: &Visit, name: &str, state: JobState, jobs: &[RedactedJob]) -
                                 th scope="row" { a href=(place) { (show::short(&job.id, 40)) } }
                                 td { (show::short(&job.name, 60)) }
                                 td { (when(visit, state, job)) }
-                                td class="n" { (job.attempts_made) }
+                                td class="n" data-label="Attempts" { (job.attempts_made) }
                                 td class="message" {
                                     @if let Some(damage) = &job.damage { (show::state("warning")) " " (show::text(damage)) " " }
                                     @match (&job.failed_reason, state) {
@@ -350,7 +350,7 @@ fn kinds(queue: &Queue) -> Markup {
         @if !queue.jobs.is_empty() {
             section aria-labelledby="kinds" {
                 h2 id="kinds" { "Attempts of the last day" }
-                div class="table" tabindex="0" role="region" aria-labelledby="kinds" {
+                div class="table" tabindex="0" role="group" aria-labelledby="kinds" {
                     table {
                         thead { tr {
                             th scope="col" { "Name of the jobs" }

@@ -170,7 +170,7 @@ fn table(
         }
     };
     html! {
-        div class="table" tabindex="0" role="region" aria-label="Queues" {
+        div class="table" tabindex="0" role="group" aria-label="Queues" {
             table class="rows" {
                 thead { tr {
                     (heading("Queue", ""))

@@ -206,8 +206,8 @@ fn attempts(visit: &Visit, page: &PageOf<FoundAttempt>, label: &str) -> Markup {
         @if page.items.is_empty() {
             (frame::empty("Nothing matches.", html! { "The history has finished attempts only, within its retention. For jobs that wait or run, add " code { "state:waiting queue:NAME" } "." }))
         } @else {
-            div class="table" tabindex="0" role="region" aria-label=(label) {
-                table class="rows" {
+            div class="table" tabindex="0" role="group" aria-label=(label) {
+                table class="rows stack" {
                     thead { tr { th scope="col" { "Job" } th scope="col" { "Name" } th scope="col" { "Ended" } th scope="col" { "Outcome" } th scope="col" { "Failure" } } }
                     tbody {
                         @for found in &page.items {
@@ -235,8 +235,8 @@ fn jobs(visit: &Visit, queue: &str, page: &PageOf<ScannedJob>) -> Markup {
     html! {
         @if page.items.is_empty() { (frame::empty("No job matches.", html! { "Jobs of another state are searched with another " code { "state:" } "." })) }
         @else {
-            div class="table" tabindex="0" role="region" aria-label="Jobs" {
-                table class="rows" {
+            div class="table" tabindex="0" role="group" aria-label="Jobs" {
+                table class="rows stack" {
                     thead { tr { th scope="col" { "Job" } th scope="col" { "Name" } th scope="col" { "State" } th scope="col" { "Added" } th scope="col" class="n" { "Attempts" } th scope="col" { "Failure" } } }
                     tbody {
                         @for job in &page.items {
@@ -246,7 +246,7 @@ fn jobs(visit: &Visit, queue: &str, page: &PageOf<ScannedJob>) -> Markup {
                                 td { (show::short(&job.name, 60)) }
                                 td { (show::state(&job.state.to_string())) }
                                 td { (show::ago_ms(job.timestamp, visit.now())) }
-                                td class="n" { (job.attempts_made) }
+                                td class="n" data-label="Attempts" { (job.attempts_made) }
                                 td class="message" { @if let Some(reason) = &job.failed_reason { (show::short(reason, 160)) } }
                             }
                         }
@@ -384,7 +384,7 @@ fn help() -> Markup {
     html! {
         section aria-labelledby="how" {
             h2 id="how" { "What can be typed" }
-            div class="table" tabindex="0" role="region" aria-labelledby="how" {
+            div class="table" tabindex="0" role="group" aria-labelledby="how" {
                 table {
                     thead { tr { th scope="col" { "Typed" } th scope="col" { "Finds jobs" } } }
                     tbody { @for (typed, what) in rows { tr { td { code { (typed) } } td { (what) } } } }

@@ -2,7 +2,7 @@
 
 use maud::Markup;
 
-use super::text::block;
+use super::text::{block, steers};
 
 /// Deepest nesting that gets indents of its own.
 const DEEPEST: usize = 64;
@@ -15,8 +15,25 @@ pub(crate) fn json(document: &str) -> Markup {
     }
 }
 
+/// As [`json`] shows it, for an editor: what would do something instead of being seen is escaped, which
+/// changes no value. For valid JSON only.
+pub(crate) fn editable(document: &str) -> String {
+    let mut shown = String::with_capacity(document.len() * 2);
+    for c in indented(document).chars() {
+        if !steers(c) {
+            shown.push(c);
+            continue;
+        }
+        // Only within texts can such a character stand.
+        for unit in c.encode_utf16(&mut [0; 2]) {
+            shown.push_str(&format!("\\u{unit:04x}"));
+        }
+    }
+    shown
+}
+
 /// Lays out valid JSON anew.
-pub(crate) fn indented(document: &str) -> String {
+fn indented(document: &str) -> String {
     let mut shown = String::with_capacity(document.len() * 2);
     let (mut depth, mut in_text, mut escaped) = (0_usize, false, false);
     let mut chars = document.chars().peekable();
@@ -81,6 +98,15 @@ mod tests {
             shown,
             "{\n  \"a\": 12345678901234567890123,\n  \"b\": [\n    1,\n    2\n  ],\n  \"c\": {},\n  \"d\": \"{\\\"x\\\":1,}\"\n}"
         );
+    }
+
+    #[test]
+    fn an_editor_shows_what_steers_and_keeps_the_value() {
+        let document = "{\"a\":\"\u{202e}x\u{e0041}\"}";
+        let shown = editable(document);
+        assert_eq!(shown, "{\n  \"a\": \"\\u202ex\\udb40\\udc41\"\n}");
+        let read = |text: &str| serde_json::from_str::<serde_json::Value>(text).expect("JSON");
+        assert_eq!(read(&shown), read(document));
     }
 
     #[test]

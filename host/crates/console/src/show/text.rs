@@ -11,7 +11,7 @@ const FIRST: usize = 2_000;
 const ALL: usize = 1_500_000;
 
 /// Whether a character would do something instead of being seen.
-fn steers(c: char) -> bool {
+pub(super) fn steers(c: char) -> bool {
     match c {
         '\n' | '\t' => false,
         c if c.is_control() => true,
