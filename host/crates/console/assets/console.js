@@ -37,13 +37,15 @@
   };
 
   // What changes by itself: the same page is asked for again, while somebody looks at it, and the parts marked as live are replaced.
-  const state = { tag: "", failures: 0, timer: 0, lastSeen: Date.now() };
+  const known = new Map([...main.querySelectorAll("[data-live]")].map((part) => [part.id, part.outerHTML]));
+  const state = { tag: "", failures: 0, timer: 0 };
   const isBusy = (part) => {
     const active = document.activeElement;
+    const isChanged = [...part.querySelectorAll("input, textarea")].some((field) => field.type !== "hidden" && field.value !== field.defaultValue);
     const isTyping = active && part.contains(active) && /^(INPUT|TEXTAREA|SELECT)$/.test(active.tagName) && active.type !== "hidden";
     const selection = document.getSelection();
     const isSelecting = selection && !selection.isCollapsed && part.contains(selection.anchorNode);
-    return isTyping || isSelecting;
+    return isTyping || isChanged || isSelecting;
   };
   const describe = (element) => {
     if (!element || !main.contains(element)) return null;
@@ -56,8 +58,8 @@
     for (const part of main.querySelectorAll("[data-live]")) {
       const next = fresh.getElementById(part.id);
       if (!next || isBusy(part)) continue;
-      if (next.outerHTML === part.dataset.was) continue;
       const was = next.outerHTML;
+      if (was === known.get(part.id)) continue;
       const open = [...part.querySelectorAll("details")].map((details) => details.open);
       const focused = part.contains(document.activeElement) ? describe(document.activeElement) : null;
       const scrolled = [...part.querySelectorAll(".table, pre")].map((box) => [box.scrollLeft, box.scrollTop]);
@@ -65,7 +67,7 @@
       part.replaceWith(copy);
       copy.querySelectorAll("details").forEach((details, n) => { if (open[n]) details.open = true; });
       copy.querySelectorAll(".table, pre").forEach((box, n) => { if (scrolled[n]) [box.scrollLeft, box.scrollTop] = scrolled[n]; });
-      copy.dataset.was = was;
+      known.set(part.id, was);
       tell(copy);
       if (focused) copy.querySelector(focused)?.focus({ preventScroll: true });
     }

@@ -13,7 +13,7 @@ use patchbay_api::operators::OperatorSessionShow;
 use crate::Site;
 use crate::form_token::TOKEN;
 use crate::frame;
-use crate::session::Visit;
+use crate::session::{Problem, Visit};
 
 /// What a form has sent.
 #[derive(Default)]
@@ -72,6 +72,22 @@ pub(crate) struct PostedByAnyone {
 
 /// A request of somebody who may not be signed in.
 pub(crate) struct Anyone(pub(crate) Visit);
+
+/// A number of a form; `None` where it is left empty.
+pub(crate) fn whole<T: std::str::FromStr>(
+    visit: &Visit,
+    fields: &Fields,
+    name: &str,
+    label: &str,
+) -> Result<Option<T>, Problem> {
+    let Some(text) = fields.text(name) else {
+        return Ok(None);
+    };
+    text.parse().map(Some).map_err(|_| {
+        let message = format!("{label}: must be a whole number. Nothing was done");
+        visit.problem(StatusCode::UNPROCESSABLE_ENTITY, "invalid-input", message)
+    })
+}
 
 fn visit(parts: &Parts, site: &Site) -> Visit {
     let address = parts

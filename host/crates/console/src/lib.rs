@@ -30,6 +30,7 @@ mod form_token;
 mod frame;
 mod pages;
 mod qualifiers;
+mod send_body;
 mod session;
 mod shared_reads;
 mod show;

@@ -7,9 +7,7 @@ use chrono::{DateTime, Utc};
 use http::header::{AUTHORIZATION, CONTENT_TYPE, COOKIE, USER_AGENT};
 use http::{Extensions, HeaderMap, Request, StatusCode};
 use patchbay_api::answer::{Answer, ErrorBody, List, Media, Success};
-use patchbay_api::body::{
-    AnyDocument, Body as ApiBody, Credentials, ExpectedForm, Json, NoBody, SecretJson,
-};
+use patchbay_api::body::NoBody;
 use patchbay_api::operation::{Effect, Endpoint, JobData, Method, Operation, PathParams};
 use patchbay_api::operators::CurrentOperator;
 use patchbay_api::path;
@@ -21,6 +19,7 @@ use utoipa::ToSchema;
 
 use crate::Site;
 use crate::form_token::{CookieNames, FormSecret, Notice, cookie};
+use crate::send_body::SendBody;
 use crate::shared_reads;
 
 /// Largest answer of the API that a page reads, in bytes: a job's data and result are at most 1 MiB
@@ -75,44 +74,6 @@ pub(crate) struct PageOf<T> {
     pub(crate) items: Vec<T>,
     pub(crate) next_cursor: Option<String>,
     pub(crate) partial: bool,
-}
-
-/// How a body goes to the API.
-pub(crate) trait SendBody: ApiBody {
-    /// `None`: there is no body.
-    fn bytes(&self) -> Result<Option<Vec<u8>>, serde_json::Error>;
-}
-
-impl SendBody for NoBody {
-    fn bytes(&self) -> Result<Option<Vec<u8>>, serde_json::Error> {
-        Ok(None)
-    }
-}
-
-impl SendBody for AnyDocument {
-    fn bytes(&self) -> Result<Option<Vec<u8>>, serde_json::Error> {
-        Ok(Some(self.0.get().as_bytes().to_vec()))
-    }
-}
-
-impl<T: ToSchema + Serialize + DeserializeOwned + Send + 'static> SendBody for Json<T> {
-    fn bytes(&self) -> Result<Option<Vec<u8>>, serde_json::Error> {
-        serde_json::to_vec(&self.0).map(Some)
-    }
-}
-
-impl<T: ToSchema + ExpectedForm + Serialize + DeserializeOwned + Send + 'static> SendBody
-    for SecretJson<T>
-{
-    fn bytes(&self) -> Result<Option<Vec<u8>>, serde_json::Error> {
-        serde_json::to_vec(&self.0).map(Some)
-    }
-}
-
-impl<T: ToSchema + Serialize + DeserializeOwned + Send + 'static> SendBody for Credentials<T> {
-    fn bytes(&self) -> Result<Option<Vec<u8>>, serde_json::Error> {
-        serde_json::to_vec(&self.0).map(Some)
-    }
 }
 
 /// What a change says beside its own parameters.
@@ -278,10 +239,8 @@ impl Visit {
     where
         E: Endpoint<Body: SendBody, Answer: Answer<Data: DeserializeOwned>>,
     {
-        let envelope = self
-            .envelope::<E, _>(&path, &query, &body, Intent::default())
-            .await?;
-        Ok(envelope.data)
+        let asked = self.envelope::<E, _>(&path, &query, &body, Intent::default());
+        Ok(asked.await?.data)
     }
 
     /// As `ask`, for what many open pages look at: an answer of the last second to somebody who sees
@@ -296,14 +255,15 @@ impl Visit {
     {
         let operation = const { &E::OPERATION };
         let uri = self.uri::<E>(operation, &path, &query, Intent::default())?;
-        // What a token opens beside its role is its own.
-        let Some(who) = self.who().filter(|who| who.scopes.is_none()) else {
+        // What a token opens beside its role is its own. And whoever has just changed something looks
+        // for it.
+        let may_share = |who: &&CurrentOperator| who.scopes.is_none() && self.notice().is_none();
+        let Some(who) = self.who().filter(may_share) else {
             return self.ask::<E>(path, query, NoBody).await;
         };
         let key = format!("{} {} {uri}", who.role, who.may_see_data);
         let asked = async {
-            let answer = self.send(operation, &uri, None).await;
-            let (status, body, _) = answer;
+            let (status, body, _) = self.send(operation, &uri, None).await;
             Arc::new((status, body.to_vec()))
         };
         let answer: shared_reads::Answer = self.site().shared.get(key, asked).await;
@@ -321,9 +281,8 @@ impl Visit {
         E: Endpoint<Body = NoBody, Answer = List<T>>,
         T: ToSchema + Serialize + DeserializeOwned + 'static,
     {
-        let envelope = self
-            .envelope::<E, Vec<T>>(&path, &query, &NoBody, Intent::default())
-            .await?;
+        let asked = self.envelope::<E, Vec<T>>(&path, &query, &NoBody, Intent::default());
+        let envelope = asked.await?;
         Ok(PageOf {
             items: envelope.data,
             next_cursor: envelope.next_cursor,
@@ -346,8 +305,8 @@ impl Visit {
             reason,
             is_confirmed: false,
         };
-        let envelope = self.envelope::<E, _>(&path, &query, &body, intent).await?;
-        Ok(envelope.data)
+        let done = self.envelope::<E, _>(&path, &query, &body, intent);
+        Ok(done.await?.data)
     }
 
     /// As `change`, for what cannot be restored: the person has typed the name.
@@ -365,8 +324,8 @@ impl Visit {
             reason,
             is_confirmed: true,
         };
-        let envelope = self.envelope::<E, _>(&path, &query, &body, intent).await?;
-        Ok(envelope.data)
+        let done = self.envelope::<E, _>(&path, &query, &body, intent);
+        Ok(done.await?.data)
     }
 
     /// A file, whole.

@@ -13,8 +13,7 @@ use patchbay_api::bulk::{
 use patchbay_api::operation::NoQuery;
 use serde::Deserialize;
 
-use super::queue::whole;
-use crate::entry::Posted;
+use crate::entry::{Posted, whole};
 use crate::form_token::Notice;
 use crate::frame::{self, Head, Section, address, address_with, below_root};
 use crate::session::{Problem, Visit};

@@ -19,8 +19,8 @@ use patchbay_model::job::JobState;
 use serde_json::value::RawValue;
 
 use super::bulk::{kind as words, page_of};
-use super::queue::{state_of, whole};
-use crate::entry::{Fields, Posted};
+use super::queue::state_of;
+use crate::entry::{Fields, Posted, whole};
 use crate::form_token::Notice;
 use crate::frame::{self, Head, Section, address, below_root};
 use crate::qualifiers::{Wanted, is_plain};

@@ -276,7 +276,7 @@ fn care(visit: &Visit, group: &DeadLetter) -> Markup {
         @if visit.may::<DeadLettersAcknowledge>() {
             section class="card" aria-labelledby="care" {
                 h2 id="care" { "Who looks at it" }
-                p class="actions" { @if group.state == DeadLetterState::Open { (frame::button(visit, &action("acknowledge"), "Acknowledge: I know of it", &[])) }
+                div class="actions" { @if group.state == DeadLetterState::Open { (frame::button(visit, &action("acknowledge"), "Acknowledge: I know of it", &[])) }
                 @if group.state == DeadLetterState::Acknowledged { (frame::button(visit, &action("unacknowledge"), "Reopen", &[])) } }
                 (frame::form(visit, &action("assign"), "bar", assigned))
                 details open[group.note.is_some()] { summary { "Note" } (frame::form(visit, &action("note"), "stack", noted)) }

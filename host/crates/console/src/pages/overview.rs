@@ -25,9 +25,9 @@ async fn overview(visit: Visit) -> Result<Response, Problem> {
     let status = status?;
     let main = html! {
         div id="overview" data-live {
-            (wrong(&visit, &status))
+            (wrong(&visit, &status, queues.as_deref().unwrap_or_default()))
             @if let Ok(queues) = &queues { (numbers(&status, queues)) }
-            (trouble(&visit, &status))
+            (trouble(&status))
             (hosts(&status))
         }
     };
@@ -36,7 +36,8 @@ async fn overview(visit: Visit) -> Result<Response, Problem> {
 }
 
 /// Everything that needs somebody, the worst first.
-fn wrong(visit: &Visit, status: &Overview) -> Markup {
+fn wrong(visit: &Visit, status: &Overview, queues: &[QueueOverview]) -> Markup {
+    let is_queue = |name: &str| queues.iter().any(|queue| queue.name.as_str() == name);
     let paused: Vec<&QueueInTrouble> = status
         .queues_in_trouble
         .iter()
@@ -72,7 +73,8 @@ fn wrong(visit: &Visit, status: &Overview) -> Markup {
                             @if let Some(next) = &alert.next { p class="next" { (show::text(next)) } }
                             p class="dim" {
                                 "Alert " code { (alert.rule) }
-                                @if !alert.subject.is_empty() { " for " (show::text(&alert.subject)) }
+                                @if is_queue(&alert.subject) { " for " a href=(address(&["queue", &alert.subject])) { (show::text(&alert.subject)) } }
+                                @else if !alert.subject.is_empty() { " for " (show::text(&alert.subject)) }
                                 ", since " (show::ago(alert.since, visit.now()))
                                 @if let Some(seconds) = alert.ends_within_s { ". It ends within " (show::length(seconds * 1000)) " if nothing changes" }
                                 @if let Some(until) = alert.silenced_until {
@@ -198,7 +200,7 @@ fn numbers(status: &Overview, queues: &[QueueOverview]) -> Markup {
     }
 }
 
-fn trouble(visit: &Visit, status: &Overview) -> Markup {
+fn trouble(status: &Overview) -> Markup {
     html! {
         section aria-labelledby="trouble" {
             h2 id="trouble" { "Queues in trouble" }
@@ -209,7 +211,7 @@ fn trouble(visit: &Visit, status: &Overview) -> Markup {
                 }))
             } @else {
                 div class="table" tabindex="0" role="group" aria-labelledby="trouble" {
-                    table class="rows" {
+                    table class="rows stack" {
                         thead { tr {
                             th scope="col" { "Queue" }
                             th scope="col" class="n" { "Failed, last hour" }
@@ -218,7 +220,7 @@ fn trouble(visit: &Visit, status: &Overview) -> Markup {
                             th scope="col" { "Why, and what to do" }
                         } }
                         tbody {
-                            @for queue in &status.queues_in_trouble { (in_trouble(visit, queue)) }
+                            @for queue in &status.queues_in_trouble { (in_trouble(queue)) }
                         }
                     }
                 }
@@ -232,19 +234,19 @@ fn trouble(visit: &Visit, status: &Overview) -> Markup {
     }
 }
 
-fn in_trouble(_visit: &Visit, queue: &QueueInTrouble) -> Markup {
+fn in_trouble(queue: &QueueInTrouble) -> Markup {
     let name = queue.overview.name.as_str();
     let counts = &queue.overview.counts;
     html! {
         tr data-href=(address(&["queue", name])) {
             th scope="row" { a href=(address(&["queue", name])) { (show::text(name)) } @if counts.paused { " " (show::state("paused")) } }
-            td class="n" { (show::number(queue.failed_last_hour)) }
-            td class="n" {
+            td class="n" data-label="Failed, last hour" { (show::number(queue.failed_last_hour)) }
+            td class="n" data-label="Failed, all" {
                 a href=(address_with(&["queue", name], &[("state", "failed")])) { (show::number(counts.failed)) }
                 @if queue.acknowledged > 0 { span class="dim" { " (" (show::number(queue.acknowledged)) " acknowledged)" } }
             }
-            td class="n" { (show::number(counts.waiting + counts.prioritized)) }
-            td { (reasons(&queue.reasons)) }
+            td class="n" data-label="Waiting" { (show::number(counts.waiting + counts.prioritized)) }
+            td class="message" { (reasons(&queue.reasons)) }
         }
     }
 }

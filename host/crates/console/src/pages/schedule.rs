@@ -417,7 +417,7 @@ async fn ask_edit(visit: Visit, Path(id): Path<String>) -> Result<Response, Prob
     let one = visit.ask::<SchedulesShow>(path_of(&id), Reveal::default(), NoBody);
     let one = one.await.map_err(|problem| problem.back(page_of(&id)))?;
     let mut typed = Typed::from_view(&one);
-    typed.data = show::indented(&typed.data);
+    typed.data = show::editable(&typed.data);
     Ok(form_page(&visit, Some(&id), &typed, None))
 }
 
@@ -434,7 +434,7 @@ async fn edit(
     let one = visit.ask::<SchedulesShow>(path_of(&id), Reveal::default(), NoBody);
     let one = one.await.map_err(|problem| problem.back(page_of(&id)))?;
     let mut was = Typed::from_view(&one);
-    was.data = show::indented(&was.data);
+    was.data = show::editable(&was.data);
     let changed = async {
         let mut change = typed.change(&visit, Some(&was))?;
         change.force = fields.is_on("force");

@@ -165,7 +165,7 @@ fn editor(visit: &Visit, name: &str, schema: &Value, stored: &Value) -> Markup {
         @if known.is_empty() || !others.is_empty() {
             p {
                 label for="others" { @if known.is_empty() { "Settings, a JSON document" } @else { "Other settings, a JSON document" } }
-                textarea id="others" name="others" rows="8" spellcheck="false" { "\n" (show::indented(&if known.is_empty() { stored.to_string() } else { Value::Object(others).to_string() })) }
+                textarea id="others" name="others" rows="8" spellcheck="false" { "\n" (show::editable(&if known.is_empty() { stored.to_string() } else { Value::Object(others).to_string() })) }
             }
         }
         p {
@@ -183,7 +183,7 @@ fn field(setting: &Setting<'_>, stored: Option<&Value>) -> Markup {
     let default = setting.default.map(Value::to_string);
     let text = match stored {
         Some(Value::String(text)) if setting.input != Input::Json => text.clone(),
-        Some(value) if setting.input == Input::Json => show::indented(&value.to_string()),
+        Some(value) if setting.input == Input::Json => show::editable(&value.to_string()),
         Some(value) => value.to_string(),
         None => String::new(),
     };
