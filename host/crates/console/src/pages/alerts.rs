@@ -17,8 +17,7 @@ use patchbay_api::path::unescaped;
 use serde::Deserialize;
 
 use super::parts::{choice, older, refused, typed_length};
-use super::queue::whole;
-use crate::entry::Posted;
+use crate::entry::{Posted, whole};
 use crate::form_token::Notice;
 use crate::frame::{self, Head, Section, address, address_with, below_root};
 use crate::session::{Problem, Visit};

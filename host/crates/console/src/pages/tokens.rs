@@ -15,8 +15,7 @@ use patchbay_api::path::unescaped;
 
 use super::operators::{pages, role};
 use super::parts::{ago_or, choice, words};
-use super::queue::whole;
-use crate::entry::Posted;
+use crate::entry::{Posted, whole};
 use crate::form_token::Notice;
 use crate::frame::{self, Head, Section, address, below_root};
 use crate::session::{Problem, Visit};

@@ -18,9 +18,8 @@ use serde::Deserialize;
 
 use super::operators::pages;
 use super::parts::{NOT_TYPED, ago_or, older, refused, typed_length, with_reason, words};
-use super::queue::whole;
 use crate::confirm::{self, Confirm, is_typed};
-use crate::entry::{Fields, Posted};
+use crate::entry::{Fields, Posted, whole};
 use crate::form_token::Notice;
 use crate::frame::{self, Head, Section, address, address_with, below_root};
 use crate::session::{Problem, Visit};
