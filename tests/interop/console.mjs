@@ -120,12 +120,22 @@ try {
     await checked(mouse, name);
     await valid(mouse, address);
     await shot(mouse, name);
+    if (!["overview", "queue", "job", "dead-letter", "bulk-new", "not-found"].includes(name)) continue;
     await mouse.emulateMedia({ colorScheme: "dark" });
     await mouse.evaluate(() => window.axe.run(document, { runOnly: ["color-contrast"] })).then(({ violations }) => {
       for (const { nodes } of violations) seen.axe.push(`${name}, dark: contrast: ${nodes.map((node) => node.html).slice(0, 3).join(" | ")}`);
     });
-    if (["overview", "job", "queue"].includes(name)) await shot(mouse, `${name}-dark`);
+    await shot(mouse, `${name}-dark`);
     await mouse.emulateMedia({ colorScheme: "light" });
+  }
+  if (SHOTS) {
+    // Small ones, for the documents.
+    await mouse.setViewportSize({ width: 720, height: 500 });
+    for (const name of ["overview", "job", "dead-letter"]) {
+      await mouse.goto(pages[name]);
+      await mouse.screenshot({ path: `${SHOTS}/small-${name}.png` });
+    }
+    await mouse.setViewportSize({ width: 1280, height: 900 });
   }
   step("pages");
 

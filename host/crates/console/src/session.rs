@@ -267,8 +267,7 @@ impl Visit {
             Arc::new((status, body.to_vec()))
         };
         let answer: shared_reads::Answer = self.site().shared.get(key, asked).await;
-        let envelope = self.read::<DataOf<E>>(answer.0, &answer.1)?;
-        Ok(envelope.data)
+        Ok(self.read::<DataOf<E>>(answer.0, &answer.1)?.data)
     }
 
     /// One page of a list.
@@ -337,10 +336,10 @@ impl Visit {
         let operation = const { &E::OPERATION };
         let uri = self.uri::<E>(operation, &path, &query, Intent::default())?;
         let (status, body, _) = self.send(operation, &uri, None).await;
-        if status.is_success() {
-            return Ok(body);
+        match status.is_success() {
+            true => Ok(body),
+            false => Err(self.refused(status, &body)),
         }
-        Err(self.refused(status, &body))
     }
 
     /// Asks, and returns the headers of the answer, too.
@@ -357,8 +356,7 @@ impl Visit {
         let uri = self.uri::<E>(operation, &path, &query, Intent::default())?;
         let body = body.bytes().map_err(|_| self.unread())?;
         let (status, body, headers) = self.send(operation, &uri, body).await;
-        let envelope = self.read::<DataOf<E>>(status, &body)?;
-        Ok((envelope.data, headers))
+        Ok((self.read::<DataOf<E>>(status, &body)?.data, headers))
     }
 
     async fn envelope<E, T>(
