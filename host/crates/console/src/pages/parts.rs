@@ -48,7 +48,7 @@ pub(crate) fn first_digits(whole: &str) -> String {
 pub(crate) fn bytes(count: u64) -> String {
     let whole = |unit: u64| (count + unit / 2) / unit;
     match count {
-        0..10_240 => format!("{} bytes", show::number(count)),
+        0..10_240 => show::counted(count, "byte"),
         10_240..10_485_760 => format!("{} KiB", show::number(whole(1 << 10))),
         _ => format!("{} MiB", show::number(whole(1 << 20))),
     }
@@ -147,7 +147,7 @@ mod tests {
 
     #[test]
     fn sizes_have_a_unit() {
-        assert_eq!(bytes(1), "1 bytes");
+        assert_eq!(bytes(1), "1 byte");
         assert_eq!(bytes(20_480), "20 KiB");
         assert_eq!(bytes(11 << 20), "11 MiB");
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use axum::Router;
 use axum::response::Response;
 use axum::routing::get;
-use chrono::{DateTime, Timelike, Utc};
+use chrono::{DateTime, Utc};
 use maud::{Markup, html};
 use patchbay_api::operation::NoQuery;
 use patchbay_api::schedules::{
@@ -294,7 +294,7 @@ fn bars(hours: &BTreeMap<i64, (u64, Vec<&str>)>, most: u64, now: DateTime<Utc>) 
                     }
                 }
                 @if hour % 4 == 0 {
-                    text x=(hour * 20 + 2) y="61" { (hour_of(now, hour).with_minute(now.minute()).map_or_else(String::new, |at| at.format("%H:%M").to_string())) }
+                    text x=(hour * 20 + 2) y="61" { (hour_of(now, hour).format("%H:%M")) }
                 }
             }
             line x1="0" y1="48" x2="480" y2="48" {}

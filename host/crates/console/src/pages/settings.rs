@@ -229,7 +229,7 @@ fn typed(schema: &Value, fields: &Fields) -> Result<Value, String> {
         None => Map::new(),
         Some(text) => {
             let wrong = |error| format!("Nothing was saved: the document is no JSON ({error})");
-            match serde_json::from_str(text).map_err(wrong)? {
+            match serde_json::from_str::<Value>(text).map_err(wrong)? {
                 Value::Object(others) => others,
                 other if known.is_empty() => return Ok(other),
                 _ => return Err("Nothing was saved: other settings are an object, { … }".into()),
