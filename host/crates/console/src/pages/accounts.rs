@@ -130,7 +130,7 @@ fn filter(visit: &Visit, text: &str, which: &Which) -> Markup {
 
 fn table(accounts: &[Account]) -> Markup {
     html! {
-        div class="table" tabindex="0" role="region" aria-label="Accounts" {
+        div class="table" tabindex="0" role="group" aria-label="Accounts" {
             table class="rows" {
                 thead { tr { th scope="col" { "Account" } th scope="col" { "Name" } th scope="col" { "Role" } th scope="col" { "State" } } }
                 tbody {
@@ -216,7 +216,7 @@ fn sessions(visit: &Visit, details: &AccountDetails) -> Markup {
             h2 id="sessions" { "Open sessions" }
             @if details.sessions.is_empty() { p class="dim" { "None." } }
             @else {
-                div class="table" tabindex="0" role="region" aria-labelledby="sessions" {
+                div class="table" tabindex="0" role="group" aria-labelledby="sessions" {
                     table {
                         thead { tr { th scope="col" { "Began" } th scope="col" { "Last used" } th scope="col" { "By" } th scope="col" { "Where" } th scope="col" { "From" } } }
                         tbody {

@@ -159,7 +159,7 @@ fn filter(which: &Which) -> Markup {
 
 fn table(visit: &Visit, items: &[Activity]) -> Markup {
     html! {
-        div class="table" tabindex="0" role="region" aria-label="Who did what" {
+        div class="table" tabindex="0" role="group" aria-label="Who did what" {
             table {
                 thead { tr { th scope="col" { "When" } th scope="col" { "Who" } th scope="col" { "What" } th scope="col" { "On" } th scope="col" { "Result" } th scope="col" { "Details" } } }
                 tbody { @for item in items { (row(visit, item)) } }

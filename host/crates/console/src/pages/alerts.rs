@@ -131,7 +131,7 @@ fn undelivered(visit: &Visit, messages: &[UndeliveredMessage]) -> Markup {
     html! {
         section aria-labelledby="undelivered" {
             h2 id="undelivered" { "Messages that did not arrive" }
-            div class="table" tabindex="0" role="region" aria-labelledby="undelivered" {
+            div class="table" tabindex="0" role="group" aria-labelledby="undelivered" {
                 table {
                     thead { tr { th scope="col" { "Alert" } th scope="col" { "Channel" } th scope="col" { "Due" } th scope="col" class="n" { "Tries" } th scope="col" { "Why" } } }
                     tbody {
@@ -160,7 +160,7 @@ fn silence_table(visit: &Visit, silences: &[Silence]) -> Markup {
             h2 id="silences" { "Silences" }
             @if silences.is_empty() { p class="dim" { "No silence is in force: every alert is sent." } }
             @else {
-                div class="table" tabindex="0" role="region" aria-labelledby="silences" {
+                div class="table" tabindex="0" role="group" aria-labelledby="silences" {
                     table {
                         thead { tr { th scope="col" { "Alerts" } th scope="col" { "Ends" } th scope="col" { "By" } th scope="col" { "Why" } @if visit.may::<AlertsUnsilence>() { th scope="col" { "Change" } } } }
                         tbody {
@@ -265,7 +265,7 @@ async fn test(Posted { visit, .. }: Posted) -> Result<Response, Problem> {
 
 fn tested(channels: &[ChannelTest]) -> Markup {
     html! {
-        div class="table" tabindex="0" role="region" aria-label="Channels" {
+        div class="table" tabindex="0" role="group" aria-label="Channels" {
             table {
                 thead { tr { th scope="col" { "Channel" } th scope="col" { "Result" } th scope="col" class="n" { "Took" } } }
                 tbody {
@@ -318,7 +318,7 @@ async fn history(visit: Visit, Query(paged): Query<Paged>) -> Result<Response, P
 
 fn events(visit: &Visit, events: &[AlertEvent]) -> Markup {
     html! {
-        div class="table" tabindex="0" role="region" aria-label="What fired and recovered" {
+        div class="table" tabindex="0" role="group" aria-label="What fired and recovered" {
             table {
                 thead { tr { th scope="col" { "When" } th scope="col" { "Alert" } th scope="col" { "Event" } th scope="col" { "What was wrong" } } }
                 tbody {
@@ -344,7 +344,7 @@ async fn rules(visit: Visit) -> Result<Response, Problem> {
     let rules = visit.ask_shared::<AlertRulesList>((), NoQuery {}).await?;
     let main = html! {
         (pages("alert-rules"))
-        div class="table" tabindex="0" role="region" aria-label="Rules" {
+        div class="table" tabindex="0" role="group" aria-label="Rules" {
             table class="rows" {
                 thead { tr { th scope="col" { "Rule" } th scope="col" { "Fires" } th scope="col" { "Severity" } th scope="col" class="n" { "Threshold" } th scope="col" { "Changed" } } }
                 tbody {
@@ -410,7 +410,7 @@ fn changes(visit: &Visit, rule: &AlertRule) -> Markup {
         @if !rule.changes.is_empty() {
             section aria-labelledby="changes" {
                 h2 id="changes" { "Changed by operators" }
-                div class="table" tabindex="0" role="region" aria-labelledby="changes" {
+                div class="table" tabindex="0" role="group" aria-labelledby="changes" {
                     table {
                         thead { tr { th scope="col" { "For" } th scope="col" { "Change" } @if visit.may::<AlertRulesReset>() { th scope="col" { "Undo" } } } }
                         tbody {

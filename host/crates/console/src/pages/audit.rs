@@ -81,7 +81,7 @@ fn table(trails: &[AuditTrail], kept: &[TrailRetention]) -> Markup {
         .into_iter()
         .filter(|name| !trails.iter().any(|trail| trail.name == *name));
     html! {
-        div class="table" tabindex="0" role="region" aria-label="Audit trails" {
+        div class="table" tabindex="0" role="group" aria-label="Audit trails" {
             table class="rows" {
                 thead { tr { th scope="col" { "Trail" } th scope="col" { "About" } th scope="col" { "Read by" } th scope="col" { "Kept" } } }
                 tbody {
@@ -224,7 +224,7 @@ fn filter(trail: &str, which: &Which) -> Markup {
 
 fn entries(visit: &Visit, entries: &[AuditEntry]) -> Markup {
     html! {
-        div class="table" tabindex="0" role="region" aria-label="Entries" {
+        div class="table" tabindex="0" role="group" aria-label="Entries" {
             table {
                 thead { tr { th scope="col" { "When" } th scope="col" { "Who" } th scope="col" { "What" } th scope="col" { "About" } th scope="col" { "Entry" } } }
                 tbody {
@@ -320,7 +320,7 @@ fn reported(report: &AuditReport) -> Markup {
             } }
             @if report.macs != "checked" { p { "Codes were not checked, because no master key is configured: whoever can write to the database could compute a chain that fits." } }
         }
-        div class="table" tabindex="0" role="region" aria-label="Trails" {
+        div class="table" tabindex="0" role="group" aria-label="Trails" {
             table {
                 thead { tr { th scope="col" { "Trail" } th scope="col" { "Result" } th scope="col" class="n" { "Entries" } th scope="col" class="n" { "Batches" } th scope="col" class="n" { "Not sealed yet" } th scope="col" class="n" { "Expired" } } }
                 tbody { @for trail in &report.trails { (reported_row(trail)) } }

@@ -76,7 +76,7 @@ fn opener(visit: &Visit, breakers: &[BreakerView]) -> Markup {
 /// The breakers of this list, with what can be done to those that are not closed.
 pub(crate) fn table(visit: &Visit, breakers: &[BreakerView]) -> Markup {
     html! {
-        div class="table" tabindex="0" role="region" aria-label="Breakers" {
+        div class="table" tabindex="0" role="group" aria-label="Breakers" {
             table {
                 thead { tr {
                     th scope="col" { "Outside host" }

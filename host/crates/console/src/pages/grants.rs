@@ -75,7 +75,7 @@ fn listed(asks: &[&Ask]) -> String {
 
 fn table(visit: &Visit, name: &str, grants: &[GrantView]) -> Markup {
     html! {
-        div class="table" tabindex="0" role="region" aria-label="Grants" {
+        div class="table" tabindex="0" role="group" aria-label="Grants" {
             table {
                 thead { tr {
                     th scope="col" { "What" }

@@ -84,7 +84,7 @@ fn hosts(status: &Overview) -> Markup {
     html! {
         section aria-labelledby="hosts" {
             h2 id="hosts" { "Every host" }
-            div class="table" tabindex="0" role="region" aria-labelledby="hosts" {
+            div class="table" tabindex="0" role="group" aria-labelledby="hosts" {
                 table {
                     thead { tr { th scope="col" { "Host" } th scope="col" { "Version" } th scope="col" { "State" } } }
                     tbody {
@@ -126,7 +126,7 @@ fn key_table(visit: &Visit, keys: &[HostKey]) -> Markup {
             h2 id="keys" { "Keys of the host" }
             @if keys.is_empty() { p class="dim" { "None yet." } }
             @else {
-                div class="table" tabindex="0" role="region" aria-labelledby="keys" {
+                div class="table" tabindex="0" role="group" aria-labelledby="keys" {
                     table {
                         thead { tr { th scope="col" { "Key" } th scope="col" { "For" } th scope="col" { "State" } th scope="col" { "Made" } th scope="col" { "Verifies until" } } }
                         tbody {

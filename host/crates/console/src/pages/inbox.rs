@@ -192,7 +192,7 @@ fn filter(which: &Which, webhooks: &[WebhookView]) -> Markup {
 
 pub(crate) fn table(visit: &Visit, items: &[InboxItem]) -> Markup {
     html! {
-        div class="table" tabindex="0" role="region" aria-label="Requests" {
+        div class="table" tabindex="0" role="group" aria-label="Requests" {
             table class="rows" {
                 thead { tr { th scope="col" { "Came" } th scope="col" { "Webhook" } th scope="col" { "State" } th scope="col" { "Why" } th scope="col" class="n" { "Size" } th scope="col" class="n" { "Jobs" } } }
                 tbody {
@@ -484,7 +484,7 @@ fn webhook_table(visit: &Visit, webhooks: &[WebhookView]) -> Markup {
         }
     };
     html! {
-        div class="table" tabindex="0" role="region" aria-label="Webhooks" {
+        div class="table" tabindex="0" role="group" aria-label="Webhooks" {
             table class="rows" {
                 thead { tr { th scope="col" { "Webhook" } th scope="col" { "State" } th scope="col" { "Path" } th scope="col" { "Last accepted" } th scope="col" class="n" { "Accepted" } th scope="col" class="n" { "Deferred" } th scope="col" class="n" { "Rejected" } } }
                 tbody {
@@ -554,7 +554,7 @@ fn last_day(counts: &[InboxCountView]) -> Markup {
             h2 id="last-day" { "The last 24 hours" }
             @if counts.is_empty() { p class="dim" { "No request." } }
             @else {
-                div class="table" tabindex="0" role="region" aria-labelledby="last-day" {
+                div class="table" tabindex="0" role="group" aria-labelledby="last-day" {
                     table {
                         thead { tr { th scope="col" { "Outcome" } th scope="col" { "Code" } th scope="col" class="n" { "Requests" } } }
                         tbody { @for count in counts { tr { td { (show::state(&count.outcome)) } td { code { (show::text(&count.code)) } } td class="n" { (show::number(count.count)) } } } }

@@ -109,7 +109,7 @@ fn table(visit: &Visit, operators: &[OperatorView]) -> Markup {
     html! {
         @if operators.is_empty() { (frame::empty("No operator yet.", html! { "Only the shared login of the configuration opens the console. Invite people: then each action has a name." })) }
         @else {
-            div class="table" tabindex="0" role="region" aria-label="Operators" {
+            div class="table" tabindex="0" role="group" aria-label="Operators" {
                 table class="rows" {
                     thead { tr { th scope="col" { "Operator" } th scope="col" { "Role" } th scope="col" { "Sees data" } th scope="col" { "State" } th scope="col" { "Second factor" } th scope="col" { "Last signed in" } } }
                     tbody {
@@ -292,7 +292,7 @@ fn sessions(visit: &Visit, details: &OperatorDetails) -> Markup {
             h2 id="sessions" { "Open sessions" }
             @if details.sessions.is_empty() { p class="dim" { "None." } }
             @else {
-                div class="table" tabindex="0" role="region" aria-labelledby="sessions" {
+                div class="table" tabindex="0" role="group" aria-labelledby="sessions" {
                     table {
                         thead { tr { th scope="col" { "Began" } th scope="col" { "Last used" } th scope="col" { "By" } th scope="col" { "From" } th scope="col" { "Program" } } }
                         tbody {

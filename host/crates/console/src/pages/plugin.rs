@@ -200,7 +200,7 @@ fn revisions(visit: &Visit, status: &PluginStatus) -> Markup {
     html! {
         section aria-labelledby="revisions-title" {
             h2 id="revisions-title" { "Revisions" }
-            div class="table" tabindex="0" role="region" aria-labelledby="revisions-title" {
+            div class="table" tabindex="0" role="group" aria-labelledby="revisions-title" {
                 table class="rows" {
                     thead { tr {
                         th scope="col" { "Revision" }
@@ -278,7 +278,7 @@ fn hosts(status: &PluginStatus) -> Markup {
 
 fn host_table(hosts: &[HostView]) -> Markup {
     html! {
-        div class="table" tabindex="0" role="region" aria-label="Hosts" {
+        div class="table" tabindex="0" role="group" aria-label="Hosts" {
             table {
                 thead { tr { th scope="col" { "Host" } th scope="col" { "Runs" } th scope="col" { "State" } } }
                 tbody {
@@ -372,7 +372,7 @@ fn changes(difference: &Difference) -> Markup {
         @if difference.changes.is_empty() {
             p { "Only the code differs: manifest, imports and exports are the same." }
         } @else {
-            div class="table" tabindex="0" role="region" aria-label="Changes" {
+            div class="table" tabindex="0" role="group" aria-label="Changes" {
                 table {
                     thead { tr { th scope="col" { "Part" } th scope="col" { "Before" } th scope="col" { "After" } } }
                     tbody { @for change in &difference.changes { (changed(change)) } }

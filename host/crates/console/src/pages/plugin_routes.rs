@@ -38,7 +38,7 @@ async fn list(visit: Visit) -> Result<Response, Problem> {
 
 fn table(routes: &[RouteView]) -> Markup {
     html! {
-        div class="table" tabindex="0" role="region" aria-label="Routes" {
+        div class="table" tabindex="0" role="group" aria-label="Routes" {
             table class="rows" {
                 thead { tr { th scope="col" { "Route" } th scope="col" { "Address" } th scope="col" { "Who may call it" } th scope="col" { "State" } th scope="col" { "Revision" } } }
                 tbody {

@@ -55,7 +55,7 @@ async fn list(visit: Visit) -> Result<Response, Problem> {
 
 fn table(visit: &Visit, plugins: &[PluginSummary]) -> Markup {
     html! {
-        div class="table" tabindex="0" role="region" aria-label="Plugins" {
+        div class="table" tabindex="0" role="group" aria-label="Plugins" {
             table class="rows" {
                 thead { tr {
                     th scope="col" { "Plugin" }

@@ -127,7 +127,7 @@ fn ticks(visit: &Visit, next: &[String], local: &[String]) -> Markup {
     html! {
         section aria-labelledby="next" {
             h2 id="next" { "Next ticks" }
-            div class="table" tabindex="0" role="region" aria-labelledby="next" {
+            div class="table" tabindex="0" role="group" aria-labelledby="next" {
                 table {
                     thead { tr { th scope="col" { "In" } th scope="col" { "UTC" } @if !local.is_empty() { th scope="col" { "In the schedule's zone" } } } }
                     tbody {

@@ -78,7 +78,7 @@ pub(crate) fn rhythm(every_ms: Option<u64>, cron: Option<&str>, zone: Option<&st
 
 fn table(visit: &Visit, schedules: &[ScheduleView]) -> Markup {
     html! {
-        div class="table" tabindex="0" role="region" aria-labelledby="own" {
+        div class="table" tabindex="0" role="group" aria-labelledby="own" {
             table class="rows" {
                 thead { tr {
                     th scope="col" { "Schedule" }
@@ -149,7 +149,7 @@ pub(crate) fn standing(visit: &Visit, one: &ScheduleView) -> Markup {
 
 fn client_table(visit: &Visit, clients: &[ClientScheduler]) -> Markup {
     html! {
-        div class="table" tabindex="0" role="region" aria-labelledby="clients" {
+        div class="table" tabindex="0" role="group" aria-labelledby="clients" {
             table class="rows" {
                 thead { tr {
                     th scope="col" { "Job scheduler" }
@@ -189,7 +189,7 @@ pub(crate) fn client_standing(one: &ClientScheduler) -> Markup {
 
 fn removed_table(visit: &Visit, removed: &[RemovedSchedule]) -> Markup {
     html! {
-        div class="table" tabindex="0" role="region" aria-label="Removed schedules" {
+        div class="table" tabindex="0" role="group" aria-label="Removed schedules" {
             table {
                 thead { tr { th scope="col" { "Schedule" } th scope="col" { "Adds" } th scope="col" { "Removed" } th scope="col" { "Until" } @if visit.may::<SchedulesRestore>() { th scope="col" { "Change" } } } }
                 tbody {

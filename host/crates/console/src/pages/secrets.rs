@@ -71,7 +71,7 @@ async fn secrets(visit: Visit, Path(name): Path<String>) -> Result<Response, Pro
 
 fn table(visit: &Visit, name: &str, secrets: &[Secret]) -> Markup {
     html! {
-        div class="table" tabindex="0" role="region" aria-label="Secrets" {
+        div class="table" tabindex="0" role="group" aria-label="Secrets" {
             table class="rows" {
                 thead { tr {
                     th scope="col" { "Secret" }

@@ -52,8 +52,16 @@ struct Setting<'a> {
 }
 
 impl Setting<'_> {
+    /// Of the field in a form.
     fn field(&self) -> String {
         format!("setting.{}", self.name)
+    }
+
+    /// Of the element: letters, digits and hyphens only.
+    fn id(&self) -> String {
+        let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
+        let name: String = self.name.chars().map(plain).collect();
+        format!("setting-{name}")
     }
 }
 
@@ -178,8 +186,8 @@ fn editor(visit: &Visit, name: &str, schema: &Value, stored: &Value) -> Markup {
 }
 
 fn field(setting: &Setting<'_>, stored: Option<&Value>) -> Markup {
-    let id = setting.field();
-    let about = format!("{id}.about");
+    let (id, name) = (setting.id(), setting.field());
+    let about = format!("{id}-about");
     let default = setting.default.map(Value::to_string);
     let text = match stored {
         Some(Value::String(text)) if setting.input != Input::Json => text.clone(),
@@ -193,23 +201,23 @@ fn field(setting: &Setting<'_>, stored: Option<&Value>) -> Markup {
         p {
             label for=(id) { code { (show::text(setting.name)) } @if setting.is_required { " (required)" } @if setting.input == Input::Json { ", a JSON document" } }
             @match &setting.input {
-                Input::Text => { input id=(id) name=(id) type="text" value=(text) autocomplete="off" spellcheck="false" aria-describedby=[described]; }
-                Input::Whole => { input id=(id) name=(id) type="number" step="1" value=(text) aria-describedby=[described]; }
-                Input::Number => { input id=(id) name=(id) type="number" step="any" value=(text) aria-describedby=[described]; }
+                Input::Text => { input id=(id) name=(name) type="text" value=(text) autocomplete="off" spellcheck="false" aria-describedby=[described]; }
+                Input::Whole => { input id=(id) name=(name) type="number" step="1" value=(text) aria-describedby=[described]; }
+                Input::Number => { input id=(id) name=(name) type="number" step="any" value=(text) aria-describedby=[described]; }
                 Input::Flag => {
-                    select id=(id) name=(id) aria-describedby=[described] {
+                    select id=(id) name=(name) aria-describedby=[described] {
                         option value="" selected[text.is_empty()] { "not set" }
                         option value="true" selected[text == "true"] { "yes" }
                         option value="false" selected[text == "false"] { "no" }
                     }
                 }
                 Input::Choice(words) => {
-                    select id=(id) name=(id) aria-describedby=[described] {
+                    select id=(id) name=(name) aria-describedby=[described] {
                         option value="" selected[text.is_empty()] { "not set" }
                         @for word in words { option value=(word) selected[*word == text] { (show::plain(word)) } }
                     }
                 }
-                Input::Json => { textarea id=(id) name=(id) rows="6" spellcheck="false" aria-describedby=[described] { "\n" (text) } }
+                Input::Json => { textarea id=(id) name=(name) rows="6" spellcheck="false" aria-describedby=[described] { "\n" (text) } }
             }
             @if is_described {
                 br;

@@ -49,7 +49,7 @@ async fn list(visit: Visit) -> Result<Response, Problem> {
 
 fn table(visit: &Visit, tokens: &[OperatorToken]) -> Markup {
     html! {
-        div class="table" tabindex="0" role="region" aria-label="Tokens" {
+        div class="table" tabindex="0" role="group" aria-label="Tokens" {
             table {
                 thead { tr { th scope="col" { "Token" } th scope="col" { "Of" } th scope="col" { "Opens" } th scope="col" { "Expires" } th scope="col" { "Last used" } th scope="col" { "Change" } } }
                 tbody {

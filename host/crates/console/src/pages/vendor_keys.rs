@@ -95,7 +95,7 @@ async fn list(visit: Visit, Query(which): Query<Which>) -> Result<Response, Prob
 
 fn table(visit: &Visit, keys: &[VendorKey]) -> Markup {
     html! {
-        div class="table" tabindex="0" role="region" aria-label="Vendor keys" {
+        div class="table" tabindex="0" role="group" aria-label="Vendor keys" {
             table class="rows" {
                 thead { tr { th scope="col" { "Key" } th scope="col" { "State" } th scope="col" { "May" } th scope="col" class="n" { "Per minute" } th scope="col" { "Last used" } th scope="col" { "Ends" } } }
                 tbody {
@@ -256,7 +256,7 @@ fn uses(details: &VendorKeyDetails) -> Markup {
             h2 id="uses" { "Requests of the last 30 days" }
             @if details.uses.is_empty() { p class="dim" { "None." } }
             @else {
-                div class="table" tabindex="0" role="region" aria-labelledby="uses" {
+                div class="table" tabindex="0" role="group" aria-labelledby="uses" {
                     table {
                         thead { tr { th scope="col" { "Day (UTC)" } th scope="col" { "Route" } th scope="col" class="n" { "Requests" } th scope="col" class="n" { "Refused" } } }
                         tbody { @for one in details.uses.iter().take(200) { tr { td { (one.day) } td class="wide" { code { (show::text(&one.route)) } } td class="n" { (show::number(one.calls)) } td class="n" { (show::number(one.refused)) } } } }
