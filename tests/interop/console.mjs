@@ -111,6 +111,27 @@ try {
     "bulk-new": `${root}/bulk-new?kind=retry&queue=hostileQueue&state=failed&first=10`,
     bulk: `${root}/bulk`,
     drain: `${queue}/drain`,
+    plugins: `${root}/plugins`,
+    plugin: `${root}/plugin/hostile`,
+    grants: `${root}/plugin/hostile/grants`,
+    settings: `${root}/plugin/hostile/settings`,
+    secrets: `${root}/plugin/hostile/secrets`,
+    breakers: `${root}/breakers`,
+    routes: `${root}/routes`,
+    schedules: `${root}/schedules`,
+    schedule: `${root}/schedule/nightly`,
+    "schedule-new": `${root}/schedule-new`,
+    alerts: `${root}/alerts`,
+    "alert-rules": `${root}/alert-rules`,
+    "alert-rule": `${root}/alert-rules/plugin-quarantined`,
+    inbox: `${root}/inbox`,
+    webhooks: `${root}/webhooks`,
+    activity: `${root}/activity`,
+    audit: `${root}/audit`,
+    trail: `${root}/audit/operators`,
+    tokens: `${root}/tokens`,
+    "vendor-keys": `${root}/vendor-keys`,
+    host: `${root}/host`,
     "not-found": `${root}/dead-letters/999999`,
   };
   for (const [name, address] of Object.entries(pages)) {
@@ -214,12 +235,19 @@ try {
   await keys.keyboard.press("Enter");
   await keys.getByText("back in its queue").waitFor();
   await keys.locator("#job .state", { hasText: "completed" }).waitFor();
+  for (const [name, place] of Object.entries({ operators: "operators", operator: "operators/vera", secret: "plugin/hostile/secrets/SMTP_PASSWORD", "owner-secrets": "plugin/hostile/secrets" })) {
+    await keys.goto(`${root}/${place}`);
+    await keys.locator("h1").waitFor();
+    await checked(keys, name);
+    await valid(keys, `${root}/${place}`);
+    await shot(keys, name);
+  }
   step("keys");
 
   // Somebody on call, with a phone.
   const phone = await opened({ viewport: { width: 360, height: 740 }, deviceScaleFactor: 1, isMobile: true, hasTouch: true });
   await signIn(phone, people.owner, `${root}/overview`);
-  for (const name of ["overview", "queues", "queue", "job", "dead-letter", "search", "bulk-new", "drain"]) {
+  for (const name of ["overview", "queues", "queue", "job", "dead-letter", "search", "bulk-new", "drain", "plugin", "schedules", "alerts", "inbox", "activity", "host"]) {
     await phone.goto(pages[name]);
     await phone.locator("h1").waitFor();
     const width = await phone.evaluate(() => document.scrollingElement.scrollWidth);

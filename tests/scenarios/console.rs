@@ -207,6 +207,28 @@ async fn pages_are_for_operators_show_text_and_change_only_by_their_own_forms() 
         format!("/bulk-new?kind=retry&dead-letter={group}"),
         format!("/queue/{QUEUE}/drain"),
         format!("/queue/{QUEUE}/clean?state=failed"),
+        "/plugins".to_owned(),
+        "/plugin/hostile".to_owned(),
+        "/plugin/hostile/grants".to_owned(),
+        "/plugin/hostile/settings".to_owned(),
+        "/plugin/hostile/secrets".to_owned(),
+        "/routes".to_owned(),
+        "/breakers".to_owned(),
+        "/schedules".to_owned(),
+        "/schedule-new".to_owned(),
+        "/alerts".to_owned(),
+        "/alert-rules".to_owned(),
+        "/alert-rules/plugin-quarantined".to_owned(),
+        "/alerts-history".to_owned(),
+        "/inbox".to_owned(),
+        "/webhooks".to_owned(),
+        "/activity".to_owned(),
+        "/audit".to_owned(),
+        "/audit/operators".to_owned(),
+        "/tokens".to_owned(),
+        "/people".to_owned(),
+        "/vendor-keys".to_owned(),
+        "/host".to_owned(),
     ];
     for path in &pages {
         let page = browser.get(path).await?;
@@ -415,6 +437,189 @@ async fn pages_are_for_operators_show_text_and_change_only_by_their_own_forms() 
     Ok(())
 }
 
+/// The value of an attribute of the page that begins so.
+fn attribute<'p>(page: &'p Page, begins: &str) -> anyhow::Result<&'p str> {
+    let found = page.body.split('"').find(|part| part.starts_with(begins));
+    found.with_context(|| format!("{begins}: {}", page.body))
+}
+
+#[tokio::test]
+async fn an_owner_changes_plugins_schedules_alerts_and_tokens_at_the_console() -> anyhow::Result<()>
+{
+    let world = World::new().await?;
+    let host = world.host(&ENV).await?;
+    host.deploy("hostile", hostile_plugin()?).await?;
+    let mut owner = enrolled(&host, "olga", "owner", true).await?;
+    let mut browser = Browser::signed_in(&host, &mut owner).await?;
+
+    // A schedule: looked at before it is stored, paused, run, removed and restored.
+    let page = browser.get("/schedule-new").await?;
+    let new = [
+        ("id", "nightly"),
+        ("queue", QUEUE),
+        ("name", "noop"),
+        ("cron", "0 3 * * *"),
+        ("tz", "Asia/Kolkata"),
+        ("missed", "skip"),
+        ("data", "{}"),
+    ];
+    let mut asked = new.to_vec();
+    asked.push(("preview", "on"));
+    let shown = browser.submit(&page, "/schedule-new", &asked).await?;
+    assert!(
+        shown.body.contains("Not stored yet") && shown.body.contains("21:30:00 UTC"),
+        "{}",
+        shown.body
+    );
+    let wrong = browser
+        .submit(&page, "/schedule-new", &[("id", "x"), ("data", "{ oops")])
+        .await?;
+    assert_eq!(wrong.status, StatusCode::UNPROCESSABLE_ENTITY);
+    let made = browser.submit(&page, "/schedule-new", &new).await?;
+    let place = format!("{ROOT}/schedule/nightly");
+    assert_eq!(made.goes_to(), place, "{}", made.body);
+    let reason = [("reason", "the vendor moves")];
+    let paused = browser
+        .submit(&page, "/schedule/nightly/pause", &reason)
+        .await?;
+    assert_eq!(paused.goes_to(), place, "{}", paused.body);
+    let shown = browser.get("/schedules").await?;
+    assert!(
+        shown.body.contains("the vendor moves") && shown.body.contains("olga"),
+        "{}",
+        shown.body
+    );
+    let run = browser.submit(&page, "/schedule/nightly/run", &[]).await?;
+    let job = format!("{ROOT}/job/{QUEUE}/");
+    assert!(run.goes_to().starts_with(&job), "{}", run.body);
+    let remove = "/schedule/nightly/remove";
+    let refused = browser
+        .submit(&page, remove, &[("confirm", "daily")])
+        .await?;
+    assert!(refused.body.contains("Nothing was done"));
+    let removed = browser
+        .submit(&page, remove, &[("confirm", "nightly")])
+        .await?;
+    assert_eq!(removed.goes_to(), format!("{ROOT}/schedules"));
+    let shown = browser.get("/schedules").await?;
+    assert!(
+        shown.body.contains("/schedule/nightly/restore"),
+        "{}",
+        shown.body
+    );
+    let restored = browser
+        .submit(&page, "/schedule/nightly/restore", &[])
+        .await?;
+    assert_eq!(restored.goes_to(), place, "{}", restored.body);
+
+    // A secret is set and never shown.
+    let secret = "/plugin/hostile/secrets/SMTP_PASSWORD";
+    let value = [("value", "hunter2-hunter2")];
+    let set = browser.submit(&page, secret, &value).await?;
+    assert_eq!(
+        set.goes_to(),
+        format!("{ROOT}/plugin/hostile/secrets"),
+        "{}",
+        set.body
+    );
+    for path in [secret, "/plugin/hostile/secrets", "/activity"] {
+        let shown = browser.get(path).await?.body;
+        assert!(!shown.contains("hunter2"), "{path}: {shown}");
+    }
+    let gone = browser
+        .submit(
+            &page,
+            &format!("{secret}/remove"),
+            &[("confirm", "SMTP_PASSWORD")],
+        )
+        .await?;
+    assert_eq!(gone.status, StatusCode::SEE_OTHER, "{}", gone.body);
+
+    // A plugin is deactivated, and activated again by the notice's button.
+    let off = browser
+        .submit(&page, "/plugin/hostile/deactivate", &reason)
+        .await?;
+    assert_eq!(
+        off.goes_to(),
+        format!("{ROOT}/plugin/hostile"),
+        "{}",
+        off.body
+    );
+    let shown = browser.get("/plugin/hostile").await?;
+    assert!(shown.body.contains(">inactive<"), "{}", shown.body);
+    let undo = attribute(&shown, &format!("{ROOT}/plugin/hostile/activate/"))?;
+    let undo = undo.strip_prefix(ROOT).context("an address")?.to_owned();
+    let page = browser.get(&undo).await?;
+    assert_eq!(page.status, StatusCode::OK, "{}", page.body);
+    let on = browser.submit(&page, &undo, &[]).await?;
+    assert_eq!(
+        on.goes_to(),
+        format!("{ROOT}/plugin/hostile"),
+        "{}",
+        on.body
+    );
+    assert!(
+        browser
+            .get("/plugin/hostile")
+            .await?
+            .body
+            .contains("takes calls")
+    );
+
+    // Alerts are silenced for a while, with why.
+    let silence = [("rule", "all"), ("for", "1 h"), ("reason", "the move")];
+    let silenced = browser.submit(&page, "/alerts-silence", &silence).await?;
+    assert_eq!(
+        silenced.goes_to(),
+        format!("{ROOT}/alerts"),
+        "{}",
+        silenced.body
+    );
+    let shown = browser.get("/alerts").await?;
+    let end = attribute(&shown, &format!("{ROOT}/alerts-silence/"))?;
+    let end = end.strip_prefix(ROOT).context("an address")?.to_owned();
+    browser.submit(&page, &end, &[]).await?;
+    assert!(!browser.get("/alerts").await?.body.contains("the move"));
+
+    // The secret of a token is shown once.
+    let token = [
+        ("name", "deploy"),
+        ("scopes", "queues:read"),
+        ("role", "viewer"),
+        ("days", "30"),
+    ];
+    let made = browser.submit(&page, "/tokens", &token).await?;
+    assert!(
+        made.body.contains("shown only now") && made.location.is_none(),
+        "{}",
+        made.body
+    );
+    let (_, rest) = made.body.split_once("id=\"secret\"").context("a secret")?;
+    let secret = rest.split(['>', '<']).nth(1).context("a secret")?;
+    assert!(secret.starts_with("pbt_") && secret.len() > 40, "{rest}");
+    let listed = browser.get("/tokens").await?.body;
+    assert!(
+        listed.contains("deploy") && !listed.contains(secret),
+        "{listed}"
+    );
+
+    // Trails are verified, and a bundle is taken along.
+    let verified = browser
+        .submit(&page, "/audit-verify", &[("trail", "operators")])
+        .await?;
+    assert!(
+        verified.body.contains("Every entry is as it was written"),
+        "{}",
+        verified.body
+    );
+    let bundle = browser
+        .submit(&page, "/host/incident", &[("since", "1 h")])
+        .await?;
+    assert_eq!(bundle.status, StatusCode::OK, "{}", bundle.body);
+    assert_eq!(browser.get("/operators").await?.status, StatusCode::OK);
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_person_at_the_console_finds_what_failed_mends_it_and_retries_it() -> anyhow::Result<()> {
     let world = World::new().await?;
@@ -456,6 +661,9 @@ async fn a_person_at_the_console_finds_what_failed_mends_it_and_retries_it() -> 
         },
     )
     .await?;
+    let every = json!({ "id": "nightly", "queue": QUEUE, "name": "noop", "cron": "0 3 * * *", "tz": "Asia/Kolkata", "data": {} });
+    let (status, answer) = host.post("/api/admin/schedules", every).await?;
+    ensure!(status == 200 || status == 201, "{answer:#}");
     let mut people = serde_json::Map::new();
     for (name, role) in [("vera", "viewer"), ("otto", "operator"), ("olga", "owner")] {
         let person = enrolled(&host, name, role, role != "viewer").await?;

@@ -41,6 +41,13 @@ impl Fields {
         self.text("reason")
     }
 
+    /// As a form would send them.
+    #[cfg(test)]
+    pub(crate) fn of(pairs: &[(&str, &str)]) -> Self {
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        Self(pairs.iter().map(owned).collect())
+    }
+
     fn read(body: &[u8]) -> Self {
         let pairs = url::form_urlencoded::parse(body);
         // Browsers send the ends of lines in a text area as CRLF.

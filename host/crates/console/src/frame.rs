@@ -27,6 +27,13 @@ pub(crate) enum Section {
     DeadLetters,
     Search,
     Bulk,
+    Plugins,
+    Schedules,
+    Alerts,
+    Inbox,
+    Activity,
+    People,
+    Host,
     /// None of them: signing in.
     Elsewhere,
 }
@@ -39,6 +46,13 @@ pub(crate) const SECTIONS: &[(Section, &str, &str, &str)] = &[
     (Section::DeadLetters, "Dead letters", "dead-letters", "d"),
     (Section::Search, "Search", "search", "s"),
     (Section::Bulk, "Bulk operations", "bulk", "b"),
+    (Section::Plugins, "Plugins", "plugins", "p"),
+    (Section::Schedules, "Schedules", "schedules", "c"),
+    (Section::Alerts, "Alerts", "alerts", "l"),
+    (Section::Inbox, "Inbox", "inbox", "i"),
+    (Section::Activity, "Activity", "activity", "w"),
+    (Section::People, "People and tokens", "tokens", "t"),
+    (Section::Host, "Hosts", "host", "h"),
 ];
 
 /// What a page is.

@@ -95,11 +95,17 @@ pub(crate) fn unknown() -> Markup {
 pub(crate) fn state(word: &str) -> Markup {
     let kind = match word {
         "failed" | "fail" | "critical" | "quarantined" | "trapped" | "deadline"
-        | "memory-limit" | "invalid-result" | "host-fault" | "open" | "lost" | "failing" => "bad",
+        | "memory-limit" | "invalid-result" | "host-fault" | "open" | "lost" | "failing"
+        | "firing" | "broken" | "rejected" | "blocked" | "unguarded" | "wrong" => "bad",
         "paused" | "warning" | "half-open" | "retry" | "defer" | "delayed" | "pending"
-        | "waiting-children" | "skipped" | "behind" | "inactive" | "not-undone" => "warn",
-        "completed" | "complete" | "done" | "closed" | "repaired" | "restored" | "active" => "good",
-        "running" | "matching" | "undoing" => "info",
+        | "waiting-children" | "skipped" | "behind" | "inactive" | "not-undone" | "overdue"
+        | "missing" | "not granted" | "not loaded" | "not ready" | "not set" | "without rights"
+        | "deferred" | "refused" | "shorter" | "given up" | "disabled" | "ending" | "off"
+        | "still-firing" | "other version" | "unknown-key" => "warn",
+        "completed" | "complete" | "done" | "closed" | "repaired" | "restored" | "active"
+        | "ticking" | "set" | "on" | "ready" | "whole" | "delivered" | "recovered" | "accepted"
+        | "enqueued" | "recorded" | "trusted" | "signs" => "good",
+        "running" | "matching" | "undoing" | "invited" | "waits" | "staged" => "info",
         _ => "plain",
     };
     html! { span class={ "state " (kind) } { (text(word)) } }
