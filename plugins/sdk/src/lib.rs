@@ -42,6 +42,7 @@ pub use bindings::patchbay::plugin::{
     audit, credentials, flows, http, kv, log, progress, queue, schedules, secrets, smtp, sql,
 };
 
+pub use lenient::whole_pairs;
 pub use operations::{Answer, Operations, Request};
 pub use webhooks::Webhooks;
 
