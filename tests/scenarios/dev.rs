@@ -467,6 +467,7 @@ async fn the_demos_of_mail_and_learning_take_every_journey_to_its_end() -> anyho
         students,
         further,
         enrol,
+        promote,
         remind,
         away,
         refused,
@@ -496,6 +497,11 @@ async fn the_demos_of_mail_and_learning_take_every_journey_to_its_end() -> anyho
     shell
         .until(state, &["\"learners\":41", "\"POST assign\":1"])
         .await?;
+    let made = shell.run(promote).await?;
+    assert!(
+        made.contains("\"isNew\":true") && made.contains("learner3@example.com"),
+        "{made}"
+    );
     shell.run(remind).await?;
     shell.until(taken, &["learner5@example.com"]).await?;
     let waits = shell.run(away).await?;

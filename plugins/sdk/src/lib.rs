@@ -39,7 +39,8 @@ pub mod webhooks;
 
 pub use bindings::patchbay::plugin::types::{Failure, Retry};
 pub use bindings::patchbay::plugin::{
-    audit, credentials, flows, http, kv, log, progress, queue, schedules, secrets, smtp, sql,
+    accounts, audit, credentials, flows, http, kv, log, progress, queue, schedules, secrets, smtp,
+    sql,
 };
 
 pub use lenient::whole_pairs;
