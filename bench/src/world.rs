@@ -12,9 +12,9 @@ use patchbay_app::history::SealedBodies;
 use patchbay_app::snapshot::OfflineSnapshot;
 use patchbay_app::vault::{KeySource, Keys, Vault};
 use patchbay_capability::{
-    AccountProposal, AccountProposals, CredentialInfo, CredentialStore, Egress, EgressConfig, MadeAtRunTime, MailTransport,
-    ProposedAccount, RuntimeSchedule, RuntimeScheduleState, RuntimeSchedules, SecretSource, SecretValue, Services,
-    Zeroizing,
+    AccountProposal, AccountProposals, CredentialInfo, CredentialStore, Egress, EgressConfig,
+    MadeAtRunTime, MailTransport, ProposedAccount, RuntimeSchedule, RuntimeScheduleState,
+    RuntimeSchedules, SecretSource, SecretValue, Services, Zeroizing,
 };
 use patchbay_model::audit::{AuditTrails, NewAuditEntry};
 use patchbay_model::capability::CapabilityError;

@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use anyhow::Context;
 use chrono::{DateTime, Utc};
-use patchbay_stand_ins::smtp::{self, Account, Smtp};
+use patchbay_stand_ins::smtp::{self, Account, Fault, Smtp, Stage};
 use serde_json::{Value, json};
 
 use super::library::Office;
 use super::plugin_with;
 use super::server::{PASSWORD, environment};
 use crate::cable::Cable;
+use crate::commands::json_of;
 use crate::disturbance::{Killer, away, kills};
 use crate::harness::{until, variant};
 use crate::people::PEOPLE;
@@ -47,9 +48,10 @@ fn plugin() -> anyhow::Result<Vec<u8>> {
     })
 }
 
-/// Makes the template that these mails are made of, as somebody of sales does.
-async fn template(office: &Office) -> anyhow::Result<()> {
+/// The plugin begins to send, and somebody of sales makes the template that these mails are made of.
+async fn begin(office: &Office) -> anyhow::Result<()> {
     let sales = office.account("sales", "sales").await?;
+    office.open_with(plugin()?).await?;
     let draft = json!({ "name": "offer", "subject": "For {{ name }}", "text": "Hello {{ name }}", "sample": { "name": "Asha" } });
     let (status, made) = office.ask(&sales, "POST", TEMPLATES, Some(draft)).await?;
     anyhow::ensure!(status == 201, "{status} {made}");
@@ -111,16 +113,16 @@ async fn whatever_happens_around_mails_each_is_sent_once() -> anyhow::Result<()>
     let place = cable.address;
     let env = variables(place, &password);
     let office = Office::new(&borrowed(&env)).await?;
-    template(&office).await?;
-    office.open_with(plugin()?).await?;
+    begin(&office).await?;
+    let before = server.mails().len();
 
     // The server is away. Nothing is lost, and nothing is sent twice when it is back.
     cable.refuse().await;
     let jobs = added(&office, "away", 10).await?;
     // How long it is away is what is tested.
     tokio::time::sleep(away()).await;
-    assert_eq!(server.mails().len(), 0);
-    let cable = Cable::at(place, server.address.to_string()).await?;
+    assert_eq!(server.mails().len(), before);
+    let _cable = Cable::at(place, server.address.to_string()).await?;
     sent_once(&office, &server, "away", &jobs).await?;
 
     // It is slow. Jobs come twice and in another order; one that is done runs again.
@@ -176,17 +178,17 @@ async fn whatever_happens_around_mails_each_is_sent_once() -> anyhow::Result<()>
     // The password is replaced at the provider, and connections end. Then the file has the new one.
     server.behave(|behaviour| behaviour.slow_ms = 0);
     server.set_password("the-next-password");
-    cable.cut.send_replace(true);
-    cable.cut.send_replace(false);
+    let closing = Fault::reply(Stage::Mail, "421 4.7.0 closing");
+    server.fault(closing);
     let jobs = added(&office, "rotated", 10).await?;
     for id in &jobs {
         let reason = office.reason(id).await?;
         assert!(reason.starts_with("bad-credentials"), "{reason}");
     }
+    server.remove_faults();
     std::fs::write(&password, "the-next-password\n")?;
-    let path = format!("/api/admin/queues/{QUEUE}/retry-all");
-    let (status, answer) = office.host.post(&path, json!({})).await?;
-    assert_eq!(status, 200, "{answer}");
+    let retry = ["--json", "queue", "retry-all", QUEUE, "--yes"];
+    json_of(&office.host, &retry).await?;
     sent_once(&office, &server, "rotated", &jobs).await?;
     until(SOON, "a row of each mail", async || {
         let mut database = office.world.database().await?;
@@ -227,8 +229,7 @@ async fn a_killed_host_loses_no_mail_and_doubles_only_those_that_are_on_their_wa
     std::fs::write(&password, PASSWORD)?;
     let env = variables(server.address, &password);
     let mut office = Office::new(&borrowed(&env)).await?;
-    template(&office).await?;
-    office.open_with(plugin()?).await?;
+    begin(&office).await?;
     server.behave(|behaviour| behaviour.slow_ms = SLOW_MS);
     let mut env = borrowed(&env);
     env.extend(PEOPLE);
