@@ -453,7 +453,7 @@ async fn the_demos_of_mail_and_learning_take_every_journey_to_its_end() -> anyho
     shell.run(stale).await?;
     let alerts = format!("{program} alert list");
     shell
-        .until(&alerts, &["bad-credentials", "mail account's password"])
+        .until(&alerts, &["bad-credentials", "plugin email"])
         .await?;
     let told = shell.run(mended).await?;
     assert!(told.contains("wait again"), "{told}");
@@ -511,7 +511,7 @@ async fn the_demos_of_mail_and_learning_take_every_journey_to_its_end() -> anyho
     shell.until(&delayed, &["No job"]).await?;
     shell.run(refused).await?;
     shell
-        .until(&alerts, &["bad-credentials", "credential graphy-"])
+        .until(&alerts, &["bad-credentials", "plugin mrlearn"])
         .await?;
     let told = shell.run(saved).await?;
     assert!(told.contains("\"state\":\"ok\""), "{told}");

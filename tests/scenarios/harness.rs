@@ -506,7 +506,7 @@ async fn with_email_tables(
         let there = sqlx::query_scalar::<_, bool>(there).bind(&name);
         there.fetch_one(admin).await
     };
-    if is_there(admin).await? {
+    if is_there(&mut *admin).await? {
         return Ok(name);
     }
     // Tests are processes of their own.
@@ -515,7 +515,7 @@ async fn with_email_tables(
         .bind(LOCK)
         .execute(&mut *admin)
         .await?;
-    if !is_there(admin).await? {
+    if !is_there(&mut *admin).await? {
         // Under another name until it is whole.
         let draft = format!("{name}_draft");
         for statement in [

@@ -161,7 +161,7 @@ async fn whenever_the_host_is_killed_nobody_is_lost_and_nobody_is_reminded_twice
         anyhow::Ok(waiting.unwrap_or_default())
     };
     let before = waiting(&setting).await?;
-    let (mut killer, kills) = (Killer::new(), kills());
+    let (mut killer, kills, env) = (Killer::new(), kills(), env());
     let mut moments = Vec::new();
     for n in 0..kills {
         let course = format!("course{n}");
@@ -176,7 +176,7 @@ async fn whenever_the_host_is_killed_nobody_is_lost_and_nobody_is_reminded_twice
         assert_eq!(setting.trigger(id).await?, 202);
         // Once while it reads, once while it reminds.
         if n % 2 == 0 {
-            let moment = killer.kills(&setting.world, &mut setting.host, &env(), 300);
+            let moment = killer.kills(&setting.world, &mut setting.host, &env, 300);
             moments.push(moment.await?);
         }
         let run = setting.ended_run(id, 1).await?;
@@ -185,7 +185,7 @@ async fn whenever_the_host_is_killed_nobody_is_lost_and_nobody_is_reminded_twice
         let job = json!({ "name": "remind", "data": { "configId": id } });
         let job = setting.host.add(REMINDERS, job).await?;
         if n % 2 == 1 {
-            let moment = killer.kills(&setting.world, &mut setting.host, &env(), 100);
+            let moment = killer.kills(&setting.world, &mut setting.host, &env, 100);
             moments.push(moment.await?);
         }
         setting.host.job_in(REMINDERS, &job, "completed").await?;

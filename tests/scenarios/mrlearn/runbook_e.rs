@@ -16,7 +16,7 @@ async fn runbook_e_finds_and_mends_what_it_says() -> anyhow::Result<()> {
     let webhook = receiver.url("webhook");
     let setting = Setting::with(&[
         ("PATCHBAY_ALERTS_EVERY_MS", "100"),
-        ("PATCHBAY_ALERTS_WEBHOOK_URL", &webhook),
+        ("PATCHBAY_ALERTS_WEBHOOK_URL", webhook.as_str()),
     ])
     .await?;
     setting
