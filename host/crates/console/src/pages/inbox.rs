@@ -121,6 +121,9 @@ async fn list(visit: Visit, Query(which): Query<Which>) -> Result<Response, Prob
         kind: some(&which.kind),
         event_id: None,
         source: None,
+        // A value of a person must not stand in an address.
+        data_path: None,
+        data_value: None,
         after: since(&which.after),
         before: since(&which.before),
         cursor: which.cursor.clone(),
