@@ -2,6 +2,7 @@
 
 mod accounts;
 mod activity;
+mod alert_rules;
 mod alerts;
 mod audit;
 mod breakers;
@@ -16,10 +17,12 @@ mod inbox;
 mod inbox_many;
 mod job;
 mod job_actions;
+mod job_scheduler;
 mod operators;
 mod overview;
 mod parts;
 mod plugin;
+mod plugin_actions;
 mod plugin_routes;
 mod plugins;
 mod queue;
@@ -34,6 +37,7 @@ mod settings;
 mod sign_in;
 mod tokens;
 mod vendor_keys;
+mod webhooks;
 
 use axum::Router;
 
@@ -75,5 +79,9 @@ pub(crate) fn routes(router: Router<Site>) -> Router<Site> {
     let router = settings::routes(router);
     let router = tokens::routes(router);
     let router = vendor_keys::routes(router);
+    let router = webhooks::routes(router);
+    let router = alert_rules::routes(router);
+    let router = job_scheduler::routes(router);
+    let router = plugin_actions::routes(router);
     bulk::routes(router)
 }
