@@ -1,12 +1,5 @@
 //! Alert rules: when each fires, and what operators have changed of it.
 
-use super::alerts::{link, measured, pages};
-use super::parts::choice;
-use crate::entry::{Posted, whole};
-use crate::form_token::Notice;
-use crate::frame::{self, Head, Section, address, address_with, below_root};
-use crate::session::{Problem, Visit};
-use crate::{Site, show};
 use axum::Router;
 use axum::extract::Path;
 use axum::response::Response;
@@ -19,6 +12,14 @@ use patchbay_api::alerts::{
 use patchbay_api::body::{Json, NoBody};
 use patchbay_api::operation::NoQuery;
 use patchbay_api::path::unescaped;
+
+use super::alerts::{link, measured, pages};
+use super::parts::choice;
+use crate::entry::{Posted, whole};
+use crate::form_token::Notice;
+use crate::frame::{self, Head, Section, address, address_with, below_root};
+use crate::session::{Problem, Visit};
+use crate::{Site, show};
 
 pub(crate) fn routes(router: Router<Site>) -> Router<Site> {
     router

@@ -1,14 +1,5 @@
 //! One job scheduler that a BullMQ client made: it is shown, and can be removed.
 
-use super::parts::{NOT_TYPED, refused, reveal_reason};
-use super::schedule::data;
-use super::schedules::{client_standing, last, next, rhythm};
-use crate::confirm::{self, Confirm, is_typed};
-use crate::entry::Posted;
-use crate::form_token::Notice;
-use crate::frame::{self, Head, Section, address, below_root};
-use crate::session::{Problem, Visit};
-use crate::{Site, show};
 use axum::Router;
 use axum::extract::Path;
 use axum::response::Response;
@@ -21,6 +12,16 @@ use patchbay_api::reveal::Reveal;
 use patchbay_api::schedules::{
     ClientSchedulerPath, SchedulesRemoveOfClient, SchedulesShowOfClient,
 };
+
+use super::parts::{NOT_TYPED, refused, reveal_reason};
+use super::schedule::data;
+use super::schedules::{client_standing, last, next, rhythm};
+use crate::confirm::{self, Confirm, is_typed};
+use crate::entry::Posted;
+use crate::form_token::Notice;
+use crate::frame::{self, Head, Section, address, below_root};
+use crate::session::{Problem, Visit};
+use crate::{Site, show};
 
 pub(crate) fn routes(router: Router<Site>) -> Router<Site> {
     let client = |rest: &str| below_root(&format!("job-scheduler/{{queue}}/{{id}}{rest}"));

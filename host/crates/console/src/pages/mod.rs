@@ -30,6 +30,7 @@ mod queue_actions;
 mod queues;
 mod saved_searches;
 mod schedule;
+mod schedule_form;
 mod schedules;
 mod search;
 mod secrets;
@@ -74,6 +75,7 @@ pub(crate) fn routes(router: Router<Site>) -> Router<Site> {
     let router = plugin_routes::routes(router);
     let router = plugins::routes(router);
     let router = schedule::routes(router);
+    let router = schedule_form::routes(router);
     let router = schedules::routes(router);
     let router = secrets::routes(router);
     let router = settings::routes(router);

@@ -1,14 +1,6 @@
 //! What is done with one plugin: activating a revision, rolling back, deactivating, releasing, and
 //! deleting a revision.
 
-use super::parts::{NOT_TYPED, digest, first_digits, refused};
-use super::plugin::{changes, difference, page_of, path_of};
-use crate::confirm::{self, Confirm, is_typed};
-use crate::entry::Posted;
-use crate::form_token::Notice;
-use crate::frame::{self, Head, Section, address, below_root};
-use crate::session::{Problem, Visit};
-use crate::{Site, show};
 use axum::Router;
 use axum::extract::Path;
 use axum::response::Response;
@@ -22,6 +14,15 @@ use patchbay_api::plugins::{
     PluginsGrant, PluginsGrants, PluginsRelease, PluginsRollback, PluginsStatus, Release,
     RevisionPath,
 };
+
+use super::parts::{NOT_TYPED, digest, first_digits, refused};
+use super::plugin::{changes, difference, page_of, path_of};
+use crate::confirm::{self, Confirm, is_typed};
+use crate::entry::Posted;
+use crate::form_token::Notice;
+use crate::frame::{self, Head, Section, address, below_root};
+use crate::session::{Problem, Visit};
+use crate::{Site, show};
 
 pub(crate) fn routes(router: Router<Site>) -> Router<Site> {
     let of = |rest: &str| below_root(&format!("plugin/{{name}}{rest}"));

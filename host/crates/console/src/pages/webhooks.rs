@@ -1,10 +1,5 @@
 //! Webhooks of plugins: how each stands, and what it takes.
 
-use super::inbox::pages;
-use super::parts::{ago_or, bytes, digest};
-use crate::frame::{self, Head, Section, address, address_with, below_root};
-use crate::session::{Problem, Visit};
-use crate::{Site, show};
 use axum::Router;
 use axum::extract::Path;
 use axum::response::Response;
@@ -15,6 +10,12 @@ use patchbay_api::inbox::{
 };
 use patchbay_api::operation::NoQuery;
 use patchbay_api::path::unescaped;
+
+use super::inbox::pages;
+use super::parts::{ago_or, bytes, digest};
+use crate::frame::{self, Head, Section, address, address_with, below_root};
+use crate::session::{Problem, Visit};
+use crate::{Site, show};
 
 pub(crate) fn routes(router: Router<Site>) -> Router<Site> {
     router
