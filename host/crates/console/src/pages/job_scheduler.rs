@@ -13,7 +13,7 @@ use patchbay_api::schedules::{
     ClientSchedulerPath, SchedulesRemoveOfClient, SchedulesShowOfClient,
 };
 
-use super::parts::{NOT_TYPED, refused, reveal_reason};
+use super::parts::{NOT_TYPED, reveal_reason};
 use super::schedule::data;
 use super::schedules::{client_standing, last, next, rhythm};
 use crate::confirm::{self, Confirm, is_typed};

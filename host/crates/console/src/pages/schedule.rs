@@ -15,7 +15,7 @@ use patchbay_api::schedules::{
     SchedulesResume, SchedulesRun, SchedulesShow,
 };
 
-use super::parts::{NOT_TYPED, moment_of, refused, reveal_reason, with_reason};
+use super::parts::{NOT_TYPED, moment_of, reveal_reason, with_reason};
 use super::schedules::{last, next, rhythm, standing};
 use crate::confirm::{self, Confirm, is_typed};
 use crate::entry::Posted;

@@ -3,7 +3,7 @@
 use axum::Router;
 use axum::extract::Path;
 use axum::response::Response;
-use axum::routing::{get, post};
+use axum::routing::get;
 use maud::html;
 use patchbay_api::body::{Json, NoBody};
 use patchbay_api::operation::NoQuery;
