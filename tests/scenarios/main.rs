@@ -24,6 +24,7 @@ mod damaged;
 mod dead_letters;
 mod dev;
 mod differential;
+mod disturbance;
 mod effects;
 mod exotel;
 mod features;

@@ -16,7 +16,7 @@ use crate::harness::*;
 const VERBS: [&str; 5] = ["select", "insert", "update", "delete", "with"];
 
 /// What the store inserts for `{name}` in a statement: file, name, an example.
-const FILLED: [(&str, &str, &str); 22] = [
+const FILLED: [(&str, &str, &str); 23] = [
     ("audit/import.rs", "table", "dead_letters"),
     ("audit/import.rs", "id", "queue"),
     ("audit/import.rs", "id_type", "text"),
@@ -45,6 +45,7 @@ const FILLED: [(&str, &str, &str); 22] = [
         "dead_letters where queue = $1 and last_seen < $2",
     ),
     ("history/pruning.rs", "partition", "attempts_other"),
+    ("inbox/reading.rs", "of_terms", "terms @> $13::bytea[]"),
     // One cast per parameter of a guest's statement; their number is known when it runs.
     ("plugin_sql/parameters.rs", "casts", "'1'::text::integer"),
     (
@@ -55,7 +56,7 @@ const FILLED: [(&str, &str, &str); 22] = [
 ];
 
 /// Constants of another file: file, name, whose.
-const IMPORTED: [(&str, &str, &str); 7] = [
+const IMPORTED: [(&str, &str, &str); 8] = [
     ("runtime_schedules.rs", "COLUMNS", "schedules.rs"),
     ("operators/links.rs", "COLUMNS", "operators/rows.rs"),
     ("operators/sessions.rs", "COLUMNS", "operators/rows.rs"),
@@ -63,6 +64,7 @@ const IMPORTED: [(&str, &str, &str); 7] = [
     ("operators/tokens.rs", "COLUMNS", "operators/rows.rs"),
     ("timeline.rs", "COLUMNS", "attempts.rs"),
     ("dead_letter_jobs.rs", "OF_A_GROUP", "dead_letters.rs"),
+    ("statistics.rs", "OF_A_GROUP", "dead_letters.rs"),
 ];
 
 /// Statements that are assembled when they run.
