@@ -55,7 +55,7 @@ struct Which {
 }
 
 async fn list(visit: Visit, Query(which): Query<Which>) -> Result<Response, Problem> {
-    found(&visit, "", which).await
+    found(&visit, "", &which).await
 }
 
 /// What is searched is personal: it is posted, and stands in no address.
@@ -65,10 +65,10 @@ async fn search(Posted { visit, fields }: Posted) -> Result<Response, Problem> {
         only: fields.text("only").unwrap_or_default().to_owned(),
         cursor: fields.text("cursor").map(str::to_owned),
     };
-    found(&visit, fields.raw("text").trim(), which).await
+    found(&visit, fields.raw("text").trim(), &which).await
 }
 
-async fn found(visit: &Visit, text: &str, which: Which) -> Result<Response, Problem> {
+async fn found(visit: &Visit, text: &str, which: &Which) -> Result<Response, Problem> {
     visit.require::<PeopleList>()?;
     let some = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
     let query = PeopleQuery {
@@ -104,7 +104,7 @@ async fn found(visit: &Visit, text: &str, which: Which) -> Result<Response, Prob
     };
     let main = html! {
         (pages(visit, "people"))
-        (filter(visit, text, &which))
+        (filter(visit, text, which))
         @if page.items.is_empty() { (frame::empty("No account matches.", html! { a href=(address(&["people"])) { "Show all accounts" } })) }
         @else { (table(&page.items)) }
         (further)

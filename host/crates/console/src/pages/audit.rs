@@ -189,8 +189,7 @@ async fn trail(
         query.push(("cursor", cursor.as_str()));
         address_with(&["audit", &name], &query)
     });
-    let mut exported = which.pairs();
-    exported.retain(|(_, value)| !value.is_empty());
+    let exported = which.pairs();
     let main = html! {
         (filter(&name, &which))
         div class="actions" role="group" aria-label="Actions" {
@@ -442,10 +441,10 @@ async fn expire(
     }
     let done = visit.destroy::<AuditExpire>(path_of(&name), NoQuery {}, NoBody, fields.reason());
     let done = done.await.map_err(|problem| problem.back(page_of(&name)))?;
-    let mut text = format!(
-        "Deleted {}.",
-        show::counted(done.deleted, "entry").replace("entrys", "entries")
-    );
+    let mut text = match done.deleted {
+        1 => "Deleted one entry.".to_owned(),
+        count => format!("Deleted {} entries.", show::number(count)),
+    };
     if done.more {
         text.push_str(" There are more: delete again.");
     }

@@ -111,7 +111,7 @@ fn kept(visit: &Visit, history: &Status) -> Markup {
             dl class="facts" {
                 dt { "Attempts" } dd { @if history.enabled { "recorded" } @else { (show::state("off")) " This host records none." } }
                 dt { "Not in Postgres yet" } dd { (show::counted(stream.attempts, "attempt")) @if let Some(lag) = stream.lag_ms { ", the oldest for " (show::length(lag)) } }
-                @if stream.set_aside > 0 { dt { "Set aside" } dd { (show::state("warning")) " " (show::counted(stream.set_aside, "entry").replace("entrys", "entries")) " that cannot be read or stored" } }
+                @if stream.set_aside > 0 { dt { "Set aside" } dd { (show::state("warning")) " " (show::counted(stream.set_aside, "attempt")) " that cannot be read or stored" } }
                 dt { "Data and results" } dd { @if history.bodies.kept { "kept" } @else { "not kept" } @if let Some(reason) = &history.bodies.reason { ": " (show::text(reason)) } }
                 dt { "The oldest attempt" } dd { (ago_or(visit, history.oldest, "none")) }
             }

@@ -2,6 +2,7 @@
 
 mod accounts;
 mod activity;
+mod alert_rules;
 mod alerts;
 mod audit;
 mod breakers;
@@ -16,10 +17,12 @@ mod inbox;
 mod inbox_many;
 mod job;
 mod job_actions;
+mod job_scheduler;
 mod operators;
 mod overview;
 mod parts;
 mod plugin;
+mod plugin_actions;
 mod plugin_routes;
 mod plugins;
 mod queue;
@@ -27,6 +30,7 @@ mod queue_actions;
 mod queues;
 mod saved_searches;
 mod schedule;
+mod schedule_form;
 mod schedules;
 mod search;
 mod secrets;
@@ -34,6 +38,7 @@ mod settings;
 mod sign_in;
 mod tokens;
 mod vendor_keys;
+mod webhooks;
 
 use axum::Router;
 
@@ -70,10 +75,15 @@ pub(crate) fn routes(router: Router<Site>) -> Router<Site> {
     let router = plugin_routes::routes(router);
     let router = plugins::routes(router);
     let router = schedule::routes(router);
+    let router = schedule_form::routes(router);
     let router = schedules::routes(router);
     let router = secrets::routes(router);
     let router = settings::routes(router);
     let router = tokens::routes(router);
     let router = vendor_keys::routes(router);
+    let router = webhooks::routes(router);
+    let router = alert_rules::routes(router);
+    let router = job_scheduler::routes(router);
+    let router = plugin_actions::routes(router);
     bulk::routes(router)
 }

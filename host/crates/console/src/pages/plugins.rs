@@ -24,12 +24,16 @@ pub(crate) fn routes(router: Router<Site>) -> Router<Site> {
 
 /// How a plugin stands, in one word.
 pub(crate) fn standing(plugin: &PluginSummary) -> &'static str {
-    match () {
-        () if plugin.quarantined.is_some() => "quarantined",
-        () if plugin.failure.is_some() => "failing",
-        () if !plugin.active => "inactive",
-        () if plugin.hosts.running < plugin.hosts.of => "behind",
-        () => "active",
+    if plugin.quarantined.is_some() {
+        "quarantined"
+    } else if plugin.failure.is_some() {
+        "failing"
+    } else if !plugin.active {
+        "inactive"
+    } else if plugin.hosts.running < plugin.hosts.of {
+        "behind"
+    } else {
+        "active"
     }
 }
 
