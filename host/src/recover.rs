@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
-use patchbay_app::operators;
+use patchbay_app::operators::{self, Recovered};
 use patchbay_app::vault::Keys;
 use patchbay_cli::operator::RecoverArgs;
 use patchbay_cli::{NotFound, Output};
@@ -28,16 +28,12 @@ pub(crate) async fn recover(
         !keys.is_empty(),
         "No master key is configured here: set secrets.key_file to the one of the hosts. The link would be of no use without it"
     );
-    args.ask()?;
     let store = Store::connect(config.database.store(), CONNECT_LIMIT)
         .await
         .context("cannot use Postgres")?;
-    let machine = process::host_name();
-    let recovered = operators::recover(&store, &args.name, args.basic_on, &machine).await;
+    let recovered = recover_in(&store, &args).await;
     store.close().await;
-    let Some(recovered) = recovered? else {
-        return Err(NotFound(format!("There is no operator {}", args.name)).into());
-    };
+    let recovered = recovered?;
     let link = recovered.link.as_str();
     let basic = match args.basic_on {
         true => {
@@ -56,4 +52,16 @@ pub(crate) async fn recover(
         &json!({ "name": args.name, "link": link, "endsAt": recovered.ends_at, "basicOn": args.basic_on }),
     );
     Ok(())
+}
+
+async fn recover_in(store: &Store, args: &RecoverArgs) -> anyhow::Result<Recovered> {
+    let not_found = || NotFound(format!("There is no operator {}", args.name));
+    let known = store.operators().await?;
+    if !known.iter().any(|known| known.name == args.name) {
+        return Err(not_found().into());
+    }
+    args.ask()?;
+    let machine = process::host_name();
+    let recovered = operators::recover(store, &args.name, args.basic_on, &machine).await?;
+    Ok(recovered.ok_or_else(not_found)?)
 }

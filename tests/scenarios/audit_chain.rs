@@ -874,7 +874,7 @@ async fn old_entries_are_deleted_only_as_an_operator_decided_and_the_chain_verif
     let mut database = world.database().await?;
     write(&mut database, "leads", 1..=3).await?;
     all_sealed(&mut database).await?;
-    let expire = ["audit", "expire", "leads", "--yes"];
+    let expire = ["audit", "expire", "leads"];
     let refused = patchbay(&host, &expire).await?;
     assert_eq!(refused.status.code(), Some(4));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("kept for ever"));
@@ -897,6 +897,9 @@ async fn old_entries_are_deleted_only_as_an_operator_decided_and_the_chain_verif
         ],
     )
     .await?;
+    let asked = patchbay(&host, &expire).await?;
+    let asked = String::from_utf8_lossy(&asked.stderr).into_owned();
+    assert!(asked.contains("older than 90 days, for ever"), "{asked}");
     let none = json_of(&host, &["--json", "audit", "expire", "leads", "--yes"]).await?;
     assert_eq!(none["deleted"], 0, "nothing is that old");
     // Instead of waiting for ninety days.

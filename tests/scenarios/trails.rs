@@ -451,6 +451,14 @@ async fn at_the_cut_over_old_rows_become_entries_and_their_table_takes_only_new_
     assert_eq!(logged_in.send().await?.status(), 200);
     let refused = patchbay(&host, &["audit", "adopt", "login_logs"]).await?;
     assert_eq!(refused.status.code(), Some(4), "it asks first");
+    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(told.contains("rows of login_logs entries"), "{told}");
+    let unknown = patchbay(&host, &["audit", "adopt", "login_log"]).await?;
+    assert_eq!(
+        unknown.status.code(),
+        Some(3),
+        "nobody confirms what cannot be done"
+    );
     let adopt = ["--json", "audit", "adopt", "login_logs", "--yes"];
     let adopted = json_of(&host, &adopt).await?;
     assert_eq!(

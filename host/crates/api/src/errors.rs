@@ -50,6 +50,13 @@ pub const ERRORS: &[ErrorCode] = &[
         "Look up what the first request did. For a new request, make a new key (docs/plugins/routes.md).",
     ),
     code(
+        "bad-credentials",
+        502,
+        "A server of another company refused the credentials of this host",
+        "An outside service that the plugin asked, or whose content a route relays, answered 401 or 403.",
+        "Look which secret the plugin uses (`patchbay secret list PLUGIN`), ask that service for a new one, and set it: `patchbay secret set PLUGIN NAME`.",
+    ),
+    code(
         "basic-closed",
         403,
         "The shared login of the configuration (admin.username) no longer opens this: operators log in with a name of their own",

@@ -28,7 +28,7 @@ operations! {
 }
 
 /// Which requests: by id, or by filter. Or the token of a preview.
-#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct InboxMany {
     /// Only these requests; at most 200.

@@ -308,9 +308,19 @@ async fn adopt(
     client: &Client,
     output: Output,
 ) -> anyhow::Result<()> {
-    consent.ask(&format!(
-        "This makes the rows of the old table of {trail} entries, and refuses every change of the table but new rows. Do it when the old backend writes there no more"
-    ))?;
+    if consent.is_missing() {
+        let trails = client
+            .ask::<AuditTrailsList>((), NoQuery {}, NoBody)
+            .await?;
+        let known = trails.data.iter().find(|known| known.name == trail);
+        // Where there is no such table, the host refuses.
+        if let Some(table) = known.and_then(|known| known.projection.as_ref()) {
+            consent.ask(&format!(
+                "This makes the rows of {} entries of {trail}, and refuses every change of the table but new rows. Do it when the old backend writes there no more",
+                table.table
+            ))?;
+        }
+    }
     let path = TrailPath {
         trail: trail.clone(),
     };

@@ -46,7 +46,12 @@ pub(super) async fn run(
         OidcCommand::Status => status(client, output).await,
         OidcCommand::Test => test(client, output).await,
         OidcCommand::Unlink { consent } => {
-            consent.ask("After this, you can sign in only with name and password")?;
+            if consent.is_missing() {
+                let shown = client.ask::<OidcStatusShow>((), NoQuery {}, NoBody).await?;
+                if !shown.data.identities.is_empty() {
+                    consent.ask("After this, you can sign in only with name and password")?;
+                }
+            }
             let done = client.ask::<OidcUnlink>((), NoQuery {}, NoBody).await?;
             let count = counted(done.data.count, "person");
             output.done(&format!("Unlinked from {count} at the provider"), &done.raw);

@@ -78,6 +78,17 @@ fn described(details: &RouteDetails) -> String {
         Some(reason) => format!("{}: {reason}", route.state),
         None => route.state.clone(),
     };
+    let takes_body = details
+        .input
+        .as_ref()
+        .is_some_and(|input| !input["properties"]["body"].is_null());
+    let body = match takes_body {
+        true => format!(
+            "{}, at most {} bytes",
+            details.body_type, details.max_body_bytes
+        ),
+        false => "none".to_owned(),
+    };
     let mut lines = vec![
         format!("{}  {} {}", route.route, route.method, route.path),
         format!("  state       {state}"),
@@ -94,10 +105,7 @@ fn described(details: &RouteDetails) -> String {
             rate.per_ms / 1_000,
             rate.by
         ),
-        format!(
-            "  body        {}, at most {} bytes",
-            details.body_type, details.max_body_bytes
-        ),
+        format!("  body        {body}"),
         format!("  deadline    {} ms", details.deadline_ms),
         format!("  success     {}", details.success_status),
     ];

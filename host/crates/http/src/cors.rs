@@ -97,6 +97,11 @@ impl Cors {
         self.readers(request) == Pages::Listed
     }
 
+    /// Whether every page may send this request: no credential that a browser adds counts for it.
+    pub(super) fn is_open(&self, request: &Request) -> bool {
+        self.readers(request) == Pages::Any
+    }
+
     fn readers(&self, request: &Request) -> Pages {
         let asked = request.headers().get(ACCESS_CONTROL_REQUEST_METHOD);
         let method = match (request.method(), asked) {

@@ -30,19 +30,32 @@ const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 /// example behind a proxy that changes `Host`.
 pub(super) type AllowedOrigins = Arc<[String]>;
 
+/// What [`refuse`] asks: one pointer, because the router copies it several times per request.
+pub(super) struct Guard {
+    pub(super) allowed: AllowedOrigins,
+    pub(super) cors: Cors,
+    pub(super) recorded: RecordedReads,
+}
+
 pub(super) async fn refuse(
-    State((allowed, cors, recorded)): State<(AllowedOrigins, Cors, RecordedReads)>,
+    State(guard): State<Arc<Guard>>,
     request: Request,
     next: Next,
 ) -> Response {
+    let Guard {
+        allowed,
+        cors,
+        recorded,
+    } = &*guard;
     let headers = request.headers();
     let is_users_own =
         cors.covers(&request) && (cors.allows(headers.get(ORIGIN)) || has_own_credential(headers));
     let only_reads = [Method::GET, Method::HEAD, Method::OPTIONS].contains(request.method());
     let is_recorded = only_reads && recorded.covers(&request);
     if !is_users_own
+        && !cors.is_open(&request)
         && (!only_reads || is_recorded)
-        && is_cross_site(request.uri(), request.headers(), &allowed)
+        && is_cross_site(request.uri(), request.headers(), allowed)
     {
         let origin = request
             .headers()
@@ -66,8 +79,7 @@ pub(super) async fn refuse(
 }
 
 /// Operations that only read, and whose use is recorded, by the template of the path.
-#[derive(Clone)]
-pub(super) struct RecordedReads(Arc<HashMap<&'static str, When>>);
+pub(super) struct RecordedReads(HashMap<&'static str, When>);
 
 /// When a read is recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,7 +104,7 @@ impl RecordedReads {
             Some(_) => Some(When::Always),
         };
         let known = operations.filter_map(|operation| Some((operation.path, when(operation)?)));
-        Self(Arc::new(known.collect()))
+        Self(known.collect())
     }
 
     fn covers(&self, request: &Request) -> bool {

@@ -55,7 +55,6 @@ pub(super) struct Framing {
 #[derive(Debug, Default)]
 struct Head {
     has_begun: bool,
-    is_connect: bool,
     length: Option<Option<u64>>,
     /// Whether the last encoding is `chunked`.
     encoding: Option<bool>,
@@ -136,7 +135,6 @@ impl Framing {
         if !self.head.has_begun {
             // Empty lines before a request line are allowed.
             self.head.has_begun = !line.is_empty();
-            self.head.is_connect = line.starts_with(b"CONNECT ");
             return Place::Head;
         }
         if !line.is_empty() {
@@ -146,11 +144,13 @@ impl Framing {
         let head = std::mem::take(&mut self.head);
         self.heads
             .push_back(head.length.is_some() && head.encoding.is_some());
-        match (head.is_connect, head.encoding, head.length) {
-            (true, ..) | (_, Some(false), _) | (_, None, Some(None)) => Place::Lost,
-            (_, Some(true), _) => Place::ChunkSize,
-            (_, None, Some(Some(0)) | None) => Place::Head,
-            (_, None, Some(Some(length))) => Place::Body(length),
+        // No CONNECT gets a tunnel here: its body has a length like any other, and the connection
+        // goes on.
+        match (head.encoding, head.length) {
+            (Some(false), _) | (None, Some(None)) => Place::Lost,
+            (Some(true), _) => Place::ChunkSize,
+            (None, Some(Some(0)) | None) => Place::Head,
+            (None, Some(Some(length))) => Place::Body(length),
         }
     }
 

@@ -338,16 +338,18 @@ fn router(
         let text = document.with(&served.table());
         ([("content-type", "application/json")], text.to_string())
     };
-    let plugin_routes = state.app.routes.clone();
     let limited = middleware::from_fn_with_state(state.anonymous.clone(), anonymous::limit);
-    let recorded = cross_site::RecordedReads::new(patchbay_api::operations());
-    let origins = Arc::clone(&limits.allowed_origins);
+    let guard = Arc::new(cross_site::Guard {
+        allowed: Arc::clone(&limits.allowed_origins),
+        cors: cors.clone(),
+        recorded: cross_site::RecordedReads::new(patchbay_api::operations()),
+    });
     // The outermost comes first. One layer for the router: it boxes each of its layers, and copies
     // them with each request.
     let layers = ServiceBuilder::new()
         .layer(middleware::from_fn_with_state(platforms, request_id::trace))
         .layer(middleware::from_fn_with_state(
-            plugin_routes.clone(),
+            state.clone(),
             plugin_routes::look_up,
         ))
         .layer(middleware::from_fn_with_state(requests, measure::count))
@@ -366,7 +368,7 @@ fn router(
         .layer(middleware::from_fn(credential_headers::refuse_repeated))
         .layer(middleware::from_fn(paths::refuse_ambiguous))
         .layer(middleware::from_fn_with_state(
-            (origins, cors, recorded),
+            guard,
             cross_site::refuse,
         ))
         .layer(middleware::from_fn_with_state(

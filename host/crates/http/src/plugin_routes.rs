@@ -97,12 +97,12 @@ pub(crate) enum Pages {
 
 /// Puts a [`Lookup`] into requests for paths that are not the host's.
 pub(crate) async fn look_up(
-    State(routes): State<Routes>,
+    State(state): State<AppState>,
     mut request: Request,
     next: Next,
 ) -> Response {
     if request.extensions().get::<MatchedPath>().is_none() {
-        let found = match routes.find(request.uri().path()) {
+        let found = match state.app.routes.find(request.uri().path()) {
             Ok(found) => found.map(Lookup::Found),
             Err(invalid) => Some(Lookup::Invalid(invalid)),
         };

@@ -7,7 +7,7 @@ use axum::body::Body;
 use axum::extract::Request;
 use http::header::{
     CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE,
-    RANGE,
+    RANGE, TRANSFER_ENCODING,
 };
 use http::{HeaderMap, HeaderName, StatusCode};
 use http_body_util::BodyExt;
@@ -44,13 +44,7 @@ pub(crate) async fn receive(
         room: None,
         headers: named.collect(),
         idempotency_key: idempotency_key(headers)?,
-        conditions: CONDITIONS
-            .iter()
-            .filter_map(|name| {
-                let value = headers.get(name)?;
-                Some((name.as_str().to_owned(), value.as_bytes().to_vec()))
-            })
-            .collect(),
+        conditions: conditions(headers),
         network: anonymous::network_of(&request),
         trace: Trace::default(),
     };
@@ -69,13 +63,13 @@ pub(crate) async fn receive(
     let is_of_kind = is_of_kind(headers, kind);
     let announced = headers.get(CONTENT_LENGTH);
     let announced = announced.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    if headers
-        .get(CONTENT_ENCODING)
-        .is_some_and(|coding| coding != "identity")
-    {
+    if is_coded(headers) {
         return Err(unsupported(
             "The body must not be compressed: send it without Content-Encoding",
         ));
+    }
+    if headers.get_all(CONTENT_TYPE).iter().count() > 1 {
+        return Err(unsupported("Send the header Content-Type once"));
     }
     if announced.is_some_and(|length| length > spec.max_body_bytes) {
         return Err(too_large());
@@ -99,6 +93,22 @@ pub(crate) async fn receive(
         room: Some(room),
         ..received
     })
+}
+
+/// Several ranges at once are not asked for: a server may ignore a range (RFC 9110, 14.2), and an
+/// answer in several parts is not relayed.
+fn conditions(headers: &HeaderMap) -> Vec<(String, Vec<u8>)> {
+    let mut ranges = headers.get_all(RANGE).iter();
+    let is_one = ranges
+        .next()
+        .is_none_or(|range| !range.as_bytes().contains(&b','))
+        && ranges.next().is_none();
+    let is_kept = |name: &&HeaderName| is_one || ![RANGE, IF_RANGE].contains(name);
+    let named = CONDITIONS.iter().filter(is_kept).filter_map(|name| {
+        let value = headers.get(name)?;
+        Some((name.as_str().to_owned(), value.as_bytes().to_vec()))
+    });
+    named.collect()
 }
 
 /// The whole body; nothing where it is too large. Its bytes are counted as they come: many large ones
@@ -125,6 +135,16 @@ async fn read(
         bytes.extend_from_slice(&data);
     }
     Ok(Some(bytes))
+}
+
+/// Whether a body was sent in another form than as it is, in chunks or whole: nothing is ever
+/// inflated.
+pub(crate) fn is_coded(headers: &HeaderMap) -> bool {
+    let other_than = |name, plain: &[u8]| {
+        let mut all = headers.get_all(name).iter();
+        all.any(|coding| !coding.as_bytes().eq_ignore_ascii_case(plain))
+    };
+    other_than(CONTENT_ENCODING, b"identity") || other_than(TRANSFER_ENCODING, b"chunked")
 }
 
 fn unsupported(message: &str) -> ApiError {

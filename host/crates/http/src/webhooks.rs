@@ -6,10 +6,7 @@ use std::time::Duration;
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use chrono::Utc;
-use http::header::{
-    CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE,
-    TRANSFER_ENCODING,
-};
+use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use http_body_util::BodyExt;
 use patchbay_app::inbox::{Received, Reservation, WebhookAnswer};
@@ -21,6 +18,7 @@ use serde_json::json;
 use crate::AppState;
 use crate::client_address::ClientAddress;
 use crate::error::ApiError;
+use crate::route_request::is_coded;
 
 /// A body must arrive within this time.
 const BODY_LIMIT: Duration = Duration::from_secs(5);
@@ -117,11 +115,7 @@ fn check_head(spec: &WebhookSpec, headers: &HeaderMap, is_handshake: bool) -> Re
         )));
     }
     // Signatures cover the bytes that were sent, and nothing is ever inflated.
-    let other_than = |name, plain: &[u8]| {
-        let mut all = headers.get_all(name).iter();
-        all.any(|coding| !coding.as_bytes().eq_ignore_ascii_case(plain))
-    };
-    if other_than(CONTENT_ENCODING, b"identity") || other_than(TRANSFER_ENCODING, b"chunked") {
+    if is_coded(headers) {
         return Err(unsupported(
             "The body must not be compressed: send it without Content-Encoding",
         ));

@@ -1,11 +1,13 @@
 //! Paths into the data of jobs: what the history finds jobs by, and what it never shows.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+
+use crate::lossy_text::{LossyText, Members};
 
 /// Longest path, in bytes.
 const MAX_BYTES: usize = 128;
@@ -49,8 +51,13 @@ impl DataPath {
 
     /// Whether one of these values is at this path, no matter how many others are there.
     pub fn holds(&self, data: &str, wanted: &[String]) -> bool {
-        let values: HashSet<String> = self.collected(data, usize::MAX).into_iter().collect();
-        wanted.iter().any(|value| values.contains(value))
+        let values = self.collected(data, usize::MAX);
+        let mut values = values.iter();
+        values.any(|found| {
+            wanted
+                .iter()
+                .any(|value| value == found || value == found.trim())
+        })
     }
 
     fn collected(&self, data: &str, most: usize) -> Vec<String> {
@@ -59,6 +66,7 @@ impl DataPath {
             known: HashSet::new(),
             most,
         };
+        let data = data.strip_prefix('\u{feff}').unwrap_or(data);
         if let Ok(data) = serde_json::from_str::<&RawValue>(data) {
             let keys: Vec<&str> = self.keys().collect();
             collect(data, &keys, MAX_LISTS, &mut values);
@@ -80,14 +88,23 @@ fn collect(value: &RawValue, keys: &[&str], lists: usize, values: &mut Values) {
                 .for_each(|element| collect(element, keys, lists - 1, values));
         }
         (Some(b'{'), [key, rest @ ..]) => {
-            let fields: HashMap<std::borrow::Cow<'_, str>, &RawValue> =
-                serde_json::from_str(value.get()).unwrap_or_default();
-            if let Some(field) = fields.get(*key) {
-                collect(field, rest, lists, values);
+            let Members(fields) = serde_json::from_str(value.get()).unwrap_or_default();
+            let named = fields.iter().filter(|(name, _)| name == key);
+            named.for_each(|(_, field)| collect(field, rest, lists, values));
+        }
+        // Some producers encode twice.
+        (Some(b'"'), [_, ..]) if lists > 0 => {
+            let Ok(LossyText(text)) = serde_json::from_str(value.get()) else {
+                return;
+            };
+            if let Ok(within) = serde_json::from_str::<&RawValue>(&text) {
+                collect(within, keys, lists - 1, values);
             }
         }
         (Some(b'"'), []) => {
-            let text: String = serde_json::from_str(value.get()).unwrap_or_default();
+            let Ok(LossyText(text)) = serde_json::from_str(value.get()) else {
+                return;
+            };
             let mut within: Vec<String> = addresses(&text).map(str::to_lowercase).collect();
             if text.contains('@') {
                 let mailboxes = patchbay_mailbox::parse_list(&text).unwrap_or_default();
@@ -199,6 +216,23 @@ mod tests {
             path("a").values(&nested(100_000)).is_empty(),
             "and no overflow of the stack"
         );
+    }
+
+    #[test]
+    fn a_person_is_found_however_a_document_was_written() {
+        let wanted = ["555".to_owned()];
+        for data in [
+            r#"{"phone":"555","\ud800":1}"#,
+            r#"{"phone":"555","phone":"1"}"#,
+            r#"{"phone":"1","phone":"\u0035\u0035\u0035"}"#,
+            "\u{feff}{\"phone\":555}",
+            r#"{"phone":" 555"}"#,
+            r#"["{\"phone\":\"555\"}"]"#,
+        ] {
+            assert!(path("phone").holds(data, &wanted), "{data}");
+        }
+        assert!(path("d.phone").holds(r#"{"d":"{\"phone\":\"555\"}"}"#, &wanted));
+        assert!(!path("phone").holds(r#"{"phone":"5555","other":"555"}"#, &wanted));
     }
 
     #[test]

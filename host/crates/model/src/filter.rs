@@ -150,31 +150,46 @@ impl Filter {
 
     /// The reverse of [`Self::from_pairs`].
     pub fn pairs(&self) -> Vec<(String, String)> {
-        let text = |id: &dyn std::fmt::Display| id.to_string();
+        let Self {
+            queue,
+            job,
+            name,
+            from,
+            to,
+            outcome,
+            verdict,
+            code,
+            text,
+            data,
+            plugin,
+            revision,
+            correlation_id,
+            platform,
+            dead_letter,
+        } = self;
         let time = |at: &DateTime<Utc>| at.to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true);
         let named = [
-            ("queue", self.queue.as_ref().map(|id| text(id))),
-            ("job", self.job.as_ref().map(|id| text(id))),
-            ("name", self.name.clone()),
-            ("from", self.from.as_ref().map(time)),
-            ("to", self.to.as_ref().map(time)),
-            ("outcome", self.outcome.map(|kind| kind.as_str().to_owned())),
-            ("verdict", self.verdict.map(|kind| kind.as_str().to_owned())),
-            ("code", self.code.clone()),
-            ("text", self.text.clone()),
-            ("plugin", self.plugin.as_ref().map(|id| text(id))),
-            ("revision", self.revision.clone()),
-            ("correlation-id", self.correlation_id.clone()),
-            ("platform", self.platform.clone()),
-            ("dead-letter", self.dead_letter.map(|id| id.to_string())),
+            ("queue", queue.as_ref().map(ToString::to_string)),
+            ("job", job.as_ref().map(ToString::to_string)),
+            ("name", name.clone()),
+            ("from", from.as_ref().map(time)),
+            ("to", to.as_ref().map(time)),
+            ("outcome", outcome.map(|kind| kind.as_str().to_owned())),
+            ("verdict", verdict.map(|kind| kind.as_str().to_owned())),
+            ("code", code.clone()),
+            ("text", text.clone()),
+            ("plugin", plugin.as_ref().map(ToString::to_string)),
+            ("revision", revision.clone()),
+            ("correlation-id", correlation_id.clone()),
+            ("platform", platform.clone()),
+            ("dead-letter", dead_letter.map(|id| id.to_string())),
         ];
         let named = named
             .into_iter()
             .filter_map(|(key, value)| Some((key.to_owned(), value?)));
         named
             .chain(
-                self.data
-                    .iter()
+                data.iter()
                     .map(|(path, value)| (format!("data.{path}"), value.clone())),
             )
             .collect()
@@ -195,6 +210,41 @@ impl Filter {
 
     pub fn is_everything(&self) -> bool {
         self.pairs().is_empty()
+    }
+
+    /// The first key that is set and that only finished attempts have: jobs in Redis cannot be found
+    /// by it. Every field stands here by name, so that a new one does not compile until somebody
+    /// has decided what it is: where it was ignored, a bulk operation would take more jobs than its
+    /// filter says.
+    pub fn only_of_attempts(&self) -> Option<&'static str> {
+        let Self {
+            // Known of jobs in Redis, too.
+            queue: _,
+            job: _,
+            name: _,
+            from: _,
+            to: _,
+            code: _,
+            text: _,
+            data: _,
+            correlation_id: _,
+            platform: _,
+            outcome,
+            verdict,
+            plugin,
+            revision,
+            dead_letter,
+        } = self;
+        let given = [
+            ("outcome", outcome.is_some()),
+            ("verdict", verdict.is_some()),
+            ("plugin", plugin.is_some()),
+            ("revision", revision.is_some()),
+            ("dead-letter", dead_letter.is_some()),
+        ];
+        given
+            .into_iter()
+            .find_map(|(key, given)| given.then_some(key))
     }
 }
 
@@ -261,6 +311,20 @@ mod tests {
             filter
         );
         assert!(!filter.is_everything() && Filter::default().is_everything());
+    }
+
+    #[test]
+    fn keys_that_only_attempts_have_are_named() {
+        let filter = |pairs: &[(&str, &str)]| {
+            let pairs = pairs
+                .iter()
+                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+            Filter::from_pairs(pairs).expect("a filter")
+        };
+        let of_jobs = filter(&[("queue", "q"), ("code", "timeout"), ("data.to", "x")]);
+        assert_eq!(of_jobs.only_of_attempts(), None);
+        let of_attempts = filter(&[("queue", "q"), ("revision", "abcd"), ("plugin", "email")]);
+        assert_eq!(of_attempts.only_of_attempts(), Some("plugin"));
     }
 
     #[test]

@@ -44,6 +44,7 @@ pub mod job_view;
 pub mod json_members;
 pub mod json_schema;
 pub mod key_pattern;
+mod lossy_text;
 pub mod manifest;
 pub mod mirror_cursor;
 pub mod operation;

@@ -10,10 +10,7 @@ mod names;
 mod open_document;
 
 use std::borrow::Cow;
-use std::fmt;
 
-use serde::de::{MapAccess, Visitor};
-use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -25,6 +22,7 @@ use self::names::{holds_secrets, is_sensitive};
 pub use self::open_document::closed;
 use crate::DataPath;
 use crate::confidential::is_confidential;
+use crate::lossy_text::{LossyText, Members};
 
 /// Replaces a hidden value.
 pub const REDACTED: &str = "[redacted]";
@@ -229,7 +227,9 @@ impl Walk<'_> {
                 changed
             }
             b'[' => {
-                let elements: Vec<&RawValue> = serde_json::from_str(value.get()).ok()?;
+                let Ok(elements) = serde_json::from_str::<Vec<&RawValue>>(value.get()) else {
+                    return Some(self.hide(value));
+                };
                 let shown: Vec<Option<String>> = elements
                     .iter()
                     .map(|element| self.changed(element, paths, depth + 1))
@@ -244,7 +244,9 @@ impl Walk<'_> {
             b't' | b'f' => None,
             _ if self.hides_bare && tells(value) => Some(self.hide(value)),
             b'"' => {
-                let text: String = serde_json::from_str(value.get()).ok()?;
+                let Ok(LossyText(text)) = serde_json::from_str(value.get()) else {
+                    return Some(self.hide(value));
+                };
                 let within = nested_document(&text)
                     .and_then(|within| self.changed(within, paths, depth + 1));
                 // Values that are hidden inside were counted there.
@@ -273,13 +275,15 @@ impl Walk<'_> {
         paths: &[&[&str]],
         depth: usize,
     ) -> Option<String> {
-        let Members(members) = serde_json::from_str(value.get()).ok()?;
+        let Ok(Members(members)) = serde_json::from_str(value.get()) else {
+            return Some(self.hide(value));
+        };
         let mut is_changed = false;
         let mut parts = Vec::with_capacity(members.len());
         for (name, member) in members {
             let deeper: Vec<&[&str]> = paths
                 .iter()
-                .filter(|keys| keys.first() == Some(&&*name))
+                .filter(|keys| keys.first() == Some(&name.as_str()))
                 .map(|keys| &keys[1..])
                 .collect();
             // A template may be called `otp`: an object's values are judged by their own names.
@@ -369,8 +373,8 @@ fn collect(value: &RawValue, values: &mut Vec<String>, depth: usize) {
                 .for_each(|element| collect(element, values, depth + 1));
         }
         Some(b'"') => {
-            let Ok(text) = serde_json::from_str::<String>(value.get()) else {
-                return;
+            let Ok(LossyText(text)) = serde_json::from_str(value.get()) else {
+                return values.push(value.get().to_owned());
             };
             if let Some(within) = nested_document(&text) {
                 collect(within, values, depth + 1);
@@ -379,30 +383,6 @@ fn collect(value: &RawValue, values: &mut Vec<String>, depth: usize) {
         }
         Some(b'0'..=b'9' | b'-') => values.push(value.get().to_owned()),
         _ => {}
-    }
-}
-
-/// The members of an object in order, repeated names included.
-#[derive(Default)]
-struct Members<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
-
-impl<'de> Deserialize<'de> for Members<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct InOrder;
-        impl<'de> Visitor<'de> for InOrder {
-            type Value = Members<'de>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut members = Vec::new();
-                while let Some(member) = map.next_entry::<String, &'de RawValue>()? {
-                    members.push((member.0.into(), member.1));
-                }
-                Ok(Members(members))
-            }
-        }
-        deserializer.deserialize_map(InOrder)
     }
 }
 

@@ -89,7 +89,12 @@ impl<T> Node<T> {
             return Some(found);
         }
         let node = self.parameter.as_deref()?;
-        values.push(path.value(place)?);
+        let value = path.value(place)?;
+        // Another spelling of the literal beside it: the parameter's operation never gets that value.
+        if value != *segment && self.literals.contains_key(value) {
+            return None;
+        }
+        values.push(value);
         let found = node.find(path, segments, place + 1, values);
         if found.is_none() {
             values.pop();
@@ -167,6 +172,28 @@ mod tests {
             let expected = naive(&paths, &request).map(|(path, values)| (path.clone(), values));
             prop_assert_eq!(found, expected);
         }
+    }
+
+    #[test]
+    fn a_parameter_never_gets_another_spelling_of_the_literal_beside_it() {
+        let mut tree = RouteTree::default();
+        for path in ["/api/items/{name}", "/api/items/admin"] {
+            let path: RoutePath = path.parse().expect("a path");
+            *tree.entry(&path) = Some(path.as_str().to_owned());
+        }
+        let found = |sent: &str| {
+            let sent = RequestPath::parse(sent).expect("valid").expect("a path");
+            tree.find(&sent).map(|(path, _)| path.clone())
+        };
+        assert_eq!(
+            found("/api/items/admin").as_deref(),
+            Some("/api/items/admin")
+        );
+        assert_eq!(found("/api/items/%61dmin"), None);
+        assert_eq!(
+            found("/api/items/%61dmins").as_deref(),
+            Some("/api/items/{name}")
+        );
     }
 
     #[test]

@@ -59,14 +59,7 @@ struct Criteria<'a> {
 impl<'a> Criteria<'a> {
     fn new(filter: &'a Filter, queue: &QueueName) -> Result<Self, QueueError> {
         let invalid = |message: String| Err(QueueError::Invalid(message));
-        let of_attempts = [
-            ("outcome", filter.outcome.is_some()),
-            ("verdict", filter.verdict.is_some()),
-            ("plugin", filter.plugin.is_some()),
-            ("revision", filter.revision.is_some()),
-            ("dead-letter", filter.dead_letter.is_some()),
-        ];
-        if let Some((key, _)) = of_attempts.iter().find(|(_, given)| *given) {
+        if let Some(key) = filter.only_of_attempts() {
             return invalid(format!(
                 "{key}: only finished attempts have it; search the history instead, without a state"
             ));
@@ -95,7 +88,15 @@ impl<'a> Criteria<'a> {
             platform,
             from,
             to,
-            ..
+            // Compared by `new`: the queue, keys that only attempts have, and what it has prepared.
+            queue: _,
+            text: _,
+            data: _,
+            outcome: _,
+            verdict: _,
+            plugin: _,
+            revision: _,
+            dead_letter: _,
         } = self.filter;
         let is = |wanted: &Option<String>, value: &str| {
             wanted.as_ref().is_none_or(|wanted| wanted == value)

@@ -167,7 +167,7 @@ impl Plan {
                 names.join(", ")
             ));
         }
-        if state == Waiting && asks_history(&self.filter) {
+        if state == Waiting && self.filter.only_of_attempts().is_some() {
             return Err(
                 "Waiting jobs can be filtered by queue, job, name, text, data, platform, correlation-id, from and to only. \
                  The other keys are known only after a job has run"
@@ -227,15 +227,6 @@ impl Plan {
                 .map_err(unreadable)?,
         })
     }
-}
-
-/// Whether only the history can evaluate the filter.
-pub(super) fn asks_history(filter: &Filter) -> bool {
-    filter.outcome.is_some()
-        || filter.verdict.is_some()
-        || filter.plugin.is_some()
-        || filter.revision.is_some()
-        || filter.dead_letter.is_some()
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use patchbay_store::{FoundJob, Selection, Store, Term};
 use serde::{Deserialize, Serialize};
 
 use super::BulkError;
-use super::plan::{Plan, asks_history};
+use super::plan::Plan;
 
 /// Jobs per page of the history.
 const PAGE: usize = 500;
@@ -56,7 +56,8 @@ pub(super) struct Chooser<'a> {
 impl Chooser<'_> {
     /// The cursor of the first page.
     pub(super) async fn begin(&self) -> Result<SelectionCursor, BulkError> {
-        if self.plan.source == BulkSource::History || asks_history(&self.plan.filter) {
+        if self.plan.source == BulkSource::History || self.plan.filter.only_of_attempts().is_some()
+        {
             return Ok(SelectionCursor::History {
                 until: Utc::now(),
                 cursor: None,
@@ -247,8 +248,26 @@ fn key(prefix: &str, job: &FoundJob) -> Option<JobKey> {
     })
 }
 
-/// Whether a job in Redis matches. Its queue does already.
+/// Whether a job in Redis matches. Its queue does already, and keys that only attempts have were
+/// looked up in the history.
 fn matches(filter: &Filter, job: &JobView) -> bool {
+    let Filter {
+        queue: _,
+        job: id,
+        name,
+        from,
+        to,
+        code,
+        text,
+        data,
+        correlation_id,
+        platform,
+        outcome: _,
+        verdict: _,
+        plugin: _,
+        revision: _,
+        dead_letter: _,
+    } = filter;
     let failure = job.failed_reason.as_deref().unwrap_or_default();
     // For a job that has not ended, the time when it was made.
     let at = job
@@ -260,23 +279,20 @@ fn matches(filter: &Filter, job: &JobView) -> bool {
         wanted.is_none() || wanted.as_deref() == value
     };
     // An answer would tell what it says.
-    let asks_for_content = filter.text.is_some() || !filter.data.is_empty();
+    let asks_for_content = text.is_some() || !data.is_empty();
     job.removed_by.is_none()
         && !(asks_for_content && is_confidential(&job.id))
-        && filter.job.as_ref().is_none_or(|id| id.as_str() == job.id)
-        && is(&filter.name, Some(&job.name))
-        && filter
-            .from
-            .is_none_or(|from| at.is_some_and(|at| at >= from))
-        && filter.to.is_none_or(|to| at.is_some_and(|at| at < to))
-        && is(&filter.code, failure.split_once(": ").map(|(code, _)| code))
-        && filter
-            .text
+        && id.as_ref().is_none_or(|id| id.as_str() == job.id)
+        && is(name, Some(&job.name))
+        && from.is_none_or(|from| at.is_some_and(|at| at >= from))
+        && to.is_none_or(|to| at.is_some_and(|at| at < to))
+        && is(code, failure.split_once(": ").map(|(code, _)| code))
+        && text
             .as_ref()
             .is_none_or(|text| failure.to_lowercase().contains(&text.to_lowercase()))
-        && is(&filter.correlation_id, trace.correlation_id.as_deref())
-        && is(&filter.platform, trace.platform.as_deref())
-        && filter.data.iter().all(|(path, value)| {
+        && is(correlation_id, trace.correlation_id.as_deref())
+        && is(platform, trace.platform.as_deref())
+        && data.iter().all(|(path, value)| {
             path.parse::<DataPath>()
                 .is_ok_and(|path| path.values(&job.data).iter().any(|found| found == value))
         })

@@ -95,7 +95,9 @@ pub(super) fn check(
 /// What a code of the check means, for operators.
 pub(super) fn meaning(code: &str) -> &'static str {
     match code {
-        "missing-token" => "The request has no token, or more than one",
+        "missing-token" => {
+            "The request has no token or more than one, or lacks the parameter that its token signs"
+        }
         "bad-token" => "The token is none that the secret allows",
         "missing-signature" => "The request has no signature, or more than one",
         "malformed-signature" => {

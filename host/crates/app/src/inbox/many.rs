@@ -135,12 +135,12 @@ impl Inbox {
                 ..InboxManyAnswer::default()
             });
         };
-        let only_token = InboxMany {
+        let beside_token = InboxMany {
             token: None,
             cursor: None,
             ..asked.clone()
         };
-        if Meant::of(What::Erase, only_token).is_ok() || asked.apply || asked.again {
+        if beside_token != InboxMany::default() {
             return Err(Error::invalid(
                 "token: says which requests are meant, and what is done; give nothing else but cursor",
             ));

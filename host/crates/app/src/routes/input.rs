@@ -198,12 +198,20 @@ fn path<'a>(schema: Root<'_>, names: impl Iterator<Item = &'a str>, values: &[St
     Value::Object(converted.collect())
 }
 
-/// Only declared parameters, so that a cache buster breaks no client. Absent ones get their default.
+/// Only declared parameters, so that a cache buster breaks no client; the others, too, where the
+/// schema allows none (`additionalProperties: false`), and so refuses them by name. Absent ones get
+/// their default.
 fn query(schema: Root<'_>, text: &str) -> Result<Value, Error> {
     let mut read = Map::new();
-    let declared = schema
-        .part("query")
-        .and_then(|part| part["properties"].as_object());
+    let part = schema.part("query");
+    let declared = part.and_then(|part| part["properties"].as_object());
+    if part.is_some_and(|part| part["additionalProperties"] == Value::Bool(false)) {
+        let sent = url::form_urlencoded::parse(text.as_bytes());
+        let sent = sent.map(|(name, value)| (name.into_owned(), Value::from(value)));
+        read.extend(
+            sent.filter(|(name, _)| !declared.is_some_and(|known| known.contains_key(name))),
+        );
+    }
     for (name, member) in declared.into_iter().flatten() {
         let given: Vec<String> = url::form_urlencoded::parse(text.as_bytes())
             .filter(|(key, _)| key == name)
@@ -327,6 +335,13 @@ mod tests {
         );
         assert_eq!(read("tag=1"), Ok(json!({ "page": 1, "tag": ["1"] })));
         assert_eq!(read("open=yes"), Ok(json!({ "page": 1, "open": "yes" })));
+        let mut strict = schema.clone();
+        strict["properties"]["query"]["additionalProperties"] = json!(false);
+        assert_eq!(
+            query(Root(&strict), "page=2&dryrun=true").ok(),
+            Some(json!({ "page": 2, "dryrun": "true" })),
+            "for the schema to refuse"
+        );
         assert_eq!(
             read("page=1&page=2"),
             Err("query.page: is given more than once; give it once".into())

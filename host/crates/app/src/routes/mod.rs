@@ -3,6 +3,7 @@
 
 mod answer;
 mod audit;
+mod canonical;
 mod input;
 mod listing;
 mod meters;
@@ -287,7 +288,10 @@ impl Routes {
         }
         let claim = match &given {
             Some(key) if keeps != Idempotency::None => {
-                let begun = self.repeats.begin(route, &caller, key, &input.text).await;
+                let begun = self
+                    .repeats
+                    .begin(route, &caller, key, &input.text, &received.headers)
+                    .await;
                 match begun.map_err(refused)? {
                     Begun::First(claim) => Some(claim),
                     Begun::Again(answer) => return answer.map_err(refused),

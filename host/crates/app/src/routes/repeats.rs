@@ -4,7 +4,6 @@
 //! Redis holds a hash as the name, and the answer sealed under a key that is derived from the master
 //! key, the name and the client's key. Without a master key, it is derived from the other two.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +14,6 @@ use patchbay_model::operation::Caller;
 use patchbay_queue::{Claimed, Keeping, KeptAnswers, RecordName, Unkept};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 use tracing::warn;
@@ -23,6 +21,7 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::answer::{Reply, ReplyBody};
+use super::canonical::canonical;
 use super::meters::RouteMeters;
 use crate::error::{Error, Kind};
 use crate::plugins::{Route, RouteFailure};
@@ -91,6 +90,7 @@ impl Repeats {
         caller: &Caller,
         key: &str,
         input: &str,
+        headers: &Fields,
     ) -> Result<Begun, Error> {
         let name = name(route, caller, key);
         let sealings: Vec<Sealing> = self
@@ -98,7 +98,7 @@ impl Repeats {
             .iter()
             .map(|master| Sealing::new(master, &name, key))
             .collect();
-        let canonical = canonical(input);
+        let canonical = canonical_request(input, headers);
         let prints: Vec<String> = sealings
             .iter()
             .map(|sealing| sealing.fingerprint(&canonical))
@@ -424,31 +424,19 @@ impl Kept {
     }
 }
 
-/// The same document without insignificant spaces and with sorted keys: clients write the same
-/// object in any order. Numbers and texts stay as they were written.
-fn canonical(input: &str) -> String {
-    let text = input.trim();
-    match text.as_bytes().first() {
-        Some(b'{') => match serde_json::from_str::<BTreeMap<String, &RawValue>>(text) {
-            Ok(fields) => {
-                let fields = fields.iter().map(|(name, value)| {
-                    format!("{}:{}", Value::from(name.as_str()), canonical(value.get()))
-                });
-                format!("{{{}}}", fields.collect::<Vec<_>>().join(","))
-            }
-            Err(_) => text.to_owned(),
-        },
-        Some(b'[') => match serde_json::from_str::<Vec<&RawValue>>(text) {
-            Ok(items) => {
-                let items = items.iter().map(|item| canonical(item.get()));
-                format!("[{}]", items.collect::<Vec<_>>().join(","))
-            }
-            Err(_) => text.to_owned(),
-        },
-        Some(b'"') => serde_json::from_str::<String>(text)
-            .map_or_else(|_| text.to_owned(), |text| Value::from(text).to_string()),
-        _ => text.to_owned(),
+/// The input, and the headers that the operation gets: with another tenant in a header it is another
+/// request.
+fn canonical_request(input: &str, headers: &Fields) -> String {
+    let mut text = canonical(input);
+    let mut headers: Vec<_> = headers.iter().collect();
+    headers.sort();
+    for (name, value) in headers {
+        text.push('\n');
+        text.push_str(name);
+        text.push(':');
+        text.push_str(&hex::encode(value));
     }
+    text
 }
 
 fn away() -> Error {
@@ -492,18 +480,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_same_document_in_another_order_is_the_same_input_and_another_number_is_not() {
-        let a =
-            canonical(r#"{ "b": [1.0, {"y":"\u0041","x":null}], "a": 12345678901234567890.1 }"#);
-        let b = canonical(r#"{"a":12345678901234567890.1,"b":[1.0,{"x":null,"y":"A"}]}"#);
-        assert_eq!(a, b);
-        for other in [
-            r#"{"a":12345678901234567890.2,"b":[1.0,{"x":null,"y":"A"}]}"#,
-            r#"{"a":12345678901234567890.1,"b":[1,{"x":null,"y":"A"}]}"#,
-            r#"{"a":12345678901234567890.1,"b":[1.0,{"x":null,"y":"B"}]}"#,
-        ] {
-            assert_ne!(canonical(other), a, "{other}");
-        }
+    fn headers_that_the_operation_gets_belong_to_the_request() {
+        let with = |value: &str| {
+            let headers = vec![("x-tenant".to_owned(), value.as_bytes().to_vec())];
+            canonical_request(r#"{"a":1}"#, &headers)
+        };
+        assert_eq!(with("one"), with("one"));
+        assert_ne!(with("one"), with("two"));
+        assert_ne!(with("one"), canonical_request(r#"{"a":1}"#, &Fields::new()));
     }
 
     #[test]

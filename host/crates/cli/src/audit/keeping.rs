@@ -187,9 +187,18 @@ pub(super) async fn expire(
     output: Output,
 ) -> anyhow::Result<()> {
     let trail = args.trail;
-    args.consent.ask(&format!(
-        "This deletes the entries of audit trail {trail} that are older than it is kept, for ever"
-    ))?;
+    if args.consent.is_missing() {
+        let kept = client
+            .ask::<AuditRetentionList>((), NoQuery {}, NoBody)
+            .await?;
+        // Where nothing says how long, the host refuses.
+        if let Some(kept) = kept.data.iter().find(|kept| kept.trail == trail) {
+            let days = kept.keep_days;
+            args.consent.ask(&format!(
+                "This deletes the entries of audit trail {trail} that are older than {days} days, for ever"
+            ))?;
+        }
+    }
     let path = TrailPath {
         trail: trail.clone(),
     };

@@ -49,7 +49,10 @@ const NOT_FOR_GUESTS: [&str; 11] = [
     "x-api-key",
 ];
 /// Response headers that the host alone sets.
-const OF_HOST: [&str; 25] = [
+const OF_HOST: [&str; 44] = [
+    "accept-ch",
+    "accept-ranges",
+    "age",
     "alt-svc",
     "cache-control",
     "clear-site-data",
@@ -57,17 +60,32 @@ const OF_HOST: [&str; 25] = [
     "content-disposition",
     "content-encoding",
     "content-length",
+    "content-range",
     "content-security-policy",
     "content-type",
+    "critical-ch",
     "date",
+    "expect-ct",
+    "expires",
     "keep-alive",
     "location",
+    "nel",
     "origin-agent-cluster",
-    "refresh",
+    "origin-trial",
+    "permissions-policy",
+    "pragma",
+    "public-key-pins",
     "referrer-policy",
+    "refresh",
+    "report-to",
+    "reporting-endpoints",
     "retry-after",
     "server",
+    "service-worker-allowed",
     "set-cookie",
+    "set-login",
+    "sourcemap",
+    "speculation-rules",
     "strict-transport-security",
     "te",
     "trailer",
@@ -75,6 +93,7 @@ const OF_HOST: [&str; 25] = [
     "upgrade",
     "vary",
     "www-authenticate",
+    "x-sourcemap",
 ];
 
 /// Of a field, with what to write.

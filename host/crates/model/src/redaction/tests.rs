@@ -52,6 +52,33 @@ fn what_is_redacted_is_hidden_and_everything_else_stays_as_it_was_written() {
 }
 
 #[test]
+fn half_a_surrogate_pair_hides_nothing_from_the_rules() {
+    for (data, expected) in [
+        (
+            r#"{"phone":"+15550131","c":{"password":"hunter2"},"\ud800":1}"#,
+            "{\"phone\":\"[redacted]\",\"c\":{\"password\":\"[redacted]\"},\"\u{fffd}\u{fffd}\u{fffd}\":1}",
+        ),
+        (
+            r#"{"c":{"\ud800":1,"password":"hunter2"},"n":"\ud83d"}"#,
+            "{\"c\":{\"\u{fffd}\u{fffd}\u{fffd}\":1,\"password\":\"[redacted]\"},\"n\":\"\\ud83d\"}",
+        ),
+    ] {
+        assert_eq!(shown(&["phone"], data), expected);
+    }
+    let note = shown(
+        &["phone"],
+        r#"{"phone":"+15550131","n":"call +15550131 \ud83d"}"#,
+    );
+    assert!(!note.contains("5550131"), "{note}");
+    let plain = r#"{"n":"cut \ud83d"}"#;
+    assert_eq!(
+        shown(&["phone"], plain),
+        plain,
+        "nothing is hidden: it stays as it was written"
+    );
+}
+
+#[test]
 fn hidden_values_are_hidden_wherever_they_turn_up_again() {
     let redaction = redaction(&["to", "text"]);
     let long = "x".repeat(1_000);

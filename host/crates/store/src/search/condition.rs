@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use patchbay_model::attempt::VerdictKind;
+use patchbay_model::filter::Filter;
 use patchbay_model::fingerprint::Fingerprint;
 use sqlx::{Postgres, QueryBuilder, Row};
 
@@ -160,26 +161,38 @@ impl Resolved<'_> {
                 .push_bind(row.started)
                 .push(")");
         }
+        let Filter {
+            queue,
+            job,
+            name,
+            outcome,
+            verdict,
+            code,
+            text,
+            plugin,
+            correlation_id,
+            platform,
+            // The window, the terms, `revisions` and `group` are made from these.
+            from: _,
+            to: _,
+            data: _,
+            revision: _,
+            dead_letter: _,
+        } = filter;
         let mut is = |column: &str, value: Option<String>| {
             if let Some(value) = value {
                 query.push(format!(" and {a}.{column} = ")).push_bind(value);
             }
         };
-        is("queue", filter.queue.as_ref().map(ToString::to_string));
-        is("job_id", filter.job.as_ref().map(ToString::to_string));
-        is("name", filter.name.clone());
-        is(
-            "outcome",
-            filter.outcome.map(|outcome| outcome.as_str().to_owned()),
-        );
-        is(
-            "verdict",
-            filter.verdict.map(|verdict| verdict.as_str().to_owned()),
-        );
-        is("code", filter.code.clone());
-        is("plugin", filter.plugin.as_ref().map(ToString::to_string));
-        is("correlation_id", filter.correlation_id.clone());
-        is("platform", filter.platform.clone());
+        is("queue", queue.as_ref().map(ToString::to_string));
+        is("job_id", job.as_ref().map(ToString::to_string));
+        is("name", name.clone());
+        is("outcome", outcome.map(|kind| kind.as_str().to_owned()));
+        is("verdict", verdict.map(|kind| kind.as_str().to_owned()));
+        is("code", code.clone());
+        is("plugin", plugin.as_ref().map(ToString::to_string));
+        is("correlation_id", correlation_id.clone());
+        is("platform", platform.clone());
         if let Some(group) = &self.group {
             is("queue", Some(group.queue.clone()));
             query
@@ -222,7 +235,7 @@ impl Resolved<'_> {
                     .push(")");
             }
         }
-        if let Some(text) = &filter.text {
+        if let Some(text) = text {
             query
                 .push(format!(" and strpos(lower({a}.message), lower("))
                 .push_bind(text.clone())
