@@ -491,7 +491,7 @@ async fn the_demos_of_mail_and_learning_take_every_journey_to_its_end() -> anyho
     let listed = shell.run(students).await?;
     assert!(listed.contains("learner0@example.com"), "{listed}");
     shell.run(further).await?;
-    shell.until(runs, &["\"written\":1,"]).await?;
+    shell.until(runs, &["\"written\":1}"]).await?;
     shell.run(enrol).await?;
     let state = enrol.rsplit("sleep 2; ").next().context("the state")?;
     shell
