@@ -202,7 +202,8 @@ impl Receivers {
         let started = Instant::now();
         loop {
             let (kept, waiting): (i64, i64) = sqlx::query_as(
-                "select count(*), count(*) filter (where state = 'accepted') from patchbay.inbox where state <> 'rejected'",
+                "select count(*), count(*) filter (where state = 'accepted') + (select count(*) from patchbay.inbox_jobs) \
+                 from patchbay.inbox where state <> 'rejected'",
             )
             .fetch_one(&mut postgres)
             .await?;

@@ -154,13 +154,16 @@ async fn rejected_requests_of_a_known_network_are_told_until_they_are_accepted_a
     receiver.until_told("hooks.token", &["firing"]).await?;
     let (reason, next) = said(&receiver, "hooks.token")?;
     assert!(
-        reason.contains("were rejected (bad-token), though requests from the same networks"),
+        reason.contains(
+            "were rejected (the newest: bad-token), though requests from the same networks"
+        ),
         "{reason}"
     );
     assert!(
         next.contains("--webhook hooks.token --state rejected")
-            && next.contains("patchbay secret rotate hooks TOKEN")
-            && next.contains("patchbay inbox verify ID --apply"),
+            && next.contains("patchbay secret set hooks TOKEN")
+            && next
+                .contains("patchbay inbox verify --webhook hooks.token --state rejected --apply"),
         "{next}"
     );
     // Where nobody was accepted, it is a matter of how many are rejected.

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context;
+use patchbay_store::{LeaderTask, Store, StoreConfig};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::json;
@@ -46,6 +47,25 @@ async fn send(client: &reqwest::Client, url: &str, token: &str, id: &str) -> any
     Ok(status)
 }
 
+/// Sends a genuine request as vendors do: again, where the host has no time for it. How long that took,
+/// and how often it was sent.
+async fn accepted(
+    client: &reqwest::Client,
+    url: &str,
+    id: &str,
+) -> anyhow::Result<(Duration, u32)> {
+    let (began, mut tries) = (Instant::now(), 0);
+    loop {
+        tries += 1;
+        let status = send(client, url, TOKEN, id).await?;
+        if status == 200 {
+            return Ok((began.elapsed(), tries));
+        }
+        anyhow::ensure!([429, 503].contains(&status) && tries < 60, "{id}: {status}");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
 #[tokio::test]
 async fn a_flood_of_forged_requests_costs_no_work_of_postgres_and_genuine_ones_pass()
 -> anyhow::Result<()> {
@@ -77,15 +97,20 @@ async fn a_flood_of_forged_requests_costs_no_work_of_postgres_and_genuine_ones_p
             anyhow::Ok(())
         });
     }
-    let mut times = Vec::new();
-    let every = lasts / genuine;
-    let mut pace = tokio::time::interval(every);
+    // At their pace, whether or not the answers keep up: otherwise a host without optimisation would be
+    // sent ever fewer, and would not come to an end.
+    let mut vendor = tokio::task::JoinSet::new();
+    let mut pace = tokio::time::interval(lasts / genuine);
     for n in 0..genuine {
         pace.tick().await;
-        let sent = Instant::now();
-        let status = send(&host.http, &url, TOKEN, &format!("genuine-{n}")).await?;
-        anyhow::ensure!(status == 200, "genuine request {n}: {status}");
-        times.push(sent.elapsed());
+        let (client, url) = (host.http.clone(), url.clone());
+        vendor.spawn(async move { accepted(&client, &url, &format!("genuine-{n}")).await });
+    }
+    let (mut times, mut again) = (Vec::new(), 0);
+    while let Some(ended) = vendor.join_next().await {
+        let (time, tries) = ended??;
+        times.push(time);
+        again += tries - 1;
     }
     is_over.store(true, Ordering::Relaxed);
     while let Some(ended) = flood.join_next().await {
@@ -93,7 +118,7 @@ async fn a_flood_of_forged_requests_costs_no_work_of_postgres_and_genuine_ones_p
     }
     let took = began.elapsed();
     let grown = memory_mib(&host)?.saturating_sub(memory);
-    // All genuine ones are jobs: at most one was judged later, on a machine that is busy.
+    // All genuine ones are events: at most one was judged later, on a machine that is busy.
     until(SOON, "the genuine events", async || {
         let events: i64 = sqlx::query_scalar("select count(*) from patchbay.inbox_events")
             .fetch_one(&mut world.database().await?)
@@ -107,15 +132,20 @@ async fn a_flood_of_forged_requests_costs_no_work_of_postgres_and_genuine_ones_p
             .fetch_one(&mut world.database().await?)
             .await?;
     times.sort();
+    let p99 = times[times.len() * 99 / 100];
     let forged = forged.load(Ordering::Relaxed);
     println!(
-        "{forged} forged in {took:?} ({:.0}/s) beside {genuine} genuine: p50 {:?}, p99 {:?}, slowest {:?}; \
+        "{forged} forged in {took:?} ({:.0}/s) beside {genuine} genuine: p50 {:?}, p99 {p99:?}, slowest {:?}, {again} sent again; \
          Postgres {committed} transactions, {rejected} rejected kept, {grown} MiB more",
         forged as f64 / took.as_secs_f64(),
         times[times.len() / 2],
-        times[times.len() * 99 / 100],
         times.last().context("times")?,
     );
+    // Times are meaningful only of an optimised host, where nothing else runs.
+    if full_length() && std::env::var_os("PATCHBAY_BIN").is_some() {
+        assert!(p99 <= Duration::from_millis(250), "{p99:?}");
+        assert_eq!(again, 0, "all are accepted at once");
+    }
     // Two of a second are kept of one source, and twice as many at once.
     let kept = 2 * took.as_secs() + 6;
     assert!(rejected.unsigned_abs() <= kept, "{rejected} of {forged}");
@@ -123,7 +153,97 @@ async fn a_flood_of_forged_requests_costs_no_work_of_postgres_and_genuine_ones_p
     let allowed = 400 + 60 * took.as_secs() + 8 * u64::from(genuine);
     assert!(committed.unsigned_abs() <= allowed, "{committed}");
     assert!(grown < 96, "{grown} MiB");
-    many_rows_are_counted(&world, &host).await
+    many_rows_are_counted(&world, &host).await?;
+    host.stop().await?;
+    rejected_requests_have_a_bound_in_bytes(&world).await?;
+    what_is_over_is_forgotten_in_batches(&world).await
+}
+
+/// Leads what one process forgets for all.
+async fn forgets(world: &World) -> anyhow::Result<u64> {
+    let config = StoreConfig {
+        url: world.database_url.clone(),
+        min_connections: 0,
+        max_connections: 2,
+        acquire_timeout: Duration::from_secs(5),
+    };
+    let store = Store::connect(config, Duration::from_secs(5)).await?;
+    let mut elector = store.elector(LeaderTask::Inbox);
+    until(SOON, "leading", async || {
+        Ok(elector.try_lead().await?.map(|_| ()))
+    })
+    .await?;
+    let mut lead = elector.try_lead().await?.context("still leading")?;
+    let mut deleted = 0;
+    loop {
+        match lead.forget_inbox().await? {
+            0 => return Ok(deleted),
+            some => deleted += some,
+        }
+    }
+}
+
+/// Otherwise strangers would fill the disk with large ones. The newest stay.
+async fn rejected_requests_have_a_bound_in_bytes(world: &World) -> anyhow::Result<()> {
+    let mut database = world.database().await?;
+    sqlx::query(
+        "insert into patchbay.inbox (id, received_at, plugin, webhook, state, method, size, source, host, correlation_id, sealed, \
+           sealed_key, keep_until, remember_until) \
+         select gen_random_uuid(), now() - n * interval '1 s', 'hooks', 'large', 'rejected', 'POST', 1, \
+           case when n <= 30 then '192.0.2.0/24' else '198.51.100.0/24' end, 'h', '', convert_to(repeat('a', 1048576), 'UTF8'), 'k', \
+           now() + interval '1 day', now() \
+         from generate_series(1, 40) n",
+    )
+    .execute(&mut database)
+    .await?;
+    // Eleven networks have forged more than is kept, after two requests of one that is known.
+    sqlx::query(
+        "insert into patchbay.inbox (id, received_at, plugin, webhook, state, method, size, source, host, correlation_id, sealed, \
+           sealed_key, keep_until, remember_until) \
+         select gen_random_uuid(), now() - n * interval '1 ms', 'hooks', 'many', 'rejected', 'POST', 1, \
+           case when n > 10900 then '203.0.113.0/24' else '10.0.' || n % 11 || '.0/24' end, 'h', '', 'sealed', 'k', \
+           now() + interval '1 day', now() \
+         from generate_series(1, 10902) n",
+    )
+    .execute(&mut database)
+    .await?;
+    sqlx::query(
+        "insert into patchbay.inbox_sources (plugin, webhook, network, last_accepted_at) values ('hooks', 'many', '203.0.113.0/24', now())",
+    )
+    .execute(&mut database)
+    .await?;
+    forgets(world).await?;
+    let (kept, known): (i64, i64) = sqlx::query_as(
+        "select count(*), count(*) filter (where source = '203.0.113.0/24') from patchbay.inbox where webhook = 'many'",
+    )
+    .fetch_one(&mut database)
+    .await?;
+    assert_eq!((kept, known), (10_000, 2));
+    let left: Vec<i64> = sqlx::query_scalar(
+        "select count(*) from patchbay.inbox where webhook = 'large' group by source order by source",
+    )
+    .fetch_all(&mut database)
+    .await?;
+    assert_eq!(left, [25, 10], "a tenth of 256 MiB of one network");
+    Ok(())
+}
+
+async fn what_is_over_is_forgotten_in_batches(world: &World) -> anyhow::Result<()> {
+    let mut database = world.database().await?;
+    let over = sqlx::query(
+        "update patchbay.inbox set keep_until = now() - interval '1 s' where webhook = 'signed'",
+    )
+    .execute(&mut database)
+    .await?
+    .rows_affected();
+    sqlx::query("vacuum analyze patchbay.inbox")
+        .execute(&mut database)
+        .await?;
+    let began = Instant::now();
+    let deleted = forgets(world).await?;
+    println!("{deleted} requests were forgotten in {:?}", began.elapsed());
+    assert!(deleted >= over, "{deleted} of {over}");
+    Ok(())
 }
 
 /// How requests stand is asked at each scrape, and by operators.
@@ -278,9 +398,13 @@ async fn every_request_that_was_answered_is_there_after_kills_at_random_points()
                 .fetch_all(&mut world.database().await?)
                 .await?;
         let enqueued = counted.iter().find(|(state, _)| state == "enqueued");
-        let is_done = counted
-            .iter()
-            .all(|(state, _)| state == "enqueued" || state == "repeat");
+        let waiting: i64 = sqlx::query_scalar("select count(*) from patchbay.inbox_jobs")
+            .fetch_one(&mut world.database().await?)
+            .await?;
+        let is_done = waiting == 0
+            && counted
+                .iter()
+                .all(|(state, _)| state == "enqueued" || state == "repeat");
         Ok((is_done && enqueued.is_some_and(|(_, count)| *count == events)).then_some(()))
     })
     .await?;

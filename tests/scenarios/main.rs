@@ -18,6 +18,7 @@ mod chaos;
 mod checks;
 mod client_schedulers;
 mod commands;
+mod console;
 mod cross_site;
 mod damaged;
 mod dead_letters;

@@ -16,7 +16,7 @@ use crate::harness::*;
 const VERBS: [&str; 5] = ["select", "insert", "update", "delete", "with"];
 
 /// What the store inserts for `{name}` in a statement: file, name, an example.
-const FILLED: [(&str, &str, &str); 22] = [
+const FILLED: [(&str, &str, &str); 23] = [
     ("audit/import.rs", "table", "dead_letters"),
     ("audit/import.rs", "id", "queue"),
     ("audit/import.rs", "id_type", "text"),
@@ -45,6 +45,7 @@ const FILLED: [(&str, &str, &str); 22] = [
         "dead_letters where queue = $1 and last_seen < $2",
     ),
     ("history/pruning.rs", "partition", "attempts_other"),
+    ("inbox/reading.rs", "of_terms", "terms @> $13::bytea[]"),
     // One cast per parameter of a guest's statement; their number is known when it runs.
     ("plugin_sql/parameters.rs", "casts", "'1'::text::integer"),
     (

@@ -403,6 +403,7 @@ fn print_welcome(
         "  API       {}/api/admin   health: {0}/api/health   OpenAPI: {0}/api/openapi.json",
         state.url
     );
+    println!("  console   {}/admin/queues", state.url);
     println!("  operator  {} / {}{opens}", state.user, state.password);
     println!("  Postgres  {database}");
     println!("  Redis     {redis}");

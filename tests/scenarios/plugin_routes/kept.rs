@@ -41,6 +41,16 @@ async fn answers_are_kept_and_read_by_pages_as_far_as_their_route_says() -> anyh
             json!({ "input": header, "response_headers": ["etag"] })
         ),
         route("failing", "fail", kept("public")),
+        route(
+            "posted",
+            "stamp.1",
+            json!({ "method": "POST", "response_headers": ["x-stamp"], "cors": "any" })
+        ),
+        route(
+            "closed",
+            "stamp.1",
+            json!({ "method": "POST", "response_headers": ["x-stamp"] })
+        ),
     ]);
     host.deploy("tester", plugin("tester", routes)?).await?;
     for (id, credential, cache) in [
@@ -130,6 +140,16 @@ async fn answers_are_kept_and_read_by_pages_as_far_as_their_route_says() -> anyh
     let preflight = sent(preflight).await?;
     assert_eq!(preflight.header("access-control-allow-origin"), "*");
     assert_eq!(preflight.header("access-control-allow-methods"), "GET");
+    for (id, status, allowed) in [("posted", 200, "*"), ("closed", 403, "")] {
+        let request = host.http.post(format!("{}/api/t/{id}", host.url));
+        let answer = sent(request.header("origin", "https://evil.example")).await?;
+        assert_eq!(
+            (answer.status, answer.header("access-control-allow-origin")),
+            (status, allowed),
+            "{id}: {}",
+            answer.text
+        );
+    }
     Ok(())
 }
 

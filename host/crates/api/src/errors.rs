@@ -360,7 +360,7 @@ pub const ERRORS: &[ErrorCode] = &[
     code(
         "quarantined",
         503,
-        "Plugin email is quarantined since 2026-11-24T12:00:00Z: 10 of the last 10 calls crashed",
+        "Plugin email has been quarantined since 2026-11-24T12:00:00Z: 10 of the last 10 calls crashed",
         "The plugin crashed too often. Its jobs wait, and keep their attempts, until an operator decides.",
         "If there is an earlier revision: `patchbay plugin rollback PLUGIN`. If the plugin was not the cause: `patchbay plugin release PLUGIN`. Else push and activate a corrected revision.",
     ),

@@ -37,7 +37,7 @@ operations! {
         Viewer, Reads, errors [404 "no plugin has this webhook on this host"];
     /// List requests to webhooks, the newest first, without their content.
     InboxList = "inbox.list": GET "/api/admin/inbox" ((), ListInbox, NoBody) -> List<InboxItem>,
-        Viewer, Reads, data Shown(&["message"]), errors [];
+        Viewer, Reads, data Shown(&["message"]), errors [404 "no plugin has this webhook on this host, and no request to it is kept"];
     /// Count requests to webhooks by webhook and state, and those of the last 24 hours by outcome.
     InboxStats = "inbox.stats": GET "/api/admin/inbox-stats" ((), NoQuery, NoBody) -> Data<InboxStatistics>,
         Viewer, Reads, errors [];
@@ -124,6 +124,8 @@ pub struct WebhookDetails {
     pub ack_ms: u64,
     /// `accept` or `refuse`.
     pub when_unavailable: String,
+    /// Paths whose values requests are found by.
+    pub searchable: Vec<String>,
     /// For how many days events are remembered.
     pub dedupe_days: u32,
     /// For how many days requests are kept.
@@ -156,6 +158,11 @@ pub struct ListInbox {
     pub event_id: Option<String>,
     /// Only from this network, as the list shows it.
     pub source: Option<String>,
+    /// Only with this value at `dataPath`.
+    pub data_value: Option<String>,
+    /// Path of a body in JSON, name of a form field or parameter: one that the webhook's manifest
+    /// declares searchable.
+    pub data_path: Option<String>,
     /// Only from this time on.
     pub after: Option<DateTime<Utc>>,
     /// Only before this time.
@@ -235,8 +242,11 @@ pub struct InboxDetails {
     /// The request that brought the event first, where this one is a repeat.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first: Option<Uuid>,
-    /// Ids of its jobs, in the webhook's queue.
+    /// Ids of the jobs of its last processing, in the webhook's queue.
     pub job_ids: Vec<String>,
+    /// Ids of the jobs of earlier processings, as far as is known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub earlier_job_ids: Vec<String>,
     /// Why the content is not here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unavailable: Option<String>,

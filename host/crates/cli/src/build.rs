@@ -291,13 +291,26 @@ pub(super) fn inspect(file: &Path, output: Output) -> anyhow::Result<()> {
         .endpoints()
         .map(|endpoint| format!("\n{:<9} {endpoint}", endpoint.label()))
         .collect();
+    let manifest = &inspected.manifest;
+    let named = |label: &str, names: Vec<&str>| match names.is_empty() {
+        true => String::new(),
+        false => format!("\n{label:<9} {}", names.join(" ")),
+    };
+    let queues = manifest.queues.iter().map(|queue| queue.name.as_str());
+    let schedules = manifest.schedules.iter().map(|one| one.id.as_str());
+    let asks: String = manifest
+        .asks()
+        .iter()
+        .map(|ask| format!("\nasks for: {ask}"))
+        .collect();
     let text = format!(
-        "{} {} ({})\n{}{endpoints}\nasks for: {}\nexports:  {}\nimports:  {}",
+        "{} {} ({})\n{}{endpoints}{}{}{asks}\nexports:  {}\nimports:  {}",
         inspected.manifest.name,
         inspected.manifest.version,
         inspected.digest,
         inspected.manifest.description,
-        value["asks"],
+        named("queues:", queues.collect()),
+        named("schedules:", schedules.collect()),
         inspected.exports.join(" "),
         inspected.imports.join(" "),
     );

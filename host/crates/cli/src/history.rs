@@ -566,7 +566,7 @@ fn places_left(places: &Places) -> [(u64, &'static str); 4] {
         ),
         (
             places.inbox_left,
-            "requests in the inbox of webhooks have jobs that are being added, wait in Redis, or cannot be opened; repeat this command",
+            "requests in the inbox of webhooks have jobs that are being added, wait in Redis, cannot be opened, or were not looked at within a minute; repeat this command, with --queue if there are many",
         ),
     ]
 }

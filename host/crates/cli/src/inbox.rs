@@ -23,7 +23,7 @@ use super::input::point_in_time;
 use super::names;
 use super::output::Output;
 use super::paging::Paging;
-use super::refusal::{Consent, Why};
+use super::refusal::{Consent, Refusal, Why};
 use super::view::short;
 
 #[derive(Subcommand)]
@@ -167,6 +167,9 @@ pub struct ListArgs {
     /// Only from this network, as the list shows it
     #[arg(long, value_name = "NETWORK")]
     source: Option<String>,
+    /// Only with this value in what was sent, at a path that the webhook's manifest declares searchable
+    #[arg(long, value_name = "PATH=VALUE", value_parser = path_and_value)]
+    data: Option<(String, String)>,
     /// Only from this time on: 2h for two hours ago, or 2026-12-01T03:00:00Z
     #[arg(long, value_name = "TIME", value_parser = point_in_time)]
     after: Option<DateTime<Utc>>,
@@ -175,6 +178,15 @@ pub struct ListArgs {
     before: Option<DateTime<Utc>>,
     #[command(flatten)]
     paging: Paging,
+}
+
+fn path_and_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((path, value)) if !path.is_empty() && !value.is_empty() => {
+            Ok((path.to_owned(), value.to_owned()))
+        }
+        _ => Err("write PATH=VALUE, such as customer.id=42".into()),
+    }
 }
 
 /// What became of a request.
@@ -335,6 +347,12 @@ fn described(details: &WebhookDetails, output: Output) -> String {
             details.content_types.join(", ")
         ));
     }
+    if !details.searchable.is_empty() {
+        lines.push(format!(
+            "  found by    {}: patchbay inbox list --data PATH=VALUE",
+            details.searchable.join(", ")
+        ));
+    }
     if let Some(oldest) = details.oldest_accepted_at {
         lines.push(format!(
             "  to enqueue  {}, the oldest {}",
@@ -410,6 +428,9 @@ pub(crate) async fn run(
                 .ask::<InboxVerify>(InboxPath { id: id.to_string() }, query, NoBody)
                 .await?;
             say(&verdict, output);
+            if apply {
+                refuse_rejected(&verdict.data)?;
+            }
             if !apply && verdict.data.verdict == "accepted" && !is_accepted(verdict.data.state) {
                 output.note(&format!(
                     "Nothing was changed. To accept it: patchbay inbox verify {id} --apply"
@@ -433,6 +454,7 @@ pub(crate) async fn run(
                 .ask::<InboxReplay>(InboxPath { id: id.to_string() }, query, NoBody)
                 .await?;
             say(&verdict, output);
+            refuse_rejected(&verdict.data)?;
         }
         InboxCommand::Erase { which, consent } => {
             let Some(id) = which.one() else {
@@ -483,7 +505,10 @@ fn is_accepted(state: InboxState) -> bool {
 }
 
 async fn list(args: ListArgs, client: &Client, output: Output) -> anyhow::Result<()> {
+    let (data_path, data_value) = args.data.clone().unzip();
     let query = |limit, cursor| ListInbox {
+        data_path: data_path.clone(),
+        data_value: data_value.clone(),
         webhook: args.webhook.clone(),
         state: args.state.map(Into::into),
         code: args.code.clone(),
@@ -519,6 +544,14 @@ async fn list(args: ListArgs, client: &Client, output: Output) -> anyhow::Result
     Ok(())
 }
 
+/// For scripts: exit code 4.
+fn refuse_rejected(verdict: &InboxVerdict) -> anyhow::Result<()> {
+    match verdict.verdict.as_str() {
+        "rejected" => Err(Refusal("The request is still rejected".into()).into()),
+        _ => Ok(()),
+    }
+}
+
 fn say(verdict: &Received<InboxVerdict>, output: Output) {
     let InboxVerdict {
         id,
@@ -537,6 +570,10 @@ fn say(verdict: &Received<InboxVerdict>, output: Output) {
         ),
     };
     let end = match (applied, said.as_str() == "accepted" && !is_accepted(*state)) {
+        (true, _) if *state == InboxState::Repeat => {
+            "Another request has brought its event, so no job is added. Its state is repeat now"
+                .to_owned()
+        }
         (true, _) => format!("Its state is {state} now"),
         (false, true) => format!("It would be accepted; its state is still {state}"),
         (false, false) => format!("Its state is still {state}"),
@@ -600,6 +637,10 @@ fn whole(details: &InboxDetails, output: Output) -> String {
     more(
         "jobs",
         (!details.job_ids.is_empty()).then(|| details.job_ids.join(" ")),
+    );
+    more(
+        "earlier",
+        (!details.earlier_job_ids.is_empty()).then(|| details.earlier_job_ids.join(" ")),
     );
     more(
         "correlation",

@@ -385,13 +385,14 @@ async fn deactivate(
     // Of an unknown plugin, the host says so.
     if found.is_some() {
         consent.ask(&format!(
-            "This stops {plugin} on all hosts. Its queues wait, with {waiting} now, until a revision is activated. Its routes and webhooks answer 404; what vendors send meanwhile is not kept"
+            "This stops {plugin} on all hosts. Its queues wait, with {waiting} now, until a revision is activated. Its routes answer 404. What vendors send to its webhooks is kept as deferred, or refused with 503 where the manifest says so"
         ))?;
     }
     client
         .ask::<PluginsDeactivate>(path(&plugin), none, NoBody)
         .await?;
-    let undo = found.filter(|summary| summary.active).map_or_else(
+    let is_last = |summary: &&PluginSummary| summary.active || summary.quarantined.is_some();
+    let undo = found.filter(is_last).map_or_else(
         || format!("patchbay plugin revisions {plugin}"),
         |summary| {
             format!(
@@ -400,8 +401,12 @@ async fn deactivate(
             )
         },
     );
+    let queues = match found.is_some_and(|summary| summary.queues.is_empty()) {
+        true => "",
+        false => " Its queues wait.",
+    };
     output.done(
-        &format!("Deactivated: {plugin}. Its queues wait. Undo: {undo}"),
+        &format!("Deactivated: {plugin}.{queues} Undo: {undo}"),
         &json!({ "plugin": plugin, "active": false }),
     );
     Ok(())

@@ -11,6 +11,8 @@ const VALUE: &str = "data.";
 const TEXT: &str = "text";
 /// Compares ids of vendors' events, which may be telephone numbers or addresses.
 const EVENT: &str = "eventId";
+/// Compares a value of what vendors have sent.
+const SENT: &str = "dataValue";
 /// Parameters that ask for data when they are true.
 const ASKING: [&str; 2] = ["reveal", "bodies"];
 
@@ -47,6 +49,10 @@ pub(crate) fn asked_by(operation: &Operation, query: &str) -> Option<String> {
                 ),
                 EVENT => Some(
                     "eventId compares ids of vendors' events, which may name a person".to_owned(),
+                ),
+                SENT => Some(
+                    "dataValue compares values of requests: the answer would tell what they are"
+                        .to_owned(),
                 ),
                 _ => None,
             }
@@ -118,6 +124,8 @@ mod tests {
         assert!(asks("history.export", "bodies=true&format=csv"));
         assert!(asks("queues.live", "state=failed&data.to=ada"));
         assert!(asks("queues.live", "state=failed&text=refused"));
+        assert!(asks("inbox.list", "dataPath=phone&dataValue=1"));
+        assert!(!asks("inbox.list", "webhook=crm.status"));
         assert!(asks("history.count", "text=a"));
         assert!(!asks("queues.live", "state=failed&code=refused"));
         assert!(asks("history.bodies", ""));

@@ -92,10 +92,10 @@ fn add_webhook(document: &mut Value, webhook: &Webhook) {
             "content": { "application/json": { "schema": { "$ref": ERROR } } },
         })
     };
-    for method in &spec.methods {
-        let name = method.as_str().to_ascii_lowercase();
+    for method in spec.method_names() {
+        let name = method.to_ascii_lowercase();
         let mut operation = json!({
-            "operationId": match spec.methods.len() {
+            "operationId": match spec.method_names().count() {
                 1 => webhook.name(),
                 _ => format!("{}.{name}", webhook.name()),
             },
@@ -113,7 +113,7 @@ fn add_webhook(document: &mut Value, webhook: &Webhook) {
             "x-patchbay-webhook": spec.name,
             "x-patchbay-revision": webhook.digest.to_string(),
         });
-        if name != "get" {
+        if !["get", "head"].contains(&name.as_str()) {
             operation["requestBody"] = json!({ "content": content });
         }
         document["paths"][spec.path.as_str()][name] = operation;

@@ -412,7 +412,7 @@ fn unchanged(response: Response) -> Response {
 }
 
 /// The answer to HEAD: it says how long the content would be.
-fn without_body(response: Response) -> Response {
+pub(crate) fn without_body(response: Response) -> Response {
     let (mut head, body) = response.into_parts();
     let length = http_body::Body::size_hint(&body).exact();
     let has_none = [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&head.status);

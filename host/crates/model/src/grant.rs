@@ -217,7 +217,7 @@ pub fn asks(manifest: &Manifest) -> Value {
             "operation": route.operation,
         })).collect::<Vec<_>>(),
         "webhooks": manifest.webhooks.iter().map(|webhook| json!({
-            "name": webhook.name, "methods": webhook.methods, "path": webhook.path, "queue": webhook.queue,
+            "name": webhook.name, "methods": webhook.method_names().collect::<Vec<_>>(), "path": webhook.path, "queue": webhook.queue,
         })).collect::<Vec<_>>(),
         "schedules": manifest.schedules.iter().map(|schedule| &schedule.id).collect::<Vec<_>>(),
         "queues": manifest.queues.iter().map(|queue| &queue.name).collect::<Vec<_>>(),

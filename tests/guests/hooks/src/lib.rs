@@ -43,7 +43,7 @@ fn rejected(status: u16, code: &str, message: &str) -> Rejected {
 
 impl webhooks::Guest for Hooks {
     fn verify(request: Request) -> Result<Accepted, Rejected> {
-        if request.method == "GET" {
+        if ["GET", "HEAD"].contains(&request.method.as_str()) {
             return Ok(Accepted {
                 event_id: None,
                 kind: "handshake".into(),

@@ -214,14 +214,23 @@ fn rejections(
 ) -> Observation {
     let name = format!("{plugin}.{webhook}");
     let next = format!(
-        "patchbay inbox list --webhook {} --state rejected says why; if the vendor has a new secret: patchbay secret rotate {}, \
-         and for each request patchbay inbox verify ID --apply",
+        "patchbay inbox list --webhook {} --state rejected says why; if the vendor has a new secret: patchbay secret set {}, \
+         then patchbay inbox verify --webhook {} --state rejected --apply",
         word(&name),
-        arguments(&[plugin, secret.unwrap_or("NAME")])
+        arguments(&[plugin, secret.unwrap_or("NAME")]),
+        word(&name),
     );
     let code = |known: &KnownRejected| {
         let code = known.code.as_deref();
-        code.map(|code| format!(" ({code})")).unwrap_or_default()
+        code.map(|code| format!(" (the newest: {code})"))
+            .unwrap_or_default()
+    };
+    // What is not there at all was made with no secret.
+    let is_absent = |known: &KnownRejected| {
+        known
+            .code
+            .as_deref()
+            .is_some_and(|code| code.starts_with("missing-"))
     };
     match of.known {
         // Beyond every threshold: a vendor that is refused is not a matter of shares.
@@ -229,8 +238,12 @@ fn rejections(
             let requests = counted(known.rows.unsigned_abs(), "request");
             let reason = format!(
                 "{requests} to {name} in the last 10 min were rejected{}, though requests from the same networks have been \
-                 accepted in the last 30 days: the vendor's secret may have changed",
-                code(known)
+                 accepted in the last 30 days{}",
+                code(known),
+                match is_absent(known) {
+                    true => "",
+                    false => ": the vendor's secret may have changed",
+                }
             );
             let was = format!("{requests} to {name} from known networks were rejected");
             Observation::new(name, 100.0, reason, next).was(was)
@@ -391,7 +404,7 @@ mod tests {
         assert_eq!(
             both.next,
             "patchbay inbox list --webhook crm.w --state rejected says why; if the vendor has a new secret: \
-             patchbay secret rotate crm TOKEN, and for each request patchbay inbox verify ID --apply"
+             patchbay secret set crm TOKEN, then patchbay inbox verify --webhook crm.w --state rejected --apply"
         );
     }
 
@@ -410,12 +423,12 @@ mod tests {
         assert!(three.len() == 1 && fires("webhook-rejected", &three[0]));
         assert!(
             three[0].reason.starts_with(
-                "3 requests to crm.w in the last 10 min were rejected (bad-token), though"
+                "3 requests to crm.w in the last 10 min were rejected (the newest: bad-token), though"
             ),
             "{}",
             three[0].reason
         );
-        assert!(three[0].next.contains("patchbay secret rotate crm NAME,"));
+        assert!(three[0].next.contains("patchbay secret set crm NAME,"));
     }
 
     #[test]

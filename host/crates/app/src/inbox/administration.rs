@@ -1,5 +1,6 @@
 //! What operators see of the inbox, and do with it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -10,17 +11,19 @@ use patchbay_api::inbox::{
     VerifyInbox, WebhookDetails, WebhookView,
 };
 use patchbay_api::reveal::Reveal;
+use patchbay_model::DataPath;
+use patchbay_model::data_path::MAX_VALUE_BYTES;
 use patchbay_model::job::Trace;
 use patchbay_model::manifest::{WebhookCheck, WhenUnavailable};
 use patchbay_model::webhook::InboxState;
 use patchbay_store::{
-    InboxCounted, InboxFilter, InboxRequest, InboxRow, Judgement, NewReplay, Settled,
+    EventKey, InboxCounted, InboxFilter, InboxRequest, InboxRow, Judgement, NewReplay, Settled,
 };
 use serde_json::json;
 use uuid::Uuid;
 
 use super::event;
-use super::judging::Judged;
+use super::judging::{Asked, Judged};
 use super::receive::jobs_to_bytes;
 use super::seal::Part;
 use super::writer::Enqueuing;
@@ -69,6 +72,7 @@ impl Inbox {
                 WhenUnavailable::Accept => "accept".into(),
                 WhenUnavailable::Refuse => "refuse".into(),
             },
+            searchable: spec.searchable.iter().map(ToString::to_string).collect(),
             dedupe_days: spec.dedupe_days,
             retention_days: spec.retention_days,
             oldest_deferred_at: oldest(InboxState::Deferred),
@@ -93,6 +97,21 @@ impl Inbox {
         Err(Error::not_found(message))
     }
 
+    /// Whether there is such a webhook, or a plugin that has some.
+    fn is_known(&self, name: &str) -> Result<(), Error> {
+        if name.contains('.') {
+            return self.find(name).map(drop);
+        }
+        let table = self.parts.plugins.route_table();
+        let plugins = || table.webhooks().iter().map(|known| known.plugin.as_str());
+        if plugins().any(|plugin| plugin == name) {
+            return Ok(());
+        }
+        let message =
+            format!("No plugin {name} has a webhook on this host. See: patchbay webhook list");
+        Err(Error::not_found(suggesting(message, name, plugins())))
+    }
+
     pub async fn list(&self, asked: ListInbox) -> Result<Page<InboxItem>, Error> {
         let limit = asked.limit.unwrap_or(DEFAULT_PAGE);
         if !(1..=LARGEST_PAGE).contains(&limit) {
@@ -100,6 +119,7 @@ impl Inbox {
             return Err(Error::invalid(message));
         }
         let (plugin, webhook) = named(asked.webhook.as_deref());
+        let is_first = asked.cursor.is_none();
         let event_keys = match (&asked.event_id, &plugin, &webhook) {
             (None, _, _) => None,
             (Some(id), Some(plugin), Some(webhook)) => {
@@ -111,9 +131,21 @@ impl Inbox {
                 return Err(Error::invalid(message));
             }
         };
+        let terms = match (asked.data_path, asked.data_value) {
+            (None, None) => Vec::new(),
+            (Some(path), Some(value)) => vec![
+                self.term(&path, &value, plugin.as_deref(), webhook.as_deref())
+                    .await?,
+            ],
+            _ => {
+                let message = "dataPath and dataValue belong together: give both";
+                return Err(Error::invalid(message));
+            }
+        };
         let filter = InboxFilter {
             plugin,
             webhook,
+            terms,
             state: asked.state,
             code: asked.code,
             kind: asked.kind,
@@ -128,6 +160,14 @@ impl Inbox {
             .store
             .inbox(&filter, i64::from(limit) + 1)
             .await?;
+        // Rows of a webhook outlive it. Of one that never was, nobody should read that nothing comes.
+        if let Some(name) = asked
+            .webhook
+            .as_deref()
+            .filter(|_| rows.is_empty() && is_first)
+        {
+            self.is_known(name)?;
+        }
         let goes_on = rows.len() > usize::from(limit);
         rows.truncate(limit.into());
         let next_cursor = rows
@@ -139,6 +179,40 @@ impl Inbox {
             next_cursor,
             partial: false,
         })
+    }
+
+    /// What requests with this value are found by.
+    async fn term(
+        &self,
+        path: &str,
+        value: &str,
+        plugin: Option<&str>,
+        webhook: Option<&str>,
+    ) -> Result<EventKey, Error> {
+        if value.is_empty() || value.len() > MAX_VALUE_BYTES {
+            let message = format!("dataValue: must have 1 to {MAX_VALUE_BYTES} bytes");
+            return Err(Error::invalid(message));
+        }
+        let table = self.parts.plugins.route_table();
+        let paths: BTreeSet<&DataPath> = table
+            .webhooks()
+            .iter()
+            .filter(|of| plugin.is_none_or(|plugin| of.plugin.as_str() == plugin))
+            .filter(|of| webhook.is_none_or(|webhook| of.spec.name == webhook))
+            .flat_map(|of| &of.spec.searchable)
+            .collect();
+        let Some(path) = paths.iter().find(|known| known.as_str() == path) else {
+            let known: Vec<&str> = paths.iter().map(|path| path.as_str()).collect();
+            let known = match known.as_slice() {
+                [] => "no path is (in plugin.toml: searchable = [\"customer.id\"] in [[webhooks]])"
+                    .into(),
+                known => format!("searchable paths: {}", known.join(", ")),
+            };
+            return Err(Error::invalid(format!(
+                "dataPath: no such webhook on this host declares it searchable; {known}"
+            )));
+        };
+        Ok(self.parts.event_keys().await?.term(path, value))
     }
 
     pub async fn stats(&self) -> Result<InboxStatistics, Error> {
@@ -221,6 +295,16 @@ impl Inbox {
                 .filter(|_| row.jobs > 0)
                 .map(|key| event::job_ids(&key, row.processing, row.jobs))
                 .unwrap_or_default(),
+            earlier_job_ids: replays
+                .iter()
+                .rev()
+                .filter_map(|replay| {
+                    let key = request.event_key?;
+                    let jobs = replay.jobs_before?;
+                    Some(event::job_ids(&key, replay.number - 1, jobs))
+                })
+                .flatten()
+                .collect(),
             unavailable,
             content: content.map(|content| view::content(&content, spec, reveal)),
             replays: replays
@@ -376,7 +460,7 @@ impl Inbox {
                 webhook,
                 &content,
                 checked,
-                u32::try_from(number).unwrap_or_default(),
+                Asked::Again(u32::try_from(number).unwrap_or_default()),
                 &trace,
             )
             .await?;
@@ -557,11 +641,7 @@ fn shown(webhook: &Webhook, standing: &[Kept]) -> WebhookView {
     WebhookView {
         webhook: webhook.name(),
         plugin: webhook.plugin.to_string(),
-        methods: spec
-            .methods
-            .iter()
-            .map(|method| method.as_str().to_owned())
-            .collect(),
+        methods: spec.method_names().map(str::to_owned).collect(),
         path: spec.path.to_string(),
         queue: spec.queue.to_string(),
         check: match &spec.check {

@@ -88,13 +88,29 @@ pub(super) struct Rates(Mutex<HashMap<String, Instant>>);
 impl Rates {
     /// Counts a request of this key; an error says how long to wait.
     pub(super) fn take(&self, key: String, rate: WebhookRate) -> Result<(), Duration> {
-        self.take_at(key, rate, Instant::now())
+        self.take_at(key, rate, 1, Instant::now())
+    }
+
+    /// Counts as so many.
+    pub(super) fn take_many(
+        &self,
+        key: String,
+        rate: WebhookRate,
+        count: u32,
+    ) -> Result<(), Duration> {
+        self.take_at(key, rate, count, Instant::now())
     }
 
     /// By the theoretical time of arrival: each request moves it on by what one request takes, and
     /// it may be ahead of now by what the bucket holds.
-    fn take_at(&self, key: String, rate: WebhookRate, now: Instant) -> Result<(), Duration> {
-        let each = Duration::from_millis(rate.per_ms) / rate.max.max(1);
+    fn take_at(
+        &self,
+        key: String,
+        rate: WebhookRate,
+        count: u32,
+        now: Instant,
+    ) -> Result<(), Duration> {
+        let takes = Duration::from_millis(rate.per_ms) / rate.max.max(1) * count;
         let ahead = Duration::from_millis(rate.per_ms) * 2;
         let mut arrivals = self.0.lock();
         if arrivals.len() >= MAX_RATES && !arrivals.contains_key(&key) {
@@ -104,7 +120,7 @@ impl Rates {
             }
         }
         let arrival = arrivals.entry(key).or_insert(now);
-        let next = (*arrival).max(now) + each;
+        let next = (*arrival).max(now) + takes;
         match next.saturating_duration_since(now).checked_sub(ahead) {
             Some(wait) if wait > Duration::ZERO => Err(wait),
             _ => {
@@ -149,16 +165,19 @@ mod tests {
         };
         let now = Instant::now();
         let taken = (0..50)
-            .filter(|_| rates.take_at("k".into(), rate, now).is_ok())
+            .filter(|_| rates.take_at("k".into(), rate, 1, now).is_ok())
             .count();
         assert_eq!(taken, 20);
-        assert!(rates.take_at("other".into(), rate, now).is_ok());
+        assert!(rates.take_at("other".into(), rate, 1, now).is_ok());
+        assert!(rates.take_at("many".into(), rate, 21, now).is_err());
+        assert!(rates.take_at("many".into(), rate, 20, now).is_ok());
+        assert!(rates.take_at("many".into(), rate, 1, now).is_err());
         let later = now + Duration::from_millis(500);
         let taken = (0..50)
-            .filter(|_| rates.take_at("k".into(), rate, later).is_ok())
+            .filter(|_| rates.take_at("k".into(), rate, 1, later).is_ok())
             .count();
         assert_eq!(taken, 5);
-        let wait = rates.take_at("k".into(), rate, later).expect_err("full");
+        let wait = rates.take_at("k".into(), rate, 1, later).expect_err("full");
         assert_eq!(wait, Duration::from_millis(100));
     }
 }

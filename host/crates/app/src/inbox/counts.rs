@@ -1,7 +1,7 @@
 //! How many requests came, and what became of them: for metrics, and by hour in Postgres. Written
 //! down every 10 s, so a killed process loses at most that.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Instant;
 
 use chrono::{DateTime, DurationRound, TimeDelta, Utc};
@@ -61,6 +61,8 @@ struct Inner {
     waiting: BTreeMap<(DateTime<Utc>, Key), i64>,
     repeats: HashMap<EventKey, (i64, DateTime<Utc>)>,
     sources: HashMap<(String, String, String), DateTime<Utc>>,
+    /// From these, requests were accepted within 30 days.
+    known: HashSet<(String, String, String)>,
     lately: Lately,
     /// The last hour of which it is noted that this host ran.
     ran: Option<DateTime<Utc>>,
@@ -141,8 +143,26 @@ impl Counts {
                 webhook.spec.name.clone(),
                 network.to_owned(),
             );
+            if inner.known.len() < MAX_WAITING && !network.is_empty() {
+                inner.known.insert(key.clone());
+            }
             inner.sources.insert(key, Utc::now());
         }
+    }
+
+    /// Plugin, webhook and network.
+    pub(super) fn set_known(&self, known: Vec<(String, String, String)>) {
+        self.0.lock().known = known.into_iter().collect();
+    }
+
+    /// Whether a request from this network was accepted lately, as far as this process knows.
+    pub(super) fn is_known(&self, webhook: &Webhook, network: &str) -> bool {
+        let key = (
+            webhook.plugin.to_string(),
+            webhook.spec.name.clone(),
+            network.to_owned(),
+        );
+        self.0.lock().known.contains(&key)
     }
 
     /// Plugin, webhook, outcome and code, since the start of this process.

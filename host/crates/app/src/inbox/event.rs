@@ -1,19 +1,25 @@
 //! From a request and its verdict to what is kept and enqueued: keys, ids, and the sealed content.
 
+use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
 
 use ipnet::{Ipv4Net, Ipv6Net};
+use patchbay_model::DataPath;
 use patchbay_model::capability::Fields;
+use patchbay_model::data_path::{MAX_VALUE_BYTES, MAX_VALUES};
 use patchbay_model::job::{NewJob, Trace};
 use patchbay_model::manifest::{WebhookCheck, WebhookSpec};
 use patchbay_model::webhook::{EventJob, WebhookRequest};
-use patchbay_model::{DataPath, PluginName};
 use patchbay_store::{EventKey, EventKeys};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
+use crate::plugins::Webhook;
+
 const JOB_ID_CHARACTERS: usize = 26;
+/// Values that a request is found by. A stranger's request must not cost much.
+const MAX_TERMS: usize = 64;
 const BASE32: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
 
 /// What is sealed of a request: everything as it was received.
@@ -123,20 +129,67 @@ impl Content {
 /// event.
 pub(super) fn event_key(
     keys: &EventKeys,
-    plugin: &PluginName,
+    webhook: &Webhook,
     request: &WebhookRequest,
     event_id: Option<&str>,
 ) -> EventKey {
     match event_id {
-        Some(id) => key_of_id(keys, plugin.as_str(), &request.name, id),
+        Some(id) => key_of_id(keys, webhook.plugin.as_str(), &request.name, id),
         None => keys.of(&[
             b"hash",
-            plugin.as_str().as_bytes(),
+            webhook.plugin.as_str().as_bytes(),
             request.name.as_bytes(),
-            request.query.as_bytes(),
+            proven_query(&webhook.spec, request).as_bytes(),
             &request.body,
         ]),
     }
+}
+
+/// The query, unless somebody who has seen a signed body could send it with any.
+fn proven_query<'a>(spec: &WebhookSpec, request: &'a WebhookRequest) -> &'a str {
+    match spec.check_of(&request.method) {
+        Some(WebhookCheck::Hmac(_)) => "",
+        Some(WebhookCheck::Token(_)) | None => &request.query,
+    }
+}
+
+/// What a request is found by: keyed hashes of the values at these paths, in equal parts.
+pub(super) fn terms(
+    keys: &EventKeys,
+    paths: &[DataPath],
+    request: &WebhookRequest,
+) -> Vec<EventKey> {
+    let most = MAX_TERMS / paths.len().max(1);
+    let of_path = |path: &DataPath| -> Vec<EventKey> {
+        let values = values(path, request).into_iter().take(most);
+        values.map(|value| keys.term(path, &value)).collect()
+    };
+    paths.iter().flat_map(of_path).collect()
+}
+
+/// Values at this path of a body in JSON, or in the form field or parameter of this name.
+fn values(path: &DataPath, request: &WebhookRequest) -> BTreeSet<String> {
+    let body = std::str::from_utf8(&request.body).unwrap_or_default();
+    let pairs = |text: &str| -> Vec<String> {
+        url::form_urlencoded::parse(text.as_bytes())
+            .filter(|(name, value)| {
+                name == path.as_str() && (1..=MAX_VALUE_BYTES).contains(&value.len())
+            })
+            .map(|(_, value)| value.into_owned())
+            .take(MAX_VALUES)
+            .collect()
+    };
+    let of_body = match is_form(request) {
+        true => pairs(body),
+        false => path.values(body),
+    };
+    of_body.into_iter().chain(pairs(&request.query)).collect()
+}
+
+pub(super) fn is_form(request: &WebhookRequest) -> bool {
+    request.headers.iter().any(|(name, value)| {
+        name == "content-type" && value.starts_with(b"application/x-www-form-urlencoded")
+    })
 }
 
 /// The jobs of an event: the same for each try, others for each later processing.
@@ -162,6 +215,14 @@ pub(super) fn job_ids(event: &EventKey, processing: i32, count: i32) -> Vec<Stri
     (0..count)
         .map(|place| format!("wh-{stem}-{place}"))
         .collect()
+}
+
+/// Whether a job came of an event, in this processing or an earlier one.
+pub(super) fn has_job(event: &EventKey, processing: i32, jobs: &HashSet<String>) -> bool {
+    (0..=u32::try_from(processing).unwrap_or_default()).any(|number| {
+        let stem = format!("wh-{}-", stem(event, number));
+        jobs.iter().any(|id| id.starts_with(&stem))
+    })
 }
 
 /// The key of an event with an id that the plugin has named.
@@ -234,11 +295,90 @@ mod tests {
         assert_ne!(one, other);
         assert_ne!(one, stem(&[2; 16], 0));
         assert!(one.bytes().all(|byte| BASE32.contains(&byte)));
+        let jobs = HashSet::from([format!("wh-{one}-3")]);
+        assert!(has_job(&[1; 16], 0, &jobs) && has_job(&[1; 16], 4, &jobs));
+        assert!(!has_job(&[2; 16], 4, &jobs));
         assert!(
             format!("wh-{one}-0")
                 .parse::<patchbay_model::JobId>()
                 .is_ok()
         );
+    }
+
+    #[test]
+    fn requests_are_found_by_values_of_json_forms_and_the_query_and_a_forged_one_costs_little() {
+        let keys = EventKeys::from_bytes([7; 32]);
+        let paths: Vec<DataPath> = ["call.id", "phone"]
+            .map(|path| path.parse().expect("a path"))
+            .into();
+        let request = |kind: &str, query: &str, body: &str| WebhookRequest {
+            name: "w".into(),
+            method: "POST".into(),
+            path: "/api/v/w".into(),
+            query: query.into(),
+            headers: vec![("content-type".into(), kind.into())],
+            body: body.into(),
+            ip: "::1".into(),
+            received_at_ms: 1,
+        };
+        let wanted = [keys.term(&paths[0], "7"), keys.term(&paths[1], "+1 5")];
+        let form = "application/x-www-form-urlencoded";
+        for (kind, query, body) in [
+            (
+                "application/json",
+                "",
+                r#"{"call":{"id":7},"phone":["+1 5"]}"#,
+            ),
+            (form, "", "call.id=7&phone=%2B1+5&phone="),
+            (
+                "application/json",
+                "phone=%2B1%205",
+                r#"{"call":[{"id":"7"}]}"#,
+            ),
+            ("text/plain", "call.id=7&phone=%2B1%205", "phone=9"),
+        ] {
+            let found = terms(&keys, &paths, &request(kind, query, body));
+            assert_eq!(found, wanted, "{kind} {query} {body}");
+        }
+        assert!(terms(&keys, &[], &request(form, "", "phone=1")).is_empty());
+        let many: Vec<String> = (0..1_000).map(|n| format!("phone={n}")).collect();
+        let found = terms(
+            &keys,
+            &paths,
+            &request(form, &many.join("&"), &many.join("&")),
+        );
+        assert_eq!(found.len(), MAX_TERMS / 2);
+        let other = keys.term(&paths[0], "+1 5");
+        assert_ne!(wanted[1], other, "a value counts at its path only");
+    }
+
+    #[test]
+    fn a_signed_body_is_one_event_whatever_query_comes_with_it() {
+        let spec = |check: serde_json::Value| -> WebhookSpec {
+            let spec = serde_json::json!({
+                "name": "w", "path": "/api/v/w", "queue": "q", "methods": ["POST", "GET"],
+                "handshake_methods": ["GET"], "check": check,
+            });
+            serde_json::from_value(spec).expect("a webhook")
+        };
+        let hmac = spec(serde_json::json!({
+            "hmac": { "header": "x-s", "hash": "sha256", "encoding": "hex", "secret": "S" }
+        }));
+        let token =
+            spec(serde_json::json!({ "token": { "in": "header", "name": "x-t", "secret": "T" } }));
+        let request = |method: &str| WebhookRequest {
+            name: "w".into(),
+            method: method.into(),
+            path: "/api/v/w".into(),
+            query: "n=1".into(),
+            headers: Vec::new(),
+            body: b"{}".to_vec(),
+            ip: "::1".into(),
+            received_at_ms: 1,
+        };
+        assert_eq!(proven_query(&hmac, &request("POST")), "");
+        assert_eq!(proven_query(&hmac, &request("GET")), "n=1", "a challenge");
+        assert_eq!(proven_query(&token, &request("POST")), "n=1");
     }
 
     #[test]

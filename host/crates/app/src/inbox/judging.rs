@@ -27,6 +27,24 @@ pub(super) enum Judged {
     },
 }
 
+/// On what occasion a request is judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// It has just come.
+    Arriving,
+    /// It is kept; for which processing of the event, 0 for the first.
+    Again(u32),
+}
+
+impl Asked {
+    fn processing(self) -> u32 {
+        match self {
+            Self::Arriving => 0,
+            Self::Again(processing) => processing,
+        }
+    }
+}
+
 pub(super) struct AcceptedEvent {
     pub key: EventKey,
     pub event_id: Option<String>,
@@ -47,14 +65,14 @@ impl InboxParts {
         )
     }
 
-    /// Asks the plugin, after the host's check. `processing`: which one of the event, 0 for the
-    /// first. Fails only without Postgres, where the key of events is not known yet.
+    /// Asks the plugin, after the host's check. Fails only without Postgres, where the key of events is
+    /// not known yet.
     pub(super) async fn judge(
         &self,
         webhook: &Webhook,
         content: &Content,
         checked: Checked,
-        processing: u32,
+        asked: Asked,
         trace: &Trace,
     ) -> Result<Judged, Error> {
         match checked {
@@ -79,14 +97,14 @@ impl InboxParts {
             Runner::Quarantined(since) => {
                 return Ok(Judged::Unjudged {
                     code: "quarantined",
-                    message: format!("{} is quarantined since {since}", webhook.plugin),
+                    message: format!("{} has been quarantined since {since}", webhook.plugin),
                     is_counted: false,
                 });
             }
             Runner::Deactivated(since) => {
                 return Ok(Judged::Unjudged {
                     code: "deactivated",
-                    message: format!("{} is deactivated since {since}", webhook.plugin),
+                    message: format!("{} has been deactivated since {since}", webhook.plugin),
                     is_counted: false,
                 });
             }
@@ -108,7 +126,9 @@ impl InboxParts {
             .await;
         self.verify_times.observe(webhook, began.elapsed());
         let method = &content.request.method;
-        if webhook.spec.check_of(method).is_some() {
+        // A request counts once: a plugin that was released would otherwise be stopped again by those that
+        // wait since it was quarantined.
+        if asked == Asked::Arriving && webhook.spec.check_of(method).is_some() {
             self.plugins
                 .note_verification(&revision, &webhook.spec.queue, trace, &verified);
         }
@@ -125,17 +145,12 @@ impl InboxParts {
             }
         };
         let keys = self.event_keys().await?;
-        let key = event::event_key(
-            &keys,
-            &webhook.plugin,
-            &stripped,
-            accepted.event_id.as_deref(),
-        );
+        let key = event::event_key(&keys, webhook, &stripped, accepted.event_id.as_deref());
         let made = match webhook.spec.is_handshake(method) {
             true => Vec::new(),
             false => accepted.jobs,
         };
-        let jobs = event::jobs(&webhook.spec, &key, processing, made, trace);
+        let jobs = event::jobs(&webhook.spec, &key, asked.processing(), made, trace);
         if let Err(QueueError::Invalid(reason)) = self.broker.check(&jobs) {
             return Ok(Judged::Unjudged {
                 code: "verify-invalid",

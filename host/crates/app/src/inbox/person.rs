@@ -1,14 +1,15 @@
 //! Finds a person in the inbox, and erases what is found. Requests are sealed and nothing of them
 //! stands beside: each is opened and looked at.
 
-use std::collections::HashSet;
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use patchbay_model::redaction::Mask;
 use patchbay_model::webhook::InboxState;
 use patchbay_model::{DataPath, QueueName};
 use patchbay_queue::{Broker, QueueError};
-use patchbay_store::StoreError;
+use patchbay_store::{InboxFilter, StoreError};
 use tokio::task::block_in_place;
 use uuid::Uuid;
 
@@ -18,6 +19,10 @@ use super::{InboxParts, event};
 
 /// Requests that are held at once: each may have megabytes.
 const PAGE: i64 = 32;
+/// Requests that are found by their terms.
+const MOST_FOUND: i64 = 100_000;
+/// A shorter value may stand in a text by chance.
+const LEAST_WITHIN: usize = 5;
 /// What waits in Redis is in Postgres within a second or two.
 const DRAINED_WITHIN: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -40,10 +45,9 @@ pub(crate) struct Sought<'a> {
 #[derive(Debug, Default)]
 pub(crate) struct Holding {
     pub ids: Vec<Uuid>,
-    /// Those whose jobs are being added, those that cannot be opened, and those that wait in Redis.
+    /// Those whose jobs are being added, those that cannot be opened or for which the time was too short,
+    /// and those that wait in Redis.
     pub left: u64,
-    /// Whether all were looked at.
-    pub is_complete: bool,
 }
 
 impl InboxParts {
@@ -54,25 +58,35 @@ impl InboxParts {
         until: Instant,
     ) -> Result<Holding, StoreError> {
         let mut holding = Holding::default();
+        let found = self.found_by_terms(sought).await?;
+        for (id, state) in &found {
+            match state {
+                InboxState::Accepted => holding.left += 1,
+                _ => holding.ids.push(*id),
+            }
+        }
         let mut cursor = None;
         loop {
             if Instant::now() >= until {
+                holding.left += self.store.inbox_sealed_after(cursor).await?;
                 return Ok(holding);
             }
             let page = self.store.inbox_sealed(cursor, PAGE).await?;
-            let Some((last, _)) = page.last() else {
-                holding.is_complete = true;
+            let Some(last) = page.last() else {
                 return Ok(holding);
             };
             cursor = Some((last.received_at, last.id));
-            for (request, jobs) in &page {
+            for request in &page {
+                if found.contains_key(&request.id) {
+                    continue;
+                }
                 if !self.is_of_queue(request.plugin.as_str(), &request.webhook, sought.queue) {
                     continue;
                 }
-                let is_of_jobs = request.event_key.is_some_and(|key| {
-                    let ids = event::job_ids(&key, request.processing, *jobs);
-                    ids.iter().any(|id| sought.jobs.contains(id))
-                });
+                let is_of_jobs = !sought.jobs.is_empty()
+                    && request
+                        .event_key
+                        .is_some_and(|key| event::has_job(&key, request.processing, sought.jobs));
                 let is_meant = match (is_of_jobs, sought.person.is_some()) {
                     (true, _) => true,
                     (false, false) => false,
@@ -99,6 +113,32 @@ impl InboxParts {
                 }
             }
         }
+    }
+
+    /// Those with the value at a path that was searchable when they came: at once, however many
+    /// there are.
+    async fn found_by_terms(
+        &self,
+        sought: Sought<'_>,
+    ) -> Result<HashMap<Uuid, InboxState>, StoreError> {
+        let mut found = HashMap::new();
+        let Some((path, values)) = sought.person else {
+            return Ok(found);
+        };
+        let keys = self.event_keys.get_or_try_init(|| self.store.event_keys());
+        let keys = keys.await?.clone();
+        for value in values {
+            let filter = InboxFilter {
+                terms: vec![keys.term(path, value)],
+                ..InboxFilter::default()
+            };
+            let rows = self.store.inbox(&filter, MOST_FOUND).await?;
+            let rows = rows
+                .into_iter()
+                .filter(|row| self.is_of_queue(row.plugin.as_str(), &row.webhook, sought.queue));
+            found.extend(rows.map(|row| (row.id, row.state)));
+        }
+        Ok(found)
     }
 
     fn is_of_queue(&self, plugin: &str, webhook: &str, queue: Option<&QueueName>) -> bool {
@@ -138,7 +178,7 @@ impl InboxParts {
 
 fn holds(content: &Content, sought: &Sought<'_>) -> bool {
     let request = &content.request;
-    let body = String::from_utf8_lossy(&request.body);
+    let body = text(&request.body);
     let headers = request.headers.iter();
     let mut headers = headers.map(|(_, value)| String::from_utf8_lossy(value));
     let says = |text: &str| !sought.mask.is_empty() && sought.mask.finds(text);
@@ -158,10 +198,34 @@ fn holds(content: &Content, sought: &Sought<'_>) -> bool {
             name == path.as_str() && values.iter().any(|wanted| *wanted == value)
         })
     };
+    // Of what has no form that is known, no path says where the value is.
+    let is_formless = || {
+        let is_json = serde_json::from_str::<serde::de::IgnoredAny>(&body).is_ok();
+        !is_json && !event::is_form(request)
+    };
+    let is_within = |value: &String| value.len() >= LEAST_WITHIN && body.contains(value.as_str());
     values.contains(&request.ip)
         || path.holds(&body, values)
         || in_pairs(&request.query)
         || in_pairs(&body)
+        || (is_formless() && values.iter().any(is_within))
+}
+
+/// A body as text, without its mark of order; UTF-16 only with one.
+fn text(body: &[u8]) -> Cow<'_, str> {
+    let wide = |unit: fn([u8; 2]) -> u16| {
+        let units: Vec<u16> = body[2..]
+            .chunks_exact(2)
+            .map(|pair| unit([pair[0], pair[1]]))
+            .collect();
+        String::from_utf16_lossy(&units).into()
+    };
+    match body {
+        [0xff, 0xfe, ..] => wide(u16::from_le_bytes),
+        [0xfe, 0xff, ..] => wide(u16::from_be_bytes),
+        [0xef, 0xbb, 0xbf, rest @ ..] => String::from_utf8_lossy(rest),
+        _ => String::from_utf8_lossy(body),
+    }
 }
 
 #[cfg(test)]
@@ -215,6 +279,25 @@ mod tests {
             assert!(look("555", &content(query, header, body)), "{query} {body}");
         }
         assert!(!look("555", &content("a=555", "555", r#"{"phone":"555"}"#)));
+        let found = [
+            "\u{feff}{\"lead\":{\"phone\":\"5550199\"}}",
+            "{\"lead\":{\"phone\":\"5550199\"}",
+            "--x\r\n\r\n5550199\r\n--x--",
+        ];
+        for body in found {
+            assert!(look("5550199", &content("", "", body)), "{body}");
+        }
+        assert!(!look(
+            "555",
+            &content("", "", "--x\r\n\r\n5550199\r\n--x--")
+        ));
+        let wide = "{\"lead\":{\"phone\":\"5550199\"}}".encode_utf16();
+        let mut sent = content("", "", "");
+        sent.request.body = [0xff, 0xfe]
+            .into_iter()
+            .chain(wide.flat_map(u16::to_le_bytes))
+            .collect();
+        assert!(look("5550199", &sent), "UTF-16");
         let long = "ada@example.com";
         for (query, header, body) in [
             ("to=ADA%40example.com", "", ""),

@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::check::Checked;
 use super::counts::Outcome;
 use super::event::{self, Content, Hides};
-use super::judging::{AcceptedEvent, Judged};
+use super::judging::{AcceptedEvent, Asked, Judged};
 use super::seal::Part;
 use super::writer::NotWritten;
 use super::{Inbox, InboxParts, Reservation, spill};
@@ -35,6 +35,8 @@ const JUDGE_AFTER: TimeDelta = TimeDelta::seconds(2);
 const REJECTED_DAYS: i64 = 7;
 /// Rejected requests that are kept, per process: of one source, and of a webhook.
 const REJECTED_RATES: [u32; 2] = [2, 20];
+/// KiB of them in a minute; twice as much at once.
+const REJECTED_KIB: [u32; 2] = [5 << 10, 50 << 10];
 /// Larger content is sealed on a thread of its own.
 const LARGE: usize = 64 << 10;
 
@@ -135,7 +137,7 @@ impl InboxParts {
         let checked = self.check(webhook, &content.request);
         self.limit(&incoming, &checked)?;
         let judged = self
-            .judge(webhook, &content, checked, 0, &received.trace)
+            .judge(webhook, &content, checked, Asked::Arriving, &received.trace)
             .await?;
         match judged {
             Judged::Accepted(accepted) => self.keep(&incoming, *accepted).await,
@@ -242,10 +244,16 @@ impl InboxParts {
         let [of_source, of_webhook] = REJECTED_RATES.map(|max| WebhookRate { max, per_ms: 1_000 });
         let name = incoming.webhook.name();
         let source = incoming.source.as_deref().unwrap_or_default();
+        // A flood of strangers leaves those their room from whom requests are accepted otherwise.
+        let who = match self.counts.is_known(incoming.webhook, source) {
+            true => "known",
+            false => "rejected",
+        };
         let is_kept = self
             .rates
-            .take(format!("rejected {name} {source}"), of_source)
-            .and_then(|()| self.rates.take(format!("rejected {name}"), of_webhook));
+            .take(format!("{who} {name} {source}"), of_source)
+            .and_then(|()| self.rates.take(format!("{who} {name}"), of_webhook))
+            .and_then(|()| self.take_rejected_bytes(incoming));
         if is_kept.is_err() {
             return;
         }
@@ -261,12 +269,32 @@ impl InboxParts {
         self.writer.add_rejected(row);
     }
 
+    /// So that large bodies fill no disk before the oldest are forgotten.
+    fn take_rejected_bytes(&self, incoming: &Incoming<'_>) -> Result<(), Duration> {
+        let name = incoming.webhook.name();
+        let source = incoming.source.as_deref().unwrap_or_default();
+        let kib = incoming.content.request.body.len() / 1_024 + 1;
+        let kib = u32::try_from(kib).unwrap_or(u32::MAX);
+        let [of_source, of_webhook] = REJECTED_KIB.map(|max| WebhookRate {
+            max,
+            per_ms: 60_000,
+        });
+        self.rates
+            .take_many(format!("rejected KiB {name} {source}"), of_source, kib)?;
+        self.rates
+            .take_many(format!("rejected KiB {name}"), of_webhook, kib)
+    }
+
     async fn row(&self, incoming: &Incoming<'_>, content: &Content) -> Result<NewInboxRow, Error> {
         let spec: &WebhookSpec = &incoming.webhook.spec;
         let request = &content.request;
         let (sealed, sealed_key) = self
             .seal(incoming.id, Part::Request, content.to_bytes())
             .await?;
+        let terms = match spec.searchable.as_slice() {
+            [] => Vec::new(),
+            paths => event::terms(&self.event_keys().await?, paths, request),
+        };
         let content_type = request
             .headers
             .iter()
@@ -282,6 +310,7 @@ impl InboxParts {
             message: None,
             kind: String::new(),
             event_key: None,
+            terms,
             revision: None,
             next_try_at: None,
             method: request.method.clone(),
@@ -358,7 +387,10 @@ impl InboxParts {
         if let Ok(Ok(added)) = written {
             return Ok(added);
         }
-        match self.broker.spill(&spill::to_bytes(&entry)).await {
+        // Of a webhook that the host does not check, anybody's requests get this far.
+        let stranger = spec.check_of(&entry.method).is_none();
+        let stranger = stranger.then(|| entry.source.as_deref().unwrap_or_default());
+        match self.broker.spill(&spill::to_bytes(&entry), stranger).await {
             Ok(true) => return Ok(Added::New),
             Ok(false) => warn!(
                 "a request to a webhook finds no room in Redis, while Postgres is slow or away"

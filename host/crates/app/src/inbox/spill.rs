@@ -40,6 +40,9 @@ struct Entry {
     message: Option<String>,
     kind: String,
     event_key: Option<String>,
+    /// Absent in those of versions before.
+    #[serde(default)]
+    terms: Vec<String>,
     revision: Option<String>,
     next_try_at: Option<DateTime<Utc>>,
     method: String,
@@ -67,6 +70,7 @@ pub(super) fn to_bytes(row: &NewInboxRow) -> Vec<u8> {
         message: row.message.clone(),
         kind: row.kind.clone(),
         event_key: row.event_key.map(hex::encode),
+        terms: row.terms.iter().map(hex::encode).collect(),
         revision: row.revision.clone(),
         next_try_at: row.next_try_at,
         method: row.method.clone(),
@@ -95,6 +99,7 @@ fn from_bytes(bytes: &[u8]) -> Option<NewInboxRow> {
         Some(text) => Some(key(text)?),
         None => None,
     };
+    let terms: Option<Vec<[u8; 16]>> = entry.terms.into_iter().map(key).collect();
     let jobs_sealed = match entry.jobs_sealed {
         Some(text) => Some(STANDARD.decode(text).ok()?),
         None => None,
@@ -109,6 +114,7 @@ fn from_bytes(bytes: &[u8]) -> Option<NewInboxRow> {
         message: entry.message,
         kind: entry.kind,
         event_key,
+        terms: terms?,
         revision: entry.revision,
         next_try_at: entry.next_try_at,
         method: entry.method,
@@ -256,6 +262,7 @@ mod tests {
             message: None,
             kind: "k".into(),
             event_key: Some([7; 16]),
+            terms: vec![[8; 16], [9; 16]],
             revision: Some("r".into()),
             next_try_at: Some(now),
             method: "POST".into(),
@@ -275,5 +282,9 @@ mod tests {
         let again = from_bytes(&to_bytes(&row)).expect("readable");
         assert_eq!(format!("{again:?}"), format!("{row:?}"));
         assert!(from_bytes(b"{}").is_none());
+        let mut older: serde_json::Value = serde_json::from_slice(&to_bytes(&row)).expect("JSON");
+        older.as_object_mut().expect("an object").remove("terms");
+        let older = from_bytes(older.to_string().as_bytes()).expect("readable");
+        assert!(older.terms.is_empty());
     }
 }

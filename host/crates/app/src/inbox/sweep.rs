@@ -2,7 +2,7 @@
 //! added them, deferred requests, and counts. Every process does this; they take different rows.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::Utc;
 use patchbay_model::job::{NewJob, Trace};
@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::InboxParts;
 use super::counts::Outcome;
 use super::event::Content;
-use super::judging::Judged;
+use super::judging::{Asked, Judged};
 use super::receive::jobs_to_bytes;
 use super::seal::Part;
 use super::writer::{Enqueuing, add_jobs};
@@ -26,6 +26,9 @@ use crate::service::{Service, task};
 
 const POLL: Duration = Duration::from_secs(1);
 const FLUSH: Duration = Duration::from_secs(10);
+/// How often it is read from which networks requests are accepted, and how many of them count.
+const READ_NETWORKS: Duration = Duration::from_secs(600);
+const MAX_NETWORKS: i64 = 10_000;
 /// The wait of an event whose jobs could not be added; doubled with each try.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
@@ -109,7 +112,14 @@ async fn keep_judging(inbox: Arc<InboxParts>, stop: CancellationToken) {
 
 async fn keep_counting(inbox: Arc<InboxParts>, stop: CancellationToken) {
     let mut was_failing = false;
+    let mut read_at: Option<Instant> = None;
     loop {
+        if read_at.is_none_or(|at| at.elapsed() > READ_NETWORKS)
+            && let Ok(known) = inbox.store.inbox_networks(MAX_NETWORKS).await
+        {
+            inbox.counts.set_known(known);
+            read_at = Some(Instant::now());
+        }
         let is_stopped = tokio::select! {
             () = stop.cancelled() => true,
             () = tokio::time::sleep(FLUSH) => false,
@@ -307,7 +317,8 @@ impl InboxParts {
                 self.counts.count(webhook, Outcome::Accepted, "");
                 self.counts.note_source(webhook, None);
             }
-            Settled::State(InboxState::Rejected) => {
+            // One that was rejected before has been counted.
+            Settled::State(InboxState::Rejected) if row.state != InboxState::Rejected => {
                 if let Judgement::Rejected { code, .. } = judgement {
                     self.counts.count(webhook, Outcome::Rejected, code);
                 }
@@ -353,7 +364,9 @@ impl InboxParts {
             traceparent: None,
         };
         let checked = self.check(webhook, &content.request);
-        let judged = self.judge(webhook, &content, checked, 0, &trace).await?;
+        let judged = self
+            .judge(webhook, &content, checked, Asked::Again(0), &trace)
+            .await?;
         let revision = Some(webhook.digest.to_string());
         let accepted = match judged {
             Judged::Accepted(accepted) => accepted,

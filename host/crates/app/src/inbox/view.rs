@@ -4,12 +4,12 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use patchbay_api::inbox::{InboxContent, InboxHeader};
-use patchbay_model::Redaction;
 use patchbay_model::manifest::{TokenCheck, TokenPlace, WebhookCheck, WebhookSpec};
 use patchbay_model::redaction::{REDACTED, is_secret};
+use patchbay_model::{DataPath, Redaction};
 
 use super::check;
-use super::event::Content;
+use super::event::{Content, is_form};
 
 /// Headers that say nothing of a person.
 const PLAIN: [&str; 9] = [
@@ -30,6 +30,8 @@ const CREDENTIALS: [&str; 4] = [
     "proxy-authorization",
     "x-api-key",
 ];
+/// Longest name of a field, in bytes.
+const MAX_FIELD: usize = 64;
 /// Bytes of a body that are shown.
 const MAX_SHOWN: usize = 256 << 10;
 
@@ -76,7 +78,7 @@ pub(super) fn content(content: &Content, spec: Option<&WebhookSpec>, reveal: boo
     InboxContent {
         event_id: content.event_id.as_deref().map(kept),
         path: request.path.clone(),
-        query: query(&request.query, reveal),
+        query: pairs(&request.query, &paths, reveal, true),
         headers: content.request.headers.iter().map(header).collect(),
         address: kept(&request.ip),
         body,
@@ -85,24 +87,37 @@ pub(super) fn content(content: &Content, spec: Option<&WebhookSpec>, reveal: boo
     }
 }
 
-/// Names of parameters are shown, their values on request.
-fn query(query: &str, reveal: bool) -> String {
-    let pair = |pair: &str| match pair.split_once('=') {
-        Some((name, _)) if !reveal || is_secret(name) => format!("{name}={REDACTED}"),
-        _ => pair.to_owned(),
+/// Pairs of a form, or as they stand of a query. Names are shown, their values on request; what is
+/// no name of a field may be a value.
+fn pairs(text: &str, paths: &[DataPath], reveal: bool, as_they_stand: bool) -> String {
+    let redaction = Redaction::new(paths);
+    let shown = |pair: &str| {
+        let (name, value) = url::form_urlencoded::parse(pair.as_bytes())
+            .next()
+            .unwrap_or_default();
+        let is_name = pair.contains('=') && is_field(&name);
+        // What has no name may be what is to be hidden.
+        let is_hidden = !reveal || redaction.covers(&name) || !(is_name || paths.is_empty());
+        match (is_hidden, is_name) {
+            (true, true) => format!("{name}={REDACTED}"),
+            (true, false) => REDACTED.to_owned(),
+            (false, _) if as_they_stand => pair.to_owned(),
+            (false, _) => format!("{name}={value}"),
+        }
     };
-    let pairs: Vec<String> = query
-        .split('&')
-        .filter(|pair| !pair.is_empty())
-        .map(pair)
-        .collect();
-    pairs.join("&")
+    let pairs = text.split('&').filter(|pair| !pair.is_empty());
+    pairs.map(shown).collect::<Vec<_>>().join("&")
+}
+
+fn is_field(name: &str) -> bool {
+    let may_have = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-[]".contains(&byte);
+    (1..=MAX_FIELD).contains(&name.len()) && name.bytes().all(may_have)
 }
 
 fn body(
     bytes: &[u8],
     request: &patchbay_model::webhook::WebhookRequest,
-    paths: &[patchbay_model::DataPath],
+    paths: &[DataPath],
     reveal: bool,
 ) -> (String, bool) {
     let cut = &bytes[..bytes.len().min(MAX_SHOWN)];
@@ -113,9 +128,7 @@ fn body(
         };
     };
     let is_json = serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok();
-    let is_form = request.headers.iter().any(|(name, value)| {
-        name == "content-type" && value.starts_with(b"application/x-www-form-urlencoded")
-    });
+    let is_form = is_form(request);
     let shown = match (is_json, is_form) {
         (true, _) => {
             let redaction = match reveal {
@@ -124,7 +137,7 @@ fn body(
             };
             redaction.data(text).0.text.into_owned()
         }
-        (false, true) => form(text, paths, reveal),
+        (false, true) => pairs(text, paths, reveal, false),
         // What its parts are called is not known.
         (false, false) if reveal && paths.is_empty() => text.to_owned(),
         (false, false) if text.is_empty() => String::new(),
@@ -137,21 +150,8 @@ fn body(
 }
 
 /// Paths of the manifest, and what looks like a key or a person.
-fn strict(paths: &[patchbay_model::DataPath]) -> Redaction {
+fn strict(paths: &[DataPath]) -> Redaction {
     Redaction::strict().with_paths(paths)
-}
-
-/// Names of fields are shown, their values on request.
-fn form(text: &str, paths: &[patchbay_model::DataPath], reveal: bool) -> String {
-    let redaction = Redaction::new(paths);
-    let pairs = url::form_urlencoded::parse(text.as_bytes()).map(|(name, value)| {
-        let value = match reveal && !redaction.covers(&name) {
-            true => value.into_owned(),
-            false => REDACTED.into(),
-        };
-        format!("{name}={value}")
-    });
-    pairs.collect::<Vec<_>>().join("&")
 }
 
 #[cfg(test)]
@@ -227,5 +227,32 @@ mod tests {
             seen("multipart/form-data", "--x phone", true, false).body,
             REDACTED
         );
+    }
+
+    #[test]
+    fn what_is_no_name_of_a_field_is_hidden_as_a_value_is() {
+        let form = "application/x-www-form-urlencoded";
+        for body in [
+            r#"{"phone":"+15550103","a":"#,
+            "+15550104",
+            "15550104",
+            r#"{"phone":"+15550103","a":=1"#,
+        ] {
+            for reveal in [false, true] {
+                let seen = seen(form, body, reveal, false).body;
+                assert!(!seen.contains("1555"), "{body}: {seen}");
+            }
+        }
+        let paths = ["phone".parse().expect("a path")];
+        let query = "phone=%2B15550110&%2B15550111&Legs[0][id]=7&a=%20";
+        assert_eq!(
+            pairs(query, &paths, true, true),
+            "phone=[redacted]&[redacted]&Legs[0][id]=7&a=%20"
+        );
+        assert_eq!(
+            pairs(query, &paths, false, true),
+            "phone=[redacted]&[redacted]&Legs[0][id]=[redacted]&a=[redacted]"
+        );
+        assert_eq!(pairs("a&b=1", &[], true, false), "a=&b=1");
     }
 }

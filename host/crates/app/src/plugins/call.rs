@@ -47,7 +47,7 @@ impl Plugins {
     ) -> Result<Answer, Error> {
         if let Some(quarantined) = self.quarantined(plugin) {
             let message = format!(
-                "{plugin} is quarantined since {}: {}",
+                "{plugin} has been quarantined since {}: {}",
                 quarantined.since, quarantined.reason
             );
             let refusal = Error::new(Kind::Unavailable, "quarantined", message);

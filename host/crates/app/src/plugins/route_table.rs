@@ -128,8 +128,8 @@ impl PathMatch {
     /// The webhook of a method.
     pub fn webhook(&self, method: &str) -> Option<&Arc<Webhook>> {
         let takes = |webhook: &&Arc<Webhook>| {
-            let mut methods = webhook.spec.methods.iter();
-            methods.any(|taken| taken.as_str() == method)
+            let mut methods = webhook.spec.method_names();
+            methods.any(|taken| taken == method)
         };
         self.served.webhooks.iter().find(takes)
     }
@@ -146,8 +146,7 @@ impl PathMatch {
             methods.push("HEAD");
         }
         let webhooks = self.served.webhooks.iter();
-        let taken = webhooks.flat_map(|webhook| &webhook.spec.methods);
-        methods.extend(taken.map(|method| method.as_str()));
+        methods.extend(webhooks.flat_map(|webhook| webhook.spec.method_names()));
         methods.push("OPTIONS");
         methods.join(", ")
     }

@@ -31,9 +31,13 @@ impl Runner {
     pub fn reason(&self) -> Option<String> {
         match self {
             Self::Revision(_) => None,
-            Self::Quarantined(since) => Some(format!("The plugin is quarantined since {since}")),
+            Self::Quarantined(since) => {
+                Some(format!("The plugin has been quarantined since {since}"))
+            }
             Self::NotLoaded(reason) => Some(reason.clone()),
-            Self::Deactivated(since) => Some(format!("The plugin is deactivated since {since}")),
+            Self::Deactivated(since) => {
+                Some(format!("The plugin has been deactivated since {since}"))
+            }
         }
     }
 

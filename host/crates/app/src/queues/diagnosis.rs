@@ -524,14 +524,16 @@ fn schedules(seen: &QueueObservation) -> Vec<Reason> {
         if let Some((by, at)) = &schedule.paused {
             // Jobs that wait are not held up by a schedule that makes no more of them.
             if waiting(seen) == 0 {
-                let at = at.map(|at| format!(" since {}", time(at)));
+                let paused = match at {
+                    Some(at) => format!("has been paused by {by} since {}", time(*at)),
+                    None => format!("is paused by {by}"),
+                };
                 let why = changes::schedule_paused_by(&seen.changes, &schedule.id)
                     .map(|action| action.because());
                 reasons.push(reason(
                     "schedule-paused",
                     format!(
-                        "Schedule {id} adds no jobs: it is paused by {by}{}{}",
-                        at.unwrap_or_default(),
+                        "Schedule {id} adds no jobs: it {paused}{}",
                         why.unwrap_or_default()
                     ),
                     format!("patchbay schedule resume {as_argument}"),

@@ -311,7 +311,8 @@ impl Routes {
             if let Some(claim) = claim {
                 claim.give_up().await;
             }
-            return Err(refused(busy()));
+            let is_own = |places: &Semaphore| places.available_permits() == 0;
+            return Err(refused(busy(route.places.as_deref().is_some_and(is_own))));
         };
         let caller = Caller {
             idempotency_key: given.unwrap_or_else(|| Uuid::now_v7().simple().to_string()),
@@ -376,7 +377,11 @@ fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-fn busy() -> Error {
-    let message = "This host answers as many requests to plugins as it can. Try again";
+/// `of_route`: its own places are taken.
+fn busy(of_route: bool) -> Error {
+    let message = match of_route {
+        true => "This route answers as many requests at once as it may. Try again",
+        false => "This host answers as many requests to plugins as it can. Try again",
+    };
     Error::new(Kind::Unavailable, "busy", message).retry_after(Duration::from_secs(1))
 }

@@ -13,6 +13,7 @@ mod route_checks;
 mod route_tests;
 mod routes;
 mod schedules;
+mod webhook_check;
 mod webhooks;
 
 use std::collections::BTreeSet;
@@ -38,10 +39,10 @@ pub use self::routes::{
     RateBy, RouteAccess, RouteAudit, RouteRate, RouteSpec, UnavailableSpec,
 };
 pub use self::schedules::ScheduleSpec;
-pub use self::webhooks::{
-    HmacCheck, HmacEncoding, HmacHash, TokenCheck, TokenPlace, WebhookCheck, WebhookRate,
-    WebhookSpec, WhenUnavailable,
+pub use self::webhook_check::{
+    HmacCheck, HmacEncoding, HmacHash, TokenCheck, TokenPlace, WebhookCheck,
 };
+pub use self::webhooks::{HandshakeMethod, WebhookRate, WebhookSpec, WhenUnavailable};
 
 /// The only packed format so far.
 pub const FORMAT: u32 = 1;

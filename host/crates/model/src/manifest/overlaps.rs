@@ -9,6 +9,8 @@ use crate::id::PluginName;
 #[derive(Debug, Clone, Copy)]
 pub struct Endpoint<'a> {
     pub methods: &'a [HttpMethod],
+    /// A webhook that a vendor may try with HEAD. Routes with GET take HEAD, too.
+    takes_head: bool,
     pub path: &'a RoutePath,
     /// `routes` or `webhooks`, and the index in that list.
     place: (&'static str, usize),
@@ -60,7 +62,8 @@ impl fmt::Display for Overlap {
 
 impl fmt::Display for Endpoint<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let methods: Vec<&str> = self.methods.iter().map(|method| method.as_str()).collect();
+        let mut methods: Vec<&str> = self.methods.iter().map(|method| method.as_str()).collect();
+        methods.extend(self.takes_head.then_some("HEAD"));
         write!(f, "{} {}", methods.join(","), self.path)
     }
 }
@@ -85,8 +88,10 @@ impl Endpoint<'_> {
             .methods
             .iter()
             .any(|method| other.methods.contains(method));
+        let shares_head = (self.takes_head && other.methods.contains(&HttpMethod::Get))
+            || (other.takes_head && self.methods.contains(&HttpMethod::Get));
         let both_webhooks = self.place.0 == other.place.0 && self.place.0 == "webhooks";
-        self.path.is_same_as(other.path) && (shares_method || both_webhooks)
+        self.path.is_same_as(other.path) && (shares_method || shares_head || both_webhooks)
     }
 }
 
@@ -95,6 +100,7 @@ impl Manifest {
     pub fn endpoints(&self) -> impl Iterator<Item = Endpoint<'_>> {
         let routes = self.routes.iter().enumerate().map(|(i, route)| Endpoint {
             methods: std::slice::from_ref(&route.method),
+            takes_head: false,
             path: &route.path,
             place: ("routes", i),
         });
@@ -104,6 +110,7 @@ impl Manifest {
             .enumerate()
             .map(|(i, webhook)| Endpoint {
                 methods: &webhook.methods,
+                takes_head: webhook.takes_head(),
                 path: &webhook.path,
                 place: ("webhooks", i),
             });

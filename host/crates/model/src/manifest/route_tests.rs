@@ -265,7 +265,15 @@ fn each_wrong_field_of_a_webhook_is_named_with_what_to_write() {
         ),
         (
             "handshake_methods = [\"GET\"]",
-            "webhooks[0].handshake_methods: only GET can be listed here, and methods must list GET, too",
+            "webhooks[0].handshake_methods: GET can only be listed here if methods lists it, too",
+        ),
+        (
+            "handshake_methods = [\"HEAD\", \"HEAD\"]",
+            "webhooks[0].handshake_methods: HEAD is named twice",
+        ),
+        (
+            "handshake_methods = [\"POST\"]",
+            "webhooks[0].handshake_methods[0]: must be one of GET, HEAD, not \"POST\"",
         ),
         (
             "max_body_bytes = 0",
@@ -290,6 +298,22 @@ fn each_wrong_field_of_a_webhook_is_named_with_what_to_write() {
         (
             "queue = \"otherQueue\"",
             "webhooks[0].queue: otherQueue is not one of the plugin's own queues",
+        ),
+        (
+            "searchable = [\"call..id\"]",
+            "webhooks[0].searchable[0]: \"call..id\" is not a path",
+        ),
+        (
+            "searchable = [\"1\", \"2\", \"3\", \"4\", \"5\", \"6\", \"7\", \"8\", \"9\"]",
+            "webhooks[0].searchable: 9 paths; the limit is 8",
+        ),
+        (
+            "searchable = [\"call\", \"call\"]",
+            "webhooks[0].searchable: call is named twice",
+        ),
+        (
+            "searchable = [\"token\"]\ncheck = { token = { in = \"query\", name = \"token\", secret = \"T\" } }",
+            "webhooks[0].searchable: token is the parameter of the token, which nobody may look for",
         ),
         ("secret = \"X\"", "webhooks[0].secret is not a known field"),
     ] {
@@ -350,11 +374,14 @@ fn within_a_plugin_the_same_method_and_path_stand_once_and_a_literal_may_stand_b
         refused(&format!("{QUEUE}{same_path}{WEBHOOK}"))
             .starts_with("webhooks[0]: POST /api/exotel/status is the same as POST /api/exotel/status of routes[0]")
     );
-    read(&format!(
-        "{QUEUE}{}{WEBHOOK}",
-        with_line(&same_path, "method = \"GET\"")
-    ))
-    .expect("valid");
+    let get = with_line(&same_path, "method = \"GET\"");
+    read(&format!("{QUEUE}{get}{WEBHOOK}")).expect("valid");
+    let tried = with_line(WEBHOOK, "handshake_methods = [\"HEAD\"]");
+    assert!(
+        refused(&format!("{QUEUE}{get}{tried}"))
+            .starts_with("webhooks[0]: POST,HEAD /api/exotel/status is the same as GET /api/exotel/status of routes[0]"),
+        "a route with GET answers HEAD"
+    );
     let second = with_line(
         &with_line(WEBHOOK, "name = \"other\""),
         "methods = [\"GET\"]",
@@ -437,6 +464,29 @@ fn a_packed_manifest_with_a_path_of_the_host_is_read_so_that_the_host_can_say_so
         with_routes("modest", &[("GET", "/api/leads")]).overlap_with_host(),
         None
     );
+}
+
+#[test]
+fn a_plugin_may_not_set_headers_that_a_browser_applies_to_the_whole_origin() {
+    for name in [
+        "nel",
+        "permissions-policy",
+        "report-to",
+        "service-worker-allowed",
+        "strict-transport-security",
+        "x-sourcemap",
+    ] {
+        let message = refused(&with_line(
+            ROUTE,
+            &format!("response_headers = [\"x-own\", \"{name}\"]"),
+        ));
+        assert!(
+            message.contains(&format!(
+                "routes[0].response_headers: {name} belongs to the host"
+            )),
+            "{message}"
+        );
+    }
 }
 
 #[test]

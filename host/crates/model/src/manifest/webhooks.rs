@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+use super::webhook_check::{TokenCheck, TokenPlace, WebhookCheck};
 use super::{HttpMethod, Manifest, ManifestError, RoutePath, invalid};
 use crate::DataPath;
 use crate::id::QueueName;
@@ -17,19 +18,8 @@ const MAX_CONTENT_TYPES: usize = 8;
 const DEFAULT_ACK_MS: u64 = 3_000;
 const DEFAULT_DAYS: u32 = 30;
 const MAX_RATE: u32 = 20_000;
-const MAX_PARAMETER: usize = 64;
-const MAX_PREFIX: usize = 32;
 const MAX_REDACTED: usize = 64;
-/// Headers that say who sends a request, or how long it is, are no place for a vendor's token.
-const NOT_FOR_TOKENS: [&str; 6] = [
-    "connection",
-    "content-length",
-    "content-type",
-    "cookie",
-    "host",
-    "transfer-encoding",
-];
-
+const MAX_SEARCHABLE: usize = 8;
 /// A path that is given to a vendor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -41,9 +31,9 @@ pub struct WebhookSpec {
     /// Default POST.
     #[serde(default = "post", skip_serializing_if = "is_post")]
     pub methods: Vec<HttpMethod>,
-    /// Those of the methods by which the vendor only tries the URL; default none. Never kept unjudged.
+    /// Methods by which the vendor only tries the URL; default none. Never kept unjudged.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub handshake_methods: Vec<HttpMethod>,
+    pub handshake_methods: Vec<HandshakeMethod>,
     /// Default 256 KiB.
     #[serde(
         default = "default_body_bytes",
@@ -79,6 +69,9 @@ pub struct WebhookSpec {
     /// For how long the content of requests is kept; default 30 days.
     #[serde(default = "default_days", skip_serializing_if = "is_default_days")]
     pub retention_days: u32,
+    /// Parts of JSON and form bodies, and of the query, whose values requests are found by.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub searchable: Vec<DataPath>,
     /// Parts of JSON and form bodies that are never shown.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub redact: Vec<DataPath>,
@@ -87,66 +80,14 @@ pub struct WebhookSpec {
     pub silent_after_s: Option<u64>,
 }
 
-/// What the host compares, in constant time, before the plugin sees a request.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum WebhookCheck {
-    /// The request has the value of a secret.
-    Token(TokenCheck),
-    /// The request has an HMAC over its raw body, by a secret.
-    Hmac(HmacCheck),
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TokenCheck {
-    #[serde(rename = "in")]
-    pub place: TokenPlace,
-    /// Of the query parameter or header.
-    pub name: String,
-    /// One of the manifest's secrets.
-    pub secret: String,
-    /// A query parameter. The token is then not the secret, but the hex HMAC-SHA256 of that
-    /// parameter's value by the secret: a plugin can give each of its URLs a token of its own with
-    /// `sign-hmac`, and never holds the secret.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub signs: Option<String>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum TokenPlace {
-    Query,
-    Header,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct HmacCheck {
-    /// The header that has the signature, in lower case.
-    pub header: String,
-    /// What stands before it, such as `sha256=`.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub prefix: String,
-    pub hash: HmacHash,
-    pub encoding: HmacEncoding,
-    /// One of the manifest's secrets.
-    pub secret: String,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum HmacHash {
-    Sha1,
-    Sha256,
-    Sha512,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum HmacEncoding {
-    Hex,
-    Base64,
+/// A method by which a vendor tries a URL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum HandshakeMethod {
+    /// Also one of the webhook's methods.
+    Get,
+    /// Answered without content.
+    Head,
 }
 
 /// What is answered while the plugin cannot judge requests.
@@ -289,9 +230,14 @@ impl WebhookSpec {
         if let Some(twice) = self.methods.iter().find(|method| !methods.insert(**method)) {
             return Err(("methods", format!("{} is named twice", twice.as_str())));
         }
-        let fits = |of: &HttpMethod| *of == HttpMethod::Get && self.methods.contains(of);
-        if !self.handshake_methods.iter().all(fits) {
-            let reason = "only GET can be listed here, and methods must list GET, too";
+        let mut handshakes = BTreeSet::new();
+        let mut tried = self.handshake_methods.iter();
+        if let Some(twice) = tried.find(|method| !handshakes.insert(**method)) {
+            let reason = format!("{} is named twice", twice.as_str());
+            return Err(("handshake_methods", reason));
+        }
+        if handshakes.contains(&HandshakeMethod::Get) && !self.methods.contains(&HttpMethod::Get) {
+            let reason = "GET can only be listed here if methods lists it, too";
             return Err(("handshake_methods", reason.into()));
         }
         if !(1..=MAX_BODY_BYTES).contains(&self.max_body_bytes) {
@@ -323,10 +269,33 @@ impl WebhookSpec {
             let reason = format!("{} paths; the limit is {MAX_REDACTED}", self.redact.len());
             return Err(("redact", reason));
         }
+        self.check_searchable()
+            .map_err(|reason| ("searchable", reason))?;
         if let Some(seconds) = self.silent_after_s {
             in_range("silent_after_s", seconds, 60, 30 * 86_400)?;
         }
         Ok(())
+    }
+
+    fn check_searchable(&self) -> Result<(), String> {
+        let count = self.searchable.len();
+        if count > MAX_SEARCHABLE {
+            return Err(format!("{count} paths; the limit is {MAX_SEARCHABLE}"));
+        }
+        let mut paths = BTreeSet::new();
+        if let Some(twice) = self.searchable.iter().find(|path| !paths.insert(*path)) {
+            return Err(format!("{twice} is named twice"));
+        }
+        match &self.check {
+            Some(WebhookCheck::Token(TokenCheck {
+                place: TokenPlace::Query,
+                name,
+                ..
+            })) if paths.iter().any(|path| path.as_str() == name) => Err(format!(
+                "{name} is the parameter of the token, which nobody may look for"
+            )),
+            _ => Ok(()),
+        }
     }
 
     fn check_content_types(&self) -> Result<(), String> {
@@ -354,9 +323,22 @@ impl WebhookSpec {
         }
     }
 
+    /// The methods of all requests that it takes, handshakes included.
+    pub fn method_names(&self) -> impl Iterator<Item = &'static str> + '_ {
+        let head = self.takes_head().then_some(HandshakeMethod::Head.as_str());
+        let methods = self.methods.iter();
+        methods.map(|method| method.as_str()).chain(head)
+    }
+
+    /// Whether a vendor may try it with HEAD.
+    pub(super) fn takes_head(&self) -> bool {
+        self.handshake_methods.contains(&HandshakeMethod::Head)
+    }
+
     /// Whether a request of this method is a handshake.
     pub fn is_handshake(&self, method: &str) -> bool {
-        method == HttpMethod::Get.as_str() && !self.handshake_methods.is_empty()
+        let mut handshakes = self.handshake_methods.iter();
+        handshakes.any(|handshake| handshake.as_str() == method)
     }
 
     /// The check of a request of this method. A handshake has no body that could be signed.
@@ -384,78 +366,12 @@ impl WebhookSpec {
     }
 }
 
-impl WebhookCheck {
-    /// The secret that it compares with.
-    pub fn secret(&self) -> &str {
+impl HandshakeMethod {
+    pub fn as_str(self) -> &'static str {
         match self {
-            Self::Token(token) => &token.secret,
-            Self::Hmac(hmac) => &hmac.secret,
+            Self::Get => "GET",
+            Self::Head => "HEAD",
         }
-    }
-
-    fn check(&self) -> Result<(), String> {
-        match self {
-            Self::Token(TokenCheck {
-                signs: Some(signed),
-                name,
-                place,
-                ..
-            }) if *place != TokenPlace::Query || signed == name => Err(
-                "signs: names another query parameter than that of the token, with in = \"query\""
-                    .into(),
-            ),
-            Self::Token(TokenCheck {
-                place: TokenPlace::Query,
-                name,
-                signs,
-                ..
-            }) => {
-                check_parameter("name", name)?;
-                signs
-                    .iter()
-                    .try_for_each(|signed| check_parameter("signs", signed))
-            }
-            Self::Token(TokenCheck { name, .. }) if NOT_FOR_TOKENS.contains(&name.as_str()) => {
-                Err(format!("name: {name} cannot hold a token"))
-            }
-            Self::Token(TokenCheck { name, .. }) => check_header("name", name),
-            Self::Hmac(hmac) => {
-                check_header("header", &hmac.header)?;
-                let printable = hmac.prefix.bytes().all(|byte| (0x21..0x7f).contains(&byte));
-                match printable && hmac.prefix.len() <= MAX_PREFIX {
-                    true => Ok(()),
-                    false => Err(format!(
-                        "prefix: must be at most {MAX_PREFIX} printable characters without spaces"
-                    )),
-                }
-            }
-        }
-    }
-}
-
-fn check_parameter(field: &str, name: &str) -> Result<(), String> {
-    let is_name = (1..=MAX_PARAMETER).contains(&name.len())
-        && name
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
-    match is_name {
-        true => Ok(()),
-        false => Err(format!(
-            "{field}: must be 1 to {MAX_PARAMETER} letters, digits and - _ ."
-        )),
-    }
-}
-
-fn check_header(field: &str, name: &str) -> Result<(), String> {
-    let is_name = (1..=MAX_PARAMETER).contains(&name.len())
-        && name.bytes().all(|byte| {
-            byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_".contains(&byte)
-        });
-    match is_name {
-        true => Ok(()),
-        false => Err(format!(
-            "{field}: must be 1 to {MAX_PARAMETER} lower-case letters, digits, '-' and '_'"
-        )),
     }
 }
 

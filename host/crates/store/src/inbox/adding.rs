@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
 use hmac::{Hmac, KeyInit, Mac};
-use patchbay_model::PluginName;
 use patchbay_model::webhook::InboxState;
+use patchbay_model::{DataPath, PluginName};
 use sha2::Sha256;
 use sqlx::Row;
 use sqlx::types::Uuid;
@@ -36,6 +36,12 @@ impl EventKeys {
         Self(key)
     }
 
+    /// What requests with this value are found by: of a body in JSON or a form, or of the query. In the same
+    /// way for all webhooks.
+    pub fn term(&self, path: &DataPath, value: &str) -> EventKey {
+        self.of(&[b"term", path.as_str().as_bytes(), value.as_bytes()])
+    }
+
     /// The same parts give the same key in every process.
     pub fn of(&self, parts: &[&[u8]]) -> EventKey {
         let mut mac =
@@ -64,6 +70,8 @@ pub struct NewInboxRow {
     pub kind: String,
     /// Of an accepted one.
     pub event_key: Option<EventKey>,
+    /// What it is found by.
+    pub terms: Vec<EventKey>,
     pub revision: Option<String>,
     pub next_try_at: Option<DateTime<Utc>>,
     pub method: String,
@@ -80,6 +88,18 @@ pub struct NewInboxRow {
     pub sealed_key: String,
     pub keep_until: DateTime<Utc>,
     pub remember_until: DateTime<Utc>,
+}
+
+impl NewInboxRow {
+    /// The text form of an array.
+    fn terms(&self) -> Option<String> {
+        let terms: Vec<String> = self
+            .terms
+            .iter()
+            .map(|term| format!("\"\\\\x{}\"", hex::encode(term)))
+            .collect();
+        (!terms.is_empty()).then(|| format!("{{{}}}", terms.join(",")))
+    }
 }
 
 /// What became of a row that was to be added.
@@ -184,21 +204,28 @@ async fn insert(tx: &mut sqlx::PgConnection, rows: &[&NewInboxRow]) -> Result<()
     fn each<'a, T>(rows: &[&'a NewInboxRow], get: impl Fn(&'a NewInboxRow) -> T) -> Vec<T> {
         rows.iter().map(|row| get(row)).collect()
     }
+    // The row is not written again when the jobs are in the queue. Until then a row beside it says so; one
+    // that is there from an earlier try gets none.
     sqlx::query(
-        "insert into inbox (id, received_at, plugin, webhook, state, code, message, kind, event_key, revision, verified_at, \
-           next_try_at, method, content_type, size, source, host, correlation_id, via, jobs, sealed, jobs_sealed, sealed_key, \
-           keep_until, remember_until) \
-         select id, received_at, plugin, webhook, state, code, message, kind, event_key, revision, \
-           case when revision is not null then received_at end, next_try_at, method, content_type, size, source, host, \
-           correlation_id, case when from_redis then 'redis' else 'postgres' end, jobs, sealed, jobs_sealed, sealed_key, \
-           keep_until, remember_until \
-         from unnest($1::uuid[], $2::timestamptz[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], \
+        "with given as (select * \
+           from unnest($1::uuid[], $2::timestamptz[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], \
              $9::bytea[], $10::text[], $11::timestamptz[], $12::text[], $13::text[], $14::int[], $15::text[], $16::text[], \
-             $17::text[], $18::bool[], $19::int[], $20::bytea[], $21::bytea[], $22::text[], $23::timestamptz[], $24::timestamptz[]) \
-           as t (id, received_at, plugin, webhook, state, code, message, kind, event_key, revision, next_try_at, method, \
-             content_type, size, source, host, correlation_id, from_redis, jobs, sealed, jobs_sealed, sealed_key, keep_until, \
-             remember_until) \
-         on conflict (id) do nothing",
+             $17::text[], $18::bool[], $19::int[], $20::bytea[], $21::bytea[], $22::text[], $23::timestamptz[], $24::timestamptz[], \
+             $25::text[]) \
+             as t (id, received_at, plugin, webhook, state, code, message, kind, event_key, revision, next_try_at, method, \
+               content_type, size, source, host, correlation_id, from_redis, jobs, sealed, jobs_sealed, sealed_key, keep_until, \
+               remember_until, terms)), \
+         added as (insert into inbox (id, received_at, plugin, webhook, state, code, message, kind, event_key, revision, \
+             verified_at, next_try_at, method, content_type, size, source, host, correlation_id, via, jobs, sealed, sealed_key, \
+             keep_until, remember_until, terms) \
+           select id, received_at, plugin, webhook, case state when 'accepted' then 'enqueued' else state end, code, message, kind, \
+             event_key, revision, case when revision is not null then received_at end, \
+             case when state <> 'accepted' then next_try_at end, method, content_type, size, source, host, correlation_id, \
+             case when from_redis then 'redis' else 'postgres' end, jobs, sealed, sealed_key, keep_until, remember_until, \
+             terms::bytea[] \
+           from given on conflict (id) do nothing returning id) \
+         insert into inbox_jobs (inbox_id, due_at, jobs_sealed) \
+         select g.id, g.next_try_at, g.jobs_sealed from given g join added on added.id = g.id where g.state = 'accepted'",
     )
     .bind(each(rows, |row| row.id))
     .bind(each(rows, |row| row.received_at))
@@ -224,6 +251,7 @@ async fn insert(tx: &mut sqlx::PgConnection, rows: &[&NewInboxRow]) -> Result<()
     .bind(each(rows, |row| row.sealed_key.as_str()))
     .bind(each(rows, |row| row.keep_until))
     .bind(each(rows, |row| row.remember_until))
+    .bind(each(rows, NewInboxRow::terms))
     .execute(tx)
     .await?;
     Ok(())

@@ -34,6 +34,20 @@ pub struct InboxSource {
 }
 
 impl Store {
+    /// Plugin, webhook and network, from which a request was accepted within 30 days; the newest.
+    pub async fn inbox_networks(
+        &self,
+        most: i64,
+    ) -> Result<Vec<(String, String, String)>, StoreError> {
+        let found = sqlx::query_as(
+            "select plugin, webhook, network from inbox_sources \
+             where network <> '' and last_accepted_at > now() - make_interval(days => $2) order by last_accepted_at desc limit $1",
+        )
+        .bind(most)
+        .bind(super::upkeep::SOURCES_DAYS);
+        Ok(found.fetch_all(&self.pool).await?)
+    }
+
     /// Adds to what is counted already, all or nothing.
     pub async fn count_inbox(
         &self,

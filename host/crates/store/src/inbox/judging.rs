@@ -134,7 +134,10 @@ impl Store {
     /// One request with its content.
     pub async fn inbox_request(&self, id: Uuid) -> Result<Option<InboxRequest>, StoreError> {
         let found = sqlx::query(
-            "select id, received_at, plugin, webhook, state, event_key, sealed, sealed_key, correlation_id, tries, processing \
+            "select id, received_at, plugin, webhook, \
+               case when state = 'enqueued' and exists (select from inbox_jobs j where j.inbox_id = inbox.id) then 'accepted' \
+                 else state end as state, \
+               event_key, sealed, sealed_key, correlation_id, tries, processing \
              from inbox where id = $1",
         )
         .bind(id)

@@ -1,4 +1,6 @@
-//! Accepted requests whose jobs are not in the queue yet.
+//! Accepted requests whose jobs are not in the queue yet. One that was just accepted has a row in
+//! `inbox_jobs` beside its own, which is enqueued already. Few become due there: those of processes
+//! that ended, or while Redis is away. They go back to their own row, where all others are.
 
 use std::time::Duration;
 
@@ -36,8 +38,10 @@ pub struct InboxBatch {
 impl Store {
     /// Notes that the jobs of these requests are in their queue.
     pub async fn inbox_enqueued(&self, ids: &[Uuid]) -> Result<(), StoreError> {
+        // The row itself is only written where the sweep had it, or an operator replayed it.
         sqlx::query(
-            "update inbox set state = 'enqueued', jobs_sealed = null, next_try_at = null \
+            "with just as (delete from inbox_jobs where inbox_id = any($1)) \
+             update inbox set state = 'enqueued', jobs_sealed = null, next_try_at = null \
              where id = any($1) and state = 'accepted'",
         )
         .bind(ids)
@@ -50,6 +54,16 @@ impl Store {
     /// when there are none.
     pub async fn take_accepted(&self) -> Result<Option<InboxBatch>, StoreError> {
         let mut tx = self.pool.begin().await?;
+        sqlx::query(
+            "with due as (delete from inbox_jobs where inbox_id in ( \
+               select inbox_id from inbox_jobs where due_at <= now() order by due_at limit $1 for update skip locked) \
+               returning inbox_id, jobs_sealed) \
+             update inbox set state = 'accepted', next_try_at = now(), jobs_sealed = due.jobs_sealed from due \
+             where inbox.id = due.inbox_id and inbox.state = 'enqueued'",
+        )
+        .bind(BATCH)
+        .execute(&mut *tx)
+        .await?;
         let found = sqlx::query(
             "select id, received_at, plugin, webhook, jobs_sealed, sealed_key, correlation_id, tries from inbox \
              where state = 'accepted' and next_try_at <= now() order by next_try_at limit $1 for update skip locked",
@@ -58,6 +72,7 @@ impl Store {
         .fetch_all(&mut *tx)
         .await?;
         if found.is_empty() {
+            tx.commit().await?;
             return Ok(None);
         }
         let mut pending = Vec::with_capacity(found.len());

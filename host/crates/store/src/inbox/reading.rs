@@ -3,10 +3,11 @@
 use chrono::{DateTime, Utc};
 use patchbay_model::PluginName;
 use patchbay_model::webhook::InboxState;
-use sqlx::Row;
 use sqlx::postgres::PgRow;
 use sqlx::types::Uuid;
+use sqlx::{AssertSqlSafe, Row};
 
+use super::EventKey;
 use crate::rows::{self, damaged};
 use crate::{Store, StoreError};
 
@@ -49,6 +50,8 @@ pub struct InboxFilter {
     pub kind: Option<String>,
     pub source: Option<String>,
     pub event_keys: Option<Vec<Vec<u8>>>,
+    /// With all of these terms.
+    pub terms: Vec<EventKey>,
     pub after: Option<DateTime<Utc>>,
     pub before: Option<DateTime<Utc>>,
     /// The last of the page before: later than the next.
@@ -65,6 +68,8 @@ pub struct InboxReplayRow {
     pub revision: Option<String>,
     pub outcome: String,
     pub jobs: i32,
+    /// Jobs of the processing before it; absent in rows of versions before.
+    pub jobs_before: Option<i32>,
 }
 
 /// A processing that begins.
@@ -144,38 +149,55 @@ impl Store {
         limit: i64,
     ) -> Result<Vec<InboxRow>, StoreError> {
         let (cursor_at, cursor_id) = filter.cursor.unzip();
-        let found = sqlx::query(
-            "select id, received_at, plugin, webhook, state, code, message, kind, event_key, revision, verified_at, tries, \
-               next_try_at, method, content_type, size, source, host, correlation_id, via, jobs, processing, keep_until, erased_at \
+        // Each in words that its index is found by: few have a value.
+        let of_terms = match filter.terms.is_empty() {
+            true => "$13::bytea[] is not null",
+            false => "terms @> $13::bytea[]",
+        };
+        // What waits for its jobs beside its row counts as accepted.
+        let query = format!(
+            "select id, received_at, plugin, webhook, \
+               case when state = 'enqueued' and exists (select from inbox_jobs j where j.inbox_id = inbox.id) then 'accepted' \
+                 else state end as state, \
+               code, message, kind, event_key, revision, verified_at, tries, next_try_at, method, content_type, size, source, host, \
+               correlation_id, via, jobs, processing, keep_until, erased_at \
              from inbox where ($1::text is null or plugin = $1) and ($2::text is null or webhook = $2) \
-               and ($3::text is null or state = $3) and ($4::text is null or code = $4) and ($5::text is null or kind = $5) \
+               and ($3::text is null or state = $3 or ($3 = 'accepted' and id = any(array(select inbox_id from inbox_jobs)))) \
+               and ($3::text is null or $3 <> 'enqueued' or not exists (select from inbox_jobs j where j.inbox_id = inbox.id)) \
+               and ($4::text is null or code = $4) and ($5::text is null or kind = $5) \
                and ($6::text is null or source = $6) and ($7::bytea[] is null or event_key = any($7)) \
                and ($8::timestamptz is null or received_at >= $8) and ($9::timestamptz is null or received_at < $9) \
-               and ($10::timestamptz is null or (received_at, id) < ($10, $11::uuid)) \
-             order by received_at desc, id desc limit $12",
-        )
-        .bind(&filter.plugin)
-        .bind(&filter.webhook)
-        .bind(filter.state.map(InboxState::as_str))
-        .bind(&filter.code)
-        .bind(&filter.kind)
-        .bind(&filter.source)
-        .bind(&filter.event_keys)
-        .bind(filter.after)
-        .bind(filter.before)
-        .bind(cursor_at)
-        .bind(cursor_id)
-        .bind(limit)
-        .fetch_all(&self.pool)
-        .await?;
+               and ($10::timestamptz is null or (received_at, id) < ($10, $11::uuid)) and {of_terms} \
+             order by received_at desc, id desc limit $12"
+        );
+        let terms: Vec<&[u8]> = filter.terms.iter().map(|term| &term[..]).collect();
+        let found = sqlx::query(AssertSqlSafe(query))
+            .bind(&filter.plugin)
+            .bind(&filter.webhook)
+            .bind(filter.state.map(InboxState::as_str))
+            .bind(&filter.code)
+            .bind(&filter.kind)
+            .bind(&filter.source)
+            .bind(&filter.event_keys)
+            .bind(filter.after)
+            .bind(filter.before)
+            .bind(cursor_at)
+            .bind(cursor_id)
+            .bind(limit)
+            .bind(terms)
+            .fetch_all(&self.pool)
+            .await?;
         found.iter().map(listed).collect()
     }
 
     /// One request without its content.
     pub async fn inbox_row(&self, id: Uuid) -> Result<Option<InboxRow>, StoreError> {
         let found = sqlx::query(
-            "select id, received_at, plugin, webhook, state, code, message, kind, event_key, revision, verified_at, tries, \
-               next_try_at, method, content_type, size, source, host, correlation_id, via, jobs, processing, keep_until, erased_at \
+            "select id, received_at, plugin, webhook, \
+               case when state = 'enqueued' and exists (select from inbox_jobs j where j.inbox_id = inbox.id) then 'accepted' \
+                 else state end as state, \
+               code, message, kind, event_key, revision, verified_at, tries, next_try_at, method, content_type, size, source, host, \
+               correlation_id, via, jobs, processing, keep_until, erased_at \
              from inbox where id = $1",
         )
         .bind(id)
@@ -199,7 +221,7 @@ impl Store {
     /// Further processings of a request, the newest first.
     pub async fn inbox_replays(&self, id: Uuid) -> Result<Vec<InboxReplayRow>, StoreError> {
         let found = sqlx::query(
-            "select number, by, reason, at, revision, outcome, jobs from inbox_replays where inbox_id = $1 \
+            "select number, by, reason, at, revision, outcome, jobs, jobs_before from inbox_replays where inbox_id = $1 \
              order by number desc limit 100",
         )
         .bind(id)
@@ -214,6 +236,7 @@ impl Store {
                 revision: row.try_get("revision")?,
                 outcome: row.try_get("outcome")?,
                 jobs: row.try_get("jobs")?,
+                jobs_before: row.try_get("jobs_before")?,
             })
         };
         found.iter().map(replay).collect()
@@ -221,46 +244,38 @@ impl Store {
 
     /// Makes a processed request accepted once more. False where somebody else has changed it.
     pub async fn begin_replay(&self, replay: &NewReplay<'_>) -> Result<bool, StoreError> {
-        let mut tx = self.pool.begin().await?;
-        let changed = sqlx::query(
-            "update inbox set state = case when $3::bytea is null then 'recorded' else 'accepted' end, processing = $2, \
-               jobs_sealed = $3, jobs = $4, next_try_at = case when $3::bytea is null then null else now() + interval '5 s' end, \
-               tries = 0, revision = $5, verified_at = now() \
-             where id = $1 and processing = $2 - 1 and state in ('enqueued', 'recorded')",
+        let begun = sqlx::query(
+            "with before as (select jobs from inbox where id = $1), \
+             changed as ( \
+               update inbox set state = case when $3::bytea is null then 'recorded' else 'accepted' end, processing = $2, \
+                 jobs_sealed = $3, jobs = $4, next_try_at = case when $3::bytea is null then null else now() + interval '5 s' end, \
+                 tries = 0, revision = $5, verified_at = now() \
+               where id = $1 and processing = $2 - 1 and state in ('enqueued', 'recorded') \
+                 and not exists (select from inbox_jobs j where j.inbox_id = inbox.id) returning id) \
+             insert into inbox_replays (id, inbox_id, number, by, reason, revision, outcome, jobs, jobs_before) \
+             select $6, changed.id, $2, $7, $8, $5, 'accepted', $4, before.jobs from changed, before",
         )
         .bind(replay.inbox_id)
         .bind(replay.number)
         .bind(&replay.jobs_sealed)
         .bind(replay.jobs)
         .bind(replay.revision)
-        .execute(&mut *tx)
-        .await?
-        .rows_affected();
-        if changed == 0 {
-            return Ok(false);
-        }
-        sqlx::query(
-            "insert into inbox_replays (id, inbox_id, number, by, reason, revision, outcome, jobs) \
-             values ($1, $2, $3, $4, $5, $6, 'accepted', $7)",
-        )
         .bind(Uuid::now_v7())
-        .bind(replay.inbox_id)
-        .bind(replay.number)
         .bind(replay.by)
         .bind(replay.reason)
-        .bind(replay.revision)
-        .bind(replay.jobs)
-        .execute(&mut *tx)
+        .execute(&self.pool)
         .await?;
-        tx.commit().await?;
-        Ok(true)
+        Ok(begun.rows_affected() > 0)
     }
 
     /// Removes the content of a request; its event stays known. The state that it had; `None` where
     /// there is no such request. One that is accepted keeps its content: its jobs are being added.
     pub async fn erase_from_inbox(&self, id: Uuid) -> Result<Option<InboxState>, StoreError> {
         let mut tx = self.pool.begin().await?;
-        let found = sqlx::query("select state from inbox where id = $1 for update")
+        let found = sqlx::query(
+            "select case when state = 'enqueued' and exists (select from inbox_jobs j where j.inbox_id = inbox.id) then 'accepted' \
+               else state end as state from inbox where id = $1 for update",
+        )
             .bind(id)
             .fetch_optional(&mut *tx)
             .await?;
@@ -270,7 +285,7 @@ impl Store {
         let state = state(&row)?;
         if !matches!(state, InboxState::Accepted | InboxState::Erased) {
             sqlx::query(
-                "update inbox set state = 'erased', erased_at = now(), sealed = null, jobs_sealed = null, code = null, \
+                "update inbox set state = 'erased', erased_at = now(), sealed = null, jobs_sealed = null, terms = null, code = null, \
                    message = null, kind = '', source = null, content_type = null, next_try_at = null where id = $1",
             )
             .bind(id)

@@ -99,15 +99,15 @@ impl Store {
         found.iter().map(selected).collect()
     }
 
-    /// Requests that still have their content, each with the number of its jobs, the oldest first.
+    /// Requests that still have their content, the oldest first.
     pub async fn inbox_sealed(
         &self,
         after: Option<(DateTime<Utc>, Uuid)>,
         limit: i64,
-    ) -> Result<Vec<(InboxRequest, i32)>, StoreError> {
+    ) -> Result<Vec<InboxRequest>, StoreError> {
         let (after_at, after_id) = after.unzip();
         let found = sqlx::query(
-            "select id, received_at, plugin, webhook, state, event_key, sealed, sealed_key, correlation_id, tries, processing, jobs \
+            "select id, received_at, plugin, webhook, state, event_key, sealed, sealed_key, correlation_id, tries, processing \
              from inbox where sealed is not null and ($1::timestamptz is null or (received_at, id) > ($1, $2::uuid)) \
              order by received_at, id limit $3",
         )
@@ -116,10 +116,23 @@ impl Store {
         .bind(limit)
         .fetch_all(&self.pool)
         .await?;
-        let sealed = |row: &PgRow| -> Result<(InboxRequest, i32), StoreError> {
-            Ok((request(row)?, row.try_get("jobs")?))
-        };
-        found.iter().map(sealed).collect()
+        found.iter().map(request).collect()
+    }
+
+    /// How many of them come after this one.
+    pub async fn inbox_sealed_after(
+        &self,
+        after: Option<(DateTime<Utc>, Uuid)>,
+    ) -> Result<u64, StoreError> {
+        let (after_at, after_id) = after.unzip();
+        let count: i64 = sqlx::query_scalar(
+            "select count(*) from inbox where sealed is not null and ($1::timestamptz is null or (received_at, id) > ($1, $2::uuid))",
+        )
+        .bind(after_at)
+        .bind(after_id)
+        .fetch_one(&self.pool)
+        .await?;
+        Ok(count.unsigned_abs())
     }
 
     /// Which of these jobs have completed, as far as the history knows.

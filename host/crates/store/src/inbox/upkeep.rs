@@ -9,8 +9,10 @@ const BATCH: i64 = 5_000;
 /// Rejected requests that are kept of one webhook, and of one source of it.
 pub(super) const MAX_REJECTED: i64 = 10_000;
 const MAX_REJECTED_OF_SOURCE: i64 = 1_000;
+const MAX_REJECTED_BYTES: i64 = 256 << 20;
+const MAX_REJECTED_BYTES_OF_SOURCE: i64 = MAX_REJECTED_BYTES / 10;
 const COUNTS_DAYS: i32 = 400;
-const SOURCES_DAYS: i32 = 30;
+pub(super) const SOURCES_DAYS: i32 = 30;
 
 impl Leadership<'_> {
     /// Deletes what is over, and returns how many rows. As many as a batch, and there is more.
@@ -23,15 +25,23 @@ impl Leadership<'_> {
         .execute(&mut *self.0)
         .await?;
         deleted += over.rows_affected();
+        // Of strangers first: a flood of theirs must not cost what a vendor has sent with a new secret.
         let many = sqlx::query(
             "delete from inbox where id in ( \
-               select id from (select id, row_number() over (partition by plugin, webhook order by received_at desc) as of_webhook, \
-                 row_number() over (partition by plugin, webhook, source order by received_at desc) as of_source \
-                 from inbox where state = 'rejected') as r where of_webhook > $2 or of_source > $3 limit $1)",
+               select id from (select i.id, row_number() over w as of_webhook, row_number() over s as of_source, \
+                   sum(octet_length(i.sealed)) over w as bytes, sum(octet_length(i.sealed)) over s as bytes_of_source \
+                 from inbox i left join inbox_sources k on k.plugin = i.plugin and k.webhook = i.webhook and k.network = i.source \
+                 where i.state = 'rejected' \
+                 window w as (partition by i.plugin, i.webhook order by k.network is null, i.received_at desc, i.id \
+                     rows unbounded preceding), \
+                   s as (partition by i.plugin, i.webhook, i.source order by i.received_at desc, i.id rows unbounded preceding)) as r \
+               where of_webhook > $2 or of_source > $3 or bytes > $4 or bytes_of_source > $5 limit $1)",
         )
         .bind(BATCH)
         .bind(MAX_REJECTED)
         .bind(MAX_REJECTED_OF_SOURCE)
+        .bind(MAX_REJECTED_BYTES)
+        .bind(MAX_REJECTED_BYTES_OF_SOURCE)
         .execute(&mut *self.0)
         .await?;
         deleted += many.rows_affected();

@@ -105,7 +105,9 @@ pub(super) async fn check_tables(pool: &PgPool, wanted: &Wanted) -> Result<(), R
     for (table, access) in wanted {
         let oid = oid_of(&mut *pool.acquire().await?, table).await?;
         let Some(oid) = oid else {
-            return Err(RoleError::Refused(format!("There is no table {table}")));
+            return Err(RoleError::Refused(format!(
+                "There is no table {table}. Make it first: plugins have theirs in tables.sql, beside plugin.toml"
+            )));
         };
         let columns: Vec<String> = sqlx::query_scalar(
             "select attname::text from pg_attribute where attrelid = $1::int8::oid and attnum > 0 and not attisdropped",

@@ -104,7 +104,8 @@ fn of_outcome(outcome: &Outcome) -> Unjudged {
         ),
         _ => (
             "verify-trapped",
-            "verify crashed. The host's log says how".into(),
+            "verify crashed. The host's log says how: look for \"could not judge a request\""
+                .into(),
         ),
     };
     Unjudged { code, message }

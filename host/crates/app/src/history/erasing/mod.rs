@@ -277,7 +277,6 @@ impl Erasing<'_> {
         places.inbox_left = inbox.drained(self.queues).await?;
         let until = Instant::now() + LOOK_FOR;
         let holding = inbox.holding(sought, until).await?;
-        found.complete &= holding.is_complete;
         places.inbox_left += holding.left;
         if only_count {
             places.inbox = holding.ids.len() as u64;

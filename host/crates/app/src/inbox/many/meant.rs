@@ -111,8 +111,15 @@ impl Meant {
             && !what.states().contains(&state)
         {
             let names: Vec<&str> = what.states().iter().map(|state| state.as_str()).collect();
+            let with_again = What::Replay(true).states().contains(&state);
+            let hint = match what {
+                What::Replay(false) if with_again => {
+                    ". With again=true (patchbay inbox replay --again) it is done with those, too"
+                }
+                _ => "",
+            };
             return Err(Error::invalid(format!(
-                "state: this is done with requests that are {}, not {state}",
+                "state: this is done with requests that are {}, not {state}{hint}",
                 names.join(", ")
             )));
         }
@@ -230,7 +237,8 @@ mod tests {
             ..asked()
         };
         assert!(refused(What::Verify(true), enqueued.clone()).contains("not enqueued"));
-        assert!(refused(What::Replay(false), enqueued.clone()).contains("not enqueued"));
+        let hint = refused(What::Replay(false), enqueued.clone());
+        assert!(hint.contains("not enqueued. With again=true"), "{hint}");
         assert!(Meant::of(What::Replay(true), enqueued.clone()).is_ok());
         assert!(Meant::of(What::Erase, enqueued).is_ok());
         let many = InboxMany {

@@ -545,7 +545,7 @@ fn a_schedule_that_is_paused_late_or_stopped_is_a_reason() {
     assert_eq!(
         reasons[0].message,
         format!(
-            "Schedule nightly adds no jobs: it is paused by ops since {}",
+            "Schedule nightly adds no jobs: it has been paused by ops since {}",
             time(at(0))
         )
     );

@@ -128,7 +128,10 @@ impl Passing {
     fn cut_off(&self, why: RelayAborted, bytes: u64) {
         self.relays.cut_off(why.as_str());
         match why {
-            RelayAborted::Credential => warn!(bytes, %why, "a relayed response was cut off"),
+            // Somebody has to change a manifest or a server.
+            RelayAborted::Credential | RelayAborted::TooLarge => {
+                warn!(bytes, %why, "a relayed response was cut off")
+            }
             _ => debug!(bytes, %why, "a relayed response was cut off"),
         }
     }
