@@ -491,7 +491,7 @@ async fn the_demos_of_mail_and_learning_take_every_journey_to_its_end() -> anyho
     let listed = shell.run(students).await?;
     assert!(listed.contains("learner0@example.com"), "{listed}");
     shell.run(further).await?;
-    shell.until(runs, &["\"written\":1,"]).await?;
+    shell.until(runs, &["\"written\":1}"]).await?;
     shell.run(enrol).await?;
     let state = enrol.rsplit("sleep 2; ").next().context("the state")?;
     shell
@@ -508,7 +508,7 @@ async fn the_demos_of_mail_and_learning_take_every_journey_to_its_end() -> anyho
     assert!(waits.contains("Added: mrlearnSyncQueue"), "{waits}");
     let delayed = format!("{program} job list mrlearnSyncQueue delayed");
     // It waits, runs again, and is done.
-    shell.until(&delayed, &["No job"]).await?;
+    shell.until(&delayed, &["has no delayed jobs"]).await?;
     shell.run(refused).await?;
     shell
         .until(&alerts, &["bad-credentials", "plugin mrlearn"])

@@ -93,7 +93,7 @@ pub(super) async fn mail_server(
     program: &Path,
     state: &mut DevState,
 ) -> anyhow::Result<Option<MailServer>> {
-    for folder in super::plugins::folders(plugins) {
+    for folder in super::folders(plugins) {
         // What is wrong with a demo is told when its plugin is loaded.
         let Ok(Some(demo)) = Demo::of(&folder) else {
             continue;

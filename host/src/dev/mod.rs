@@ -351,6 +351,14 @@ async fn step<T>(what: &str, act: impl Future<Output = anyhow::Result<T>>) -> an
     Ok(done)
 }
 
+/// The folders of plugins, in order.
+fn folders(dir: &Path) -> Vec<PathBuf> {
+    let folders = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut folders: Vec<PathBuf> = folders.map(|entry| entry.path()).collect();
+    folders.sort();
+    folders
+}
+
 /// The port of `patchbay serve`, used if it is free; otherwise any free port.
 const USUAL_PORT: u16 = 8080;
 

@@ -10,7 +10,7 @@ use patchbay_model::shell::word;
 
 use super::demo::{self, Begun, Demo, Stage};
 use super::postgres::Postgres;
-use super::step;
+use super::{folders, step};
 use crate::dev_state::DevState;
 
 /// What became of the plugins of a folder, one text per plugin.
@@ -84,14 +84,6 @@ pub(super) async fn load_all(
     }
     plugins.active_before = active_before(target.client, &plugins.loaded).await;
     plugins
-}
-
-/// The folders of plugins, in order.
-pub(super) fn folders(dir: &Path) -> Vec<PathBuf> {
-    let folders = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    let mut folders: Vec<PathBuf> = folders.map(|entry| entry.path()).collect();
-    folders.sort();
-    folders
 }
 
 /// The demo of a plugin, if demos are wanted and it has one, with its stand-ins running.

@@ -6,7 +6,6 @@ use chrono::{DateTime, Utc};
 use patchbay_model::QueueName;
 use serde_json::Value;
 
-use crate::dead_letters::OF_A_GROUP;
 use crate::{Store, StoreError};
 
 /// Most failures that [`Store::failed_lately`] looks at.
@@ -158,16 +157,17 @@ impl Store {
         prefix: &str,
         within: Duration,
     ) -> Result<Vec<RefusedLogin>, StoreError> {
-        let query = sqlx::query_as(sqlx::AssertSqlSafe(format!(
-            "with refused as (select d.plugin, d.queue, c.credential, a.finished_at from dead_letters d join attempts a on {OF_A_GROUP} \
-             left join lateral (select distinct call ->> 'credential' as credential from jsonb_array_elements(a.calls) call \
+        let query = sqlx::query_as(
+            "with refused as (select d.plugin, d.queue, c.credential, a.finished_at from dead_letters d join attempts a \
+             on a.prefix = d.prefix and a.queue = d.queue and a.fingerprint = d.fingerprint \
+             and coalesce(a.plugin, '') = d.plugin and coalesce(a.revision, '') = d.revision left join lateral (select distinct call ->> 'credential' as credential from jsonb_array_elements(a.calls) call \
              where call ? 'credential') c on true where d.prefix = $1 and d.code = 'bad-credentials' and d.plugin <> '' \
              and d.last_seen > now() - make_interval(secs => $2) and d.acknowledged_at is null and d.closed_at is null \
              and a.finished_at > now() - make_interval(secs => $2)) \
              select plugin, queue, credential, max(finished_at) as last_at from refused group by plugin, queue, credential \
              having credential is not null or not exists (select from attempts a where a.prefix = $1 and a.queue = refused.queue \
-             and a.finished_at > max(refused.finished_at) and a.verdict = 'complete') order by plugin, queue, credential"
-        )));
+             and a.finished_at > max(refused.finished_at) and a.verdict = 'complete') order by plugin, queue, credential",
+        );
         Ok(query
             .bind(prefix)
             .bind(within.as_secs_f64())
