@@ -36,12 +36,13 @@ pub(crate) type DataOf<E> = <<E as Endpoint>::Answer as Answer>::Data;
 #[derive(Clone)]
 pub(crate) struct Visit(Arc<Inner>);
 
+#[derive(Clone)]
 struct Inner {
     site: Site,
     /// Of the request, for the API: who sends it.
     headers: HeaderMap,
     extensions: Extensions,
-    who: Option<CurrentOperator>,
+    who: Option<Arc<CurrentOperator>>,
     credential: String,
     secret: FormSecret,
     cookies: CookieNames,
@@ -122,8 +123,8 @@ impl Visit {
 
     /// The same request, of this operator.
     pub(crate) fn of(self, who: CurrentOperator) -> Self {
-        let mut inner = Arc::try_unwrap(self.0).unwrap_or_else(|shared| shared.copied());
-        inner.who = Some(who);
+        let mut inner = Arc::unwrap_or_clone(self.0);
+        inner.who = Some(Arc::new(who));
         Self(Arc::new(inner))
     }
 
@@ -142,7 +143,7 @@ impl Visit {
     }
 
     pub(crate) fn who(&self) -> Option<&CurrentOperator> {
-        self.0.who.as_ref()
+        self.0.who.as_deref()
     }
 
     pub(crate) fn secret(&self) -> &FormSecret {
@@ -374,6 +375,9 @@ impl Visit {
         let uri = self.uri::<E>(operation, path, query, intent)?;
         let body = body.bytes().map_err(|_| self.unread())?;
         let (status, body, _) = self.send(operation, &uri, body).await;
+        if operation.may_change() {
+            self.site().shared.clear();
+        }
         self.read(status, &body)
     }
 
@@ -478,23 +482,5 @@ impl Visit {
     fn unread(&self) -> Problem {
         let message = "The console could not read what the host answered. The host's log has more";
         self.problem(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
-    }
-}
-
-impl Inner {
-    fn copied(&self) -> Self {
-        Self {
-            site: self.site.clone(),
-            headers: self.headers.clone(),
-            extensions: self.extensions.clone(),
-            who: None,
-            credential: self.credential.clone(),
-            secret: self.secret.clone(),
-            cookies: self.cookies,
-            notice: self.notice.clone(),
-            address: self.address.clone(),
-            is_refresh: self.is_refresh,
-            now: self.now,
-        }
     }
 }

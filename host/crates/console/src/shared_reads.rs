@@ -40,6 +40,11 @@ impl SharedReads {
         answer
     }
 
+    /// After a change: nobody is shown what was before.
+    pub(crate) fn clear(&self) {
+        self.0.lock().clear();
+    }
+
     fn slot(&self, key: String) -> Slot {
         let mut slots = self.0.lock();
         if slots.len() >= MOST && !slots.contains_key(&key) {
