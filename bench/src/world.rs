@@ -12,9 +12,9 @@ use patchbay_app::history::SealedBodies;
 use patchbay_app::snapshot::OfflineSnapshot;
 use patchbay_app::vault::{KeySource, Keys, Vault};
 use patchbay_capability::{
-    CredentialInfo, CredentialStore, Egress, EgressConfig, MadeAtRunTime, MailTransport,
-    RuntimeSchedule, RuntimeScheduleState, RuntimeSchedules, SecretSource, SecretValue, Services,
-    Zeroizing,
+    AccountProposal, AccountProposals, CredentialInfo, CredentialStore, Egress, EgressConfig,
+    MadeAtRunTime, MailTransport, ProposedAccount, RuntimeSchedule, RuntimeScheduleState,
+    RuntimeSchedules, SecretSource, SecretValue, Services, Zeroizing,
 };
 use patchbay_model::audit::{AuditTrails, NewAuditEntry};
 use patchbay_model::capability::CapabilityError;
@@ -176,6 +176,18 @@ impl CredentialStore for NoDatabase {
         Err(CapabilityError::denied(NO_DATABASE))
     }
     async fn all(&self, _: &PluginName) -> Result<Vec<CredentialInfo>, CapabilityError> {
+        Err(CapabilityError::denied(NO_DATABASE))
+    }
+}
+
+#[async_trait]
+impl AccountProposals for NoDatabase {
+    async fn propose(
+        &self,
+        _: &PluginName,
+        _: AccountProposal,
+        _: u32,
+    ) -> Result<ProposedAccount, CapabilityError> {
         Err(CapabilityError::denied(NO_DATABASE))
     }
 }
@@ -425,6 +437,7 @@ impl World {
                 made: MadeAtRunTime {
                     schedules: Arc::new(NoDatabase),
                     credentials: Arc::new(NoDatabase),
+                    accounts: Arc::new(NoDatabase),
                 },
                 secrets: Arc::new(NoSecrets),
                 mail: MailTransport::new(None)?,

@@ -208,6 +208,10 @@ async fn parts(
         MadeAtRunTime {
             schedules: Arc::clone(&schedules) as _,
             credentials: Arc::clone(&vault) as _,
+            accounts: Arc::new(people::Proposals::new(
+                store.patient(),
+                config.people.proposals(),
+            )),
         },
         MailTransport::new(config.mail.account()).context("mail")?,
         Egress::new(config.egress.calls(config.routes.pace()))

@@ -71,6 +71,12 @@ create table if not exists mrlearn.enrolments (
   primary key (learner_id, course_id)
 );
 create index if not exists enrolments_of_course on mrlearn.enrolments (course_id, learner_id);
+-- Accounts of learners who were promoted.
+create table if not exists mrlearn.accounts (
+  learner_id text primary key,
+  account_id text not null,
+  promoted_at timestamptz not null default now()
+);
 create table if not exists mrlearn.reminders (
   learner_id text not null,
   day date not null,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, Command};
 
 use crate::harness::{binary, repository, until};
@@ -235,12 +235,12 @@ async fn what_the_environment_overrides_and_a_plugin_that_is_not_loaded_are_told
     Ok(())
 }
 
-/// The commands that the welcome says to try of a demo.
-fn commands_of(welcome: &str) -> Vec<String> {
-    let demo = welcome.split_once("Demo of ").map_or("", |(_, demo)| demo);
-    let lines = demo.lines().skip(1);
+/// The commands that the welcome says to try of a plugin's demo.
+fn commands_of(welcome: &str, plugin: &str) -> Vec<String> {
+    let demo = welcome.split_once(&format!("Demo of {plugin}"));
+    let lines = demo.map_or("", |(_, demo)| demo).lines().skip(1);
     lines
-        .filter_map(|line| line.strip_prefix("  "))
+        .map_while(|line| line.strip_prefix("  "))
         .filter(|line| !line.starts_with('#'))
         .map(str::to_owned)
         .collect()
@@ -261,7 +261,7 @@ async fn every_command_of_the_demo_works_and_a_later_start_needs_no_shared_login
     let mut dev = start()?;
     let welcome = up(&mut dev).await?;
     assert!(!welcome.contains("NOT LOADED"), "{welcome}");
-    let commands = commands_of(&welcome);
+    let commands = commands_of(&welcome, "exotel");
     let [
         log_in,
         call,
@@ -341,6 +341,183 @@ async fn every_command_of_the_demo_works_and_a_later_start_needs_no_shared_login
         Ok(open.is_err().then_some(()))
     })
     .await?;
+    forget(&dir);
+    Ok(())
+}
+
+/// Runs commands in one shell, so that a later one sees the variables of an earlier one; what each
+/// prints.
+struct Shell {
+    child: Child,
+    told: tokio::io::Lines<BufReader<tokio::process::ChildStdout>>,
+}
+
+impl Shell {
+    fn new(dir: &Path) -> anyhow::Result<Self> {
+        let mut child = Command::new("bash")
+            .current_dir(dir)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()?;
+        let told = BufReader::new(child.stdout.take().context("stdout")?).lines();
+        Ok(Self { child, told })
+    }
+
+    async fn run(&mut self, command: &str) -> anyhow::Result<String> {
+        const END: &str = "-- end of the command --";
+        let input = self.child.stdin.as_mut().context("stdin")?;
+        // The shell's own input is not the command's.
+        let command = format!("{{ {command}\n}} 2>&1 </dev/null\necho; echo '{END}'\n");
+        input.write_all(command.as_bytes()).await?;
+        let mut text = String::new();
+        while let Some(line) = self.told.next_line().await? {
+            if line == END {
+                println!("$ {command}{text}");
+                return Ok(text);
+            }
+            text.push_str(&line);
+            text.push('\n');
+        }
+        anyhow::bail!("the shell has ended: {text}")
+    }
+
+    /// Repeats the command until it prints all this.
+    async fn until(&mut self, command: &str, expected: &[&str]) -> anyhow::Result<()> {
+        until(Duration::from_secs(30), command, async || {
+            let told = self.run(command).await?;
+            let is_told = expected.iter().all(|text| told.contains(text));
+            Ok(is_told.then_some(()))
+        })
+        .await
+    }
+}
+
+#[tokio::test]
+async fn the_demos_of_mail_and_learning_take_every_journey_to_its_end() -> anyhow::Result<()> {
+    let home = tempfile::tempdir()?;
+    let dir = home.path().canonicalize()?;
+    std::fs::create_dir(dir.join("plugins"))?;
+    for plugin in ["email", "mrlearn"] {
+        let folder = repository().join("plugins").join(plugin).canonicalize()?;
+        std::os::unix::fs::symlink(folder, dir.join("plugins").join(plugin))?;
+    }
+    let mut dev = patchbay(&dir)
+        .args(["dev", "--demo"])
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let welcome = up(&mut dev).await?;
+    println!("{welcome}");
+    assert!(!welcome.contains("NOT LOADED"), "{welcome}");
+
+    let commands = commands_of(&welcome, "email");
+    let [
+        log_in,
+        template,
+        test,
+        taken,
+        nobody,
+        lift,
+        busy,
+        stale,
+        mended,
+    ] = &commands[..]
+    else {
+        anyhow::bail!("{commands:?}");
+    };
+    let mut shell = Shell::new(&dir)?;
+    shell.run(log_in).await?;
+    let made = shell.run(template).await?;
+    assert!(
+        made.contains("\"version\":1") && made.contains("Asha &amp; Co"),
+        "{made}"
+    );
+    let sent = shell.run(test).await?;
+    assert!(
+        sent.contains("jobId") && sent.contains("Added: emailQueue"),
+        "{sent}"
+    );
+    let both = ["sales@demo.example", "you@example.com"];
+    shell.until(taken, &both).await?;
+    shell.run(nobody).await?;
+    let list = "PROGRAM plugin call email suppressions";
+    let program = lift.split(" plugin call").next().context("a program")?;
+    let list = list.replace("PROGRAM", program);
+    shell.until(&list, &["rcpt-550-5.1.1@example.com"]).await?;
+    shell.run(lift).await?;
+    let none = shell.run(&list).await?;
+    assert!(!none.contains("rcpt-550"), "{none}");
+    shell.run(busy).await?;
+    let delayed = format!("{program} job list emailQueue delayed");
+    shell.until(&delayed, &["send"]).await?;
+    shell.run(stale).await?;
+    let alerts = format!("{program} alert list");
+    shell
+        .until(&alerts, &["bad-credentials", "plugin email"])
+        .await?;
+    let told = shell.run(mended).await?;
+    assert!(told.contains("wait again"), "{told}");
+    shell.until(taken, &["stale@example.com"]).await?;
+
+    let commands = commands_of(&welcome, "mrlearn");
+    let [
+        log_in,
+        config,
+        sync,
+        students,
+        further,
+        enrol,
+        promote,
+        remind,
+        away,
+        refused,
+        saved,
+    ] = &commands[..]
+    else {
+        anyhow::bail!("{commands:?}");
+    };
+    shell.run(log_in).await?;
+    let made = shell.run(config).await?;
+    assert!(
+        made.contains("\"state\":\"ok\"") && made.contains("mrlearn-sync-"),
+        "{made}"
+    );
+    let run = shell.run(sync).await?;
+    assert!(run.contains("\"queued\":true"), "{run}");
+    let runs = sync.rsplit("sleep 2; ").next().context("the runs")?;
+    shell
+        .until(runs, &["\"state\":\"completed\"", "\"written\":80"])
+        .await?;
+    let listed = shell.run(students).await?;
+    assert!(listed.contains("learner0@example.com"), "{listed}");
+    shell.run(further).await?;
+    shell.until(runs, &["\"written\":1,"]).await?;
+    shell.run(enrol).await?;
+    let state = enrol.rsplit("sleep 2; ").next().context("the state")?;
+    shell
+        .until(state, &["\"learners\":41", "\"POST assign\":1"])
+        .await?;
+    let made = shell.run(promote).await?;
+    assert!(
+        made.contains("\"isNew\":true") && made.contains("learner3@example.com"),
+        "{made}"
+    );
+    shell.run(remind).await?;
+    shell.until(taken, &["learner5@example.com"]).await?;
+    let waits = shell.run(away).await?;
+    assert!(waits.contains("Added: mrlearnSyncQueue"), "{waits}");
+    let delayed = format!("{program} job list mrlearnSyncQueue delayed");
+    // It waits, runs again, and is done.
+    shell.until(&delayed, &["No job"]).await?;
+    shell.run(refused).await?;
+    shell
+        .until(&alerts, &["bad-credentials", "plugin mrlearn"])
+        .await?;
+    let told = shell.run(saved).await?;
+    assert!(told.contains("\"state\":\"ok\""), "{told}");
+    let over = format!("{program} alert history --rule bad-credentials");
+    shell.until(&over, &["mrlearn", "recovered"]).await?;
+    interrupt(dev).await?;
     forget(&dir);
     Ok(())
 }

@@ -219,7 +219,7 @@ fn component(wit: &str, module: &str) -> anyhow::Result<Vec<u8>> {
         "0.1" => (include_str!("../../wit/v0.1/plugin.wit"), "0.1.1"),
         // Built before the newest patch.
         "0.1.0" => (include_str!("../../wit/released/0.1.0.wit"), "0.1.0"),
-        _ => (include_str!("../../wit/v0.2/plugin.wit"), "0.2.0-draft.2"),
+        _ => (include_str!("../../wit/v0.2/plugin.wit"), "0.2.0-draft.3"),
     };
     let mut resolve = Resolve::default();
     let package = resolve.push_str(

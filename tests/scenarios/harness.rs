@@ -12,6 +12,7 @@ use anyhow::{Context, bail};
 use patchbay::dev::MailCatcher;
 use patchbay_model::manifest::Manifest;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use sqlx::{Connection, Executor, PgConnection};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
@@ -96,11 +97,13 @@ impl World {
         let server = required("PATCHBAY_TEST_DATABASE_URL")?;
         let mut url: reqwest::Url = server.parse()?;
         let mut admin = PgConnection::connect(url.as_str()).await?;
+        let template = with_email_tables(&mut admin, &url).await?;
         admin
-            .execute(sqlx::AssertSqlSafe(format!("create database {name}")))
+            .execute(sqlx::AssertSqlSafe(format!(
+                "create database {name} template {template}"
+            )))
             .await?;
         url.set_path(&name);
-        email_tables(url.as_str()).await?;
         let _own_database = Some(OwnDatabase {
             server,
             name: name.clone(),
@@ -490,8 +493,52 @@ pub async fn until<T>(
     }
 }
 
+/// A database with the tables that the email plugin works on, from which those of tests are copied:
+/// a copy costs no more than an empty database. The first test of a run makes it.
+async fn with_email_tables(
+    admin: &mut PgConnection,
+    server: &reqwest::Url,
+) -> anyhow::Result<String> {
+    let tables = std::fs::read(repository().join("plugins/email/tables.sql"))?;
+    let name = format!("email_{}", hex::encode(&Sha256::digest(&tables)[..8]));
+    let there = "select exists (select from pg_database where datname = $1)";
+    let is_there = async |admin: &mut PgConnection| {
+        let there = sqlx::query_scalar::<_, bool>(there).bind(&name);
+        there.fetch_one(admin).await
+    };
+    if is_there(&mut *admin).await? {
+        return Ok(name);
+    }
+    // Tests are processes of their own.
+    const LOCK: i64 = 7_401_992;
+    sqlx::query("select pg_advisory_lock($1)")
+        .bind(LOCK)
+        .execute(&mut *admin)
+        .await?;
+    if !is_there(&mut *admin).await? {
+        // Under another name until it is whole.
+        let draft = format!("{name}_draft");
+        for statement in [
+            format!("drop database if exists {draft} with (force)"),
+            format!("create database {draft}"),
+        ] {
+            admin.execute(sqlx::AssertSqlSafe(statement)).await?;
+        }
+        let mut url = server.clone();
+        url.set_path(&draft);
+        email_tables(url.as_str()).await?;
+        let rename = format!("alter database {draft} rename to {name}");
+        admin.execute(sqlx::AssertSqlSafe(rename)).await?;
+    }
+    sqlx::query("select pg_advisory_unlock($1)")
+        .bind(LOCK)
+        .execute(&mut *admin)
+        .await?;
+    Ok(name)
+}
+
 /// The tables that the email plugin works on, in a new database.
-pub async fn email_tables(database_url: &str) -> anyhow::Result<()> {
+async fn email_tables(database_url: &str) -> anyhow::Result<()> {
     let tables = std::fs::read_to_string(repository().join("plugins/email/tables.sql"))?;
     let mut database = PgConnection::connect(database_url).await?;
     database.execute(sqlx::AssertSqlSafe(tables)).await?;

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use sqlx::Row;
 
 use crate::harness::{Host, World, as_guest, until};
-use crate::people::PEOPLE;
+use crate::people::{PEOPLE, verified};
 
 const QUEUE: &str = "keeperQueue";
 const SOON: Duration = Duration::from_secs(10);
@@ -286,6 +286,99 @@ async fn a_plugin_owns_schedules_under_its_prefix_and_hands_over_credentials_tha
     assert_eq!(
         [code(&answers[0]), code(&answers[1]), code(&answers[2])],
         [denied, denied, denied]
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_plugin_proposes_plain_accounts_that_only_their_owners_can_claim() -> anyhow::Result<()> {
+    let world = World::new().await?;
+    let host = world.host(&PEOPLE).await?;
+    let ada = verified(&world, &host, "ada@example.com").await?;
+    host.deploy("keeper", as_guest("keeper", |manifest| manifest)?)
+        .await?;
+    let propose = |email: &str| json!({ "do": "propose-account", "email": email, "name": "Bo", "phone": "+911234567890" });
+    let answers = steps(
+        &host,
+        json!([
+            propose("Bo@Example.com"),
+            propose("bo@example.com"),
+            propose("ada@example.com"),
+            propose("nobody"),
+            { "do": "propose-account", "email": "c@example.com", "name": "two\nlines" },
+            propose("c@example.com"),
+            propose("d@example.com"),
+            propose("c@example.com"),
+        ]),
+    )
+    .await?;
+    let codes: Vec<&str> = answers.as_array().into_iter().flatten().map(code).collect();
+    assert_eq!(
+        codes,
+        [
+            "none", "none", "none", "invalid", "invalid", "none", "conflict", "none"
+        ],
+        "two a day"
+    );
+    let is_new = |place: usize| answers[place]["isNew"].as_bool();
+    assert_eq!(
+        [0, 1, 2, 5, 7].map(is_new),
+        [true, false, false, true, false].map(Some)
+    );
+    assert_eq!(answers[0]["id"], answers[1]["id"]);
+    assert_eq!(answers[2]["id"], ada["user"]["id"], "hers stays hers");
+
+    // A plain user without a password, who is not verified; said by whom, without the address.
+    let row = sqlx::query(
+        "select role::text, password is null, \"isVerified\", \"fullName\", phone from public.users where id::text = $1",
+    )
+    .bind(answers[0]["id"].as_str())
+    .fetch_one(&mut world.database().await?)
+    .await?;
+    let told: (String, bool, bool, String, String) =
+        (row.get(0), row.get(1), row.get(2), row.get(3), row.get(4));
+    assert_eq!(
+        told,
+        (
+            "user".into(),
+            true,
+            false,
+            "Bo".into(),
+            "+911234567890".into()
+        )
+    );
+    let entries = sqlx::query(
+        "select actor_id, entity, entry::text from patchbay.audit_entries where trail = 'plugins' and action = 'account.propose' order by id",
+    )
+    .fetch_all(&mut world.database().await?)
+    .await?;
+    let told: Vec<(String, String, String)> = entries
+        .iter()
+        .map(|row| (row.get(0), row.get(1), row.get(2)))
+        .collect();
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert!(
+        told[0].0 == "plugin keeper" && told[0].1 == "keeper" && !told[0].2.contains('@'),
+        "{told:?}"
+    );
+    // Nobody can log in until the owner of the address has claimed it.
+    let login = json!({ "email": "bo@example.com", "password": "" });
+    let (status, answer) = host.post("/api/auth/login", login).await?;
+    assert!([400, 401].contains(&status), "{status} {answer}");
+    let bo = verified(&world, &host, "bo@example.com").await?;
+    assert_eq!(bo["user"]["id"], answers[0]["id"]);
+    assert_eq!(bo["user"]["name"], "Bo", "{bo}");
+
+    // More of them is another ask, which nobody has granted yet.
+    let more = as_guest("keeper", |manifest| {
+        manifest.replace("max_per_day = 2", "max_per_day = 3")
+    })?;
+    let (status, staged) = host.push(more).await?;
+    assert_eq!(status, 200, "{staged}");
+    assert_eq!(
+        staged["data"]["missing"],
+        json!(["accounts with role user at most 3 a day"]),
+        "{staged}"
     );
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! The main kind of job on real input: a mail from a producer through the sandbox to a mail server.
 
+mod disturbed;
 mod library;
 mod runbook_b;
 mod server;

@@ -1,6 +1,7 @@
 //! The plugin mrlearn: configs, syncs and reminders through real HTTP, schedules, queues, plugin,
 //! Postgres and a stand-in of the vendor, which also misbehaves.
 
+mod disturbed;
 mod journeys;
 mod length;
 mod runbook_e;
@@ -33,10 +34,15 @@ struct Setting {
 
 /// The plugin with rules for the test's server instead of the vendor's, and without long waits.
 fn plugin(url: &str) -> anyhow::Result<Vec<u8>> {
+    plugin_with(url, 20)
+}
+
+/// With this first pause before another attempt.
+fn plugin_with(url: &str, delay_ms: u128) -> anyhow::Result<Vec<u8>> {
     let dir = repository().join("plugins/mrlearn");
     let text = std::fs::read_to_string(dir.join("plugin.toml"))?
         .replace("https://api.ongraphy.com/", &format!("{url}/"))
-        .replace("delay_ms = 5_000", "delay_ms = 20")
+        .replace("delay_ms = 5_000", &format!("delay_ms = {delay_ms}"))
         .replace(
             "timeout_ms = ",
             "allow_addresses = [\"127.0.0.0/8\"]\nbreaker = { failures = 1_000 }\ntimeout_ms = ",
@@ -64,13 +70,20 @@ fn env() -> Vec<(&'static str, &'static str)> {
 
 impl Setting {
     async fn new() -> anyhow::Result<Self> {
+        Self::with(&[]).await
+    }
+
+    /// With more in the environment of the host.
+    async fn with(more: &[(&str, &str)]) -> anyhow::Result<Self> {
         let world = World::new().await?;
         let account = Account {
             key: KEY.into(),
             ..Account::default()
         };
         let vendor = vendor::start("127.0.0.1:0".parse()?, account).await?;
-        let host = world.host(&env()).await?;
+        let mut all: Vec<(&str, &str)> = env();
+        all.extend(more);
+        let host = world.host(&all).await?;
         let tables = std::fs::read_to_string(repository().join("plugins/mrlearn/tables.sql"))?;
         world
             .database()
@@ -111,12 +124,26 @@ impl Setting {
     }
 
     async fn asked(&self, method: &str, path: &str, body: Value) -> anyhow::Result<(u16, Value)> {
+        self.asked_with(method, path, body, None).await
+    }
+
+    /// With a key by which a repeat of the request is known.
+    async fn asked_with(
+        &self,
+        method: &str,
+        path: &str,
+        body: Value,
+        key: Option<&str>,
+    ) -> anyhow::Result<(u16, Value)> {
         let url = format!("{}{path}", self.host.url);
-        let request = self
+        let mut request = self
             .host
             .http
             .request(method.parse()?, url)
             .bearer_auth(&self.admin);
+        if let Some(key) = key {
+            request = request.header("idempotency-key", key);
+        }
         let request = match body.is_null() {
             true => request,
             false => request.json(&body),

@@ -19,21 +19,21 @@ use crate::people::totp;
 
 const KEY: &str = "8f3c1d2e4b5a69788796a5b4c3d2e1f00f1e2d3c4b5a69788796a5b4c3d2e1f0";
 
-const PASSWORD: &str = "a long enough password";
+pub(crate) const PASSWORD: &str = "a long enough password";
 
 /// Cheap hashes: what they cost is tested elsewhere.
-const ENV: [(&str, &str); 3] = [
+pub(crate) const ENV: [(&str, &str); 3] = [
     ("PATCHBAY_SECRETS_KEY", KEY),
     ("PATCHBAY_PEOPLE_HASH_MEMORY_KIB", "64"),
     ("PATCHBAY_PEOPLE_HASH_PASSES", "1"),
 ];
 
 /// An operator who can log in.
-struct Person {
-    name: String,
+pub(crate) struct Person {
+    pub(crate) name: String,
     link: String,
     totp_secret: String,
-    recovery_codes: Vec<String>,
+    pub(crate) recovery_codes: Vec<String>,
     /// The last step whose code was used.
     last_step: i64,
 }
@@ -66,7 +66,12 @@ impl Person {
 }
 
 /// Makes an operator with the shared login, and uses the link.
-async fn enrolled(host: &Host, name: &str, role: &str, data: bool) -> anyhow::Result<Person> {
+pub(crate) async fn enrolled(
+    host: &Host,
+    name: &str,
+    role: &str,
+    data: bool,
+) -> anyhow::Result<Person> {
     let (status, made) = host
         .post(
             "/api/admin/operators",
@@ -116,7 +121,7 @@ async fn log_in(host: &Host, body: Value) -> anyhow::Result<(u16, Value, Option<
 }
 
 /// The cookie of a new session. Each takes a recovery code, of which there are ten.
-async fn session(host: &Host, person: &mut Person) -> anyhow::Result<String> {
+pub(crate) async fn session(host: &Host, person: &mut Person) -> anyhow::Result<String> {
     let code = person.recovery_codes.pop().context("a recovery code")?;
     let body = json!({ "name": person.name, "password": PASSWORD, "recoveryCode": code });
     let (status, body, cookie) = log_in(host, body).await?;

@@ -56,7 +56,7 @@ const FILLED: [(&str, &str, &str); 23] = [
 ];
 
 /// Constants of another file: file, name, whose.
-const IMPORTED: [(&str, &str, &str); 7] = [
+const IMPORTED: [(&str, &str, &str); 8] = [
     ("runtime_schedules.rs", "COLUMNS", "schedules.rs"),
     ("operators/links.rs", "COLUMNS", "operators/rows.rs"),
     ("operators/sessions.rs", "COLUMNS", "operators/rows.rs"),
@@ -64,6 +64,7 @@ const IMPORTED: [(&str, &str, &str); 7] = [
     ("operators/tokens.rs", "COLUMNS", "operators/rows.rs"),
     ("timeline.rs", "COLUMNS", "attempts.rs"),
     ("dead_letter_jobs.rs", "OF_A_GROUP", "dead_letters.rs"),
+    ("statistics.rs", "OF_A_GROUP", "dead_letters.rs"),
 ];
 
 /// Statements that are assembled when they run.

@@ -196,6 +196,12 @@ impl People {
         })
     }
 
+    /// Where accounts that plugins propose are made; nothing where this host serves no accounts.
+    pub fn proposals(&self) -> Option<(String, Option<String>)> {
+        let column = self.blocked_column.clone();
+        self.enabled.then(|| (self.table.clone(), column))
+    }
+
     /// When answers about accounts leave.
     pub(super) fn answer_step(&self) -> Duration {
         Duration::from_millis(*self.answer_step_ms)

@@ -4,9 +4,11 @@
 //! rows and commands to try. Nothing of it is known here.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use parking_lot::Mutex;
 use patchbay_api::audit::{AuditTrailsInstall, AuditTrailsList};
 use patchbay_api::body::{AnyDocument, Json, NoBody, SecretJson};
 use patchbay_api::operation::NoQuery;
@@ -37,6 +39,8 @@ const LOOPBACK: &str = "127.0.0.0/8";
 pub(super) struct Demo {
     #[serde(default)]
     stand_ins: Vec<StandInSpec>,
+    /// The stand-in to which the host sends its mails, while no mail server is configured.
+    mail: Option<MailSpec>,
     /// Audit trails to install before the plugin is loaded: files of packs.
     #[serde(default)]
     trails: Vec<PathBuf>,
@@ -68,6 +72,71 @@ struct StandInSpec {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
+struct MailSpec {
+    stand_in: String,
+    /// With which the host logs in there.
+    username: String,
+    password: String,
+}
+
+/// A mail server for the host, which runs before the host does.
+pub(super) struct MailServer {
+    pub(super) stand_in: StandIn,
+    pub(super) address: SocketAddr,
+    pub(super) username: String,
+    pub(super) password: String,
+}
+
+/// Starts the mail server that the demo of one of these plugins wants.
+pub(super) async fn mail_server(
+    plugins: &Path,
+    program: &Path,
+    state: &mut DevState,
+) -> anyhow::Result<Option<MailServer>> {
+    for folder in super::plugins::folders(plugins) {
+        // What is wrong with a demo is told when its plugin is loaded.
+        let Ok(Some(demo)) = Demo::of(&folder) else {
+            continue;
+        };
+        let Some(mail) = demo.mail else { continue };
+        let of_mail = |spec: &&StandInSpec| spec.name == mail.stand_in;
+        let Some(spec) = demo.stand_ins.iter().find(of_mail) else {
+            bail!(
+                "{}: mail.stand_in is {:?}, which is none of its stand_ins",
+                folder.join(FILE).display(),
+                mail.stand_in
+            );
+        };
+        let stand_in = started(spec, program, state).await?;
+        let address = stand_in
+            .mails
+            .with_context(|| format!("the stand-in {} takes no mails", spec.name))?;
+        return Ok(Some(MailServer {
+            stand_in,
+            address,
+            username: mail.username,
+            password: mail.password,
+        }));
+    }
+    Ok(None)
+}
+
+/// At the port of before, where it is free.
+async fn started(
+    spec: &StandInSpec,
+    program: &Path,
+    state: &mut DevState,
+) -> anyhow::Result<StandIn> {
+    let port = state.stand_in_ports.get(&spec.name).copied();
+    let started = stand_in::start(program, &spec.name, &spec.arguments, port).await?;
+    if let Some(port) = started.port() {
+        state.stand_in_ports.insert(spec.name.clone(), port);
+    }
+    Ok(started)
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Try {
     say: String,
     run: String,
@@ -81,6 +150,8 @@ pub(super) struct Stage<'a> {
     pub(super) program: &'a Path,
     /// Address of the host.
     pub(super) host: String,
+    /// Runs already; the demo that wants it takes it.
+    pub(super) mail: Mutex<Option<StandIn>>,
 }
 
 /// A demo whose stand-ins run.
@@ -113,12 +184,15 @@ impl Demo {
     ) -> anyhow::Result<Begun> {
         let mut stand_ins = Vec::new();
         for spec in &self.stand_ins {
-            let port = state.stand_in_ports.get(&spec.name).copied();
-            let started = stand_in::start(stage.program, &spec.name, &spec.arguments, port).await?;
-            if let Some(port) = started.port() {
-                state.stand_in_ports.insert(spec.name.clone(), port);
-            }
-            stand_ins.push(started);
+            let is_mail = self
+                .mail
+                .as_ref()
+                .is_some_and(|mail| mail.stand_in == spec.name);
+            let running = is_mail.then(|| stage.mail.lock().take()).flatten();
+            stand_ins.push(match running {
+                Some(running) => running,
+                None => started(spec, stage.program, state).await?,
+            });
         }
         state.save()?;
         let own = std::env::args().next();
@@ -299,7 +373,9 @@ fn led_to(rules: Vec<EgressRule>, replaced: &[(&str, &str)]) -> Vec<EgressRule> 
     let mut led: Vec<EgressRule> = Vec::new();
     for mut rule in rules {
         if let Some(url) = other(&rule.url) {
-            if led.iter().any(|before| before.url == url) {
+            // Other methods may need another way to log in.
+            let is_same = |before: &EgressRule| before.url == url && before.methods == rule.methods;
+            if led.iter().any(is_same) {
                 continue;
             }
             rule.url = url;
@@ -370,6 +446,17 @@ mod tests {
                 (urls[3], true)
             ]
         );
+    }
+
+    #[test]
+    fn rules_of_one_place_for_other_methods_stay_apart() {
+        let url = "https://api.acme.example/v1/**";
+        let mut post = rule(url);
+        post.methods = vec!["POST".into()];
+        let replaced = [("https://api.acme.example", "http://127.0.0.1:4711")];
+        let led = led_to(vec![rule(url), post, rule(url)], &replaced);
+        let methods: Vec<&str> = led.iter().map(|rule| rule.methods[0].as_str()).collect();
+        assert_eq!(methods, ["GET", "POST"]);
     }
 
     #[test]

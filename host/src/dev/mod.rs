@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
+use parking_lot::Mutex;
 use patchbay_api::body::NoBody;
 use patchbay_api::operation::NoQuery;
 use patchbay_api::operators::OperatorBasicShow;
@@ -151,8 +152,25 @@ pub(crate) async fn run(args: DevArgs, file: Option<&Path>) -> anyhow::Result<()
         given.insert("REDIS_URL".into(), server.url());
         queue_server = Some(server);
     }
-    let mut catcher = None;
-    if own_mail {
+    let (mut catcher, mut mail_server) = (None, None);
+    if own_mail && let Some(program) = &stand_ins {
+        mail_server = demo::mail_server(&args.plugins, program, &mut state).await?;
+    }
+    if let Some(server) = &mail_server {
+        let mail = &set.mail;
+        for (entry, value) in [
+            (&mail.host.entry, server.address.ip().to_string()),
+            (&mail.port.entry, server.address.port().to_string()),
+            (&mail.tls.entry, "none".to_owned()),
+            (&mail.username.entry, server.username.clone()),
+            (&mail.password.entry, server.password.clone()),
+        ] {
+            given.insert(entry.variable.clone(), value);
+        }
+        if !mail.from.is_set() {
+            given.insert(mail.from.entry.variable.clone(), server.username.clone());
+        }
+    } else if own_mail {
         let mail = MailCatcher::start(&state.mail_dir)
             .await
             .context("cannot start the mail catcher")?;
@@ -229,6 +247,8 @@ pub(crate) async fn run(args: DevArgs, file: Option<&Path>) -> anyhow::Result<()
         state.config_file = Config::file_of_dev(file);
         state.save()?;
         let client = Client::with_token(state.url.clone(), own_token)?;
+        let running = mail_server.take().map(|server| server.stand_in);
+        let running = Mutex::new(running);
         let place = stand_ins.as_deref().zip(database.as_ref());
         let target = Target {
             client: &client,
@@ -238,6 +258,7 @@ pub(crate) async fn run(args: DevArgs, file: Option<&Path>) -> anyhow::Result<()
                 postgres,
                 program,
                 host: state.url.clone(),
+                mail: running,
             }),
         };
         // Stand-ins run until it is dropped, after the drain.
@@ -374,6 +395,7 @@ fn print_welcome(
         "  API       {}/api/admin   health: {0}/api/health   OpenAPI: {0}/api/openapi.json",
         state.url
     );
+    println!("  console   {}/admin/queues", state.url);
     println!("  operator  {} / {}{opens}", state.user, state.password);
     println!("  Postgres  {database}");
     println!("  Redis     {redis}");
@@ -406,7 +428,9 @@ fn print_welcome(
         println!(
             r#"  {program} job add emailQueue send '{{"to":"you@example.com","subject":"Hello","text":"It works"}}'"#
         );
-        println!("  {program} mail list");
+        if mail.is_some() {
+            println!("  {program} mail list");
+        }
     }
     println!("  {program} plugin list");
     for line in &plugins.demos {

@@ -44,11 +44,8 @@ pub(super) async fn load_all(
     target: &Target<'_>,
     state: &mut DevState,
 ) -> LoadedPlugins {
-    let folders = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    let mut folders: Vec<PathBuf> = folders.map(|entry| entry.path()).collect();
-    folders.sort();
     let mut plugins = LoadedPlugins::default();
-    for folder in folders {
+    for folder in folders(dir) {
         let Some(file) = newest_component(&folder.join("dist")) else {
             if folder.join("plugin.toml").exists() {
                 plugins.not_loaded.push(not_built(&folder));
@@ -87,6 +84,14 @@ pub(super) async fn load_all(
     }
     plugins.active_before = active_before(target.client, &plugins.loaded).await;
     plugins
+}
+
+/// The folders of plugins, in order.
+pub(super) fn folders(dir: &Path) -> Vec<PathBuf> {
+    let folders = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut folders: Vec<PathBuf> = folders.map(|entry| entry.path()).collect();
+    folders.sort();
+    folders
 }
 
 /// The demo of a plugin, if demos are wanted and it has one, with its stand-ins running.

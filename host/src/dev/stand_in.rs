@@ -1,5 +1,6 @@
 //! Local servers in place of vendors. They are another program's, so that the host knows no vendor.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -20,6 +21,8 @@ pub(super) struct StandIn {
     pub(super) name: String,
     /// Without a slash at the end.
     pub(super) url: String,
+    /// Where it takes mails, if it does.
+    pub(super) mails: Option<SocketAddr>,
     _child: Child,
     _input: ChildStdin,
 }
@@ -84,8 +87,8 @@ async fn start_at(
         .with_context(|| format!("the stand-in {name} does not say where it is"))??;
     // The rest is for people; unread, it would block the program.
     tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-    let url = first.as_deref().and_then(|line| url_in(line, name));
-    let url = url.with_context(|| {
+    let said = first.as_deref().and_then(|line| places_in(line, name));
+    let (url, mails) = said.with_context(|| {
         format!(
             "the stand-in {name} did not start: {} {name} says why",
             program.display()
@@ -94,19 +97,25 @@ async fn start_at(
     Ok(StandIn {
         name: name.to_owned(),
         url,
+        mails,
         _child: child,
         _input: input,
     })
 }
 
 impl StandIn {
+    /// Of the address that it was started with.
     pub(super) fn port(&self) -> Option<u16> {
-        self.url.parse::<Url>().ok()?.port_or_known_default()
+        match self.mails {
+            Some(mails) => Some(mails.port()),
+            None => self.url.parse::<Url>().ok()?.port_or_known_default(),
+        }
     }
 }
 
-/// Of `acme  http://127.0.0.1:4711`.
-fn url_in(line: &str, name: &str) -> Option<String> {
+/// Of `acme  http://127.0.0.1:4711`, or of a mail server `acme  http://127.0.0.1:4711
+/// smtp://127.0.0.1:4712`.
+fn places_in(line: &str, name: &str) -> Option<(String, Option<SocketAddr>)> {
     let mut words = line.split_whitespace();
     let is_its_own = words.next() == Some(name);
     let url = words.next().filter(|_| is_its_own)?;
@@ -114,7 +123,12 @@ fn url_in(line: &str, name: &str) -> Option<String> {
     let is_here = parsed
         .host()
         .is_some_and(|host| matches!(host, url::Host::Ipv4(address) if address.is_loopback()));
-    is_here.then(|| url.trim_end_matches('/').to_owned())
+    let mails = match words.next() {
+        Some(place) => Some(place.strip_prefix("smtp://")?.parse::<SocketAddr>().ok()?),
+        None => None,
+    };
+    let is_here = is_here && mails.is_none_or(|mails| mails.ip().is_loopback());
+    is_here.then(|| (url.trim_end_matches('/').to_owned(), mails))
 }
 
 #[cfg(test)]
@@ -123,10 +137,12 @@ mod tests {
 
     #[test]
     fn a_stand_in_is_believed_only_its_own_name_and_an_address_of_this_machine() {
-        let read = |line| url_in(line, "acme");
+        let read = |line| places_in(line, "acme");
+        let url = || "http://127.0.0.1:4711".to_owned();
+        assert_eq!(read("acme  http://127.0.0.1:4711/"), Some((url(), None)));
         assert_eq!(
-            read("acme  http://127.0.0.1:4711/").as_deref(),
-            Some("http://127.0.0.1:4711")
+            read("acme  http://127.0.0.1:4711  smtp://127.0.0.1:25"),
+            Some((url(), Some(([127, 0, 0, 1], 25).into())))
         );
         for other in [
             "",
@@ -135,6 +151,8 @@ mod tests {
             "acme 127.0.0.1:1",
             "acme http://192.0.2.1:1",
             "acme http://acme.example",
+            "acme http://127.0.0.1:1 smtp://192.0.2.1:25",
+            "acme http://127.0.0.1:1 smtp://mail.example:25",
         ] {
             assert_eq!(read(other), None, "{other}");
         }

@@ -1,9 +1,91 @@
 //! A learner as the vendor gives it, whose field names have spaces and mixed case, made into rows.
 
+use std::fmt;
+
 use patchbay_plugin::{Value, json};
+use serde::Deserialize;
+use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde_json::value::RawValue;
 
 use crate::time;
 use crate::vendor::whole;
+
+/// What says whether a learner is wanted, read without the rest.
+#[derive(Debug, Default)]
+pub struct Brief {
+    pub id: Option<String>,
+    /// The ids of the courses.
+    courses: Vec<String>,
+}
+
+impl Brief {
+    pub fn has_course(&self, course_id: &str) -> bool {
+        self.courses.iter().any(|course| course == course_id)
+    }
+}
+
+impl<'de> Deserialize<'de> for Brief {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Fields;
+        impl<'de> Visitor<'de> for Fields {
+            type Value = Brief;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a learner")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Brief, A::Error> {
+                let (mut brief, mut other_id) = (Brief::default(), None);
+                while let Some(name) = fields.next_key::<Name>()? {
+                    match name {
+                        Name::Id => brief.id = text(&fields.next_value()?),
+                        Name::OtherId => other_id = text(&fields.next_value()?),
+                        Name::Courses => brief.courses = ids(fields.next_value()?),
+                        Name::Other => drop(fields.next_value::<IgnoredAny>()?),
+                    }
+                }
+                brief.id = brief.id.or(other_id);
+                Ok(brief)
+            }
+        }
+        from.deserialize_map(Fields)
+    }
+}
+
+/// Ids of what is in a list; none of what is no list.
+fn ids(list: &RawValue) -> Vec<String> {
+    let all: Vec<&RawValue> = serde_json::from_str(list.get()).unwrap_or_default();
+    let one = |raw: &&RawValue| serde_json::from_str::<Brief>(raw.get()).ok()?.id;
+    all.iter().filter_map(one).collect()
+}
+
+/// A field's name, whatever its case.
+enum Name {
+    Id,
+    OtherId,
+    Courses,
+    Other,
+}
+
+impl<'de> Deserialize<'de> for Name {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Known;
+        impl Visitor<'_> for Known {
+            type Value = Name;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a name")
+            }
+            fn visit_str<E>(self, name: &str) -> Result<Name, E> {
+                let is = |known: &str| name.eq_ignore_ascii_case(known);
+                Ok(match () {
+                    () if is("id") => Name::Id,
+                    () if is("_id") => Name::OtherId,
+                    () if is("courses") => Name::Courses,
+                    () => Name::Other,
+                })
+            }
+        }
+        from.deserialize_identifier(Known)
+    }
+}
 
 /// A field by its name, whatever its case.
 fn field<'a>(of: &'a Value, name: &str) -> &'a Value {

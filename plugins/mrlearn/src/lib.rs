@@ -3,7 +3,7 @@
 //! [`configs`] says which course is mirrored under which account, and owns the schedules.
 //! [`sync`] reads the vendor's list of learners ([`vendor`], [`learner`]) while it changes
 //! ([`paging`]) and writes what differs; a [run](runs) is one such reading. [`reminders`] enqueues
-//! messages; [`enrol`] is the way back, to the vendor. [`reconcile`] mends what has got lost.
+//! messages; [`enrol`] is the way back, to the vendor; [`promote`] makes accounts of learners. [`reconcile`] mends what has got lost.
 
 mod configs;
 mod database;
@@ -12,6 +12,7 @@ mod input;
 mod job_ids;
 mod learner;
 mod paging;
+mod promote;
 mod reconcile;
 mod reminders;
 mod runs;
@@ -37,6 +38,7 @@ impl Operations for MrLearn {
             "list-runs" => runs::list(&request),
             "enrol" => enrol::accept(&request),
             "list-students" => students::list(&request),
+            "promote" => promote::promote(&request),
             _ => Err(request.unknown()),
         }
     }

@@ -35,11 +35,11 @@ pub struct Position {
 }
 
 impl Position {
-    /// Where the walk goes on, after a page that was asked for at `self.skip`. `ids` are those of
-    /// the page, in its order.
-    pub fn after(&self, ids: &[String], total: Option<u64>, limit: u64) -> Self {
+    /// Where the walk goes on, after a page of `length` entries that was asked for at `self.skip`.
+    /// `ids` are those of the page, in its order; an entry may have none.
+    pub fn after(&self, ids: &[String], length: u64, total: Option<u64>, limit: u64) -> Self {
         if self.at_front {
-            return self.after_front(ids);
+            return self.after_front(ids, length);
         }
         let is_met = self.anchors.is_empty() || ids.iter().any(|id| self.anchors.contains(id));
         if !is_met && self.skip > 0 && self.steps_back < MAX_STEPS_BACK {
@@ -54,7 +54,7 @@ impl Position {
                 ..self.clone()
             };
         }
-        let read = self.skip + ids.len() as u64;
+        let read = self.skip + length;
         let mut next = Self {
             in_a_row: 0,
             ..self.clone()
@@ -63,9 +63,9 @@ impl Position {
             next.head = ids.iter().take(ANCHORS).cloned().collect();
         }
         let is_end = match total {
-            _ if ids.is_empty() => true,
+            _ if length == 0 => true,
             Some(total) => read >= total,
-            None => (ids.len() as u64) < limit,
+            None => length < limit,
         };
         if is_end {
             next.skip = 0;
@@ -76,16 +76,16 @@ impl Position {
         }
         next.anchors = ids.iter().rev().take(ANCHORS).cloned().collect();
         // A page must bring the walk forward, however short the vendor makes it.
-        let overlap = OVERLAP.min(ids.len() as u64 / 2);
+        let overlap = OVERLAP.min(length / 2);
         next.skip = read - overlap;
         next
     }
 
-    fn after_front(&self, ids: &[String]) -> Self {
-        let is_met = ids.is_empty() || ids.iter().any(|id| self.head.contains(id));
+    fn after_front(&self, ids: &[String], length: u64) -> Self {
+        let is_met = length == 0 || ids.iter().any(|id| self.head.contains(id));
         Self {
             done: is_met,
-            skip: self.skip + ids.len() as u64,
+            skip: self.skip + length,
             ..self.clone()
         }
     }
@@ -119,7 +119,7 @@ mod tests {
             // As it is kept between jobs.
             let kept = serde_json::to_string(&position).expect("JSON");
             let kept: Position = serde_json::from_str(&kept).expect("a position");
-            position = kept.after(&page, total, limit);
+            position = kept.after(&page, page.len() as u64, total, limit);
             pages += 1;
             assert!(pages < 10_000, "it ends");
         }
@@ -181,6 +181,15 @@ mod tests {
     }
 
     #[test]
+    fn an_entry_without_an_id_ends_nothing() {
+        let page = ["a", "b"].map(String::from);
+        let next = Position::default().after(&page, 3, None, 3);
+        assert_eq!((next.skip, next.at_front), (2, false), "{next:?}");
+        let nobody = next.after(&[], 3, None, 3);
+        assert!(!nobody.done, "{nobody:?}");
+    }
+
+    #[test]
     fn a_vendor_that_gives_shorter_pages_than_asked_for_is_followed() {
         let all = list(70);
         let (mut position, mut seen) = (Position::default(), BTreeSet::new());
@@ -188,7 +197,7 @@ mod tests {
             let from = (position.skip as usize).min(all.len());
             let page: Vec<String> = all[from..].iter().take(3).cloned().collect();
             seen.extend(page.iter().cloned());
-            position = position.after(&page, Some(70), 200);
+            position = position.after(&page, page.len() as u64, Some(70), 200);
         }
         assert_eq!(seen.len(), 70);
     }

@@ -27,7 +27,8 @@ pub fn list(request: &Request) -> Result<Answer, Failure> {
     let rows = database::query(
         "select l.id, jsonb_build_object('id', l.id, 'email', l.email, 'name', l.name, 'mobile', l.mobile, 'active', l.active, \
          'lastLoginAt', l.last_login_at, 'courses', c.courses, 'completed', c.completed, 'averageProgress', c.average, \
-         'timeSeconds', c.time_s, 'lastAccessAt', c.last_access_at, 'perCourse', c.each) \
+         'timeSeconds', c.time_s, 'lastAccessAt', c.last_access_at, 'perCourse', c.each, \
+         'accountId', (select a.account_id from mrlearn.accounts a where a.learner_id = l.id)) \
          from mrlearn.learners l cross join lateral (select count(*) as courses, count(*) filter (where e.completed) as completed, \
          round(avg(e.progress), 1) as average, sum(coalesce(e.time_spent_s, e.total_time_s)) as time_s, max(e.last_access_at) as last_access_at, \
          jsonb_agg(jsonb_build_object('courseId', e.course_id, 'title', e.title, 'progress', e.progress, 'completed', e.completed, \

@@ -130,13 +130,10 @@ fn go_on(config: &Config, run: &Run) -> Result<Value, Failure> {
 fn failed(config: &Config, run: &Run, job: &Job, stop: Stop) -> Result<Value, Failure> {
     let failure = match stop {
         Stop::Other(failure) => failure,
+        // Also where another job has told it: the host takes a job that completes for one whose
+        // credentials were taken.
         Stop::Vendor(trouble) => {
-            let is_news = config.note(Some(&trouble))?;
-            if trouble.is_bad_credentials() && !is_news {
-                // Another job has told it.
-                runs::give_up(config.id, trouble.code)?;
-                return Ok(skipped(trouble.code));
-            }
+            config.note(Some(&trouble))?;
             trouble.failure()
         }
     };
@@ -159,10 +156,11 @@ fn step(
         true => settings.page_size.min(DETAILED_PAGE),
         false => settings.page_size,
     };
-    let page = vendor.page(run.position.skip, limit)?;
-    let ids: Vec<String> = page.learners.iter().filter_map(learner::id).collect();
-    let next = run.position.after(&ids, page.total, limit);
-    let mut rows = rows_of(&page.learners, &config.course_id, settings);
+    let page = vendor.page(run.position.skip, limit, &config.course_id)?;
+    let next = run
+        .position
+        .after(&page.ids, page.length, page.total, limit);
+    let mut rows = rows_of(&page.learners, page.without, &config.course_id, settings);
     if config.detailed_reports {
         add_reports(config, vendor, &mut rows)?;
     }
@@ -180,21 +178,27 @@ fn step(
     })
 }
 
-fn rows_of(learners: &[Value], course_id: &str, settings: &Settings) -> Rows {
+/// The rows of learners with the course, and who is without.
+fn rows_of(
+    learners: &[Value],
+    mut without: Vec<String>,
+    course_id: &str,
+    settings: &Settings,
+) -> Rows {
     let offset = settings.utc_offset.as_str();
     let mut rows = Rows::default();
     for one in learners {
-        let Some(id) = learner::id(one) else { continue };
-        match learner::course(one, course_id) {
-            None => rows.without.push(id),
-            Some(course) => {
-                let enrolment = learner::enrolment(&id, course_id, course, offset);
-                rows.enrolments.insert(id.clone(), enrolment);
-                rows.learners
-                    .extend(learner::row(one, offset).map(|row| (id, row)));
-            }
-        }
+        let (Some(id), Some(course)) = (learner::id(one), learner::course(one, course_id)) else {
+            continue;
+        };
+        let enrolment = learner::enrolment(&id, course_id, course, offset);
+        rows.enrolments.insert(id.clone(), enrolment);
+        rows.learners
+            .extend(learner::row(one, offset).map(|row| (id, row)));
     }
+    // Whoever is listed twice may have got the course in between.
+    without.retain(|id| !rows.enrolments.contains_key(id));
+    rows.without = without;
     rows
 }
 
@@ -342,7 +346,8 @@ pub fn new_students(job: &Job) -> Result<Value, Failure> {
             }
             Err(Stop::Other(failure)) => return Err(failure),
             Err(Stop::Vendor(trouble)) => {
-                if config.note(Some(&trouble))? {
+                config.note(Some(&trouble))?;
+                if trouble.is_bad_credentials() {
                     refused.push(config.id);
                 }
                 troubled += 1;
@@ -360,11 +365,13 @@ pub fn new_students(job: &Job) -> Result<Value, Failure> {
 
 fn newest(config: &Config, vendor: &Vendor<'_>, settings: &Settings) -> Result<i64, Stop> {
     let limit = settings.page_size;
-    let first = vendor.page(0, limit)?;
-    let mut learners = first.learners;
-    if let Some(total) = first.total.filter(|total| *total > limit) {
-        learners.extend(vendor.page(total.saturating_sub(limit), limit)?.learners);
+    let course = config.course_id.as_str();
+    let mut page = vendor.page(0, limit, course)?;
+    if let Some(total) = page.total.filter(|total| *total > limit) {
+        let last = vendor.page(total.saturating_sub(limit), limit, course)?;
+        page.without.extend(last.without);
+        page.learners.extend(last.learners);
     }
-    let rows = rows_of(&learners, &config.course_id, settings);
+    let rows = rows_of(&page.learners, page.without, course, settings);
     Ok(write(config, &rows, None)?.unwrap_or_default())
 }

@@ -3,9 +3,15 @@
 //! The vendor publishes nothing; this is what independent clients agree on. A 200 may be an error.
 //! Errors may be HTML. The host puts `mid` and `key` in, so no URL here has a secret.
 
-use patchbay_plugin::http::{self, Error, Response};
-use patchbay_plugin::{Failure, Retry, Value, parse};
+use std::borrow::Cow;
 
+use patchbay_plugin::http::{self, Error, Response};
+use patchbay_plugin::{Failure, Retry, Value, json};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
+
+use crate::learner::Brief;
 use crate::settings::Settings;
 use crate::time;
 
@@ -61,10 +67,18 @@ impl Trouble {
     }
 }
 
-/// One page of learners, as the vendor gives them.
+/// One page of learners.
 #[derive(Debug, Default)]
 pub struct Page {
+    /// Of all learners, in the vendor's order.
+    pub ids: Vec<String>,
+    /// Entries, also those without an id.
+    pub length: u64,
+    /// Those with the course that was asked about, as the vendor gives them. Only these are read as
+    /// a whole.
     pub learners: Vec<Value>,
+    /// The ids of those without it.
+    pub without: Vec<String>,
     /// Absent when the vendor does not say.
     pub total: Option<u64>,
 }
@@ -88,16 +102,18 @@ impl<'a> Vendor<'a> {
 
     /// Whether the vendor takes the credentials.
     pub fn check(&self) -> Result<(), Trouble> {
-        self.page(0, 1).map(drop)
+        self.page(0, 1, "").map(drop)
     }
 
-    pub fn page(&self, skip: u64, limit: u64) -> Result<Page, Trouble> {
+    /// Learners from number `skip` on; those with the course as a whole.
+    pub fn page(&self, skip: u64, limit: u64, course_id: &str) -> Result<Page, Trouble> {
         let query = [
             ("limit", limit.to_string()),
             ("skip", skip.to_string()),
             ("courseInfo", "true".into()),
         ];
-        page_of(self.get("learners", &query)?)
+        let has_course = |learner: &Brief| learner.has_course(course_id);
+        page_of(&self.got("learners", &query)?, has_course)
     }
 
     /// The learner with this address.
@@ -111,7 +127,7 @@ impl<'a> Vendor<'a> {
                 patchbay_plugin::json!({ "email": email }).to_string(),
             ),
         ];
-        let page = page_of(self.get("learners", &query)?)?;
+        let page = page_of(&self.got("learners", &query)?, |_| true)?;
         let is_it = |learner: &Value| {
             let found = learner["email"].as_str().unwrap_or_default();
             found.eq_ignore_ascii_case(email)
@@ -150,19 +166,24 @@ impl<'a> Vendor<'a> {
     }
 
     fn get(&self, path: &str, query: &[(&str, String)]) -> Result<Value, Trouble> {
-        let query = encoded(query);
-        let url = format!("{}/public/v1/{path}?{query}", self.settings.api_url);
-        let answer = read(&self.send("GET", url, None)?)?;
+        let answer: Value = read(&self.got(path, query)?)?;
         match refusal(&answer) {
             Some((_, trouble)) => Err(trouble),
             None => Ok(answer),
         }
     }
 
+    /// The answer to a GET, not yet read.
+    fn got(&self, path: &str, query: &[(&str, String)]) -> Result<Response, Trouble> {
+        let query = encoded(query);
+        let url = format!("{}/public/v1/{path}?{query}", self.settings.api_url);
+        self.send("GET", url, None)
+    }
+
     /// False when the vendor answers with the code that says that it was done before.
     fn post(&self, path: &str, form: &[(&str, String)], done: i64) -> Result<bool, Trouble> {
         let url = format!("{}/public/v1/{path}", self.settings.api_url);
-        let answer = read(&self.send("POST", url, Some(encoded(form)))?)?;
+        let answer: Value = read(&self.send("POST", url, Some(encoded(form)))?)?;
         match refusal(&answer) {
             Some((Some(code), _)) if code == done => Ok(false),
             Some((_, trouble)) => Err(trouble),
@@ -240,7 +261,12 @@ fn not_answered(error: Error) -> Trouble {
 }
 
 /// The JSON of a success. What an error page says is left out: it may repeat what was sent.
-fn read(response: &Response) -> Result<Value, Trouble> {
+fn read<T: DeserializeOwned>(response: &Response) -> Result<T, Trouble> {
+    read_text(&success(response)?, response.status)
+}
+
+/// The text of a success.
+fn success(response: &Response) -> Result<Cow<'_, str>, Trouble> {
     let status = response.status;
     match status {
         200..=299 => {}
@@ -267,8 +293,14 @@ fn read(response: &Response) -> Result<Value, Trouble> {
             return Err(Trouble::new("upstream", told, Again::Never));
         }
     }
-    let text = String::from_utf8_lossy(&response.body);
-    parse(&text).map_err(|_| {
+    Ok(match String::from_utf8_lossy(&response.body) {
+        Cow::Borrowed(text) => patchbay_plugin::whole_pairs(text),
+        Cow::Owned(text) => patchbay_plugin::whole_pairs(&text).into_owned().into(),
+    })
+}
+
+fn read_text<'a, T: Deserialize<'a>>(text: &'a str, status: u16) -> Result<T, Trouble> {
+    serde_json::from_str(text).map_err(|_| {
         Trouble::new(
             "upstream",
             format!("the vendor answers {status} with what is not JSON"),
@@ -336,28 +368,61 @@ pub fn whole(value: &Value) -> Option<i64> {
     }
 }
 
-fn page_of(mut answer: Value) -> Result<Page, Trouble> {
-    let total = whole(&answer["total"]).and_then(|total| u64::try_from(total).ok());
-    let data = answer.get_mut("data").map(Value::take).unwrap_or_default();
-    match data {
-        Value::Array(learners) => Ok(Page { learners, total }),
-        // Nothing found is `total: 0`, with or without data.
-        Value::Null if total == Some(0) => Ok(Page {
-            total,
-            ..Page::default()
-        }),
-        _ => Err(Trouble::new(
-            "upstream",
-            "the vendor answers 200 without learners",
-            Again::Backoff,
-        )),
+/// An answer whose learners are not read yet: a page may be megabytes, of which few are wanted.
+#[derive(Deserialize)]
+struct Listed<'a> {
+    #[serde(default)]
+    error: Value,
+    #[serde(default)]
+    total: Value,
+    #[serde(borrow, default)]
+    data: Option<&'a RawValue>,
+}
+
+/// The page, with those learners as a whole that are `wanted`.
+fn page_of(response: &Response, wanted: impl Fn(&Brief) -> bool) -> Result<Page, Trouble> {
+    let text = success(response)?;
+    let listed: Listed<'_> = read_text(&text, response.status)?;
+    if let Some((_, trouble)) = refusal(&json!({ "error": listed.error })) {
+        return Err(trouble);
     }
+    let unusable = || {
+        let told = "the vendor answers 200 without learners";
+        Trouble::new("upstream", told, Again::Backoff)
+    };
+    let mut page = Page {
+        total: whole(&listed.total).and_then(|total| u64::try_from(total).ok()),
+        ..Page::default()
+    };
+    let Some(data) = listed.data else {
+        // Nothing found is `total: 0`, with or without data.
+        return match page.total {
+            Some(0) => Ok(page),
+            _ => Err(unusable()),
+        };
+    };
+    let learners: Vec<&RawValue> = serde_json::from_str(data.get()).map_err(|_| unusable())?;
+    for raw in learners {
+        page.length += 1;
+        // What is no learner, or one without an id, cannot be kept.
+        let Ok(brief) = serde_json::from_str::<Brief>(raw.get()) else {
+            continue;
+        };
+        let is_wanted = wanted(&brief);
+        let Some(id) = brief.id else { continue };
+        if is_wanted {
+            page.learners
+                .extend(serde_json::from_str::<Value>(raw.get()));
+        } else {
+            page.without.push(id.clone());
+        }
+        page.ids.push(id);
+    }
+    Ok(page)
 }
 
 #[cfg(test)]
 mod tests {
-    use patchbay_plugin::json;
-
     use super::*;
 
     fn response(status: u16, body: &str) -> Response {
@@ -380,11 +445,11 @@ mod tests {
             (400, "upstream", Again::Never),
             (200, "upstream", Again::Backoff),
         ] {
-            let trouble = read(&response(status, html)).expect_err("refused");
+            let trouble = read::<Value>(&response(status, html)).expect_err("refused");
             assert_eq!((trouble.code, trouble.again), (code, again), "{status}");
             assert!(!trouble.message.contains("SECRET"), "{}", trouble.message);
         }
-        assert!(read(&response(200, r#"{"status":"success"}"#)).is_ok());
+        assert!(read::<Value>(&response(200, r#"{"status":"success"}"#)).is_ok());
     }
 
     #[test]
@@ -406,10 +471,35 @@ mod tests {
 
     #[test]
     fn nothing_found_is_an_empty_page_and_a_page_without_learners_is_an_error() {
-        let page = page_of(json!({ "total": 0 })).expect("empty");
-        assert_eq!((page.learners.len(), page.total), (0, Some(0)));
-        let page = page_of(json!({ "data": [{}, {}], "total": "9" })).expect("a page");
-        assert_eq!((page.learners.len(), page.total), (2, Some(9)));
-        assert!(page_of(json!({ "status": "success" })).is_err());
+        let page = |body: &str| page_of(&response(200, body), |brief| brief.has_course("7"));
+        let empty = page(r#"{"total":0}"#).expect("empty");
+        assert_eq!((empty.learners.len(), empty.total), (0, Some(0)));
+        let null = page(r#"{"data": null, "total": "0"}"#).expect("empty");
+        assert_eq!((null.ids.len(), null.total), (0, Some(0)));
+        let some = page(
+            r#"{"data":[{"id":"a","courses":[{"ID":7,"Title":"x"},{"id":"8"}]},{"_id":"b","Courses":[]},
+            {"id":3,"courses":"none"},{"name":"no id"},5],"total":"9"}"#,
+        );
+        let some = some.expect("a page");
+        assert_eq!(
+            (some.ids, some.length, some.total),
+            (["a", "b", "3"].map(String::from).into(), 5, Some(9))
+        );
+        assert_eq!(
+            (some.learners.len(), some.without),
+            (1, ["b", "3"].map(String::from).into())
+        );
+        // A name that was cut in the middle of an emoji, and one that is not UTF-8.
+        let cut = r#"{"data":[{"id":"a","name":"x\ud83d","courses":[{"id":"7"}]},{"id":"b","name":"?"}],"total":2}"#;
+        let mut cut = response(200, cut);
+        if let Some(byte) = cut.body.iter_mut().find(|byte| **byte == b'?') {
+            *byte = 0xff;
+        }
+        let cut = page_of(&cut, |brief| brief.has_course("7")).expect("a page");
+        assert_eq!((cut.learners.len(), cut.length), (1, 2));
+        assert!(page(r#"{"status":"success"}"#).is_err());
+        assert!(page(r#"{"data":{"a":1},"total":1}"#).is_err());
+        let told = page(r#"{"data":[],"error":{"code":401}}"#).expect_err("refused");
+        assert_eq!(told.code, "bad-credentials");
     }
 }

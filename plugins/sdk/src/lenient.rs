@@ -22,9 +22,10 @@ pub(crate) fn depth(json: &str) -> usize {
     deepest
 }
 
-/// The same with every escaped half of a surrogate pair that has no other half replaced by U+FFFD,
-/// as UTF-8 encoders do.
-pub(crate) fn whole_pairs(json: &str) -> Cow<'_, str> {
+/// The same JSON with every escaped half of a surrogate pair that has no other half replaced by
+/// U+FFFD, as UTF-8 encoders do: then serde_json reads what JavaScript's `JSON.parse` takes, but for
+/// deep nesting.
+pub fn whole_pairs(json: &str) -> Cow<'_, str> {
     let mut whole = String::new();
     let (mut kept, mut place) = (0, 0);
     while let Some(found) = json[place..].find('\\') {

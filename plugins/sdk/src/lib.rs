@@ -39,9 +39,11 @@ pub mod webhooks;
 
 pub use bindings::patchbay::plugin::types::{Failure, Retry};
 pub use bindings::patchbay::plugin::{
-    audit, credentials, flows, http, kv, log, progress, queue, schedules, secrets, smtp, sql,
+    accounts, audit, credentials, flows, http, kv, log, progress, queue, schedules, secrets, smtp,
+    sql,
 };
 
+pub use lenient::whole_pairs;
 pub use operations::{Answer, Operations, Request};
 pub use webhooks::Webhooks;
 

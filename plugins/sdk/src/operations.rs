@@ -30,6 +30,7 @@ pub mod bindings {
             "patchbay:plugin/audit@0.1.1": crate::bindings::patchbay::plugin::audit,
             "patchbay:plugin/schedules@0.1.1": crate::bindings::patchbay::plugin::schedules,
             "patchbay:plugin/credentials@0.1.1": crate::bindings::patchbay::plugin::credentials,
+            "patchbay:plugin/accounts@0.1.1": crate::bindings::patchbay::plugin::accounts,
         },
     });
 }

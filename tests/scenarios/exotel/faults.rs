@@ -1,16 +1,16 @@
 //! The vendor is slow, breaks off, refuses, answers with pages of HTML, or is away; the host is
 //! killed half-way. No call is placed twice, and what is not known is not guessed.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::Context;
 use patchbay_stand_ins::exotel::{Fault, Misdeed, Operation};
-use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 
 use super::{NOWHERE, PATIENCE, QUEUE, SOON, Setting, TOKEN, plugin, secret};
 use crate::cable::Cable;
-use crate::harness::{full_length, seed, until};
+use crate::disturbance::{Killer, away, kills};
+use crate::harness::{full_length, until};
 use crate::people::PEOPLE;
 
 #[tokio::test]
@@ -245,9 +245,9 @@ async fn whenever_the_host_is_killed_no_call_is_placed_twice() -> anyhow::Result
         return Ok(());
     }
     let mut setting = Setting::new().await?;
-    let mut random = rand::rngs::StdRng::seed_from_u64(seed());
+    let mut killer = Killer::new();
     let mut rounds = Vec::new();
-    for n in 0..20 {
+    for n in 0..kills() {
         // Each with a number of its own: the vendor's list tells the calls apart.
         let lead = setting.lead_of(Some(&setting.sales), None).await?;
         sqlx::query("update mas_crm.raw_leads set phone = $1 where id = $2::uuid")
@@ -258,10 +258,7 @@ async fn whenever_the_host_is_killed_no_call_is_placed_twice() -> anyhow::Result
         let key = format!("k{n}");
         let request = setting.calling(&setting.sales, &lead, Some(&key));
         let waiting = tokio::spawn(request.send());
-        // The moment is what is tested.
-        let moment = Duration::from_millis(random.random_range(0..150));
-        tokio::time::sleep(moment).await;
-        setting.host.child.kill().await?;
+        let moment = killer.kills_only(&mut setting.host, 150).await?;
         let answered = waiting.await?.is_ok();
         setting.host = setting.world.host(&PEOPLE).await?;
         setting
@@ -298,10 +295,7 @@ async fn whenever_the_host_is_killed_no_call_is_placed_twice() -> anyhow::Result
 async fn while_the_vendor_is_away_nothing_is_lost_and_afterwards_nothing_is_done_twice()
 -> anyhow::Result<()> {
     const CALLS: u32 = 10;
-    let away = match full_length() {
-        true => Duration::from_secs(60),
-        false => Duration::from_secs(2),
-    };
+    let away = away();
     let setting = Setting::new().await?;
     let vendor = setting.vendor.address.to_string();
     let cable = Cable::to(vendor.clone()).await?;

@@ -34,7 +34,12 @@ impl Office {
     /// The plugin begins to send: after the accounts were made, since their codes are read from jobs
     /// that wait.
     pub(super) async fn open(&self) -> anyhow::Result<()> {
-        self.host.deploy("email", email_plugin()?).await?;
+        self.open_with(email_plugin()?).await
+    }
+
+    /// As [`open`](Self::open), with the plugin in another form.
+    pub(super) async fn open_with(&self, plugin: Vec<u8>) -> anyhow::Result<()> {
+        self.host.deploy("email", plugin).await?;
         until(Duration::from_secs(20), "an idle queue", async || {
             let (_, queue) = self.host.get(&format!("/api/admin/queues/{QUEUE}")).await?;
             let counts = &queue["data"]["counts"];

@@ -18,7 +18,7 @@ async fn runbook_b_finds_and_mends_what_it_says_without_a_restart() -> anyhow::R
     let server = smtp::start("127.0.0.1:0".parse()?, Account::default()).await?;
     let password = world.dir.path().join("password");
     std::fs::write(&password, PASSWORD)?;
-    let env = environment(&server, &password);
+    let env = environment(server.address, &password);
     let env: Vec<(&str, &str)> = env
         .iter()
         .map(|(name, value)| (*name, value.as_str()))

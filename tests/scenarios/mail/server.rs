@@ -12,10 +12,13 @@ const QUEUE: &str = "emailQueue";
 pub(super) const PASSWORD: &str = "stand-in-password";
 
 /// The configuration for a host that sends by the server, with its password in a file.
-pub(super) fn environment(server: &Smtp, file: &std::path::Path) -> Vec<(&'static str, String)> {
+pub(super) fn environment(
+    server: std::net::SocketAddr,
+    file: &std::path::Path,
+) -> Vec<(&'static str, String)> {
     vec![
-        ("PATCHBAY_MAIL_HOST", server.address.ip().to_string()),
-        ("PATCHBAY_MAIL_PORT", server.address.port().to_string()),
+        ("PATCHBAY_MAIL_HOST", server.ip().to_string()),
+        ("PATCHBAY_MAIL_PORT", server.port().to_string()),
         ("EMAIL_USER", Account::default().username),
         ("PATCHBAY_MAIL_PASSWORD_FILE", file.display().to_string()),
     ]
@@ -27,7 +30,7 @@ async fn office() -> anyhow::Result<(Office, Smtp, tempfile::TempDir)> {
     let dir = tempfile::tempdir()?;
     let file = dir.path().join("password");
     std::fs::write(&file, PASSWORD)?;
-    let env = environment(&server, &file);
+    let env = environment(server.address, &file);
     let env: Vec<(&str, &str)> = env
         .iter()
         .map(|(name, value)| (*name, value.as_str()))

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::{CONFIGS, KEY, NEW_STUDENTS, REMINDERS, SOON, SYNC, Setting, env, learners, wanted};
 use crate::harness::until;
+use crate::people::verified;
 
 #[tokio::test]
 async fn a_course_is_mirrored_by_its_own_schedule_and_a_second_sync_writes_only_what_changed()
@@ -153,6 +154,38 @@ async fn a_course_is_mirrored_by_its_own_schedule_and_a_second_sync_writes_only_
         }
     }
     assert_eq!(seen, 160);
+
+    // A learner becomes an account, once; its owner claims it. One without an address cannot.
+    let promote = |learner: &str| format!("/api/graphy/sync/students/{learner}/account");
+    let (status, made) = setting
+        .asked("POST", &promote("learner000001"), Value::Null)
+        .await?;
+    assert_eq!((status, &made["data"]["isNew"]), (201, &json!(true)));
+    let account = made["data"]["accountId"].clone();
+    let (status, again) = setting
+        .asked("POST", &promote("learner000001"), Value::Null)
+        .await?;
+    assert_eq!(
+        (status, &again["data"]["isNew"], &again["data"]["accountId"]),
+        (200, &json!(false), &account)
+    );
+    let claimed = verified(&setting.world, &setting.host, "learner1@example.com").await?;
+    assert_eq!(claimed["user"]["id"], account);
+    let (status, _) = setting
+        .asked("POST", &promote("nobody"), Value::Null)
+        .await?;
+    assert_eq!(status, 404);
+    let without = "update mrlearn.learners set email = null where id = 'learner000002'";
+    sqlx::query(without)
+        .execute(&mut setting.world.database().await?)
+        .await?;
+    let (status, answer) = setting
+        .asked("POST", &promote("learner000002"), Value::Null)
+        .await?;
+    assert_eq!(status, 409, "{answer}");
+    let search = "/api/graphy/sync/students?search=learner1@example.com";
+    let listed = setting.get(search).await?;
+    assert_eq!(listed["students"][0]["accountId"], account);
 
     // Gone with everything that belongs to it.
     let (status, _) = setting.asked("DELETE", &path, Value::Null).await?;

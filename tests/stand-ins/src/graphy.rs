@@ -4,7 +4,7 @@
 //! the query of a GET and in the form of a POST. An error may come with status 200. Names of fields
 //! have spaces and mixed case, and times no zone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -49,6 +49,15 @@ pub struct Learner {
     pub mobile: String,
     /// Progress in percent, by the id of the course.
     pub courses: BTreeMap<String, u32>,
+}
+
+/// A small school for demonstrations: forty learners of `rust`, ten of them also of `go`.
+pub fn small_school() -> Vec<Learner> {
+    let mut all: Vec<Learner> = (0..40).map(|n| Learner::new(n, "rust")).collect();
+    for learner in all.iter_mut().take(10) {
+        learner.courses.insert("go".into(), 20);
+    }
+    all
 }
 
 impl Learner {
@@ -135,11 +144,19 @@ pub struct Behaviour {
     pub delay_ms: u64,
 }
 
+/// A learner as the vendor answers, written once for as long as the learner stays the same.
+struct Written {
+    of: Learner,
+    text: String,
+}
+
 struct Inside {
     account: Account,
     behaviour: Behaviour,
     faults: Vec<Fault>,
     learners: Vec<Learner>,
+    /// By id.
+    written: HashMap<String, Written>,
     added: usize,
     /// `GET learners` and the like, with how often, refused ones included.
     asked: BTreeMap<String, usize>,
@@ -178,6 +195,7 @@ pub async fn start(address: SocketAddr, account: Account) -> anyhow::Result<Grap
         behaviour: Behaviour::default(),
         faults: Vec::new(),
         learners: Vec::new(),
+        written: HashMap::new(),
         added: 0,
         asked: BTreeMap::new(),
         refused: 0,
@@ -188,6 +206,8 @@ pub async fn start(address: SocketAddr, account: Account) -> anyhow::Result<Grap
         .route("/_control/behaviour", put(behave))
         .route("/_control/faults", post(add_fault).delete(remove_faults))
         .route("/_control/learners", put(set_learners))
+        .route("/_control/progress", put(set_progress))
+        .route("/_control/key", put(set_key))
         .fallback(any(vendor))
         .with_state(Arc::clone(&shared));
     let service = app.into_make_service_with_connect_info::<Breaker>();
@@ -282,6 +302,42 @@ async fn add_fault(State(shared): State<Arc<Shared>>, Json(fault): Json<Fault>) 
 
 async fn remove_faults(State(shared): State<Arc<Shared>>) {
     shared.lock().faults.clear();
+}
+
+/// As after a rotation at the vendor.
+async fn set_key(State(shared): State<Arc<Shared>>, Json(key): Json<String>) {
+    shared.lock().account.key = key;
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Progress {
+    email: String,
+    course: String,
+    progress: u32,
+}
+
+/// A learner comes further.
+async fn set_progress(
+    State(shared): State<Arc<Shared>>,
+    Json(Progress {
+        email,
+        course,
+        progress,
+    }): Json<Progress>,
+) -> StatusCode {
+    let mut inside = shared.lock();
+    let found = inside
+        .learners
+        .iter_mut()
+        .find(|learner| learner.email == email);
+    match found {
+        Some(learner) => {
+            learner.courses.insert(course, progress.min(100));
+            StatusCode::OK
+        }
+        None => StatusCode::NOT_FOUND,
+    }
 }
 
 async fn set_learners(State(shared): State<Arc<Shared>>, Json(learners): Json<Vec<Learner>>) {
@@ -418,15 +474,28 @@ fn learners(inside: &mut Inside, given: &Pairs) -> Response {
             .into_response();
     }
     change(inside);
-    let page: Vec<Value> = inside
-        .learners
-        .iter()
-        .skip(skip)
-        .take(limit)
-        .map(Learner::written)
-        .collect();
     let total = inside.learners.len();
-    Json(json!({ "data": page, "total": total, "limit": limit, "skip": skip })).into_response()
+    let mut page = String::from("{\"data\":[");
+    for (n, learner) in inside.learners.iter().skip(skip).take(limit).enumerate() {
+        if n > 0 {
+            page.push(',');
+        }
+        match inside.written.get(&learner.id) {
+            Some(written) if written.of == *learner => page.push_str(&written.text),
+            _ => {
+                let text = learner.written().to_string();
+                page.push_str(&text);
+                let of = learner.clone();
+                inside
+                    .written
+                    .insert(learner.id.clone(), Written { of, text });
+            }
+        }
+    }
+    page.push_str(&format!(
+        "],\"total\":{total},\"limit\":{limit},\"skip\":{skip}}}"
+    ));
+    ([(header::CONTENT_TYPE, "application/json")], page).into_response()
 }
 
 /// The list changes under its readers.

@@ -1,5 +1,5 @@
 //! Starts one stand-in and tells how to reach it. The first line that it prints is its name and its
-//! address: that is all that `patchbay dev --demo` reads.
+//! address, of a mail server also that of mails: that is all that `patchbay dev --demo` reads.
 
 use std::any::Any;
 
@@ -50,7 +50,7 @@ async fn main() -> anyhow::Result<()> {
             }
             let shown = account.clone();
             let server = smtp::start(address, account).await?;
-            println!("smtp  smtp://{}", server.address);
+            println!("smtp  http://{}  smtp://{}", server.control, server.address);
             println!(
                 "  username {}  password {}  mail.tls none",
                 shown.username, shown.password
@@ -65,6 +65,7 @@ async fn main() -> anyhow::Result<()> {
             }
             let shown = account.clone();
             let server = graphy::start(address, account).await?;
+            server.change_learners(|all| all.extend(graphy::small_school()));
             println!("graphy  {}", server.url());
             println!("  mid {}  key {}", shown.mid, shown.key);
             println!("  control: GET {}/_control/state", server.url());

@@ -102,6 +102,10 @@ operations! {
     /// `reveal` shows them, which is recorded.
     PluginsSettings = "plugins.settings": GET "/api/admin/plugins/{name}/settings" (PluginPath, Reveal, NoBody) -> AnyJson,
         Viewer, Reads, audit "plugin.reveal-settings", data Shown(&[]), errors [];
+    /// Show the JSON Schema that the settings must fit: of the active revision, or of the newest one
+    /// if none is active. Null if that revision has no settings.
+    PluginsSettingsSchema = "plugins.settings_schema": GET "/api/admin/plugins/{name}/settings/schema" (PluginPath, NoQuery, NoBody) -> AnyJson,
+        Viewer, Reads, errors [];
     /// Replace the settings. They take effect on the next call.
     PluginsSetSettings = "plugins.set_settings": PUT "/api/admin/plugins/{name}/settings" (PluginPath, NoQuery, AnyDocument) -> Nothing,
         Operator, Changes, audit "plugin.settings", errors [422 "`does-not-fit`: they do not fit the schema"];

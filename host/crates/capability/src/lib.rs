@@ -6,6 +6,7 @@
 //! functions for each version of the contract. It is listed once, below. CONTRIBUTING.md says how
 //! to add one.
 
+mod accounts;
 mod audit;
 mod breaker;
 mod call;
@@ -37,6 +38,7 @@ use patchbay_queue::{Broker, Kv};
 use patchbay_runtime::State;
 use patchbay_runtime::wit::{self, Linker, Wit, v0_1, v0_2};
 
+pub use accounts::{AccountProposal, AccountProposals, ProposedAccount};
 pub use breaker::{Breaker, BreakerState, BreakerView, Breakers, Refused};
 pub use call::{Call, GuestCall};
 pub use credentials::{CredentialInfo, CredentialStore};
@@ -76,6 +78,7 @@ pub struct Services {
 pub struct MadeAtRunTime {
     pub schedules: Arc<dyn RuntimeSchedules>,
     pub credentials: Arc<dyn CredentialStore>,
+    pub accounts: Arc<dyn AccountProposals>,
 }
 
 impl Services {
@@ -156,6 +159,7 @@ capabilities! {
     audit: audit counts Audit as "audit";
     schedules: schedules counts Schedules as "schedules";
     credentials: credentials counts Credentials as "credentials";
+    accounts: accounts counts Accounts as "accounts";
 }
 
 #[cfg(test)]

@@ -40,6 +40,8 @@ queues = ["ownQueue"]
 [credentials]
 prefix = "school-"
 fields = ["key"]
+
+[accounts]
 "#;
 
 /// What a world with all capabilities imports, without the types.

@@ -12,6 +12,7 @@ mod body_timeout;
 mod breakers;
 mod bulk;
 mod client_address;
+mod console;
 mod cookies;
 mod cors;
 mod credential_headers;
@@ -332,6 +333,7 @@ fn router(
     is_https: IsHttps,
 ) -> Router {
     let (router, document) = api_router(&state).split_for_parts();
+    let console = console::router(&state, router.clone());
     let document = Arc::new(MergedDocument::new(openapi::complete(&document)));
     let served = state.app.routes.clone();
     let document = move || async move {
@@ -379,6 +381,7 @@ fn router(
     router
         .route("/api/openapi.json", get(document).layer(limited.clone()))
         .merge(api_docs::router().layer(limited))
+        .merge(console)
         .fallback(plugin_routes::answer)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(layers)

@@ -8,8 +8,8 @@ use patchbay_api::plugins::{
     Activated, Activation, Difference, GrantView, PluginStatus, PluginSummary, PluginsActivate,
     PluginsDeactivate, PluginsDelete, PluginsDiff, PluginsGrant, PluginsGrants, PluginsHistory,
     PluginsList, PluginsPrune, PluginsPush, PluginsRelease, PluginsRevisions, PluginsRevoke,
-    PluginsRollback, PluginsSetSettings, PluginsSettings, PluginsStatus, PrunedRevision, Released,
-    RevisionSummary, SignedComponent, Staged,
+    PluginsRollback, PluginsSetSettings, PluginsSettings, PluginsSettingsSchema, PluginsStatus,
+    PrunedRevision, Released, RevisionSummary, SignedComponent, Staged,
 };
 use patchbay_api::sql::{DatabaseActivity, SqlActivity};
 use patchbay_app::plugin_administration::PluginAdministration;
@@ -42,6 +42,7 @@ pub(crate) fn routes(routes: Routes) -> Routes {
         .add(grant)
         .add(revoke)
         .add(settings)
+        .add(settings_schema)
         .add(set_settings)
         .add(database_activity)
 }
@@ -178,6 +179,14 @@ async fn settings(
     ask: Ask<PluginsSettings>,
 ) -> Result<Value, Error> {
     plugins.settings(&who, &ask.path.name, &ask.query).await
+}
+
+async fn settings_schema(
+    plugins: PluginAdministration,
+    _: Caller,
+    ask: Ask<PluginsSettingsSchema>,
+) -> Result<Value, Error> {
+    plugins.settings_schema(&ask.path.name).await
 }
 
 async fn set_settings(

@@ -125,6 +125,10 @@ pub struct OutsideCall {
     pub after_ms: u64,
     /// Duration of the call, in milliseconds.
     pub took_ms: u64,
+    /// The name of the credential that the plugin has handed over and that the host put into the
+    /// call; absent for other calls.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credential: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

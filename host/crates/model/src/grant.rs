@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::manifest::{
-    CredentialsSpec, EgressAuth, EgressRule, Manifest, RouteSpec, RuntimeSchedulesSpec,
+    AccountsSpec, CredentialsSpec, EgressAuth, EgressRule, Manifest, RouteSpec,
+    RuntimeSchedulesSpec,
 };
 use crate::sql::{SqlSpec, TableAccess, TableName};
 use crate::{QueueName, TrailName};
@@ -127,6 +128,14 @@ impl Ask {
         ))
     }
 
+    /// Proposing accounts.
+    pub fn accounts(spec: &AccountsSpec) -> Self {
+        Self(format!(
+            "accounts with role user at most {} a day",
+            spec.max_per_day()
+        ))
+    }
+
     pub fn smtp() -> Self {
         Self("smtp".into())
     }
@@ -181,6 +190,7 @@ impl Manifest {
         }
         asks.extend(self.runtime_schedules.iter().map(Ask::schedules));
         asks.extend(self.credentials.iter().map(Ask::credentials));
+        asks.extend(self.accounts.iter().map(Ask::accounts));
         asks.extend(self.routes.iter().map(Ask::route));
         asks
     }
@@ -220,6 +230,7 @@ pub fn asks(manifest: &Manifest) -> Value {
         "audit": manifest.audit.as_ref().map(|spec| &spec.trails),
         "runtimeSchedules": manifest.runtime_schedules.as_ref().map(|spec| &spec.prefix),
         "credentials": manifest.credentials.as_ref().map(|spec| &spec.prefix),
+        "accounts": manifest.accounts.as_ref().map(|spec| json!({ "role": "user", "maxPerDay": spec.max_per_day() })),
     })
 }
 
@@ -275,7 +286,7 @@ mod tests {
     fn what_is_made_at_run_time_is_asked_for_with_its_bounds_and_where_it_is_sent() {
         let manifest = "name = \"learn\"\nversion = \"1.0.0\"\nwit = \"0.1\"\n[[queues]]\nname = \"q\"\n\
             [runtime_schedules]\nprefix = \"learn-sync-\"\nqueues = [\"q\"]\n\
-            [credentials]\nprefix = \"school-\"\nfields = [\"mid\", \"key\"]\nmax = 5\n\
+            [credentials]\nprefix = \"school-\"\nfields = [\"mid\", \"key\"]\nmax = 5\n[accounts]\nmax_per_day = 7\n\
             [[egress]]\nurl = \"https://a.example/**\"\nmethods = [\"GET\"]\n\
             auth = { credential = { query = { mid = \"mid\", token = \"key\" } } }\n";
         let asks = Manifest::from_toml(manifest, |_| Err("none".into()))
@@ -285,6 +296,7 @@ mod tests {
         assert_eq!(
             asks,
             [
+                "accounts with role user at most 7 a day",
                 "credentials school-* (key, mid) at most 5",
                 "http GET https://a.example/** as credential (query mid,token=key)",
                 "schedules learn-sync-* in q at most 100 every 60 s or slower",

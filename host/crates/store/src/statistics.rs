@@ -6,6 +6,7 @@ use chrono::{DateTime, Utc};
 use patchbay_model::QueueName;
 use serde_json::Value;
 
+use crate::dead_letters::OF_A_GROUP;
 use crate::{Store, StoreError};
 
 /// Most failures that [`Store::failed_lately`] looks at.
@@ -43,6 +44,9 @@ pub struct FailureRate {
 pub struct RefusedLogin {
     pub plugin: String,
     pub queue: String,
+    /// The name of a credential that the plugin has handed over and that the job has used; absent
+    /// when its calls named none. A job that has used several is one row for each.
+    pub credential: Option<String>,
     /// When the last one failed.
     pub last_at: DateTime<Utc>,
 }
@@ -146,23 +150,50 @@ impl Store {
             .await?)
     }
 
-    /// Queues whose jobs failed for good with `bad-credentials` within this time, unless a job of
-    /// theirs has completed since, or an operator knows of it.
+    /// Queues whose jobs failed for good with `bad-credentials` within this time, with the credentials
+    /// that these have used, unless an operator knows of it. Without such a credential: unless a job
+    /// of the queue has completed since.
     pub async fn refused_logins(
         &self,
         prefix: &str,
         within: Duration,
     ) -> Result<Vec<RefusedLogin>, StoreError> {
-        let query = sqlx::query_as(
-            "select plugin, queue, max(last_seen) as last_at from dead_letters d where prefix = $1 and code = 'bad-credentials' \
-             and plugin <> '' and last_seen > now() - make_interval(secs => $2) and acknowledged_at is null and closed_at is null \
-             group by plugin, queue having not exists (select from attempts a where a.prefix = $1 and a.queue = d.queue \
-             and a.finished_at > max(d.last_seen) and a.verdict = 'complete') order by plugin, queue",
-        );
+        let query = sqlx::query_as(sqlx::AssertSqlSafe(format!(
+            "with refused as (select d.plugin, d.queue, c.credential, a.finished_at from dead_letters d join attempts a on {OF_A_GROUP} \
+             left join lateral (select distinct call ->> 'credential' as credential from jsonb_array_elements(a.calls) call \
+             where call ? 'credential') c on true where d.prefix = $1 and d.code = 'bad-credentials' and d.plugin <> '' \
+             and d.last_seen > now() - make_interval(secs => $2) and d.acknowledged_at is null and d.closed_at is null \
+             and a.finished_at > now() - make_interval(secs => $2)) \
+             select plugin, queue, credential, max(finished_at) as last_at from refused group by plugin, queue, credential \
+             having credential is not null or not exists (select from attempts a where a.prefix = $1 and a.queue = refused.queue \
+             and a.finished_at > max(refused.finished_at) and a.verdict = 'complete') order by plugin, queue, credential"
+        )));
         Ok(query
             .bind(prefix)
             .bind(within.as_secs_f64())
             .fetch_all(&self.pool)
+            .await?)
+    }
+
+    /// Whether a job of these queues that has used this credential has completed after `since`.
+    pub async fn credential_was_taken(
+        &self,
+        prefix: &str,
+        queues: &[QueueName],
+        credential: &str,
+        since: DateTime<Utc>,
+    ) -> Result<bool, StoreError> {
+        let queues: Vec<&str> = queues.iter().map(QueueName::as_str).collect();
+        let query = sqlx::query_scalar(
+            "select exists (select from attempts where prefix = $1 and queue = any($2) and finished_at > $3 and verdict = 'complete' \
+             and calls @> jsonb_build_array(jsonb_build_object('credential', $4::text)))",
+        );
+        Ok(query
+            .bind(prefix)
+            .bind(queues)
+            .bind(since)
+            .bind(credential)
+            .fetch_one(&self.pool)
             .await?)
     }
 

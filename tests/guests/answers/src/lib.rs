@@ -90,10 +90,14 @@ impl Operations for Answers {
             "panic" => panic!("on request"),
             // Each call has another one.
             "unique" => {
-                std::thread::sleep(Duration::from_millis(asked["ms"].as_u64().unwrap_or_default()));
+                std::thread::sleep(Duration::from_millis(
+                    asked["ms"].as_u64().unwrap_or_default(),
+                ));
                 let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
                 let call = now.unwrap_or_default().as_nanos().to_string();
-                Ok(Answer::json(&json!({ "call": call, "key": request.caller.idempotency_key })))
+                Ok(Answer::json(
+                    &json!({ "call": call, "key": request.caller.idempotency_key }),
+                ))
             }
             "large" => {
                 let length = asked["length"].as_u64().unwrap_or_default() as usize;

@@ -1,8 +1,10 @@
-//! Makes schedules and hands over credentials as the job's data says: a list of steps. The result
+//! Makes schedules, hands over credentials and proposes accounts as the job's data says: a list of
+//! steps. The result
 //! has each step's answer, or the code of its error.
 
+use patchbay_plugin::accounts::Proposal;
 use patchbay_plugin::schedules::Schedule;
-use patchbay_plugin::{Failure, Job, Jobs, Value, credentials, http, json, schedules};
+use patchbay_plugin::{Failure, Job, Jobs, Value, accounts, credentials, http, json, schedules};
 
 struct Keeper;
 
@@ -66,6 +68,14 @@ fn step(step: &Value) -> Value {
                     .map(|info| json!({ "name": info.name, "version": info.version }));
                 shown.collect::<Value>()
             }))
+        }
+        "propose-account" => {
+            let proposed = accounts::propose(&Proposal {
+                email: text(step, "email"),
+                name: optional(step, "name"),
+                phone: optional(step, "phone"),
+            });
+            end(proposed.map(|account| json!({ "id": account.id, "isNew": account.is_new })))
         }
         "send" => {
             let request = http::Request {

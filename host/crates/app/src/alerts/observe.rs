@@ -13,7 +13,7 @@ use patchbay_capability::Certificates;
 use patchbay_model::id::KEPT;
 use patchbay_model::shell::arguments;
 use patchbay_model::words::{counted, lasted};
-use patchbay_model::{PluginName, QueueName};
+use patchbay_model::{CredentialName, PluginName, QueueName};
 use patchbay_queue::{Broker, QueueError, QueueOverview, SchedulerView, Trouble};
 use patchbay_store::{PendingAge, RefusedLogin, Store, StoreError, VerificationRow};
 use serde_json::json;
@@ -288,15 +288,12 @@ impl Sources {
                 observation.cases = u32::try_from(rate.failed).ok();
                 observation
             });
-        let refused = self
-            .store
-            .refused_logins(self.queues.prefix(), REFUSED_FOR)
-            .await?;
-        let refused = by_plugin(&refused).into_iter().map(|(plugin, queues)| {
+        let refused = self.refused_logins().await?;
+        let refused = by_plugin(&refused).into_iter().map(|(plugin, of)| {
             let logins = plugin
                 .parse::<PluginName>()
                 .map(|plugin| self.plugins.logins_of(&plugin));
-            refused_login(plugin, &queues, &logins.unwrap_or_default())
+            refused_login(plugin, &of, &logins.unwrap_or_default())
         });
         let now = Utc::now();
         let mut newest: HashMap<(String, String), DateTime<Utc>> = HashMap::new();
@@ -330,6 +327,46 @@ impl Sources {
             everything("audit-short", not_whole(&verified, "shorter")),
             everything("audit-unsealed", unsealed.iter().map(waiting_to_be_sealed)),
         ])
+    }
+
+    /// Logins that are still refused. One with a credential that a plugin has handed over is over when
+    /// a job that has used this credential completes, or when the credential is gone: another one's
+    /// success says nothing of it.
+    async fn refused_logins(&self) -> Result<Vec<RefusedLogin>, StoreError> {
+        let prefix = self.queues.prefix();
+        let mut refused = self.store.refused_logins(prefix, REFUSED_FOR).await?;
+        if refused.iter().all(|one| one.credential.is_none()) {
+            return Ok(refused);
+        }
+        let rows = self.store.secrets(None).await?;
+        let kept: BTreeSet<(String, CredentialName)> = rows
+            .iter()
+            .filter_map(|row| {
+                let name = CredentialName::of_secret(row.name.as_str())?;
+                Some((row.plugin.to_string(), name))
+            })
+            .collect();
+        let mut over = Vec::new();
+        for one in &refused {
+            let (Ok(plugin), Some(Ok(name))) = (
+                one.plugin.parse::<PluginName>(),
+                one.credential.as_deref().map(str::parse::<CredentialName>),
+            ) else {
+                over.push(false);
+                continue;
+            };
+            let queues = self.plugins.queues_of(&plugin);
+            over.push(
+                !kept.contains(&(one.plugin.clone(), name.clone()))
+                    || self
+                        .store
+                        .credential_was_taken(prefix, &queues, name.as_str(), one.last_at)
+                        .await?,
+            );
+        }
+        let mut over = over.into_iter();
+        refused.retain(|_| !over.next().unwrap_or(false));
+        Ok(refused)
     }
 
     /// Observes ticks that are overdue, and schedules without a next tick. `None` when Redis does
@@ -421,23 +458,41 @@ pub(super) fn quarantined(plugin: &str, why: &str, next: String) -> Observation 
         .was(format!("plugin {plugin} was quarantined: {why}"))
 }
 
-fn by_plugin(refused: &[RefusedLogin]) -> BTreeMap<&str, Vec<&str>> {
-    let mut by: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+/// What of one plugin is refused.
+#[derive(Default)]
+struct Refused<'a> {
+    queues: BTreeSet<&'a str>,
+    /// Of those that the plugin has handed over.
+    credentials: BTreeSet<&'a str>,
+}
+
+fn by_plugin(refused: &[RefusedLogin]) -> BTreeMap<&str, Refused<'_>> {
+    let mut by: BTreeMap<&str, Refused<'_>> = BTreeMap::new();
     for one in refused {
-        by.entry(&one.plugin).or_default().push(&one.queue);
+        let of = by.entry(&one.plugin).or_default();
+        of.queues.insert(&one.queue);
+        of.credentials.extend(one.credential.as_deref());
     }
     by
 }
 
 /// Names what to replace, never a value.
-fn refused_login(plugin: &str, queues: &[&str], logins: &[String]) -> Observation {
+fn refused_login(plugin: &str, of: &Refused<'_>, logins: &[String]) -> Observation {
+    let queues: Vec<&str> = of.queues.iter().copied().collect();
+    let credentials: Vec<&str> = of.credentials.iter().copied().collect();
     let list = queues.join(", ");
     let reason = format!(
         "An account outside refuses the login of plugin {plugin}: jobs of {list} fail as bad-credentials, and are not tried again"
     );
-    let what = match logins {
-        [] => "the credentials of its account".to_owned(),
-        logins => logins.join(" or "),
+    let what = match (credentials.as_slice(), logins) {
+        ([], []) => "the credentials of its account".to_owned(),
+        ([], logins) => logins.join(" or "),
+        // Nobody but the plugin can give it.
+        ([one], _) => format!("credential {one}, where it was entered"),
+        (several, _) => format!(
+            "the refused ones of the credentials {}, where they were entered",
+            several.join(", ")
+        ),
     };
     let retry: Vec<String> = queues
         .iter()
@@ -448,6 +503,10 @@ fn refused_login(plugin: &str, queues: &[&str], logins: &[String]) -> Observatio
         "an account outside refused the login of plugin {plugin}"
     ));
     observation.details = details([("plugin", json!(plugin)), ("queues", json!(queues))]);
+    if !credentials.is_empty() {
+        let named = details([("credentials", json!(credentials))]);
+        observation.details.extend(named);
+    }
     observation
 }
 
@@ -519,6 +578,7 @@ mod tests {
         let row = |queue: &str| RefusedLogin {
             plugin: "email".into(),
             queue: queue.into(),
+            credential: None,
             last_at: Utc::now(),
         };
         let rows = [row("emailQueue"), row("otherQueue")];
@@ -540,5 +600,18 @@ mod tests {
             "{}",
             told.reason
         );
+        let with = |name: &str| RefusedLogin {
+            credential: Some(name.into()),
+            ..row("syncQueue")
+        };
+        let one = [with("acme-7")];
+        let told = refused_login("email", &by_plugin(&one)["email"], &logins);
+        assert_eq!(
+            told.next,
+            "replace credential acme-7, where it was entered; then: patchbay queue retry-all syncQueue"
+        );
+        let two = [with("acme-7"), with("acme-8")];
+        let told = refused_login("email", &by_plugin(&two)["email"], &logins);
+        assert!(told.next.contains("acme-7, acme-8"), "{}", told.next);
     }
 }

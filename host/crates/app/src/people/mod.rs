@@ -17,6 +17,7 @@ mod mails;
 mod master;
 pub(crate) mod passwords;
 mod profile;
+mod proposals;
 mod recovery;
 mod refresh;
 mod signup;
@@ -46,6 +47,7 @@ pub use master::Emergency;
 pub use master::totp_secret;
 pub use passwords::{hash_for_configuration, is_strong_hash};
 pub use patchbay_model::role::Role;
+pub use proposals::Proposals;
 pub use tokens::LEGACY_KID;
 pub use upkeep::{mail_service, upkeep_service};
 

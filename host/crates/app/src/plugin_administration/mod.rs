@@ -204,6 +204,12 @@ impl PluginAdministration {
         serde_json::from_str(&redacted.text).map_err(|_| Error::internal())
     }
 
+    /// The JSON Schema that settings must fit; null where there are none.
+    pub async fn settings_schema(&self, name: &str) -> Result<Value, Error> {
+        let schema = self.plugins.settings_schema(&name.parse()?).await?;
+        Ok(schema.unwrap_or_default())
+    }
+
     pub async fn set_settings(
         &self,
         who: &Caller,

@@ -433,6 +433,21 @@ impl Plugins {
         Ok(row.digest)
     }
 
+    /// The JSON Schema that `set_settings` checks; `None` where that revision has no settings.
+    pub async fn settings_schema(&self, plugin: &PluginName) -> Result<Option<Value>, PluginError> {
+        let manifest = self.manifest_of_settings(plugin).await?;
+        Ok(manifest.settings.map(|settings| settings.schema))
+    }
+
+    /// The manifest of the active revision or, before any activation, of the newest one.
+    async fn manifest_of_settings(&self, plugin: &PluginName) -> Result<Manifest, PluginError> {
+        let rows = self.known(plugin).await?;
+        let row = rows.iter().find(|row| row.is_current).or(rows.first());
+        let row =
+            row.ok_or_else(|| PluginError::NotFound(format!("There is no plugin {plugin}")))?;
+        conflicts::manifest_of(row)
+    }
+
     /// Stores settings that fit the schema of the active revision or, before any activation, of the
     /// newest one.
     pub async fn set_settings(
@@ -441,13 +456,7 @@ impl Plugins {
         value: &Value,
         actor: &str,
     ) -> Result<(), PluginError> {
-        let rows = self.store.revisions(Some(plugin)).await?;
-        let row = rows.iter().find(|row| row.is_current).or(rows.first());
-        let Some(row) = row else {
-            let unknown = unknown_plugin(&self.store, plugin).await;
-            return Err(PluginError::NotFound(unknown));
-        };
-        let manifest = conflicts::manifest_of(row)?;
+        let manifest = self.manifest_of_settings(plugin).await?;
         block_in_place(|| settings::check(&manifest, value)).map_err(|violations| {
             PluginError::Settings {
                 plugin: plugin.clone(),

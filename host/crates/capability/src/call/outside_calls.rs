@@ -34,7 +34,13 @@ impl OutsideCalls {
         }
     }
 
-    pub(crate) fn begin(&self, kind: &str, method: Option<&str>, host: &str) -> CallIndex {
+    pub(crate) fn begin(
+        &self,
+        kind: &str,
+        method: Option<&str>,
+        host: &str,
+        credential: Option<String>,
+    ) -> CallIndex {
         let mut begun = self.begun.lock();
         if begun.calls.len() >= MAX_CALLS {
             begun.beyond += 1;
@@ -47,6 +53,7 @@ impl OutsideCalls {
             result: UNFINISHED.to_owned(),
             after_ms: ms(self.started.elapsed()),
             took_ms: 0,
+            credential,
         });
         CallIndex(Some(begun.calls.len() - 1))
     }
@@ -74,6 +81,7 @@ impl OutsideCalls {
                 result: beyond.to_string(),
                 after_ms: now_ms,
                 took_ms: 0,
+                credential: None,
             });
         }
         calls
@@ -95,10 +103,15 @@ mod tests {
     #[test]
     fn calls_beyond_the_limit_are_counted_and_one_that_never_ended_says_so() {
         let calls = OutsideCalls::new();
-        let first = calls.begin("http", Some("POST"), "api.example:8443");
+        let first = calls.begin(
+            "http",
+            Some("POST"),
+            "api.example:8443",
+            Some("acme-1".into()),
+        );
         calls.end(&first, "503".into());
         for _ in 0..MAX_CALLS + 9 {
-            calls.begin("mail", None, "smtp.example:465");
+            calls.begin("mail", None, "smtp.example:465", None);
         }
         let taken = calls.take();
         assert_eq!(taken.len(), MAX_CALLS + 1);
@@ -106,6 +119,7 @@ mod tests {
             (taken[0].host.as_str(), taken[0].result.as_str()),
             ("api.example:8443", "503")
         );
+        assert_eq!(taken[0].credential.as_deref(), Some("acme-1"));
         assert_eq!(taken[1].result, UNFINISHED);
         assert_eq!(
             (
@@ -119,7 +133,7 @@ mod tests {
     #[test]
     fn whatever_a_guest_calls_its_record_is_short() {
         let calls = OutsideCalls::new();
-        calls.begin("http", Some(&"Ü".repeat(100)), &"é".repeat(1_000));
+        calls.begin("http", Some(&"Ü".repeat(100)), &"é".repeat(1_000), None);
         let call = calls.take().remove(0);
         assert!(
             call.host.len() <= MAX_HOST_BYTES

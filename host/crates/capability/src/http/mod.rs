@@ -5,6 +5,7 @@ pub(crate) mod egress;
 use std::sync::Arc;
 use std::time::Duration;
 
+use patchbay_model::CredentialName;
 use patchbay_model::capability::{HttpError, HttpRequest, HttpResponse, TimeoutPhase};
 use patchbay_model::egress::breakers;
 use patchbay_model::grant::Ask;
@@ -43,6 +44,16 @@ enum Want {
     /// The credential that the call names, if it does.
     Whole(Option<String>),
     Relay(Place),
+}
+
+impl Want {
+    /// The name of the credential, for the attempt's history; a text that is no name is nothing.
+    fn credential(&self) -> Option<String> {
+        match self {
+            Self::Whole(Some(name)) => name.parse::<CredentialName>().ok().map(|_| name.clone()),
+            Self::Whole(None) | Self::Relay(_) => None,
+        }
+    }
 }
 
 enum Got {
@@ -171,7 +182,8 @@ async fn send(
 /// Records the call in the attempt's history.
 async fn recorded(gate: &Gate, request: HttpRequest, want: Want) -> Result<Got, HttpError> {
     let outside = &gate.guest().outside;
-    let place = outside.begin("http", Some(&request.method), &host_of(&request.url));
+    let host = host_of(&request.url);
+    let place = outside.begin("http", Some(&request.method), &host, want.credential());
     let answer = permitted(gate, request, want).await;
     outside.end(&place, result_of(&answer));
     answer

@@ -79,7 +79,7 @@ async fn recorded(
 ) -> Result<SmtpReceipt, SmtpFailure> {
     let outside = &gate.guest().outside;
     let server = gate.services().mail.server().unwrap_or_default();
-    let place = outside.begin("mail", None, server.trim_start_matches("smtp://"));
+    let place = outside.begin("mail", None, server.trim_start_matches("smtp://"), None);
     let answer = hand_over(gate, envelope, mime).await;
     outside.end(
         &place,

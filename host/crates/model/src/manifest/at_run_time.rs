@@ -1,5 +1,6 @@
-//! `[runtime_schedules]` and `[credentials]`: what a plugin makes while it runs, because only then
-//! it is known how many there are. Both are bounded, and stand under a prefix of the plugin.
+//! `[runtime_schedules]`, `[credentials]` and `[accounts]`: what a plugin makes while it runs, because
+//! only then it is known how many there are. All are bounded; the first two stand under a prefix of
+//! the plugin.
 
 use std::collections::BTreeSet;
 
@@ -16,6 +17,10 @@ const MOST: u32 = 1_000;
 /// Shortest interval between ticks of a schedule that a plugin makes. Nobody reads such a schedule
 /// before it ticks.
 const LEAST_EVERY_MS: u64 = 60_000;
+/// Accounts of a day, of a plugin whose manifest does not say how many.
+const DEFAULT_ACCOUNTS_PER_DAY: u32 = 100;
+/// Most accounts of a day that a manifest may ask for.
+const MOST_ACCOUNTS_PER_DAY: u32 = 10_000;
 /// Longest prefix: the rest of the name must fit, too.
 const MAX_PREFIX: usize = 40;
 /// Most fields of one credential.
@@ -79,6 +84,21 @@ impl CredentialsSpec {
     }
 }
 
+/// Accounts of API clients that the plugin proposes. The host makes them, as plain users.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AccountsSpec {
+    /// Most new accounts within 24 hours; default 100, at most 10,000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_per_day: Option<u32>,
+}
+
+impl AccountsSpec {
+    pub fn max_per_day(&self) -> u32 {
+        self.max_per_day.unwrap_or(DEFAULT_ACCOUNTS_PER_DAY)
+    }
+}
+
 impl Manifest {
     pub(super) fn check_made_at_run_time(&self) -> Result<(), ManifestError> {
         if let Some(spec) = &self.runtime_schedules {
@@ -86,6 +106,12 @@ impl Manifest {
         }
         if let Some(spec) = &self.credentials {
             check_credentials(spec)?;
+        }
+        if let Some(spec) = &self.accounts
+            && !(1..=MOST_ACCOUNTS_PER_DAY).contains(&spec.max_per_day())
+        {
+            let reason = format!("must be from 1 to {MOST_ACCOUNTS_PER_DAY}");
+            return Err(invalid("accounts.max_per_day", reason));
         }
         if let Some(kept) = self
             .secrets

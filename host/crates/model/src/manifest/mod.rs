@@ -30,7 +30,7 @@ use crate::json_schema;
 use crate::serde_errors;
 use crate::sql::SqlSpec;
 
-pub use self::at_run_time::{CredentialsSpec, RuntimeSchedulesSpec};
+pub use self::at_run_time::{AccountsSpec, CredentialsSpec, RuntimeSchedulesSpec};
 pub use self::overlaps::{Endpoint, Overlap};
 pub use self::path::{PathError, RoutePath};
 pub use self::queues::{BackoffSpec, JobSpec, KeepSpec, QueueSpec, RateSpec, RetentionSpec};
@@ -106,6 +106,9 @@ pub struct Manifest {
     /// Credentials that it hands over at run time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials: Option<CredentialsSpec>,
+    /// Accounts that it proposes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accounts: Option<AccountsSpec>,
     /// HTTP routes that its operations answer.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub routes: Vec<RouteSpec>,
@@ -326,6 +329,7 @@ impl Manifest {
             (self.audit.is_some(), "audit"),
             (self.runtime_schedules.is_some(), "schedules"),
             (self.credentials.is_some(), "credentials"),
+            (self.accounts.is_some(), "accounts"),
         ];
         asked.extend(
             optional

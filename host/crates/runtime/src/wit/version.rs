@@ -90,7 +90,7 @@ mod tests {
             Ok(Some(Wit::V0_1))
         );
         assert_eq!(
-            of(&["patchbay:plugin/jobs@0.2.0-draft.2"]),
+            of(&["patchbay:plugin/jobs@0.2.0-draft.3"]),
             Ok(Some(Wit::V0_2))
         );
         assert_eq!(of(&["wasi:cli/run@0.2.6"]), Ok(None));
@@ -110,7 +110,7 @@ mod tests {
         }
         let mixed = of(&[
             "patchbay:plugin/kv@0.1.0",
-            "patchbay:plugin/jobs@0.2.0-draft.2",
+            "patchbay:plugin/jobs@0.2.0-draft.3",
         ]);
         assert!(
             mixed.is_err_and(|reason| reason.contains("kv@0.1.0") && reason.contains("jobs@0.2.0"))

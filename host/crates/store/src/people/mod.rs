@@ -7,6 +7,7 @@ mod google;
 mod logins;
 mod mails;
 mod passwords;
+mod proposals;
 mod sessions;
 mod table;
 mod users;

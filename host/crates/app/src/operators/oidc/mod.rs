@@ -101,6 +101,11 @@ impl SingleSignOn {
         })
     }
 
+    /// Whether it is configured on this host.
+    pub fn is_on(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// Begins a login.
     pub async fn start(
         &self,

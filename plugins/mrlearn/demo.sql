@@ -1,0 +1,5 @@
+-- Rows of the demo: an administrator, who logs in with the password `demo-password` (a hash of the old backend's kind).
+insert into public.users (id, email, password, "fullName", role, "isVerified", "isProfileComplete", stage)
+values ('00000000-0000-4000-8000-00000000d00a', 'admin@demo.example', '$2b$10$abcdefghijklmnopqrstuOc7xC8j0I3GCAHiRbFRlxqTD4YSVB1Bi',
+  'Arjun Demo', 'admin', true, true, 3)
+on conflict do nothing;
