@@ -135,7 +135,14 @@ pub(crate) async fn answer(State(state): State<AppState>, request: Request) -> R
                 return response;
             }
             None => match found.webhook(request.method().as_str()) {
-                Some(webhook) => return webhooks::serve(&state, webhook, request).await,
+                Some(webhook) => {
+                    let is_head = request.method() == Method::HEAD;
+                    let response = webhooks::serve(&state, webhook, request).await;
+                    return match is_head {
+                        true => without_body(response),
+                        false => response,
+                    };
+                }
                 None => other_method(&found, request.method()),
             },
         },
@@ -412,7 +419,7 @@ fn unchanged(response: Response) -> Response {
 }
 
 /// The answer to HEAD: it says how long the content would be.
-pub(crate) fn without_body(response: Response) -> Response {
+fn without_body(response: Response) -> Response {
     let (mut head, body) = response.into_parts();
     let length = http_body::Body::size_hint(&body).exact();
     let has_none = [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED].contains(&head.status);

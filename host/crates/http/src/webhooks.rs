@@ -7,7 +7,7 @@ use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use chrono::Utc;
 use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE};
-use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use http_body_util::BodyExt;
 use patchbay_app::inbox::{Received, Reservation, WebhookAnswer};
 use patchbay_app::plugins::Webhook;
@@ -18,7 +18,6 @@ use serde_json::json;
 use crate::AppState;
 use crate::client_address::ClientAddress;
 use crate::error::ApiError;
-use crate::plugin_routes::without_body;
 use crate::route_request::is_coded;
 
 /// A body must arrive within this time.
@@ -32,7 +31,6 @@ const MAX_HEADER_BYTES: usize = 32 << 10;
 
 pub(crate) async fn serve(state: &AppState, webhook: &Webhook, request: Request) -> Response {
     let limit = Duration::from_millis(webhook.spec.ack_ms * ANSWER_PERCENT / 100);
-    let is_head = request.method() == Method::HEAD;
     let answered = tokio::time::timeout(limit, respond(state, webhook, request)).await;
     let answer = answered.unwrap_or_else(|_| {
         state.app.inbox.count_refused(webhook, "too-slow");
@@ -44,10 +42,7 @@ pub(crate) async fn serve(state: &AppState, webhook: &Webhook, request: Request)
     let (webhook, revision) = (webhook.name(), webhook.digest.short());
     let status = response.status().as_u16();
     tracing::debug!(webhook, revision, status, "a webhook was called");
-    match is_head {
-        true => without_body(response),
-        false => response,
-    }
+    response
 }
 
 async fn respond(
