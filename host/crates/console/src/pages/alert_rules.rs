@@ -6,8 +6,8 @@ use axum::response::Response;
 use axum::routing::{get, post};
 use maud::{Markup, html};
 use patchbay_api::alerts::{
-    Alert, AlertRule, AlertRulesList, AlertRulesReset, AlertRulesSet, ChangedRule, RuleChange,
-    RulePath, RuleScope, Threshold,
+    AlertRule, AlertRulesList, AlertRulesReset, AlertRulesSet, ChangedRule, RuleChange, RulePath,
+    RuleScope, Threshold,
 };
 use patchbay_api::body::{Json, NoBody};
 use patchbay_api::operation::NoQuery;
