@@ -47,6 +47,9 @@ const opened = async (options) => {
   return page;
 };
 
+// axe takes most of the time of a page: in the short form it looks at one page of each kind.
+const FULL = Boolean(process.env.PATCHBAY_TEST_FULL);
+const LOOKED_AT = ["overview", "queue", "job", "edit", "dead-letter", "found", "bulk-new", "plugin", "settings", "schedules", "alerts", "inbox", "tokens", "not-found"];
 const source = await import("node:fs").then((fs) => fs.readFileSync(axe, "utf8"));
 const checked = async (page, where) => {
   await page.evaluate(source);
@@ -138,9 +141,10 @@ try {
     await mouse.goto(address);
     await mouse.locator("h1").waitFor();
     seen.pages += 1;
-    await checked(mouse, name);
+    if (FULL || LOOKED_AT.includes(name)) await checked(mouse, name);
     await valid(mouse, address);
     await shot(mouse, name);
+    if (!FULL && !["overview", "job"].includes(name)) continue;
     if (!["overview", "queue", "job", "dead-letter", "bulk-new", "not-found"].includes(name)) continue;
     await mouse.emulateMedia({ colorScheme: "dark" });
     await mouse.evaluate(() => window.axe.run(document, { runOnly: ["color-contrast"] })).then(({ violations }) => {
@@ -238,7 +242,7 @@ try {
   for (const [name, place] of Object.entries({ operators: "operators", operator: "operators/vera", secret: "plugin/hostile/secrets/SMTP_PASSWORD", "owner-secrets": "plugin/hostile/secrets" })) {
     await keys.goto(`${root}/${place}`);
     await keys.locator("h1").waitFor();
-    await checked(keys, name);
+    if (FULL) await checked(keys, name);
     await valid(keys, `${root}/${place}`);
     await shot(keys, name);
   }

@@ -313,13 +313,14 @@ async fn adopt(
             .ask::<AuditTrailsList>((), NoQuery {}, NoBody)
             .await?;
         let known = trails.data.iter().find(|known| known.name == trail);
-        // Where there is no such table, the host refuses.
-        if let Some(table) = known.and_then(|known| known.projection.as_ref()) {
-            consent.ask(&format!(
-                "This makes the rows of {} entries of {trail}, and refuses every change of the table but new rows. Do it when the old backend writes there no more",
-                table.table
-            ))?;
-        }
+        // Trails of the host's own are not in the list.
+        let table = match known.and_then(|known| known.projection.as_ref()) {
+            Some(projection) => projection.table.clone(),
+            None => format!("the old table of {trail}"),
+        };
+        consent.ask(&format!(
+            "This makes the rows of {table} entries of {trail}, and refuses every change of the table but new rows. Do it when the old backend writes there no more"
+        ))?;
     }
     let path = TrailPath {
         trail: trail.clone(),

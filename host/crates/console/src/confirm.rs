@@ -51,7 +51,7 @@ pub(crate) fn page(visit: &Visit, confirm: Confirm<'_>) -> Response {
             label for="reason" { "Reason, for the record (no personal data)" }
             input id="reason" name="reason" type="text" maxlength="500" autocomplete="off";
         }
-        p class="actions" {
+        div class="actions" {
             button type="submit" class="danger" { (confirm.title) }
             a class="button" href=(confirm.back) { "Cancel" }
         }

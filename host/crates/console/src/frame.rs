@@ -365,7 +365,7 @@ impl IntoResponse for Problem {
                 @if let Some(details) = &self.details { (show::json(&details.to_string())) }
                 p class="dim" { "Code " code { (show::text(&self.code)) } ", status " (status.as_u16()) }
             }
-            p class="actions" {
+            div class="actions" {
                 @if let Some(back) = &back { a class="button" href=(back) { "Go back" } }
                 a class="button" href=(address(&["overview"])) { "Overview" }
                 @if self.visit.who().is_none() { a class="button" href=(sign_in_address("")) { "Sign in" } }

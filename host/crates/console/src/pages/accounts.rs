@@ -122,7 +122,7 @@ fn filter(visit: &Visit, text: &str, which: &Which) -> Markup {
         input id="text" name="text" type="search" value=(text) autocomplete="off" spellcheck="false" maxlength="254";
         label for="role" { "Role" }
         input id="role" name="role" type="text" value=(which.role) autocomplete="off" spellcheck="false" maxlength="40";
-        label class="check" for="only" { input id="only" name="only" type="checkbox" value="blocked" checked[which.only == "blocked"]; " Blocked only" }
+        label class="check" { input id="only" name="only" type="checkbox" value="blocked" checked[which.only == "blocked"]; " Blocked only" }
         button type="submit" { "Search" }
     };
     frame::form(visit, &address(&["people"]), "bar", content)

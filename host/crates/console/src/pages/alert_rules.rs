@@ -165,7 +165,7 @@ fn editor(visit: &Visit, rule: &AlertRule) -> Markup {
         @if rule.at_least > 0 { (text("at-least", "Needs at least this many cases", "")) }
         (text("runbook", "Runbook, a web address", ""))
         (text("reason", "Reason, for the record", ""))
-        p class="actions" { button type="submit" { "Change the rule" } }
+        div class="actions" { button type="submit" { "Change the rule" } }
     };
     html! {
         details class="card" {

@@ -197,7 +197,7 @@ fn silencer(visit: &Visit, rules: &[AlertRule]) -> Markup {
             label for="silence-reason" { "Reason, for the next operator" }
             input id="silence-reason" name="reason" type="text" required maxlength="500" autocomplete="off";
         }
-        p class="actions" { button type="submit" { "Silence" } }
+        div class="actions" { button type="submit" { "Silence" } }
     };
     html! {
         details class="card" {
@@ -251,7 +251,7 @@ async fn test(Posted { visit, .. }: Posted) -> Result<Response, Problem> {
         .map_err(|problem| problem.back(address(&["alerts"])))?;
     let main = html! {
         (tested(&channels))
-        p class="actions" { a class="button" href=(address(&["alerts"])) { "Back to the alerts" } }
+        div class="actions" { a class="button" href=(address(&["alerts"])) { "Back to the alerts" } }
     };
     let path = [(address(&["alerts"]), "Alerts")];
     let head = Head::new(Section::Alerts, "Test messages").below(&path);

@@ -65,7 +65,7 @@ async fn trails(visit: Visit) -> Result<Response, Problem> {
     let main = html! {
         (pages("audit"))
         p { "Entries are never changed. Verifying reads every entry and says whether one was changed, removed, added or moved." }
-        @if visit.may::<AuditVerify>() { p class="actions" { (frame::button(&visit, &address(&["audit-verify"]), "Verify every trail", &[])) } }
+        @if visit.may::<AuditVerify>() { div class="actions" { (frame::button(&visit, &address(&["audit-verify"]), "Verify every trail", &[])) } }
         (table(&trails, &kept))
         @match &protection {
             Ok(protection) => { (protected(protection)) }
@@ -266,7 +266,7 @@ fn keeping(visit: &Visit, trail: &str, kept: Option<&TrailRetention>) -> Markup 
             p { @match kept { Some(kept) => { "Entries are kept for " (show::counted(kept.keep_days, "day")) ", as " (show::text(&kept.changed_by)) " said " (show::ago(kept.changed_at, visit.now())) "." } None => { "Entries are kept for ever." } } }
             (frame::form(visit, &action("keep"), "bar", days))
             @if kept.is_some() {
-                p class="actions" {
+                div class="actions" {
                     (frame::button(visit, &action("keep-for-ever"), "Keep for ever again", &[]))
                     a class="button danger" href=(action("expire")) { "Delete what is older…" }
                 }
@@ -275,7 +275,7 @@ fn keeping(visit: &Visit, trail: &str, kept: Option<&TrailRetention>) -> Markup 
             (frame::form(visit, &action("accept-gap"), "bar", gap))
             @if !OPEN.contains(&trail) && visit.may::<AuditTrailsRemove>() {
                 p { "A trail that is removed takes no new entries; those that it has stay." }
-                p class="actions" { (frame::button(visit, &action("remove"), "Remove the trail", &[])) }
+                div class="actions" { (frame::button(visit, &action("remove"), "Remove the trail", &[])) }
             }
         }
     }
@@ -294,7 +294,7 @@ async fn verify(Posted { visit, fields }: Posted) -> Result<Response, Problem> {
     let report = report.map_err(|problem| problem.back(back.clone()))?;
     let main = html! {
         (reported(&report))
-        p class="actions" { a class="button" href=(back) { "Back" } }
+        div class="actions" { a class="button" href=(back) { "Back" } }
     };
     let path = [(address(&["audit"]), "Audit trails")];
     let head = Head::new(Section::Activity, "Verification").below(&path);

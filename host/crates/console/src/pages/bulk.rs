@@ -73,7 +73,7 @@ async fn list(visit: Visit, Query(paged): Query<Paged>) -> Result<Response, Prob
     let page = visit.page::<BulkList, Bulk>((), query).await;
     let page = page.map_err(|problem| problem.back(address(&["bulk"])))?;
     let main = html! {
-        @if visit.may::<BulkBegin>() { p class="actions" { a class="button" href=(address(&["bulk-new"])) { "New bulk operation" } } }
+        @if visit.may::<BulkBegin>() { div class="actions" { a class="button" href=(address(&["bulk-new"])) { "New bulk operation" } } }
         div id="bulks" data-live {
             @if page.items.is_empty() {
                 (frame::empty("No bulk operation yet.", html! { "One begins from a queue, a group of dead letters or a search: it shows first what it would do, and can stop after the first jobs." }))

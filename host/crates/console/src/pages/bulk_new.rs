@@ -314,7 +314,7 @@ fn fields(draft: &Draft) -> Markup {
         @if draft.jobs.is_empty() {
             p { label class="check" { input type="checkbox" name="everything" value="on"; "Every job in that state, of every queue" } }
         }
-        p class="actions" { button type="submit" name="do" value="preview" { "Show what it would do" } }
+        div class="actions" { button type="submit" name="do" value="preview" { "Show what it would do" } }
     }
 }
 
@@ -337,7 +337,7 @@ fn previewed(visit: &Visit, draft: &Draft, preview: &BulkPreview) -> Markup {
             label for="reason" { "Reason, for the record (no personal data)" }
             input id="reason" name="reason" type="text" maxlength="500" autocomplete="off" value=(draft.reason.as_deref().unwrap_or_default());
         }
-        p class="actions" { button type="submit" name="do" value="begin" class="primary" { (words(draft.kind.as_str())) ": " (least) (count) } }
+        div class="actions" { button type="submit" name="do" value="begin" class="primary" { (words(draft.kind.as_str())) ": " (least) (count) } }
     };
     html! {
         section class="card" aria-labelledby="preview" {

@@ -242,7 +242,7 @@ fn repair(visit: &Visit, details: &DeadLetterDetails) -> Markup {
     };
     html! {
         @if visit.may::<BulkBegin>() {
-            p class="actions" {
+            div class="actions" {
                 @if details.group.failing > 10 { a class="button primary" href=(bulk(&[("kind", "retry"), ("first", "10")])) data-key="r" { "Retry the first 10, then the rest" } }
                 @if details.group.failing > 0 {
                     a class="button" href=(bulk(&[("kind", "retry")])) data-key=[(details.group.failing <= 10).then_some("r")] { "Retry all " (show::number(details.group.failing)) }
@@ -270,7 +270,7 @@ fn care(visit: &Visit, group: &DeadLetter) -> Markup {
             label for="note" { "Note for the next operator (empty: none)" }
             textarea id="note" name="note" rows="3" maxlength="2000" { "\n" (group.note.as_deref().unwrap_or_default()) }
         }
-        p class="actions" { button type="submit" { "Save the note" } }
+        div class="actions" { button type="submit" { "Save the note" } }
     };
     html! {
         @if visit.may::<DeadLettersAcknowledge>() {

@@ -45,7 +45,7 @@ async fn grants(visit: Visit, Path(name): Path<String>) -> Result<Response, Prob
         (parts(&name, "grants"))
         p { "A plugin reaches nothing but what is granted here. A grant holds from the next call on; what is revoked is refused on every host within a second." }
         @if visit.may::<PluginsGrant>() && missing.len() > 1 {
-            p class="actions" {
+            div class="actions" {
                 (frame::button(&visit, &address(&["plugin", &name, "grant"]), &format!("Grant all {} that are missing", missing.len()), &[("asks", &listed(&missing))]))
             }
         }

@@ -142,7 +142,7 @@ async fn list(visit: Visit, Query(which): Query<Which>) -> Result<Response, Prob
         (pages("inbox"))
         (filter(&which, webhooks.as_deref().unwrap_or_default()))
         @if visit.may::<InboxVerifyMany>() && is_filtered && !page.items.is_empty() {
-            p class="actions" {
+            div class="actions" {
                 @for (what, label) in [("verify", "Verify all that match…"), ("replay", "Replay all that match…"), ("erase", "Erase all that match…")] {
                     a class={ "button" @if what == "erase" { " danger" } } href=(address_with(&["inbox-many", what], &which.pairs())) { (label) }
                 }

@@ -216,7 +216,7 @@ fn preview_page(
             label for="reason" { "Reason, for the record (no personal data)" }
             input id="reason" name="reason" type="text" maxlength="500" autocomplete="off";
         }
-        p class="actions" {
+        div class="actions" {
             button type="submit" class="primary" { (what.title()) ": " (show::number(preview.total)) }
             a class="button" href=(back) { "Cancel" }
         }
@@ -297,7 +297,7 @@ async fn handle(
             p { "This is a part of them." }
             (frame::form(&visit, &address(&["inbox-many", what.word()]), "bar", rest))
         }
-        p class="actions" { a class="button" href=(back) { "Back to the inbox" } }
+        div class="actions" { a class="button" href=(back) { "Back to the inbox" } }
     };
     let path = [(back.clone(), "Inbox")];
     let title = format!("{}: done", what.title());

@@ -187,7 +187,7 @@ fn editor(visit: &Visit, which: &Which, job: &JobView) -> Markup {
             input id="reason" name="reason" type="text" maxlength="500" autocomplete="off";
         }
         p { strong { "The present data is replaced. That cannot be undone." } }
-        p class="actions" {
+        div class="actions" {
             @if ended { button type="submit" name="then" value="retry" class="primary" { "Save and retry" } }
             button type="submit" name="then" value="save" { "Save" }
             a class="button" href=(which.page()) { "Cancel" }

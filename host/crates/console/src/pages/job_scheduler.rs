@@ -15,7 +15,7 @@ use patchbay_api::schedules::{
 
 use super::parts::{NOT_TYPED, reveal_reason};
 use super::schedule::data;
-use super::schedules::{client_standing, last, next, rhythm};
+use super::schedule_parts::{client_standing, last, next, rhythm};
 use crate::confirm::{self, Confirm, is_typed};
 use crate::entry::Posted;
 use crate::form_token::Notice;
@@ -88,7 +88,7 @@ async fn client_shown(
             }
         }
         p class="dim" { "It is changed where it is made: in the program that adds its jobs." }
-        @if visit.may::<SchedulesRemoveOfClient>() { p class="actions" { a class="button danger" href=(action("remove")) { "Remove…" } } }
+        @if visit.may::<SchedulesRemoveOfClient>() { div class="actions" { a class="button danger" href=(action("remove")) { "Remove…" } } }
         (data(visit, one.view.data.as_deref().unwrap_or_default(), &action("reveal"), is_revealed))
     };
     let crumbs = [(address(&["schedules"]), "Schedules")];

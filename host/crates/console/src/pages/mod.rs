@@ -31,6 +31,7 @@ mod queues;
 mod saved_searches;
 mod schedule;
 mod schedule_form;
+mod schedule_parts;
 mod schedules;
 mod search;
 mod secrets;

@@ -145,12 +145,12 @@ fn inviter(visit: &Visit) -> Markup {
             label for="role" { "Role" }
             (choice("role", "role", &ROLES, "viewer"))
         }
-        p { label class="check" for="data" { input id="data" name="data" type="checkbox" value="on"; " May see data, results and logs of jobs" } }
+        p { label class="check" { input id="data" name="data" type="checkbox" value="on"; " May see data, results and logs of jobs" } }
         p {
             label for="new-reason" { "Reason, for the record" }
             input id="new-reason" name="reason" type="text" maxlength="500" autocomplete="off";
         }
-        p class="actions" { button type="submit" { "Invite" } }
+        div class="actions" { button type="submit" { "Invite" } }
     };
     html! {
         details class="card" {
@@ -201,11 +201,11 @@ fn invited(visit: &Visit, invited: &InvitedOperator) -> Response {
         section class="card" aria-label="The link" {
             p { strong { "This link is shown only now." } " Give it to " (show::text(name)) " over a way that you trust. It is valid once, for " (show::length(invited.valid_for_seconds * 1000)) "." }
             pre id="secret" tabindex="0" { (show::text(&invited.link)) }
-            p class="actions" { button type="button" data-copy="secret" hidden { "Copy" } }
+            div class="actions" { button type="button" data-copy="secret" hidden { "Copy" } }
             p { "With it, that person runs:" }
             pre tabindex="0" { "patchbay operator enrol " (show::text(&invited.link)) }
         }
-        p class="actions" { a class="button" href=(page_of(name)) { "Done" } }
+        div class="actions" { a class="button" href=(page_of(name)) { "Done" } }
     };
     let path = [(address(&["operators"]), "Operators")];
     let title = format!("Link for {name}");

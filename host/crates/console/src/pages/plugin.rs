@@ -334,7 +334,7 @@ async fn diff(
             a href=(address_with(&["plugin", &name, "diff"], &[("from", &difference.to), ("to", &difference.from)])) { "The other way round" } }
         (changes(&difference))
         @if visit.may::<PluginsActivate>() {
-            p class="actions" { a class="button" href=(address(&["plugin", &name, "activate", &difference.to])) { "Activate " (first_digits(&difference.to)) "…" } }
+            div class="actions" { a class="button" href=(address(&["plugin", &name, "activate", &difference.to])) { "Activate " (first_digits(&difference.to)) "…" } }
         }
     };
     let path = [

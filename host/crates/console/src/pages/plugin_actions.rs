@@ -77,9 +77,9 @@ async fn ask_activate(
             input id="reason" name="reason" type="text" maxlength="500" autocomplete="off";
         }
         @if visit.may::<PluginsGrant>() {
-            p { label class="check" for="grant" { input id="grant" name="grant" type="checkbox" value="on"; " Also grant everything that it asks for and that is not granted" } }
+            p { label class="check" { input id="grant" name="grant" type="checkbox" value="on"; " Also grant everything that it asks for and that is not granted" } }
         }
-        p class="actions" {
+        div class="actions" {
             button type="submit" class="primary" { "Activate " (show::text(&revision.version)) }
             a class="button" href=(page_of(&name)) { "Cancel" }
         }

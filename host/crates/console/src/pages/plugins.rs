@@ -42,7 +42,7 @@ async fn list(visit: Visit) -> Result<Response, Problem> {
     // What needs somebody stands first.
     plugins.sort_by_key(|plugin| standing(plugin) == "active");
     let main = html! {
-        p class="actions" {
+        div class="actions" {
             a class="button" href=(address(&["routes"])) { "Routes" }
             a class="button" href=(address(&["breakers"])) { "Breakers" }
             @if visit.may::<PluginsPrune>() { a class="button" href=(address(&["plugins-prune"])) { "Delete old revisions" } }

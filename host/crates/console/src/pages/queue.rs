@@ -307,7 +307,7 @@ fn for_all(visit: &Visit, name: &str, state: JobState, total: u64) -> Markup {
     let may_bulk = visit.may::<patchbay_api::bulk::BulkBegin>();
     html! {
         @if total > 0 && may_bulk {
-            p class="actions" {
+            div class="actions" {
                 @match state {
                     JobState::Failed => { a class="button" href=(bulk("retry")) { "Retry all failed jobs" } a class="button" href=(bulk("edit-and-retry")) { "Edit and retry all" } }
                     JobState::Completed => { a class="button" href=(bulk("enqueue-again")) { "Run all of them again" } }
@@ -388,14 +388,14 @@ fn settings(visit: &Visit, name: &str, queue: &Queue) -> Markup {
             label for="limits-reason" { "Reason, for the record" }
             input id="limits-reason" name="reason" type="text" maxlength="500" autocomplete="off";
         }
-        p class="actions" { button type="submit" { "Set the limits" } }
+        div class="actions" { button type="submit" { "Set the limits" } }
     };
     html! {
         @if visit.may::<QueuesDrain>() {
             details class="card" {
                 summary { "Limits, and emptying the queue" }
                 (frame::form(visit, &address(&["queue", name, "limits"]), "stack", limits))
-                p class="actions" {
+                div class="actions" {
                     a class="button danger" href=(address(&["queue", name, "drain"])) { "Remove the waiting jobs" }
                     @if visit.may::<QueuesObliterate>() { a class="button danger" href=(address(&["queue", name, "obliterate"])) { "Remove the whole queue" } }
                 }

@@ -11,12 +11,12 @@ use patchbay_api::operation::{Endpoint, NoQuery};
 use patchbay_api::path::unescaped;
 use patchbay_api::reveal::Reveal;
 use patchbay_api::schedules::{
-    SchedulePath, ScheduleView, SchedulesChange, SchedulesPause, SchedulesRemove, SchedulesRestore,
+    ScheduleView, SchedulesChange, SchedulesPause, SchedulesRemove, SchedulesRestore,
     SchedulesResume, SchedulesRun, SchedulesShow,
 };
 
 use super::parts::{NOT_TYPED, moment_of, reveal_reason, with_reason};
-use super::schedules::{last, next, rhythm, standing};
+use super::schedule_parts::{last, next, page_of, path_of, rhythm, standing};
 use crate::confirm::{self, Confirm, is_typed};
 use crate::entry::Posted;
 use crate::form_token::Notice;
@@ -34,14 +34,6 @@ pub(crate) fn routes(router: Router<Site>) -> Router<Site> {
         .route(&of("/run"), post(run))
         .route(&of("/remove"), get(ask_remove).post(remove))
         .route(&of("/restore"), post(restore))
-}
-
-pub(crate) fn path_of(id: &str) -> SchedulePath {
-    SchedulePath { id: id.to_owned() }
-}
-
-pub(crate) fn page_of(id: &str) -> String {
-    address(&["schedule", id])
 }
 
 async fn schedule(visit: Visit, Path(id): Path<String>) -> Result<Response, Problem> {

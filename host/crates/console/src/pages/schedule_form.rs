@@ -16,7 +16,7 @@ use patchbay_api::schedules::{
 use serde_json::value::RawValue;
 
 use super::parts::{moment_of, refused, typed_length};
-use super::schedule::{page_of, path_of};
+use super::schedule_parts::{page_of, path_of};
 use crate::entry::{Fields, Posted};
 use crate::form_token::Notice;
 use crate::frame::{self, Head, Section, address, below_root};
@@ -180,9 +180,9 @@ fn form_page(
         (text("description", "Description", &typed.description, "", false))
         (text("reason", "Reason, for the record", "", "", false))
         @if does_not_fit {
-            p { label class="check" for="force" { input id="force" name="force" type="checkbox" value="on"; " Store it although the plugin declares no such job or data (recorded)" } }
+            p { label class="check" { input id="force" name="force" type="checkbox" value="on"; " Store it although the plugin declares no such job or data (recorded)" } }
         }
-        p class="actions" {
+        div class="actions" {
             button type="submit" class="primary" { @if id.is_some() { "Save" } @else { "Create" } }
             button type="submit" name="preview" value="on" { "Show its next ticks" }
             a class="button" href=(back) { "Cancel" }

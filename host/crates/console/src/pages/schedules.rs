@@ -9,12 +9,12 @@ use chrono::{DateTime, Utc};
 use maud::{Markup, html};
 use patchbay_api::operation::NoQuery;
 use patchbay_api::schedules::{
-    ClientScheduler, LastRun, RemovedSchedule, ScheduleView, SchedulesCreate, SchedulesList,
+    ClientScheduler, RemovedSchedule, ScheduleView, SchedulesCreate, SchedulesList,
     SchedulesListOfClients, SchedulesListRemoved, SchedulesRestore,
 };
 
 use super::parts::moment_of;
-use super::schedule;
+use super::schedule_parts::{client_standing, last, next, page_of, rhythm, standing};
 use crate::Site;
 use crate::frame::{self, Head, Section, address};
 use crate::session::{Problem, Visit};
@@ -41,7 +41,7 @@ async fn list(visit: Visit) -> Result<Response, Problem> {
         (!is_late, next.is_none(), next, one.id.clone())
     });
     let main = html! {
-        @if visit.may::<SchedulesCreate>() { p class="actions" { a class="button" href=(address(&["schedule-new"])) { "New schedule" } } }
+        @if visit.may::<SchedulesCreate>() { div class="actions" { a class="button" href=(address(&["schedule-new"])) { "New schedule" } } }
         div id="schedules" data-live {
             (calendar(&schedules, clients.as_deref().unwrap_or_default(), visit.now()))
             section aria-labelledby="own" {
@@ -68,14 +68,6 @@ async fn list(visit: Visit) -> Result<Response, Problem> {
     Ok(frame::page(&visit, &head, main))
 }
 
-/// How often it ticks, in words.
-pub(crate) fn rhythm(every_ms: Option<u64>, cron: Option<&str>, zone: Option<&str>) -> Markup {
-    html! {
-        @if let Some(ms) = every_ms { "every " (show::length(ms)) }
-        @if let Some(cron) = cron { code { (show::text(cron)) } @if let Some(zone) = zone { " " span class="dim" { (show::text(zone)) } } }
-    }
-}
-
 fn table(visit: &Visit, schedules: &[ScheduleView]) -> Markup {
     html! {
         div class="table" tabindex="0" role="group" aria-labelledby="own" {
@@ -96,7 +88,7 @@ fn table(visit: &Visit, schedules: &[ScheduleView]) -> Markup {
 }
 
 fn row(visit: &Visit, one: &ScheduleView) -> Markup {
-    let place = schedule::page_of(&one.id);
+    let place = page_of(&one.id);
     let every = one.every_ms.and_then(|ms| u64::try_from(ms).ok());
     html! {
         tr data-href=(place) {
@@ -107,43 +99,6 @@ fn row(visit: &Visit, one: &ScheduleView) -> Markup {
             td { (last(visit, &one.queue, one.last_run.as_ref())) }
             td class="message" { (standing(visit, one)) }
         }
-    }
-}
-
-/// The next tick, and its time by the clocks of the schedule's zone.
-pub(crate) fn next(visit: &Visit, at: Option<&str>, local: Option<&str>) -> Markup {
-    html! {
-        @match at.and_then(moment_of) {
-            Some(at) => { (show::ago(at, visit.now())) br; span class="dim" { (at.format("%m-%d %H:%M:%S")) " UTC" @if let Some(local) = local.and_then(clock) { ", there " (local) } } }
-            None => { (show::unknown()) }
-        }
-    }
-}
-
-/// The clock time of a moment with its offset, as its zone has it.
-fn clock(local: &str) -> Option<String> {
-    let at = DateTime::parse_from_rfc3339(local).ok()?;
-    Some(at.format("%H:%M:%S (%:z)").to_string())
-}
-
-pub(crate) fn last(visit: &Visit, queue: &str, run: Option<&LastRun>) -> Markup {
-    html! {
-        @match run {
-            Some(run) => { (show::state(&run.state)) " " a href=(address(&["job", queue, &run.job_id])) { (show::ago(run.at, visit.now())) } @if let Some(code) = &run.code { " " code { (show::text(code)) } } }
-            None => { span class="dim" { "not yet" } }
-        }
-    }
-}
-
-pub(crate) fn standing(visit: &Visit, one: &ScheduleView) -> Markup {
-    html! {
-        @if let Some(at) = one.paused_at {
-            (show::state("paused")) @if let Some(by) = &one.paused_by { " by " (show::text(by)) } " " (show::ago(at, visit.now()))
-            @if let Some(reason) = &one.paused_reason { ": “" (show::text(reason)) "”" }
-        } @else if let Some(trouble) = &one.trouble { (show::state("failing")) " " (show::text(trouble)) }
-        @else if let Some(ms) = one.overdue_ms { (show::state("overdue")) " for " (show::length(ms)) }
-        @else { (show::state("ticking")) }
-        @if one.overridden { " " span class="dim" { "changed by " (show::text(&one.updated_by)) } }
     }
 }
 
@@ -175,15 +130,6 @@ fn client_table(visit: &Visit, clients: &[ClientScheduler]) -> Markup {
             }
         }
         @if clients.len() > ROWS { p class="dim" { "Showing " (ROWS) " of " (show::number(clients.len() as u64)) "." } }
-    }
-}
-
-pub(crate) fn client_standing(one: &ClientScheduler) -> Markup {
-    html! {
-        @if let Some(trouble) = &one.view.trouble { (show::state("failing")) " " (show::text(trouble)) }
-        @else if let Some(ms) = one.overdue_ms { (show::state("overdue")) " for " (show::length(ms)) }
-        @else if one.view.alive { (show::state("ticking")) }
-        @else { (show::state("ended")) }
     }
 }
 

@@ -165,7 +165,7 @@ async fn ask_set(
             label for="reason" { "Reason, for the record" }
             input id="reason" name="reason" type="text" maxlength="500" autocomplete="off";
         }
-        p class="actions" {
+        div class="actions" {
             button type="submit" class="primary" { "Set the value" }
             a class="button" href=(list_of(&name)) { "Cancel" }
         }

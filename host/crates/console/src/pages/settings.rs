@@ -180,7 +180,7 @@ fn editor(visit: &Visit, name: &str, schema: &Value, stored: &Value) -> Markup {
             label for="reason" { "Reason, for the record" }
             input id="reason" name="reason" type="text" maxlength="500" autocomplete="off";
         }
-        p class="actions" { button type="submit" class="primary" { "Save the settings" } }
+        div class="actions" { button type="submit" class="primary" { "Save the settings" } }
     };
     frame::form(visit, &place(name), "stack", content)
 }

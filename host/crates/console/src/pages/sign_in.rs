@@ -64,7 +64,7 @@ fn page(visit: &Visit, back: &str, name: &str, refused: Option<&Problem>) -> Res
                 aria-describedby="code-about";
             span class="dim" id="code-about" { "Leave it empty if no second factor is set up for you." }
         }
-        p class="actions" { button type="submit" class="primary" { "Sign in" } }
+        div class="actions" { button type="submit" class="primary" { "Sign in" } }
     };
     let main = html! {
         section class="card narrow" aria-label="Sign in" {

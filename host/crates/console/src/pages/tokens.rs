@@ -93,7 +93,7 @@ fn maker(visit: &Visit) -> Markup {
             label for="role" { "Role, at most yours" }
             (choice("role", "role", &roles, if mine == "viewer" { "viewer" } else { "operator" }))
         }
-        @if visit.may_see_data() { p { label class="check" for="data" { input id="data" name="data" type="checkbox" value="on"; " May see data of jobs" } } }
+        @if visit.may_see_data() { p { label class="check" { input id="data" name="data" type="checkbox" value="on"; " May see data of jobs" } } }
         p {
             label for="networks" { "Only from these networks, as 10.0.0.0/8 (empty: from anywhere)" }
             input id="networks" name="networks" type="text" maxlength="1000" autocomplete="off" spellcheck="false";
@@ -106,7 +106,7 @@ fn maker(visit: &Visit) -> Markup {
             label for="token-reason" { "Reason, for the record" }
             input id="token-reason" name="reason" type="text" maxlength="500" autocomplete="off";
         }
-        p class="actions" { button type="submit" { "Make the token" } }
+        div class="actions" { button type="submit" { "Make the token" } }
     };
     html! {
         details class="card" {
@@ -132,10 +132,10 @@ async fn create(Posted { visit, fields }: Posted) -> Result<Response, Problem> {
         section class="card" aria-label="The token" {
             p { strong { "This secret is shown only now." } " Keep it where the program finds it." }
             pre id="secret" tabindex="0" { (show::text(&made.secret)) }
-            p class="actions" { button type="button" data-copy="secret" hidden { "Copy" } }
+            div class="actions" { button type="button" data-copy="secret" hidden { "Copy" } }
             p { "The program sends it in the header " code { "Authorization: Bearer …" } ", until " (show::moment(made.token.expires_at)) "." }
         }
-        p class="actions" { a class="button" href=(address(&["tokens"])) { "Done" } }
+        div class="actions" { a class="button" href=(address(&["tokens"])) { "Done" } }
     };
     let path = [(address(&["tokens"]), "Tokens of programs")];
     let title = format!("Token {}", made.token.name);

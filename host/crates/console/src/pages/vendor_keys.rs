@@ -132,7 +132,7 @@ fn issuer(visit: &Visit) -> Markup {
         (field("rate", "Requests in a minute, at most", "600", false))
         (field("expires", "Expires in, such as 90 d (empty: never)", "", false))
         (field("reason", "Reason, for the record", "", false))
-        p class="actions" { button type="submit" { "Issue the key" } }
+        div class="actions" { button type="submit" { "Issue the key" } }
     };
     html! {
         details class="card" {
@@ -160,9 +160,9 @@ fn issued(visit: &Visit, issued: &IssuedVendorKey) -> Response {
         section class="card" aria-label="The key" {
             p { strong { "This key is shown only now." } " Give it to the vendor over a way that you trust." }
             pre id="secret" tabindex="0" { (show::text(&issued.secret.0)) }
-            p class="actions" { button type="button" data-copy="secret" hidden { "Copy" } }
+            div class="actions" { button type="button" data-copy="secret" hidden { "Copy" } }
         }
-        p class="actions" { a class="button" href=(page_of(&issued.key.prefix)) { "Done" } }
+        div class="actions" { a class="button" href=(page_of(&issued.key.prefix)) { "Done" } }
     };
     let path = [(address(&["vendor-keys"]), "Vendor keys")];
     let title = format!("Key of {}", issued.key.name);
@@ -226,7 +226,7 @@ fn actions(visit: &Visit, key: &VendorKey) -> Markup {
         (field("contact", "Who looks after the vendor", key.assigned_to.as_deref().unwrap_or_default(), false))
         (field("rate", "Requests in a minute, at most", &key.rate_per_min.to_string(), true))
         (field("reason", "Reason, for the record", "", false))
-        p class="actions" { button type="submit" { "Save" } }
+        div class="actions" { button type="submit" { "Save" } }
     };
     let rotated = html! {
         label for="overlap" { "The present key goes on for" }
@@ -237,14 +237,14 @@ fn actions(visit: &Visit, key: &VendorKey) -> Markup {
     };
     html! {
         @if visit.may::<VendorKeysEdit>() {
-            @if key.state == VendorKeyState::Disabled { p class="actions" { (frame::button(visit, &action("enable"), "Enable", &[])) } }
+            @if key.state == VendorKeyState::Disabled { div class="actions" { (frame::button(visit, &action("enable"), "Enable", &[])) } }
             @if is_usable {
                 (with_reason(visit, &action("disable"), "disable-reason", "Disable", false))
                 @if key.replaced_by.is_none() { details { summary { "Rotate" } (frame::form(visit, &action("rotate"), "bar", rotated)) } }
             }
             @if !matches!(key.state, VendorKeyState::Revoked | VendorKeyState::Expired) {
                 details { summary { "Change" } (frame::form(visit, &action("edit"), "stack", edited)) }
-                p class="actions" { a class="button danger" href=(action("revoke")) { "Revoke…" } }
+                div class="actions" { a class="button danger" href=(action("revoke")) { "Revoke…" } }
             }
         }
     }
