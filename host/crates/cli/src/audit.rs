@@ -315,7 +315,7 @@ async fn adopt(
         let known = trails.data.iter().find(|known| known.name == trail);
         // Trails of the host's own are not in the list.
         let table = match known.and_then(|known| known.projection.as_ref()) {
-            Some(projection) => projection.table.clone(),
+            Some(projection) => projection.table.to_string(),
             None => format!("the old table of {trail}"),
         };
         consent.ask(&format!(

@@ -141,17 +141,25 @@ fn filter(which: &Which) -> Markup {
     };
     html! {
         form method="get" action=(address(&["activity"])) class="bar" role="search" aria-label="Activity" {
-            label for="kind" { "By" }
-            (choice("kind", "kind", &KINDS, &which.kind))
+            span class="field" {
+                label for="kind" { "By" }
+                (choice("kind", "kind", &KINDS, &which.kind))
+            }
             (text("actor", "Name", &which.actor))
             (text("action", "Action", &which.action))
             (text("target", "On", &which.target))
-            label for="result" { "Result" }
-            (choice("result", "result", &RESULTS, &which.result))
-            label for="since" { "From (UTC)" }
-            input id="since" name="since" type="datetime-local" value=(which.since);
-            label for="until" { "Before (UTC)" }
-            input id="until" name="until" type="datetime-local" value=(which.until);
+            span class="field" {
+                label for="result" { "Result" }
+                (choice("result", "result", &RESULTS, &which.result))
+            }
+            span class="field" {
+                label for="since" { "From (UTC)" }
+                input id="since" name="since" type="datetime-local" value=(which.since);
+            }
+            span class="field" {
+                label for="until" { "Before (UTC)" }
+                input id="until" name="until" type="datetime-local" value=(which.until);
+            }
             button type="submit" { "Filter" }
         }
     }

@@ -210,12 +210,18 @@ async fn trail(
 fn filter(trail: &str, which: &Which) -> Markup {
     html! {
         form method="get" action=(page_of(trail)) class="bar" role="search" aria-label="Entries" {
-            label for="action" { "Action" }
-            input id="action" name="action" type="text" value=(which.action) autocomplete="off" spellcheck="false" maxlength="300";
-            label for="since" { "From (UTC)" }
-            input id="since" name="since" type="datetime-local" value=(which.since);
-            label for="until" { "Before (UTC)" }
-            input id="until" name="until" type="datetime-local" value=(which.until);
+            span class="field" {
+                label for="action" { "Action" }
+                input id="action" name="action" type="text" value=(which.action) autocomplete="off" spellcheck="false" maxlength="300";
+            }
+            span class="field" {
+                label for="since" { "From (UTC)" }
+                input id="since" name="since" type="datetime-local" value=(which.since);
+            }
+            span class="field" {
+                label for="until" { "Before (UTC)" }
+                input id="until" name="until" type="datetime-local" value=(which.until);
+            }
             button type="submit" { "Filter" }
         }
     }

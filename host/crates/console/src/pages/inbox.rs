@@ -173,19 +173,31 @@ fn filter(which: &Which, webhooks: &[WebhookView]) -> Markup {
         .collect();
     html! {
         form method="get" action=(address(&["inbox"])) class="bar" role="search" aria-label="Requests" {
-            label for="webhook" { "Webhook" }
-            input id="webhook" name="webhook" type="text" list="webhooks-known" value=(which.webhook) autocomplete="off" spellcheck="false";
-            datalist id="webhooks-known" { @for webhook in webhooks { option value=(webhook.webhook) {} } }
-            label for="state" { "State" }
-            (choice("state", "state", &states, &which.state))
-            label for="code" { "Code" }
-            input id="code" name="code" type="text" value=(which.code) autocomplete="off" spellcheck="false";
-            label for="kind" { "Kind" }
-            input id="kind" name="kind" type="text" value=(which.kind) autocomplete="off" spellcheck="false";
-            label for="after" { "From (UTC)" }
-            input id="after" name="after" type="datetime-local" value=(which.after);
-            label for="before" { "Before (UTC)" }
-            input id="before" name="before" type="datetime-local" value=(which.before);
+            span class="field" {
+                label for="webhook" { "Webhook" }
+                input id="webhook" name="webhook" type="text" list="webhooks-known" value=(which.webhook) autocomplete="off" spellcheck="false";
+                datalist id="webhooks-known" { @for webhook in webhooks { option value=(webhook.webhook) {} } }
+            }
+            span class="field" {
+                label for="state" { "State" }
+                (choice("state", "state", &states, &which.state))
+            }
+            span class="field" {
+                label for="code" { "Code" }
+                input id="code" name="code" type="text" value=(which.code) autocomplete="off" spellcheck="false";
+            }
+            span class="field" {
+                label for="kind" { "Kind" }
+                input id="kind" name="kind" type="text" value=(which.kind) autocomplete="off" spellcheck="false";
+            }
+            span class="field" {
+                label for="after" { "From (UTC)" }
+                input id="after" name="after" type="datetime-local" value=(which.after);
+            }
+            span class="field" {
+                label for="before" { "Before (UTC)" }
+                input id="before" name="before" type="datetime-local" value=(which.before);
+            }
             button type="submit" { "Filter" }
         }
     }

@@ -52,7 +52,9 @@ fn wrong(visit: &Visit, status: &Overview, queues: &[QueueOverview]) -> Markup {
     html! {
         section aria-labelledby="wrong" {
             h2 id="wrong" {
-                @if count == 0 { "Nothing is wrong" } @else { "What is wrong now" }
+                @if count > 0 { "What is wrong now" }
+                @else if status.queues_in_trouble.is_empty() { "Nothing is wrong" }
+                @else { "No alert" }
             }
             @if count == 0 {
                 p class="all-well" { "No alert fires, no queue is paused, every breaker is closed, and every plugin runs." }
