@@ -74,7 +74,7 @@ fn firing(visit: &Visit, overview: &AlertOverview) -> Markup {
     html! {
         section aria-labelledby="firing" {
             h2 id="firing" { "Firing and pending" }
-            @if overview.alerts.is_empty() { p class="all-well" { "No alert fires, and none is pending." } }
+            @if overview.alerts.is_empty() { p class="all-well" { "No alert is firing or pending." } }
             @else { ul class="wrongs" { @for alert in &overview.alerts { (one(visit, alert)) } } }
         }
     }

@@ -199,7 +199,7 @@ fn left(details: &BulkDetails) -> Markup {
     html! {
         @if !details.reasons.is_empty() {
             section aria-labelledby="left" {
-                h2 id="left" { "Why jobs were left as they are" }
+                h2 id="left" { "Why some jobs were not changed" }
                 ul { @for reason in &details.reasons { li { (show::state(&reason.state)) " " (show::counted(reason.jobs, "job")) ": " (show::text(&reason.reason)) } } }
             }
         }
@@ -234,7 +234,7 @@ async fn cancel(
 ) -> Result<Response, Problem> {
     let asked = visit.change::<BulkCancel>(BulkPath { id }, NoQuery {}, NoBody, fields.reason());
     asked.await.map_err(|problem| problem.back(page_of(id)))?;
-    let notice = Notice::new("Cancelled. Jobs that were handled already stay as they are.");
+    let notice = Notice::new("Cancelled. What was already done to jobs is kept.");
     Ok(visit.done(&page_of(id), &notice))
 }
 

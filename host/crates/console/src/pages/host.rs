@@ -217,7 +217,7 @@ async fn rotate_key(Posted { visit, fields }: Posted) -> Result<Response, Proble
         .await
         .map_err(|problem| problem.back(address(&["host"])))?;
     let notice = Notice::new(format!(
-        "Key {} signs as soon as every running host knows it. No client notices.",
+        "Key {} signs as soon as every running host knows it. Clients need to do nothing.",
         key.kid
     ));
     Ok(visit.done(&address(&["host"]), &notice))

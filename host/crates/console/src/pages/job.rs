@@ -295,7 +295,7 @@ fn from_history(visit: &Visit, which: &Which) -> Markup {
         section aria-labelledby="kept" {
             h2 id="kept" { "Data and results in the history" }
             @if visit.may::<HistoryBodies>() {
-                p { "Each look at them is recorded." }
+                p { "Each time that they are shown is recorded." }
                 (frame::form(visit, &which.action("bodies"), "stack", content))
             } @else { p class="dim" { "You may not see data of jobs." } }
         }

@@ -155,7 +155,7 @@ fn inviter(visit: &Visit) -> Markup {
     html! {
         details class="card" {
             summary { "Invite an operator" }
-            p { "You get a link, once, to pass on: with it that person sets password and second factor." }
+            p { "You get a link, which is shown once. Pass it on: that person opens it and sets a password and a second factor." }
             (frame::form(visit, &address(&["operators"]), "stack", content))
         }
     }

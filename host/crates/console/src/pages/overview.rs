@@ -208,7 +208,7 @@ fn trouble(status: &Overview) -> Markup {
             h2 id="trouble" { "Queues in trouble" }
             @if status.queues_in_trouble.is_empty() {
                 (frame::empty("No queue is in trouble.", html! {
-                    "A queue stands here when jobs of it have failed in the last hour, or when it makes no progress. "
+                    "A queue is listed here when some of its jobs failed in the last hour, or when it makes no progress. "
                     a href=(address(&["queues"])) { "All queues" }
                 }))
             } @else {
@@ -257,7 +257,7 @@ fn in_trouble(queue: &QueueInTrouble) -> Markup {
 pub(crate) fn reasons(reasons: &[patchbay_api::queues::Reason]) -> Markup {
     html! {
         @match reasons {
-            [] => { span class="dim" { "It works; jobs of it have failed." } }
+            [] => { span class="dim" { "It works. Some of its jobs have failed." } }
             reasons => {
                 ul class="plain" {
                     @for reason in reasons {
